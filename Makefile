@@ -1,0 +1,47 @@
+# The two commands a newcomer needs: `make demo` and `make test`. PYTHON chooses the interpreter, VENV the environment.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+WORKDIR ?= runs/demo
+
+.PHONY: demo test test-slow test-all lint bench install clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "isoflop needs Python 3.11 or later: make PYTHON=python3.12 ..."; exit 2; }
+	@echo "installing into $(VENV) ..."; start=$$(date +%s); \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]' && \
+	  echo "installed in $$(( $$(date +%s) - start )) s"
+	@touch $@
+
+# The main job: a sweep of language models on real text, its law, a blind prediction, the score, figures and a report.
+demo: install
+	$(BIN)/python -m isoflop.demo --workdir $(WORKDIR)
+
+test: install
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow'
+
+test-slow: install
+	$(BIN)/python -m pytest -q -m slow
+
+# JAX differs between Python versions; each gets an environment of its own.
+test-all:
+	@for version in 3.11 3.12 3.13; do \
+	  $(MAKE) test VENV=.venv-$$version PYTHON=python$$version || exit 1; done
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+bench: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m benchmarks.train_step --out benchmarks/results/train_step.json
+	$(BIN)/python -m benchmarks.fit --out benchmarks/results/fit.json
+
+clean:
+	rm -rf $(VENV) .venv-3.11 .venv-3.12 .venv-3.13 runs

@@ -1,0 +1,1 @@
+"""Every run and sweep as one Python file with `get_config(arg="")`; its docstring is the exact command."""

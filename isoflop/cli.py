@@ -1,0 +1,157 @@
+"""The command line: finds the command, parses its flags, prints its output, turns errors into one line.
+
+A command is a module `isoflop/commands/NAME.py` with `SUMMARY`, `EXAMPLE`, `define(flags)` and
+`run(flags, args) -> Output`; with `CONFIG = True` it also gets `flags.config`, the completed config of `--config=FILE[:arg]` with every key a flag.
+"""
+
+import dataclasses
+import importlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from absl import flags as absl_flags
+
+COMMANDS = {
+    "doctor": "check devices, versions, precision and cache",
+    "prepare": "build a dataset's shards ahead of time",
+    "plan": "price the points of a run or sweep; nothing is run",
+    "train": "train one run, resumable",
+    "sweep": "train every point of a sweep that is not done",
+    "status": "the states of a sweep's points",
+    "collect": "write runs.parquet and curves.parquet",
+    "fit": "fit a scaling law to a table",
+    "predict": "loss or optimum from a fit, with intervals",
+    "score": "a frozen prediction against what was measured since",
+    "plot": "figures of a table and its fit",
+    "report": "one self-contained report.html",
+    "generate": "text from a checkpoint",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What a command has to say: `payload` for `--json`, `text` (a string or a rich renderable) for people, a code."""
+
+    payload: dict[str, Any]
+    text: Any = ""
+    code: int = 0
+
+
+class Usage(ValueError):
+    """The command line itself is wrong."""
+
+    exit_code = 2
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns its exit code (0 success, 1 failed run or fit, 2 bad input, 130 interrupted)."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if argv[0] == "--version":
+        from importlib.metadata import version
+
+        print(f"isoflop {version('isoflop')}")
+        return 0
+    _quiet_libraries()
+    show_traceback = "--traceback" in argv
+    try:
+        output = _dispatch(argv[0], argv[1:])
+    except KeyboardInterrupt:
+        print("isoflop: interrupted; run the same command again to continue", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        if show_traceback:
+            traceback.print_exc()
+        code, message = _one_line(error)
+        print(f"isoflop: {message}", file=sys.stderr)
+        return code
+    return output.code if output else 0
+
+
+def _dispatch(name: str, argv: list[str]) -> Output | None:
+    if name not in COMMANDS:
+        import difflib
+
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        raise Usage(f"no command {name!r}" + (f"; did you mean {close[0]!r}?" if close else "; see isoflop --help"))
+    command = importlib.import_module(f"isoflop.commands.{name}")
+    values = absl_flags.FlagValues()
+    absl_flags.DEFINE_boolean("json", False, "Print JSON instead of a table.", flag_values=values)
+    absl_flags.DEFINE_boolean("traceback", False, "Show the traceback of an error.", flag_values=values)
+    command.define(values)
+    takes_config = getattr(command, "CONFIG", False)
+    if any(argument in ("--help", "-h", "-help") for argument in argv):
+        print(_help(name, command, values, takes_config))
+        return None
+    if takes_config:
+        from isoflop.config_file import define_config
+
+        argv = define_config(values, argv)
+    args = values([name, *argv])[1:]
+    output = command.run(values, args)
+    if values["json"].value:
+        print(json.dumps(output.payload, indent=2, default=_jsonable, allow_nan=False))
+    elif output.text:
+        from rich.console import Console
+
+        Console(width=None if sys.stdout.isatty() else 160, soft_wrap=True).print(output.text, highlight=False)
+    return output
+
+
+def _one_line(error: Exception) -> tuple[int, str]:
+    """Exit code and message of an error: an `exit_code` attribute marks the ones that were meant for people."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(getattr(error, "exit_code", None), int):
+        return error.exit_code, message  # type: ignore[attr-defined]
+    if isinstance(error, absl_flags.Error):
+        return 2, message
+    if isinstance(error, OSError):
+        return 2, f"{error.strerror or message}: {error.filename}" if error.filename else message
+    return 1, f"{type(error).__name__}: {message} (--traceback shows where)"
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    rows = "\n".join(f"  {name:<{width}}  {summary}" for name, summary in COMMANDS.items())
+    return (
+        "isoflop: from a config file to a scaling law with honest error bars\n\n"
+        f"usage: isoflop COMMAND [flags]\n\n{rows}\n\nisoflop COMMAND --help shows its flags and an example."
+    )
+
+
+def _help(name: str, command: Any, values: absl_flags.FlagValues, takes_config: bool) -> str:
+    lines = [f"isoflop {name}: {command.SUMMARY}", "", "example:"]
+    lines += [f"  {line}" for line in command.EXAMPLE.strip().splitlines()] + ["", "flags:"]
+    if takes_config:
+        lines.append("  --config=FILE[:arg]  the config; every key is a flag, as in --config.model.width=256")
+    for flag_name in sorted(set(values)):
+        flag = values[flag_name]
+        default = "" if flag.default is None else f" (default {flag.default})"
+        lines.append(f"  --{flag_name}  {' '.join((flag.help or '').split())}{default}")
+    return "\n".join(lines)
+
+
+def _jsonable(value: Any) -> Any:
+    convert: Callable[[], Any] | None = getattr(value, "tolist", None) or getattr(value, "to_dict", None)
+    return convert() if convert else str(value)
+
+
+def _quiet_libraries() -> None:
+    """Keep third-party chatter off the terminal; warnings of our own stay."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    import logging
+
+    from absl import logging as absl_logging
+
+    absl_logging.use_absl_handler()
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    logging.getLogger("jax").setLevel(logging.ERROR)

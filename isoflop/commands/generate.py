@@ -1,0 +1,72 @@
+"""`isoflop generate RUN`: text from a run's checkpoint."""
+
+from pathlib import Path
+from typing import Any
+
+from absl import flags as absl_flags
+
+from isoflop.cli import Output
+from training.errors import BadInput
+
+SUMMARY = "text from a checkpoint"
+EXAMPLE = 'isoflop generate runs/small --prompt "def " --tokens 200 --temperature 0.8 --top_k 40'
+
+
+def define(flags: absl_flags.FlagValues) -> None:
+    """Flags of the command."""
+    absl_flags.DEFINE_multi_string("prompt", [""], "Text to continue; may be repeated.", flag_values=flags)
+    absl_flags.DEFINE_integer("tokens", 200, "Tokens to add to each prompt.", flag_values=flags)
+    absl_flags.DEFINE_float("temperature", 0.8, "0 takes the likeliest token every time.", flag_values=flags)
+    absl_flags.DEFINE_integer("top_k", 0, "Draw among that many likeliest tokens; 0: all.", flag_values=flags)
+    absl_flags.DEFINE_float("top_p", 1.0, "Draw among the likeliest tokens up to this probability.", flag_values=flags)
+    absl_flags.DEFINE_integer("seed", 0, "Seed of the draws.", flag_values=flags)
+    absl_flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest by default.", flag_values=flags)
+
+
+def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
+    """Load the checkpoint and continue every prompt; beyond its context a model sees the last `seq_len` tokens."""
+    if len(args) != 1:
+        raise BadInput("generate: name one run directory")
+    from lm.generate import generate
+    from training import rng
+    from training.checkpoint import load_params
+
+    folder = Path(args[0])
+    model, tokenizer, window = _model(folder)
+    # An empty prompt starts a document: what ends one stands between it and the next.
+    encoded = [list(map(int, tokens)) or [tokenizer.end] for tokens in tokenizer.encode_batch(flags["prompt"].value)]
+    rows = generate(
+        model,
+        load_params(folder, flags["step"].value),
+        encoded,
+        flags["tokens"].value,
+        key=rng.key(flags["seed"].value, "generate"),
+        temperature=flags["temperature"].value,
+        top_k=flags["top_k"].value,
+        top_p=flags["top_p"].value,
+        window=window,
+        end=tokenizer.end,
+    )
+    texts = [
+        {"prompt": prompt, "text": tokenizer.decode(row[len(start) :]), "tokens": len(row) - len(start)}
+        for prompt, start, row in zip(flags["prompt"].value, encoded, rows, strict=True)
+    ]
+    return Output({"run": str(folder), "samples": texts}, "\n---\n".join(t["prompt"] + t["text"] for t in texts))
+
+
+def _model(folder: Path) -> tuple[Any, Any, int]:
+    """The decoder of a run, its tokenizer, and its context length."""
+    from ml_collections import ConfigDict
+
+    from lm import tokenizer
+    from lm.task import decoder
+    from training.files import read_json
+
+    config = ConfigDict(read_json(folder / "config.json"))
+    if config.get("task") != "lm":
+        raise BadInput(f"{folder}: generate needs a language model, this is a run of task {config.get('task')!r}")
+    saved = folder / "tokenizer.json"
+    known = tokenizer.load(saved) if saved.is_file() else tokenizer.ready(config.data.tokenizer)
+    if known is None:
+        raise BadInput(f"{saved}: missing, and {config.data.tokenizer} cannot be had without its corpus")
+    return decoder(config), known, config.data.seq_len

@@ -1,0 +1,161 @@
+"""`isoflop plan`: the points of a run or sweep and what they cost; nothing is run."""
+
+from pathlib import Path
+from typing import Any
+
+from absl import flags as absl_flags
+
+from isoflop.cli import Output
+from sweeps import design, placement, plan as plans, price
+from training.errors import BadInput
+
+SUMMARY = "price the points of a run or sweep: N, D, FLOPs, steps, memory, hours; nothing is run"
+EXAMPLE = """
+isoflop plan --config=configs/lm/demo.py
+isoflop plan --config=configs/lm/demo.py --config.base.model.depth=3 --where='budget<=1e11' --memory=false
+"""
+CONFIG = True
+COLUMNS = {
+    "run_id": ("run", "{}"),
+    "params_total": ("N", "{:,}"),
+    "params_non_embedding": ("N non-emb.", "{:,}"),
+    "tokens": ("D", "{:.3g}"),
+    "epochs": ("epochs", "{:.2g}"),
+    "steps": ("steps", "{:,}"),
+    "batch_size": ("batch", "{}"),
+    "peak_lr": ("peak lr", "{:.3g}"),
+    "seed": ("seed", "{}"),
+    "flops_6nd": ("6ND", "{:.3g}"),
+    "flops_exact": ("exact FLOPs", "{:.3g}"),
+    "memory_bytes": ("MiB", "{:.0f}"),
+    "minutes": ("minutes", "{:.2f}"),
+}
+
+
+def define(flags: absl_flags.FlagValues) -> None:
+    """The flags of the command."""
+    absl_flags.DEFINE_multi_string("where", [], "Only points that meet this, as in budget<=1e11.", flag_values=flags)
+    absl_flags.DEFINE_boolean(
+        "memory",
+        None,
+        f"Compile every distinct shape for its memory and time a few steps; by default up to {price.MOST_SHAPES} shapes.",
+        flag_values=flags,
+    )
+    absl_flags.DEFINE_float(
+        "flops_per_second", None, "The speed of one worker, instead of timing it.", flag_values=flags
+    )
+    absl_flags.DEFINE_string("workdir", None, "Take the speed from the records of this sweep.", flag_values=flags)
+    absl_flags.DEFINE_integer("workers", None, "Workers that share the hours; default as in sweep.", flag_values=flags)
+
+
+def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
+    """Plan, price and print."""
+    if args:
+        raise BadInput(f"plan takes no operands, got {args[0]!r}")
+    plan = plans.plan(flags["config"].value, [condition(text) for text in flags["where"].value])
+    largest = max(point.config.derived.params_total for point in plan.points if point.config)
+    places = placement.places(flags["workers"].value, len(plan.points), largest)
+    found, speed, notes = _prices(flags, plan, places[0])
+    rows = [price.row(point) for point in plan.points]
+    for row, point in zip(rows, plan.points, strict=True):
+        row["memory_bytes"] = found[point.group].memory_bytes if point.group in found else None
+        row["minutes"] = None
+    hours = None
+    if speed is not None:
+        for row, seconds in zip(rows, price.seconds(plan.points, speed, found), strict=True):
+            row["minutes"] = seconds / 60
+        hours = sum(row["minutes"] for row in rows) / 60 / len(places)
+    payload = {
+        "name": plan.name,
+        "points": rows,
+        "refused": [price.row(point) for point in plan.refused],
+        "duplicates": len(plan.duplicates),
+        "shapes": len(plan.groups),
+        "flops_exact": plan.flops,
+        "workers": [str(place) for place in places],
+        "hours": hours,
+        "hours_source": None if speed is None else speed.source,
+        "notes": notes,
+    }
+    return Output(payload, _text(payload, plan))
+
+
+def condition(text: str) -> design.Condition:
+    """The condition of a `--where`."""
+    try:
+        return design.condition(text)
+    except ValueError as error:
+        raise BadInput(f"--where: {error}") from error
+
+
+def _prices(
+    flags: absl_flags.FlagValues, plan: plans.Plan, place: placement.Place
+) -> tuple[dict[str, price.Measured], price.Speed | None, list[str]]:
+    """What was compiled and timed by group, the speed of the rest, and what to say about it."""
+    wanted, stated, workdir = flags["memory"].value, flags["flops_per_second"].value, flags["workdir"].value
+    if stated is not None and stated <= 0:
+        raise BadInput(f"--flops_per_second: must be positive, got {stated}")
+    speed = None
+    if stated is not None:
+        speed = price.Speed(((1, stated),), "as stated by --flops_per_second")
+    elif workdir is not None:
+        speed = price.speed_of_records(Path(workdir))
+        if speed is None:
+            raise BadInput(f"--workdir {workdir}: no completed run to take the speed from")
+    shapes = price.representatives(plan)
+    if wanted is False or (wanted is None and len(shapes) > price.MOST_SHAPES and speed is not None):
+        return {}, speed, ["memory was not asked for" if wanted is False else _unasked(shapes)]
+    notes = []
+    if wanted is None and len(shapes) > price.MOST_SHAPES:
+        notes.append(_unasked(shapes))
+        shapes = price.representatives(plan, price.SAMPLES)
+    found = price.measured(shapes, place)
+    timed = tuple((each.params, each.flops_per_second) for each in found.values())
+    return found, speed or price.Speed(timed, f"a few steps of {len(shapes)} shapes, timed on {place}"), notes
+
+
+def _unasked(shapes: list[Any]) -> str:
+    return f"{len(shapes)} distinct shapes are not compiled for their memory unless --memory is given"
+
+
+def _text(payload: dict[str, Any], plan: plans.Plan) -> Any:
+    from rich.console import Group
+    from rich.table import Table
+
+    labels = list(dict.fromkeys(name for point in plan.points for name in point.labels))
+    shown = [name for name in COLUMNS if any(row.get(name) is not None for row in payload["points"])]
+    table = Table(box=None, pad_edge=False)
+    for name in [*shown[:1], *labels, *shown[1:]]:
+        table.add_column(COLUMNS[name][0] if name in COLUMNS else name, justify="right")
+    for row in payload["points"]:
+        values = [_cell(row.get(name), COLUMNS[name][1], name) for name in shown]
+        table.add_row(values[0], *(_label(row.get(name)) for name in labels), *values[1:])
+    lines = [f"{len(plan.points)} runs, {payload['shapes']} shapes to compile, {plan.flops:.3g} exact FLOPs"]
+    if payload["hours"] is not None:
+        where = f"{len(payload['workers'])} worker{'s' * (len(payload['workers']) > 1)}"
+        lines.append(f"about {_duration(payload['hours'])} of training on {where} (speed: {payload['hours_source']})")
+    else:
+        lines.append("no estimate of hours: --memory, --flops_per_second or --workdir would give one")
+    if plan.duplicates:
+        lines.append(f"{len(plan.duplicates)} points are the same run as another and were dropped")
+    for point in plan.refused:
+        stated = ", ".join(
+            f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+            for key, value in point.overrides.items()
+        )
+        lines.append(f"refused: {stated}: {point.refused}")
+    return Group(table, "", *lines, *payload["notes"])
+
+
+def _cell(value: Any, form: str, name: str) -> str:
+    if value is None:
+        return ""
+    return form.format(value / 2**20 if name == "memory_bytes" else value)
+
+
+def _label(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)
+
+
+def _duration(hours: float) -> str:
+    return f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"

@@ -1,0 +1,71 @@
+"""`--config=FILE[:arg]`: loads a config file, completes it with the defaults, and makes every key a flag."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from absl import flags as absl_flags
+from ml_collections import ConfigDict, config_flags
+
+import configs
+from training.errors import BadInput
+
+
+def load(spec: str) -> ConfigDict:
+    """The completed config of `FILE[:arg]`: what `get_config(arg)` returns, laid over the defaults.
+
+    Raises:
+      BadInput: the file is missing or broken, has no `get_config`, or names an unknown key.
+    """
+    path, _, arg = spec.partition(":")
+    if not Path(path).is_file():
+        shipped = Path(configs.__file__).parent.parent / path
+        if not (path.startswith("configs/") and shipped.is_file()):
+            raise BadInput(f"no config file {path}")
+        path = str(shipped)
+    module_spec = importlib.util.spec_from_file_location("isoflop_config", path)
+    assert module_spec and module_spec.loader
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+        config = module.get_config(arg) if arg else module.get_config()
+    except BadInput:
+        raise
+    except AttributeError as error:
+        raise BadInput(f"config {path}: {error}") from error
+    except Exception as error:
+        raise BadInput(f"config {path}: {type(error).__name__}: {error}") from error
+    return complete(config, path)
+
+
+def complete(config: ConfigDict, where: str = "config") -> ConfigDict:
+    """A run or sweep config laid over its defaults; a sweep is told by its `design`."""
+    if "design" in config:
+        from sweeps.plan import complete as complete_sweep
+
+        return complete_sweep(config, where)
+    from training.config import complete as complete_run
+
+    return complete_run(config, where)
+
+
+def define_config(values: absl_flags.FlagValues, argv: list[str]) -> list[str]:
+    """Define `--config` and its keys on `values` from the file that `argv` names; returns `argv` without the file."""
+    spec, rest = _take(argv)
+    if spec is None:
+        raise BadInput("--config=FILE[:arg] is missing")
+    config_flags.DEFINE_config_dict("config", load(spec), flag_values=values)
+    return rest
+
+
+def _take(argv: list[str]) -> tuple[str | None, list[str]]:
+    rest: list[Any] = []
+    spec = None
+    words = iter(argv)
+    for word in words:
+        name, equals, value = word.lstrip("-").partition("=")
+        if word.startswith("-") and name == "config":
+            spec = value if equals else next(words, None)
+        else:
+            rest.append(word)
+    return spec, rest

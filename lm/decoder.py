@@ -1,0 +1,421 @@
+"""The decoder: a pre-norm transformer whose speed switches change neither its parameters nor their initial values.
+
+Parameters (L layers, d width, h head width; biases and norm biases only with `bias`):
+
+    embed/embedding                    (V, d)
+    position/embedding                 (length, d)      learned positions only
+    blocks/attention_norm/{scale,bias} (L, d)
+    blocks/attention/query/kernel      (L, d, heads h)  beside key, value (L, d, kv_heads h) and out (L, heads h, d)
+    blocks/attention/{query,key}_norm  (L, h)           qk_norm only
+    blocks/mlp_norm/{scale,bias}       (L, d)           not in parallel blocks, which share attention_norm
+    blocks/mlp/{up,gate,down}/kernel   (L, d, mlp) and (L, mlp, d); gate only where the activation is gated
+    final_norm/{scale,bias}            (d,)
+    head/embedding                     (V, d)           untied only
+
+Initial values: every kernel is normal with standard deviation 1 / sqrt(fan in), those that write to the residual stream
+(out, down) divided by sqrt(2 L) as in GPT-2 (Radford et al. 2019); embeddings and the head are normal with 1 / sqrt(d);
+scales are one, biases zero. `init_scale` multiplies every standard deviation.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from lm import layers
+from lm.attention import Choice, attend, attend_cache, choose
+from training.errors import BadInput
+from training.mesh import constrain
+
+NORMS = ("rms", "layer")
+POSITIONS = ("rotary", "learned", "none")
+REMAT: dict[str, Any] = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+Dropout = tuple[Array, Array]  # a key and a rate
+Cache = dict[str, Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+    """One parameter: shape, logical axes, and initial values `offset` + `std` * normal."""
+
+    shape: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    std: float = 0.0
+    offset: float = 0.0
+
+
+class Decoder(nn.Module):
+    """A causal language model; hashable, so that equal models share compiled steps.
+
+    Attributes:
+      vocab_size: symbols.
+      depth: blocks.
+      width: features of the residual stream.
+      heads: query heads; they divide the width.
+      kv_heads: key and value heads; they divide the query heads.
+      mlp_width: hidden features of each block's MLP.
+      norm: "rms" or "layer".
+      norm_eps: added to a norm's variance.
+      positions: "rotary", "learned" or "none".
+      rope_theta: the base of rotary frequencies.
+      max_length: rows of the table of learned positions.
+      activation: a name in `lm.layers.ACTIVATIONS`.
+      tied: whether the head is the embedding.
+      bias: whether projections and layer norms have biases.
+      qk_norm: whether each head's queries and keys are RMS-normalised (Dehghani et al. 2023).
+      parallel: whether attention and MLP read one norm and are added together (Wang and Komatsuzaki 2021).
+      dropout: whether embeddings and block outputs are dropped in training; the rate is an argument.
+      param_dtype, compute_dtype, logit_dtype: names of dtypes.
+      scan: one compiled block run `depth` times, instead of `depth` copies of it.
+      remat: a name in `REMAT`: what the backward pass computes again.
+      attention: a name in `lm.attention.IMPLEMENTATIONS`.
+    """
+
+    vocab_size: int
+    depth: int
+    width: int
+    heads: int
+    kv_heads: int
+    mlp_width: int
+    norm: str = "rms"
+    norm_eps: float = 1e-5
+    positions: str = "rotary"
+    rope_theta: float = 10_000.0
+    max_length: int = 0
+    activation: str = "gelu"
+    tied: bool = True
+    bias: bool = False
+    qk_norm: bool = False
+    parallel: bool = False
+    dropout: bool = False
+    param_dtype: str = "float32"
+    compute_dtype: str = "float32"
+    logit_dtype: str = "float32"
+    scan: bool = False
+    remat: str = "none"
+    attention: str = "auto"
+
+    @property
+    def head_width(self) -> int:
+        """Features of a head."""
+        return self.width // self.heads
+
+    @property
+    def attention_choice(self) -> Choice:
+        """The attention implementation that this model uses here, and why."""
+        return choose(self.attention, self.head_width, self.compute_dtype)
+
+    @nn.compact
+    def parameters(self, init_scale: Float[Array, ""] | float = 1.0) -> dict[str, Any]:
+        """The parameter tree; under `init(key, init_scale, method="parameters")` it is drawn, and nothing else is run.
+
+        Args:
+          init_scale: factor of every initial standard deviation; may be traced.
+        """
+        # Reading the variables directly spares a trace of the initialisers in every apply.
+        if not self.is_initializing():
+            return nn.meta.unbox(self.variables["params"])
+        check(self)
+        tree = {name: self.param(name, draw, leaves, init_scale, self.param_dtype) for name, leaves in top(self).items()}
+        blocks = functools.partial(_draw_blocks, block(self), self.depth)
+        return tree | {"blocks": self.param("blocks", blocks, init_scale, self.param_dtype)}
+
+    def __call__(
+        self,
+        tokens: Int[Array, "batch length"],
+        segments: Int[Array, "batch length"] | None = None,
+        dropout: Dropout | None = None,
+    ) -> Float[Array, "batch length vocab"]:
+        """Logits of each next token; arguments as in `hidden`."""
+        states, head = self.hidden(tokens, segments, dropout)
+        return logits(states, head, self.logit_dtype)
+
+    def hidden(
+        self,
+        tokens: Int[Array, "batch length"],
+        segments: Int[Array, "batch length"] | None = None,
+        dropout: Dropout | None = None,
+    ) -> tuple[Float[Array, "batch length width"], Float[Array, "vocab width"]]:
+        """The final hidden states and the head, in the compute dtype, whose product are the logits.
+
+        Args:
+          tokens: ids below `vocab_size`.
+          segments: ids of the document of each token: attention stays within them and positions restart; None: one.
+          dropout: (key, rate), used by models with `dropout`; None: nothing is dropped.
+        """
+        params = self.parameters()
+        batch, length = tokens.shape
+        drop = _dropper(dropout if self.dropout else None)
+        places = jnp.arange(length, dtype=jnp.int32) if segments is None else layers.positions_in_segments(segments)
+        implementation = self.attention_choice.name
+
+        def mix(q: Array, k: Array, v: Array, kept: None) -> tuple[Array, None]:
+            return attend(q, k, v, segments, implementation), kept
+
+        x = drop(_embed(self, params, tokens, places), -1, 0)
+        apply = functools.partial(_block, self, batch=batch, turn=_turner(self, places), mix=mix, drop=drop)
+        x, _ = _over_layers(self, apply, params["blocks"], x, None)
+        x = _norm(self, params["final_norm"], x)
+        return x.reshape(batch, length, self.width), _head(self, params)
+
+    def extend(self, tokens: Int[Array, "batch new"], cache: Cache) -> tuple[Float[Array, "batch new vocab"], Cache]:
+        """Logits of tokens that continue those in a cache, and the longer cache.
+
+        Args:
+          tokens: the next tokens; the cache must have room for them.
+          cache: from `empty_cache` or an earlier call.
+        """
+        params = self.parameters()
+        batch, new = tokens.shape
+        places = cache["length"] + jnp.arange(new, dtype=jnp.int32)
+        index = jnp.arange(cache["key"].shape[2])
+        visible = (index <= places[:, None]) & (index > places[:, None] - cache["window"])
+
+        def mix(q: Array, k: Array, v: Array, kept: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
+            keys, values = (
+                jax.lax.dynamic_update_slice_in_dim(old, rows.astype(old.dtype), cache["length"], axis=1)
+                for old, rows in zip(kept, (k, v), strict=True)
+            )
+            return attend_cache(q, keys, values, visible), (keys, values)
+
+        x = _embed(self, params, tokens, places)
+        apply = functools.partial(_block, self, batch=batch, turn=_turner(self, places), mix=mix, drop=_dropper(None))
+        # One compiled block, whatever `scan` says: a sampler compiles for a few short steps.
+        kept = (cache["key"], cache["value"])
+        x, (keys, values) = _over_layers(self.clone(scan=True, remat="none"), apply, params["blocks"], x, kept)
+        x = _norm(self, params["final_norm"], x).reshape(batch, new, self.width)
+        return logits(x, _head(self, params), self.logit_dtype), cache | {
+            "key": keys,
+            "value": values,
+            "length": cache["length"] + new,
+        }
+
+    def empty_cache(self, batch: int, length: int, window: int | None = None) -> Cache:
+        """A cache with room for `length` tokens; with a `window`, a token sees only the last `window` (itself included)."""
+        shape = (self.depth, batch, length, self.kv_heads, self.head_width)
+        return {
+            "key": jnp.zeros(shape, self.compute_dtype),
+            "value": jnp.zeros(shape, self.compute_dtype),
+            "length": jnp.zeros((), jnp.int32),
+            "window": jnp.asarray(length if window is None else window, jnp.int32),
+        }
+
+
+def check(model: Decoder) -> None:
+    """Raise BadInput where the fields of a model contradict each other."""
+    named = {"norm": NORMS, "positions": POSITIONS, "activation": tuple(layers.ACTIVATIONS), "remat": tuple(REMAT)}
+    for field, known in named.items():
+        if getattr(model, field) not in known:
+            raise BadInput(f"model.{field}: {getattr(model, field)!r} is not one of {', '.join(known)}")
+    for field in ("depth", "width", "heads", "kv_heads", "mlp_width", "vocab_size"):
+        if getattr(model, field) < 1:
+            raise BadInput(f"model.{field}: must be at least 1, got {getattr(model, field)}")
+    if model.width % model.heads:
+        raise BadInput(f"model.heads: {model.heads} does not divide the width {model.width}")
+    if model.heads % model.kv_heads:
+        raise BadInput(f"model.kv_heads: {model.kv_heads} does not divide the {model.heads} heads")
+    if model.positions == "rotary" and model.head_width % 2:
+        raise BadInput(f"model.heads: rotary positions need an even head width, got {model.head_width}")
+    if model.positions == "learned" and model.max_length < 1:
+        raise BadInput("model.positions: learned positions need a maximal length")
+
+
+# Parameters -----------------------------------------------------------------------------------------------------------
+
+
+def top(model: Decoder) -> dict[str, dict[str, Leaf]]:
+    """The parameters outside the blocks."""
+    d, std = model.width, model.width**-0.5
+    tree = {
+        "embed": {"embedding": Leaf((model.vocab_size, d), ("vocab", "embed"), std)},
+        "final_norm": _norm_leaves(model, d),
+    }
+    if model.positions == "learned":
+        tree["position"] = {"embedding": Leaf((model.max_length, d), ("position", "embed"), std)}
+    if not model.tied:
+        tree["head"] = {"embedding": Leaf((model.vocab_size, d), ("vocab", "embed"), std)}
+    return tree
+
+
+def block(model: Decoder) -> dict[str, Any]:
+    """The parameters of one block."""
+    d, residual = model.width, (2 * model.depth) ** -0.5
+    q, kv = model.heads * model.head_width, model.kv_heads * model.head_width
+
+    def linear(rows: int, columns: int, axes: tuple[str, str], factor: float = 1.0) -> dict[str, Leaf]:
+        kernel = {"kernel": Leaf((rows, columns), axes, factor * rows**-0.5)}
+        return kernel | ({"bias": Leaf((columns,), axes[1:])} if model.bias else {})
+
+    attention_leaves = {
+        "query": linear(d, q, ("embed", "heads")),
+        "key": linear(d, kv, ("embed", "kv")),
+        "value": linear(d, kv, ("embed", "kv")),
+        "out": linear(q, d, ("heads", "embed"), residual),
+    }
+    if model.qk_norm:
+        scale = Leaf((model.head_width,), (None,), offset=1.0)
+        attention_leaves |= {"query_norm": {"scale": scale}, "key_norm": {"scale": scale}}
+    mlp_leaves = {
+        "up": linear(d, model.mlp_width, ("embed", "mlp")),
+        "down": linear(model.mlp_width, d, ("mlp", "embed"), residual),
+    }
+    if layers.ACTIVATIONS[model.activation][1]:
+        mlp_leaves["gate"] = linear(d, model.mlp_width, ("embed", "mlp"))
+    tree = {"attention_norm": _norm_leaves(model, d), "attention": attention_leaves, "mlp": mlp_leaves}
+    return tree if model.parallel else tree | {"mlp_norm": _norm_leaves(model, d)}
+
+
+def _norm_leaves(model: Decoder, width: int) -> dict[str, Leaf]:
+    scale = {"scale": Leaf((width,), (None,), offset=1.0)}
+    return scale | ({"bias": Leaf((width,), (None,))} if model.norm == "layer" and model.bias else {})
+
+
+def draw(key: Array, leaves: Any, scale: Array | float, dtype: str) -> Any:
+    """Boxed initial values of a tree of `Leaf`."""
+    axes = jax.tree.map(lambda leaf: nn.LogicallyPartitioned(None, leaf.axes), leaves)
+    return _boxed(_draw(key, leaves, scale, dtype), axes)
+
+
+def _draw_blocks(leaves: Any, depth: int, key: Array, scale: Array | float, dtype: str) -> Any:
+    # A layer's values depend on its index alone; drawn one after another, they need one layer's memory beside the stack.
+    stacked = jax.lax.map(
+        lambda layer: _draw(jax.random.fold_in(key, layer), leaves, scale, dtype), jnp.arange(depth, dtype=jnp.uint32)
+    )
+    return _boxed(stacked, jax.tree.map(lambda leaf: nn.LogicallyPartitioned(None, ("layers", *leaf.axes)), leaves))
+
+
+def _draw(key: Array, leaves: Any, scale: Array | float, dtype: str) -> Any:
+    """One flat normal draw, cut into the leaves: a draw for each would cost more compilation than a train step."""
+    flat, tree = jax.tree.flatten(leaves)
+    sizes = [math.prod(leaf.shape) if leaf.std else 0 for leaf in flat]
+    normal = jax.random.normal(key, (sum(sizes),), jnp.float32)
+    values, start = [], 0
+    for leaf, size in zip(flat, sizes, strict=True):
+        value = jnp.full(leaf.shape, leaf.offset, jnp.float32)
+        if size:
+            value += leaf.std * scale * normal[start : start + size].reshape(leaf.shape)
+        values.append(value.astype(dtype))
+        start += size
+    return jax.tree.unflatten(tree, values)
+
+
+def _boxed(values: Any, boxes: Any) -> Any:
+    is_box = lambda node: isinstance(node, nn.LogicallyPartitioned)  # noqa: E731
+    return jax.tree.map(lambda box, value: box.replace_boxed(value), boxes, values, is_leaf=is_box)
+
+
+# The forward pass: activations are (batch x length, width) around projections, because the weight gradients of products
+# with more dimensions make XLA transpose copies of the activations. --------------------------------------------------
+
+
+def logits(
+    states: Float[Array, "*rows width"], head: Float[Array, "vocab width"], dtype: str
+) -> Float[Array, "*rows vocab"]:
+    """The product of hidden states and the head, accumulated in `dtype`."""
+    return jnp.einsum("...d,vd->...v", states, head, preferred_element_type=jnp.dtype(dtype))
+
+
+def _embed(model: Decoder, params: Any, tokens: Array, places: Array) -> Array:
+    dtype = model.compute_dtype
+    x = params["embed"]["embedding"].astype(dtype)[tokens]
+    if model.positions == "learned":
+        if places.shape[-1] > model.max_length:
+            raise BadInput(f"{places.shape[-1]} tokens are more than the {model.max_length} learned positions")
+        x += params["position"]["embedding"].astype(dtype)[places]
+    return constrain(x.reshape(-1, model.width), "batch", None)
+
+
+def _head(model: Decoder, params: Any) -> Array:
+    return params["embed" if model.tied else "head"]["embedding"].astype(model.compute_dtype)
+
+
+def _norm(model: Decoder, p: Any, x: Array) -> Array:
+    if model.norm == "rms":
+        return layers.rms_norm(x, p["scale"], model.norm_eps)
+    return layers.layer_norm(x, p["scale"], p.get("bias"), model.norm_eps)
+
+
+def _linear(p: Any, x: Array) -> Array:
+    y = x @ p["kernel"].astype(x.dtype)
+    return y + p["bias"].astype(x.dtype) if "bias" in p else y
+
+
+def _turner(model: Decoder, places: Array) -> Callable[[Array], Array]:
+    """Applies rotary positions to queries or keys; the identity for other positions."""
+    if model.positions != "rotary":
+        return lambda x: x
+    cos, sin = layers.rotary_angles(places, model.head_width, model.rope_theta)
+    return lambda x: layers.rotate(x, cos, sin)
+
+
+def _dropper(dropout: Dropout | None) -> Callable[[Array, Any, int], Array]:
+    """Drops an activation at a (layer, place), each with its own key; the identity without dropout."""
+    if dropout is None:
+        return lambda x, layer, place: x
+    key, rate = dropout
+    return lambda x, layer, place: layers.dropout(x, jax.random.fold_in(jax.random.fold_in(key, layer + 1), place), rate)
+
+
+def _block(
+    model: Decoder, p: Any, x: Array, kept: Any, layer: Any, *, batch: int, turn: Any, mix: Any, drop: Any
+) -> tuple[Array, Any]:
+    """One block: x (batch x length, width) and what `mix` keeps of this layer, to the same."""
+    y = _norm(model, p["attention_norm"], x)
+    mixed, kept = _attention(model, p["attention"], y, kept, batch, turn, mix)
+    mixed = drop(mixed, layer, 0)
+    if model.parallel:
+        return constrain(x + mixed + drop(_mlp(model, p["mlp"], y), layer, 1), "batch", None), kept
+    x = constrain(x + mixed, "batch", None)
+    y = _norm(model, p["mlp_norm"], x)
+    return constrain(x + drop(_mlp(model, p["mlp"], y), layer, 1), "batch", None), kept
+
+
+def _attention(model: Decoder, p: Any, x: Array, kept: Any, batch: int, turn: Any, mix: Any) -> tuple[Array, Any]:
+    q, k, v = (_linear(p[name], x).reshape(batch, -1, n, model.head_width) for name, n in _projections(model))
+    if model.qk_norm:
+        q = layers.rms_norm(q, p["query_norm"]["scale"], model.norm_eps)
+        k = layers.rms_norm(k, p["key_norm"]["scale"], model.norm_eps)
+    out, kept = mix(turn(q), turn(k), v, kept)
+    return _linear(p["out"], out.reshape(x.shape[0], -1)), kept
+
+
+def _projections(model: Decoder) -> tuple[tuple[str, int], ...]:
+    return ("query", model.heads), ("key", model.kv_heads), ("value", model.kv_heads)
+
+
+def _mlp(model: Decoder, p: Any, x: Array) -> Array:
+    activation, gated = layers.ACTIVATIONS[model.activation]
+    y = activation(_linear(p["gate"], x)) * _linear(p["up"], x) if gated else activation(_linear(p["up"], x))
+    return _linear(p["down"], y)
+
+
+def _over_layers(model: Decoder, apply: Any, stack: Any, x: Array, kept: Any) -> tuple[Array, Any]:
+    """Run `apply(p, x, kept, layer) -> (x, kept)` over the leading axis of `stack` and `kept`, scanned or unrolled."""
+    policy = REMAT[model.remat]
+    if policy is not None:
+        # Inside a scan nothing can merge the second computation with the first, so the barriers are not needed.
+        apply = jax.checkpoint(apply, policy=policy, prevent_cse=not model.scan)
+    if model.scan:
+        index = jnp.arange(model.depth)
+        return jax.lax.scan(lambda x, inputs: apply(inputs[0], x, inputs[1], inputs[2]), x, (stack, kept, index))
+    for layer, p in enumerate(_unstack(stack, model.depth)):
+        x, _ = apply(p, x, None, layer)
+    return x, None
+
+
+def _unstack(stack: Any, depth: int) -> list[Any]:
+    """The layers of a stack; unlike with indexing, the gradient is one concatenation, not a sum of padded arrays."""
+    parts = jax.tree.map(lambda leaf: jax.lax.split(leaf, (1,) * depth, axis=0), stack)
+    is_split = lambda node: isinstance(node, list | tuple)  # noqa: E731
+    return [jax.tree.map(lambda split: split[i][0], parts, is_leaf=is_split) for i in range(depth)]

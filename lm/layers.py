@@ -1,0 +1,69 @@
+"""Norms, activations, rotary positions and dropout: pure functions of arrays."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+def rms_norm(x: Float[Array, "*rows width"], scale: Float[Array, " width"], eps: float) -> Float[Array, "*rows width"]:
+    """x over its root mean square, times `scale`; computed in float32 (Zhang and Sennrich 2019)."""
+    wide = x.astype(jnp.float32)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
+    return (wide * inverse * scale.astype(jnp.float32)).astype(x.dtype)
+
+
+def layer_norm(
+    x: Float[Array, "*rows width"], scale: Float[Array, " width"], bias: Float[Array, " width"] | None, eps: float
+) -> Float[Array, "*rows width"]:
+    """(x - mean) / standard deviation, times `scale`, plus `bias`; computed in float32 (Ba et al. 2016)."""
+    wide = x.astype(jnp.float32)
+    centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
+    out = centred * inverse * scale.astype(jnp.float32)
+    return (out if bias is None else out + bias.astype(jnp.float32)).astype(x.dtype)
+
+
+def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """The tanh form of x times the normal distribution function (Hendrycks and Gimpel 2016)."""
+    return jax.nn.gelu(x, approximate=True)
+
+
+# Name -> function, and whether a second projection gates it (Shazeer 2020).
+ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], bool]] = {
+    "gelu": (gelu, False),
+    "relu": (jax.nn.relu, False),
+    "swiglu": (jax.nn.silu, True),
+}
+
+
+def positions_in_segments(segments: Int[Array, "batch length"]) -> Int[Array, "batch length"]:
+    """Each token's distance from the start of its segment, a run of equal ids."""
+    index = jnp.arange(segments.shape[1], dtype=jnp.int32)
+    first = jnp.ones_like(segments[:, :1], dtype=bool)
+    starts = jnp.concatenate([first, segments[:, 1:] != segments[:, :-1]], axis=1)
+    return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
+
+
+def rotary_angles(
+    positions: Int[Array, "*rows length"], head_width: int, theta: float
+) -> tuple[Float[Array, "*rows length 1 half"], Float[Array, "*rows length 1 half"]]:
+    """Cosines and sines of the angles that rotate each pair of a head's features, ready to broadcast over heads."""
+    frequency = theta ** (-jnp.arange(0, head_width, 2, dtype=jnp.float32) / head_width)
+    angle = positions.astype(jnp.float32)[..., None, None] * frequency
+    return jnp.cos(angle), jnp.sin(angle)
+
+
+def rotate(
+    x: Float[Array, "batch length heads width"], cos: Float[Array, "... half"], sin: Float[Array, "... half"]
+) -> Float[Array, "batch length heads width"]:
+    """Rotary positions (Su et al. 2021); feature i is paired with i + width / 2, as in Llama's published weights."""
+    left, right = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x.dtype)
+
+
+def dropout(x: Float[Array, "*shape"], key: Array, rate: Float[Array, ""]) -> Float[Array, "*shape"]:
+    """Zero each element with probability `rate` and scale the rest by 1 / (1 - rate); `rate` < 1 may be traced."""
+    keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
+    return jnp.where(keep, x / (1.0 - rate).astype(x.dtype), jnp.zeros((), x.dtype))

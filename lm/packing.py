@@ -1,0 +1,277 @@
+"""Builds a token store: documents are split, shuffled, tokenized once, packed into shards; stoppable at any time.
+
+Everything follows from the texts, not from the order in which they are found: a document's hash decides its split and,
+with the seed, its place. The store grows in a folder `NAME.partial` and is renamed when whole; finished shards of a
+build that was cut are verified and kept.
+"""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Int, UInt64
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from lm import tokenizer as tokenizers
+from lm.store import FORMAT, SPLITS, describe, sha256
+from training.errors import BadInput
+from training.files import read_json, write_json
+from training.permutation import fold, mix
+
+if TYPE_CHECKING:
+    from lm.corpora import Corpus
+    from lm.corpora.builder import Documents
+
+CHUNK = 8 << 20  # bytes of text tokenized together
+BPE_BYTES = 64 << 20  # bytes of text that a vocabulary is trained on, at most
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def build(
+    path: Path, corpus: "Corpus", tokenizer: str, eval_fraction: float, seed: int, shard_tokens: int, show: bool = True
+) -> None:
+    """Build the store in folder `path`, or go on with what a build that was cut left.
+
+    The caller holds the lock of `path`.
+
+    Args:
+      path: the store's folder; must not exist.
+      corpus: the documents.
+      tokenizer: "bytes", "bpe:SIZE", "gpt2" or a path.
+      eval_fraction: share of the documents held out.
+      seed: of the order of the training documents; the evaluation split is the same for every seed.
+      shard_tokens: a shard is closed at the first document boundary from here on.
+      show: a progress bar, where standard error is a terminal.
+
+    Raises:
+      BadInput: an empty corpus, too few documents for two splits, or a full disk.
+    """
+    partial = path.with_name(f"{path.name}.partial")
+    with _room(partial), _bar(show) as bar:
+        partial.mkdir(parents=True, exist_ok=True)
+        documents = corpus.documents()
+        digests, sizes = _index(documents, partial, bar)
+        held = held_out(digests, sizes, eval_fraction, corpus.name)
+        used = sizes > 0
+        made = _tokenizer(tokenizer, documents, digests, sizes, used & ~held, partial)
+        task = bar.add_task("tokenizing", total=int(sizes.sum()))
+        splits = {}
+        for name, members, key in (("train", used & ~held, seed), ("eval", used & held, 0)):
+            order = shuffled(digests, np.flatnonzero(members), key)
+            splits[name] = _pack(name, documents, order, sizes, made, shard_tokens, partial, lambda n: bar.advance(task, n))
+        corpus_hash = hashlib.sha256(np.sort(digests[used]).tobytes()).hexdigest()
+        manifest = {
+            "format": FORMAT,
+            "corpus": corpus.name,
+            "corpus_identity": corpus.identity,
+            "corpus_hash": corpus_hash,
+            "data_hash": tokenizers.digest([FORMAT, corpus_hash, made.hash, eval_fraction, seed]),
+            "tokenizer": tokenizer if not os.sep in tokenizer else Path(tokenizer).name,
+            "tokenizer_hash": made.hash,
+            "tokenizer_file": describe(partial / "tokenizer.json"),
+            "vocab_size": made.vocab_size,
+            "end": made.end,
+            "seed": seed,
+            "eval_fraction": eval_fraction,
+            "splits": splits,
+        }
+        write_json(partial / "manifest.json", manifest)
+        (partial / "index.npz").unlink()
+        for sidecar in partial.glob("*-[0-9]*.json"):
+            sidecar.unlink()
+        os.replace(partial, path)
+
+
+def held_out(
+    digests: UInt64[np.ndarray, " documents"], sizes: Int[np.ndarray, " documents"], fraction: float, name: str
+) -> Bool[np.ndarray, " documents"]:
+    """Which documents are for evaluation: those whose hash is small, so that copies stay on one side and a document
+    never changes sides when others come or go. At least one, unless the fraction is 0.
+
+    Args:
+      digests: hash of each text.
+      sizes: bytes of each text; empty documents count for nothing.
+      fraction: expected share of the documents, in [0, 1).
+      name: of the corpus, for the message.
+
+    Raises:
+      BadInput: there is no text, or no document is left for one of the splits.
+    """
+    used = sizes > 0
+    if not used.any():
+        raise BadInput(f"corpus {name}: empty, there is no text in it")
+    if not fraction:
+        return np.zeros(len(digests), bool)
+    held = used & (digests < np.uint64(int(fraction * 2**64)))
+    if not held.any():
+        held = used & (digests == digests[used].min())
+    if not (used & ~held).any():
+        raise BadInput(
+            f"corpus {name}: {int(used.sum())} document(s) cannot be split by document into train and eval; "
+            "set data.eval_fraction=0 or cut the text into documents"
+        )
+    return held
+
+
+def shuffled(
+    digests: UInt64[np.ndarray, " documents"], members: Int[np.ndarray, " members"], seed: int
+) -> Int[np.ndarray, " members"]:
+    """Members in an order that only their texts and the seed decide."""
+    return members[np.argsort(mix(digests[members] ^ np.uint64(fold(seed))), kind="stable")]
+
+
+def _index(documents: "Documents", partial: Path, bar: Progress) -> tuple[np.ndarray, np.ndarray]:
+    """Hash (the first 64 bits of SHA-256) and size in bytes of each text."""
+    path = partial / "index.npz"
+    if path.is_file():
+        with contextlib.suppress(Exception), np.load(path) as saved:
+            if len(saved["sizes"]) == len(documents):
+                return saved["digests"], saved["sizes"]
+    digests, sizes = np.empty(len(documents), np.uint64), np.empty(len(documents), np.int64)
+    task = bar.add_task("hashing", total=None)
+    for start in range(0, len(documents), 256):
+        rows = range(start, min(start + 256, len(documents)))
+        for row, text in zip(rows, documents.texts(rows), strict=True):
+            raw = text.encode()
+            digests[row] = int.from_bytes(hashlib.sha256(raw).digest()[:8], "big")
+            sizes[row] = len(raw)
+        bar.advance(task, int(sizes[rows.start : rows.stop].sum()))
+    bar.remove_task(task)
+    _write(path, lambda file: np.savez(file, digests=digests, sizes=sizes))
+    return digests, sizes
+
+
+def _tokenizer(
+    spec: str, documents: "Documents", digests: np.ndarray, sizes: np.ndarray, members: np.ndarray, partial: Path
+) -> tokenizers.Tokenizer:
+    """The tokenizer of the store; a vocabulary is trained on training documents, in the order of their hashes."""
+    path = partial / "tokenizer.json"
+    size = tokenizers.bpe_size(spec)
+    if size and path.is_file():
+        return tokenizers.load(path)
+    if size:
+        order = np.flatnonzero(members)
+        order = order[np.argsort(digests[order], kind="stable")]
+        order = order[np.cumsum(sizes[order]) - sizes[order] < BPE_BYTES]
+        made = tokenizers.train_bpe((t for rows in _chunks(order, sizes) for t in documents.texts(rows)), size)
+    else:
+        made = tokenizers.ready(spec)
+        assert made
+    made.save(path)
+    return made
+
+
+def _pack(
+    split: str,
+    documents: "Documents",
+    order: np.ndarray,
+    sizes: np.ndarray,
+    tokenizer: tokenizers.Tokenizer,
+    shard_tokens: int,
+    partial: Path,
+    advance: Any,
+) -> dict[str, Any]:
+    """Write the shards of a split; returns its entry in the manifest."""
+    shards, offsets = _finished(split, partial, tokenizer.end)
+    done = sum(shard["documents"] for shard in shards)
+    advance(int(sizes[order[:done]].sum()))
+    pending: list[np.ndarray] = []
+
+    def close() -> None:
+        path = partial / f"{split}-{len(shards):05d}.npy"
+        tokens = np.concatenate(pending)
+        _write(path, lambda file: np.save(file, tokens))
+        entry = describe(path) | {
+            "documents": len(pending),
+            "tokens": len(tokens),
+            "token_bytes": int(tokenizer.token_bytes[tokens].sum()),
+        }
+        write_json(path.with_suffix(".json"), entry)
+        shards.append(entry)
+        pending.clear()
+
+    for rows in _chunks(order[done:], sizes):
+        for tokens in tokenizer.encode_batch(documents.texts(rows)):
+            pending.append(np.append(tokens, tokens.dtype.type(tokenizer.end)))
+            offsets.append(offsets[-1] + len(pending[-1]))
+            if sum(map(len, pending)) >= shard_tokens:
+                close()
+        advance(int(sizes[rows].sum()))
+    if pending:
+        close()
+    path = partial / f"{split}-offsets.npy"
+    _write(path, lambda file: np.save(file, np.array(offsets, np.int64)))
+    return {
+        "documents": len(order),
+        "tokens": sum(shard["tokens"] for shard in shards),
+        "bytes": int(sizes[order].sum()),
+        "token_bytes": sum(shard["token_bytes"] for shard in shards),
+        "offsets": describe(path),
+        "shards": shards,
+    }
+
+
+def _finished(split: str, partial: Path, end: int) -> tuple[list[dict[str, Any]], list[int]]:
+    """The whole shards that an earlier build left, and the document offsets within them; drops what follows them."""
+    shards: list[dict[str, Any]] = []
+    offsets = [0]
+    for sidecar in sorted(partial.glob(f"{split}-[0-9]*.json")):
+        path = sidecar.with_suffix(".npy")
+        with contextlib.suppress(BadInput, OSError, KeyError, TypeError):
+            entry = read_json(sidecar)
+            if sidecar.stem == f"{split}-{len(shards):05d}" and sha256(path) == entry["sha256"]:
+                offsets += (np.flatnonzero(np.load(path) == end) + 1 + offsets[-1]).tolist()
+                shards.append(entry)
+                continue
+        sidecar.unlink()
+    return shards, offsets
+
+
+def _chunks(order: np.ndarray, sizes: np.ndarray) -> Iterator[np.ndarray]:
+    """Consecutive documents, about CHUNK bytes at a time."""
+    if len(order):
+        group = np.cumsum(sizes[order]) // CHUNK
+        yield from np.split(order, np.flatnonzero(np.diff(group)) + 1)
+
+
+def _write(path: Path, save: Any) -> None:
+    """Write a binary file whole or not at all."""
+    temporary = path.with_name(f".{path.name}")
+    try:
+        with open(temporary, "wb") as file:
+            save(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _room(partial: Path) -> Iterator[None]:
+    """Turn a full disk into one clear line."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        free = shutil.disk_usage(partial.parent if not partial.exists() else partial).free
+        raise BadInput(
+            f"{partial}: {error.strerror} ({free >> 20:,} MiB free); what is finished is kept, run it again with more room"
+        ) from None
+
+
+@contextlib.contextmanager
+def _bar(show: bool) -> Iterator[Progress]:
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not (show and console.is_terminal)) as bar:
+        yield bar

@@ -1,0 +1,53 @@
+"""Learning rate, batch size and warmup of a decoder as named functions of parameters N and tokens D."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from training.errors import BadInput, nearest
+
+
+class Rule(NamedTuple):
+    """`lr(n, d, batch_tokens)` is the peak learning rate; `batch(d)` tokens a step; `warmup` a share of the horizon."""
+
+    lr: Callable[[float, float, float], float]
+    batch: Callable[[float], float]
+    warmup: float
+
+
+def _batch(d: float) -> float:
+    """2,048 tokens at D = 4e6, as D^0.65 up to half a million at 2e10; never so many that under 400 steps remain."""
+    return min(2048 * (d / 4e6) ** 0.65, d / 400)
+
+
+# AdamW, cosine to a tenth.
+TABLE: dict[str, Rule] = {
+    "default": Rule(lr=lambda n, d, batch: min(0.3 * n**-0.32, 0.03), batch=_batch, warmup=0.05),
+}
+
+
+def apply(name: str, n: float, d: float, seq_len: int, batch_size: int | None = None) -> dict[str, float | int]:
+    """Batch size, learning rate and warmup by a named rule.
+
+    Args:
+      name: a key of `TABLE`.
+      n: parameters in all.
+      d: training tokens, the true horizon.
+      seq_len: tokens an example.
+      batch_size: examples a step where the config gives them: learning rate and warmup then follow from it.
+    Returns:
+      `batch_size` in examples (a power of two), `peak_lr`, `warmup_steps`.
+    Raises:
+      BadInput: no such rule.
+    """
+    if name not in TABLE:
+        raise BadInput(f"rules: no {name!r}{nearest(name, TABLE)} (known: {', '.join(TABLE)})")
+    rule = TABLE[name]
+    if batch_size is None:
+        batch_size = 2 ** max(0, math.floor(math.log2(max(rule.batch(d) / seq_len, 1))))
+    steps = d / (batch_size * seq_len)
+    return {
+        "batch_size": batch_size,
+        "peak_lr": rule.lr(n, d, batch_size * seq_len),
+        "warmup_steps": round(rule.warmup * steps),
+    }

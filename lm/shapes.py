@@ -1,0 +1,139 @@
+"""From a target size to a decoder's shape.
+
+The rule, where the config leaves a value open: the width is the one dial. A model is 64 features wide a block, as GPT-2
+small and its successors are, and never less than two blocks deep: one block cannot copy from its own context, and single
+blocks fell off the loss curve of deeper ones. Heads are 16 features wide below a width of 128, 32 below 512, 64 below
+2,048, else 128, or the nearest even divisor of the width. Every query head has its own key head. The MLP is four widths
+wide, or 8/3 where it is gated, which makes the counts equal (Shazeer 2020).
+"""
+
+import math
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+from lm.cost import parameters
+from lm.layers import ACTIVATIONS
+from training.errors import BadInput
+
+SHAPE = ("depth", "width", "heads", "kv_heads", "mlp_width")
+ASPECT = 64
+LEAST_DEPTH = 2
+MOST_DEPTH = 512
+WIDEST = 65_536
+
+# Published shapes: (depth, width, heads, kv_heads, mlp_width).
+STANDARD: dict[str, tuple[int, int, int, int, int]] = {
+    "gpt2-small": (12, 768, 12, 12, 3072),
+    "gpt2-medium": (24, 1024, 16, 16, 4096),
+    "gpt2-large": (36, 1280, 20, 20, 5120),
+    "gpt2-xl": (48, 1600, 25, 25, 6400),
+    "llama-7b": (32, 4096, 32, 32, 11008),
+    "llama3-8b": (32, 4096, 32, 8, 14336),
+}
+
+
+def standard(name: str) -> dict[str, int]:
+    """The shape of a published model.
+
+    Raises:
+      BadInput: there is no such name.
+    """
+    if name not in STANDARD:
+        raise BadInput(f"model: no standard shape {name!r}; known: {', '.join(STANDARD)}")
+    return dict(zip(SHAPE, STANDARD[name], strict=True))
+
+
+def shape_for(size: float | None, model: Any, *, vocab_size: int, seq_len: int) -> dict[str, int]:
+    """The shape whose `params_total` is nearest to a size, by ratio; values that the config gives are kept.
+
+    Args:
+      size: target number of parameters; None: the shape follows from the given width.
+      model: the config's model section; None marks an open value.
+      vocab_size: symbols.
+      seq_len: tokens of an example (the rows of learned positions).
+
+    Raises:
+      BadInput: the size is below the smallest shape or beyond the largest, nothing is left open, or heads do not fit.
+    """
+    if size is None:
+        if model.width is None:
+            raise BadInput("model: give a size or a width")
+        return _complete(model, model.width, model.depth or _depth(model.width))
+    if model.width is not None and model.depth is not None:
+        raise BadInput("model.size: width and depth are both given, so no size is left to choose")
+    counted = [(shape, _count(model, shape, vocab_size, seq_len)) for shape in _candidates(size, model, vocab_size, seq_len)]
+    if not counted:
+        raise BadInput("model: no shape fits the given width, heads and kv_heads")
+    smallest = min(count for _, count in counted)
+    if size < 0.9 * smallest:
+        raise BadInput(f"model.size: {size:.4g} parameters are below the smallest shape, which has {smallest:,}")
+    shape, count = min(counted, key=lambda pair: abs(math.log(pair[1] / size)))
+    if count < size / 2:
+        raise BadInput(f"model.size: {size:.4g} parameters are beyond the largest shape, which has {count:,}")
+    return shape
+
+
+def _candidates(size: float, model: Any, vocab_size: int, seq_len: int) -> Iterator[dict[str, int]]:
+    """Shapes in growing order, up to the first that reaches the size."""
+    for width, depth in _dial(model):
+        if not _fits(model, width):
+            continue
+        shape = _complete(model, width, depth)
+        yield shape
+        if _count(model, shape, vocab_size, seq_len) >= size:
+            return
+
+
+def _dial(model: Any) -> Iterator[tuple[int, int]]:
+    if model.width is not None:
+        yield from ((model.width, depth) for depth in range(LEAST_DEPTH, MOST_DEPTH + 1))
+    else:
+        yield from ((width, model.depth or _depth(width)) for width in _widths())
+
+
+def _widths() -> Iterator[int]:
+    width = 8
+    while width <= WIDEST:
+        yield width
+        width += 8 if width < 256 else 16 if width < 512 else 64 if width < 2048 else 128
+
+
+def _depth(width: int) -> int:
+    return max(LEAST_DEPTH, round(width / ASPECT))
+
+
+def _fits(model: Any, width: int) -> bool:
+    return bool(_head_counts(width, model.kv_heads or 1)) if model.heads is None else width % (2 * model.heads) == 0
+
+
+def _complete(model: Any, width: int, depth: int) -> dict[str, int]:
+    if not _fits(model, width):
+        raise BadInput(f"model: no even head width fits width {width}, heads {model.heads}, kv_heads {model.kv_heads}")
+    heads = model.heads or _heads(width, model.kv_heads or 1)
+    kv_heads = model.kv_heads or heads
+    if heads % kv_heads:
+        raise BadInput(f"model.kv_heads: {kv_heads} does not divide the {heads} heads")
+    mlp_width = model.mlp_width or (_round(width * 8 / 3, 8) if ACTIVATIONS[model.activation][1] else 4 * width)
+    return dict(zip(SHAPE, (depth, width, heads, kv_heads, mlp_width), strict=True))
+
+
+def _heads(width: int, multiple: int) -> int:
+    """The number of heads that brings the head width nearest to the rule's."""
+    target = 16 if width < 128 else 32 if width < 512 else 64 if width < 2048 else 128
+    return min(_head_counts(width, multiple), key=lambda n: (abs(math.log(width / n / target)), n))
+
+
+def _head_counts(width: int, multiple: int) -> list[int]:
+    """Numbers of heads that are multiples of the key heads and leave an even head width."""
+    return [n for n in range(multiple, width // 2 + 1, multiple) if width % (2 * n) == 0]
+
+
+def _round(value: float, multiple: int) -> int:
+    return max(multiple, round(value / multiple) * multiple)
+
+
+def _count(model: Any, shape: dict[str, int], vocab_size: int, seq_len: int) -> int:
+    options = ("norm", "positions", "activation", "tied", "bias", "qk_norm", "parallel")
+    full = SimpleNamespace(**shape, **{name: getattr(model, name) for name in options})
+    return sum(parameters(full, seq_len, vocab_size).values())

@@ -1,0 +1,216 @@
+"""The token store: a folder of memory-mapped shards that one stream of windows a split is read from.
+
+It holds `manifest.json`, `tokenizer.json`, shards `train-00000.npy` and so on, and each split's document offsets.
+"""
+
+import bisect
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, UInt
+
+from lm import tokenizer as tokenizers
+from lm.windows import Windows
+from training.errors import BadInput
+from training.files import read_json, write_json
+
+FORMAT = 1
+SPLITS = ("train", "eval")
+HASHED_AT_ONCE = 64 << 20  # bytes; larger stores are hashed again only when a file's size or time has changed
+
+
+@dataclasses.dataclass(frozen=True)
+class Split(Windows):
+    """One split of a store: shards seen as one stream.
+
+    Args:
+      name: for messages.
+      shards: the tokens of each shard, memory-mapped.
+      offsets: where each document begins, and where the last ends.
+      num_bytes: raw bytes of the text.
+    """
+
+    name: str
+    shards: tuple[UInt[np.ndarray, " tokens"], ...]
+    offsets: Int[np.ndarray, " documents+1"]
+    num_bytes: int
+
+    @property
+    def num_tokens(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    @property
+    def num_documents(self) -> int:
+        return len(self.offsets) - 1
+
+    @functools.cached_property
+    def _ends(self) -> list[int]:
+        return np.cumsum([len(shard) for shard in self.shards]).tolist()
+
+    def read(self, start: int, out: UInt[np.ndarray, " length"]) -> None:
+        """Fill `out` with the tokens from `start` on, across shards."""
+        shard = bisect.bisect_right(self._ends, start)
+        place = start - (self._ends[shard - 1] if shard else 0)
+        filled = 0
+        while filled < len(out):
+            piece = self.shards[shard][place : place + len(out) - filled]
+            out[filled : filled + len(piece)] = piece
+            filled, shard, place = filled + len(piece), shard + 1, 0
+
+    def windows(self, indices: Int[np.ndarray, " rows"], seq_len: int) -> UInt[np.ndarray, "rows seq_len+1"]:
+        self._check(indices, seq_len)
+        out = np.empty((len(indices), seq_len + 1), self.shards[0].dtype if self.shards else np.uint16)
+        for row, index in zip(out, np.asarray(indices).tolist(), strict=True):
+            self.read(index * seq_len, row)
+        return out
+
+    def document_ids(self, indices: Int[np.ndarray, " rows"], seq_len: int) -> Int[np.ndarray, "rows seq_len"]:
+        self._check(indices, seq_len)
+        places = np.asarray(indices, np.int64)[:, None] * seq_len + np.arange(1, seq_len + 1)
+        return np.searchsorted(self.offsets, places, side="right") - 1
+
+    def _check(self, indices: Int[np.ndarray, " rows"], seq_len: int) -> None:
+        if len(indices) and not (0 <= np.min(indices) and np.max(indices) < self.num_windows(seq_len)):  # noqa: SIM300
+            raise IndexError(f"{self.name}: a window outside [0, {self.num_windows(seq_len)})")
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenStore:
+    """A corpus as tokens.
+
+    Args:
+      path: its folder.
+      manifest: what `manifest.json` says.
+    """
+
+    path: Path
+    manifest: Mapping[str, Any]
+
+    @property
+    def vocab_size(self) -> int:
+        return self.manifest["vocab_size"]
+
+    @property
+    def end(self) -> int:
+        """The end-of-document symbol."""
+        return self.manifest["end"]
+
+    @functools.cached_property
+    def tokenizer(self) -> tokenizers.Tokenizer:
+        """The tokenizer that made the store."""
+        return tokenizers.load(self.path / "tokenizer.json")
+
+    @property
+    def token_bytes(self) -> Int[np.ndarray, " vocab"]:
+        """Raw bytes of text behind each symbol, 0 for the end symbol."""
+        return self.tokenizer.token_bytes
+
+    def facts(self) -> dict[str, Any]:
+        """Entries of a run's record."""
+        keys = ("corpus", "corpus_hash", "data_hash", "tokenizer", "tokenizer_hash", "vocab_size")
+        return {key: self.manifest[key] for key in keys} | {
+            "unique_tokens": self.manifest["splits"]["train"]["tokens"],
+            "eval_set_tokens": self.manifest["splits"]["eval"]["tokens"],
+        }
+
+    def split(self, name: str) -> Split:
+        """The split "train" or "eval"."""
+        return self._splits[name]
+
+    @functools.cached_property
+    def _splits(self) -> dict[str, Split]:
+        return {name: self._open(name) for name in SPLITS}
+
+    def _open(self, name: str) -> Split:
+        entry = self.manifest["splits"][name]
+        shards = tuple(_mapped(self.path / shard["file"]) for shard in entry["shards"])
+        offsets = _mapped(self.path / entry["offsets"]["file"])
+        return Split(f"{self.manifest['corpus']} ({name})", shards, offsets, entry["bytes"])
+
+
+def open_store(path: Path, tokenizer: tokenizers.Tokenizer | None = None, verify: bool = False) -> TokenStore:
+    """The store in a folder, its files compared with the manifest.
+
+    Args:
+      path: folder of the store.
+      tokenizer: what the caller is going to use; must be the store's own.
+      verify: hash every file; else large stores only where a file's size or time differs from when it was last hashed.
+
+    Raises:
+      BadInput: no store, a damaged file, or another tokenizer.
+    """
+    if not (path / "manifest.json").is_file():
+        raise BadInput(f"{path}: no token store there (manifest.json is missing)")
+    manifest = read_json(path / "manifest.json")
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise BadInput(f"{path / 'manifest.json'}: not a token store of format {FORMAT}")
+    if tokenizer is not None and tokenizer.hash != manifest["tokenizer_hash"]:
+        raise BadInput(
+            f"{path}: the tokenizer (hash {tokenizer.hash[:12]}) does not match the manifest, "
+            f"which was made with {manifest['tokenizer']} (hash {manifest['tokenizer_hash'][:12]})"
+        )
+    _verify(path, manifest, verify)
+    return TokenStore(path, manifest)
+
+
+def files_of(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every file that a manifest lists, as {"file", "size", "sha256", ...}."""
+    splits = [manifest["splits"][name] for name in SPLITS]
+    return [manifest["tokenizer_file"], *(file for s in splits for file in (*s["shards"], s["offsets"]))]
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file's content, in hex."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """A manifest's entry for a file: name, size in bytes, hash."""
+    return {"file": path.name, "size": path.stat().st_size, "sha256": sha256(path)}
+
+
+_verified: dict[Path, dict[str, list[int]]] = {}  # what this process has hashed
+
+
+def _verify(path: Path, manifest: Mapping[str, Any], thorough: bool) -> None:
+    """Compare a store's files with their hashes; remembers their sizes and times in `verified.json`."""
+    entries = files_of(manifest)
+    states = {entry["file"]: _state(path, entry) for entry in entries}
+    sidecar = path / "verified.json"
+    if _verified.get(path) == states and not thorough:
+        return
+    large = sum(entry["size"] for entry in entries) > HASHED_AT_ONCE
+    known = read_json(sidecar) if large and not thorough and sidecar.is_file() else {}
+    for entry in entries:
+        file = path / entry["file"]
+        if known.get(entry["file"]) != states[entry["file"]] and sha256(file) != entry["sha256"]:
+            raise BadInput(f"{file}: damaged, its hash is not the manifest's; delete {path} and prepare it again")
+    _verified[path] = states
+    if large and known != states:
+        try:
+            write_json(sidecar, states)
+        except OSError:
+            pass  # a store on a read-only disk is hashed once a process
+
+
+def _state(path: Path, entry: Mapping[str, Any]) -> list[int]:
+    try:
+        stat = (path / entry["file"]).stat()
+    except OSError as error:
+        raise BadInput(f"{path / entry['file']}: {error.strerror}; delete {path} and prepare it again") from None
+    if stat.st_size != entry["size"]:
+        raise BadInput(
+            f"{path / entry['file']}: damaged, {stat.st_size} bytes instead of {entry['size']}; "
+            f"delete {path} and prepare it again"
+        )
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _mapped(path: Path) -> np.ndarray:
+    return np.asarray(np.load(path, mmap_mode="r"))  # slices of a plain array are cheaper than of a memmap

@@ -1,0 +1,92 @@
+"""From the config section `data` to tokens: opens the store of a corpus, or builds it first."""
+
+import contextlib
+import os
+import re
+import sys
+from pathlib import Path
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from lm import corpora, packing, synthetic
+from lm import tokenizer as tokenizers
+from lm.store import FORMAT, TokenStore, open_store
+from training.errors import BadInput
+from training.files import locked
+
+__all__ = ["TokenStore", "cache_dir", "defaults", "open_store", "prepare"]
+
+
+def defaults() -> ConfigDict:
+    """The config section `data`."""
+    return ConfigDict(
+        {
+            "corpus": "stdlib",  # a row of lm.corpora.CORPORA, a name of TFDS's catalogue, "markov", or "store"
+            "corpus_args": corpora.defaults(),
+            "tokenizer": "bytes",  # bytes, bpe:SIZE, gpt2, or the path of a tokenizer.json
+            "seq_len": 128,  # predicted tokens a window
+            "eval_fraction": 0.05,  # share of the documents held out
+            "segments": placeholder(bool),  # documents do not see each other; None: on but for bytes
+            "cache_dir": "",  # empty: $ISOFLOP_CACHE, else ~/.cache/isoflop
+            "seed": 0,  # order of the training data
+            "shard_tokens": 1 << 25,
+        }
+    )
+
+
+def cache_dir(data: ConfigDict) -> Path:
+    """The folder under which corpora and stores are kept."""
+    return Path(data.cache_dir or os.environ.get("ISOFLOP_CACHE") or "~/.cache/isoflop").expanduser()
+
+
+def prepare(data: ConfigDict, show: bool = True, verify: bool = False) -> TokenStore | synthetic.Markov:
+    """The tokens of a config's section `data`: opened where they are there, else built first.
+
+    Of several processes that ask for one store, one builds and the others wait for it.
+
+    Args:
+      data: as `defaults`.
+      show: a progress bar, where standard error is a terminal.
+      verify: hash every file of a store that is there.
+
+    Raises:
+      BadInput: whatever is wrong with the section, the corpus, the tokenizer or the store.
+    """
+    if not 0 <= data.eval_fraction < 1:
+        raise BadInput(f"data.eval_fraction: must be in [0, 1), got {data.eval_fraction}")
+    if data.seq_len < 1 or data.shard_tokens < 1:
+        raise BadInput("data.seq_len and data.shard_tokens must be positive")
+    if data.corpus == "markov":
+        return synthetic.from_config(data)
+    cache = cache_dir(data)
+    tokenizer = tokenizers.ready(data.tokenizer)
+    corpus = corpora.open_corpus(data.corpus, data.corpus_args, cache)
+    key = {
+        "format": FORMAT,
+        "corpus": corpus.identity,
+        "tokenizer": tokenizer.hash if tokenizer else data.tokenizer,
+        "eval_fraction": data.eval_fraction,
+        "seed": data.seed,
+        "shard_tokens": data.shard_tokens,
+    }
+    plain = re.sub(r"[^\w.-]+", "_", f"{data.corpus}-{Path(data.tokenizer).stem}")
+    path = cache / "tokens" / f"{plain}-{tokenizers.digest(key)[:12]}"
+    if not path.is_dir():
+        with _alone(path):
+            if not path.is_dir():
+                packing.build(path, corpus, data.tokenizer, data.eval_fraction, data.seed, data.shard_tokens, show)
+    return open_store(path, tokenizer, verify)
+
+
+@contextlib.contextmanager
+def _alone(path: Path):
+    """Hold the lock of a store; says so on standard error when another process has it."""
+    lock = path.with_name(f"{path.name}.lock")
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(locked(lock, ""))
+        except BadInput:
+            print(f"isoflop: another process is preparing {path}; waiting for it", file=sys.stderr)
+            stack.enter_context(locked(lock, "", wait=True))
+        yield

@@ -1,0 +1,115 @@
+"""A stream of tokens seen as windows: batches by a keyed permutation, segments, and a fixed evaluation sample."""
+
+import abc
+
+import numpy as np
+from jaxtyping import Bool, Int, Integer, UInt
+
+from training.errors import BadInput
+from training.permutation import permute
+
+Rows = slice | Int[np.ndarray, " rows"]
+
+
+class Windows(abc.ABC):
+    """A stream of tokens. Window i of length T covers the tokens i*T to i*T + T, so each but the first is predicted once.
+
+    The last tokens, too few for a window, are left out.
+    """
+
+    name: str  # for messages
+    num_tokens: int
+    num_documents: int
+    num_bytes: int  # raw bytes of the text
+
+    def num_windows(self, seq_len: int) -> int:
+        """Windows in the stream.
+
+        Args:
+          seq_len: predicted tokens a window.
+        """
+        return max(self.num_tokens - 1, 0) // seq_len
+
+    @abc.abstractmethod
+    def windows(self, indices: Int[np.ndarray, " rows"], seq_len: int) -> UInt[np.ndarray, "rows seq_len+1"]:
+        """The tokens of windows: the first seq_len are inputs, the last seq_len are predicted.
+
+        Args:
+          indices: windows, each in [0, num_windows).
+          seq_len: predicted tokens a window.
+        """
+
+    @abc.abstractmethod
+    def document_ids(self, indices: Int[np.ndarray, " rows"], seq_len: int) -> Int[np.ndarray, "rows seq_len"]:
+        """The document of each predicted token of windows, counted from the start of the stream."""
+
+    def batch(
+        self, seed: int, k: int, batch_size: int, seq_len: int, rows: Rows = slice(None)
+    ) -> UInt[np.ndarray, "rows seq_len+1"]:
+        """Rows of global batch k: a pure function of (seed, k), whoever asks for whichever rows.
+
+        The batches walk through a permutation of the windows that is drawn anew each epoch.
+
+        Args:
+          seed: names the order of the data.
+          k: global step, from 0.
+          batch_size: windows a global batch.
+          seq_len: predicted tokens a window.
+          rows: which rows of the batch.
+
+        Raises:
+          BadInput: the stream holds less than one batch.
+        """
+        n = self.num_windows(seq_len)
+        if n < batch_size:
+            raise BadInput(
+                f"{self.name}: {self.num_tokens:,} tokens are {n:,} windows of {seq_len}, "
+                f"less than one batch of {batch_size}"
+            )
+        place = k * batch_size + np.arange(batch_size, dtype=np.int64)[rows]
+        epochs, index = np.divmod(place, n)
+        for epoch in np.unique(epochs):
+            of_epoch = epochs == epoch
+            index[of_epoch] = permute(index[of_epoch], n, seed, int(epoch))
+        return self.windows(index, seq_len)
+
+    def eval_sample(self, tokens: int | None, seq_len: int) -> Int[np.ndarray, " rows"]:
+        """Windows at even distances through the stream, and so across its documents: always the same ones.
+
+        Args:
+          tokens: predicted tokens in all, rounded down to whole windows; None for every window.
+          seq_len: predicted tokens a window.
+
+        Raises:
+          BadInput: the stream has no window, or `tokens` asks for less than one.
+        """
+        n = self.num_windows(seq_len)
+        wanted = n if tokens is None else min(tokens // seq_len, n)
+        if wanted < 1:
+            raise BadInput(
+                f"{self.name}: no window of {seq_len} tokens in a sample of {tokens if n else self.num_tokens:,} tokens"
+            )
+        return (2 * np.arange(wanted, dtype=np.int64) + 1) * n // (2 * wanted)
+
+
+def segments(
+    tokens: Integer[np.ndarray, "*batch length"], end: int
+) -> tuple[Int[np.ndarray, "*batch length"], Int[np.ndarray, "*batch length"]]:
+    """The document that each token of a window belongs to, counted from 0, and its position in it.
+
+    The end symbol belongs to the document that it ends; a document cut by the window's left edge counts from the edge.
+
+    Args:
+      tokens: symbols, windows in the last axis.
+      end: the end-of-document symbol.
+
+    Returns:
+      segment ids and positions, int32.
+    """
+    after_end: Bool[np.ndarray, "*batch length"] = np.zeros(tokens.shape, bool)
+    after_end[..., 1:] = tokens[..., :-1] == end
+    place = np.arange(tokens.shape[-1], dtype=np.int32)
+    starts = np.maximum.accumulate(np.where(after_end, place, 0), axis=-1)
+    return np.cumsum(after_end, axis=-1, dtype=np.int32), (place - starts).astype(np.int32)
+
+

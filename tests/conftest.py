@@ -1,0 +1,34 @@
+"""Settings that every test shares: eight devices on the CPU, golden tables, a family of its own for the engine."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+flags = os.environ.get("XLA_FLAGS", "")
+if "host_platform_device_count" not in flags:
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8".strip()
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("isoflop", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("isoflop")
+
+
+@pytest.fixture(scope="session")
+def published() -> Path:
+    """The folder of golden tables; tests that need it are skipped where it is absent."""
+    default = Path(__file__).parents[2] / "shared" / "data" / "published"
+    folder = Path(os.environ.get("ISOFLOP_PUBLISHED", default))
+    if not folder.is_dir():
+        pytest.skip(f"golden tables are absent: {folder} (ISOFLOP_PUBLISHED)")
+    return folder
+
+
+@pytest.fixture
+def toy():
+    """The regression family, installed."""
+    import toy as family
+
+    family.install()
+    return family

@@ -1,0 +1,158 @@
+"""A family that knows neither text nor pixels: a perceptron on a drawn regression, to test engine and sweeps with."""
+
+import dataclasses
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from training import task
+from training.cost import Cost
+from training.errors import BadInput
+
+FEATURES = 4
+INDIFFERENT = ("model.size",)
+
+
+def install() -> None:
+    """Make the family known to `training.task.resolve` as `toy`."""
+    sys.modules[f"{__name__}.task"] = sys.modules[__name__]
+    if "toy" not in task.FAMILIES:
+        task.FAMILIES = (*task.FAMILIES, "toy")
+
+
+def config(**changes) -> ConfigDict:
+    """A short run of the family; `changes` are dotted keys."""
+    partial = ConfigDict({"task": "toy", "batch_size": 16, "horizon": {"steps": 24}, "log": {"every": 1}})
+    install()
+    from training.config import complete
+
+    full = complete(partial)
+    if any(key.startswith("horizon.") for key in changes):
+        full.horizon.steps = None
+    full.update_from_flattened_dict(changes)
+    return full
+
+
+def defaults() -> ConfigDict:
+    return ConfigDict(
+        {
+            "model": {
+                "name": "perceptron",
+                "size": placeholder(float),
+                "width": placeholder(int),
+                "dropout": 0.0,
+                "noise": 0.1,
+                "poison": -1,  # the batch from which on targets are infinite
+            },
+            "data": {"seed": 0, "hash": "toy"},
+            "evaluation": {"examples": 50, "batch_size": 16},
+        }
+    )
+
+
+def shape_for(size, config):
+    if size is None:
+        return {"width": 8}
+    width = max(1, round((size - 1) / (FEATURES + 2)))
+    if size < FEATURES + 3:
+        raise BadInput(f"model.size: {size:.4g} is below the smallest shape")
+    return {"width": width}
+
+
+def validate(config):
+    if config.model.width < 1:
+        raise BadInput("model.width: must be at least 1")
+
+
+def rules(config, n, d):
+    return {"batch_size": 16, "peak_lr": 0.02, "warmup_steps": 2}
+
+
+def cost(config):
+    width = config.model.width
+    params = {"hidden": (FEATURES + 1) * width, "head": width + 1}
+    forward = {"hidden": 2.0 * FEATURES * width, "head": 2.0 * width}
+    return Cost(params, (), forward, forward, tokens_per_example=1)
+
+
+def available(config):
+    return 4096
+
+
+def build(config):
+    return ToyTask(config)
+
+
+class Net(nn.Module):
+    width: int
+    dropout: bool
+
+    @nn.compact
+    def __call__(self, x, key=None, rate=None):
+        box = nn.with_logical_partitioning
+        normal = nn.initializers.normal(0.5)
+        zeros = nn.initializers.zeros
+        hidden = self.param("kernel", box(normal, ("embed", "mlp")), (FEATURES, self.width))
+        bias = self.param("bias", box(zeros, ("mlp",)), (self.width,))
+        head = self.param("head", box(normal, ("mlp", None)), (self.width, 1))
+        last = self.param("last", box(zeros, (None,)), (1,))
+        h = jnp.tanh(x @ hidden + bias)
+        if self.dropout and key is not None:
+            h = jnp.where(jax.random.bernoulli(key, 1 - rate, h.shape), h / (1 - rate), 0)
+        return (h @ head + last)[:, 0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    net: Net
+
+    def init(self, key, hyper):
+        return self.net.init(key, jnp.zeros((1, FEATURES)))
+
+    def loss(self, params, stats, batch, key, hyper):
+        error = self.net.apply({"params": params}, batch["x"], key, hyper["dropout"]) - batch["y"]
+        total = jnp.sum(jnp.square(error) * batch["weight"])
+        return total, ({"loss": total, "weight": jnp.sum(batch["weight"])}, stats)
+
+    def score(self, params, stats, batch):
+        return jnp.square(self.net.apply({"params": params}, batch["x"]) - batch["y"])
+
+
+class ToyTask:
+    def __init__(self, config):
+        self._config = config
+        self.model = Model(Net(config.model.width, config.model.dropout > 0))
+
+    def hyper(self):
+        return {"dropout": self._config.model.dropout}
+
+    def _examples(self, rng, n):
+        x = rng.normal(size=(n, FEATURES)).astype(np.float32)
+        y = np.sin(x.sum(1)) + self._config.model.noise * rng.normal(size=n)
+        # Weights differ, so that a mean of means would show.
+        return {"x": x, "y": y.astype(np.float32), "weight": rng.integers(1, 4, n).astype(np.float32)}
+
+    def batch(self, k, rows):
+        whole = self._examples(np.random.default_rng([self._config.data.seed, k]), self._config.batch_size)
+        if 0 <= self._config.model.poison <= k:
+            whole["y"] = whole["y"] + np.inf
+        return {name: array[rows] for name, array in whole.items()}
+
+    def eval_batches(self):
+        n, size = self._config.evaluation.examples, self._config.evaluation.batch_size
+        whole = self._examples(np.random.default_rng(12345), n)
+        for start in range(0, n, size):
+            index = np.arange(start, start + size)
+            yield {name: array[np.where(index < n, index, 0)] for name, array in whole.items()}
+
+    def summarize(self, outputs):
+        scores = np.concatenate([np.asarray(part, np.float64) for part in outputs])[: self._config.evaluation.examples]
+        return {"loss": float(scores.mean()), "loss_sem": float(scores.std() / len(scores) ** 0.5), "eval_set": "toy"}
+
+    def facts(self):
+        return {"data_hash": self._config.data.hash, "available_tokens": 4096, "seq_len": 1, "vocab_size": None}

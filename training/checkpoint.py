@@ -1,0 +1,200 @@
+"""Checkpoints through Orbax: the only module that imports it.
+
+A checkpoint is `<run>/checkpoints/<step>/` with two parts: `params`, which load from nothing but the path, and `rest`, the
+other leaves of the state by their path. The step is the position in the data too, so nothing else is needed to go on.
+"""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from training import mesh as meshes
+from training.errors import BadInput
+from training.state import State
+
+FOLDER = "checkpoints"
+
+
+def _orbax() -> Any:
+    # Half a second of imports that a command which opens no checkpoint need not pay.
+    from orbax.checkpoint import v1
+
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    return v1
+
+
+class Checkpoints:
+    """The checkpoints of one run: saved asynchronously, kept by policy (the last n, the best, every k steps).
+
+    Errors of an asynchronous save are raised at the next save, or at `close`.
+    """
+
+    def __init__(self, run: Path, keep_last: int = 1, keep_best: int = 0, keep_every: int = 0):
+        ocp = _orbax()
+        policies = ocp.training.preservation_policies
+        keep = [policies.LatestN(max(keep_last, 1))]
+        if keep_best:
+            best = policies.BestN(
+                get_metric_fn=lambda metrics: -metrics["loss"], n=keep_best, keep_checkpoints_without_metrics=False
+            )
+            keep.append(best)
+        if keep_every:
+            keep.append(policies.EveryNSteps(keep_every))
+        (run / FOLDER).mkdir(parents=True, exist_ok=True)
+        self._manager = ocp.training.Checkpointer(
+            run / FOLDER,
+            preservation_policy=policies.AnyPreservationPolicy(keep),
+            cleanup_tmp_directories=jax.process_count() == 1,
+        )
+        self._pending: Any = None
+
+    def latest(self) -> int | None:
+        """The step of the newest whole checkpoint."""
+        newest = self._manager.latest
+        return None if newest is None else newest.step
+
+    def save(self, step: int, state: State, loss: float | None = None) -> None:
+        """Start saving; returns once the arrays are copied. A step that is there already is left alone."""
+        self.wait()
+        if self.latest() == step:
+            return
+        metrics = None if loss is None else {"loss": loss}
+        self._pending = self._manager.save_checkpointables_async(step, _parts(state), metrics=metrics, force=True)
+
+    def wait(self) -> None:
+        """Wait for the save under way; raises what went wrong in it."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def restore(self, step: int, abstract: State, shardings: State) -> State:
+        """The state of one step, laid out by `shardings`, which may belong to another mesh than it was saved from.
+
+        Raises:
+          BadInput: the checkpoint is damaged, or its leaves are not those of `abstract` (all are named).
+        """
+        wanted = _parts(jax.tree.map(_with_sharding, abstract, shardings))
+        path = Path(self._manager.directory) / str(step)
+        _compare(path, wanted, _metadata(path))
+        parts = _load(path, wanted)
+        leaves = {**_named(parts["params"], "params/"), **parts["rest"]}
+        paths, structure = jax.tree_util.tree_flatten_with_path(abstract)
+        return jax.tree.unflatten(structure, [leaves[_name(key)] for key, _ in paths])
+
+    def close(self) -> None:
+        """Finish the save under way and release the folder."""
+        try:
+            self.wait()
+        finally:
+            self._manager.close()
+
+
+def load_params(run: Path, step: int | None = None, mesh: Mesh | None = None, name: str = "params") -> Any:
+    """The parameters of a run, from nothing but its path.
+
+    Args:
+      run: a run directory.
+      step: of the checkpoint; the newest by default.
+      mesh: where to put them, whole on every device; by default the first device.
+      name: "params", or "ema" where the run kept a running mean.
+    Raises:
+      BadInput: there is no such checkpoint, or it is damaged.
+    """
+    steps = saved_steps(run)
+    if not steps:
+        raise BadInput(f"no checkpoint in {run / FOLDER}")
+    chosen = max(steps) if step is None else step
+    if chosen not in steps:
+        raise BadInput(f"no checkpoint of step {chosen} in {run / FOLDER} (there are: {', '.join(map(str, steps))})")
+    path = run / FOLDER / str(chosen)
+    where = meshes.replicated(mesh) if mesh else jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    stored = _metadata(path)
+    if name == "params":
+        wanted = {"params": jax.tree.map(lambda m: _abstract(m, where), stored["params"])}
+        return _load(path, wanted)["params"]
+    prefix = f"{name}/"
+    found = {key: _abstract(leaf, where) for key, leaf in stored["rest"].items()}
+    if not any(key.startswith(prefix) for key in found):
+        raise BadInput(f"the run {run} kept no {name!r}")
+    leaves = _load(path, {"rest": found})["rest"]
+    return _nested({key.removeprefix(prefix): leaf for key, leaf in leaves.items() if key.startswith(prefix)})
+
+
+def saved_steps(run: Path) -> list[int]:
+    """The steps of the whole checkpoints of a run, in order."""
+    folder = run / FOLDER
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    return sorted(int(name) for name in names if name.isdigit())
+
+
+def _parts(state: State) -> dict[str, Any]:
+    named = _named(state, "")
+    return {
+        "params": state.params,
+        "rest": {name: leaf for name, leaf in named.items() if not name.startswith("params/")},
+    }
+
+
+def _named(tree: Any, prefix: str) -> dict[str, Any]:
+    return {prefix + _name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _name(path: Any) -> str:
+    return "/".join(str(getattr(e, "key", getattr(e, "name", getattr(e, "idx", e)))) for e in path)
+
+
+def _nested(flat: dict[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for name, leaf in flat.items():
+        *folders, last = name.split("/")
+        node = tree
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        node[last] = leaf
+    return tree
+
+
+def _with_sharding(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+
+def _abstract(stored: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(stored.shape, stored.dtype, sharding=sharding)
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    try:
+        stored = _orbax().checkpointables_metadata(path).metadata
+        parts = {"params": stored["params"], "rest": stored["rest"]}
+    except Exception as error:
+        raise BadInput(f"checkpoint {path}: not readable as a checkpoint of a run ({type(error).__name__})") from error
+    for name, tree in parts.items():
+        if tree is None:
+            raise BadInput(f"checkpoint {path}: damaged, the structure of {name} cannot be read")
+    return parts
+
+
+def _load(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    try:
+        loaded = _orbax().load_checkpointables(path, wanted)
+        return jax.block_until_ready(loaded)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise BadInput(f"checkpoint {path}: damaged ({type(error).__name__}: {reason})") from error
+
+
+def _compare(path: Path, wanted: dict[str, Any], stored: dict[str, Any]) -> None:
+    """Raise with every leaf that is missing, extra or of another shape or type."""
+    ours = {**_named(wanted["params"], "params/"), **wanted["rest"]}
+    theirs = {**_named(stored["params"], "params/"), **stored["rest"]}
+    problems = [f"missing {name}" for name in sorted(ours.keys() - theirs.keys())]
+    problems += [f"extra {name}" for name in sorted(theirs.keys() - ours.keys())]
+    for name in sorted(ours.keys() & theirs.keys()):
+        a, b = ours[name], theirs[name]
+        if tuple(a.shape) != tuple(b.shape) or a.dtype != b.dtype:
+            problems.append(f"mismatched {name} ({b.dtype}{list(b.shape)} saved, {a.dtype}{list(a.shape)} wanted)")
+    if problems:
+        raise BadInput(f"checkpoint {path} is of another model: {'; '.join(problems)}")

@@ -1,0 +1,261 @@
+"""The engine's config: defaults, completion of what a file states, and the one place where everything derivable is derived."""
+
+import hashlib
+import json
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import FieldReference, placeholder
+
+from training import optimizer, schedule
+from training.errors import BadInput, nearest
+from training.task import Family, resolve as family_of
+
+DTYPES = ("float32", "bfloat16", "float16")
+MATMUL = ("default", "highest", "high", "tensorfloat32", "bfloat16", "float32")
+
+# Keys that change how fast or where a run goes, never what it computes: no part of its identity.
+INDIFFERENT = ("accumulate", "steps_per_call", "mesh", "checkpoint", "log", "derived", "horizon", "rules")
+WARMUP = ("warmup_steps", "warmup_tokens", "warmup_fraction")
+
+
+def defaults() -> ConfigDict:
+    """The engine's sections with their defaults; None means: derived, or the named thing's own default."""
+    return ConfigDict(
+        {
+            "task": "lm",
+            "seed": 0,
+            "batch_size": placeholder(int),  # examples a step
+            "accumulate": 1,  # micro-batches a step
+            "steps_per_call": 1,  # optimizer steps in one jitted call: fewer dispatches for tiny models
+            # Exactly one; flops are exact training FLOPs (products, full attention).
+            "horizon": {
+                "steps": placeholder(int),
+                "tokens": placeholder(float),
+                "examples": placeholder(float),
+                "epochs": placeholder(float),
+                "flops": placeholder(float),
+                "tokens_per_param": placeholder(float),
+            },
+            "rules": "default",  # learning rate, batch size and warmup as functions of (N, D), by the family
+            "optimizer": {
+                "name": "adamw",
+                "peak_lr": placeholder(float),
+                "weight_decay": placeholder(float),
+                "decay_roles": ("matrix", "embedding"),
+                "clip": 1.0,  # global norm; 0: off
+                "ema": 0.0,  # decay of a running mean of the parameters, which is then evaluated; 0: off
+                "b1": placeholder(float),
+                "b2": placeholder(float),
+                "eps": placeholder(float),
+                "momentum": placeholder(float),
+                "decay_rate": placeholder(float),
+            },
+            "schedule": {
+                "name": "cosine",
+                "warmup_steps": placeholder(int),
+                "warmup_tokens": placeholder(float),
+                "warmup_fraction": placeholder(float),
+                "final_fraction": placeholder(float),
+                "decay_fraction": placeholder(float),
+                "boundaries": placeholder(tuple),
+                "factor": placeholder(float),
+            },
+            "precision": {"params": "float32", "compute": "float32", "logits": "float32", "matmul": "default"},
+            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+            "checkpoint": {
+                "every_steps": 0,
+                "every_minutes": 5.0,
+                "keep_last": 1,
+                "keep_best": 0,
+                "keep_every": 0,
+                "final": True,
+            },
+            "log": {"every": 10, "evaluate_every": 0},
+        }
+    )
+
+
+def complete(partial: ConfigDict, where: str = "config") -> ConfigDict:
+    """What a file states, laid over the defaults of the engine and of its family; locked.
+
+    Raises:
+      BadInput: an unknown key (with the nearest name) or a value of the wrong type.
+    """
+    full = defaults()
+    full.update(family_of(str(partial.get("task", full.task))).defaults())
+    full.lock()
+    merge(full, partial, where)
+    return full
+
+
+def merge(full: Any, partial: Any, where: str, prefix: str = "") -> None:
+    """Lay `partial` over `full` in place; every key must be there already, with a value of the same type."""
+    for key, value in partial.items(preserve_field_references=False):
+        name = f"{prefix}{key}"
+        if key not in full:
+            raise BadInput(f"{where}: unknown key {name!r}{nearest(key, full.keys())}")
+        if isinstance(full[key], ConfigDict):
+            if not isinstance(value, ConfigDict):
+                raise BadInput(f"{where}: {name} is a section, got {value!r}")
+            merge(full[key], value, where, f"{name}.")
+            continue
+        try:
+            full[key] = value
+        except (TypeError, ValueError):
+            kind = _type_of(full, key)
+            raise BadInput(f"{where}: {name} wants {kind}, got {value!r}") from None
+
+
+def _type_of(section: ConfigDict, key: str) -> str:
+    field = section.get_oneway_ref(key) if section.get_type(key) is not type(None) else FieldReference(None)
+    return getattr(field.get_type(), "__name__", "another type")
+
+
+def resolve(config: Any) -> ConfigDict:
+    """The config with everything derivable filled in, and a section `derived`; idempotent, locked.
+
+    The order: the model's shape from `model.size`, N from the shape, D from the horizon, then batch, learning rate and
+    warmup by the named rule of (N, D), unless the config gives them.
+
+    Raises:
+      BadInput: a section contradicts itself, or the horizon is shorter than one step.
+    """
+    config = ConfigDict(config.copy_and_resolve_references())
+    config.unlock()
+    if "derived" in config:
+        del config.derived
+    family = family_of(config.task)
+    _validate(config)
+    for key, value in family.shape_for(config.model.get("size"), config).items():
+        if config.model[key] is None:
+            config.model[key] = value
+    family.validate(config)
+    cost = family.cost(config)
+    examples = _examples(config, family, cost)
+    rule = family.rules(config, cost.params_total, examples)
+    if config.batch_size is None:
+        config.batch_size = int(rule["batch_size"])
+    steps = round(examples / config.batch_size)
+    if steps < 1:
+        raise BadInput(
+            f"horizon: {examples:.3g} examples are less than half a batch of {config.batch_size}: "
+            "a larger budget, a smaller model or a smaller batch_size"
+        )
+    if config.optimizer.peak_lr is None:
+        config.optimizer.peak_lr = float(rule["peak_lr"])
+    if config.optimizer.weight_decay is None:
+        config.optimizer.weight_decay = optimizer.weight_decay(config.optimizer)
+    warmup = _warmup(config, steps, cost.tokens_per_example, rule)
+    seen = steps * config.batch_size
+    config.derived = ConfigDict(
+        {
+            "steps": steps,
+            "warmup_steps": warmup,
+            "params_total": cost.params_total,
+            "examples": seen,
+            "tokens": seen * cost.tokens_per_example,
+            "flops": float(seen * cost.flops_exact),
+        }
+    )
+    config.derived.run_id = run_id(config)
+    return config.lock()
+
+
+def _validate(config: Any) -> None:
+    optimizer.options(config.optimizer)
+    schedule.options(config.schedule)
+    given = [key for key, value in config.horizon.items() if value is not None]
+    if len(given) != 1:
+        raise BadInput(f"horizon: give exactly one of {', '.join(config.horizon)}; got {', '.join(given) or 'none'}")
+    if config.horizon[given[0]] <= 0:
+        raise BadInput(f"horizon.{given[0]}: must be positive, got {config.horizon[given[0]]}")
+    for key in ("params", "compute", "logits"):
+        if config.precision[key] not in DTYPES:
+            raise BadInput(f"precision.{key}: {config.precision[key]!r} is not one of {', '.join(DTYPES)}")
+    if config.precision.matmul not in MATMUL:
+        raise BadInput(f"precision.matmul: {config.precision.matmul!r} is not one of {', '.join(MATMUL)}")
+    for key in ("accumulate", "steps_per_call", "batch_size"):
+        if config[key] is not None and config[key] < 1:
+            raise BadInput(f"{key}: must be at least 1, got {config[key]}")
+    if config.batch_size is not None and config.batch_size % config.accumulate:
+        raise BadInput(f"accumulate: {config.accumulate} does not divide batch_size {config.batch_size}")
+    if sum(config.schedule[key] is not None for key in WARMUP) > 1:
+        raise BadInput(f"schedule: give at most one of {', '.join(WARMUP)}")
+    if not 0 <= config.optimizer.ema < 1:
+        raise BadInput(f"optimizer.ema: must be in [0, 1), got {config.optimizer.ema}")
+    if config.optimizer.peak_lr is not None and config.optimizer.peak_lr <= 0:
+        raise BadInput(f"optimizer.peak_lr: must be positive, got {config.optimizer.peak_lr}")
+
+
+def _examples(config: ConfigDict, family: Family, cost: Any) -> float:
+    (kind, amount), *_ = [(key, value) for key, value in config.horizon.items() if value is not None]
+    if kind == "steps":
+        if config.batch_size is None:
+            raise BadInput("horizon.steps needs batch_size: the batch rule follows from the horizon, not the reverse")
+        return amount * config.batch_size
+    if kind == "epochs":
+        available = family.available(config)
+        if available is None:
+            raise BadInput("horizon.epochs: this data never ends; give tokens, examples, steps or flops")
+        return amount * available
+    per_example = {
+        "tokens": cost.tokens_per_example,
+        "examples": 1,
+        "flops": cost.flops_exact,
+        "tokens_per_param": cost.tokens_per_example / cost.params_total,
+    }
+    return amount / per_example[kind]
+
+
+def _warmup(config: ConfigDict, steps: int, tokens_per_example: int, rule: dict[str, Any]) -> int:
+    section = config.schedule
+    if section.warmup_steps is not None:
+        warmup = section.warmup_steps
+    elif section.warmup_tokens is not None:
+        warmup = round(section.warmup_tokens / (config.batch_size * tokens_per_example))
+    elif section.warmup_fraction is not None:
+        warmup = round(section.warmup_fraction * steps)
+    else:
+        warmup = int(rule["warmup_steps"])
+    if not 0 <= warmup <= steps:
+        raise BadInput(f"schedule: a warmup of {warmup} steps does not fit a horizon of {steps} steps")
+    return warmup
+
+
+def semantic(config: ConfigDict) -> dict[str, Any]:
+    """What a resolved config means, flat (`model.width`: 256): no paths, speed switches, hosts or dates."""
+    indifferent = (*INDIFFERENT, *getattr(family_of(config.task), "INDIFFERENT", ()))
+    flat = flatten(config.to_dict())
+    kept = {key: value for key, value in flat.items() if not _under(key, indifferent)}
+    for key in WARMUP:
+        kept.pop(f"schedule.{key}", None)
+    kept["steps"], kept["warmup_steps"] = config.derived.steps, config.derived.warmup_steps
+    return kept
+
+
+def run_id(config: ConfigDict) -> str:
+    """The first 12 hex digits of the SHA-256 of the resolved semantic config."""
+    text = json.dumps(semantic(config), sort_keys=True, default=list)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested dict with dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """The keys by which two semantic configs differ."""
+    return sorted(key for key in old.keys() | new.keys() if _plain(old.get(key)) != _plain(new.get(key)))
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _under(key: str, sections: tuple[str, ...]) -> bool:
+    return any(key == section or key.startswith(f"{section}.") for section in sections)

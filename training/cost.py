@@ -1,0 +1,197 @@
+"""What a run costs: parameters by component, FLOPs by convention, the peaks of devices, and counting products in a jaxpr.
+
+A product of matrices (m, k) and (k, n) costs 2 m n k FLOPs. Element-wise work is not counted, so the numbers are exact
+statements about the products of a program, whatever compiles it.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from jax.extend import core
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """The cost of one model; every FLOP count is per training example.
+
+    Attributes:
+      params: parameters by component.
+      embedding: the components that the non-embedding count leaves out.
+      forward: FLOPs of the forward products by component, full attention.
+      forward_causal: the same with the products of attention that a causal mask keeps.
+      tokens_per_example: tokens (patches, ...) of an example.
+      params_active: parameters that one token uses; None: all of them.
+      recompute: FLOPs of the forward products that rematerialisation repeats in the backward pass.
+    """
+
+    params: Mapping[str, int]
+    embedding: tuple[str, ...]
+    forward: Mapping[str, float]
+    forward_causal: Mapping[str, float]
+    tokens_per_example: int
+    params_active: int | None = None
+    recompute: float = 0.0
+
+    @property
+    def params_total(self) -> int:
+        """All parameters."""
+        return sum(self.params.values())
+
+    @property
+    def params_non_embedding(self) -> int:
+        """Parameters outside the embedding components; an untied head counts (Kaplan et al. 2020, section 2.1)."""
+        return self.params_total - sum(self.params[name] for name in self.embedding)
+
+    @property
+    def active(self) -> int:
+        """Parameters that one token uses."""
+        return self.params_total if self.params_active is None else self.params_active
+
+    @property
+    def flops_per_example_6n(self) -> float:
+        """6 N a token, N all parameters (Hoffmann et al. 2022)."""
+        return 6.0 * self.params_total * self.tokens_per_example
+
+    @property
+    def flops_per_example_6n_non_embedding(self) -> float:
+        """6 N a token, N the non-embedding parameters (Kaplan et al. 2020)."""
+        return 6.0 * self.params_non_embedding * self.tokens_per_example
+
+    @property
+    def flops_forward(self) -> float:
+        """Forward products, full attention."""
+        return float(sum(self.forward.values()))
+
+    @property
+    def flops_backward(self) -> float:
+        """Backward products, full attention: the gradients with respect to both factors of every forward product."""
+        return 2 * self.flops_forward
+
+    @property
+    def flops_exact(self) -> float:
+        """Training products, full attention: 3 times forward."""
+        return 3 * self.flops_forward
+
+    @property
+    def flops_exact_causal(self) -> float:
+        """Training products that a causal mask keeps."""
+        return 3.0 * sum(self.forward_causal.values())
+
+    @property
+    def flops_hardware(self) -> float:
+        """Training products with those that rematerialisation repeats."""
+        return self.flops_exact + self.recompute
+
+
+@dataclasses.dataclass(frozen=True)
+class Peak:
+    """Dense peak FLOP/s of one chip without sparsity, by compute dtype, and where it is stated."""
+
+    flops: Mapping[str, float]
+    source: str
+
+
+_H100 = "NVIDIA H100 Tensor Core GPU datasheet (SXM; halves of the figures with sparsity)"
+_H200 = "NVIDIA H200 Tensor Core GPU datasheet (SXM; halves of the figures with sparsity)"
+_A100 = "NVIDIA A100 Tensor Core GPU datasheet"
+_HOPPER = {"bfloat16": 989.4e12, "float16": 989.4e12, "tensorfloat32": 494.7e12, "float32": 66.9e12}
+_AMPERE = {"bfloat16": 312e12, "float16": 312e12, "tensorfloat32": 156e12, "float32": 19.5e12}
+
+# `Device.device_kind` as JAX reports it, lower case. A chip that reports its halves as devices is not listed here.
+PEAKS: dict[str, Peak] = {
+    "nvidia h100 80gb hbm3": Peak(_HOPPER, _H100),
+    "nvidia h200": Peak(_HOPPER, _H200),
+    "nvidia a100-sxm4-40gb": Peak(_AMPERE, _A100),
+    "nvidia a100-sxm4-80gb": Peak(_AMPERE, _A100),
+    "nvidia a100-pcie-40gb": Peak(_AMPERE, _A100),
+    "nvidia a100 80gb pcie": Peak(_AMPERE, _A100),
+    "tpu v4": Peak({"bfloat16": 275e12}, "Google Cloud TPU documentation, TPU v4"),
+    "tpu v5 lite": Peak({"bfloat16": 197e12}, "Google Cloud TPU documentation, TPU v5e"),
+    "tpu v5e": Peak({"bfloat16": 197e12}, "Google Cloud TPU documentation, TPU v5e"),
+    "tpu v5": Peak({"bfloat16": 459e12}, "Google Cloud TPU documentation, TPU v5p"),
+    "tpu v5p": Peak({"bfloat16": 459e12}, "Google Cloud TPU documentation, TPU v5p"),
+    "tpu v6 lite": Peak({"bfloat16": 918e12}, "Google Cloud TPU documentation, TPU v6e"),
+    "tpu v6e": Peak({"bfloat16": 918e12}, "Google Cloud TPU documentation, TPU v6e"),
+}
+
+_FLOAT32_RUNS_AS = {
+    "default": "tensorfloat32",
+    "tensorfloat32": "tensorfloat32",
+    "highest": "float32",
+    "float32": "float32",
+    "bfloat16": "bfloat16",
+}
+
+
+def peak_flops(device_kind: str, compute: str, matmul: str = "default") -> float | None:
+    """Peak FLOP/s of one device for products of the compute dtype; None where no figure is known.
+
+    Args:
+      device_kind: `jax.Device.device_kind`.
+      compute: the compute dtype's name.
+      matmul: `jax_default_matmul_precision`. On NVIDIA chips float32 products run as TensorFloat-32 by default; only
+        "highest" and "float32" keep them whole. Float32 made of several bfloat16 passes, as on TPUs, has no figure.
+    """
+    peak = PEAKS.get(device_kind.lower())
+    if peak is None:
+        return None
+    return peak.flops.get(_FLOAT32_RUNS_AS.get(matmul, "") if compute == "float32" else compute)
+
+
+def mfu(flops: float, seconds: float, devices: int, peak: float | None) -> float | None:
+    """Model FLOPs utilisation (Chowdhery et al. 2022, appendix B): the share of the peak; None where it is unknown.
+
+    Args:
+      flops: the model's FLOPs in that time over all devices, without recomputation.
+      seconds: wall time.
+      devices: number of devices.
+      peak: peak FLOP/s of one device.
+    """
+    return None if peak is None or seconds <= 0 else flops / (seconds * devices * peak)
+
+
+def count_products(jaxpr: Any) -> float:
+    """FLOPs of every `dot_general` and convolution in a (closed) jaxpr, whatever it is nested in.
+
+    The body of a scan counts as often as it runs; a conditional as its dearest branch.
+
+    Raises:
+      ValueError: products inside a while loop, whose length a jaxpr does not tell.
+    """
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    return float(sum(_products(equation) for equation in jaxpr.eqns))
+
+
+def _products(equation: Any) -> float:
+    name, params = equation.primitive.name, equation.params
+    if name == "dot_general":
+        (contracted, _), _ = params["dimension_numbers"]
+        left = equation.invars[0].aval.shape
+        return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+    if name == "conv_general_dilated":
+        # Each output element sums over a kernel window of the input features of its group.
+        kernel = equation.invars[1].aval.shape
+        features = kernel[params["dimension_numbers"].rhs_spec[0]]
+        return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / features
+    inner = [count_products(part) for value in params.values() for part in _jaxprs(value)]
+    if not any(inner):
+        return 0.0
+    if name == "scan":
+        return params["length"] * sum(inner)
+    if name == "cond":
+        return max(inner)
+    if name == "while":
+        raise ValueError("count_products: products inside a while loop, whose number of turns is unknown")
+    if name in ("custom_vjp_call", "custom_vjp_call_jaxpr", "custom_jvp_call"):
+        return inner[0]  # the function itself; its rules are callables or run only when differentiated
+    return sum(inner)
+
+
+def _jaxprs(value: Any) -> list[Any]:
+    if isinstance(value, core.ClosedJaxpr | core.Jaxpr):
+        return [value]
+    if isinstance(value, tuple | list):
+        return [part for item in value for part in _jaxprs(item)]
+    return []

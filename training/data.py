@@ -1,0 +1,46 @@
+"""Global batches: each process makes only the rows that its devices hold, of batches that are pure functions of the step."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from training import mesh as meshes
+from training.errors import BadInput
+from training.task import Task
+
+Shapes = tuple[tuple[str, tuple[int, ...], np.dtype], ...]
+
+
+def shapes(task: Task, batch_size: int) -> Shapes:
+    """Name, global shape [batch, ...] and dtype of each array of a batch; hashable."""
+    first = task.batch(0, slice(0, 1))
+    return tuple((name, (batch_size, *array.shape[1:]), array.dtype) for name, array in first.items())
+
+
+def batches(task: Task, shapes: Shapes, mesh: Mesh, step: int, n: int) -> dict[str, jax.Array]:
+    """Batches step .. step + n - 1 as global arrays [n, batch, ...], split over the batch axis."""
+    made: dict[tuple[int, int | None, int | None], dict[str, np.ndarray]] = {}
+
+    def rows(name: str) -> Callable[[slice], np.ndarray]:
+        def get(part: slice) -> np.ndarray:
+            for k in range(step, step + n):
+                if (k, part.start, part.stop) not in made:
+                    made[k, part.start, part.stop] = task.batch(k, part)
+            return np.stack([made[k, part.start, part.stop][name] for k in range(step, step + n)])
+
+        return get
+
+    return {name: meshes.place(rows(name), (n, *shape), mesh, batch_axis=1) for name, shape, _ in shapes}
+
+
+def check_divisible(config: ConfigDict, mesh: Mesh) -> None:
+    """Raise BadInput where the batch does not split evenly over the mesh and the micro-batches."""
+    ways = meshes.batch_ways(mesh) * config.accumulate
+    if config.batch_size % ways:
+        raise BadInput(
+            f"batch_size: {config.batch_size} is not divisible by {ways} "
+            f"(mesh {dict(mesh.shape)}, accumulate {config.accumulate})"
+        )

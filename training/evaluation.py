@@ -1,0 +1,33 @@
+"""Evaluation over a task's whole fixed set."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from training import mesh as meshes, step as steps
+from training.task import Task
+
+
+def evaluate(task: Task, params: Any, stats: Any, mesh: Mesh, matmul: str = "default") -> dict[str, Any]:
+    """The metrics of the task's evaluation set, the last partial batch included.
+
+    Scores of batch i are fetched after batch i+1 is dispatched. The result depends on neither batch size nor devices but
+    for rounding: the task sums what the batches return on the host, in float64.
+    """
+    score = steps.scorer(task.model, mesh, matmul)
+
+    def outputs() -> Iterator[Any]:
+        pending = None
+        for batch in task.eval_batches():
+            placed = {name: meshes.place(array.__getitem__, array.shape, mesh) for name, array in batch.items()}
+            dispatched = score(params, stats, placed)
+            if pending is not None:
+                yield jax.tree.map(np.asarray, pending)
+            pending = dispatched
+        if pending is not None:
+            yield jax.tree.map(np.asarray, pending)
+
+    return task.summarize(outputs())

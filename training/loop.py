@@ -1,0 +1,154 @@
+"""One run, from a config to a record: the only training loop of the house."""
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from training import checkpoint, data, evaluation, mesh as meshes, record, schedule, signals, step as steps
+from training.config import resolve
+from training.meter import Diverged, Meter, Observer
+from training.task import Task, resolve as family_of
+
+
+def run(
+    config: ConfigDict,
+    workdir: Path | str,
+    observers: Iterable[Observer] = (),
+    allow_change: tuple[str, ...] = (),
+    extra: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Train one run to its end, or continue it from its last checkpoint; returns its result.
+
+    Args:
+      config: complete; resolved here.
+      workdir: the run directory; a run that has ended there is returned as it is.
+      observers: called with (step, metrics) at every logged step, e.g. a progress bar or a mirror.
+      allow_change: semantic keys that may differ from the config that began the run.
+      extra: entries for the record, e.g. the sweep and its design columns.
+    Raises:
+      BadInput: a config, workdir, checkpoint or corpus that does not fit.
+      signals.Interrupted: stopped by a signal, after saving a checkpoint.
+    """
+    config = resolve(config)
+    with record.open_run(Path(workdir), config, allow_change) as directory:
+        ended = directory.result()
+        if ended is not None:
+            return ended
+        family = family_of(config.task)
+        mesh = meshes.build(config.mesh)
+        data.check_divisible(config, mesh)
+        task = family.build(config)
+        env = record.environment(config, mesh, **task.facts())
+        directory.check_data(env)
+        keep = (config.checkpoint[key] for key in ("keep_last", "keep_best", "keep_every"))
+        saved = checkpoint.Checkpoints(directory.path, *keep)
+        try:
+            done, measured = _train(config, task, mesh, directory, env, saved, observers)
+        finally:
+            saved.close()
+        result = record.result(config, family.cost(config), task.facts(), env, done, measured) | (extra or {})
+        directory.finish(result)
+        return result
+
+
+def _train(
+    config: ConfigDict,
+    task: Task,
+    mesh: Mesh,
+    directory: record.RunDirectory,
+    env: dict[str, Any],
+    saved: checkpoint.Checkpoints,
+    observers: Iterable[Observer],
+) -> tuple[int, dict[str, Any]]:
+    """Train to the horizon; returns the steps done and what was measured."""
+    total, stride, seed = config.derived.steps, config.steps_per_call, np.int32(config.seed)
+    hyper = steps.hyper(config, task)
+    shapes = data.shapes(task, config.batch_size)
+    rates = config.optimizer.peak_lr * schedule.values(config.schedule, total, config.derived.warmup_steps)
+    recipe = steps.recipe(task.model, config)
+    began = time.perf_counter()
+    programs = {n: steps.compiled(recipe, mesh, n, shapes, tuple(hyper)) for n in _strides(total, stride)}
+    compiling = time.perf_counter() - began
+    program = next(iter(programs.values()))
+    step = start = saved.latest() or 0
+    if start:
+        state = saved.restore(start, program.abstract, program.shardings)
+    else:
+        state = program.init(seed, hyper)
+    directory.start(config, env)
+    meter = Meter(directory, start, total, config.log.every, rates, config.derived.tokens // total, observers)
+
+    def evaluate() -> dict[str, Any]:
+        params = state.params if state.ema is None else state.ema
+        paused = time.perf_counter()
+        scores = evaluation.evaluate(task, params, state.stats, mesh, config.precision.matmul)
+        meter.uncounted(time.perf_counter() - paused)
+        return scores
+
+    status, scores = "completed", {"loss": None, "loss_sem": None}
+    saved_at = time.perf_counter()
+    try:
+        with signals.stoppable() as stop:
+            while step < total:
+                n = stride if step + stride <= total else 1
+                batch = data.batches(task, shapes, mesh, step, n)
+                state, metrics = programs[n].train(state, batch, rates[step : step + n], seed, hyper)
+                meter.put(step, metrics)
+                step += n
+                loss = None
+                if step < total and _crossed(step, n, config.log.evaluate_every):
+                    meter.flush()
+                    interim = evaluate()
+                    loss = interim["loss"]
+                    directory.log(step, **{f"eval_{name}": value for name, value in interim.items()})
+                minutes = (time.perf_counter() - saved_at) / 60
+                due = _crossed(step, n, config.checkpoint.every_steps) or 0 < config.checkpoint.every_minutes <= minutes
+                if step < total and (due or stop):
+                    meter.flush()
+                    saved.save(step, state, loss)
+                    saved_at = time.perf_counter()
+                    if stop:
+                        saved.wait()
+                        raise signals.Interrupted(stop[0], step)
+            meter.flush()
+    except Diverged as error:
+        status, step = "diverged", error.step
+    seconds = meter.seconds()
+    if status == "completed":
+        scores = evaluate()
+        if config.checkpoint.final:
+            saved.save(step, state, scores["loss"])
+    lines = [line for line in record.read_metrics(directory.path) if line.get("loss") is not None]
+    return step, {
+        "status": status,
+        **scores,
+        "train_loss": _recent(lines),
+        "last_good": lines[-1] if status == "diverged" and lines else None,
+        "wall_seconds": meter.earlier + time.perf_counter() - began,
+        "train_seconds": seconds,
+        "compile_seconds": compiling,
+        "continued_from": start or None,
+    }
+
+
+def _strides(total: int, stride: int) -> tuple[int, ...]:
+    """The lengths of the calls that make up a run: full strides from step 0, then single steps.
+
+    A function of the horizon alone, so that a run that was cut makes the same calls as one that was not.
+    """
+    return (1,) if stride == 1 or total < stride else (stride, 1) if total % stride else (stride,)
+
+
+def _crossed(step: int, n: int, every: int) -> bool:
+    return bool(every) and step // every > (step - n) // every
+
+
+def _recent(lines: list[dict[str, Any]]) -> float | None:
+    """The mean training loss over the last tenth of the logged steps."""
+    tail = [line["loss"] for line in lines[-max(1, len(lines) // 10) :]]
+    return sum(tail) / len(tail) if tail else None

@@ -1,0 +1,119 @@
+"""One mesh and one rule table: which mesh axes each logical axis of a parameter or activation is split over."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from training.errors import BadInput
+
+AXES = ("data", "fsdp", "tensor")
+
+# logical axis -> mesh axes. A model names logical axes; an axis that is not in this table is an error.
+RULES: dict[str, str | tuple[str, ...] | None] = {
+    "batch": ("data", "fsdp"),
+    "length": None,
+    "layers": None,
+    "vocab": "tensor",
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv": "tensor",
+    "mlp": "tensor",
+    "position": None,
+    "in": None,
+    "out": "fsdp",
+}
+
+
+def build(sizes: Mapping[str, int], devices: list[Any] | None = None) -> Mesh:
+    """The mesh of `sizes` (an entry per axis of `AXES`; one may be -1: all devices that are left).
+
+    Raises:
+      BadInput: the product of the sizes is not the number of devices it may use, or a size is not positive.
+    """
+    devices = jax.devices() if devices is None else devices
+    shape = [sizes[axis] for axis in AXES]
+    if shape.count(-1) > 1 or any(size < 1 and size != -1 for size in shape):
+        raise BadInput(f"mesh: sizes must be positive with at most one -1, got {dict(zip(AXES, shape, strict=True))}")
+    if -1 in shape:
+        rest = math.prod(size for size in shape if size != -1)
+        if len(devices) % rest:
+            raise BadInput(f"mesh: {len(devices)} devices are not divisible by {rest}, the product of the given axes")
+        shape[shape.index(-1)] = len(devices) // rest
+    wanted = math.prod(shape)
+    if wanted > len(devices):
+        raise BadInput(f"mesh: {dict(zip(AXES, shape, strict=True))} wants {wanted} devices, there are {len(devices)}")
+    if wanted < len(devices) and jax.process_count() > 1:
+        raise BadInput(f"mesh: {wanted} of {len(devices)} devices named; a run over many hosts must use all of them")
+    return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:wanted])
+
+
+def batch_ways(mesh: Mesh) -> int:
+    """Number of shards that a batch is split into."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def spec(*logical: str | None) -> PartitionSpec:
+    """The partition of an array whose dimensions carry these logical axes (None: not split)."""
+    try:
+        return PartitionSpec(*(None if axis is None else RULES[axis] for axis in logical))
+    except KeyError as error:
+        raise BadInput(f"mesh: no rule for the logical axis {error.args[0]!r}; known: {', '.join(RULES)}") from None
+
+
+def shardings(abstract: Any, mesh: Mesh) -> Any:
+    """A `NamedSharding` for every leaf of a tree of boxed abstract parameters.
+
+    A dimension that its mesh axes do not divide stays whole (a tiny model on a wide mesh still runs).
+
+    Raises:
+      BadInput: a parameter carries no logical axes, or one that no rule covers.
+    """
+
+    def place(path: Any, leaf: Any) -> NamedSharding:
+        if not isinstance(leaf, nn.LogicallyPartitioned):
+            raise BadInput(f"mesh: parameter {jax.tree_util.keystr(path)} names no logical axes")
+        shape = leaf.value.shape
+        if len(leaf.names) != len(shape):
+            raise BadInput(f"mesh: parameter {jax.tree_util.keystr(path)}: axes {leaf.names} for the shape {shape}")
+        return NamedSharding(mesh, _divisible(spec(*leaf.names), shape, mesh))
+
+    return jax.tree_util.tree_map_with_path(place, abstract, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
+
+
+def _divisible(partition: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    def ways(entry: Any) -> int:
+        names = () if entry is None else (entry,) if isinstance(entry, str) else entry
+        return math.prod(mesh.shape[name] for name in names)
+
+    return PartitionSpec(*(e if size % ways(e) == 0 else None for e, size in zip(partition, shape, strict=True)))
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of what every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
+    """Pin an activation to the mesh of the surrounding `jax.set_mesh`; the identity where there is none."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or mesh.size == 1:
+        return x
+    return jax.lax.with_sharding_constraint(x, _divisible(spec(*logical), x.shape, mesh))  # type: ignore[arg-type]
+
+
+def place(rows: Any, shape: tuple[int, ...], mesh: Mesh, batch_axis: int = 0) -> jax.Array:
+    """A global array split over the batch axis, of which this process makes only the rows that its devices hold.
+
+    Args:
+      rows: `rows(slice) -> array`, those rows of the global array along `batch_axis`.
+      shape: the global shape.
+    """
+    partition: list[Any] = [None] * len(shape)
+    partition[batch_axis] = RULES["batch"]
+    sharding = NamedSharding(mesh, _divisible(PartitionSpec(*partition), shape, mesh))
+    return jax.make_array_from_callback(shape, sharding, lambda index: np.asarray(rows(index[batch_axis]))  # type: ignore[index])

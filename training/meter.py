@@ -1,0 +1,92 @@
+"""What a run tells while it trains: metrics fetched one call late, logged, watched for divergence, timed across restarts."""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import jax
+import numpy as np
+
+from training.record import RunDirectory, read_metrics
+
+Observer = Callable[[int, dict[str, Any]], None]
+
+
+class Diverged(RuntimeError):
+    """A loss that is not finite; `step` is the last good one."""
+
+    def __init__(self, step: int):
+        super().__init__(f"loss not finite after step {step}")
+        self.step = step
+
+
+class Meter:
+    """The metrics and the clock of one run.
+
+    Args:
+      directory: where lines go.
+      start: the step that this attempt begins at; earlier attempts' seconds up to it are counted in.
+      total: the horizon.
+      every: log each so many steps, the first and the last too.
+      learning_rates: float32 [total].
+      tokens: tokens a step.
+      observers: called with (step, metrics) at every logged step.
+    """
+
+    def __init__(
+        self,
+        directory: RunDirectory,
+        start: int,
+        total: int,
+        every: int,
+        learning_rates: np.ndarray,
+        tokens: int,
+        observers: Iterable[Observer] = (),
+    ):
+        self._directory, self._total, self._every = directory, total, max(every, 1)
+        self._rates, self._tokens, self._observers = learning_rates, tokens, tuple(observers)
+        earlier = [
+            line["seconds"] for line in read_metrics(directory.path) if line["step"] <= start and "seconds" in line
+        ]
+        self.earlier = earlier[-1] if earlier else 0.0  # seconds of earlier attempts
+        self._began = time.perf_counter() - self.earlier
+        self._pending: tuple[int, dict[str, jax.Array]] | None = None
+
+    def seconds(self) -> float:
+        """Seconds spent training, over all attempts."""
+        return time.perf_counter() - self._began
+
+    def uncounted(self, seconds: float) -> None:
+        """Leave out seconds spent on something else, such as an evaluation."""
+        self._began += seconds
+
+    def put(self, step: int, metrics: dict[str, jax.Array]) -> None:
+        """Take the metrics [n] of a call that began at `step`, and settle those of the call before: no sync with this one.
+
+        Raises:
+          Diverged: a loss of the call before was not finite.
+        """
+        previous, self._pending = self._pending, (step, metrics)
+        self._settle(previous)
+
+    def flush(self) -> None:
+        """Settle what is left."""
+        previous, self._pending = self._pending, None
+        self._settle(previous)
+
+    def _settle(self, pending: tuple[int, dict[str, jax.Array]] | None) -> None:
+        if pending is None:
+            return
+        begin, metrics = pending[0], {name: np.asarray(values) for name, values in pending[1].items()}
+        for i, loss in enumerate(metrics["loss"]):
+            step = begin + i + 1
+            if not math.isfinite(loss):
+                raise Diverged(step - 1)
+            if step % self._every == 0 or step in (1, self._total):
+                line = {name: float(values[i]) for name, values in metrics.items()}
+                line |= {"learning_rate": float(self._rates[step - 1]), "tokens": step * self._tokens}
+                line["seconds"] = self.seconds()
+                self._directory.log(step, **line)
+                for observe in self._observers:
+                    observe(step, line)

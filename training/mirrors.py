@@ -1,0 +1,81 @@
+"""Optional mirrors of a run's metrics: TensorBoard and Weights & Biases. The run's own files stay the truth."""
+
+import contextlib
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from training.errors import BadInput
+from training.meter import Observer
+
+
+@contextlib.contextmanager
+def tensorboard(workdir: Path) -> Iterator[Observer]:
+    """Write event files under `<workdir>/tensorboard`.
+
+    Raises:
+      BadInput: tensorboardX is not installed.
+    """
+    writer = _library("tensorboardX", "tensorboard").SummaryWriter(str(workdir / "tensorboard"))
+
+    def observe(step: int, metrics: dict[str, Any]) -> None:
+        for name, value in _numbers(metrics).items():
+            writer.add_scalar(name, value, step)
+
+    try:
+        yield observe
+    finally:
+        writer.close()
+
+
+@contextlib.contextmanager
+def wandb(workdir: Path, config: dict[str, Any], name: str) -> Iterator[Observer]:
+    """Log to Weights & Biases as the environment says (WANDB_PROJECT, WANDB_MODE, ...); a run that goes on keeps its id.
+
+    Raises:
+      BadInput: wandb is not installed.
+    """
+    library = _library("wandb", "wandb")
+    run = library.init(dir=str(workdir), config=config, id=name, name=name, resume="allow")
+    try:
+        yield lambda step, metrics: run.log(_numbers(metrics), step=step)
+    finally:
+        run.finish()
+
+
+@contextlib.contextmanager
+def profiler(workdir: Path) -> Iterator[Observer]:
+    """Write a JAX profile of the steps between the first two logged ones to `<workdir>/profile`."""
+    state = {"running": False, "done": False}
+
+    def stop() -> None:
+        if state["running"]:
+            jax.profiler.stop_trace()
+            state.update(running=False, done=True)
+
+    def observe(step: int, metrics: dict[str, Any]) -> None:
+        del step, metrics
+        if state["running"]:
+            stop()
+        elif not state["done"]:
+            jax.profiler.start_trace(str(workdir / "profile"))
+            state["running"] = True
+
+    try:
+        yield observe
+    finally:
+        stop()
+
+
+def _library(module: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise BadInput(f"--{extra}: {module} is not installed; pip install 'isoflop[{extra}]'") from error
+
+
+def _numbers(metrics: dict[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}

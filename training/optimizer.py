@@ -1,0 +1,142 @@
+"""Optimizers by name from optax, with learning rate, decay and clipping as inputs of the step rather than constants.
+
+The update is p <- p - lr * (u + weight_decay * m * p): decay is decoupled from the gradient (Loshchilov and Hutter 2019)
+and multiplied by the learning rate of the step, as in optax and PyTorch; m is 1 for the roles named in
+`optimizer.decay_roles`. u is what the table's transformation makes of the clipped gradient.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from optax import contrib
+
+from training.errors import BadInput
+from training.schedule import chosen
+
+ROLES = ("matrix", "embedding", "vector")
+
+
+class Optimizer(NamedTuple):
+    """`build(axes, **options)` gives the transformation of gradients into u; `axes` is the tree of logical axes."""
+
+    build: Callable[..., optax.GradientTransformation]
+    options: dict[str, Any]
+    weight_decay: float
+
+
+class Axes(NamedTuple):
+    """The logical axes of one parameter, a leaf of its own."""
+
+    names: tuple[str | None, ...]
+
+
+def axes_of(boxed: Any) -> Any:
+    """The tree of `Axes` of a tree of boxed parameters."""
+    return jax.tree.map(lambda leaf: Axes(leaf.names), boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
+
+
+def role(axes: Axes) -> str:
+    """`embedding` where the vocabulary or a position is an axis (the untied head too), `vector` below two dimensions
+    a layer (norm scales, biases), else `matrix`."""
+    names = [name for name in axes.names if name != "layers"]
+    if "vocab" in names or "position" in names:
+        return "embedding"
+    return "matrix" if len(names) >= 2 else "vector"
+
+
+def _map(fn: Callable[[Axes], Any], axes: Any) -> Any:
+    return jax.tree.map(fn, axes, is_leaf=lambda x: isinstance(x, Axes))
+
+
+def _muon(axes: Any, momentum: float, b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    # Without dimension numbers optax sends stacked (layers, in, out) kernels to Adam; every axis but the layers and the
+    # last is reduced over.
+    def dimensions(leaf: Axes) -> contrib.MuonDimensionNumbers | None:
+        if role(leaf) != "matrix":
+            return None
+        inner = [i for i, name in enumerate(leaf.names) if name != "layers"]
+        return contrib.MuonDimensionNumbers(reduction_axis=tuple(inner[:-1]), output_axis=inner[-1])
+
+    numbers = _map(dimensions, axes)
+    muon = contrib.muon(
+        learning_rate=1.0,
+        beta=momentum,
+        adam_b1=b1,
+        adam_b2=b2,
+        eps=eps,
+        muon_weight_dimension_numbers=lambda params: numbers,
+        # Updates as large as Adam's, so that one learning rate serves matrices and the rest (Liu et al. 2025, eq. 4).
+        consistent_rms=0.2,
+    )
+    return optax.chain(muon, optax.scale(-1.0))
+
+
+def _adafactor(axes: Any, decay_rate: float, eps: float) -> optax.GradientTransformation:
+    del axes
+    return optax.chain(
+        optax.scale_by_factored_rms(decay_rate=decay_rate, epsilon=eps),
+        optax.clip_by_block_rms(1.0),
+        optax.scale_by_param_block_rms(),
+    )
+
+
+TABLE: dict[str, Optimizer] = {
+    "sgd": Optimizer(lambda axes: optax.identity(), {}, 0.0),
+    "momentum": Optimizer(lambda axes, momentum: optax.trace(momentum), {"momentum": 0.9}, 0.0),
+    "nesterov": Optimizer(lambda axes, momentum: optax.trace(momentum, nesterov=True), {"momentum": 0.9}, 0.0),
+    "adam": Optimizer(
+        lambda axes, b1, b2, eps: optax.scale_by_adam(b1, b2, eps), {"b1": 0.9, "b2": 0.999, "eps": 1e-8}, 0.0
+    ),
+    "adamw": Optimizer(
+        lambda axes, b1, b2, eps: optax.scale_by_adam(b1, b2, eps), {"b1": 0.9, "b2": 0.95, "eps": 1e-8}, 0.1
+    ),
+    "adafactor": Optimizer(_adafactor, {"decay_rate": 0.8, "eps": 1e-30}, 0.0),
+    "lion": Optimizer(lambda axes, b1, b2: optax.scale_by_lion(b1, b2), {"b1": 0.9, "b2": 0.99}, 0.1),
+    "muon": Optimizer(_muon, {"momentum": 0.95, "b1": 0.9, "b2": 0.95, "eps": 1e-8}, 0.1),
+}
+
+
+def options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the named optimizer.
+
+    Raises:
+      BadInput: an unknown name or role, or an option that this optimizer does not use.
+    """
+    for name in config["decay_roles"]:
+        if name not in ROLES:
+            raise BadInput(f"optimizer.decay_roles: no role {name!r} (known: {', '.join(ROLES)})")
+    return chosen("optimizer", TABLE, config, {"name", "peak_lr", "weight_decay", "decay_roles", "clip", "ema"})
+
+
+def weight_decay(config: Mapping[str, Any]) -> float:
+    """The weight decay of the config, or the named optimizer's own."""
+    given = config["weight_decay"]
+    return TABLE[config["name"]].weight_decay if given is None else given
+
+
+def build(name: str, axes: Any, **own: Any) -> optax.GradientTransformation:
+    """The transformation that turns clipped gradients into updates u, before learning rate and decay."""
+    return TABLE[name].build(axes, **own)
+
+
+def clipped(grads: Any, limit: jax.Array) -> tuple[Any, jax.Array]:
+    """Gradients scaled to a global norm of at most `limit` (infinity: never), and the norm before."""
+    norm = optax.tree.norm(grads)
+    factor = jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-30))
+    return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads), norm
+
+
+def apply(params: Any, updates: Any, axes: Any, roles: tuple[str, ...], lr: jax.Array, decay: jax.Array) -> Any:
+    """One update, p - lr * (u + decay * m * p), in the precision of the parameters."""
+
+    def leaf(axis: Axes, p: jax.Array, u: jax.Array) -> jax.Array:
+        step = u.astype(jnp.float32)
+        if role(axis) in roles:
+            step = step + decay * p
+        return (p - lr * step).astype(p.dtype)
+
+    return jax.tree.map(leaf, axes, params, updates, is_leaf=lambda x: isinstance(x, Axes))

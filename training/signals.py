@@ -1,0 +1,40 @@
+"""Stopping politely: the first SIGINT or SIGTERM asks the loop to save and leave, a second one leaves at once."""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+
+CAUGHT = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(RuntimeError):
+    """A run stopped by a signal after it saved a checkpoint; the same command continues it."""
+
+    def __init__(self, number: int, step: int):
+        super().__init__(f"stopped by {signal.Signals(number).name} at step {step}; the same command continues it")
+        self.exit_code = 128 + number
+
+
+@contextlib.contextmanager
+def stoppable() -> Iterator[list[int]]:
+    """A list that is empty until a signal comes, whose number it then holds."""
+    received: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield received
+        return
+    previous = {number: signal.getsignal(number) for number in CAUGHT}
+
+    def note(number: int, frame: object) -> None:
+        del frame
+        received.append(number)
+        for each, handler in previous.items():
+            signal.signal(each, handler)
+
+    for number in CAUGHT:
+        signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,201 @@
+"""The pure train and evaluation steps, and the one place where they are jitted."""
+
+import functools
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from training import mesh as meshes, optimizer as optimizers, rng, state as states
+from training.state import State
+from training.task import Model, Task
+
+
+class Recipe(NamedTuple):
+    """Everything that a compiled step depends on beside the shapes of its arguments; hashable, so that runs share steps."""
+
+    model: Model
+    optimizer: str
+    options: tuple[tuple[str, Any], ...]  # of the optimizer
+    decay_roles: tuple[str, ...]
+    ema: bool
+    accumulate: int
+    matmul: str
+
+
+class Compiled(NamedTuple):
+    """Compiled functions of one recipe on one mesh, and what compiling them took."""
+
+    init: Callable[..., State]
+    train: Callable[..., tuple[State, dict[str, jax.Array]]]
+    shardings: State
+    abstract: State
+    seconds: float
+    memory_bytes: int
+
+
+def recipe(model: Model, config: Any) -> Recipe:
+    """The recipe of a model under a resolved config."""
+    return Recipe(
+        model=model,
+        optimizer=config.optimizer.name,
+        options=tuple(sorted(optimizers.options(config.optimizer).items())),
+        decay_roles=tuple(config.optimizer.decay_roles),
+        ema=config.optimizer.ema > 0,
+        accumulate=config.accumulate,
+        matmul=config.precision.matmul,
+    )
+
+
+def hyper(config: Any, task: Task) -> dict[str, np.float32]:
+    """The scalars that enter a step as arrays: the optimizer's and the task's own."""
+    values = {
+        "weight_decay": config.optimizer.weight_decay,
+        "clip": config.optimizer.clip or math.inf,
+        "ema": config.optimizer.ema,
+        **task.hyper(),
+    }
+    return {name: np.float32(value) for name, value in values.items()}
+
+
+def train_step(
+    recipe: Recipe,
+    transform: optax.GradientTransformation,
+    axes: Any,
+    state: State,
+    batch: Any,
+    lr: jax.Array,
+    seed: jax.Array,
+    hyper: Mapping[str, jax.Array],
+) -> tuple[State, dict[str, jax.Array]]:
+    """One optimizer step.
+
+    Args:
+      state: the state after `state.step` steps.
+      batch: arrays [batch, ...].
+      lr: the learning rate of this step; () float32.
+      seed: the run's seed; dropout is drawn from (seed, "dropout", step, micro-batch).
+      hyper: scalars: "weight_decay", "clip", "ema" and the model's own.
+    Returns:
+      The next state, and metrics: "loss", "grad_norm" and the model's own, averaged over the weight of the whole batch.
+    """
+    key = rng.key(seed, "dropout", state.step)
+    differentiate = jax.value_and_grad(recipe.model.loss, has_aux=True)
+    if recipe.accumulate == 1:
+        (_, (sums, stats)), grads = differentiate(state.params, state.stats, batch, key, hyper)
+    else:
+        sums, stats, grads = _accumulated(differentiate, recipe.accumulate, state, batch, key, hyper)
+    weight = sums.pop("weight")
+    grads = jax.tree.map(lambda g: (g / weight).astype(g.dtype), grads)
+    grads, norm = optimizers.clipped(grads, hyper["clip"])
+    updates, moments = transform.update(grads, state.moments, state.params)
+    params = optimizers.apply(state.params, updates, axes, recipe.decay_roles, lr, hyper["weight_decay"])
+    ema = state.ema
+    if recipe.ema:
+        ema = jax.tree.map(lambda e, p: e + (1 - hyper["ema"]).astype(e.dtype) * (p - e), ema, params)
+    metrics = {name: value / weight for name, value in sums.items()} | {"grad_norm": norm}
+    return State(step=state.step + 1, params=params, stats=stats, moments=moments, ema=ema), metrics
+
+
+def _accumulated(differentiate: Any, parts: int, state: State, batch: Any, key: jax.Array, hyper: Any) -> Any:
+    """Sums and gradients over micro-batches, one after another in a scan; every micro-batch spans all devices."""
+
+    def split(x: jax.Array) -> jax.Array:
+        # Row r goes to micro-batch r mod parts, so that a batch split over devices stays where it is.
+        x = jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
+        return meshes.constrain(x, None, "batch", *(None,) * (x.ndim - 2))
+
+    def body(carry: Any, part: Any) -> Any:
+        index, micro = part
+        sums, stats, grads = carry
+        micro_key = jax.random.fold_in(key, index)
+        (_, (more, stats)), extra = differentiate(state.params, stats, micro, micro_key, hyper)
+        return (jax.tree.map(jnp.add, sums, more), stats, jax.tree.map(jnp.add, grads, extra)), None
+
+    micro_batches = jax.tree.map(split, batch)
+    first = jax.tree.map(lambda x: x[0], micro_batches)
+    shapes = jax.eval_shape(differentiate, state.params, state.stats, first, key, hyper)
+    (_, (sums, _)), grads = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    (sums, stats, grads), _ = jax.lax.scan(body, (sums, state.stats, grads), (jnp.arange(parts), micro_batches))
+    return sums, stats, grads
+
+
+def train_steps(
+    recipe: Recipe, transform: Any, axes: Any, state: State, batches: Any, lr: Any, seed: Any, hyper: Any
+) -> Any:
+    """As many steps as `lr` is long, in one call; batches [steps, batch, ...], metrics [steps]."""
+    if lr.shape[0] == 1:
+        state, metrics = train_step(
+            recipe, transform, axes, state, jax.tree.map(lambda x: x[0], batches), lr[0], seed, hyper
+        )
+        return state, jax.tree.map(lambda m: m[None], metrics)
+
+    def body(state: State, inputs: Any) -> Any:
+        batch, rate = inputs
+        return train_step(recipe, transform, axes, state, batch, rate, seed, hyper)
+
+    return jax.lax.scan(body, state, (batches, lr))
+
+
+@functools.lru_cache(maxsize=64)
+def compiled(
+    recipe: Recipe, mesh: Mesh, steps: int, batch: tuple[tuple[str, tuple[int, ...], Any], ...], names: tuple[str, ...]
+) -> Compiled:
+    """Compile initialisation and `steps` train steps of a recipe, once for all runs of a shape.
+
+    Args:
+      mesh: where the state and the batches lie.
+      steps: optimizer steps a call.
+      batch: (name, shape [batch, ...], dtype) of each array of a batch.
+      names: the names of the scalars in `hyper`.
+    """
+    hyper = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in names}
+    scalar = jax.ShapeDtypeStruct((), jnp.int32)
+    variables = states.boxed(recipe.model, hyper)
+    axes = states.axes(variables)
+    transform = optimizers.build(recipe.optimizer, axes, **dict(recipe.options))
+    begin = functools.partial(states.init, recipe.model, transform, recipe.ema)
+    abstract = jax.eval_shape(begin, scalar, hyper)
+    placed = states.shardings(abstract, variables, mesh)
+    whole = meshes.replicated(mesh)
+    inputs = {
+        name: jax.ShapeDtypeStruct(
+            (steps, *shape), dtype, sharding=NamedSharding(mesh, PartitionSpec(None, meshes.RULES["batch"]))
+        )
+        for name, shape, dtype in batch
+    }
+    rates = jax.ShapeDtypeStruct((steps,), jnp.float32, sharding=whole)
+    started = time.perf_counter()
+    with jax.set_mesh(mesh), jax.default_matmul_precision(None if recipe.matmul == "default" else recipe.matmul):
+        init = jax.jit(begin, out_shardings=placed).lower(scalar, hyper).compile()
+        train = (
+            jax.jit(
+                functools.partial(train_steps, recipe, transform, axes),
+                in_shardings=(placed, jax.tree.map(lambda x: x.sharding, inputs), whole, whole, whole),
+                out_shardings=(placed, whole),
+                donate_argnums=0,
+            )
+            .lower(abstract, inputs, rates, scalar, hyper)
+            .compile()
+        )
+    memory = train.memory_analysis()
+    needed = 0 if memory is None else memory.temp_size_in_bytes + memory.argument_size_in_bytes
+    return Compiled(init, train, placed, abstract, time.perf_counter() - started, needed)
+
+
+@functools.lru_cache(maxsize=64)
+def scorer(model: Model, mesh: Mesh, matmul: str) -> Callable[[Any, Any, Any], Any]:
+    """The jitted evaluation step of a model: (params, stats, batch) -> scores, gathered whole on every device."""
+    jitted = jax.jit(model.score, out_shardings=meshes.replicated(mesh))
+
+    def score(params: Any, stats: Any, batch: Any) -> Any:
+        with jax.set_mesh(mesh), jax.default_matmul_precision(None if matmul == "default" else matmul):
+            return jitted(params, stats, batch)
+
+    return score

@@ -1,0 +1,111 @@
+"""What a family of models tells the engine, and the one dynamic import by which the house finds it."""
+
+import importlib
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from training.cost import Cost
+from training.errors import BadInput, nearest
+
+FAMILIES = ("lm", "vision")
+
+Arrays = dict[str, np.ndarray]
+
+
+class Model(Protocol):
+    """The compiled part of a task: pure functions of a frozen, hashable value; equal models share compiled steps."""
+
+    def init(self, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
+        """Variables {"params": ..., other collections}, each leaf boxed with its logical axes."""
+        ...
+
+    def loss(self, params: Any, stats: Any, batch: Any, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
+        """(total, (sums, stats)): the SUM of what is minimised over the batch's weight, and sums for the metrics.
+
+        `sums` holds at least "weight" (tokens or images) and "loss" (the reported loss, summed); the engine divides
+        totals and gradients by the weight of the whole batch, so accumulation and sharding leave the result exact."""
+        ...
+
+    def score(self, params: Any, stats: Any, batch: Any) -> Any:
+        """What an evaluation keeps of each example of a batch: arrays whose first axis is the batch."""
+        ...
+
+
+class Task(Protocol):
+    """One resolved run: its model, its data and its evaluation."""
+
+    model: Model
+
+    def hyper(self) -> dict[str, float]:
+        """Scalars that enter `init` and `loss` as arrays: changing one never recompiles."""
+        ...
+
+    def batch(self, k: int, rows: slice) -> Arrays:
+        """Those rows of global batch k, a pure function of (data seed, k)."""
+        ...
+
+    def eval_batches(self) -> Iterable[Arrays]:
+        """The fixed evaluation set in batches of one size, the last padded; pads carry no weight in `summarize`."""
+        ...
+
+    def summarize(self, outputs: Iterable[Any]) -> dict[str, float | int | str | None]:
+        """Record entries of an evaluation, "loss" and "loss_sem" among them, from the scores of all batches."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """Record entries known before training: hashes, vocabulary, unique tokens."""
+        ...
+
+
+class Family(Protocol):
+    """A module such as `lm.task`."""
+
+    def defaults(self) -> ConfigDict:
+        """The config sections that the family adds to the engine's."""
+        ...
+
+    def shape_for(self, size: float | None, config: ConfigDict) -> dict[str, int]:
+        """The model keys that bring the parameter count nearest to `size`; without a size, those that follow from the
+        keys that are given."""
+        ...
+
+    def validate(self, config: ConfigDict) -> None:
+        """Raise BadInput where the family's own sections contradict each other."""
+        ...
+
+    def rules(self, config: ConfigDict, n: int, d: float) -> dict[str, float | int]:
+        """`batch_size` (examples), `peak_lr` and `warmup_steps` by the named rule, for N parameters and D examples;
+        keys that the config gives are passed on to the rules that depend on them."""
+        ...
+
+    def cost(self, config: ConfigDict) -> Cost:
+        """Parameters and FLOPs, from shapes alone."""
+        ...
+
+    def available(self, config: ConfigDict) -> int | None:
+        """Unique training examples of the data, None where it never ends."""
+        ...
+
+    def build(self, config: ConfigDict) -> Task:
+        """The task of a resolved config; opens its data."""
+        ...
+
+
+def resolve(name: str) -> Family:
+    """The family of a task name: the module `<name>.task`, the only dynamic import of the house.
+
+    Raises:
+      BadInput: there is no such family.
+    """
+    if name not in FAMILIES:
+        raise BadInput(f"task: no family {name!r}{nearest(name, FAMILIES)} (known: {', '.join(FAMILIES)})")
+    try:
+        return importlib.import_module(f"{name}.task")  # type: ignore[return-value]
+    except ModuleNotFoundError as error:
+        if error.name != f"{name}.task":
+            raise
+        raise BadInput(f"task: the family {name!r} has no models yet") from error
