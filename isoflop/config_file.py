@@ -8,7 +8,7 @@ from absl import flags as absl_flags
 from ml_collections import ConfigDict, config_flags
 
 import configs
-from training.errors import BadInput
+from training.errors import BadInput, nearest
 
 
 def load(spec: str) -> ConfigDict:
@@ -54,8 +54,26 @@ def define_config(values: absl_flags.FlagValues, argv: list[str]) -> list[str]:
     spec, rest = _take(argv)
     if spec is None:
         raise BadInput("--config=FILE[:arg] is missing")
-    config_flags.DEFINE_config_dict("config", load(spec), flag_values=values)
+    # The flag looks for its overrides in this list, not in what absl parses.
+    config = load(spec)
+    try:
+        config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
+    except (AttributeError, KeyError):
+        raise BadInput(_unknown_key(config, rest)) from None
     return rest
+
+
+def _unknown_key(config: ConfigDict, argv: list[str]) -> str:
+    """What to say of the first flag in `argv` that names a key which the config does not have."""
+    for word in argv:
+        name = word.lstrip("-").partition("=")[0]
+        section: Any = config
+        for key in name.split(".")[1:] if name.startswith("config.") else ():
+            if not isinstance(section, ConfigDict) or key not in section:
+                known = section.keys() if isinstance(section, ConfigDict) else ()
+                return f"--{name}: unknown key {key!r}{nearest(key, known)}"
+            section = section[key]
+    return "--config: an override names an unknown key"
 
 
 def _take(argv: list[str]) -> tuple[str | None, list[str]]:

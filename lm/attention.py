@@ -114,9 +114,10 @@ def _mask(segments: Array | None, start: int, end: int) -> Array:
 
 def _rows(q: Array, k: Array, v: Array, mask: Array) -> Array:
     """Attention of some rows; the softmax is normalised after the product with v, where there is less to divide."""
-    scores = jnp.einsum("bkgqd,bksd->bkgqs", q, k, preferred_element_type=jnp.float32)
+    accumulate = jnp.promote_types(q.dtype, jnp.float32)
+    scores = jnp.einsum("bkgqd,bksd->bkgqs", q, k, preferred_element_type=accumulate)
     scores = jnp.where(mask, scores, -1e30)
     weights = jnp.exp(scores - jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True)))
     total = jnp.sum(weights, axis=-1, keepdims=True)
-    out = jnp.einsum("bkgqs,bksd->bkgqd", weights.astype(v.dtype), v, preferred_element_type=jnp.float32)
+    out = jnp.einsum("bkgqs,bksd->bkgqd", weights.astype(v.dtype), v, preferred_element_type=accumulate)
     return (out / total).astype(v.dtype)

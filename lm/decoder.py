@@ -127,7 +127,9 @@ class Decoder(nn.Module):
         if not self.is_initializing():
             return nn.meta.unbox(self.variables["params"])
         check(self)
-        tree = {name: self.param(name, draw, leaves, init_scale, self.param_dtype) for name, leaves in top(self).items()}
+        tree = {
+            name: self.param(name, draw, leaves, init_scale, self.param_dtype) for name, leaves in top(self).items()
+        }
         blocks = functools.partial(_draw_blocks, block(self), self.depth)
         return tree | {"blocks": self.param("blocks", blocks, init_scale, self.param_dtype)}
 
@@ -364,7 +366,9 @@ def _dropper(dropout: Dropout | None) -> Callable[[Array, Any, int], Array]:
     if dropout is None:
         return lambda x, layer, place: x
     key, rate = dropout
-    return lambda x, layer, place: layers.dropout(x, jax.random.fold_in(jax.random.fold_in(key, layer + 1), place), rate)
+    return lambda x, layer, place: layers.dropout(
+        x, jax.random.fold_in(jax.random.fold_in(key, layer + 1), place), rate
+    )
 
 
 def _block(

@@ -83,7 +83,15 @@ def pick(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _generate(
-    model: Decoder, known: int, params: Any, tokens: Array, lengths: Array, key: Array, settings: Any, window: Any, end: Any
+    model: Decoder,
+    known: int,
+    params: Any,
+    tokens: Array,
+    lengths: Array,
+    key: Array,
+    settings: Any,
+    window: Any,
+    end: Any,
 ) -> Array:
     """Tokens [batch, total] filled in; the first `known` columns hold prompts in every row."""
     batch, total = tokens.shape

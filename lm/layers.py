@@ -7,22 +7,27 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 
+def wide(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """x in float32, or in float64 where it is that already."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def rms_norm(x: Float[Array, "*rows width"], scale: Float[Array, " width"], eps: float) -> Float[Array, "*rows width"]:
     """x over its root mean square, times `scale`; computed in float32 (Zhang and Sennrich 2019)."""
-    wide = x.astype(jnp.float32)
-    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(wide), axis=-1, keepdims=True) + eps)
-    return (wide * inverse * scale.astype(jnp.float32)).astype(x.dtype)
+    full = wide(x)
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(full), axis=-1, keepdims=True) + eps)
+    return (full * inverse * wide(scale)).astype(x.dtype)
 
 
 def layer_norm(
     x: Float[Array, "*rows width"], scale: Float[Array, " width"], bias: Float[Array, " width"] | None, eps: float
 ) -> Float[Array, "*rows width"]:
     """(x - mean) / standard deviation, times `scale`, plus `bias`; computed in float32 (Ba et al. 2016)."""
-    wide = x.astype(jnp.float32)
-    centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    full = wide(x)
+    centred = full - jnp.mean(full, axis=-1, keepdims=True)
     inverse = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=-1, keepdims=True) + eps)
-    out = centred * inverse * scale.astype(jnp.float32)
-    return (out if bias is None else out + bias.astype(jnp.float32)).astype(x.dtype)
+    out = centred * inverse * wide(scale)
+    return (out if bias is None else out + wide(bias)).astype(x.dtype)
 
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -59,7 +64,7 @@ def rotate(
     x: Float[Array, "batch length heads width"], cos: Float[Array, "... half"], sin: Float[Array, "... half"]
 ) -> Float[Array, "batch length heads width"]:
     """Rotary positions (Su et al. 2021); feature i is paired with i + width / 2, as in Llama's published weights."""
-    left, right = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+    left, right = jnp.split(wide(x), 2, axis=-1)
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x.dtype)
 
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lm.decoder import logits
+from lm.layers import wide
 
 
 def cross_entropy(
@@ -24,9 +25,8 @@ def cross_entropy(
       logit_dtype: the dtype that the logits are accumulated in.
     """
     rows = states.reshape(-1, states.shape[-1])
-    normaliser = jax.nn.logsumexp(logits(rows, head, logit_dtype).astype(jnp.float32), axis=-1)
-    chosen = head[targets.reshape(-1)].astype(jnp.float32)
-    target = jnp.sum(rows.astype(jnp.float32) * chosen, axis=-1)
+    normaliser = jax.nn.logsumexp(wide(logits(rows, head, logit_dtype)), axis=-1)
+    target = jnp.sum(wide(rows) * wide(head[targets.reshape(-1)]), axis=-1)
     return (normaliser - target).reshape(targets.shape), normaliser.reshape(targets.shape)
 
 

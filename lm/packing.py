@@ -6,9 +6,7 @@ build that was cut are verified and kept.
 """
 
 import contextlib
-import errno
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -21,7 +19,8 @@ from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from lm import tokenizer as tokenizers
-from lm.store import FORMAT, SPLITS, describe, sha256
+from lm.corpora.source import FULL
+from lm.store import FORMAT, describe, sha256
 from training.errors import BadInput
 from training.files import read_json, write_json
 from training.permutation import fold, mix
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
 
 CHUNK = 8 << 20  # bytes of text tokenized together
 BPE_BYTES = 64 << 20  # bytes of text that a vocabulary is trained on, at most
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def build(
@@ -66,7 +64,9 @@ def build(
         splits = {}
         for name, members, key in (("train", used & ~held, seed), ("eval", used & held, 0)):
             order = shuffled(digests, np.flatnonzero(members), key)
-            splits[name] = _pack(name, documents, order, sizes, made, shard_tokens, partial, lambda n: bar.advance(task, n))
+            splits[name] = _pack(
+                name, documents, order, sizes, made, shard_tokens, partial, lambda n: bar.advance(task, n)
+            )
         corpus_hash = hashlib.sha256(np.sort(digests[used]).tobytes()).hexdigest()
         manifest = {
             "format": FORMAT,
@@ -74,7 +74,7 @@ def build(
             "corpus_identity": corpus.identity,
             "corpus_hash": corpus_hash,
             "data_hash": tokenizers.digest([FORMAT, corpus_hash, made.hash, eval_fraction, seed]),
-            "tokenizer": tokenizer if not os.sep in tokenizer else Path(tokenizer).name,
+            "tokenizer": tokenizer if os.sep not in tokenizer else Path(tokenizer).name,
             "tokenizer_hash": made.hash,
             "tokenizer_file": describe(partial / "tokenizer.json"),
             "vocab_size": made.vocab_size,
@@ -84,9 +84,8 @@ def build(
             "splits": splits,
         }
         write_json(partial / "manifest.json", manifest)
-        (partial / "index.npz").unlink()
-        for sidecar in partial.glob("*-[0-9]*.json"):
-            sidecar.unlink()
+        for leftover in (partial / "index.npz", *partial.glob("*-[0-9]*.json"), *partial.glob(".*")):
+            leftover.unlink()
         os.replace(partial, path)
 
 
@@ -161,10 +160,10 @@ def _tokenizer(
         order = np.flatnonzero(members)
         order = order[np.argsort(digests[order], kind="stable")]
         order = order[np.cumsum(sizes[order]) - sizes[order] < BPE_BYTES]
-        made = tokenizers.train_bpe((t for rows in _chunks(order, sizes) for t in documents.texts(rows)), size)
+        made = tokenizers.train_bpe((t for rows in _chunks(order, sizes) for t in documents.texts(rows.tolist())), size)
     else:
         made = tokenizers.ready(spec)
-        assert made
+        assert made is not None
     made.save(path)
     return made
 
@@ -199,7 +198,7 @@ def _pack(
         pending.clear()
 
     for rows in _chunks(order[done:], sizes):
-        for tokens in tokenizer.encode_batch(documents.texts(rows)):
+        for tokens in tokenizer.encode_batch(documents.texts(rows.tolist())):
             pending.append(np.append(tokens, tokens.dtype.type(tokenizer.end)))
             offsets.append(offsets[-1] + len(pending[-1]))
             if sum(map(len, pending)) >= shard_tokens:
@@ -265,13 +264,19 @@ def _room(partial: Path) -> Iterator[None]:
             raise
         free = shutil.disk_usage(partial.parent if not partial.exists() else partial).free
         raise BadInput(
-            f"{partial}: {error.strerror} ({free >> 20:,} MiB free); what is finished is kept, run it again with more room"
+            f"{partial}: {error.strerror} ({free >> 20:,} MiB free); what is finished is kept for the next try"
         ) from None
 
 
 @contextlib.contextmanager
 def _bar(show: bool) -> Iterator[Progress]:
     console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=console, transient=True, disable=not (show and console.is_terminal)) as bar:
         yield bar

@@ -62,7 +62,9 @@ def shape_for(size: float | None, model: Any, *, vocab_size: int, seq_len: int) 
         return _complete(model, model.width, model.depth or _depth(model.width))
     if model.width is not None and model.depth is not None:
         raise BadInput("model.size: width and depth are both given, so no size is left to choose")
-    counted = [(shape, _count(model, shape, vocab_size, seq_len)) for shape in _candidates(size, model, vocab_size, seq_len)]
+    counted = [
+        (shape, _count(model, shape, vocab_size, seq_len)) for shape in _candidates(size, model, vocab_size, seq_len)
+    ]
     if not counted:
         raise BadInput("model: no shape fits the given width, heads and kv_heads")
     smallest = min(count for _, count in counted)

@@ -4,6 +4,7 @@ It holds `manifest.json`, `tokenizer.json`, shards `train-00000.npy` and so on, 
 """
 
 import bisect
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -63,20 +64,16 @@ class Split(Windows):
             filled, shard, place = filled + len(piece), shard + 1, 0
 
     def windows(self, indices: Int[np.ndarray, " rows"], seq_len: int) -> UInt[np.ndarray, "rows seq_len+1"]:
-        self._check(indices, seq_len)
+        self.check(indices, seq_len)
         out = np.empty((len(indices), seq_len + 1), self.shards[0].dtype if self.shards else np.uint16)
         for row, index in zip(out, np.asarray(indices).tolist(), strict=True):
             self.read(index * seq_len, row)
         return out
 
     def document_ids(self, indices: Int[np.ndarray, " rows"], seq_len: int) -> Int[np.ndarray, "rows seq_len"]:
-        self._check(indices, seq_len)
+        self.check(indices, seq_len)
         places = np.asarray(indices, np.int64)[:, None] * seq_len + np.arange(1, seq_len + 1)
         return np.searchsorted(self.offsets, places, side="right") - 1
-
-    def _check(self, indices: Int[np.ndarray, " rows"], seq_len: int) -> None:
-        if len(indices) and not (0 <= np.min(indices) and np.max(indices) < self.num_windows(seq_len)):  # noqa: SIM300
-            raise IndexError(f"{self.name}: a window outside [0, {self.num_windows(seq_len)})")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,10 +190,8 @@ def _verify(path: Path, manifest: Mapping[str, Any], thorough: bool) -> None:
             raise BadInput(f"{file}: damaged, its hash is not the manifest's; delete {path} and prepare it again")
     _verified[path] = states
     if large and known != states:
-        try:
+        with contextlib.suppress(OSError):  # a store on a read-only disk is hashed once a process
             write_json(sidecar, states)
-        except OSError:
-            pass  # a store on a read-only disk is hashed once a process
 
 
 def _state(path: Path, entry: Mapping[str, Any]) -> list[int]:

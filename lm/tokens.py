@@ -5,17 +5,17 @@ import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from lm import corpora, packing, synthetic
-from lm import tokenizer as tokenizers
+from lm import corpora, packing, synthetic, tokenizer as tokenizers
 from lm.store import FORMAT, TokenStore, open_store
 from training.errors import BadInput
 from training.files import locked
 
-__all__ = ["TokenStore", "cache_dir", "defaults", "open_store", "prepare"]
+__all__ = ["TokenStore", "cache_dir", "defaults", "open_store", "prepare", "vocab_size"]
 
 
 def defaults() -> ConfigDict:
@@ -35,12 +35,21 @@ def defaults() -> ConfigDict:
     )
 
 
-def cache_dir(data: ConfigDict) -> Path:
+def cache_dir(data: Any) -> Path:
     """The folder under which corpora and stores are kept."""
     return Path(data.cache_dir or os.environ.get("ISOFLOP_CACHE") or "~/.cache/isoflop").expanduser()
 
 
-def prepare(data: ConfigDict, show: bool = True, verify: bool = False) -> TokenStore | synthetic.Markov:
+def vocab_size(data: Any) -> int:
+    """The number of symbols of a config's section `data`, whether or not anything is prepared yet.
+
+    Raises:
+      BadInput: there is no such tokenizer or language.
+    """
+    return synthetic.from_config(data).vocab_size if data.corpus == "markov" else tokenizers.vocab_size(data.tokenizer)
+
+
+def prepare(data: Any, show: bool = True, verify: bool = False) -> TokenStore | synthetic.Markov:
     """The tokens of a config's section `data`: opened where they are there, else built first.
 
     Of several processes that ask for one store, one builds and the others wait for it.
@@ -59,8 +68,10 @@ def prepare(data: ConfigDict, show: bool = True, verify: bool = False) -> TokenS
         raise BadInput("data.seq_len and data.shard_tokens must be positive")
     if data.corpus == "markov":
         return synthetic.from_config(data)
-    cache = cache_dir(data)
     tokenizer = tokenizers.ready(data.tokenizer)
+    if data.corpus == "store":
+        return _given(data, tokenizer, verify)
+    cache = cache_dir(data)
     corpus = corpora.open_corpus(data.corpus, data.corpus_args, cache)
     key = {
         "format": FORMAT,
@@ -77,6 +88,18 @@ def prepare(data: ConfigDict, show: bool = True, verify: bool = False) -> TokenS
             if not path.is_dir():
                 packing.build(path, corpus, data.tokenizer, data.eval_fraction, data.seed, data.shard_tokens, show)
     return open_store(path, tokenizer, verify)
+
+
+def _given(data: Any, tokenizer: tokenizers.Tokenizer | None, verify: bool) -> TokenStore:
+    """The store in the folder `data.corpus_args.path`, whatever the cache holds."""
+    if not data.corpus_args.path:
+        raise BadInput("data.corpus_args.path: corpus store needs it, the folder of a prepared store")
+    store = open_store(Path(data.corpus_args.path).expanduser(), tokenizer, verify)
+    if tokenizer is None and store.manifest["tokenizer"] != data.tokenizer:
+        raise BadInput(
+            f"{store.path}: the tokenizer {data.tokenizer} does not match the manifest ({store.manifest['tokenizer']})"
+        )
+    return store
 
 
 @contextlib.contextmanager

@@ -12,15 +12,16 @@ Rows = slice | Int[np.ndarray, " rows"]
 
 
 class Windows(abc.ABC):
-    """A stream of tokens. Window i of length T covers the tokens i*T to i*T + T, so each but the first is predicted once.
+    """A stream of tokens, seen as windows.
 
-    The last tokens, too few for a window, are left out.
+    Window i of length T covers tokens i*T to i*T + T, so that every token but the first is predicted once. The last ones,
+    too few for a window, are left out.
     """
 
     name: str  # for messages
-    num_tokens: int
-    num_documents: int
-    num_bytes: int  # raw bytes of the text
+    num_tokens: int | None  # None where the stream never ends
+    num_documents: int | None  # None where there are none
+    num_bytes: int | None  # raw bytes of the text
 
     def num_windows(self, seq_len: int) -> int:
         """Windows in the stream.
@@ -28,7 +29,26 @@ class Windows(abc.ABC):
         Args:
           seq_len: predicted tokens a window.
         """
+        assert self.num_tokens is not None
         return max(self.num_tokens - 1, 0) // seq_len
+
+    def need(self, batch_size: int, seq_len: int) -> None:
+        """Refuse a stream that holds less than one batch.
+
+        Raises:
+          BadInput: it does.
+        """
+        n = self.num_windows(seq_len)
+        if n < batch_size:
+            raise BadInput(
+                f"corpus {self.name}: {self.num_tokens:,} tokens are {n:,} windows of {seq_len}, "
+                f"less than one batch of {batch_size}"
+            )
+
+    def check(self, indices: Int[np.ndarray, " rows"], seq_len: int) -> None:
+        """Raise IndexError for a window that is not in the stream."""
+        if len(indices) and (np.min(indices) < 0 or np.max(indices) >= self.num_windows(seq_len)):
+            raise IndexError(f"{self.name}: a window outside [0, {self.num_windows(seq_len)})")
 
     @abc.abstractmethod
     def windows(self, indices: Int[np.ndarray, " rows"], seq_len: int) -> UInt[np.ndarray, "rows seq_len+1"]:
@@ -60,12 +80,8 @@ class Windows(abc.ABC):
         Raises:
           BadInput: the stream holds less than one batch.
         """
+        self.need(batch_size, seq_len)
         n = self.num_windows(seq_len)
-        if n < batch_size:
-            raise BadInput(
-                f"{self.name}: {self.num_tokens:,} tokens are {n:,} windows of {seq_len}, "
-                f"less than one batch of {batch_size}"
-            )
         place = k * batch_size + np.arange(batch_size, dtype=np.int64)[rows]
         epochs, index = np.divmod(place, n)
         for epoch in np.unique(epochs):
@@ -86,9 +102,8 @@ class Windows(abc.ABC):
         n = self.num_windows(seq_len)
         wanted = n if tokens is None else min(tokens // seq_len, n)
         if wanted < 1:
-            raise BadInput(
-                f"{self.name}: no window of {seq_len} tokens in a sample of {tokens if n else self.num_tokens:,} tokens"
-            )
+            held = tokens if n else self.num_tokens
+            raise BadInput(f"corpus {self.name}: no window of {seq_len} tokens in a sample of {held:,} tokens")
         return (2 * np.arange(wanted, dtype=np.int64) + 1) * n // (2 * wanted)
 
 
@@ -111,5 +126,3 @@ def segments(
     place = np.arange(tokens.shape[-1], dtype=np.int32)
     starts = np.maximum.accumulate(np.where(after_end, place, 0), axis=-1)
     return np.cumsum(after_end, axis=-1, dtype=np.int32), (place - starts).astype(np.int32)
-
-

@@ -34,7 +34,9 @@ def config(**changes) -> ConfigDict:
     full = complete(partial)
     if any(key.startswith("horizon.") for key in changes):
         full.horizon.steps = None
-    full.update_from_flattened_dict(changes)
+    full.update_from_flattened_dict({key: value for key, value in changes.items() if value is not None})
+    for key in [key for key, value in changes.items() if value is None and "." not in key]:
+        full[key] = None
     return full
 
 

@@ -1,7 +1,7 @@
 """Checkpoints through Orbax: the only module that imports it.
 
-A checkpoint is `<run>/checkpoints/<step>/` with two parts: `params`, which load from nothing but the path, and `rest`, the
-other leaves of the state by their path. The step is the position in the data too, so nothing else is needed to go on.
+A checkpoint is `<run>/checkpoints/<step>/` with two parts: `params`, which load from nothing but the path, and `rest`,
+the other leaves of the state by their path. The step is the position in the data too: nothing else is needed to go on.
 """
 
 import logging

@@ -1,4 +1,4 @@
-"""The engine's config: defaults, completion of what a file states, and the one place where everything derivable is derived."""
+"""The engine's config: defaults, completion of what a file states, and the one place where all else is derived."""
 
 import hashlib
 import json

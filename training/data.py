@@ -1,4 +1,4 @@
-"""Global batches: each process makes only the rows that its devices hold, of batches that are pure functions of the step."""
+"""Global batches: each process makes only the rows that its devices hold, of pure functions of the step."""
 
 from collections.abc import Callable
 

@@ -14,8 +14,8 @@ from training.task import Task
 def evaluate(task: Task, params: Any, stats: Any, mesh: Mesh, matmul: str = "default") -> dict[str, Any]:
     """The metrics of the task's evaluation set, the last partial batch included.
 
-    Scores of batch i are fetched after batch i+1 is dispatched. The result depends on neither batch size nor devices but
-    for rounding: the task sums what the batches return on the host, in float64.
+    Scores of batch i are fetched after batch i+1 is dispatched. Batch size and devices change the result by no more than
+    rounding: the task sums what the batches return on the host, in float64.
     """
     score = steps.scorer(task.model, mesh, matmul)
 

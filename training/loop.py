@@ -76,10 +76,7 @@ def _train(
     compiling = time.perf_counter() - began
     program = next(iter(programs.values()))
     step = start = saved.latest() or 0
-    if start:
-        state = saved.restore(start, program.abstract, program.shardings)
-    else:
-        state = program.init(seed, hyper)
+    state = saved.restore(start, program.abstract, program.shardings) if start else program.init(seed, hyper)
     directory.start(config, env)
     meter = Meter(directory, start, total, config.log.every, rates, config.derived.tokens // total, observers)
 

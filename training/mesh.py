@@ -116,4 +116,4 @@ def place(rows: Any, shape: tuple[int, ...], mesh: Mesh, batch_axis: int = 0) ->
     partition: list[Any] = [None] * len(shape)
     partition[batch_axis] = RULES["batch"]
     sharding = NamedSharding(mesh, _divisible(PartitionSpec(*partition), shape, mesh))
-    return jax.make_array_from_callback(shape, sharding, lambda index: np.asarray(rows(index[batch_axis]))  # type: ignore[index])
+    return jax.make_array_from_callback(shape, sharding, lambda index: np.asarray(rows(index[batch_axis])))

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: metrics fetched one call late, logged, watched for divergence, timed across restarts."""
+"""What a run tells while it trains: metrics fetched one call late, logged, watched for divergence, timed."""
 
 import math
 import time
@@ -62,7 +62,7 @@ class Meter:
         self._began += seconds
 
     def put(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Take the metrics [n] of a call that began at `step`, and settle those of the call before: no sync with this one.
+        """Take the metrics [n] of the call that began at `step`, and settle those of the call before.
 
         Raises:
           Diverged: a loss of the call before was not finite.

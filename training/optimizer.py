@@ -1,7 +1,7 @@
 """Optimizers by name from optax, with learning rate, decay and clipping as inputs of the step rather than constants.
 
-The update is p <- p - lr * (u + weight_decay * m * p): decay is decoupled from the gradient (Loshchilov and Hutter 2019)
-and multiplied by the learning rate of the step, as in optax and PyTorch; m is 1 for the roles named in
+The update is p <- p - lr * (u + weight_decay * m * p): decay is decoupled from the gradient (Loshchilov and Hutter
+2019) and multiplied by the learning rate of the step, as in optax and PyTorch; m is 1 for the roles named in
 `optimizer.decay_roles`. u is what the table's transformation makes of the clipped gradient.
 """
 

@@ -8,6 +8,8 @@ from jaxtyping import Int, UInt64
 
 ROUNDS = 6  # an even number: each coordinate is moved three times
 _MASK = (1 << 64) - 1
+_ODD = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+_SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
 
 
 def mix(x: UInt64[np.ndarray, "..."]) -> UInt64[np.ndarray, "..."]:
@@ -18,9 +20,9 @@ def mix(x: UInt64[np.ndarray, "..."]) -> UInt64[np.ndarray, "..."]:
 
     Source: the finalizer of SplitMix64 (Steele, Lea, Flood 2014, Fast splittable pseudorandom number generators).
     """
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    x = (x ^ (x >> _SHIFTS[0])) * _ODD[0]
+    x = (x ^ (x >> _SHIFTS[1])) * _ODD[1]
+    return x ^ (x >> _SHIFTS[2])
 
 
 def fold(*words: int) -> int:
@@ -37,7 +39,7 @@ def fold(*words: int) -> int:
 
 
 @functools.lru_cache(maxsize=1024)
-def _round_keys(seed: int, epoch: int) -> UInt64[np.ndarray, "{ROUNDS}"]:
+def _round_keys(seed: int, epoch: int) -> UInt64[np.ndarray, " rounds"]:
     return np.array([fold(seed, epoch, r) for r in range(ROUNDS)], np.uint64)
 
 
@@ -73,7 +75,7 @@ def permute(index: Int[np.ndarray, "..."], n: int, seed: int, epoch: int = 0) ->
     return out.astype(np.int64).reshape(index.shape)
 
 
-def _network(x: UInt64[np.ndarray, " m"], n: int, keys: UInt64[np.ndarray, "{ROUNDS}"]) -> UInt64[np.ndarray, " m"]:
+def _network(x: UInt64[np.ndarray, " m"], n: int, keys: UInt64[np.ndarray, " rounds"]) -> UInt64[np.ndarray, " m"]:
     """Alternately shifts the row by a keyed function of the column and the column by one of the row: a bijection."""
     side = math.isqrt(n - 1) + 1
     columns, rows = np.uint64(side), np.uint64(-(-n // side))

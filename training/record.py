@@ -211,6 +211,7 @@ def result(
     seconds = measured["train_seconds"]
     peak = costs.peak_flops(env["device_kind"], config.precision.compute)
     return {
+        **facts,
         "run_id": config.derived.run_id,
         "task": config.task,
         "family": config.model.get("name", config.task),
@@ -241,7 +242,6 @@ def result(
         "num_devices": env["num_devices"],
         "git_revision": env["git_revision"],
         "versions": env["versions"],
-        **facts,
         **measured,
         "ended_at": time.time(),
     }

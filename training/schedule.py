@@ -1,4 +1,4 @@
-"""Learning-rate schedules by name, as one array a run: computed on the host, so that no schedule is ever compiled in."""
+"""Learning-rate schedules by name, as one array a run: made on the host, so that none is ever compiled in."""
 
 import math
 from collections.abc import Callable, Mapping

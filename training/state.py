@@ -17,8 +17,8 @@ from training.task import Model
 class State(flax.struct.PyTreeNode):
     """Everything a run needs to go on.
 
-    `step` counts the optimizer steps done; `stats` are the model's other collections (batch-norm means); `moments` are the
-    optimizer's; `ema` is the running mean of the parameters, or None.
+    `step` counts the optimizer steps done; `stats` are the model's other collections (batch-norm means); `moments` are
+    the optimizer's; `ema` is the running mean of the parameters, or None.
     """
 
     step: Any

@@ -18,7 +18,7 @@ from training.task import Model, Task
 
 
 class Recipe(NamedTuple):
-    """Everything that a compiled step depends on beside the shapes of its arguments; hashable, so that runs share steps."""
+    """All that a compiled step depends on beside the shapes of its arguments; hashable, so that runs share steps."""
 
     model: Model
     optimizer: str

@@ -109,9 +109,9 @@ def _prices(
     if wanted is None and len(shapes) > price.MOST_SHAPES:
         notes.append(_unasked(shapes))
         shapes = price.representatives(plan, price.SAMPLES)
-    found = price.measured(shapes, place)
+    found = price.measured(plan.base, shapes, place)
     timed = tuple((each.params, each.flops_per_second) for each in found.values())
-    return found, speed or price.Speed(timed, f"a few steps of {len(shapes)} shapes, timed on {place}"), notes
+    return found, speed or price.Speed(timed, f"a few steps of {len(shapes)} shape{'s' * (len(shapes) > 1)}, timed on {place}"), notes
 
 
 def _unasked(shapes: list[Any]) -> str:

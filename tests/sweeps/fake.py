@@ -1,6 +1,7 @@
 """A family small enough to train in a blink: linear regression on a stream that never ends, as `task="fake"`.
 
-`python tests/sweeps/fake.py worker` is a sweep's worker that knows it, `price` what measures a plan.
+`python tests/sweeps/fake.py worker` is a sweep's worker that knows it, `price` what measures a plan,
+`cli ARGS` the command line.
 """
 
 import dataclasses
@@ -22,9 +23,11 @@ from training import task as tasks
 from training.cost import Cost
 from training.errors import BadInput
 
+CLI = (sys.executable, __file__, "cli")
 WORKER = (sys.executable, __file__, "worker")
 PRICE = (sys.executable, __file__, "price")
 EXAMPLES = 4096
+INDIFFERENT = ("model.size", "data.pause")
 
 
 def install() -> None:
@@ -110,7 +113,12 @@ class Task:
 
     def summarize(self, outputs):
         errors = np.concatenate(list(outputs))
-        return {"loss": float(errors.mean()), "loss_sem": float(errors.std() / 8), "eval_set": "fake", "eval_tokens": 64}
+        return {
+            "loss": float(errors.mean()),
+            "loss_sem": float(errors.std() / 8),
+            "eval_set": "fake",
+            "eval_tokens": 64,
+        }
 
     def facts(self):
         return {"seq_len": 1, "available_tokens": EXAMPLES, "data_hash": "fake", "vocab_size": None}
@@ -124,4 +132,11 @@ class Task:
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parents[2]))
     install()
+    if sys.argv[1] == "cli":
+        from isoflop.cli import main
+        from sweeps import price, run
+
+        run.COMMAND, price.COMMAND = WORKER, PRICE
+        del sys.argv[1]
+        sys.exit(main(sys.argv[1:]))
     sys.exit(importlib.import_module(f"sweeps.{sys.argv[1]}").main())

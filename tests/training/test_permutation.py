@@ -28,7 +28,11 @@ def test_any_subset_agrees_with_its_elements(n, seed, data):
 def test_golden():
     """Frozen: a change of these numbers changes what every recorded run was trained on."""
     assert list(permute(np.arange(10), 10, seed=0)) == [8, 5, 6, 9, 7, 0, 4, 3, 1, 2]
-    assert list(permute(np.array([0, 1, 10**12]), 10**15, seed=7, epoch=2)) == [713249742835699, 882286726989060, 866359506783832]
+    assert list(permute(np.array([0, 1, 10**12]), 10**15, seed=7, epoch=2)) == [
+        713249742835699,
+        882286726989060,
+        866359506783832,
+    ]
 
 
 def test_seeds_and_epochs_give_other_orders():

@@ -1,0 +1,47 @@
+"""The study of `make demo`: iso-FLOP curves of two-layer decoders on the source of Python's standard library, in minutes.
+
+    isoflop plan --config=configs/lm/demo.py
+    isoflop sweep --config=configs/lm/demo.py --workdir=runs/demo
+
+Five budgets of exact training FLOPs; the largest is trained only after its loss has been predicted from the other four
+(`make demo`). Depth is two throughout: single blocks fall off the curve of deeper ones. Every point makes at least 400
+steps, since shorter runs are limited by their steps rather than by their size, and sees no token twice.
+"""
+
+from ml_collections import ConfigDict
+
+from sweeps.design import axis, chain, label, product
+
+WIDTHS = {
+    1.0e11: (8, 16, 24, 32, 48),
+    1.8e11: (8, 16, 24, 32, 48),
+    3.2e11: (16, 24, 32, 48, 64),
+    5.8e11: (16, 24, 32, 48, 64),
+    1.0e12: (24, 32, 48, 64, 80),
+}
+REPEATED = {1.0e11: 16, 1.8e11: 24, 3.2e11: 32, 5.8e11: 32, 1.0e12: 48}  # three seeds, for the noise
+
+
+def base() -> ConfigDict:
+    """The run that every point varies."""
+    return ConfigDict(
+        {
+            "task": "lm",
+            "model": {"depth": 2},
+            "data": {"corpus": "stdlib", "seq_len": 128, "eval_fraction": 0.1},
+            "evaluation": {"tokens": 262_144},
+            "checkpoint": {"final": False},
+        }
+    )
+
+
+def point(budget: float, width: int):
+    return label(product(axis("horizon.flops", [budget]), axis("model.width", [width])), budget=budget)
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The sweep; no argument."""
+    del arg
+    grid = [point(budget, width) for budget, widths in WIDTHS.items() for width in widths]
+    again = [product(point(budget, width), axis("seed", (1, 2))) for budget, width in REPEATED.items()]
+    return ConfigDict({"name": "demo", "base": base(), "design": chain(*grid, *again), "min_steps": 400, "max_epochs": 1.0})

@@ -1,0 +1,37 @@
+"""The study of `make demo` with an hour on two cores: larger budgets, on 77 MB of prose and documentation.
+
+    isoflop prepare --config=configs/lm/hour.py
+    isoflop sweep --config=configs/lm/hour.py --workdir=runs/hour
+
+The corpus is three Debian packages, fetched by `apt-get download` (no root). Without them, `configs/lm/hour.py:stdlib` runs
+the same design on the standard library; points that would see a token twice are then refused, and `isoflop plan` names them.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.lm import demo
+from sweeps.design import axis, chain, product
+
+WIDTHS = {
+    1.0e12: (32, 48, 64, 80, 96),
+    2.0e12: (32, 48, 64, 80, 96),
+    4.0e12: (48, 64, 80, 96, 128),
+    8.0e12: (48, 64, 80, 96, 128),
+    1.6e13: (64, 80, 96, 128, 160),
+}
+REPEATED = {1.0e12: 48, 2.0e12: 64, 4.0e12: 80}  # three seeds, for the noise
+
+
+def get_config(arg: str = "debian") -> ConfigDict:
+    """The sweep; `arg` is "debian" or "stdlib"."""
+    base = demo.base()
+    if arg == "debian":
+        base.data.corpus = "debian"
+        base.data.corpus_args = ConfigDict({"packages": "anarchism,dict-gcide,linux-doc-6.1"})
+    elif arg != "stdlib":
+        raise ValueError(f"the argument is debian or stdlib, got {arg!r}")
+    base.evaluation.tokens = 1_048_576
+    grid = [demo.point(budget, width) for budget, widths in WIDTHS.items() for width in widths]
+    again = [product(demo.point(budget, width), axis("seed", (1, 2))) for budget, width in REPEATED.items()]
+    design = chain(*grid, *again)
+    return ConfigDict({"name": f"hour-{arg}", "base": base, "design": design, "min_steps": 400, "max_epochs": 1.0})

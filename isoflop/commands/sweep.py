@@ -1,0 +1,65 @@
+"""`isoflop sweep`: run every point of a sweep that is not done."""
+
+from pathlib import Path
+
+from absl import flags as absl_flags
+
+from isoflop.cli import Output
+from isoflop.commands.plan import condition
+from isoflop.commands.status import table
+from sweeps import plan as plans, store
+from training.errors import BadInput
+
+SUMMARY = "train every point of a sweep that is not done: start, go on, retry, with the same command"
+EXAMPLE = """
+isoflop sweep --config=configs/lm/demo.py --workdir=runs/demo/sweep
+isoflop sweep --config=configs/lm/demo.py --workdir=runs/demo/sweep --only=failed --where='budget<=1e11'
+"""
+CONFIG = True
+
+
+def define(flags: absl_flags.FlagValues) -> None:
+    """The flags of the command."""
+    absl_flags.DEFINE_string("workdir", None, "The sweep directory; made on first use.", flag_values=flags)
+    absl_flags.DEFINE_string("only", "", "Only points in these states: missing, interrupted, failed.", flag_values=flags)
+    absl_flags.DEFINE_multi_string("where", [], "Only points that meet this, as in budget<=1e11.", flag_values=flags)
+    absl_flags.DEFINE_integer("workers", None, "Worker processes; by default one a core or GPU.", flag_values=flags)
+
+
+def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
+    """Run the sweep and show what became of its points."""
+    config, workdir = flags["config"].value, flags["workdir"].value
+    if args:
+        raise BadInput(f"sweep takes no operands, got {args[0]!r}")
+    if "design" not in config:
+        raise BadInput("--config: this is one run, not a sweep; use isoflop train")
+    if not workdir:
+        raise BadInput("--workdir=DIR is missing")
+    only = store.parse_states(flags["only"].value)
+    plan = plans.plan(config, [condition(text) for text in flags["where"].value])
+    from sweeps import progress, run as launcher
+
+    with progress.watching() as view:
+        outcome = launcher.run(plan, Path(workdir), only, flags["workers"].value, view)
+    rows = {row["run_id"]: row for row in store.status(store.read(Path(workdir)))}
+    payload = outcome | {
+        "runs": [rows[point.run_id] for point in plan.points],
+        "refused": len(plan.refused),
+        "duplicates": len(plan.duplicates),
+        "earlier": len(rows) - len(plan.points),
+    }
+    return Output(payload, _text(payload), 1 if outcome["failed"] else 0)
+
+
+def _text(payload: dict) -> object:
+    from rich.console import Group
+
+    done = sum(row["flops"] for row in payload["runs"] if row["state"] in store.ENDED)
+    total = sum(row["flops"] for row in payload["runs"])
+    lines = [f"{payload['ran']} runs in {payload['seconds']:.0f} s"]
+    if payload["refused"]:
+        lines.append(f"{payload['refused']} points of the design are refused (isoflop plan names them)")
+    if payload["earlier"]:
+        lines.append(f"{payload['earlier']} other points are in the directory (isoflop status shows them)")
+    lines += [f"failed: {failed['run_id']}: {failed['message']}" for failed in payload["failed"]]
+    return Group(table(payload["sweep"], payload["runs"], payload["states"], done / total if total else 1.0), *lines)

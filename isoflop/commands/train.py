@@ -1,0 +1,118 @@
+"""`isoflop train`: one run, from its beginning or from where it was cut."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from absl import flags as absl_flags
+from ml_collections import ConfigDict
+
+from isoflop.cli import Output
+from training.config import resolve
+from training.errors import BadInput
+from training.meter import Observer
+from training.task import resolve as family_of
+
+SUMMARY = "train one run; the same command continues it after an interruption"
+EXAMPLE = """
+isoflop train --config=configs/lm/small.py --workdir=runs/small
+isoflop train --config=configs/lm/small.py --workdir=runs/wide --config.model.width=256 --config.seed=1 --profile
+"""
+CONFIG = True
+
+
+def define(flags: absl_flags.FlagValues) -> None:
+    """The flags of the command."""
+    absl_flags.DEFINE_string("workdir", None, "The run directory; made on first use.", flag_values=flags)
+    absl_flags.DEFINE_list(
+        "allow_change", [], "Keys by which a continued run may differ from the one that began.", flag_values=flags
+    )
+    absl_flags.DEFINE_boolean("profile", False, "Write a JAX profile of a few steps.", flag_values=flags)
+    absl_flags.DEFINE_boolean("tensorboard", False, "Mirror the metrics to TensorBoard files.", flag_values=flags)
+    absl_flags.DEFINE_boolean("wandb", False, "Mirror the metrics to Weights & Biases.", flag_values=flags)
+
+
+def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
+    """Train, and show the record."""
+    config, workdir = flags["config"].value, flags["workdir"].value
+    if args:
+        raise BadInput(f"train takes no operands, got {args[0]!r}")
+    if "design" in config:
+        raise BadInput("--config: this is a sweep, not one run; use isoflop sweep")
+    if not workdir:
+        raise BadInput("--workdir=DIR is missing")
+    resolved = resolve(config)  # before anything heavy starts: most mistakes end here
+    from sweeps.worker import prepare
+    from training import loop, mirrors
+
+    prepare()
+    path = Path(workdir).absolute()
+    with contextlib.ExitStack() as stack:
+        observers = [stack.enter_context(watching(resolved))]
+        if flags["profile"].value:
+            observers.append(stack.enter_context(mirrors.profiler(path)))
+        copies = []
+        if flags["tensorboard"].value:
+            copies.append(stack.enter_context(mirrors.tensorboard(path)))
+        if flags["wandb"].value:
+            copies.append(stack.enter_context(mirrors.wandb(path, resolved.to_dict(), resolved.derived.run_id)))
+        result = loop.run(config, path, [*observers, *copies], tuple(flags["allow_change"].value))
+        for observe in copies:
+            observe(result["steps"], {f"final_{name}": result.get(name) for name in ("loss", "loss_sem", "train_loss")})
+    return Output(result, _text(result, path), 0 if result["status"] == "completed" else 1)
+
+
+@contextlib.contextmanager
+def watching(config: ConfigDict) -> Iterator[Observer]:
+    """An observer that shows a run on standard error: a bar on a terminal, a line now and then elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(file=sys.stderr, highlight=False)
+    derived, last = config.derived, [time.monotonic(), 0, float("-inf")]
+    cost = family_of(config.task).cost(config)
+
+    def describe(step: int, metrics: dict[str, Any]) -> str:
+        now = time.monotonic()
+        speed = (step - last[1]) / max(now - last[0], 1e-9) * config.batch_size
+        last[0], last[1] = now, step
+        used = _mfu(speed * cost.flops_exact, config)
+        share = "" if used is None else f"  MFU {used:.1%}"
+        return f"loss {metrics['loss']:.4f}  {speed * cost.tokens_per_example:,.0f} tokens/s{share}"
+
+    if not console.is_terminal:
+
+        def line(step: int, metrics: dict[str, Any]) -> None:
+            if time.monotonic() - last[2] > 10 or step == derived.steps:
+                console.print(f"step {step:,}/{derived.steps:,}  {describe(step, metrics)}")
+                last[2] = time.monotonic()
+
+        yield line
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(f"{cost.params_total:,} parameters: compiling", total=derived.steps)
+        yield lambda step, metrics: bar.update(task, completed=step, description=describe(step, metrics))
+
+
+def _mfu(flops_per_second: float, config: ConfigDict) -> float | None:
+    import jax
+
+    from training import cost as costs
+
+    peak = costs.peak_flops(jax.devices()[0].device_kind, config.precision.compute, config.precision.matmul)
+    return costs.mfu(flops_per_second, 1.0, jax.device_count(), peak)
+
+
+def _text(result: dict[str, Any], path: Path) -> str:
+    lines = [f"run {result['run_id']} {result['status']} after {result['steps']:,} steps, {result['tokens']:,} tokens"]
+    if result["loss"] is not None:
+        error = "" if result["loss_sem"] is None else f" ± {result['loss_sem']:.4f}"
+        lines.append(f"loss {result['loss']:.4f}{error} on {result.get('eval_set', 'the evaluation set')}")
+    if result["tokens_per_second"]:
+        known = "" if result["mfu"] is None else f", MFU {result['mfu']:.1%}"
+        lines.append(f"{result['tokens_per_second']:,.0f} tokens/s{known}, {result['wall_seconds']:.1f} s in all")
+    return "\n".join([*lines, str(path / "result.json")])

@@ -1,0 +1,111 @@
+"""The best split of compute between parameters and tokens under a fitted law, and how it moves with compute."""
+
+import functools
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from laws.compute import Cost
+from laws.errors import BadTable
+from laws.law import Law
+from laws.precision import float64
+
+GRID = 161
+MARGIN = 9.0  # log N is searched this far beyond the runs on either side
+NEWTON_STEPS = 30
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Compute-optimal sizes under one or many sets of constants.
+
+    Args:
+        n, d, loss: parameters, tokens and loss at the optimum; NaN where the law has none in reach.
+        a, b: local exponents of N*(C) and D*(C).
+    """
+
+    n: Float[np.ndarray, "samples budgets"]
+    d: Float[np.ndarray, "samples budgets"]
+    loss: Float[np.ndarray, "samples budgets"]
+    a: Float[np.ndarray, "samples budgets"]
+    b: Float[np.ndarray, "samples budgets"]
+
+
+@functools.lru_cache(maxsize=64)
+def _numeric(law: Law, cost: Cost):
+    """Compiled minimiser of the law along a line of equal compute, one set of constants and one budget at a time."""
+
+    def log_loss(log_n, log_c, natural):
+        columns = {"n": jnp.exp(log_n), "d": jnp.exp(log_c - cost.log_flops_per_token(log_n)), "c": jnp.exp(log_c)}
+        return law.log_value(natural, columns)
+
+    slope = jax.grad(log_loss)
+    bend = jax.grad(slope)
+    drift = jax.grad(slope, argnums=1)
+
+    def solve(natural, log_c, low, high):
+        grid = jnp.linspace(low, high, GRID)
+        at = jax.vmap(log_loss, in_axes=(0, None, None))(grid, log_c, natural)
+        lowest = jnp.clip(jnp.argmin(at), 1, GRID - 2)
+        inside = (at[lowest] <= at[lowest - 1]) & (at[lowest] <= at[lowest + 1]) & (lowest == jnp.argmin(at))
+        below, above = grid[lowest - 1], grid[lowest + 1]
+
+        def newton(_, state):
+            # Bracketed: where Newton's step leaves the bracket, the middle of it is taken instead.
+            log_n, below, above = state
+            g = slope(log_n, log_c, natural)
+            below, above = jnp.where(g < 0, log_n, below), jnp.where(g < 0, above, log_n)
+            step = log_n - g / bend(log_n, log_c, natural)
+            return jnp.where((step > below) & (step < above), step, 0.5 * (below + above)), below, above
+
+        log_n, _, _ = jax.lax.fori_loop(0, NEWTON_STEPS, newton, (grid[lowest], below, above))
+        log_d = log_c - cost.log_flops_per_token(log_n)
+        exponent = -drift(log_n, log_c, natural) / bend(log_n, log_c, natural)
+        weight_of_n = jax.grad(cost.log_flops_per_token)(log_n)
+        out = jnp.stack(
+            [jnp.exp(log_n), jnp.exp(log_d), jnp.exp(log_loss(log_n, log_c, natural))]
+            + [exponent, 1 - weight_of_n * exponent]
+        )
+        return jnp.where(inside, out, jnp.nan)
+
+    over_budgets = jax.vmap(solve, in_axes=(None, 0, None, None))
+    return jax.jit(jax.vmap(over_budgets, in_axes=(0, None, None, None)))
+
+
+def allocate(
+    law: Law,
+    natural: Float[np.ndarray, "samples params"],
+    compute: Float[np.ndarray, " budgets"],
+    cost: Cost,
+    n_range: tuple[float, float],
+) -> Allocation:
+    """Compute-optimal N and D at given FLOPs, in closed form for C = 6 N D where the law has one, else numerically.
+
+    Args:
+        law: a law of N and D.
+        natural: sets of constants.
+        compute: training FLOPs.
+        cost: what a token costs at every size.
+        n_range: smallest and largest N of the runs, from where the search goes outwards.
+
+    Raises:
+        BadTable: the law does not trade N against D.
+    """
+    if not law.allocates:
+        raise BadTable(f"law '{law.name}' is not a law of both n and d, so it has no compute-optimal split")
+    natural, compute = np.asarray(natural, np.float64), np.asarray(compute, np.float64)
+    if cost.six_nd and law.optimal_n is not None and law.exponents is not None:
+        with float64():
+            p = {name: constant[:, None] for name, constant in law.constants(jnp.asarray(natural)).items()}
+            n = law.optimal_n(p, compute[None, :])
+            d = compute / (6 * n)
+            a, b = (exponent + 0 * n for exponent in law.exponents(p))
+            loss = law.value(p, {"n": n, "d": d, "c": compute[None, :] + 0 * n})
+            return Allocation(*(np.asarray(array) for array in (n, d, loss, a, b)))
+    with float64():
+        low, high = np.log(n_range[0]) - MARGIN, np.log(n_range[1]) + MARGIN
+        out = np.asarray(_numeric(law, cost)(natural, np.log(compute), low, high))
+    return Allocation(*np.moveaxis(out, -1, 0))

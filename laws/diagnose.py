@@ -1,0 +1,152 @@
+"""What a reader of a fit must be told: the traps that published fits fell into, looked for one by one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from laws.compute import ROUGH, Cost
+from laws.fit import Optimum
+from laws.solve import minimise
+from laws.table import Table
+
+RUNS_PER_CONSTANT = 8
+SPANS = 3.0  # an interval whose ends differ by more than this factor identifies nothing
+FEW_STARTS = 0.05
+OUTLIERS = 0.02
+FAR = 2.0
+
+
+def _few_runs(report, optimum: Optimum) -> str | None:
+    count, constants = report["n_runs"], len(optimum.natural)
+    if count < RUNS_PER_CONSTANT * constants:
+        return (
+            f"few runs: {count} for {constants} constants; with fewer than {RUNS_PER_CONSTANT} a constant the bootstrap "
+            "over runs is unreliable"
+        )
+    return None
+
+
+def _starts(report, optimum: Optimum) -> str | None:
+    share = optimum.at_best / optimum.starts
+    if optimum.starts > 1 and (optimum.at_best == 1 or share < FEW_STARTS):
+        return f"only {optimum.at_best} of {optimum.starts} starts reached the best objective; it may not be the global one"
+    return None
+
+
+def _equals_start(report, optimum: Optimum) -> str | None:
+    return "the answer equals one of the starts: the optimiser did not move" if optimum.equals_start else None
+
+
+def _bounds(report, optimum: Optimum) -> str | None:
+    if not optimum.at_bound:
+        return None
+    ends = {p.name: f"{optimum.constants[p.name]:.3g}" for p in optimum.law.params if p.name in optimum.at_bound}
+    listed = ", ".join(f"{name} = {value}" for name, value in ends.items())
+    return f"at a bound: {listed}; the runs do not determine it"
+
+
+def _unidentified(report, optimum: Optimum) -> str | None:
+    """A and B are always nearly collinear with their exponents, so only what is read by people is judged."""
+    collinear = {p.name for p in optimum.law.params if p.name in optimum.law.linear and p.name != "E"}
+    ends = {k: v for k, v in report["intervals"]["params"].items() if k not in collinear} | {
+        k: v for k, v in report["intervals"]["derived"].items()
+    }
+    wide = [k for k, (low, high) in ends.items() if np.isfinite([low, high]).all() and high > SPANS * max(low, 1e-300)]
+    if not wide:
+        return None
+    return f"unidentified: the {report['intervals']['level']:.0%} interval of {', '.join(wide)} spans more than a factor {SPANS:g}"
+
+
+def _resamples(report, optimum: Optimum) -> str | None:
+    kept = report["intervals"]
+    lost = [f"{kept[k]} {text}" for k, text in (("not_converged", "did not converge"), ("at_bound", "ended on a bound")) if kept[k]]
+    return f"of {kept['resamples']} resamples {' and '.join(lost)}" if lost else None
+
+
+def _extrapolation(report, optimum: Optimum) -> str | None:
+    if not report["target"]:
+        return None
+    factor = report["target"]["c"] / report["ranges"]["c"][1]
+    if factor < 1.05:
+        return None
+    return f"the target lies a factor {factor:.3g} in compute beyond the fitted runs"
+
+
+def _compute(report, cost: Cost) -> str | None:
+    if report["columns"].get("c") == "6ND":
+        return "no column of compute: C = 6 N D"
+    if cost.error > ROUGH:
+        return (
+            f"FLOPs a token are not one smooth curve of N: a run lies {cost.error:.1%} off it, so N*(C) mixes shapes or contexts"
+        )
+    return None
+
+
+def _parabola(report) -> list[str]:
+    """Approach 2 is biased even without noise (arXiv 2603.22339): say so wherever its exponent is shown."""
+    out, ours = [], report["intervals"]["derived"].get("a")
+    lines = {k: v for k, v in report["approaches"].items() if k.startswith("isoflop") and "a" in v}
+    if not lines:
+        return []
+    rejected = max(sum(m["reason"] is not None for m in v["minima"]) for v in lines.values())
+    edge = f"; {rejected} budgets have no interior minimum and are left out" if rejected else ""
+    out.append(
+        "approach 2 is biased by the width and centring of each budget's sizes and by alpha != beta, even without noise: "
+        f"compare the three approaches{edge}"
+    )
+    if ours:
+        apart = [
+            f"{k} {v['a']:.3f} [{v['a_interval'][0]:.3f}, {v['a_interval'][1]:.3f}]"
+            for k, v in lines.items()
+            if v["a_interval"][0] > ours[1] or v["a_interval"][1] < ours[0]
+        ]
+        if apart:
+            out.append(f"the approaches disagree on a: {'; '.join(apart)} against [{ours[0]:.3f}, {ours[1]:.3f}] here")
+    return out
+
+
+def _rows(report) -> str | None:
+    if report["n_rows"] <= report["n_runs"]:
+        return None
+    return (
+        f"{report['n_rows']} rows of {report['n_runs']} runs: points of one run are not independent (resampled by run), and "
+        "unfinished runs on a decaying schedule lie above the law"
+    )
+
+
+def _outliers(report, optimum: Optimum, table: Table, weight: Float[np.ndarray, " rows"]) -> str | None:
+    """How far the exponent moves when the worst-fitted 2% of the runs are left out."""
+    ours, law = report["intervals"]["derived"].get("a"), optimum.law
+    count = int(np.ceil(OUTLIERS * weight.sum()))
+    if not ours or law.exponents is None or weight.sum() - count <= len(law.params):
+        return None
+    miss = np.abs(np.log(table.loss) - optimum.predict(table.values)) * (weight > 0)
+    fewer = weight.copy()
+    fewer[np.argsort(-miss)[:count]] = 0
+    found = minimise(
+        law, table.values, np.log(table.loss)[None], fewer[None], optimum.natural[None], optimum.objective, optimum.delta
+    )
+    constants = dict(zip(law.names, found.natural[0], strict=True))
+    before = report["derived"].get("a_6nd", report["derived"]["a"])
+    after = float(law.exponents(constants)[0])
+    if abs(after - before) < 0.5 * (ours[1] - ours[0]) / 2:
+        return None
+    return f"outliers matter: leaving out the {count} worst-fitted runs moves a = beta / (alpha + beta) from {before:.3f} to {after:.3f}"
+
+
+def warnings(
+    report: dict[str, Any], optimum: Optimum, table: Table, weight: Float[np.ndarray, " rows"], cost: Cost
+) -> list[str]:
+    """All that applies, in the order in which it matters."""
+    found = [
+        *(check(report, optimum) for check in (_bounds, _equals_start, _starts, _unidentified, _few_runs, _resamples)),
+        _extrapolation(report, optimum),
+        _rows(report),
+        _compute(report, cost),
+        _outliers(report, optimum, table, weight),
+        *(_parabola(report) if report["approaches"] else []),
+    ]
+    return [text for text in found if text]

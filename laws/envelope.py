@@ -1,0 +1,158 @@
+"""Approach 1: the size with the lowest loss at every compute, read off the learning curves."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from laws.errors import BadTable, nearest
+from laws.table import Table, read
+from laws.uncertainty import interval
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+GRID = 60
+FEWEST_SIZES = 3  # that must be in training at a compute for its best size to mean anything
+SMOOTHING = 0.1  # half width, in log tokens, of the window whose median stands for the noisy loss
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """N* = G C^a through the best sizes along the learning curves.
+
+    Args:
+        a, b: exponents of N*(C) and D*(C).
+        a_interval, b_interval: at ``level``, over resampled runs.
+        c, n, d, loss: points of the envelope.
+        runs: how many curves there were.
+    """
+
+    a: float
+    b: float
+    a_interval: tuple[float, float]
+    b_interval: tuple[float, float]
+    c: Float[np.ndarray, " points"]
+    n: Float[np.ndarray, " points"]
+    d: Float[np.ndarray, " points"]
+    loss: Float[np.ndarray, " points"]
+    runs: int
+    level: float
+
+
+def load_curves(source: "str | Path | pd.DataFrame") -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Run -> (tokens, loss), ordered by tokens, from a table with columns run_id, tokens and loss.
+
+    Raises:
+        BadTable: a missing column, or an unreadable file.
+    """
+    frame, name = read(source)
+    for column in ("run_id", "tokens", "loss"):
+        if column not in frame.columns:
+            raise BadTable(f"{name}: no column '{column}'{nearest(column, frame.columns)}")
+    frame = frame[np.isfinite(frame["loss"]) & (frame["loss"] > 0) & (frame["tokens"] > 0)]
+    frame = frame.sort_values(["run_id", "tokens"], kind="stable")
+    run, tokens, loss = frame["run_id"].astype(str).to_numpy(object), frame["tokens"].to_numpy(), frame["loss"].to_numpy()
+    starts = np.flatnonzero(np.r_[True, run[1:] != run[:-1]]) if len(run) else np.empty(0, int)
+    pieces = zip(starts, np.r_[starts[1:], len(run)], strict=True)
+    return {str(run[i]): (tokens[i:j].astype(float), loss[i:j].astype(float)) for i, j in pieces}
+
+
+def _smooth(log_tokens: np.ndarray, log_loss: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Median log loss around each of some tokens, corrected for the curve's slope inside the window; NaN outside."""
+    trend = np.interp(at, log_tokens, log_loss)
+    out = np.full(len(at), np.nan)
+    first, last = np.searchsorted(log_tokens, at - SMOOTHING), np.searchsorted(log_tokens, at + SMOOTHING)
+    for k, (i, j) in enumerate(zip(first, last, strict=True)):
+        if at[k] < log_tokens[0] or at[k] > log_tokens[-1] + 1e-9:
+            continue
+        if j - i < 5:
+            out[k] = trend[k]
+            continue
+        x, y = log_tokens[i:j], log_loss[i:j]
+        slope = np.polyfit(x - at[k], y, 1)[0]
+        out[k] = np.median(y - slope * (x - at[k]))
+    return out
+
+
+def _exponent(log_c, log_best):
+    """Slope of the plain line through the envelope, or NaN where all the points share one size."""
+    if len(log_c) < 3 or np.ptp(log_best) == 0:
+        return np.nan
+    return np.polyfit(log_c - log_c.mean(), log_best, 1)[0]
+
+
+def envelope(
+    table: Table,
+    curves: dict[str, tuple[np.ndarray, np.ndarray]],
+    level: float = 0.95,
+    draws: int = 300,
+    seed: int = 0,
+) -> Envelope:
+    """Exponents of N*(C) and D*(C) from the lower envelope of loss against compute.
+
+    At each compute the run with the lowest smoothed loss gives N*; computes at which that is the smallest or the
+    largest size in training are left out, because there the best size may lie outside the sweep.
+
+    Args:
+        table: runs with n, d and c; ``run`` must name the curves.
+        curves: from ``load_curves``.
+        level: of the intervals.
+        draws: resamples of the runs.
+        seed: of the draws.
+
+    Raises:
+        BadTable: fewer than three runs have a curve, or no compute has an interior best size.
+
+    Source: Hoffmann et al. 2022, arXiv 2203.15556, section 3.1.
+    """
+    table.need(("n", "d", "c"), "envelope")
+    rows = [row for row in range(len(table)) if str(table.run[row]) in curves]
+    sizes = np.array([table.values["n"][row] for row in rows])
+    if len(np.unique(sizes)) < FEWEST_SIZES:
+        raise BadTable(f"{table.name}: learning curves of {len(np.unique(sizes))} sizes are too few for an envelope")
+    per_token = np.array([table.values["c"][row] / table.values["d"][row] for row in rows])
+    tokens = [curves[str(table.run[row])] for row in rows]
+    low = np.log(min(price * t[0] for price, (t, _) in zip(per_token, tokens, strict=True)))
+    high = np.log(max(price * t[-1] for price, (t, _) in zip(per_token, tokens, strict=True)))
+    log_c = np.linspace(low, high, GRID)
+    log_loss = np.stack(
+        [_smooth(np.log(t), np.log(y), log_c - np.log(p)) for p, (t, y) in zip(per_token, tokens, strict=True)]
+    )
+
+    def best(chosen: np.ndarray):
+        """For a set of runs: which computes have an interior best size, and which run that is."""
+        seen = log_loss[chosen]
+        present = np.isfinite(seen)
+        size = np.where(present, sizes[chosen][:, None], np.nan)
+        ok = present.any(axis=0)
+        winner = chosen[np.argmin(np.where(present, seen, np.inf), axis=0)]
+        smallest, largest = (f(np.where(present, size, s), axis=0) for f, s in ((np.min, np.inf), (np.max, 0.0)))
+        return ok & (sizes[winner] > smallest) & (sizes[winner] < largest), winner
+
+    ok, winner = best(np.arange(len(rows)))
+    if ok.sum() < 3 or len(np.unique(sizes[winner[ok]])) < 2:
+        raise BadTable(f"{table.name}: the envelope of the learning curves has no interior best size at enough computes")
+    exponents = []
+    rng = np.random.default_rng(seed)
+    for _ in range(draws):
+        inner, by = best(np.unique(rng.integers(0, len(rows), len(rows))))
+        exponents.append(
+            [_exponent(log_c[inner], np.log(sizes[by[inner]])), _exponent(log_c[inner], (log_c - np.log(per_token[by]))[inner])]
+        )
+    a_b_low, a_b_high = interval(np.array(exponents), level)
+    log_d = log_c - np.log(per_token[winner])
+    return Envelope(
+        a=float(_exponent(log_c[ok], np.log(sizes[winner[ok]]))),
+        b=float(_exponent(log_c[ok], log_d[ok])),
+        a_interval=(float(a_b_low[0]), float(a_b_high[0])),
+        b_interval=(float(a_b_low[1]), float(a_b_high[1])),
+        c=np.exp(log_c[ok]),
+        n=sizes[winner[ok]],
+        d=np.exp(log_d[ok]),
+        loss=np.exp(log_loss[winner[ok], np.flatnonzero(ok)]),
+        runs=len(rows),
+        level=level,
+    )

@@ -1,0 +1,176 @@
+"""From a law and a table to certified constants: projected starts, all polished together, and what vouches for the best."""
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from laws.errors import BadTable, FitFailed
+from laws.law import Law
+from laws.precision import float64
+from laws.solve import Solution, minimise
+from laws.table import Table
+
+# Huber's threshold begins wide, so that starts with large residuals see a curved objective, and is tightened in turn.
+WIDENED = ((0.1, 8), (0.01, 8))  # (threshold in log loss, steps)
+SAME_OPTIMUM = 1e-6  # relative difference of objectives below which two starts found the same one
+SAME_AS_START = 1e-9
+FAINT = 1e-3  # a term that projection switches off re-enters at this share of the loss
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The best of all starts and its certificate.
+
+    Args:
+        constants: name -> natural value.
+        value: the summed objective.
+        starts, at_best: how many starts there were, and how many ended at this objective.
+        gradient: largest component of the gradient relative to the objective.
+        decrement: what another Newton step would gain, relative to the objective.
+        condition: of the Hessian scaled to a unit diagonal.
+        at_bound: constants that ended on a bound.
+        equals_start: the answer is one of the starts, so nothing was learnt by optimising.
+    """
+
+    law: Law
+    objective: str
+    delta: float
+    constants: dict[str, float]
+    value: float
+    starts: int
+    at_best: int
+    gradient: float
+    decrement: float
+    condition: float
+    at_bound: tuple[str, ...]
+    equals_start: bool
+
+    @property
+    def natural(self) -> Float[np.ndarray, " params"]:
+        """The constants as an array, in the order of the law."""
+        return np.array([self.constants[name] for name in self.law.names])
+
+    def predict(self, columns: dict[str, Float[np.ndarray, " runs"]]) -> Float[np.ndarray, " runs"]:
+        """Log of the predicted loss."""
+        return log_predictions(self.law, self.natural[None], columns)[0]
+
+
+def log_predictions(
+    law: Law, natural: Float[np.ndarray, "samples params"], columns: dict[str, Float[np.ndarray, " runs"]]
+) -> Float[np.ndarray, "samples runs"]:
+    """Log of the predicted loss under many sets of constants."""
+    with float64():
+        inputs = {role: np.asarray(columns[role], np.float64) for role in law.columns}
+        return np.asarray(law.log_value(np.asarray(natural, np.float64)[:, None, :], inputs))
+
+
+def _product(law: Law, names: list[str]) -> Float[np.ndarray, "starts names"]:
+    """All combinations of the declared starting values of some constants."""
+    grids = [param.starts for param in law.params if param.name in names]
+    return np.array(list(itertools.product(*grids))) if grids else np.zeros((1, 0))
+
+
+def starting_points(
+    law: Law,
+    columns: dict[str, Float[np.ndarray, " runs"]],
+    loss: Float[np.ndarray, " runs"],
+    weight: Float[np.ndarray, " runs"],
+) -> Float[np.ndarray, "starts params"]:
+    """The multi-start grid in natural units.
+
+    The constants in which the law is linear are projected out: at each grid point of the others they are the
+    non-negative least squares of the relative error (variable projection, Golub and Pereyra 1973).
+    """
+    from scipy.optimize import nnls
+
+    curved = [param.name for param in law.params if param.name not in law.linear]
+    grid = _product(law, curved)
+    if not law.linear:
+        return grid
+    points = np.empty((len(grid), len(law.params)))
+    used = weight > 0
+    rows = {role: np.asarray(columns[role], np.float64)[used] for role in law.columns}
+    with float64():
+        for point, values in zip(points, grid, strict=True):
+            nonlinear = dict(zip(curved, values, strict=True))
+            relative = np.stack([unit / loss[used] for unit in law.units(nonlinear, rows).values()], axis=1)
+            size = np.maximum(relative.max(axis=0), 1e-300)
+            shares, _ = nnls(relative / size, np.ones(int(used.sum())))
+            linear = dict(zip(law.linear, np.maximum(shares, FAINT) / size, strict=True))
+            point[:] = [(nonlinear | linear)[name] for name in law.names]
+    return points
+
+
+def polish(law: Law, columns, log_loss, weight, starts, objective: str, delta: float) -> Solution:
+    """Starts brought to their local minima, Huber's threshold tightened on the way."""
+    for threshold, steps in WIDENED if objective == "log_huber" else ():
+        if threshold > delta:
+            starts = minimise(law, columns, log_loss, weight, starts, objective, threshold, max_steps=steps).natural
+    return minimise(law, columns, log_loss, weight, starts, objective, delta)
+
+
+def _certify(law: Law, objective: str, delta: float, starts: np.ndarray, solution: Solution) -> Optimum:
+    """The best minimum, if there is one."""
+    value = np.where(np.isfinite(solution.value), solution.value, np.inf)
+    best = int(np.argmin(value))
+    # A minimum that was certified stands for an uncertified point that is lower by rounding only.
+    tied = np.flatnonzero(value <= value[best] * (1 + SAME_OPTIMUM) + 1e-24)
+    best = int(next((i for i in tied if solution.converged[i]), best))
+    if not solution.converged[best]:
+        raise FitFailed(
+            f"law '{law.name}' is not at an optimum: the best of {len(value)} starts has objective {value[best]:.6g}, and "
+            f"a further step would still change it by a share of {solution.decrement[best]:.1g}"
+        )
+    return Optimum(
+        law=law,
+        objective=objective,
+        delta=delta,
+        constants=dict(zip(law.names, map(float, solution.natural[best]), strict=True)),
+        value=float(value[best]),
+        starts=len(value),
+        at_best=int(np.sum(value <= value[best] * (1 + SAME_OPTIMUM) + 1e-24)),
+        gradient=float(solution.gradient[best]),
+        decrement=float(solution.decrement[best]),
+        condition=float(solution.largest[best] / solution.smallest[best]),
+        at_bound=tuple(name for name, bound in zip(law.names, solution.at_bound[best], strict=True) if bound),
+        equals_start=bool(np.any(np.all(np.abs(starts - solution.natural[best]) <= SAME_AS_START * np.abs(solution.natural[best]), axis=1))),
+    )
+
+
+def fit(
+    law: Law,
+    table: Table,
+    objective: str = "log_huber",
+    delta: float = 1e-3,
+    weight: Float[np.ndarray, " rows"] | None = None,
+    starts: Float[np.ndarray, "starts params"] | None = None,
+) -> Optimum:
+    """The constants that minimise the summed objective, from many starts.
+
+    Args:
+        law: the law.
+        table: the runs.
+        objective: a key of ``laws.solve.OBJECTIVES``.
+        delta: Huber's threshold, in log loss.
+        weight: how often each row counts, by default once.
+        starts: natural values to start from, in the order of the law's constants; by default its own projected grid.
+
+    Raises:
+        BadTable: a column the law needs is missing, or there are too few runs for it.
+        FitFailed: no start reached an optimum.
+    """
+    table.need(law.columns, law.name)
+    weight = np.ones(len(table)) if weight is None else np.asarray(weight, np.float64)
+    runs = len(np.unique(table.run[weight > 0]))
+    if runs <= len(law.params):
+        raise BadTable(
+            f"{table.name}: {runs} runs are too few for law '{law.name}', which has {len(law.params)} constants; "
+            f"at least {len(law.params) + 1} are needed"
+        )
+    points = starting_points(law, table.values, table.loss, weight) if starts is None else np.asarray(starts)
+    distinct, copies = np.unique(points, axis=0, return_inverse=True)
+    found = polish(law, table.values, np.log(table.loss)[None], weight[None], distinct, objective, delta)
+    every = Solution(*(getattr(found, name)[copies.ravel()] for name in Solution.__dataclass_fields__))
+    return _certify(law, objective, delta, points, every)

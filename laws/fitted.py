@@ -1,0 +1,174 @@
+"""A finished fit: what it found, what vouches for it, and what it predicts; kept as one JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from laws.compute import Cost
+from laws.errors import BadTable
+from laws.forms import find
+from laws.law import Law
+from laws.predict import Predictor, predict_compute, predict_loss
+from laws.uncertainty import Noise
+
+DIGITS = 12  # of the resampled constants kept in the file
+
+
+def plain(value: Any) -> Any:
+    """The same as JSON can hold: arrays as lists, NaN and infinity as null."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def write_json(path: str | Path, payload: dict[str, Any]) -> None:
+    """A file that is there whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(json.dumps(plain(payload), indent=1, allow_nan=False) + "\n")
+    os.replace(draft, path)
+
+
+def read_json(path: str | Path, what: str) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        BadTable: no such file, or not JSON.
+    """
+    try:
+        payload = json.loads(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise BadTable(f"{path}: no such {what}") from error
+    except (OSError, ValueError) as error:
+        raise BadTable(f"{path}: not a readable {what} ({str(error).splitlines()[0]})") from error
+    if not isinstance(payload, dict):
+        raise BadTable(f"{path}: not a {what}")
+    return payload
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A law with its constants, their uncertainty and the runs behind them.
+
+    Args:
+        law: the law.
+        report: everything ``fit.json`` says, in its layout.
+    """
+
+    law: Law
+    report: dict[str, Any]
+
+    @property
+    def params(self) -> dict[str, float]:
+        return self.report["params"]
+
+    @property
+    def derived(self) -> dict[str, float]:
+        return self.report["derived"]
+
+    @property
+    def intervals(self) -> dict[str, Any]:
+        return self.report["intervals"]
+
+    @property
+    def warnings(self) -> list[str]:
+        return self.report["warnings"]
+
+    @property
+    def predictor(self) -> Predictor:
+        """The part of the fit that predictions need."""
+        report, names = self.report, self.law.names
+        samples = [report["samples"][name] for name in names]
+        return Predictor(
+            law=self.law,
+            constants=np.array([report["params"][name] for name in names]),
+            draws=np.array(samples, np.float64).T.reshape(-1, len(names)),
+            cost=Cost.from_dict(report["cost"]),
+            noise=Noise(**{name: report["noise"][name] for name in ("seeds", "residual", "freedom")}),
+            ranges={role: tuple(ends) for role, ends in report["ranges"].items()},
+            level=report["intervals"]["level"],
+            seed=report["seed"],
+        )
+
+    def predict(self, *, compute: float | None = None, **given: float) -> dict[str, Any]:
+        """A prediction with its interval and extrapolation factors.
+
+        Args:
+            compute: FLOPs to be split in the best way; or
+            given: the size ``n`` and data ``d`` of one run (``c`` for a law of compute alone).
+
+        Raises:
+            BadTable: neither or both are given, or a value is not positive.
+        """
+        given = {role: value for role, value in given.items() if value is not None}
+        if (compute is None) == (not given):
+            raise BadTable("a prediction needs either --compute or the law's own columns (--n and --d), not both")
+        if compute is not None:
+            return predict_compute(self.predictor, compute)
+        return predict_loss(self.predictor, **given)
+
+    def plot(self, directory: str | Path, curves=None) -> list[Path]:
+        """Every figure that the fit has data for, as PNG and SVG; returns the files."""
+        from laws.plots import plot_all
+
+        return plot_all(self, directory, curves)
+
+    def save(self, path: str | Path) -> Path:
+        """Writes ``fit.json``."""
+        write_json(path, self.report)
+        return Path(path)
+
+    def __str__(self) -> str:
+        level, ends = self.intervals["level"], self.intervals["params"] | self.intervals["derived"]
+        lines = [f"{self.law.formula}   ({self.report['n_runs']} runs)"]
+        for name, value in (self.params | self.derived).items():
+            low, high = ends.get(name) or (None, None)
+            bracket = "" if low is None else f"   [{low:.4g}, {high:.4g}]"
+            lines.append(f"  {name:<16} {value:.6g}{bracket}" if value is not None else f"  {name:<16} none")
+        lines.append(f"  intervals: {level:.0%}")
+        return "\n".join([*lines, *(f"  warning: {text}" for text in self.warnings)])
+
+
+def samples_of(law: Law, natural: np.ndarray) -> dict[str, list[float]]:
+    """Resampled constants as kept in the file."""
+    return {name: [float(f"{v:.{DIGITS}g}") for v in natural[:, i]] for i, name in enumerate(law.names)}
+
+
+def from_report(report: dict[str, Any], origin: str = "fit", law: Law | None = None) -> Fitted:
+    """A fit from the content of its file.
+
+    Raises:
+        BadTable: the content is not a fit's.
+    """
+    missing = [key for key in ("law", "params", "intervals", "ranges", "samples", "cost", "noise") if key not in report]
+    if missing:
+        raise BadTable(f"{origin}: not a fit (no '{missing[0]}')")
+    return Fitted(find(law or report["law"]), report)
+
+
+def read_fit(path: str | Path, law: Law | None = None) -> Fitted:
+    """A fit from ``fit.json``.
+
+    Args:
+        path: the file.
+        law: the declaration, for a law that is not in ``laws.forms``.
+
+    Raises:
+        BadTable: no such file, or not a fit.
+    """
+    return from_report(read_json(path, "fit"), str(path), law)

@@ -1,0 +1,178 @@
+"""Many small fits at once: damped Newton with exact derivatives, vectorised over starts and resamples, in float64.
+
+Each problem is a start, a vector of log losses and a vector of run weights; all share the columns of the runs. One
+compiled program looks at a block of problems; whichever are unfinished fill the block, so a slow one holds up no other.
+"""
+
+import functools
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float
+
+from laws.law import Coordinates, Law
+from laws.precision import float64
+
+BLOCK = 128
+MAX_STEPS = 120
+FIRST_DAMPING, LEAST_DAMPING, LARGEST_DAMPING = 1e-3, 1e-9, 1e9
+TOLERANCE = 1e-13  # expected further decrease, relative to the objective
+RIDGE = 1e-12
+ROUNDING = 1e-27  # ... and per run, where the objective itself is rounding error (a noiseless table)
+
+
+def huber(residual: Float[Array, "..."], delta: Float[Array, ""]) -> Float[Array, "..."]:
+    """Half the square within ``delta``, linear beyond it."""
+    size = jnp.abs(residual)
+    return jnp.where(size <= delta, 0.5 * residual**2, delta * (size - 0.5 * delta))
+
+
+def squared(residual: Float[Array, "..."], delta: Float[Array, ""]) -> Float[Array, "..."]:
+    """Half the square; ``delta`` plays no part."""
+    return 0.5 * residual**2
+
+
+OBJECTIVES = {"log_huber": huber, "log_squared": squared}
+
+
+@dataclass(frozen=True)
+class Solution:
+    """Where every problem ended.
+
+    Args:
+        natural: the constants, in natural units.
+        value: the summed objective.
+        decrement: what a further Newton step expects to gain, relative to the objective.
+        gradient: largest component of the gradient relative to the objective, active bounds left out.
+        smallest, largest: extreme eigenvalues of the Hessian scaled to a unit diagonal, active bounds left out.
+        converged: whether it is a minimum to within ``TOLERANCE``.
+        at_bound: which constants ended on a bound.
+    """
+
+    natural: Float[np.ndarray, "problems params"]
+    value: Float[np.ndarray, " problems"]
+    decrement: Float[np.ndarray, " problems"]
+    gradient: Float[np.ndarray, " problems"]
+    smallest: Float[np.ndarray, " problems"]
+    largest: Float[np.ndarray, " problems"]
+    converged: Bool[np.ndarray, " problems"]
+    at_bound: Bool[np.ndarray, "problems params"]
+
+
+@functools.lru_cache(maxsize=64)
+def _program(coordinates: Coordinates, objective: str):
+    """Value, gradient, exact Hessian and metric of the summed objective for a block of problems, compiled."""
+    rho = OBJECTIVES[objective]
+
+    def predict(free, columns):
+        return coordinates.law.log_value(coordinates.natural(free), columns)
+
+    def total(free, columns, log_loss, weight, delta):
+        return jnp.sum(weight * rho(predict(free, columns) - log_loss, delta))
+
+    def slope(free, *inputs):
+        value, gradient = jax.value_and_grad(total)(free, *inputs)
+        return gradient, (value, gradient)
+
+    def look(free, columns, log_loss, weight, delta):
+        hessian, (value, gradient) = jax.jacfwd(slope, has_aux=True)(free, columns, log_loss, weight, delta)
+        residual = predict(free, columns) - log_loss
+        pull = jax.grad(lambda r: jnp.sum(rho(r, delta)))(residual)
+        stiffness = weight * jnp.where(residual == 0, 1.0, pull / jnp.where(residual == 0, 1.0, residual))
+        rows = jax.jacfwd(predict)(free, columns)
+        return value, gradient, hessian, rows.T @ (stiffness[:, None] * rows)
+
+    return jax.jit(jax.vmap(look, in_axes=(0, None, 0, 0, None)))
+
+
+def _moves(gradient, hessian, metric, inside, damping):
+    """Damped saddle-free Newton steps over the constants that are not at an active bound.
+
+    Damping is measured in the metric of reweighted least squares, the curvature of a parabola that touches the
+    objective from above. So it does not depend on how the law is parametrised (A and alpha are all but collinear), and
+    between no damping and one the step goes from Newton's to one that descends wherever the residuals are nearly linear.
+
+    Returns:
+        steps, expected decrease of the undamped ones, extreme eigenvalues of the Hessians scaled to a unit diagonal.
+    """
+    outside = np.einsum("bi,ij->bij", ~inside, np.eye(inside.shape[1]))
+    gradient = np.where(inside, gradient, 0.0)
+    diagonal = np.abs(np.diagonal(hessian, axis1=-2, axis2=-1)) + np.diagonal(metric, axis1=-2, axis2=-1)
+    scale = np.where(inside, 1 / np.sqrt(diagonal + 1e-12 * diagonal.max(-1, keepdims=True) + 1e-300), 0.0)
+    squeeze = scale[:, :, None] * scale[:, None, :]
+    extremes = np.linalg.eigvalsh(hessian * squeeze + outside)[:, [0, -1]]
+    root = np.linalg.cholesky(metric * squeeze + outside + RIDGE * np.eye(inside.shape[1]))
+    whiten = np.linalg.inv(root)
+    white = whiten @ (hessian * squeeze + outside) @ np.swapaxes(whiten, 1, 2)
+    eigenvalues, vectors = np.linalg.eigh(white)
+    towards = np.swapaxes(vectors, 1, 2) @ whiten
+    along = np.einsum("bij,bj->bi", towards, scale * gradient)
+    size = np.abs(eigenvalues) + 1e-14
+    moves = -scale * np.einsum("bij,bi->bj", towards, along / (size + damping[:, None]))
+    return moves, 0.5 * np.sum(along**2 / size, axis=1), extremes
+
+
+def minimise(
+    law: Law,
+    columns: dict[str, Float[np.ndarray, " runs"]],
+    log_loss: Float[np.ndarray, "#problems runs"],
+    weight: Float[np.ndarray, "#problems runs"],
+    starts: Float[np.ndarray, "problems params"],
+    objective: str = "log_huber",
+    delta: float = 1e-3,
+    max_steps: int = MAX_STEPS,
+) -> Solution:
+    """Every problem brought to its local minimum, bounds respected.
+
+    Args:
+        law: the law.
+        columns: role -> values of the runs, natural units.
+        log_loss: measured log losses, one row for all problems or one each.
+        weight: how often each run counts (0 leaves it out), likewise.
+        starts: constants to start from, in natural units.
+        objective: a key of ``OBJECTIVES``.
+        delta: Huber's threshold, in log loss.
+        max_steps: a problem that needs more ends where it is, not converged.
+    """
+    count, width = starts.shape
+    log_loss, weight = (np.broadcast_to(a, (count, log_loss.shape[-1])) for a in (log_loss, weight))
+    inputs = {role: np.asarray(columns[role], np.float64) for role in law.columns}
+    rounding = ROUNDING * weight.sum(axis=1)
+    coordinates = Coordinates.of(law, inputs)
+    low, high = coordinates.bounds()
+    with float64():
+        free = np.clip(np.asarray(coordinates.free(np.asarray(starts, np.float64))), low, high)
+    candidate = free.copy()
+    value, gradient = np.full(count, np.inf), np.zeros((count, width))
+    hessian, metric = np.zeros((2, count, width, width))
+    decrement, steepest, extremes = np.full(count, np.inf), np.full(count, np.inf), np.full((count, 2), np.nan)
+    damping, steps, converged = np.full(count, FIRST_DAMPING), np.zeros(count, int), np.zeros(count, bool)
+    program = _program(coordinates, objective)
+    while True:
+        i = np.flatnonzero(~converged & (steps < max_steps) & (damping < LARGEST_DAMPING))[:BLOCK]
+        if not len(i):
+            break
+        block = np.resize(i, BLOCK)  # repeated up to a full block, so that every call has one shape
+        with float64():
+            seen = program(candidate[block], inputs, log_loss[block], weight[block], float(delta))
+            found, slope, curve, stiff = (np.asarray(array)[: len(i)] for array in seen)
+        better = (found < value[i]) & np.isfinite(curve).all((1, 2))
+        j = i[better]
+        free[j], value[j], gradient[j] = candidate[j], found[better], slope[better]
+        hessian[j], metric[j] = curve[better], stiff[better]
+        damping[i] = np.where(better, np.maximum(damping[i] / 10, LEAST_DAMPING), damping[i] * 8)
+        steps[i] += 1
+        i = i[np.isfinite(value[i])]
+        inside = ~(((free[i] <= low) & (gradient[i] > 0)) | ((free[i] >= high) & (gradient[i] < 0)))
+        moves, gain, eigenvalues = _moves(gradient[i], hessian[i], metric[i], inside, damping[i])
+        candidate[i] = np.clip(free[i] + moves, low, high)
+        size = value[i] + rounding[i]
+        decrement[i], extremes[i] = gain / size, eigenvalues
+        steepest[i] = np.max(np.abs(np.where(inside, gradient[i], 0.0)), axis=1) / size
+        converged[i] = (gain <= TOLERANCE * value[i] + rounding[i]) & (eigenvalues[:, 0] > 0)
+    at_bound = (free <= low) | (free >= high)
+    with float64():
+        natural = np.asarray(coordinates.natural(free))
+    return Solution(natural, value, decrement, steepest, extremes[:, 0], extremes[:, 1], converged, at_bound)

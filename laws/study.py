@@ -1,0 +1,242 @@
+"""The whole analysis of a table under a law: fit, bootstrap, hold-out, the three approaches, and what to beware of."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from laws import diagnose
+from laws.allocate import allocate
+from laws.compute import Cost, cost_of
+from laws.envelope import Envelope, envelope
+from laws.errors import BadTable
+from laws.fit import Optimum, fit
+from laws.fitted import Fitted, samples_of
+from laws.forms import find
+from laws.isoflop import METHODS, Line, budgets, isoflop
+from laws.law import Law
+from laws.predict import Predictor
+from laws.table import Table
+from laws.uncertainty import Resamples, bootstrap, interval, noise_of
+
+DERIVED = {"a": "a", "b": "b", "n_opt": "n", "d_opt": "d", "loss_opt": "loss"}
+
+
+def frontier(table: Table) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
+    """Compute and loss of the best run at each budget, those beaten by a cheaper run left out."""
+    compute, group = table.values["c"], budgets(table.values["c"])
+    best = np.array([min(np.flatnonzero(group == g), key=lambda row: table.loss[row]) for g in np.unique(group)])
+    best = best[np.argsort(compute[best])]
+    ahead = table.loss[best] <= np.minimum.accumulate(table.loss[best])
+    return compute[best[ahead]], table.loss[best[ahead]]
+
+
+def baselines(table: Table) -> dict[str, Any]:
+    """What a naive forecaster would say: the best loss so far, and a power law without offset along the frontier."""
+    out: dict[str, Any] = {"best_loss": float(table.loss.min()), "power_law": None}
+    if "c" in table.values:
+        compute, loss = frontier(table)
+        if len(compute) >= 2:
+            slope, intercept = np.polyfit(np.log(compute), np.log(loss), 1)
+            out["power_law"] = {"k": float(np.exp(intercept)), "p": float(-slope)}
+    return out
+
+
+def derive(
+    law: Law, natural: np.ndarray, cost: Cost, target: float, n_range: tuple[float, float]
+) -> dict[str, Float[np.ndarray, " samples"]]:
+    """Exponents, compute-optimal size and data, and loss at the target, for each set of constants."""
+    found = allocate(law, natural, np.array([target]), cost, n_range)
+    out = {name: getattr(found, key)[:, 0] for name, key in DERIVED.items()}
+    out["tokens_per_param"] = out["d_opt"] / out["n_opt"]
+    if not cost.six_nd:
+        plain = allocate(law, natural, np.array([target]), Cost(), n_range)
+        out |= {"a_6nd": plain.a[:, 0], "b_6nd": plain.b[:, 0]}
+    return out
+
+
+def held_out(predictor: Predictor, table: Table, rows: np.ndarray, above: float) -> dict[str, Any]:
+    """Errors on the runs that the fit did not see, and the share of them inside their intervals."""
+    loss, low, high = predictor.losses({role: values[rows] for role, values in table.values.items()})
+    error = np.abs(loss / table.loss[rows] - 1)
+    return {
+        "n": int(rows.sum()),
+        "mean_are": float(error.mean()),
+        "max_are": float(error.max()),
+        "coverage": float(np.mean((low <= table.loss[rows]) & (table.loss[rows] <= high))),
+        "above": above,
+    }
+
+
+def _line(line: Line) -> dict[str, Any]:
+    kept = {"a": line.a, "a_interval": line.a_interval, "b": line.b, "b_interval": line.b_interval}
+    minima = [
+        {k: getattr(m, k) for k in ("c", "n", "d", "loss", "low", "high", "reason")} for m in line.minima
+    ]
+    return kept | {"noise": line.noise, "noise_from": line.noise_from, "log_g": line.log_g, "minima": minima}
+
+
+def _envelope(found: Envelope) -> dict[str, Any]:
+    kept = {"a": found.a, "a_interval": found.a_interval, "b": found.b, "b_interval": found.b_interval}
+    return kept | {"points": {k: getattr(found, k) for k in ("c", "n", "d", "loss")}, "runs": found.runs}
+
+
+def other_approaches(table: Table, cost: Cost, curves, level: float, seed: int) -> dict[str, Any]:
+    """Approaches 1 and 2 on the same runs, each with its exponents or the reason why there are none."""
+    out: dict[str, Any] = {}
+    if curves is None:
+        out["envelope"] = {"reason": "no learning curves were given"}
+    else:
+        try:
+            out["envelope"] = _envelope(envelope(table, curves, level, seed=seed))
+        except BadTable as error:
+            out["envelope"] = {"reason": str(error)}
+    for method in METHODS:
+        try:
+            out[f"isoflop_{method}"] = _line(isoflop(table, cost, method, level=level, seed=seed))
+        except BadTable as error:
+            out[f"isoflop_{method}"] = {"reason": str(error)}
+    return out
+
+
+def _ranges(table: Table) -> dict[str, tuple[float, float]]:
+    return {role: (float(values.min()), float(values.max())) for role, values in table.values.items()}
+
+
+def _rows(table: Table) -> dict[str, Any]:
+    return {"run": table.run.tolist()} | table.values | {"loss": table.loss}
+
+
+def _inputs(table: Table) -> list[dict[str, Any]]:
+    return [{"path": table.path, "sha256": table.sha256}] if table.path else []
+
+
+def analyse(
+    table: Table,
+    law: str | Law = "chinchilla",
+    *,
+    objective: str = "log_huber",
+    delta: float = 1e-3,
+    resamples: int = 1000,
+    holdout_above: float | None = None,
+    target: float | None = None,
+    level: float = 0.95,
+    seed: int = 0,
+    curves: dict | None = None,
+) -> Fitted:
+    """A law fitted to a table, with all that a reader needs in order to trust it or not.
+
+    Args:
+        table: from ``laws.table.load``.
+        law: a name of ``laws.forms.LAWS`` or a declaration.
+        objective: a key of ``laws.solve.OBJECTIVES``.
+        delta: Huber's threshold, in log loss.
+        resamples: of the bootstrap over runs; 0 for none.
+        holdout_above: runs with more FLOPs are left out of the fit and predicted.
+        target: FLOPs at which the best size and loss are derived; by default the largest compute of the table.
+        level: of all intervals.
+        seed: of all draws.
+        curves: learning curves from ``laws.envelope.load_curves``, for approach 1.
+
+    Raises:
+        BadTable: the table does not suit the law, or the hold-out leaves nothing.
+        FitFailed: no start reached an optimum.
+    """
+    law = find(law)
+    table.need(law.columns, law.name)
+    if not 0 < level < 1:
+        raise BadTable(f"--level must lie between 0 and 1, and is {level}")
+    seen = np.ones(len(table), bool)
+    if holdout_above is not None:
+        table.need(("c",), "hold-out")
+        seen = table.values["c"] <= holdout_above
+        if seen.all():
+            raise BadTable(f"{table.name}: no run has more than {holdout_above:.4g} FLOPs, so none would be held out")
+    weight, train = seen.astype(np.float64), table.take(seen)
+    optimum = fit(law, table, objective, delta, weight)
+    drawn = bootstrap(optimum, table, weight, resamples, seed) if resamples else None
+    draws = np.empty((0, len(law.params))) if drawn is None else drawn.natural
+    cost = cost_of(train) if {"n", "d"} <= set(table.values) else Cost()
+    noise, ranges = noise_of(optimum, table, weight), _ranges(train)
+    predictor = Predictor(law, optimum.natural, draws, cost, noise, ranges, level, seed)
+    derived, spread = {}, {}
+    if law.allocates:
+        target = float(table.values["c"].max()) if target is None else float(target)
+        derived = {k: float(v[0]) for k, v in derive(law, optimum.natural[None], cost, target, ranges["n"]).items()}
+        if len(draws):
+            spread = derive(law, draws, cost, target, ranges["n"])
+    report = _report(table, train, optimum, drawn, cost, level, derived, spread)
+    report |= {
+        "target": {"c": target} if law.allocates else None,
+        "holdout": None if holdout_above is None else held_out(predictor, table, ~seen, holdout_above),
+        "noise": dataclasses.asdict(noise),
+        "baselines": baselines(train),
+        "approaches": other_approaches(train, cost, curves, level, seed) if law.allocates else {},
+        "seed": seed,
+        "created_at": time.time(),
+    }
+    if holdout_above is not None:
+        report["excluded"] = [
+            *report["excluded"],
+            {"rule": f"held out: more than {holdout_above:.6g} FLOPs", "n": int(np.sum(~seen))},
+        ]
+    report["warnings"] = diagnose.warnings(report, optimum, table, weight, cost)
+    return Fitted(law, report)
+
+
+def _report(
+    table: Table,
+    train: Table,
+    optimum: Optimum,
+    drawn: Resamples | None,
+    cost: Cost,
+    level: float,
+    derived: dict[str, float],
+    spread: dict[str, np.ndarray],
+) -> dict[str, Any]:
+    """The part of ``fit.json`` that says what was fitted, and how well."""
+    law, draws = optimum.law, np.empty((0, len(optimum.natural))) if drawn is None else drawn.natural
+    samples = samples_of(law, draws)
+    ends = lambda draws: {k: [float(x) for x in interval(np.asarray(v), level)] for k, v in draws.items()}  # noqa: E731
+    return {
+        "law": law.name,
+        "form": law.formula,
+        "source": law.source,
+        "params": optimum.constants,
+        "objective": {
+            "name": optimum.objective,
+            "delta": optimum.delta,
+            "reduction": "sum",
+            "value": optimum.value,
+        },
+        "n_runs": train.runs,
+        "n_rows": len(train),
+        "excluded": list(table.excluded),
+        "starts": {"n": optimum.starts, "at_best": optimum.at_best},
+        "certificate": {
+            "gradient": optimum.gradient,
+            "decrement": optimum.decrement,
+            "condition": optimum.condition,
+            "at_bound": list(optimum.at_bound),
+        },
+        "intervals": {
+            "level": level,
+            "method": "bootstrap over runs" if drawn else "none",
+            "resamples": drawn.asked if drawn else 0,
+            "not_converged": drawn.not_converged if drawn else 0,
+            "at_bound": drawn.at_bound if drawn else 0,
+            "params": ends(samples) if len(draws) else {},
+            "derived": ends(spread),
+        },
+        "derived": derived,
+        "ranges": _ranges(train),
+        "columns": table.columns,
+        "cost": cost.to_dict(),
+        "inputs": _inputs(table),
+        "samples": samples,
+        "data": _rows(train),
+    }

@@ -1,0 +1,274 @@
+"""From a file of runs to checked arrays: columns mapped to the roles n, d, c and loss, bad rows refused by name."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from laws.errors import BadTable, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from laws.fitted import Fitted
+    from laws.law import Law
+
+# The columns of a table collected by `isoflop collect`. A role whose default column is absent is left out, and
+# compute is then 6 N D; a column that was asked for by name must be there.
+DEFAULTS = {"n": "params_total", "d": "tokens", "c": "flops_exact", "loss": "loss"}
+READERS = {
+    ".parquet": ("read_parquet", {}),
+    ".csv": ("read_csv", {}),
+    ".tsv": ("read_csv", {"sep": "\t"}),
+    ".jsonl": ("read_json", {"lines": True}),
+    ".ndjson": ("read_json", {"lines": True}),
+}
+SAME = 1e-3  # relative difference below which C counts as 6 N D
+
+
+@dataclass(frozen=True)
+class Table:
+    """Runs ready to be fitted.
+
+    Args:
+        name: file name or ``table``, for messages.
+        values: role -> one number a row, natural units (parameters, tokens, FLOPs).
+        loss: nats per token, unless the file says otherwise.
+        run: identity of the run that a row belongs to; rows of one run are resampled together.
+        columns: role -> column it was read from; ``c`` may be ``6ND``.
+        header: every column of the file, for hints.
+        row: number of each row in the file, from 1.
+        excluded: the rules that removed rows, with their counts, in the order they were applied.
+        ended_at: when each run ended, unix seconds, if the table says.
+        path, sha256: the file and its content when it was read, if it was a file.
+    """
+
+    name: str
+    values: dict[str, Float[np.ndarray, " rows"]]
+    loss: Float[np.ndarray, " rows"]
+    run: np.ndarray
+    columns: dict[str, str]
+    header: tuple[str, ...]
+    row: Int[np.ndarray, " rows"]
+    excluded: tuple[dict[str, Any], ...] = ()
+    ended_at: Float[np.ndarray, " rows"] | None = None
+    path: str | None = None
+    sha256: str | None = None
+
+    def __len__(self) -> int:
+        return len(self.loss)
+
+    @property
+    def runs(self) -> int:
+        return len(np.unique(self.run))
+
+    @property
+    def six_nd(self) -> bool:
+        """Whether compute is 6 N D, so that closed forms hold."""
+        if not {"n", "d", "c"} <= set(self.values):
+            return False
+        return bool(np.all(np.abs(self.values["c"] / (6 * self.values["n"] * self.values["d"]) - 1) < SAME))
+
+    def need(self, roles: tuple[str, ...], law: str) -> None:
+        """Refuses a law whose columns the table does not have.
+
+        Raises:
+            BadTable: names the missing column, the nearest one there is, and the flag.
+        """
+        for role in roles:
+            if role not in self.values:
+                raise BadTable(
+                    f"{self.name}: law '{law}' needs a column for {role}, and there is no '{DEFAULTS[role]}'"
+                    f"{nearest(DEFAULTS[role], self.header)} (map it with --{role} COLUMN)"
+                )
+
+    def take(self, keep: Bool[np.ndarray, " rows"], rule: str | None = None) -> Table:
+        """The rows to keep; the rest are reported under ``rule`` if one is given."""
+        excluded = self.excluded
+        if rule is not None and not np.all(keep):
+            excluded = (*excluded, {"rule": rule, "n": int(np.sum(~keep))})
+        return replace(
+            self,
+            values={role: values[keep] for role, values in self.values.items()},
+            loss=self.loss[keep],
+            run=self.run[keep],
+            row=self.row[keep],
+            ended_at=None if self.ended_at is None else self.ended_at[keep],
+            excluded=excluded,
+        )
+
+    def drop_highest(self, count: int) -> Table:
+        """Without the ``count`` highest losses, a rule to be stated before fitting.
+
+        Raises:
+            BadTable: nothing would be left.
+        """
+        if not 0 <= count < len(self):
+            raise BadTable(f"{self.name}: cannot drop the {count} highest losses of {len(self)} rows")
+        keep = np.ones(len(self), bool)
+        keep[np.argsort(-self.loss, kind="stable")[:count]] = False
+        return self.take(keep, f"the {count} highest losses")
+
+    def fit(self, law: str | Law = "chinchilla", **options: Any) -> Fitted:
+        """The law fitted to these runs; the options are those of ``laws.study.analyse``."""
+        from laws.study import analyse
+
+        return analyse(self, law, **options)
+
+
+def sha256(path: str | Path) -> str:
+    """Hash of a file's bytes."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+
+
+def read(source: str | Path | pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """A frame and the name by which messages call it.
+
+    Raises:
+        BadTable: a missing, unreadable or unknown kind of file.
+    """
+    import pandas as pd
+
+    if isinstance(source, pd.DataFrame):
+        return source, "table"
+    path = Path(source)
+    if not path.exists():
+        raise BadTable(f"{path}: no such table")
+    if path.is_dir():
+        raise BadTable(f"{path}: a directory, not a table (collect it first: isoflop collect {path})")
+    if path.suffix.lower() not in READERS:
+        raise BadTable(f"{path}: cannot read '{path.suffix}' (tables are {', '.join(READERS)})")
+    reader, options = READERS[path.suffix.lower()]
+    try:
+        frame = getattr(pd, reader)(path, **options)
+    except Exception as error:
+        raise BadTable(f"{path}: not a readable {path.suffix[1:]} table ({str(error).splitlines()[0]})") from error
+    if frame.empty:
+        raise BadTable(f"{path}: the table has no rows")
+    return frame, path.name
+
+
+def select(frame: pd.DataFrame, name: str, where: str) -> pd.DataFrame:
+    """The rows for which an expression over the columns holds, as in ``setting == 'tuned' and flops < 1e20``.
+
+    Raises:
+        BadTable: an expression that does not parse, names an unknown column or keeps nothing.
+    """
+    # As floats: a product such as 6 * params * tokens overflows 64-bit integers without a word.
+    floats = frame.astype({column: np.float64 for column in frame.select_dtypes("integer").columns})
+    try:
+        kept = frame.loc[floats.query(where, engine="python").index]
+    except Exception as error:
+        raise BadTable(f"{name}: cannot apply --where \"{where}\" ({str(error).splitlines()[0]})") from error
+    if kept.empty:
+        raise BadTable(f'{name}: no row satisfies --where "{where}"')
+    return kept
+
+
+def _column(frame: pd.DataFrame, name: str, role: str, column: str) -> Float[np.ndarray, " rows"]:
+    """One mapped column as positive finite numbers; row numbers in messages count from 1."""
+    import pandas as pd
+
+    if column not in frame.columns:
+        raise BadTable(f"{name}: no column '{column}' for {role}{nearest(column, frame.columns)}")
+    numbers = pd.to_numeric(frame[column], errors="coerce").to_numpy(np.float64)
+    for bad, what in (
+        (~np.isfinite(numbers), "not a finite number"),
+        (numbers == 0, "zero"),
+        (numbers < 0, "negative"),
+    ):
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            raise BadTable(
+                f"{name}: column '{column}' is {what} in {int(bad.sum())} of {len(numbers)} rows, first in row "
+                f"{frame.index[row] + 1} ({frame[column].iloc[row]}); leave such rows out with --where"
+            )
+    return numbers
+
+
+def _refuse_duplicates(table: Table) -> None:
+    """Two rows with the same size, data and loss are one run counted twice."""
+    keys = np.stack([*(table.values[role] for role in sorted(table.values)), table.loss], axis=1)
+    _, first, counts = np.unique(keys, axis=0, return_index=True, return_counts=True)
+    if (counts > 1).any():
+        twin = int(first[counts > 1].min())
+        rows = table.row[(keys == keys[twin]).all(axis=1)]
+        raise BadTable(
+            f"{table.name}: {int((counts - 1).sum())} duplicated rows in columns "
+            f"{', '.join(sorted(set(table.columns[r] for r in (*table.values, 'loss')) - {'6ND'}))}: "
+            f"rows {', '.join(map(str, rows[:3]))} are the same"
+        )
+
+
+def load(
+    source: str | Path | pd.DataFrame,
+    *,
+    n: str | None = None,
+    d: str | None = None,
+    c: str | None = None,
+    loss: str | None = None,
+    run: str | None = None,
+    where: str | None = None,
+    drop_highest: int = 0,
+) -> Table:
+    """A checked table of runs from Parquet, CSV, JSONL or a pandas frame.
+
+    Args:
+        source: path or frame.
+        n, d, c, loss: columns of the parameters, the training tokens, the training FLOPs and the final loss; by
+            default those of our own collected tables. Without a column for c, compute is 6 N D.
+        run: column that tells which rows belong to one run; by default ``run_id`` where there is one, else every row
+            is a run of its own.
+        where: an expression that the rows must satisfy.
+        drop_highest: how many of the highest losses to leave out.
+
+    Raises:
+        BadTable: see ``read``, ``select``; a column that is missing, not finite, zero or negative; duplicated rows.
+    """
+    import pandas as pd
+
+    frame, name = read(source)
+    frame, header = frame.reset_index(drop=True), tuple(map(str, frame.columns))
+    path = None if name == "table" else str(source)
+    excluded: list[dict[str, Any]] = []
+    if "status" in frame.columns:
+        done = frame[frame["status"] == "completed"]
+        if len(done) < len(frame):
+            excluded.append({"rule": "status is not completed", "n": len(frame) - len(done)})
+        frame = done
+    if where:
+        kept = select(frame, name, where)
+        if len(kept) < len(frame):
+            excluded.append({"rule": f"not ({where})", "n": len(frame) - len(kept)})
+        frame = kept
+    if frame.empty:
+        raise BadTable(f"{name}: no completed run")
+    given = {"n": n, "d": d, "c": c, "loss": loss}
+    columns = {role: given[role] or default for role, default in DEFAULTS.items()}
+    present = [role for role in columns if given[role] or role == "loss" or columns[role] in frame.columns]
+    values = {role: _column(frame, name, role, columns[role]) for role in present}
+    if "c" not in values and {"n", "d"} <= set(values):
+        values["c"], columns["c"] = 6 * values["n"] * values["d"], "6ND"
+    identity = run or ("run_id" if "run_id" in frame.columns else None)
+    if identity is not None and identity not in frame.columns:
+        raise BadTable(f"{name}: no column '{identity}' for run{nearest(identity, frame.columns)}")
+    table = Table(
+        name=name,
+        loss=values.pop("loss"),
+        values=values,
+        run=frame[identity].astype(str).to_numpy(object) if identity else np.arange(len(frame)).astype(str),
+        columns={role: columns[role] for role in (*values, "loss")} | ({"run": identity} if identity else {}),
+        header=header,
+        row=frame.index.to_numpy() + 1,
+        excluded=tuple(excluded),
+        ended_at=pd.to_numeric(frame["ended_at"], errors="coerce").to_numpy() if "ended_at" in header else None,
+        path=path,
+        sha256=sha256(path) if path else None,
+    )
+    _refuse_duplicates(table)
+    return table.drop_highest(drop_highest) if drop_highest else table

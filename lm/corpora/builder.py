@@ -1,0 +1,127 @@
+"""A corpus as a TFDS dataset in array_record files, prepared and read without TensorFlow."""
+
+import contextlib
+import io
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow_datasets as tfds
+from absl import logging as absl_logging
+
+from lm.corpora.source import FULL, Document, Source
+from lm.tokenizer import digest
+from training.errors import BadInput
+from training.files import locked
+
+tfds.disable_progress_bar()
+
+
+class Text(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Documents with their names; one builder config a source, so that each identity has its own folder."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, source: Source, data_dir: Path):
+        self._source = source
+        self.refused: BadInput | None = None  # what was wrong with the source; TFDS words errors its own way
+        config = tfds.core.BuilderConfig(name=f"{source.name}-{digest(source.identity)[:12]}")
+        with quiet():
+            super().__init__(data_dir=str(data_dir), config=config, file_format="array_record")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features = tfds.features.FeaturesDict({"name": tfds.features.Text(), "text": tfds.features.Text()})
+        return tfds.core.DatasetInfo(
+            builder=self,
+            features=features,
+            description=f"The corpus {self._source.name}.",
+            disable_shuffling=True,  # the token store shuffles, by content
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict[str, str]]]]:
+        return {"train": self._generate_examples(self._source.documents())}
+
+    def _generate_examples(self, documents: Iterator[Document]) -> Iterator[tuple[int, dict[str, str]]]:
+        count = 0
+        try:
+            for name, text in documents:
+                if text := clean(text):
+                    yield count, {"name": name, "text": text}
+                    count += 1
+            if not count:
+                raise BadInput(f"corpus {self._source.name}: empty, there is no text in it")
+        except BadInput as error:
+            self.refused = error
+            raise
+
+
+class Documents:
+    """Random access to the texts of a TFDS data source.
+
+    Args:
+      name: what messages call the corpus.
+      data: a data source of examples.
+      feature: the path of the text in an example, as in "text" or "article/text".
+    """
+
+    def __init__(self, name: str, data: Any, feature: str):
+        self.name, self._data, self._path = name, data, feature.split("/")
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def texts(self, indices: Sequence[int]) -> list[str]:
+        """The texts of documents, valid Unicode and without NUL."""
+        return [clean(self._text(example)) for example in self._data.__getitems__([int(i) for i in indices])]
+
+    def _text(self, example: Any) -> str:
+        for key in self._path:
+            example = example[key]
+        return example.decode() if isinstance(example, bytes) else str(example)
+
+
+def clean(text: str) -> str:
+    """Text without NUL, which ends documents among bytes, and without lone surrogates, which have no UTF-8."""
+    return text.replace("\0", "").encode(errors="replace").decode()
+
+
+def prepare(source: Source, data_dir: Path) -> Documents:
+    """The documents of a source, written as a dataset under `data_dir` unless they are there already.
+
+    Raises:
+      BadInput: the source is empty or unreadable.
+      OSError: the disk is full.
+    """
+    builder: Any = Text(source, data_dir)
+    folder = Path(builder.data_dir)
+    with locked(data_dir / f"{folder.parent.name}.lock", "", wait=True), quiet():
+        for left_by_a_kill in folder.parent.glob("incomplete.*"):
+            shutil.rmtree(left_by_a_kill)
+        try:
+            builder.download_and_prepare()
+        except Exception as error:
+            raise builder.refused or _disk_full(error, folder) or error from None
+        data = builder.as_data_source(split="train")
+    return Documents(source.name, data, "text")
+
+
+def _disk_full(error: Exception, folder: Path) -> OSError | None:
+    """The error of a full disk, which array_record reports by its text alone."""
+    for code in FULL:
+        if os.strerror(code) in str(error):
+            return OSError(code, os.strerror(code), str(folder))
+    return None
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the notes that TFDS writes for interactive use; errors still come as exceptions."""
+    verbosity = absl_logging.get_verbosity()
+    absl_logging.set_verbosity(absl_logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        absl_logging.set_verbosity(verbosity)

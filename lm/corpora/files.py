@@ -1,0 +1,165 @@
+"""Any text on this machine: plain files, JSONL and Parquet, compressed or not, found by patterns."""
+
+import bz2
+import glob
+import gzip
+import io
+import json
+import lzma
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from lm.corpora.source import Document, Source, decode
+from lm.tokenizer import digest
+from training.errors import BadInput, nearest
+
+ARGUMENTS = ("paths", "text_key", "separator", "encoding")
+
+
+def source(args: Mapping[str, str], cache: Path) -> Source:
+    """The corpus `files`, known by the names, sizes and times of its files.
+
+    Args:
+      args: `paths`, patterns with commas between them (`**` goes through folders); `text_key`, the key of a JSONL line
+        or the column of a Parquet table that holds the text ("text"); `separator`, what parts the documents of a plain
+        file (none: a file is a document); `encoding` ("utf-8").
+      cache: not used.
+
+    Raises:
+      BadInput: no paths, or a pattern that fits no file.
+    """
+    if not args.get("paths"):
+        raise BadInput("data.corpus_args.paths: corpus files needs it, as in 'texts/**/*.txt,more.jsonl.zst'")
+    found = expand(args["paths"])
+    states = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in found]
+    options = {key: args[key] for key in ARGUMENTS[1:] if key in args}
+    identity = {"files": len(found), "sha256": digest(states), **options}
+    return Source("files", identity, lambda: documents(found, **options))
+
+
+def expand(patterns: str) -> list[Path]:
+    """The files that patterns with commas between them name, sorted, each once.
+
+    Raises:
+      BadInput: a pattern names no file, or a folder.
+    """
+    found: set[Path] = set()
+    for pattern in filter(None, (part.strip() for part in patterns.split(","))):
+        matches = [Path(name) for name in glob.glob(str(Path(pattern).expanduser()), recursive=True)]
+        files = {path for path in matches if path.is_file()}
+        if not files:
+            kind = "is a folder; give a pattern, as in " + f"{pattern}/**/*.txt" if matches else "no such file"
+            raise BadInput(f"data.corpus_args.paths: {pattern}: {kind}")
+        found |= files
+    return sorted(found)
+
+
+def documents(
+    paths: list[Path], text_key: str = "text", separator: str = "", encoding: str = "utf-8"
+) -> Iterator[Document]:
+    """The documents of files, named after file and line.
+
+    Raises:
+      BadInput: a file that cannot be read or is not what its name says; names it.
+    """
+    for path in paths:
+        suffixes = [suffix for suffix in path.suffixes if suffix not in OPENERS]
+        kind = suffixes[-1] if suffixes else ""
+        try:
+            if kind == ".parquet":
+                yield from _parquet(path, text_key)
+            elif kind in (".jsonl", ".ndjson"):
+                yield from _jsonl(path, text_key, encoding)
+            else:
+                yield from _plain(path, separator, encoding)
+        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+            raise BadInput(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+def cut(name: str, text: str, separator: str) -> Iterator[Document]:
+    """The parts of a text between separators, in which \\n and \\t may be written as such; all of it without one."""
+    separator = separator.replace("\\n", "\n").replace("\\t", "\t")
+    if not separator:
+        yield name, text
+        return
+    for place, part in enumerate(text.split(separator)):
+        if part.strip():
+            yield f"{name}#{place}", part
+
+
+def _plain(path: Path, separator: str, encoding: str) -> Iterator[Document]:
+    with opened(path) as file:
+        yield from cut(str(path), decode(file.read(), encoding, path), separator)
+
+
+def _jsonl(path: Path, key: str, encoding: str) -> Iterator[Document]:
+    with opened(path) as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            where = f"{path}:{number}"
+            try:
+                row = json.loads(decode(line, encoding, Path(where)))
+            except json.JSONDecodeError as error:
+                raise BadInput(f"{where}: not JSON ({error.msg})") from None
+            if not isinstance(row, dict) or not isinstance(row.get(key), str):
+                keys = list(row) if isinstance(row, dict) else []
+                raise BadInput(f"{where}: no text under the key {key!r}{nearest(key, keys)}")
+            yield where, row[key]
+
+
+def _parquet(path: Path, column: str) -> Iterator[Document]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with opened(path) as file:
+            table = pyarrow.parquet.ParquetFile(file if path.suffix in OPENERS else path)
+            names = table.schema_arrow.names
+            if column not in names:
+                raise BadInput(f"{path}: no column {column!r}{nearest(column, names)}")
+            row = 0
+            for batch in table.iter_batches(columns=[column], batch_size=1024):
+                for text in batch.column(0).to_pylist():
+                    if not isinstance(text, str):
+                        raise BadInput(f"{path}: row {row} of column {column!r} is no text")
+                    yield f"{path}:{row}", text
+                    row += 1
+    except pyarrow.ArrowInvalid as error:
+        raise BadInput(f"{path}: not Parquet ({error})") from None
+
+
+def opened(path: Path) -> BinaryIO:
+    """A file opened for reading bytes, unpacked as its ending says."""
+    return OPENERS.get(path.suffix, lambda p: open(p, "rb"))(path)
+
+
+def _zst(path: Path) -> BinaryIO:
+    import zstandard
+
+    class Reader(io.BufferedReader):
+        """Gives a damaged frame the error of a damaged file."""
+
+        def read(self, size: int | None = -1, /) -> bytes:
+            try:
+                return super().read(size)
+            except zstandard.ZstdError as error:
+                raise OSError(f"damaged zst: {error}") from None
+
+    raw = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True, closefd=True)
+    return cast(BinaryIO, Reader(cast(Any, raw)))
+
+
+def _packed(module: Any) -> Callable[[Path], BinaryIO]:
+    return lambda path: cast(BinaryIO, module.open(path))
+
+
+OPENERS: dict[str, Callable[[Path], BinaryIO]] = {
+    ".zst": _zst,
+    ".gz": _packed(gzip),
+    ".dz": _packed(gzip),  # gzip with an index, as dictd writes it
+    ".bz2": _packed(bz2),
+    ".xz": _packed(lzma),
+}

@@ -1,0 +1,1 @@
+"""From one config to many runs: design, plan, run, collect."""

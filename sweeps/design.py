@@ -1,0 +1,171 @@
+"""Which runs a sweep consists of: designs as pure data.
+
+A design is a tuple of points; a point is a dict from dotted config keys to values, as in {"model.size": 2e4, "horizon.flops":
+1e11, "seed": 0}. A key under `label.` changes nothing in the run: it becomes a column of its record. The functions below make
+designs from values and from each other, so that a config file reads as the sentence one would say of the study:
+
+    chain(isoflop(budgets, sizes), product(isoflop(budgets, (2e4,)), axis("seed", (1, 2))))
+"""
+
+import itertools
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+Point = dict[str, Any]
+Design = tuple[Point, ...]
+Condition = tuple[str, str, Any]  # (key or label, operator, value)
+
+LABEL = "label."
+OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    ">": operator.gt,
+    "in": lambda value, options: value in options,
+    "not in": lambda value, options: value not in options,
+}
+
+
+def axis(key: str, values: Iterable[Any]) -> Design:
+    """One point a value of one config key."""
+    return tuple({key: value} for value in values)
+
+
+def table(rows: Iterable[Mapping[str, Any]]) -> Design:
+    """The points as they stand, one a row."""
+    return tuple(dict(row) for row in rows)
+
+
+def isoflop(budgets: Iterable[float], sizes: Sequence[float] | Mapping[float, Sequence[float]]) -> Design:
+    """Every size at every budget of exact training FLOPs, with the label `budget`; D follows from C and the shape.
+
+    Args:
+      budgets: exact training FLOPs.
+      sizes: target parameters, the same for all budgets or by budget.
+    Raises:
+      ValueError: a budget has no sizes.
+    """
+    design = []
+    for budget in budgets:
+        if isinstance(sizes, Mapping) and budget not in sizes:
+            raise ValueError(f"isoflop: no sizes for the budget {budget:g}")
+        own = sizes[budget] if isinstance(sizes, Mapping) else sizes
+        design += [{"horizon.flops": budget, "model.size": size, f"{LABEL}budget": budget} for size in own]
+    return tuple(design)
+
+
+def ladder(sizes: Iterable[float], tokens_per_param: float | Iterable[float]) -> Design:
+    """Every size trained for a number of tokens a parameter, or for each of several."""
+    ratios = tokens_per_param if isinstance(tokens_per_param, Iterable) else (tokens_per_param,)
+    return product(axis("model.size", sizes), axis("horizon.tokens_per_param", ratios))
+
+
+def product(*designs: Design) -> Design:
+    """Every combination of a point of each design; the last varies fastest.
+
+    Raises:
+      ValueError: two designs give one key different values.
+    """
+    return tuple(_joined(parts) for parts in itertools.product(*designs))
+
+
+def zip_(*designs: Design) -> Design:
+    """The first points of all designs joined, the second ones, and so on.
+
+    Raises:
+      ValueError: the designs differ in length, or give one key different values.
+    """
+    if len({len(design) for design in designs}) > 1:
+        raise ValueError(f"zip_: designs of {', '.join(str(len(design)) for design in designs)} points")
+    return tuple(_joined(parts) for parts in zip(*designs, strict=True))
+
+
+def chain(*designs: Design) -> Design:
+    """The points of one design after those of another."""
+    return tuple(dict(point) for design in designs for point in design)
+
+
+def label(design: Design, **labels: Any) -> Design:
+    """The design with labels on each of its points."""
+    return product(design, ({f"{LABEL}{name}": value for name, value in labels.items()},))
+
+
+def filter_(design: Design, *conditions: Condition) -> Design:
+    """The points that meet every condition; a point without the key does not.
+
+    Args:
+      conditions: (key, operator, value), as in ("model.size", "<=", 1e5); a label goes by its name.
+    Raises:
+      ValueError: an unknown operator, or a key that no point has.
+    """
+    for key, symbol, _ in conditions:
+        if symbol not in OPERATORS:
+            raise ValueError(f"filter: no operator {symbol!r} (known: {' '.join(OPERATORS)})")
+        if design and not any(_named(point, key) for point in design):
+            known = sorted({name.removeprefix(LABEL) for point in design for name in point})
+            raise ValueError(f"filter: no point has {key!r} (there are: {', '.join(known)})")
+    return tuple(dict(point) for point in design if all(meets(point, condition) for condition in conditions))
+
+
+def meets(point: Point, condition: Condition) -> bool:
+    """Whether a point has the condition's key with a value that fulfils it."""
+    key, symbol, wanted = condition
+    name = _named(point, key)
+    return name is not None and OPERATORS[symbol](point[name], wanted)
+
+
+def condition(text: str) -> Condition:
+    """The condition that a text such as "budget<=5.8e11" states; the value is a number where it reads as one.
+
+    Raises:
+      ValueError: the text has no operator, key or value.
+    """
+    for symbol in OPERATORS:
+        key, found, value = text.partition(symbol)
+        if found and not symbol.isalpha() and " " not in symbol:
+            if key.strip() and value.strip():
+                return key.strip(), symbol, _value(value.strip())
+            break
+    raise ValueError(f"condition {text!r}: write key, operator and value, as in budget<=5.8e11")
+
+
+def points(design: Iterable[Mapping[str, Any]]) -> list[Point]:
+    """The points of a design as dicts of dotted overrides and labels.
+
+    Raises:
+      ValueError: it is no sequence of mappings with dotted names for keys.
+    """
+    listed = list(design)
+    for i, point in enumerate(listed):
+        if not isinstance(point, Mapping) or not all(isinstance(key, str) and key for key in point):
+            raise ValueError(f"design: point {i} is no dict of config keys: {point!r}")
+    return [dict(point) for point in listed]
+
+
+def split(point: Point) -> tuple[Point, Point]:
+    """The overrides of a point, and its labels by name."""
+    labels = {key.removeprefix(LABEL): value for key, value in point.items() if key.startswith(LABEL)}
+    return {key: value for key, value in point.items() if not key.startswith(LABEL)}, labels
+
+
+def _joined(parts: Iterable[Point]) -> Point:
+    joined: Point = {}
+    for part in parts:
+        for key, value in part.items():
+            if joined.setdefault(key, value) != value:
+                raise ValueError(f"design: two values for {key}: {joined[key]!r} and {value!r}")
+    return joined
+
+
+def _named(point: Point, key: str) -> str | None:
+    return next((name for name in (key, f"{LABEL}{key}") if name in point), None)
+
+
+def _value(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text

@@ -1,0 +1,109 @@
+"""Where workers run: each on its own cores, or each on its own accelerator."""
+
+import dataclasses
+import importlib.util
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from training.errors import BadInput
+
+# What a worker takes beside its run's arrays (interpreter, libraries, compiled programs), and bytes a parameter: the
+# parameter, its gradient and two moments in float32, as much again for updates in flight, and as much for activations.
+PROCESS_BYTES = 700 << 20
+BYTES_PER_PARAM = 48
+# Bytes of activations that a core's caches and memory serve well; larger runs are better off with all cores.
+ALONE = 2_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where one worker runs: the cores it is pinned to (none: any), and the accelerator that it alone sees."""
+
+    cores: tuple[int, ...] = ()
+    gpu: str | None = None
+
+    def environment(self) -> dict[str, str]:
+        """What must be in the environment before JAX starts."""
+        if self.gpu is not None:
+            return {"CUDA_VISIBLE_DEVICES": self.gpu}
+        if len(self.cores) != 1:
+            return {}
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
+        # NPROC is the size of XLA's thread pool; OpenBLAS and OpenMP would start a thread a core too.
+        return {"XLA_FLAGS": flags, "NPROC": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+
+    def __str__(self) -> str:
+        if self.gpu is not None:
+            return f"GPU {self.gpu}"
+        return f"core{'s' * (len(self.cores) > 1)} {','.join(map(str, self.cores))}" if self.cores else "all cores"
+
+
+def pin(cores: Sequence[int]) -> None:
+    """Keep this process and its future threads on these cores, where the system can."""
+    if cores and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+
+
+def places(workers: int | None, points: int, largest_params: int) -> tuple[Place, ...]:
+    """One place a worker.
+
+    Args:
+      workers: how many; None: one a GPU, one for all chips of a TPU, else one a core, fewer where the runs would not fit
+        into memory or are so large that one core is too few, and never more than points.
+      points: runs to make.
+      largest_params: parameters of the largest.
+    Raises:
+      BadInput: `workers` is not positive.
+    """
+    if workers is not None and workers < 1:
+        raise BadInput(f"--workers: must be at least 1, got {workers}")
+    kind, names = accelerators()
+    if kind == "gpu":
+        count = min(workers or len(names), max(points, 1))
+        return tuple(Place(gpu=names[i % len(names)]) for i in range(count))
+    if kind == "tpu":
+        return (Place(),)
+    cores = usable_cores()
+    count = min(workers or _fitting(len(cores), largest_params), max(points, 1))
+    if count > len(cores):
+        return tuple(Place(cores=(cores[i % len(cores)],)) for i in range(count))
+    bounds = [round(i * len(cores) / count) for i in range(count + 1)]
+    # A lone worker with one small run after another gains little from more threads, but loses nothing by them.
+    return tuple(Place(cores=tuple(cores[a:b])) for a, b in zip(bounds[:-1], bounds[1:], strict=True))
+
+
+def usable_cores() -> list[int]:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def accelerators() -> tuple[str, tuple[str, ...]]:
+    """("gpu", names), ("tpu", ()) or ("cpu", ()), found without starting JAX: a parent that did would hold the devices."""
+    platforms = os.environ.get("JAX_PLATFORMS", "")
+    if platforms.startswith("cpu"):
+        return "cpu", ()
+    if any(importlib.util.find_spec(f"jax_cuda{version}_plugin") for version in (12, 13)):
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if visible is not None:
+            names = tuple(name for name in visible.split(",") if name.strip())
+        else:
+            files = sorted(Path("/dev").glob("nvidia[0-9]*"), key=lambda file: int(file.name.removeprefix("nvidia")))
+            names = tuple(str(i) for i, _ in enumerate(files))
+        if names:
+            return "gpu", names
+    if importlib.util.find_spec("libtpu") and (any(Path("/dev").glob("accel[0-9]*")) or any(Path("/dev").glob("vfio/[0-9]*"))):
+        return "tpu", ()
+    return "cpu", ()
+
+
+def _fitting(cores: int, largest_params: int) -> int:
+    if largest_params > ALONE:
+        return 1
+    try:
+        free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return cores
+    return max(1, min(cores, int(0.8 * free / (PROCESS_BYTES + BYTES_PER_PARAM * largest_params))))

@@ -1,0 +1,212 @@
+"""From a sweep config to runs: every point resolved, duplicates dropped, points that would teach nothing refused."""
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from sweeps import design as designs
+from training import config as configs
+from training.errors import BadInput
+from training.task import resolve as family_of
+
+# Values that enter a compiled step as arrays, or not at all: runs that differ only here share one compile.
+INPUTS = (
+    "seed",
+    "horizon",
+    "rules",
+    "schedule",
+    "checkpoint",
+    "log",
+    "derived",
+    "model.size",
+    "optimizer.peak_lr",
+    "optimizer.weight_decay",
+    "optimizer.clip",
+    "optimizer.ema",
+)
+
+
+def defaults() -> ConfigDict:
+    """The keys of a sweep config beside `base`, the config that all its runs share."""
+    return ConfigDict(
+        {
+            "name": "",  # empty: the config file's
+            "design": (),  # what sweeps.design makes
+            "min_steps": 1,  # points with fewer steps are refused
+            "max_epochs": placeholder(float),  # and points that see an example more often than this
+            "strict": False,  # refused points are an error
+        }
+    )
+
+
+def complete(partial: ConfigDict, where: str = "config") -> ConfigDict:
+    """A sweep config laid over its defaults, `base` over those of the engine and its family; locked.
+
+    Raises:
+      BadInput: an unknown key, a value of the wrong type, or a design that is none.
+    """
+    full = defaults()
+    own = ConfigDict({key: value for key, value in partial.items() if key != "base"})
+    configs.merge(full.lock(), own, where)
+    with full.unlocked():
+        full.base = configs.complete(partial.get("base", ConfigDict()), f"{where}: base")
+    full.name = full.name or Path(where).stem
+    if not full.name.replace("-", "").replace("_", "").replace(".", "").isalnum() or full.name.startswith("."):
+        raise BadInput(f"{where}: name {full.name!r} is not made of letters, digits, '-', '_' and '.'")
+    try:
+        designs.points(full.design)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"{where}: {error}") from error
+    return full.lock()
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """One point of a design: a resolved run, or the reason why there is none."""
+
+    overrides: dict[str, Any]
+    labels: dict[str, Any]
+    config: ConfigDict | None = None
+    epochs: float | None = None
+    refused: str | None = None
+
+    @property
+    def run_id(self) -> str:
+        """The identity of the run."""
+        return self._config.derived.run_id
+
+    @property
+    def flops(self) -> float:
+        """Exact training FLOPs."""
+        return self._config.derived.flops
+
+    @property
+    def group(self) -> str:
+        """Points of equal group share one compiled step (the converse need not hold)."""
+        return group(self._config)
+
+    @property
+    def _config(self) -> ConfigDict:
+        assert self.config is not None, "a refused point has no run"
+        return self.config
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The runs of a sweep in the order of its design, the points that were refused, and those that were there already."""
+
+    name: str
+    base: ConfigDict
+    points: tuple[Point, ...]
+    refused: tuple[Point, ...] = ()
+    duplicates: tuple[Point, ...] = ()
+
+    @property
+    def flops(self) -> float:
+        """Exact training FLOPs of all runs."""
+        return sum(point.flops for point in self.points)
+
+    @property
+    def groups(self) -> Counter[str]:
+        """Runs by group."""
+        return Counter(point.group for point in self.points)
+
+
+def plan(sweep: ConfigDict, where: Iterable[designs.Condition] = ()) -> Plan:
+    """Resolve the points of a completed sweep config; a completed run config is a sweep of one point.
+
+    Args:
+      where: only points that meet these conditions.
+    Raises:
+      BadInput: a point names an unknown key, nothing is left, or the sweep is strict and a point is refused.
+    """
+    if "design" not in sweep:
+        return Plan("", sweep, (Point({}, {}, configs.resolve(sweep)),))
+    try:
+        chosen = designs.points(designs.filter_(sweep.design, *where))
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"sweep {sweep.name}: {error}") from error
+    if not chosen:
+        raise BadInput(f"sweep {sweep.name}: the design has no points{' that meet the conditions' if sweep.design else ''}")
+    kept: dict[str, Point] = {}
+    refused, duplicates = [], []
+    for raw in chosen:
+        point = _point(sweep, raw)
+        if point.refused is not None:
+            refused.append(point)
+        elif point.run_id in kept:
+            duplicates.append(point)
+        else:
+            kept[point.run_id] = point
+    if refused and (sweep.strict or not kept):
+        said = "; ".join(sorted({str(point.refused) for point in refused})[:3])
+        raise BadInput(f"sweep {sweep.name}: {len(refused)} of {len(chosen)} points are refused: {said}")
+    return Plan(sweep.name, sweep.base, tuple(kept.values()), tuple(refused), tuple(duplicates))
+
+
+def configure(base: ConfigDict, overrides: dict[str, Any]) -> ConfigDict:
+    """A completed config with dotted keys laid over it; locked.
+
+    Raises:
+      BadInput: an unknown key, or a value of the wrong type.
+    """
+    config = ConfigDict(base.copy_and_resolve_references()).lock()
+    configs.merge(config, ConfigDict(_nested(overrides)), "design")
+    return config
+
+
+def group(config: ConfigDict) -> str:
+    """A hash of everything in a resolved config that can change the compiled step."""
+    flat = configs.flatten(config.to_dict())
+    kept = {key: value for key, value in flat.items() if not _under(key, INPUTS)}
+    kept["ema"] = config.optimizer.ema > 0
+    kept["calls"] = config.derived.steps % config.steps_per_call > 0
+    return digest(kept)
+
+
+def digest(value: Any) -> str:
+    """The first 12 hex digits of the SHA-256 of a value's JSON."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=list).encode()).hexdigest()[:12]
+
+
+def _point(sweep: ConfigDict, raw: designs.Point) -> Point:
+    overrides, labels = designs.split(raw)
+    config = configure(sweep.base, overrides)
+    try:
+        config = configs.resolve(config)
+    except BadInput as error:
+        return Point(overrides, labels, refused=str(error))
+    epochs = None
+    if sweep.max_epochs is not None:
+        available = family_of(config.task).available(config)
+        epochs = 0.0 if available is None else config.derived.examples / available
+    refused = None
+    if config.derived.steps < sweep.min_steps:
+        refused = f"{config.derived.steps} steps are fewer than min_steps = {sweep.min_steps}"
+    elif epochs is not None and epochs > sweep.max_epochs:
+        refused = f"{epochs:.3g} epochs are more than max_epochs = {sweep.max_epochs:g}"
+    return Point(overrides, labels, config, epochs, refused)
+
+
+def _nested(overrides: dict[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for key, value in overrides.items():
+        *sections, last = key.split(".")
+        node = tree
+        for section in sections:
+            node = node.setdefault(section, {})
+            if not isinstance(node, dict):
+                raise BadInput(f"design: {key} and {section} are both given")
+        node[last] = value
+    return tree
+
+
+def _under(key: str, sections: tuple[str, ...]) -> bool:
+    return any(key == section or key.startswith(f"{section}.") for section in sections)

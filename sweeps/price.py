@@ -1,0 +1,175 @@
+"""What a plan costs: parameters and FLOPs by arithmetic, memory and time by compiling and running a few steps."""
+
+import dataclasses
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from sweeps import store
+from sweeps.placement import Place, pin
+from sweeps.plan import Plan, Point, configure
+from sweeps.worker import prepare
+from training import data, mesh as meshes, step as steps
+from training.config import complete, resolve
+from training.errors import RunFailed
+from training.files import read_json
+from training.task import resolve as family_of
+
+COMMAND = (sys.executable, "-m", "sweeps.price")
+MOST_SHAPES = 20  # compiled for memory unless asked
+SAMPLES = 3  # shapes that are timed where memory was not asked for
+SECONDS = 0.5  # spent on timing a shape, at least
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """One compiled shape: bytes of a training step, seconds to compile it and to take it, and its FLOP/s."""
+
+    params: int
+    memory_bytes: int
+    compile_seconds: float
+    step_seconds: float
+    flops_per_second: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Speed:
+    """FLOP/s as a function of parameters, through what was measured, and where that comes from."""
+
+    known: tuple[tuple[int, float], ...]
+    source: str
+
+    def flops_per_second(self, params: int) -> float:
+        """Interpolated between logarithms; beyond the ends, as at the ends."""
+        sizes, speeds = zip(*sorted(self.known), strict=True)
+        return float(np.exp(np.interp(math.log(params), np.log(sizes), np.log(speeds))))
+
+
+def row(point: Point) -> dict[str, Any]:
+    """The counts of a point by every convention, from shapes alone."""
+    if point.config is None:
+        return {**point.labels, **point.overrides, "refused": point.refused}
+    config, derived = point.config, point.config.derived
+    cost = family_of(config.task).cost(config)
+    return {
+        "run_id": derived.run_id,
+        **point.labels,
+        "params_total": cost.params_total,
+        "params_non_embedding": cost.params_non_embedding,
+        "tokens": derived.tokens,
+        "epochs": point.epochs,
+        "steps": derived.steps,
+        "batch_size": config.batch_size,
+        "peak_lr": config.optimizer.peak_lr,
+        "seed": config.seed,
+        "flops_6nd": 6.0 * cost.params_total * derived.tokens,
+        "flops_6nd_non_embedding": 6.0 * cost.params_non_embedding * derived.tokens,
+        "flops_exact": derived.flops,
+    }
+
+
+def representatives(plan: Plan, most: int | None = None) -> list[Point]:
+    """One point of each group; with `most`, so many of them, spread from the smallest to the largest."""
+    one = {point.group: point for point in plan.points}
+    ordered = sorted(one.values(), key=lambda point: point.config.derived.params_total if point.config else 0)
+    if most is None or len(ordered) <= most:
+        return ordered
+    return [ordered[round(i * (len(ordered) - 1) / (most - 1))] for i in range(most)]
+
+
+def measure(config: ConfigDict) -> Measured:
+    """Compile the train step of a resolved config and time it on this machine's devices; opens its data."""
+    mesh = meshes.build(config.mesh)
+    data.check_divisible(config, mesh)
+    task = family_of(config.task).build(config)
+    hyper, shapes, n = steps.hyper(config, task), data.shapes(task, config.batch_size), config.steps_per_call
+    n = min(n, config.derived.steps)
+    began = time.perf_counter()
+    program = steps.compiled(steps.recipe(task.model, config), mesh, n, shapes, tuple(hyper))
+    compiling = time.perf_counter() - began
+    seed, rates = np.int32(config.seed), np.zeros(n, np.float32)
+    state = program.init(seed, hyper)
+    calls, began = -1, time.perf_counter()
+    while calls < 2 or time.perf_counter() - began < SECONDS:
+        state, metrics = program.train(state, data.batches(task, shapes, mesh, 0, n), rates, seed, hyper)
+        jax.block_until_ready(metrics)
+        calls += 1
+        if calls == 0:  # the first one warms up
+            began = time.perf_counter()
+    seconds = (time.perf_counter() - began) / (calls * n)
+    speed = config.derived.flops / config.derived.steps / seconds
+    return Measured(config.derived.params_total, program.memory_bytes, compiling, seconds, speed)
+
+
+def measured(base: ConfigDict, points: Iterable[Point], place: Place) -> dict[str, Measured]:
+    """`measure` of each point, by group, in a process of its own that is placed as a worker would be.
+
+    Raises:
+      RunFailed: the process died, or a point cannot be compiled; the message is its own.
+    """
+    overrides = {point.group: point.overrides for point in points}
+    job = {"cores": place.cores, "base": json.loads(base.to_json_best_effort()), "overrides": overrides}
+    done = subprocess.run(
+        COMMAND,
+        input=json.dumps(job),
+        capture_output=True,
+        text=True,
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"} | place.environment(),
+    )
+    if done.returncode:
+        said = done.stderr.strip().splitlines()
+        raise RunFailed(f"cannot compile the plan: {said[-1] if said else f'exit code {done.returncode}'}")
+    return {group: Measured(**values) for group, values in json.loads(done.stdout.splitlines()[-1]).items()}
+
+
+def main() -> int:
+    """The process behind `measured`."""
+    job = json.load(sys.stdin)
+    pin(job["cores"])
+    prepare()
+    found = {}
+    base = complete(ConfigDict(job["base"]))
+    for group, overrides in job["overrides"].items():
+        found[group] = dataclasses.asdict(measure(resolve(configure(base, overrides))))
+    print(json.dumps(found))
+    return 0
+
+
+def speed_of_records(path: Path) -> Speed | None:
+    """The speed of the completed runs of a sweep directory; None where it has none."""
+    sweep = store.read(path)
+    files = [sweep.run(run_id) / "result.json" for run_id in sweep.entries]
+    results = [read_json(file) for file in files if file.exists()]
+    speeds: dict[int, list[float]] = {}
+    for result in results:
+        if result.get("status") == "completed" and result.get("train_seconds"):
+            speeds.setdefault(result["params_total"], []).append(result["flops_exact"] / result["train_seconds"])
+    if not speeds:
+        return None
+    count = sum(map(len, speeds.values()))
+    return Speed(tuple((n, float(np.median(s))) for n, s in speeds.items()), f"{count} completed runs in {path}")
+
+
+def seconds(points: Sequence[Point], speed: Speed, found: dict[str, Measured]) -> list[float]:
+    """Estimated seconds of each run's training: without evaluation, records and compilation."""
+    estimates = []
+    for point in points:
+        assert point.config is not None
+        own = found.get(point.group)
+        rate = own.flops_per_second if own else speed.flops_per_second(point.config.derived.params_total)
+        estimates.append(point.flops / rate)
+    return estimates
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,121 @@
+"""What a running sweep shows on standard error: bars on a terminal, a line a run elsewhere."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.text import Text
+
+from sweeps.run import View
+
+
+class Tally:
+    """The events of a sweep, summed: runs and FLOPs done, what each worker is at, and when it will all be over."""
+
+    def __init__(self) -> None:
+        self.sweep: Any = None
+        self.total = self.done = 0
+        self.places: tuple[Any, ...] = ()
+        self.at: dict[int, dict[str, Any]] = {}
+        self._left: dict[str, float] = {}
+        self._first = 0.0
+        self._steps: dict[str, int] = {}  # where a run was when this sweep took it up
+        self._began = time.monotonic()
+
+    def take(self, event: dict[str, Any]) -> None:
+        """Take one event of `sweeps.run.run`."""
+        kind = event["event"]
+        if kind == "start":
+            self.sweep, self.total, self.places = event["sweep"], event["total"], event["places"]
+            self._left = {run_id: self.sweep.entries[run_id].flops for run_id in event["left"]}
+            self._first = sum(self._left.values())
+            self.done = self.total - len(self._left)
+        elif kind == "begin":
+            self.at[event["worker"]] = {"run_id": event["run_id"], "step": 0, "loss": None}
+        elif kind == "progress" and event["worker"] in self.at:
+            self.at[event["worker"]].update(step=event["step"], loss=event["loss"])
+        elif kind in ("end", "error"):
+            self.at.pop(event["worker"], None)
+            self._left.pop(event["run_id"], None)
+            self.done += 1
+        elif kind == "gone":
+            self.at.pop(event["worker"], None)
+
+    def share(self, worker: int) -> float:
+        """How much of its run a worker has done."""
+        at = self.at[worker]
+        return at["step"] / max(self.sweep.entries[at["run_id"]].steps, 1)
+
+    def eta(self) -> float | None:
+        """Seconds left, by FLOPs; None before there is anything to go by."""
+        under_way = sum(self.share(worker) * self._left.get(at["run_id"], 0.0) for worker, at in self.at.items())
+        left = sum(self._left.values()) - under_way
+        done = self._first - left
+        elapsed = time.monotonic() - self._began
+        return elapsed * left / done if done > 0.01 * self._first else None
+
+
+@contextlib.contextmanager
+def watching(console: Console | None = None) -> Iterator[View]:
+    """A view of a sweep for `sweeps.run.run`."""
+    console = console or Console(file=sys.stderr, highlight=False)
+    tally = Tally()
+    if not console.is_terminal:
+        yield lambda event: _line(console, tally, event)
+        return
+    bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console)
+    task = bar.add_task("sweep")
+    with Live(bar, console=console, refresh_per_second=4, transient=True) as live:
+
+        def view(event: dict[str, Any]) -> None:
+            if event["event"] in ("end", "error", "stopping"):
+                _line(console, tally, event)
+            else:
+                tally.take(event)
+            left = tally.eta()
+            name = tally.sweep.name if tally.sweep else "sweep"
+            bar.update(task, total=tally.total, completed=tally.done, description=f"{name}{_left(left)}")
+            live.update(Group(*(_worker(tally, i) for i in range(len(tally.places))), bar))
+
+        yield view
+
+
+def _worker(tally: Tally, index: int) -> Text:
+    name = f"{tally.places[index]!s:>8}  "
+    if index not in tally.at:
+        return Text(f"{name}...", style="dim")
+    at = tally.at[index]
+    entry = tally.sweep.entries[at["run_id"]]
+    loss = "" if at["loss"] is None else f"  loss {at['loss']:.4f}"
+    return Text(f"{name}{at['run_id']}  N {entry.params:,}  step {at['step']:,}/{entry.steps:,} {tally.share(index):4.0%}{loss}")
+
+
+def _line(console: Console, tally: Tally, event: dict[str, Any]) -> None:
+    tally.take(event)
+    kind = event["event"]
+    if kind == "start":
+        already = f", {tally.done} done before" if tally.done else ""
+        where = ", ".join(map(str, tally.places))
+        console.print(f"sweep {tally.sweep.name}: {tally.total} runs{already}{f'; workers on {where}' if where else ''}")
+    elif kind == "end":
+        entry = tally.sweep.entries[event["run_id"]]
+        loss = event["status"] if event["loss"] is None else f"loss {event['loss']:.4f}"
+        console.print(
+            f"{tally.done:>4}/{tally.total}  {event['run_id']}  N {entry.params:,}  {entry.steps:,} steps"
+            f"  {event['seconds']:.1f} s  {loss}{_left(tally.eta())}"
+        )
+    elif kind == "error":
+        console.print(f"{tally.done:>4}/{tally.total}  {event['run_id']}  failed: {event['message']}", markup=False)
+    elif kind == "stopping":
+        console.print("stopping: the workers save and leave (once more to stop at once)")
+
+
+def _left(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    return f"  {seconds / 3600:.1f} h left" if seconds > 5400 else f"  {seconds / 60:.1f} min left"

@@ -1,0 +1,247 @@
+"""The sweep directory: `sweep.json`, and one run directory a point under `runs/`. What state a run is in, its files say.
+
+`sweep.json` holds the bases (completed configs) and the points (a base, overrides, labels), by run id. Points are only ever
+added: what an earlier design asked for stays. A point is worked on by whoever holds the lock of `runs/<run_id>/claim`, and
+the kernel releases that lock when its holder dies. `error.json` is what an exception left.
+"""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sweeps import plan as plans
+from training import config as configs
+from training.errors import BadInput, nearest
+from training.files import locked, read_json, write_json
+
+FORMAT = 1
+STATES = ("missing", "running", "interrupted", "failed", "completed", "diverged")
+ENDED = ("completed", "diverged")
+RUN_ID = re.compile(r"[0-9a-f]{12}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One point of a sweep directory; `flops`, `params`, `steps` and `group` are its plan's."""
+
+    run_id: str
+    base: str
+    overrides: Mapping[str, Any]
+    labels: Mapping[str, Any]
+    group: str
+    flops: float
+    params: int
+    steps: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Sweep:
+    """What `sweep.json` says."""
+
+    path: Path
+    name: str
+    bases: Mapping[str, Any]
+    entries: Mapping[str, Entry]
+
+    def config(self, entry: Entry) -> ConfigDict:
+        """The completed config of a point.
+
+        Raises:
+          BadInput: this version of the code has no such keys, or makes another run of them.
+        """
+        where = f"{self.path / 'sweep.json'}"
+        config = plans.configure(configs.complete(ConfigDict(self.bases[entry.base]), where), dict(entry.overrides))
+        found = configs.resolve(config).derived.run_id
+        if found != entry.run_id:
+            raise BadInput(f"{where}: the run {entry.run_id} is now {found}: planned by another version, or with other data")
+        return config
+
+    def run(self, run_id: str) -> Path:
+        """The directory of a run."""
+        return self.path / "runs" / run_id
+
+
+def add(path: Path, plan: plans.Plan) -> Sweep:
+    """Add the points of a plan to a sweep directory, made on first use; labels of a known point are renewed.
+
+    Raises:
+      BadInput: the directory holds something else, or a sweep of another name.
+    """
+    if path.exists() and not path.is_dir():
+        raise BadInput(f"workdir {path} is a file")
+    if (path / "config.json").exists():
+        raise BadInput(f"workdir {path} holds a run, not a sweep")
+    path.mkdir(parents=True, exist_ok=True)
+    with locked(path / "sweep.lock", f"workdir {path}: sweep.json is being written", wait=True):
+        known = read(path) if (path / "sweep.json").exists() else Sweep(path, plan.name, {}, {})
+        if known.name != plan.name:
+            raise BadInput(f"workdir {path} holds the sweep {known.name!r}, not {plan.name!r}: give another --workdir")
+        base = json.loads(plan.base.to_json_best_effort())
+        key = plans.digest(base)
+        entries = {point.run_id: _entry(key, point) for point in plan.points}
+        for run_id, entry in known.entries.items():
+            # A run keeps the base that it was first planned with: it is the same run by whatever way it is described.
+            new = entries.get(run_id)
+            entries[run_id] = entry if new is None else dataclasses.replace(entry, labels=new.labels)
+        used = {entry.base for entry in entries.values()}
+        bases = {name: value for name, value in {**known.bases, key: base}.items() if name in used}
+        points = {run_id: _plain(entry) for run_id, entry in entries.items()}
+        content = {"format": FORMAT, "name": plan.name, "bases": bases, "points": points}
+        if points.keys() != known.entries.keys() or any(_plain(known.entries[i]) != points[i] for i in points):
+            write_json(path / "sweep.json", content)
+        return Sweep(path, plan.name, bases, entries)
+
+
+def read(path: Path) -> Sweep:
+    """The sweep of a directory.
+
+    Raises:
+      BadInput: there is none, or it is not one that this version reads.
+    """
+    file = path / "sweep.json"
+    if not file.exists():
+        raise BadInput(f"no sweep in {path}: {file} is missing")
+    content = read_json(file)
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise BadInput(f"{file}: not a sweep of format {FORMAT}")
+    try:
+        entries = {run_id: Entry(run_id=run_id, **point) for run_id, point in content["points"].items()}
+        sweep = Sweep(path, content["name"], content["bases"], entries)
+    except (AttributeError, KeyError, TypeError) as error:
+        raise BadInput(f"{file}: damaged ({type(error).__name__}: {error})") from error
+    for run_id in entries:
+        if not RUN_ID.fullmatch(run_id):  # it becomes a path
+            raise BadInput(f"{file}: {run_id!r} is no run id")
+    return sweep
+
+
+def state(sweep: Sweep, run_id: str) -> str:
+    """One of `STATES`, read from the files of a run."""
+    run = sweep.run(run_id)
+    if (run / "result.json").exists():
+        return str(read_json(run / "result.json").get("status"))
+    if is_claimed(run):
+        return "running"
+    if (run / "error.json").exists():
+        return "failed"
+    return "interrupted" if (run / "config.json").exists() else "missing"
+
+
+def parse_states(text: str, choices: tuple[str, ...] = ("missing", "interrupted", "failed")) -> tuple[str, ...]:
+    """The states of a list such as "failed,missing".
+
+    Raises:
+      BadInput: one is not among the choices.
+    """
+    wanted = tuple(word.strip() for word in text.split(",") if word.strip())
+    for word in wanted:
+        if word not in choices:
+            raise BadInput(f"--only: no state {word!r}{nearest(word, choices)} (known: {', '.join(choices)})")
+    return wanted or choices
+
+
+@contextlib.contextmanager
+def claim(run: Path) -> Iterator[bool]:
+    """Try to hold a run; False where a live process holds it."""
+    run.mkdir(parents=True, exist_ok=True)
+    with open(run / "claim", "a") as file:
+        for _ in range(5):
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                time.sleep(0.005)  # someone may only have looked, as `is_claimed` does
+                continue
+            yield True
+            return
+        yield False
+
+
+def is_claimed(run: Path) -> bool:
+    """Whether a live process holds a run."""
+    try:
+        with open(run / "claim") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
+
+
+def fail(run: Path, message: str, traceback: str, session: str) -> None:
+    """Record that a run could not be made; a later sweep tries it again.
+
+    Args:
+      session: names the `isoflop sweep` that tried, which tries no second time.
+    """
+    error = {"message": message, "traceback": traceback, "session": session, "at": time.time()}
+    run.mkdir(parents=True, exist_ok=True)
+    write_json(run / "error.json", error)
+
+
+def failure(run: Path) -> dict[str, Any] | None:
+    """What `fail` recorded."""
+    return read_json(run / "error.json") if (run / "error.json").exists() else None
+
+
+def last_line(run: Path) -> dict[str, Any]:
+    """The newest line of a run's metrics that has a loss, from the end of the file alone."""
+    file = run / "metrics.jsonl"
+    if not file.exists():
+        return {}
+    with open(file, "rb") as opened:
+        opened.seek(max(0, opened.seek(0, os.SEEK_END) - 4096))
+        lines = opened.read().decode(errors="replace").splitlines()
+    for text in reversed(lines):
+        with contextlib.suppress(json.JSONDecodeError):
+            line = json.loads(text)
+            if isinstance(line, dict) and "loss" in line:
+                return line
+    return {}
+
+
+def status(sweep: Sweep) -> list[dict[str, Any]]:
+    """What is known of each point: state, labels, size, steps done, loss, and the message of a failure."""
+    rows = []
+    for run_id, entry in sweep.entries.items():
+        run, now = sweep.run(run_id), state(sweep, run_id)
+        row = {"run_id": run_id, "state": now, **entry.labels, "params_total": entry.params, "flops": entry.flops}
+        row |= {"step": 0, "steps": entry.steps, "loss": None, "train_loss": None, "message": None}
+        if now in ENDED:
+            result = read_json(run / "result.json")
+            row |= {"step": result.get("steps"), "loss": result.get("loss"), "train_loss": result.get("train_loss")}
+        elif now != "missing":
+            line = last_line(run)
+            row |= {"step": line.get("step", 0), "train_loss": line.get("loss")}
+        if now == "failed":
+            row["message"] = (failure(run) or {}).get("message")
+        rows.append(row)
+    return rows
+
+
+def _entry(base: str, point: plans.Point) -> Entry:
+    assert point.config is not None
+    derived = point.config.derived
+    plain = json.loads(json.dumps({"overrides": point.overrides, "labels": point.labels}))
+    return Entry(
+        run_id=point.run_id,
+        base=base,
+        **plain,
+        group=point.group,
+        flops=point.flops,
+        params=derived.params_total,
+        steps=derived.steps,
+    )
+
+
+def _plain(entry: Entry) -> dict[str, Any]:
+    return {field.name: getattr(entry, field.name) for field in dataclasses.fields(entry) if field.name != "run_id"}

@@ -1,0 +1,189 @@
+"""One worker of a sweep: claims points from the sweep directory, one after another, until nothing is left for it.
+
+`python -m sweeps.worker` reads its job, one line of JSON, from its standard input, and writes an event a line to its standard
+output. Its standard input stays open: when it ends, the parent is gone, and the worker saves and leaves. The loop, `work`,
+needs nothing of this: any launcher that can start a process can call it on a shared directory.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+# JAX and everything that imports it come in only after the process has been pinned: see `main`.
+
+Report = Callable[..., None]
+GRACE = 60.0  # seconds that a worker without a parent gets to save
+QUIET = 0.5  # seconds between two reports of progress
+
+
+class Stopped(BaseException):
+    """A signal between two runs, or before the first step of one."""
+
+
+@dataclasses.dataclass
+class Queue:
+    """The points that are left for this worker, in the order in which it would like them.
+
+    First a point whose compiled step it has, then one of a group that no one has begun, then any; the group with the most
+    work first, and in it the longest run first, so that the sweep ends evenly.
+    """
+
+    entries: dict[str, Any]
+    folder: Callable[[str], Path]
+    mine: set[str] = dataclasses.field(default_factory=set)
+
+    def ranked(self) -> list[Any]:
+        """The points from the best on."""
+        work: dict[str, float] = {}
+        for entry in self.entries.values():
+            work[entry.group] = work.get(entry.group, 0.0) + entry.flops
+        begun = {entry.group for entry in self.entries.values() if self.folder(entry.run_id).exists()}
+
+        def rank(entry: Any) -> tuple[Any, ...]:
+            return entry.group not in self.mine, entry.group in begun, -work[entry.group], entry.group, -entry.flops
+
+        return sorted(self.entries.values(), key=rank)
+
+
+def work(path: Path, run_ids: Iterable[str], session: str, report: Report, states: tuple[str, ...] = ()) -> None:
+    """Run points of a sweep directory until none of them is left to begin.
+
+    Args:
+      path: the sweep directory.
+      run_ids: the points that may be run.
+      session: names this invocation of the sweep; a point that failed in it is not tried again.
+      report: called with an event ("begin", "progress", "end", "error") and its values.
+      states: run only points in one of these states; all that have not ended, if empty.
+    Raises:
+      Interrupted, Stopped: by a signal; everything can be continued.
+    """
+    from sweeps import store
+
+    sweep = store.read(path)
+    queue = Queue({run_id: sweep.entries[run_id] for run_id in run_ids}, sweep.run)
+    while _next(sweep, queue, session, report, states):
+        pass
+
+
+def _next(sweep: Any, queue: Queue, session: str, report: Report, states: tuple[str, ...]) -> bool:
+    """Run the best point that is free; False where others hold all that is left, and will end it."""
+    from sweeps import store
+
+    for entry in queue.ranked():
+        with store.claim(sweep.run(entry.run_id)) as held:
+            if not held:
+                continue
+            del queue.entries[entry.run_id]
+            if _wanted(sweep, entry.run_id, session, states):
+                queue.mine.add(entry.group)
+                _run(sweep, entry, session, report)
+                return True
+    return False
+
+
+def _wanted(sweep: Any, run_id: str, session: str, states: tuple[str, ...]) -> bool:
+    from sweeps import store
+
+    run = sweep.run(run_id)
+    if (run / "result.json").exists():
+        return False
+    failed = store.failure(run)
+    if failed is not None and failed.get("session") == session:
+        return False
+    now = "failed" if failed is not None else "interrupted" if (run / "config.json").exists() else "missing"
+    return not states or now in states
+
+
+def _run(sweep: Any, entry: Any, session: str, report: Report) -> None:
+    """One run to its end; what goes wrong in it is recorded, and is no reason to stop."""
+    from sweeps import store
+    from training import loop, signals
+
+    run = sweep.run(entry.run_id)
+    told = [0.0]
+
+    def observe(step: int, metrics: dict[str, Any]) -> None:
+        if time.monotonic() - told[0] > QUIET:
+            told[0] = time.monotonic()
+            report("progress", run_id=entry.run_id, step=step, loss=metrics.get("loss"))
+
+    report("begin", run_id=entry.run_id)
+    began = time.monotonic()
+    try:
+        (run / "error.json").unlink(missing_ok=True)
+        extra = {"sweep": sweep.name, **entry.labels}
+        result = loop.run(sweep.config(entry), run, observers=(observe,), extra=extra)
+    except signals.Interrupted:
+        raise
+    except Exception as error:
+        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        store.fail(run, message, traceback.format_exc(), session)
+        report("error", run_id=entry.run_id, message=message)
+    else:
+        seconds = time.monotonic() - began
+        report("end", run_id=entry.run_id, status=result["status"], loss=result["loss"], seconds=seconds)
+
+
+def main() -> int:
+    """The process: reads its job, pins itself, works, and answers signals."""
+    job = json.loads(sys.stdin.readline())
+    events = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print must not end up among the events
+
+    def report(event: str, **values: Any) -> None:
+        with contextlib.suppress(BrokenPipeError):  # the parent is gone: `_watch` sees to that
+            events.write(json.dumps({"event": event, **values}) + "\n")
+
+    def stop(number: int, frame: object) -> None:
+        del frame
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)  # a second one ends it at once
+        raise Stopped(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    threading.Thread(target=_watch, daemon=True).start()
+
+    from sweeps import placement
+
+    try:
+        placement.pin(job["cores"])
+        prepare()
+        from training.signals import Interrupted
+
+        try:
+            work(Path(job["path"]), job["run_ids"], job["session"], report, tuple(job["states"]))
+        except Interrupted as error:
+            return error.exit_code
+    except Stopped as error:
+        return 128 + error.args[0]
+    return 0
+
+
+def _watch() -> None:
+    """End this process, politely, once its standard input has ended: its parent is no more."""
+    sys.stdin.read()
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(GRACE)
+    os._exit(1)
+
+
+def prepare() -> None:
+    """Process-wide settings: the allocator keeps its memory, compiled programs are kept on disk."""
+    from training import compilation
+
+
+    compilation.persist()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""The commands around runs and sweeps: what they print, what they return, what they refuse."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from isoflop.cli import main
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "sweeps"))
+
+import fake as family
+
+from sweeps import price
+
+RUN = """
+from ml_collections import ConfigDict
+def get_config(arg=""):
+    return ConfigDict({"task": "fake", "batch_size": 8, "log": {"every": 5}, "model": {"width": 4}, "horizon": {"steps": 40}})
+"""
+SWEEP = """
+from ml_collections import ConfigDict
+from sweeps.design import axis, isoflop, product
+def get_config(arg=""):
+    design = product(isoflop((2e4, 4e4), (4, 8, 16)), axis("seed", (0, 1)))
+    base = {"task": "fake", "batch_size": 8, "log": {"every": 5}}
+    return ConfigDict({"name": "study", "base": base, "design": design, "min_steps": 30})
+"""
+
+
+@pytest.fixture(autouse=True)
+def files(monkeypatch, tmp_path):
+    """The family and two config files in an empty folder."""
+    family.install()
+    monkeypatch.setattr(price, "COMMAND", family.PRICE)
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setenv("ISOFLOP_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    monkeypatch.chdir(tmp_path)
+    Path("run.py").write_text(RUN)
+    Path("sweep.py").write_text(SWEEP)
+
+
+def isoflop(*argv):
+    """A command in a process of its own, as users start it."""
+    return subprocess.run([*family.CLI, *argv], capture_output=True, text=True, timeout=120)
+
+
+def said(capsys, *argv):
+    """Exit code and JSON of a command."""
+    code = main([*argv, "--json"])
+    return code, json.loads(capsys.readouterr().out)
+
+
+def refused(capsys, *argv):
+    """The one line of a command that exits with 2."""
+    assert main(list(argv)) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("isoflop: ")
+    return lines[0]
+
+
+def test_plan_without_memory_is_arithmetic_alone(capsys):
+    code, plan = said(capsys, "plan", "--config=sweep.py", "--memory=false", "--flops_per_second=1000", "--workers=2")
+    assert code == 0 and len(plan["points"]) == 10 and plan["shapes"] == 3
+    assert [point["refused"] for point in plan["refused"]] == ["26 steps are fewer than min_steps = 30"] * 2
+    assert plan["hours"] == pytest.approx(plan["flops_exact"] / 1000 / 2 / 3600)
+    first = plan["points"][0]
+    assert first["flops_exact"] == first["flops_6nd"] == 6 * 4 * first["tokens"] and first["budget"] == 2e4
+    assert first["memory_bytes"] is None
+    assert main(["plan", "--config=sweep.py", "--memory=false"]) == 0
+    table = capsys.readouterr().out
+    assert "10 runs, 3 shapes" in table and "refused: horizon.flops=20000, model.size=16, seed=0" in table
+
+
+def test_plan_measures_memory_and_speed_and_says_where(capsys):
+    code, plan = said(capsys, "plan", "--config=run.py")
+    (point,) = plan["points"]
+    assert code == 0 and point["memory_bytes"] > 0 and point["minutes"] > 0
+    assert plan["hours_source"].startswith("a few steps of 1 shape, timed on")
+    assert not Path("runs").exists()
+
+
+def test_plan_keeps_to_the_conditions(capsys):
+    _, plan = said(capsys, "plan", "--config=sweep.py", "--memory=false", "--where=budget<=2e4", "--where", "seed==0")
+    assert [(point["budget"], point["seed"]) for point in plan["points"]] == [(2e4, 0), (2e4, 0)]
+
+
+def test_a_sweep_from_plan_to_tables(capsys):
+    arguments = ("sweep", "--config=sweep.py", "--workdir=out", "--workers=2")
+    first = isoflop(*arguments, "--where=budget<=2e4", "--config.base.optimizer.peak_lr=0.2")
+    assert first.returncode == 0, first.stderr
+    assert "sweep study: 4 completed" in first.stdout and "4/4" in first.stderr
+    code, status = said(capsys, "status", "out")
+    assert code == 0 and status["states"] == {"completed": 4} and status["flops_done"] == status["flops_total"]
+    code, tables = said(capsys, "collect", "out")
+    assert code == 0 and tables["statuses"] == {"completed": 4} and Path(tables["runs"]).is_file()
+    import pyarrow.parquet as pq
+
+    assert pq.read_table(tables["runs"]).column("peak_lr").to_pylist() == [0.2] * 4
+    code, plan = said(capsys, "plan", "--config=sweep.py", "--memory=false", "--workdir=out")
+    assert plan["hours"] > 0 and plan["hours_source"] == "4 completed runs in out"
+
+
+def test_a_failed_run_makes_the_sweep_exit_with_1_and_is_named():
+    done = isoflop(
+        "sweep", "--config=sweep.py", "--workdir=out", "--where=seed==1", "--where=budget<=2e4", "--config.base.data.crash=boom"
+    )
+    assert done.returncode == 1
+    assert done.stdout.count("RuntimeError: boom") == 4  # in the table and below it
+    assert "2 failed" in done.stdout
+
+
+def test_train_runs_once_and_mirrors(capsys):
+    code, result = said(capsys, "train", "--config=run.py", "--workdir=one", "--tensorboard", "--profile")
+    assert code == 0 and result["status"] == "completed" and result["steps"] == 40
+    assert list(Path("one/tensorboard").glob("events*")) and list(Path("one/profile").rglob("*.xplane.pb"))
+    stamp = Path("one/result.json").stat().st_mtime_ns
+    assert said(capsys, "train", "--config=run.py", "--workdir=one") == (0, result)
+    assert Path("one/result.json").stat().st_mtime_ns == stamp
+
+
+def test_train_without_wandb_says_how_to_get_it(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    assert "pip install 'isoflop[wandb]'" in refused(capsys, "train", "--config=run.py", "--workdir=one", "--wandb")
+    assert not Path("one").exists()
+
+
+def test_a_run_that_diverges_exits_with_1():
+    done = isoflop("train", "--config=run.py", "--workdir=one", "--config.data.nan_at=5")
+    assert done.returncode == 1 and "diverged" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (("sweep", "--config=run.py", "--workdir=x"), "use isoflop train"),
+        (("train", "--config=sweep.py", "--workdir=x"), "use isoflop sweep"),
+        (("sweep", "--config=sweep.py"), "--workdir=DIR is missing"),
+        (("train", "--config=run.py"), "--workdir=DIR is missing"),
+        (("sweep", "--config=sweep.py", "--workdir=x", "--only=faled"), "did you mean 'failed'"),
+        (("sweep", "--config=sweep.py", "--workdir=x", "--workers=0"), "--workers: must be at least 1"),
+        (("sweep", "--config=sweep.py", "--workdir=x", "--where=budgt<=1"), "no point has 'budgt'"),
+        (("plan", "--config=sweep.py", "--where=budget"), "write key, operator and value"),
+        (("plan", "--config=sweep.py", "--flops_per_second=0"), "must be positive"),
+        (("plan", "--config=sweep.py", "--workdir=nowhere"), "no sweep in nowhere"),
+        (("plan", "--config=nowhere.py"), "no config file nowhere.py"),
+        (("plan",), "--config=FILE[:arg] is missing"),
+        (("status", "nowhere"), "no sweep in nowhere"),
+        (("status",), "one sweep directory"),
+        (("collect", "nowhere"), "no sweep in nowhere"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(capsys, argv, message):
+    assert message in refused(capsys, *argv)
+    assert {path.name for path in Path.cwd().iterdir()} <= {"run.py", "sweep.py", "__pycache__"}
+
+
+def test_a_workdir_of_another_run_is_refused(capsys):
+    assert main(["train", "--config=run.py", "--workdir=one"]) == 0
+    capsys.readouterr()
+    assert "holds a run, not a sweep" in refused(capsys, "sweep", "--config=sweep.py", "--workdir=one")
+    Path("run.py").write_text(RUN.replace('"width": 4', '"width": 5'))
+    message = refused(capsys, "train", "--config=run.py", "--workdir=one")
+    assert "model.width (4 -> 5)" in message and "--allow_change" in message
+
+
+def test_a_design_that_names_an_unknown_key_is_refused(capsys):
+    Path("sweep.py").write_text(SWEEP.replace('axis("seed"', 'axis("sed"'))
+    assert "unknown key 'sed'; did you mean 'seed'" in refused(capsys, "plan", "--config=sweep.py")
+
+
+@pytest.mark.parametrize("command", ["plan", "train", "sweep", "status", "collect"])
+def test_help_shows_an_example(capsys, command):
+    assert main([command, "--help"]) == 0
+    assert f"isoflop {command} " in capsys.readouterr().out

@@ -1,0 +1,110 @@
+"""Attention implementations against a plain definition, and the choice among them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lm import attention
+from lm.attention import choose
+from training.errors import BadInput
+
+KEY = jax.random.key(0)
+attend = jax.jit(attention.attend, static_argnums=4)
+
+
+def definition(q, k, v, segments=None):
+    """One query at a time, in float64."""
+    q, k, v = (np.asarray(a, np.float64) for a in (q, k, v))
+    batch, length, heads, width = q.shape
+    group = heads // k.shape[2]
+    out = np.zeros_like(q)
+    for b, t, h in np.ndindex(batch, length, heads):
+        keys = [s for s in range(t + 1) if segments is None or segments[b, s] == segments[b, t]]
+        scores = k[b, keys, h // group] @ q[b, t, h] / np.sqrt(width)
+        weights = np.exp(scores - scores.max())
+        out[b, t, h] = (weights / weights.sum()) @ v[b, keys, h // group]
+    return out
+
+
+def arrays(length, heads=4, kv_heads=2, width=6, batch=2, scale=2.0):
+    rng = np.random.default_rng(0)
+    q = scale * rng.normal(size=(batch, length, heads, width))
+    k, v = scale * rng.normal(size=(2, batch, length, kv_heads, width))
+    ids = np.sort(rng.integers(0, 3, (batch, length)), axis=1)
+    return *(jnp.asarray(a, jnp.float32) for a in (q, k, v)), jnp.asarray(ids)
+
+
+@pytest.mark.parametrize("implementation", ["blocked", "xla"])
+@pytest.mark.parametrize(("length", "kv_heads"), [(1, 4), (9, 1), (12, 2)])
+@pytest.mark.parametrize("segmented", [False, True])
+def test_equals_the_definition(implementation, length, kv_heads, segmented):
+    q, k, v, ids = arrays(length, kv_heads=kv_heads)
+    ids = ids if segmented else None
+    out = attend(q, k, v, ids, implementation)
+    np.testing.assert_allclose(out, definition(q, k, v, ids), atol=2e-5)
+
+
+@pytest.mark.parametrize("segmented", [False, True])
+@pytest.mark.parametrize(("length", "kv_heads"), [(9, 2), (12, 4)])
+def test_gradients_of_the_implementations_agree(segmented, length, kv_heads):
+    q, k, v, ids = arrays(length, kv_heads=kv_heads)
+    ids = ids if segmented else None
+    weight = jax.random.normal(jax.random.key(3), q.shape)
+
+    def gradients(implementation):
+        total = lambda q, k, v: jnp.sum(weight * attend(q, k, v, ids, implementation))
+        return jax.jit(jax.grad(total, (0, 1, 2)))(q, k, v)
+
+    for ours, reference in zip(gradients("blocked"), gradients("xla"), strict=True):
+        np.testing.assert_allclose(ours, reference, atol=3e-5)
+
+
+def test_large_scores_do_not_overflow():
+    q, k, v, _ = arrays(8, scale=60.0)
+    for implementation in ("blocked", "xla"):
+        total = lambda q: attention.attend(q, k, v, None, implementation).sum()
+        value, grads = jax.jit(jax.value_and_grad(total))(q)
+        assert jnp.isfinite(value) and jnp.isfinite(grads).all()
+
+
+def test_half_precision_stays_half_precision_and_close():
+    q, k, v, ids = arrays(10)
+    for implementation in ("blocked", "xla"):
+        out = attend(*(a.astype(jnp.bfloat16) for a in (q, k, v)), ids, implementation)
+        assert out.dtype == jnp.bfloat16
+        np.testing.assert_allclose(out.astype(np.float32), definition(q, k, v, ids), atol=0.15)
+
+
+@pytest.mark.parametrize(
+    ("requested", "width", "dtype", "platform", "chosen"),
+    [
+        ("auto", 64, "float32", "cpu", "blocked"),
+        ("auto", 64, "bfloat16", "cpu", "blocked"),
+        ("auto", 64, "bfloat16", "gpu", "cudnn"),
+        ("auto", 64, "float16", "gpu", "cudnn"),
+        ("auto", 64, "float32", "gpu", "xla"),
+        ("auto", 20, "bfloat16", "gpu", "xla"),
+        ("auto", 256, "bfloat16", "gpu", "xla"),
+        ("auto", 64, "bfloat16", "tpu", "xla"),
+        ("xla", 64, "bfloat16", "gpu", "xla"),
+        ("blocked", 64, "float32", "tpu", "blocked"),
+        ("cudnn", 64, "bfloat16", "gpu", "cudnn"),
+    ],
+)
+def test_the_choice_is_made_by_platform_dtype_and_width(requested, width, dtype, platform, chosen):
+    assert choose(requested, width, dtype, platform).name == chosen
+
+
+def test_the_choice_says_why():
+    assert "float32" in choose("auto", 64, "float32", "gpu").reason
+    assert "20" in choose("auto", 20, "bfloat16", "gpu").reason
+
+
+@pytest.mark.parametrize(
+    ("requested", "platform", "message"),
+    [("cudnn", "cpu", "platform is cpu"), ("cudnn", "gpu", "float32"), ("flash", "cpu", "flash")],
+)
+def test_what_cannot_run_is_refused(requested, platform, message):
+    with pytest.raises(BadInput, match=message):
+        choose(requested, 64, "float32", platform)

@@ -1,0 +1,288 @@
+"""The decoder: its tree and initial values, its speed switches, and what each option means."""
+
+import functools
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from lm.decoder import Decoder
+from lm.objective import cross_entropy
+from training import mesh as meshes
+from training.errors import BadInput
+
+KEY = jax.random.key(0)
+BASE = Decoder(vocab_size=19, depth=3, width=16, heads=4, kv_heads=2, mlp_width=24)
+FULL = BASE.clone(
+    norm="layer", positions="learned", max_length=12, activation="swiglu", tied=False, bias=True, qk_norm=True
+)
+OTHER = BASE.clone(activation="relu", positions="none", parallel=True, kv_heads=4)
+TOKENS = np.random.default_rng(0).integers(0, 19, (4, 12)).astype(np.int32)
+SEGMENTS = np.repeat([[0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2]], 4, axis=0).astype(np.int32)
+
+
+@functools.lru_cache
+def initial(model, scale=1.0, seed=0):
+    init = jax.jit(lambda key, scale: nn.meta.unbox(model.init(key, scale, method="parameters"))["params"])
+    return init(jax.random.key(seed), scale)
+
+
+def forward(model, params, tokens=TOKENS, segments=None, dropout=None):
+    return jax.jit(model.apply)({"params": params}, tokens, segments, dropout)
+
+
+def loss_and_gradient(model, params, segments=None):
+    def loss(p):
+        states, head = model.apply({"params": p}, TOKENS[:, :-1], segments, method="hidden")
+        return cross_entropy(states, head, TOKENS[:, 1:])[0].mean()
+
+    return jax.jit(jax.value_and_grad(loss))(params)
+
+
+def assert_close(left, right, tolerance):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=tolerance), left, right)
+
+
+def test_the_tree_is_as_documented():
+    boxed = jax.eval_shape(functools.partial(FULL.init, method="parameters"), KEY)["params"]
+    is_box = lambda x: isinstance(x, nn.LogicallyPartitioned)
+    found = {
+        "/".join(key.key for key in path): (box.value.shape, box.names)
+        for path, box in jax.tree_util.tree_leaves_with_path(boxed, is_leaf=is_box)
+    }
+    norm, L = {"scale": ((3, 16), ("layers", None)), "bias": ((3, 16), ("layers", None))}, "layers"
+
+    def linear(rows, columns, *axes):
+        return {"kernel": ((3, rows, columns), (L, *axes)), "bias": ((3, columns), (L, axes[1]))}
+
+    blocks = {
+        "attention_norm": norm,
+        "mlp_norm": norm,
+        "attention/query": linear(16, 16, "embed", "heads"),
+        "attention/key": linear(16, 8, "embed", "kv"),
+        "attention/value": linear(16, 8, "embed", "kv"),
+        "attention/out": linear(16, 16, "heads", "embed"),
+        "attention/query_norm": {"scale": ((3, 4), (L, None))},
+        "attention/key_norm": {"scale": ((3, 4), (L, None))},
+        "mlp/up": linear(16, 24, "embed", "mlp"),
+        "mlp/gate": linear(16, 24, "embed", "mlp"),
+        "mlp/down": linear(24, 16, "mlp", "embed"),
+    }
+    expected = {f"blocks/{name}/{leaf}": value for name, group in blocks.items() for leaf, value in group.items()}
+    assert found == expected | {
+        "embed/embedding": ((19, 16), ("vocab", "embed")),
+        "position/embedding": ((12, 16), ("position", "embed")),
+        "head/embedding": ((19, 16), ("vocab", "embed")),
+        "final_norm/scale": ((16,), (None,)),
+        "final_norm/bias": ((16,), (None,)),
+    }
+
+
+def test_initial_values_are_as_documented():
+    model = BASE.clone(vocab_size=400, width=128, mlp_width=512, tied=False, bias=True, norm="layer")
+    params = initial(model)
+    blocks = params["blocks"]
+    spread = {
+        128**-0.5: [params["embed"]["embedding"], params["head"]["embedding"], blocks["mlp"]["up"]["kernel"]]
+        + [blocks["attention"][name]["kernel"] for name in ("query", "key", "value")],
+        128**-0.5 * 6**-0.5: [blocks["attention"]["out"]["kernel"]],
+        512**-0.5 * 6**-0.5: [blocks["mlp"]["down"]["kernel"]],
+    }
+    for std, leaves in spread.items():
+        for leaf in leaves:
+            assert float(leaf.std()) == pytest.approx(std, rel=0.02)
+            assert abs(float(leaf.mean())) < 4 * std / leaf.size**0.5
+    assert (blocks["attention_norm"]["scale"] == 1).all() and (blocks["mlp"]["up"]["bias"] == 0).all()
+    # No two layers or parameters share draws.
+    up, query = blocks["mlp"]["up"]["kernel"], blocks["attention"]["query"]["kernel"]
+    assert not np.intersect1d(up[0], up[1]).size and not np.intersect1d(up, query).size
+
+
+def test_the_initial_scale_is_an_input():
+    init = jax.jit(lambda scale: nn.meta.unbox(BASE.init(KEY, scale, method="parameters")))
+    once, thrice = init(1.0)["params"], init(3.0)["params"]
+    assert init._cache_size() == 1
+    np.testing.assert_allclose(
+        thrice["blocks"]["mlp"]["up"]["kernel"], 3 * once["blocks"]["mlp"]["up"]["kernel"], rtol=1e-6
+    )
+    assert (thrice["final_norm"]["scale"] == 1).all()
+
+
+def test_linen_init_gives_the_same_values():
+    params = nn.meta.unbox(jax.jit(BASE.init)(KEY, TOKENS))["params"]
+    jax.tree.map(np.testing.assert_array_equal, params, initial(BASE))
+
+
+SWITCHES = [
+    {"scan": True},
+    {"remat": "full"},
+    {"remat": "dots", "scan": True},
+    {"attention": "xla"},
+    {"attention": "blocked", "scan": True, "remat": "full"},
+]
+
+
+@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+@pytest.mark.parametrize("model", [BASE, FULL], ids=["base", "full"])
+def test_speed_switches_change_neither_initial_values_nor_results(model, switches):
+    fast = model.clone(**switches)
+    params = initial(model)
+    jax.tree.map(np.testing.assert_array_equal, initial(fast), params)
+    segments = SEGMENTS[:, :-1]
+    assert_close(loss_and_gradient(fast, params, segments), loss_and_gradient(model, params, segments), 1e-5)
+
+
+@pytest.mark.parametrize("model", [BASE, FULL, OTHER], ids=["base", "full", "other"])
+def test_logits_depend_on_the_past_alone(model):
+    params = initial(model)
+    changed = TOKENS.copy()
+    changed[:, 7] = (changed[:, 7] + 1) % 19
+    before, after = forward(model, params), forward(model, params, changed)
+    np.testing.assert_array_equal(before[:, :7], after[:, :7])
+    assert (abs(before[:, 7:] - after[:, 7:]).max(axis=(0, 2)) > 1e-6).all()
+
+
+@pytest.mark.parametrize("model", [BASE, FULL], ids=["base", "full"])
+def test_segments_are_as_good_as_separate_sequences(model):
+    params = initial(model)
+    packed = forward(model, params, TOKENS, SEGMENTS)
+    for start, stop in ((0, 5), (5, 8), (8, 12)):
+        alone = forward(model, params, TOKENS[:, start:stop])
+        np.testing.assert_allclose(packed[:, start:stop], alone, atol=1e-5)
+
+
+def test_without_positions_only_the_set_of_the_past_matters():
+    model = OTHER.clone(depth=1)
+    swapped = TOKENS.copy()
+    swapped[:, [0, 1]] = swapped[:, [1, 0]]
+    params = initial(model)
+    np.testing.assert_allclose(forward(model, params)[:, 3:], forward(model, params, swapped)[:, 3:], atol=1e-5)
+    rotary = model.clone(positions="rotary")
+    assert abs(forward(rotary, params)[:, 3:] - forward(rotary, params, swapped)[:, 3:]).max() > 1e-3
+
+
+def test_options_change_the_function():
+    params = initial(BASE.clone(max_length=12))
+    base = forward(BASE, params)
+    for change in (
+        {"activation": "relu"},
+        {"norm": "layer"},
+        {"rope_theta": 10.0},
+        {"norm_eps": 0.5},
+        {"parallel": True},
+    ):
+        assert abs(forward(BASE.clone(**change), params) - base).max() > 1e-3, change
+
+
+def test_logits_are_hidden_states_times_the_head():
+    for model in (BASE, FULL):
+        params = initial(model)
+        states, head = jax.jit(functools.partial(model.apply, method="hidden"))({"params": params}, TOKENS)
+        assert head.shape == (19, 16) and states.shape == (4, 12, 16)
+        np.testing.assert_allclose(forward(model, params), states @ head.T, atol=1e-5)
+    np.testing.assert_array_equal(head, params["head"]["embedding"])
+
+
+def test_dropout_is_structure_and_its_rate_an_input():
+    model = BASE.clone(dropout=True)
+    params = initial(model)
+    apply = jax.jit(lambda rate, seed: model.apply({"params": params}, TOKENS, None, (jax.random.key(seed), rate)))
+    still = forward(model, params)
+    np.testing.assert_allclose(apply(0.0, 0), still, atol=1e-6)
+    assert abs(apply(0.3, 0) - still).max() > 0.01
+    assert abs(apply(0.3, 0) - apply(0.3, 1)).max() > 0.01
+    np.testing.assert_array_equal(apply(0.3, 0), apply(0.3, 0))
+    assert apply._cache_size() == 1
+    without = forward(BASE, params, dropout=(KEY, jnp.float32(0.3)))
+    np.testing.assert_array_equal(without, forward(BASE, params))
+
+
+def test_dropout_is_the_same_scanned_or_unrolled():
+    model = BASE.clone(dropout=True)
+    params, dropout = initial(model), (KEY, jnp.float32(0.3))
+    scanned = forward(model.clone(scan=True), params, dropout=dropout)
+    np.testing.assert_allclose(forward(model, params, dropout=dropout), scanned, atol=1e-5)
+
+
+def test_half_precision_computes_in_half_and_keeps_float32_parameters():
+    half = BASE.clone(compute_dtype="bfloat16")
+    params = initial(half)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    logits = forward(half, params)
+    assert logits.dtype == jnp.float32
+    states, _ = jax.eval_shape(functools.partial(half.apply, method="hidden"), {"params": params}, TOKENS)
+    assert states.dtype == jnp.bfloat16
+    difference = abs(logits - forward(BASE, params)).max()
+    assert 1e-4 < difference < 0.15
+    stored = initial(BASE.clone(param_dtype="bfloat16"))
+    assert {leaf.dtype for leaf in jax.tree.leaves(stored)} == {jnp.dtype("bfloat16")}
+    assert forward(BASE.clone(logit_dtype="bfloat16"), params).dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        BASE.clone(depth=2, attention="blocked"),
+        FULL.clone(depth=2, attention="blocked"),
+        OTHER.clone(depth=2, attention="xla", scan=True, remat="full"),
+    ],
+    ids=["base", "full", "other"],
+)
+def test_gradients_agree_with_finite_differences(model):
+    with jax.enable_x64(True):
+        double = model.clone(param_dtype="float64", compute_dtype="float64", logit_dtype="float64")
+        params = jax.jit(lambda: nn.meta.unbox(double.init(KEY, 1.5, method="parameters"))["params"])()
+
+        def loss(p):
+            states, head = double.apply({"params": p}, TOKENS[:2, :-1], SEGMENTS[:2, :-1], method="hidden")
+            return cross_entropy(states, head, TOKENS[:2, 1:], "float64")[0].sum()
+
+        assert jax.eval_shape(loss, params).dtype == jnp.float64
+        check_grads(jax.jit(loss), (params,), order=1, modes=["rev"], atol=1e-6, rtol=1e-6, eps=1e-6)
+
+
+def test_a_mesh_changes_no_value():
+    model = FULL
+    params = initial(model)
+    mesh = meshes.build({"data": 2, "fsdp": 2, "tensor": 2})
+    boxed = jax.eval_shape(functools.partial(model.init, method="parameters"), KEY)["params"]
+    placed = meshes.shardings(boxed, mesh)
+    split = {axis for sharding in jax.tree.leaves(placed) for axis in jax.tree.leaves(tuple(sharding.spec)) if axis}
+    assert split == {"fsdp", "tensor"}
+    with jax.set_mesh(mesh):
+        init = jax.jit(lambda key: nn.meta.unbox(model.init(key, method="parameters"))["params"], out_shardings=placed)
+        sharded = init(KEY)
+        jax.tree.map(np.testing.assert_array_equal, sharded, params)
+        ours = loss_and_gradient(model, sharded, SEGMENTS[:, :-1])
+    assert_close(jax.device_get(ours), jax.device_get(loss_and_gradient(model, params, SEGMENTS[:, :-1])), 1e-5)
+
+
+def test_equal_models_are_one_key():
+    assert hash(BASE.clone()) == hash(BASE) and BASE.clone() == BASE != FULL
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"norm": "batch"}, "model.norm"),
+        ({"activation": "tanh"}, "model.activation"),
+        ({"positions": "alibi"}, "model.positions"),
+        ({"remat": "some"}, "model.remat"),
+        ({"heads": 3}, "does not divide the width"),
+        ({"kv_heads": 3}, "does not divide the 4 heads"),
+        ({"heads": 16, "kv_heads": 16}, "even head width"),
+        ({"positions": "learned"}, "maximal length"),
+        ({"depth": 0}, "model.depth"),
+    ],
+)
+def test_contradictions_are_refused(change, message):
+    with pytest.raises(BadInput, match=message):
+        jax.eval_shape(functools.partial(BASE.clone(**change).init, method="parameters"), KEY)
+
+
+def test_learned_positions_end():
+    with pytest.raises(BadInput, match="learned positions"):
+        jax.eval_shape(FULL.apply, {"params": initial(FULL)}, np.zeros((1, 13), np.int32))

@@ -1,0 +1,90 @@
+"""Norms, activations, rotary positions and dropout against their definitions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from lm import layers
+
+KEY = jax.random.key(0)
+X = 3 * jax.random.normal(KEY, (5, 24)) + 1
+SCALE = jnp.linspace(0.5, 2.0, 24)
+BIAS = jnp.linspace(-1.0, 1.0, 24)
+
+
+def rms(x, scale):
+    return x / np.sqrt(np.mean(np.square(x), -1, keepdims=True) + 1e-3) * scale
+
+
+def standardised(x, scale, bias):
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-3) * scale + bias
+
+
+def test_norms_equal_their_definitions():
+    x, scale, bias = (np.asarray(a, np.float64) for a in (X, SCALE, BIAS))
+    np.testing.assert_allclose(layers.rms_norm(X, SCALE, 1e-3), rms(x, scale), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        layers.layer_norm(X, SCALE, BIAS, 1e-3), standardised(x, scale, bias), rtol=1e-5, atol=1e-5
+    )
+    np.testing.assert_allclose(layers.layer_norm(X, SCALE, None, 1e-3), standardised(x, scale, 0), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["rms", "layer", "layer without bias", "gelu"])
+def test_gradients_agree_with_finite_differences(name):
+    functions = {
+        "rms": (lambda x, s: layers.rms_norm(x, s, 1e-3), (X, SCALE)),
+        "layer": (lambda x, s, b: layers.layer_norm(x, s, b, 1e-3), (X, SCALE, BIAS)),
+        "layer without bias": (lambda x, s: layers.layer_norm(x, s, None, 1e-3), (X, SCALE)),
+        "gelu": (layers.gelu, (X,)),
+    }
+    function, args = functions[name]
+    check_grads(jax.jit(function), args, order=1, modes=["rev"], atol=2e-2, rtol=2e-2, eps=1e-2)
+
+
+def test_gelu_and_its_gradient_equal_the_library():
+    x = jnp.linspace(-6, 6, 401)
+    reference = lambda x: jax.nn.gelu(x, approximate=True)
+    np.testing.assert_allclose(layers.gelu(x), reference(x), atol=1e-6)
+    slope = lambda fn: jax.jit(jax.vmap(jax.grad(fn)))(x)
+    np.testing.assert_allclose(slope(layers.gelu), slope(reference), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_norms_compute_in_float32(dtype):
+    x = (300 * X).astype(dtype)  # squares beyond float16
+    scale = SCALE.astype(jnp.float32)
+    for norm in (lambda x: layers.rms_norm(x, scale, 1e-3), lambda x: layers.layer_norm(x, scale, None, 1e-3)):
+        assert norm(x).dtype == dtype
+        np.testing.assert_allclose(norm(x).astype(jnp.float32), norm(x.astype(jnp.float32)), rtol=1e-2, atol=1e-2)
+
+
+def test_rotary_scores_depend_on_distance_alone():
+    q, k = jax.random.normal(KEY, (2, 1, 1, 1, 8))
+
+    def score(i, j):
+        at = lambda x, p: layers.rotate(x, *layers.rotary_angles(jnp.array([[p]]), 8, 10_000.0))
+        return float(jnp.sum(at(q, i) * at(k, j)))
+
+    assert score(7, 3) == pytest.approx(score(104, 100), abs=1e-4)
+    assert abs(score(7, 3) - score(7, 4)) > 1e-3
+    assert score(5, 5) == pytest.approx(float(jnp.sum(q * k)), abs=1e-5)
+
+
+def test_positions_restart_with_each_segment():
+    ids = jnp.array([[4, 4, 4, 9, 9, 4, 4], [1, 2, 3, 3, 3, 3, 3]])
+    assert layers.positions_in_segments(ids).tolist() == [[0, 1, 2, 0, 1, 0, 1], [0, 0, 0, 1, 2, 3, 4]]
+
+
+def test_dropout_keeps_the_mean_and_takes_a_traced_rate():
+    x = jnp.ones((200, 200))
+    drop = jax.jit(layers.dropout)
+    for rate in (0.0, 0.1, 0.5):
+        y = drop(x, KEY, jnp.float32(rate))
+        assert float(jnp.mean(y == 0)) == pytest.approx(rate, abs=0.01)
+        assert float(y.mean()) == pytest.approx(1, abs=0.02)
+        np.testing.assert_allclose(np.unique(np.asarray(y))[-1], 1 / (1 - rate), rtol=1e-6)
+    assert drop._cache_size() == 1
+    assert (drop(x, KEY, 0.5) == drop(x, KEY, 0.5)).all()
+    assert (drop(x, KEY, 0.5) != drop(x, jax.random.key(1), 0.5)).any()

@@ -1,0 +1,117 @@
+"""Target sizes to shapes."""
+
+from types import SimpleNamespace
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+from lm import shapes
+from lm.cost import cost
+from training.errors import BadInput
+
+OPEN = dict.fromkeys(shapes.SHAPE)
+OPTIONS = {
+    "norm": "rms",
+    "positions": "rotary",
+    "activation": "gelu",
+    "tied": True,
+    "bias": False,
+    "qk_norm": False,
+    "parallel": False,
+    "remat": "none",
+}
+
+
+def section(**given):
+    return SimpleNamespace(**{**OPEN, **OPTIONS, **given})
+
+
+def total(shape, model, vocab_size=256, seq_len=128):
+    return cost(SimpleNamespace(**{**vars(model), **shape}), seq_len, vocab_size).params_total
+
+
+@hypothesis.given(
+    st.floats(4e3, 1e10),
+    st.sampled_from(("gelu", "swiglu")),
+    st.booleans(),
+    st.sampled_from((None, 2, 5)),
+    st.sampled_from((256, 4096)),
+)
+@hypothesis.settings(max_examples=60, deadline=None)
+def test_no_neighbour_on_the_dial_is_nearer(size, activation, tied, depth, vocab_size):
+    model = section(activation=activation, tied=tied, depth=depth)
+    try:
+        shape = shapes.shape_for(size, model, vocab_size=vocab_size, seq_len=128)
+    except BadInput:
+        smallest = shapes.shape_for(None, section(**{**vars(model), "width": 8}), vocab_size=vocab_size, seq_len=128)
+        assert size < 0.9 * total(smallest, model, vocab_size)
+        return
+    ratio = max(total(shape, model, vocab_size) / size, size / total(shape, model, vocab_size))
+    for step in (-128, -64, -16, -8, 8, 16, 64, 128):
+        if shape["width"] + step < 8:
+            continue
+        given = section(**{**vars(model), "width": shape["width"] + step})
+        if given.width not in set(shapes._widths()):
+            continue
+        other = total(shapes.shape_for(None, given, vocab_size=vocab_size, seq_len=128), model, vocab_size)
+        assert max(other / size, size / other) >= ratio * (1 - 1e-12)
+    assert shape["depth"] == (depth or shape["depth"]) >= 2
+    assert shape["width"] % (2 * shape["heads"]) == 0
+
+
+def test_a_size_is_met_closely_at_a_fixed_depth():
+    for size in (14e3, 41e3, 80e3, 131e3, 1e6, 1e8, 1e9):
+        model = section(depth=2)
+        found = total(shapes.shape_for(size, model, vocab_size=256, seq_len=128), model)
+        assert abs(found / size - 1) < (0.3 if size < 5e4 else 0.13)
+
+
+def test_the_rule_gives_gpt2_small():
+    shape = shapes.shape_for(None, section(width=768), vocab_size=50257, seq_len=1024)
+    assert shape == shapes.standard("gpt2-small")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "vocab_size", "seq_len", "published"),
+    [
+        ("gpt2-small", {"norm": "layer", "positions": "learned", "bias": True}, 50257, 1024, 124_439_808),
+        ("gpt2-xl", {"norm": "layer", "positions": "learned", "bias": True}, 50257, 1024, 1_557_611_200),
+        ("llama-7b", {"activation": "swiglu", "tied": False}, 32000, 2048, 6_738_415_616),
+        ("llama3-8b", {"activation": "swiglu", "tied": False}, 128256, 8192, 8_030_261_248),
+    ],
+)
+def test_standard_shapes_have_the_published_parameter_counts(name, options, vocab_size, seq_len, published):
+    assert total(shapes.standard(name), section(**options), vocab_size, seq_len) == published
+
+
+def test_given_values_are_kept():
+    model = section(width=64, kv_heads=2, mlp_width=96)
+    shape = shapes.shape_for(3e5, model, vocab_size=256, seq_len=128)
+    assert (shape["width"], shape["kv_heads"], shape["mlp_width"]) == (64, 2, 96)
+    assert shape["depth"] > 2
+    grouped = shapes.shape_for(1e6, section(kv_heads=3), vocab_size=256, seq_len=128)
+    assert grouped["kv_heads"] == 3 and grouped["heads"] % 3 == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "given", "message"),
+    [
+        (1000, {}, "below the smallest shape"),
+        (1e18, {}, "beyond the largest"),
+        (1e6, {"width": 64, "depth": 2}, "no size is left"),
+        (1e6, {"width": 30, "heads": 4}, "no shape fits"),
+        (None, {}, "size or a width"),
+        (None, {"width": 32, "heads": 3}, "no even head width"),
+        (None, {"width": 32, "heads": 4, "kv_heads": 3}, "kv_heads"),
+    ],
+)
+def test_bad_sizes_are_refused_in_one_line(size, given, message):
+    with pytest.raises(BadInput, match=message) as error:
+        shapes.shape_for(size, section(**given), vocab_size=256, seq_len=128)
+    assert "\n" not in str(error.value) and error.value.exit_code == 2
+
+
+def test_unknown_standard_shape():
+    with pytest.raises(BadInput, match="gpt2-small"):
+        shapes.standard("gpt5")

@@ -1,0 +1,166 @@
+"""Language modelling through the engine: exact evaluation, equal on any batch size and mesh; runs from text to record."""
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from lm import task as family
+from training import config as configs, evaluation, loop, mesh as meshes, record, state as states, step
+from training.errors import BadInput
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    """A folder of forty small documents, and a cache."""
+    folder = tmp_path_factory.mktemp("text")
+    rng = np.random.default_rng(0)
+    words = ["law", "loss", "curve", "token", "scale", "the", "of", "née", "a", "budget"]
+    for i in range(40):
+        (folder / f"{i:02}.txt").write_text(" ".join(rng.choice(words, 80 + 20 * (i % 5))))
+    return folder
+
+
+def config(text, **changes):
+    partial = ConfigDict(
+        {
+            "task": "lm",
+            "model": {"width": 16, "depth": 2, "heads": 2},
+            "data": {"corpus": "files", "corpus_args": {"paths": f"{text}/*.txt"}, "seq_len": 32, "eval_fraction": 0.3},
+            "batch_size": 8,
+            "horizon": {"steps": 12},
+            "log": {"every": 1},
+            "evaluation": {"batch_size": 8},
+        }
+    )
+    partial.data.cache_dir = str(text / "cache")
+    full = configs.complete(partial)
+    full.update_from_flattened_dict(changes)
+    return full
+
+
+def evaluated(full, devices):
+    resolved = configs.resolve(full)
+    task = family.build(resolved)
+    grid = meshes.build({"data": devices, "fsdp": 1, "tensor": 1})
+    params = jax.tree.map(
+        np.asarray,
+        states.init(task.model, step.optimizers.build("sgd", None), False, 0, step.hyper(resolved, task)).params,
+    )
+    return evaluation.evaluate(task, params, {}, grid), task
+
+
+@pytest.mark.parametrize("tokenizer", ["bytes", "bpe:300"])
+def test_evaluation_does_not_depend_on_batches_or_devices(text, tokenizer):
+    results = {}
+    for size, devices in ((1, 1), (7, 1), (64, 1), (64, 8), (8, 8)):
+        results[size, devices], task = evaluated(
+            config(text, **{"evaluation.batch_size": size, "data.tokenizer": tokenizer}), devices
+        )
+    reference = results[64, 1]
+    assert reference["eval_tokens"] == len(task._windows) * 32 and len(task._windows) % 7
+    for key, result in results.items():
+        np.testing.assert_allclose(result["loss"], reference["loss"], rtol=1e-6, err_msg=str(key))
+        np.testing.assert_allclose(result["loss_sem"], reference["loss_sem"], rtol=1e-4)
+        assert result["bits_per_byte"] == pytest.approx(reference["bits_per_byte"], rel=1e-6)
+
+
+def test_bits_per_byte_count_the_raw_bytes(text):
+    result, task = evaluated(config(text), 1)
+    windows = task._eval.windows(task._windows, 32)[:, 1:]
+    raw = np.count_nonzero(windows)  # byte 0 ends a document and is no text
+    assert raw < windows.size
+    assert result["bits_per_byte"] == pytest.approx(result["loss"] * windows.size / np.log(2) / raw)
+
+
+def test_the_standard_error_is_that_of_a_ratio_over_documents(text):
+    _, task = evaluated(config(text), 1)
+    nats = np.random.default_rng(1).normal(2.0, 0.1, (len(task._windows), 32))
+    summary = task.summarize([nats])
+    ids = task._eval.document_ids(task._windows, 32)
+    sums = np.array([nats[ids == d].sum() for d in np.unique(ids)])
+    counts = np.array([(ids == d).sum() for d in np.unique(ids)])
+    left_out = [(sums.sum() - s) / (counts.sum() - c) for s, c in zip(sums, counts, strict=True)]
+    m = len(sums)
+    jackknife = np.sqrt((m - 1) / m * np.sum((left_out - np.mean(left_out)) ** 2))
+    assert summary["loss_sem"] == pytest.approx(jackknife, rel=0.1)
+    assert summary["eval_documents"] == m
+
+
+def test_a_run_goes_from_text_to_record(text, tmp_path):
+    full = config(text, **{"horizon.steps": 60, "optimizer.peak_lr": 0.02})
+    result = loop.run(full, tmp_path)
+    assert result["status"] == "completed" and result["loss"] < 3.0 < np.log(256)
+    assert result["vocab_size"] == 256 and result["seq_len"] == 32 and result["tokens"] == 60 * 8 * 32
+    available = result["tokens"] / result["epochs"]
+    assert result["unique_tokens"] == min(result["tokens"], available) and len(result["data_hash"]) == 64
+    assert result["attention"].startswith("blocked") and result["documents_apart"] is False
+    again = loop.run(full, tmp_path / "again")
+    assert again["loss"] == result["loss"]
+
+
+@pytest.mark.parametrize(
+    "switch",
+    [
+        {"model.scan": True},
+        {"model.remat": "full"},
+        {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2},
+        {"accumulate": 2},
+    ],
+)
+def test_speed_switches_and_meshes_leave_the_losses(text, tmp_path, switch):
+    def losses(path, **changes):
+        loop.run(config(text, **{"mesh.data": 1, **changes}), path)
+        return [line["loss"] for line in record.read_metrics(path)]
+
+    np.testing.assert_allclose(losses(tmp_path / "b", **switch), losses(tmp_path / "a"), rtol=1e-5)
+
+
+def test_the_seed_draws_values_and_the_order_of_the_text(text):
+    def first(seed):
+        return family.build(configs.resolve(config(text, seed=seed))).batch(0, slice(None))["tokens"]
+
+    assert not np.array_equal(first(0), first(1))
+    np.testing.assert_array_equal(first(1), first(1))
+
+
+def test_batches_do_not_depend_on_who_asks_for_which_rows(text):
+    task = family.build(configs.resolve(config(text)))
+    whole = task.batch(5, slice(None))["tokens"]
+    np.testing.assert_array_equal(
+        np.concatenate([task.batch(5, slice(i, i + 2))["tokens"] for i in range(0, 8, 2)]), whole
+    )
+
+
+def test_a_markov_language_is_learnt_to_its_entropy(tmp_path):
+    partial = ConfigDict(
+        {
+            "task": "lm",
+            "model": {"width": 32, "depth": 2},
+            "data": {"corpus": "markov", "seq_len": 64, "corpus_args": {"symbols": 16}},
+            "batch_size": 32,
+            "horizon": {"steps": 300},
+            "optimizer": {"peak_lr": 0.01},
+            "evaluation": {"tokens": 16_384},
+            "mesh": {"data": 1},
+        }
+    )
+    result = loop.run(configs.complete(partial), tmp_path)
+    entropy = family.build(configs.resolve(configs.complete(partial)))._text.entropy_rate
+    assert abs(result["loss"] - entropy) < 3 * result["loss_sem"] + 0.02 < np.log(16) - entropy
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.dropout": 1.5}, r"model.dropout: must be in \[0, 1\)"),
+        ({"model.name": "decoderr"}, "no language model 'decoderr'"),
+        ({"model.heads": 3}, "heads"),
+        ({"data.seq_len": 0}, "data.seq_len: must be at least 1"),
+        ({"data.seq_len": 100_000}, "less than one batch|no window"),
+        ({"data.corpus": "nothing"}, "nothing"),
+    ],
+)
+def test_bad_sections_are_refused(text, changes, message):
+    with pytest.raises(BadInput, match=message):
+        family.build(configs.resolve(config(text, **changes)))

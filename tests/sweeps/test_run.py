@@ -1,0 +1,223 @@
+"""Sweeps that are run by real worker processes: to their end, past failures, through kills and signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sweeps import design as d, placement, plan as plans, run as launcher, store
+from sweeps.worker import Queue
+from training.errors import BadInput, RunFailed
+
+
+def launch(plan, path, fake, **options):
+    events = []
+    view = options.pop("view", lambda event: None)
+
+    def seen(event):
+        events.append(event)
+        view(event)
+
+    return launcher.run(plan, path, view=seen, command=fake.WORKER, **options), events
+
+
+def results(path):
+    return {file.parent.name: json.loads(file.read_text()) for file in path.glob("runs/*/result.json")}
+
+
+def test_failures_are_recorded_and_the_rest_goes_on_and_nothing_that_ended_runs_again(make, tmp_path, fake):
+    good = d.axis("seed", (0, 1))
+    bad = ({"data.crash": "no such corpus"}, {"data.nan_at": 20}, {"data.die_at": 5})
+    plan = plans.plan(make(d.chain(good, bad), strict=True))
+    crash, nan, die = (point.run_id for point in plan.points[-3:])
+    path = tmp_path / "study"
+    outcome, events = launch(plan, path, fake, workers=2)
+    assert outcome["states"] == {"failed": 2, "completed": 2, "diverged": 1}
+    assert outcome["ran"] == 3
+    said = {failed["run_id"]: failed["message"] for failed in outcome["failed"]}
+    assert said == {crash: "RuntimeError: no such corpus", die: "its worker died (SIGKILL: out of memory?) 2 times"}
+    assert "RuntimeError: no such corpus" in store.failure(path / "runs" / crash)["traceback"]
+    ended = results(path)
+    assert ended[nan]["status"] == "diverged" and ended[nan]["last_good"]["step"] <= 20
+    begun = [event["run_id"] for event in events if event["event"] == "begin"]
+    assert sorted(begun) == sorted([*(point.run_id for point in plan.points), die])  # the killer had a second chance
+
+    stamps = {name: (path / "runs" / name / "result.json").stat().st_mtime_ns for name in ended}
+    outcome, events = launch(plan, path, fake, workers=1, only=("failed",))
+    assert {event["run_id"] for event in events if event["event"] == "begin"} == {crash, die}
+    assert outcome["ran"] == 0 and len(outcome["failed"]) == 2
+    assert {name: (path / "runs" / name / "result.json").stat().st_mtime_ns for name in ended} == stamps
+
+    outcome, events = launch(plan, path, fake, only=("missing", "interrupted"))
+    assert not outcome["workers"] and [event["event"] for event in events] == ["start"]
+
+
+def test_a_killed_worker_s_run_goes_on_from_its_checkpoint_to_the_same_numbers(make, tmp_path, fake):
+    design = d.axis("horizon.steps", (60,))
+    often = {"checkpoint": {"every_steps": 10}}
+    undisturbed, _ = launch(plans.plan(make(design, base=often)), tmp_path / "calm", fake)
+    assert undisturbed["states"] == {"completed": 1}
+    path, killed = tmp_path / "killed", []
+
+    def kill(event):
+        if event["event"] == "progress" and event["step"] > 15 and not killed:
+            killed.append(event["run_id"])
+            os.kill(int((path / "runs" / event["run_id"] / "lock").read_text()), signal.SIGKILL)
+
+    # Slow enough for a kill to land inside; the pause is no part of what the run is.
+    plan = plans.plan(make(design, base=often | {"data": {"pause": 0.05}}))
+    outcome, events = launch(plan, path, fake, view=kill)
+    assert killed and [event["code"] for event in events if event["event"] == "gone"] == [-signal.SIGKILL, 0]
+    assert outcome["states"] == {"completed": 1} and outcome["failed"] == []
+    (calm,), (cut,) = results(tmp_path / "calm").values(), results(path).values()
+    assert cut["continued_from"] >= 10
+    assert [cut[key] for key in ("run_id", "loss", "loss_sem", "steps")] == [
+        calm[key] for key in ("run_id", "loss", "loss_sem", "steps")
+    ]
+
+
+@pytest.fixture
+def slow_config(tmp_path):
+    """A sweep config file whose runs take some seconds each."""
+    file = tmp_path / "slow.py"
+    file.write_text(
+        """
+from ml_collections import ConfigDict
+from sweeps.design import axis
+def get_config(arg=""):
+    base = {"task": "fake", "batch_size": 8, "horizon": {"steps": 100}, "model": {"size": 4.0}, "data": {"pause": 0.04},
+            "log": {"every": 5}}
+    return ConfigDict({"base": base, "design": axis("seed", (0, 1, 2))})
+"""
+    )
+    return file
+
+
+def started(fake, config, path):
+    process = subprocess.Popen(
+        [*fake.CLI, "sweep", f"--config={config}", f"--workdir={path}", "--workers=2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    until(lambda: len(logged(path)) == 2)
+    return process, [int(file.read_text()) for file in path.glob("runs/*/lock")]
+
+
+def logged(path):
+    return [file for file in path.glob("runs/*/metrics.jsonl") if file.stat().st_size > 400]
+
+
+def until(condition, seconds=40.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split(")")[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_ctrl_c_saves_everything_and_the_same_command_finishes(tmp_path, fake, slow_config):
+    path = tmp_path / "sweep"
+    process, workers = started(fake, slow_config, path)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "the same command continues the sweep" in said and "Traceback" not in said
+    assert len(workers) == 2 and not any(map(alive, workers))
+    sweep = store.read(path)
+    states = sorted(store.state(sweep, run_id) for run_id in sweep.entries)
+    assert states == ["interrupted", "interrupted", "missing"]
+    saved = {file.parents[1].name: int(file.name) for file in path.glob("runs/*/checkpoints/[0-9]*")}
+    assert len(saved) == 2 and all(step > 0 for step in saved.values())
+
+    again = [
+        *fake.CLI,
+        "sweep",
+        f"--config={slow_config}",
+        f"--workdir={path}",
+        "--json",
+        "--config.base.data.pause=0.0",
+    ]
+    done = subprocess.run(again, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    payload = json.loads(done.stdout)
+    assert payload["states"] == {"completed": 3} and payload["earlier"] == 0
+    ended = results(path)
+    assert {name: ended[name]["continued_from"] for name in saved} == saved
+
+
+def test_workers_outlive_a_killed_parent_only_to_save(tmp_path, fake, slow_config):
+    path = tmp_path / "sweep"
+    process, workers = started(fake, slow_config, path)
+    process.kill()
+    process.communicate()
+    until(lambda: not any(map(alive, workers)))
+    sweep = store.read(path)
+    assert sorted(store.state(sweep, run_id) for run_id in sweep.entries)[:2] == ["interrupted", "interrupted"]
+    assert len({file.parents[1].name for file in path.glob("runs/*/checkpoints/[0-9]*")}) == 2
+
+
+def test_workers_that_cannot_start_are_an_error_that_names_the_log(make, tmp_path):
+    with pytest.raises(RunFailed, match=r"worker 0: its worker died \(exit code 1\); .*worker-0.log says why"):
+        launcher.run(plans.plan(make()), tmp_path / "study", workers=1, command=(sys.executable, "-c", "1/0"))
+    assert "ZeroDivisionError" in (tmp_path / "study" / "logs" / "worker-0.log").read_text()
+
+
+def test_a_run_held_by_another_process_is_left_to_it(make, tmp_path, fake):
+    plan = plans.plan(make())
+    sweep = store.add(tmp_path / "study", plan)
+    first, second = sweep.entries
+    with store.claim(sweep.run(first)) as held:
+        assert held
+        outcome, events = launch(plan, sweep.path, fake)
+    assert outcome["states"] == {"running": 1, "completed": 1}
+    assert [event["run_id"] for event in events if event["event"] == "begin"] == [second]
+
+
+def test_the_queue_stays_with_a_shape_then_opens_the_largest(make, tmp_path):
+    design = d.product(d.axis("model.size", (4, 8, 16)), d.axis("horizon.steps", (30, 60)))
+    sweep = store.add(tmp_path / "study", plans.plan(make(design)))
+
+    def order(mine=(), begun=()):
+        groups = {entry.params: entry.group for entry in sweep.entries.values()}
+        queue = Queue(dict(sweep.entries), sweep.run, {groups[n] for n in mine})
+        for entry in sweep.entries.values():
+            if entry.params in begun:
+                sweep.run(entry.run_id).mkdir(parents=True, exist_ok=True)
+        return [(entry.params, entry.steps) for entry in queue.ranked()]
+
+    assert order() == [(16, 60), (16, 30), (8, 60), (8, 30), (4, 60), (4, 30)]
+    assert order(mine=[4])[:2] == [(4, 60), (4, 30)]
+    assert order(mine=[4], begun=[16])[2:] == [(8, 60), (8, 30), (16, 60), (16, 30)]
+
+
+def test_places_are_disjoint_and_never_more_than_points(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setattr(placement, "usable_cores", lambda: [0, 1, 2, 5])
+    assert [place.cores for place in placement.places(None, 30, 100_000)] == [(0,), (1,), (2,), (5,)]
+    assert [place.cores for place in placement.places(None, 2, 100_000)] == [(0, 1), (2, 5)]
+    assert [place.cores for place in placement.places(3, 30, 100_000)] == [(0,), (1, 2), (5,)]
+    assert [place.cores for place in placement.places(None, 30, 10**9)] == [(0, 1, 2, 5)]
+    assert len(placement.places(6, 30, 100_000)) == 6
+    with pytest.raises(BadInput, match="--workers"):
+        placement.places(0, 30, 100)
+    alone = placement.Place(cores=(0,)).environment()
+    assert "--xla_cpu_multi_thread_eigen=false" in alone["XLA_FLAGS"]
+    assert placement.Place(gpu="3").environment() == {"CUDA_VISIBLE_DEVICES": "3"}
+
+
+def test_one_worker_a_gpu(monkeypatch):
+    monkeypatch.setattr(placement, "accelerators", lambda: ("gpu", ("0", "1")))
+    assert [place.gpu for place in placement.places(None, 30, 10**9)] == ["0", "1"]
+    assert [place.gpu for place in placement.places(None, 1, 10**9)] == ["0"]

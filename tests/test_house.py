@@ -1,0 +1,164 @@
+"""The house itself: every module imports, every config builds, no room imports what the design forbids, the README runs."""
+
+import ast
+import importlib
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from isoflop import config_file
+from isoflop.cli import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("configs", "training", "lm", "vision", "sweeps", "laws", "isoflop", "benchmarks")
+
+# What each room may import of the house, beside itself.
+ALLOWED: dict[str, set[str]] = {
+    "configs": {"sweeps.design"},
+    "training": set(),
+    "lm": {"training"},
+    "vision": {"training"},
+    "sweeps": {"training"},
+    "laws": set(),
+    "isoflop": set(ROOMS) - {"benchmarks"},
+    "benchmarks": set(ROOMS),
+}
+
+
+def modules(room: str) -> list[Path]:
+    return sorted(path for path in (ROOT / room).rglob("*.py") if "__pycache__" not in path.parts)
+
+
+def imports(path: Path) -> set[str]:
+    """The dotted names that a file imports, wherever in it the statement stands."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert not node.level, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_what_the_design_allows(room):
+    allowed = ALLOWED[room] | {room}
+    for path in modules(room):
+        for name in imports(path):
+            if name.split(".")[0] in ROOMS:
+                assert any(name == a or name.startswith(f"{a}.") for a in allowed), f"{path} imports {name}"
+
+
+def test_only_one_module_imports_orbax():
+    users = {
+        path.relative_to(ROOT).as_posix()
+        for room in ROOMS
+        for path in modules(room)
+        if any(n.startswith("orbax") for n in imports(path))
+    }
+    assert users == {"training/checkpoint.py"}
+
+
+def test_there_is_one_dynamic_import_of_a_family():
+    found = [
+        path
+        for room in ("training", "sweeps", "lm", "laws")
+        for path in modules(room)
+        if "import_module" in path.read_text()
+    ]
+    assert [path.relative_to(ROOT).as_posix() for path in found] == ["training/task.py"]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for room in ROOMS if room != "benchmarks" for p in modules(room)],
+    ids=lambda p: p.relative_to(ROOT).as_posix(),
+)
+def test_every_module_imports_and_says_what_it_is(path):
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    if name == "isoflop.__main__":
+        return
+    module = importlib.import_module(name)
+    assert module.__doc__ or not path.read_text().strip(), f"{path} has no docstring"
+
+
+@pytest.mark.parametrize("path", [p for p in modules("configs") if p.name != "__init__.py"], ids=lambda p: p.stem)
+def test_every_config_builds_and_says_its_command(path):
+    config = config_file.load(str(path))
+    assert f"--config={path.relative_to(ROOT).as_posix()}" in (ast.get_docstring(ast.parse(path.read_text())) or "")
+    assert ("design" in config) or config.task in ("lm", "vision")
+
+
+def test_planning_pulls_in_no_family():
+    code = "import sys, sweeps, sweeps.plan; print([m for m in sys.modules if m.split('.')[0] in ('lm', 'vision')])"
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        == "[]\n"
+    )
+
+
+def test_designs_need_neither_room_nor_jax():
+    code = (
+        "import sys, sweeps.design; print([m for m in ('jax', 'lm', 'training', 'ml_collections') if m in sys.modules])"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        == "[]\n"
+    )
+
+
+def test_every_command_has_help_with_an_example():
+    for name in COMMANDS:
+        command = importlib.import_module(f"isoflop.commands.{name}")
+        assert command.SUMMARY and f"isoflop {name}" in command.EXAMPLE, name
+
+
+def readme_commands() -> list[str]:
+    blocks = re.findall(r"```(?:bash|sh|console)\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    lines = [line.split("  #")[0].strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def test_the_readme_names_commands_and_configs_that_exist():
+    commands = readme_commands()
+    assert commands[:1] == ["make demo"] and "make test" in commands
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
+    for line in commands:
+        words = shlex.split(line)
+        if words[0] == "make":
+            assert words[1] in targets, line
+        if words[0] == "isoflop":
+            assert words[1] in COMMANDS or words[1].startswith("--"), line
+        for config in re.findall(r"--config[= ](configs/\S+?\.py)", line):
+            assert (ROOT / config).is_file(), line
+
+
+def test_a_wheel_ships_the_rooms_and_plans_from_an_empty_folder(tmp_path):
+    import zipfile
+
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT],
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        shipped = {name.split("/")[0] for name in archive.namelist() if ".dist-info" not in name}
+        archive.extractall(tmp_path / "site")
+    assert shipped == {"isoflop", "training", "lm", "vision", "sweeps", "laws", "configs"}
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    run = subprocess.run(
+        [sys.executable, "-m", "isoflop", "plan", "--config=configs/lm/small.py", "--nomemory", "--json"],
+        cwd=empty,
+        env={**__import__("os").environ, "PYTHONPATH": str(tmp_path / "site"), "PYTHONSAFEPATH": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert run.returncode == 0, run.stderr
+    assert "params_total" in run.stdout

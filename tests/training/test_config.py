@@ -1,0 +1,97 @@
+"""Completion, validation, derivation and identity of configs."""
+
+import pytest
+import toy
+from ml_collections import ConfigDict
+
+from training import config as configs
+from training.errors import BadInput
+
+
+def partial(**sections):
+    toy.install()
+    return ConfigDict({"task": "toy", **sections})
+
+
+@pytest.mark.parametrize(
+    ("sections", "message"),
+    [
+        ({"optimiser": {}}, r"unknown key 'optimiser'; did you mean 'optimizer'"),
+        ({"model": {"widht": 3}}, r"unknown key 'model.widht'; did you mean 'width'"),
+        ({"model": {"width": 3.5}}, r"model.width wants int, got 3.5"),
+        ({"seed": "one"}, r"seed wants int, got 'one'"),
+        ({"mesh": 3}, r"mesh is a section"),
+        ({"task": "lmm"}, r"no family 'lmm'; did you mean 'lm'"),
+    ],
+)
+def test_a_key_or_type_at_fault_is_named(sections, message):
+    with pytest.raises(BadInput, match=message):
+        configs.complete(partial(**sections), "my.py")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"horizon.tokens": None}, "give exactly one of steps, tokens.*got none"),
+        ({"horizon.tokens": 5.0, "horizon.steps": 5}, "give exactly one of .*got steps, tokens"),
+        ({"horizon.steps": -3}, "horizon.steps: must be positive"),
+        ({"optimizer.name": "adamm"}, "no 'adamm'; did you mean 'adam'"),
+        ({"optimizer.momentum": 0.9}, r"optimizer.momentum is not used by adamw \(it uses b1, b2, eps\)"),
+        ({"schedule.decay_fraction": 0.5}, "schedule.decay_fraction is not used by cosine"),
+        ({"schedule.name": "cosin"}, "did you mean 'cosine'"),
+        ({"schedule.warmup_steps": 3, "schedule.warmup_fraction": 0.1}, "at most one of warmup_steps"),
+        ({"schedule.warmup_steps": 30}, "a warmup of 30 steps does not fit a horizon of 24"),
+        ({"precision.compute": "float8"}, "'float8' is not one of float32"),
+        ({"precision.matmul": "fast"}, "precision.matmul"),
+        ({"accumulate": 3}, "3 does not divide batch_size 16"),
+        ({"optimizer.ema": 1.0}, r"must be in \[0, 1\)"),
+        ({"optimizer.peak_lr": 0.0}, "optimizer.peak_lr: must be positive"),
+        ({"optimizer.decay_roles": ("matrices",)}, "no role 'matrices'"),
+        ({"batch_size": None}, "horizon.steps needs batch_size"),
+        ({"horizon.flops": 100.0}, "less than half a batch"),
+        ({"model.size": 3.0}, "below the smallest shape"),
+    ],
+)
+def test_contradictions_are_refused(changes, message):
+    with pytest.raises(BadInput, match=message):
+        configs.resolve(toy.config(**changes))
+
+
+@pytest.mark.parametrize(
+    "horizon",
+    [{"steps": 24}, {"examples": 384.0}, {"tokens": 384.0}, {"epochs": 384 / 4096}, {"tokens_per_param": 384 / 49}],
+)
+def test_every_horizon_means_the_same_steps(horizon):
+    resolved = configs.resolve(toy.config(**{f"horizon.{key}": value for key, value in horizon.items()}))
+    assert resolved.derived.steps == 24
+
+
+def test_a_flop_budget_is_spent_exactly():
+    resolved = configs.resolve(toy.config(**{"horizon.flops": 1e6}))
+    per_step = 16 * 3 * (2 * 4 * 8 + 2 * 8)
+    assert abs(resolved.derived.flops - 1e6) <= per_step / 2
+
+
+def test_resolution_is_idempotent_and_locked():
+    once = configs.resolve(toy.config(**{"model.size": 61.0, "horizon.flops": 1e6, "batch_size": None}))
+    assert once.model.width == 10 and once.optimizer.peak_lr == 0.02 and once.optimizer.weight_decay == 0.1
+    assert configs.resolve(once).to_dict() == once.to_dict()
+    with pytest.raises(AttributeError):
+        once.model.depth = 3
+
+
+def test_identity_is_of_meaning_alone():
+    base = configs.resolve(toy.config()).derived.run_id
+    same = {
+        "mesh.data": 2,
+        "accumulate": 2,
+        "steps_per_call": 4,
+        "log.every": 3,
+        "checkpoint.every_steps": 7,
+        "schedule.warmup_steps": 2,
+    }
+    for key, value in same.items():
+        assert configs.resolve(toy.config(**{key: value})).derived.run_id == base, key
+    assert configs.resolve(toy.config(**{"horizon.examples": 384.0})).derived.run_id == base
+    for key, value in {"seed": 1, "model.width": 9, "optimizer.peak_lr": 0.1, "horizon.steps": 25}.items():
+        assert configs.resolve(toy.config(**{key: value})).derived.run_id != base, key

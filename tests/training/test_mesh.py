@@ -1,0 +1,74 @@
+"""Meshes, the rule table, and where a state lies."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+from jax.sharding import PartitionSpec as P
+
+from training import mesh, state, step
+from training.config import resolve
+from training.errors import BadInput
+
+
+def test_one_axis_takes_what_is_left():
+    assert dict(mesh.build({"data": -1, "fsdp": 2, "tensor": 2}).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    with pytest.raises(BadInput, match="8 devices are not divisible by 3"):
+        mesh.build({"data": -1, "fsdp": 3, "tensor": 1})
+    with pytest.raises(BadInput, match="at most one -1"):
+        mesh.build({"data": -1, "fsdp": -1, "tensor": 1})
+    with pytest.raises(BadInput, match="sizes must be positive"):
+        mesh.build({"data": 0, "fsdp": 1, "tensor": 1})
+
+
+def test_every_parameter_must_be_covered():
+    grid = mesh.build({"data": 1, "fsdp": 4, "tensor": 2})
+    box = lambda *names: nn.LogicallyPartitioned(jax.ShapeDtypeStruct((8, 6), jnp.float32), names)  # noqa: E731
+    placed = mesh.shardings({"a": box("embed", "mlp"), "b": box("vocab", None)}, grid)
+    assert placed["a"].spec == P("fsdp", "tensor") and placed["b"].spec == P("tensor", None)
+    with pytest.raises(BadInput, match="no rule for the logical axis 'colour'"):
+        mesh.shardings({"a": box("colour", None)}, grid)
+    with pytest.raises(BadInput, match=r"parameter \['a'\] names no logical axes"):
+        mesh.shardings({"a": jax.ShapeDtypeStruct((2,), jnp.float32)}, grid)
+
+
+def test_a_state_is_split_with_its_moments():
+    config = resolve(toy.config(**{"optimizer.ema": 0.9}))
+    task = toy.build(config)
+    shapes = (
+        ("x", (16, 4), np.dtype("float32")),
+        ("y", (16,), np.dtype("float32")),
+        ("weight", (16,), np.dtype("float32")),
+    )
+    grid = mesh.build({"data": 2, "fsdp": 2, "tensor": 2})
+    program = step.compiled(step.recipe(task.model, config), grid, 1, shapes, tuple(step.hyper(config, task)))
+    drawn = program.init(np.int32(0), step.hyper(config, task))
+    assert isinstance(drawn, state.State)
+    for tree in (drawn.params, drawn.moments.mu, drawn.moments.nu, drawn.ema):
+        assert tree["kernel"].sharding.spec == P("fsdp", "tensor")
+        assert tree["kernel"].addressable_shards[0].data.shape == (2, 4)
+    alone = step.compiled(
+        step.recipe(task.model, config),
+        mesh.build({"data": 1, "fsdp": 1, "tensor": 1}),
+        1,
+        shapes,
+        tuple(step.hyper(config, task)),
+    )
+    np.testing.assert_array_equal(
+        alone.init(np.int32(0), step.hyper(config, task)).params["kernel"], drawn.params["kernel"]
+    )
+
+
+def test_rows_are_made_only_where_they_lie():
+    grid = mesh.build({"data": 4, "fsdp": 2, "tensor": 1})
+    asked = []
+
+    def rows(part):
+        asked.append((part.start, part.stop))
+        return np.arange(16)[part]
+
+    array = mesh.place(rows, (16,), grid)
+    np.testing.assert_array_equal(array, np.arange(16))
+    assert sorted(set(asked)) == [(i, i + 2) for i in range(0, 16, 2)]
