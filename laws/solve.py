@@ -16,7 +16,7 @@ from laws.law import Coordinates, Law
 from laws.precision import float64
 
 BLOCK = 128
-MAX_STEPS = 120
+MAX_STEPS = 300
 FIRST_DAMPING, LEAST_DAMPING, LARGEST_DAMPING = 1e-3, 1e-9, 1e9
 TOLERANCE = 1e-13  # expected further decrease, relative to the objective
 RIDGE = 1e-12
@@ -114,6 +114,24 @@ def _moves(gradient, hessian, metric, inside, damping):
     return moves, 0.5 * np.sum(along**2 / size, axis=1), extremes
 
 
+def _candidates(free, gradient, hessian, metric, inside, damping, low, high):
+    """Next points within the bounds, expected decreases and extreme eigenvalues (see ``_moves``).
+
+    A step stops where it first meets a bound; constants already there that would go further stay, and the others step
+    without them. (Cutting each constant off by itself would move the others by what belonged to the cut ones.)
+    """
+    moves, gain, extremes = _moves(gradient, hessian, metric, inside, damping)
+    blocked = inside & (((free <= low) & (moves < 0)) | ((free >= high) & (moves > 0)))
+    i = np.flatnonzero(blocked.any(axis=1))
+    if len(i):
+        moves[i] = _moves(gradient[i], hessian[i], metric[i], inside[i] & ~blocked[i], damping[i])[0]
+    ahead = np.where(moves < 0, low, high)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        share = np.where((moves == 0) | (ahead == free), np.inf, (ahead - free) / moves)
+    reach = np.minimum(share.min(axis=1, keepdims=True), 1.0)
+    return np.clip(np.where(share <= reach, ahead, free + reach * moves), low, high), gain, extremes
+
+
 def minimise(
     law: Law,
     columns: dict[str, Float[np.ndarray, " runs"]],
@@ -166,8 +184,9 @@ def minimise(
         steps[i] += 1
         i = i[np.isfinite(value[i])]
         inside = ~(((free[i] <= low) & (gradient[i] > 0)) | ((free[i] >= high) & (gradient[i] < 0)))
-        moves, gain, eigenvalues = _moves(gradient[i], hessian[i], metric[i], inside, damping[i])
-        candidate[i] = np.clip(free[i] + moves, low, high)
+        candidate[i], gain, eigenvalues = _candidates(
+            free[i], gradient[i], hessian[i], metric[i], inside, damping[i], low, high
+        )
         size = value[i] + rounding[i]
         decrement[i], extremes[i] = gain / size, eigenvalues
         steepest[i] = np.max(np.abs(np.where(inside, gradient[i], 0.0)), axis=1) / size

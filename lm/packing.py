@@ -53,7 +53,7 @@ def build(
       BadInput: an empty corpus, too few documents for two splits, or a full disk.
     """
     partial = path.with_name(f"{path.name}.partial")
-    with _room(partial), _bar(show) as bar:
+    with _room(partial), _kept_unless_refused(partial), _bar(show) as bar:
         partial.mkdir(parents=True, exist_ok=True)
         documents = corpus.documents()
         digests, sizes = _index(documents, partial, bar)
@@ -266,6 +266,16 @@ def _room(partial: Path) -> Iterator[None]:
         raise BadInput(
             f"{partial}: {error.strerror} ({free >> 20:,} MiB free); what is finished is kept for the next try"
         ) from None
+
+
+@contextlib.contextmanager
+def _kept_unless_refused(partial: Path) -> Iterator[None]:
+    """Leave nothing of a build that no second try can finish."""
+    try:
+        yield
+    except BadInput:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 @contextlib.contextmanager

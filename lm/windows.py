@@ -14,7 +14,7 @@ Rows = slice | Int[np.ndarray, " rows"]
 class Windows(abc.ABC):
     """A stream of tokens, seen as windows.
 
-    Window i of length T covers tokens i*T to i*T + T, so that every token but the first is predicted once. The last ones,
+    Window i of length T covers tokens i*T to i*T + T, so that every token but the first is predicted once. The last,
     too few for a window, are left out.
     """
 

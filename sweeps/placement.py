@@ -6,14 +6,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from training.errors import BadInput
-
 # What a worker takes beside its run's arrays (interpreter, libraries, compiled programs), and bytes a parameter: the
 # parameter, its gradient and two moments in float32, as much again for updates in flight, and as much for activations.
 PROCESS_BYTES = 700 << 20
 BYTES_PER_PARAM = 48
-# Bytes of activations that a core's caches and memory serve well; larger runs are better off with all cores.
-ALONE = 2_000_000
+ALONE = 2_000_000  # parameters; a larger run is too long for one core
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,11 +50,7 @@ def places(workers: int | None, points: int, largest_params: int) -> tuple[Place
         into memory or are so large that one core is too few, and never more than points.
       points: runs to make.
       largest_params: parameters of the largest.
-    Raises:
-      BadInput: `workers` is not positive.
     """
-    if workers is not None and workers < 1:
-        raise BadInput(f"--workers: must be at least 1, got {workers}")
     kind, names = accelerators()
     if kind == "gpu":
         count = min(workers or len(names), max(points, 1))
@@ -69,7 +62,6 @@ def places(workers: int | None, points: int, largest_params: int) -> tuple[Place
     if count > len(cores):
         return tuple(Place(cores=(cores[i % len(cores)],)) for i in range(count))
     bounds = [round(i * len(cores) / count) for i in range(count + 1)]
-    # A lone worker with one small run after another gains little from more threads, but loses nothing by them.
     return tuple(Place(cores=tuple(cores[a:b])) for a, b in zip(bounds[:-1], bounds[1:], strict=True))
 
 
@@ -94,7 +86,9 @@ def accelerators() -> tuple[str, tuple[str, ...]]:
             names = tuple(str(i) for i, _ in enumerate(files))
         if names:
             return "gpu", names
-    if importlib.util.find_spec("libtpu") and (any(Path("/dev").glob("accel[0-9]*")) or any(Path("/dev").glob("vfio/[0-9]*"))):
+    if importlib.util.find_spec("libtpu") and (
+        any(Path("/dev").glob("accel[0-9]*")) or any(Path("/dev").glob("vfio/[0-9]*"))
+    ):
         return "tpu", ()
     return "cpu", ()
 

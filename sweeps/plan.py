@@ -134,7 +134,9 @@ def plan(sweep: ConfigDict, where: Iterable[designs.Condition] = ()) -> Plan:
     except (TypeError, ValueError) as error:
         raise BadInput(f"sweep {sweep.name}: {error}") from error
     if not chosen:
-        raise BadInput(f"sweep {sweep.name}: the design has no points{' that meet the conditions' if sweep.design else ''}")
+        raise BadInput(
+            f"sweep {sweep.name}: the design has no points{' that meet the conditions' if sweep.design else ''}"
+        )
     kept: dict[str, Point] = {}
     refused, duplicates = [], []
     for raw in chosen:

@@ -68,7 +68,9 @@ def watching(console: Console | None = None) -> Iterator[View]:
     if not console.is_terminal:
         yield lambda event: _line(console, tally, event)
         return
-    bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console)
+    bar = Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
+    )
     task = bar.add_task("sweep")
     with Live(bar, console=console, refresh_per_second=4, transient=True) as live:
 
@@ -92,7 +94,9 @@ def _worker(tally: Tally, index: int) -> Text:
     at = tally.at[index]
     entry = tally.sweep.entries[at["run_id"]]
     loss = "" if at["loss"] is None else f"  loss {at['loss']:.4f}"
-    return Text(f"{name}{at['run_id']}  N {entry.params:,}  step {at['step']:,}/{entry.steps:,} {tally.share(index):4.0%}{loss}")
+    return Text(
+        f"{name}{at['run_id']}  N {entry.params:,}  step {at['step']:,}/{entry.steps:,} {tally.share(index):4.0%}{loss}"
+    )
 
 
 def _line(console: Console, tally: Tally, event: dict[str, Any]) -> None:
@@ -101,7 +105,9 @@ def _line(console: Console, tally: Tally, event: dict[str, Any]) -> None:
     if kind == "start":
         already = f", {tally.done} done before" if tally.done else ""
         where = ", ".join(map(str, tally.places))
-        console.print(f"sweep {tally.sweep.name}: {tally.total} runs{already}{f'; workers on {where}' if where else ''}")
+        console.print(
+            f"sweep {tally.sweep.name}: {tally.total} runs{already}{f'; workers on {where}' if where else ''}"
+        )
     elif kind == "end":
         entry = tally.sweep.entries[event["run_id"]]
         loss = event["status"] if event["loss"] is None else f"loss {event['loss']:.4f}"

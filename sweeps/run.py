@@ -18,7 +18,7 @@ from typing import Any
 
 from sweeps import plan as plans, store
 from sweeps.placement import Place, places
-from training.errors import RunFailed
+from training.errors import BadInput, RunFailed
 
 COMMAND = (sys.executable, "-m", "sweeps.worker")
 DEATHS = 2  # as many workers may die in one point, or before their first, before it is given up
@@ -65,20 +65,22 @@ def run(
       view: called with every event, each with the `worker` it came from, and once a turn with {"event": "tick"}.
       command: starts a worker; `COMMAND` by default.
     Returns:
-      `states` (runs by state), `failed` ({run_id, message} each), `ran`, `seconds`, `workers`.
+      `sweep`, `path`, `states` (runs by state), `failed` ({run_id, message} each), `ran`, `seconds`, `workers`.
     Raises:
       BadInput: the directory is not this sweep's, or `workers` is not positive.
       Stopped: by a signal, after all workers have saved and left.
       RunFailed: workers cannot start.
     """
     began = time.monotonic()
+    if workers is not None and workers < 1:
+        raise BadInput(f"--workers: must be at least 1, got {workers}")
     sweep = store.add(Path(path).absolute(), plan)
     mine = [point.run_id for point in plan.points]
     left = [run_id for run_id in mine if _left(store.state(sweep, run_id), only)]
     largest = max((sweep.entries[run_id].params for run_id in left), default=0)
     chosen = places(workers, len(left), largest) if left else ()
     view({"event": "start", "sweep": sweep, "left": left, "total": len(mine), "places": chosen})
-    ran = _Launcher(sweep, left, only, view, command or COMMAND).run(chosen) if left else 0
+    ran = _Launcher(sweep, left, view, command or COMMAND).run(chosen) if left else 0
     states = {run_id: store.state(sweep, run_id) for run_id in mine}
     failed = [
         {"run_id": run_id, "message": (store.failure(sweep.run(run_id)) or {}).get("message")}
@@ -98,14 +100,14 @@ def run(
 
 
 def _left(state: str, only: tuple[str, ...]) -> bool:
-    return state not in store.ENDED and (not only or state in only or state == "running")
+    return state in only if only else state not in store.ENDED
 
 
 class _Launcher:
     """The processes of one invocation."""
 
-    def __init__(self, sweep: store.Sweep, left: list[str], only: tuple[str, ...], view: View, command: Sequence[str]):
-        self._sweep, self._left, self._only, self._view, self._command = sweep, left, only, view, tuple(command)
+    def __init__(self, sweep: store.Sweep, left: list[str], view: View, command: Sequence[str]):
+        self._sweep, self._left, self._view, self._command = sweep, left, view, tuple(command)
         self._session = uuid.uuid4().hex
         self._events: queue.Queue[tuple[Worker, dict[str, Any]]] = queue.Queue()
         self._workers: list[Worker] = []
@@ -146,7 +148,6 @@ class _Launcher:
             "path": str(self._sweep.path),
             "run_ids": self._left,
             "session": self._session,
-            "states": self._only,
             "cores": place.cores,
         }
         assert process.stdin is not None

@@ -62,7 +62,9 @@ class Sweep:
         config = plans.configure(configs.complete(ConfigDict(self.bases[entry.base]), where), dict(entry.overrides))
         found = configs.resolve(config).derived.run_id
         if found != entry.run_id:
-            raise BadInput(f"{where}: the run {entry.run_id} is now {found}: planned by another version, or with other data")
+            raise BadInput(
+                f"{where}: the run {entry.run_id} is now {found}: planned by another version, or with other data"
+            )
         return config
 
     def run(self, run_id: str) -> Path:

@@ -54,7 +54,7 @@ class Queue:
         return sorted(self.entries.values(), key=rank)
 
 
-def work(path: Path, run_ids: Iterable[str], session: str, report: Report, states: tuple[str, ...] = ()) -> None:
+def work(path: Path, run_ids: Iterable[str], session: str, report: Report) -> None:
     """Run points of a sweep directory until none of them is left to begin.
 
     Args:
@@ -62,7 +62,6 @@ def work(path: Path, run_ids: Iterable[str], session: str, report: Report, state
       run_ids: the points that may be run.
       session: names this invocation of the sweep; a point that failed in it is not tried again.
       report: called with an event ("begin", "progress", "end", "error") and its values.
-      states: run only points in one of these states; all that have not ended, if empty.
     Raises:
       Interrupted, Stopped: by a signal; everything can be continued.
     """
@@ -70,11 +69,11 @@ def work(path: Path, run_ids: Iterable[str], session: str, report: Report, state
 
     sweep = store.read(path)
     queue = Queue({run_id: sweep.entries[run_id] for run_id in run_ids}, sweep.run)
-    while _next(sweep, queue, session, report, states):
+    while _next(sweep, queue, session, report):
         pass
 
 
-def _next(sweep: Any, queue: Queue, session: str, report: Report, states: tuple[str, ...]) -> bool:
+def _next(sweep: Any, queue: Queue, session: str, report: Report) -> bool:
     """Run the best point that is free; False where others hold all that is left, and will end it."""
     from sweeps import store
 
@@ -83,24 +82,20 @@ def _next(sweep: Any, queue: Queue, session: str, report: Report, states: tuple[
             if not held:
                 continue
             del queue.entries[entry.run_id]
-            if _wanted(sweep, entry.run_id, session, states):
+            if _wanted(sweep.run(entry.run_id), session):
                 queue.mine.add(entry.group)
                 _run(sweep, entry, session, report)
                 return True
     return False
 
 
-def _wanted(sweep: Any, run_id: str, session: str, states: tuple[str, ...]) -> bool:
+def _wanted(run: Path, session: str) -> bool:
+    """Whether a point that was just claimed is still to be run: another worker may have ended it, or failed in it."""
     from sweeps import store
 
-    run = sweep.run(run_id)
     if (run / "result.json").exists():
         return False
-    failed = store.failure(run)
-    if failed is not None and failed.get("session") == session:
-        return False
-    now = "failed" if failed is not None else "interrupted" if (run / "config.json").exists() else "missing"
-    return not states or now in states
+    return (store.failure(run) or {}).get("session") != session
 
 
 def _run(sweep: Any, entry: Any, session: str, report: Report) -> None:
@@ -161,7 +156,7 @@ def main() -> int:
         from training.signals import Interrupted
 
         try:
-            work(Path(job["path"]), job["run_ids"], job["session"], report, tuple(job["states"]))
+            work(Path(job["path"]), job["run_ids"], job["session"], report)
         except Interrupted as error:
             return error.exit_code
     except Stopped as error:
@@ -180,7 +175,6 @@ def _watch() -> None:
 def prepare() -> None:
     """Process-wide settings: the allocator keeps its memory, compiled programs are kept on disk."""
     from training import compilation
-
 
     compilation.persist()
 

@@ -29,7 +29,7 @@ def base() -> ConfigDict:
             "task": "lm",
             "model": {"depth": 2},
             "data": {"corpus": "stdlib", "seq_len": 128, "eval_fraction": 0.1},
-            "evaluation": {"tokens": 262_144},
+            "evaluation": {"tokens": 131_072},
             "checkpoint": {"final": False},
         }
     )
@@ -40,8 +40,9 @@ def point(budget: float, width: int):
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """The sweep; no argument."""
-    del arg
+    """The sweep; `arg` adds widths to budgets, as in "1e11=56,1e12=96"."""
+    added = [(float(budget), int(width)) for budget, width in (pair.split("=") for pair in arg.split(",") if pair)]
     grid = [point(budget, width) for budget, widths in WIDTHS.items() for width in widths]
+    grid += [point(budget, width) for budget, width in added]
     again = [product(point(budget, width), axis("seed", (1, 2))) for budget, width in REPEATED.items()]
     return ConfigDict({"name": "demo", "base": base(), "design": chain(*grid, *again), "min_steps": 400, "max_epochs": 1.0})

@@ -53,8 +53,11 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     if args:
         raise BadInput(f"plan takes no operands, got {args[0]!r}")
     plan = plans.plan(flags["config"].value, [condition(text) for text in flags["where"].value])
+    workers = flags["workers"].value
+    if workers is not None and workers < 1:
+        raise BadInput(f"--workers: must be at least 1, got {workers}")
     largest = max(point.config.derived.params_total for point in plan.points if point.config)
-    places = placement.places(flags["workers"].value, len(plan.points), largest)
+    places = placement.places(workers, len(plan.points), largest)
     found, speed, notes = _prices(flags, plan, places[0])
     rows = [price.row(point) for point in plan.points]
     for row, point in zip(rows, plan.points, strict=True):
@@ -111,7 +114,11 @@ def _prices(
         shapes = price.representatives(plan, price.SAMPLES)
     found = price.measured(plan.base, shapes, place)
     timed = tuple((each.params, each.flops_per_second) for each in found.values())
-    return found, speed or price.Speed(timed, f"a few steps of {len(shapes)} shape{'s' * (len(shapes) > 1)}, timed on {place}"), notes
+    return (
+        found,
+        speed or price.Speed(timed, f"a few steps of {len(shapes)} shape{'s' * (len(shapes) > 1)}, timed on {place}"),
+        notes,
+    )
 
 
 def _unasked(shapes: list[Any]) -> str:

@@ -21,7 +21,9 @@ CONFIG = True
 def define(flags: absl_flags.FlagValues) -> None:
     """The flags of the command."""
     absl_flags.DEFINE_string("workdir", None, "The sweep directory; made on first use.", flag_values=flags)
-    absl_flags.DEFINE_string("only", "", "Only points in these states: missing, interrupted, failed.", flag_values=flags)
+    absl_flags.DEFINE_string(
+        "only", "", "Only points in these states: missing, interrupted, failed.", flag_values=flags
+    )
     absl_flags.DEFINE_multi_string("where", [], "Only points that meet this, as in budget<=1e11.", flag_values=flags)
     absl_flags.DEFINE_integer("workers", None, "Worker processes; by default one a core or GPU.", flag_values=flags)
 

@@ -13,7 +13,7 @@ from ml_collections.config_dict import placeholder
 
 from lm.corpora import catalogue, debian, files, packages, stdlib
 from lm.corpora.source import Source
-from training.errors import BadInput
+from training.errors import BadInput, nearest
 
 if TYPE_CHECKING:
     from lm.corpora.builder import Documents
@@ -87,6 +87,8 @@ def open_corpus(name: str, args: Mapping[str, str | None], cache: Path) -> Corpu
     allowed = row.arguments if row else catalogue.ARGUMENTS
     for key in given:
         if key not in allowed:
+            if guess := nearest(name, CORPORA) if row is None else "":
+                raise BadInput(f"data.corpus: no corpus {name!r}{guess}")
             reads = f"it reads {', '.join(allowed)}" if allowed else "it reads none"
             raise BadInput(f"data.corpus_args.{key}: corpus {name} has no such argument ({reads})")
     if row is None:

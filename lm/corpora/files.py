@@ -116,7 +116,7 @@ def _parquet(path: Path, column: str) -> Iterator[Document]:
 
     try:
         with opened(path) as file:
-            table = pyarrow.parquet.ParquetFile(file if path.suffix in OPENERS else path)
+            table = pyarrow.parquet.ParquetFile(io.BytesIO(file.read()) if path.suffix in OPENERS else file)
             names = table.schema_arrow.names
             if column not in names:
                 raise BadInput(f"{path}: no column {column!r}{nearest(column, names)}")
@@ -136,20 +136,43 @@ def opened(path: Path) -> BinaryIO:
     return OPENERS.get(path.suffix, lambda p: open(p, "rb"))(path)
 
 
-def _zst(path: Path) -> BinaryIO:
-    import zstandard
+class _Zst(io.RawIOBase):
+    """The bytes of a zst file, frame by frame; unlike the package's own reader it notices a file that was cut short."""
 
-    class Reader(io.BufferedReader):
-        """Gives a damaged frame the error of a damaged file."""
+    def __init__(self, path: Path):
+        self._file = path.open("rb")
+        self._frame: Any = None
+        self._packed, self._ready = b"", memoryview(b"")
 
-        def read(self, size: int | None = -1, /) -> bytes:
-            try:
-                return super().read(size)
-            except zstandard.ZstdError as error:
-                raise OSError(f"damaged zst: {error}") from None
+    def readable(self) -> bool:
+        return True
 
-    raw = zstandard.ZstdDecompressor().stream_reader(path.open("rb"), read_across_frames=True, closefd=True)
-    return cast(BinaryIO, Reader(cast(Any, raw)))
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+    def readinto(self, buffer: Any, /) -> int:
+        while not self._ready:
+            self._packed = self._packed or self._file.read(1 << 17)
+            if not self._packed:
+                if self._frame is not None:
+                    raise EOFError("zst data end in the middle of a frame")
+                return 0
+            self._unpack()
+        count = min(len(buffer), len(self._ready))
+        buffer[:count], self._ready = self._ready[:count], self._ready[count:]
+        return count
+
+    def _unpack(self) -> None:
+        import zstandard
+
+        self._frame = self._frame or zstandard.ZstdDecompressor().decompressobj()
+        try:
+            self._ready = memoryview(self._frame.decompress(self._packed))
+        except zstandard.ZstdError as error:
+            raise OSError(str(error)) from None
+        self._packed = self._frame.unused_data if self._frame.eof else b""
+        self._frame = None if self._frame.eof else self._frame
 
 
 def _packed(module: Any) -> Callable[[Path], BinaryIO]:
@@ -157,7 +180,7 @@ def _packed(module: Any) -> Callable[[Path], BinaryIO]:
 
 
 OPENERS: dict[str, Callable[[Path], BinaryIO]] = {
-    ".zst": _zst,
+    ".zst": lambda path: cast(BinaryIO, io.BufferedReader(_Zst(path))),
     ".gz": _packed(gzip),
     ".dz": _packed(gzip),  # gzip with an index, as dictd writes it
     ".bz2": _packed(bz2),

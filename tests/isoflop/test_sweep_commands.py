@@ -106,7 +106,12 @@ def test_a_sweep_from_plan_to_tables(capsys):
 
 def test_a_failed_run_makes_the_sweep_exit_with_1_and_is_named():
     done = isoflop(
-        "sweep", "--config=sweep.py", "--workdir=out", "--where=seed==1", "--where=budget<=2e4", "--config.base.data.crash=boom"
+        "sweep",
+        "--config=sweep.py",
+        "--workdir=out",
+        "--where=seed==1",
+        "--where=budget<=2e4",
+        "--config.base.data.crash=boom",
     )
     assert done.returncode == 1
     assert done.stdout.count("RuntimeError: boom") == 4  # in the table and below it

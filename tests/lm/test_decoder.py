@@ -15,7 +15,7 @@ from training import mesh as meshes
 from training.errors import BadInput
 
 KEY = jax.random.key(0)
-BASE = Decoder(vocab_size=19, depth=3, width=16, heads=4, kv_heads=2, mlp_width=24)
+BASE = Decoder(vocab_size=19, depth=2, width=16, heads=4, kv_heads=2, mlp_width=24)
 FULL = BASE.clone(
     norm="layer", positions="learned", max_length=12, activation="swiglu", tied=False, bias=True, qk_norm=True
 )
@@ -30,8 +30,13 @@ def initial(model, scale=1.0, seed=0):
     return init(jax.random.key(seed), scale)
 
 
+@functools.lru_cache
+def jitted(model):
+    return jax.jit(model.apply)
+
+
 def forward(model, params, tokens=TOKENS, segments=None, dropout=None):
-    return jax.jit(model.apply)({"params": params}, tokens, segments, dropout)
+    return jitted(model)({"params": params}, tokens, segments, dropout)
 
 
 def loss_and_gradient(model, params, segments=None):
@@ -53,10 +58,10 @@ def test_the_tree_is_as_documented():
         "/".join(key.key for key in path): (box.value.shape, box.names)
         for path, box in jax.tree_util.tree_leaves_with_path(boxed, is_leaf=is_box)
     }
-    norm, L = {"scale": ((3, 16), ("layers", None)), "bias": ((3, 16), ("layers", None))}, "layers"
+    norm, L = {"scale": ((2, 16), ("layers", None)), "bias": ((2, 16), ("layers", None))}, "layers"
 
     def linear(rows, columns, *axes):
-        return {"kernel": ((3, rows, columns), (L, *axes)), "bias": ((3, columns), (L, axes[1]))}
+        return {"kernel": ((2, rows, columns), (L, *axes)), "bias": ((2, columns), (L, axes[1]))}
 
     blocks = {
         "attention_norm": norm,
@@ -65,8 +70,8 @@ def test_the_tree_is_as_documented():
         "attention/key": linear(16, 8, "embed", "kv"),
         "attention/value": linear(16, 8, "embed", "kv"),
         "attention/out": linear(16, 16, "heads", "embed"),
-        "attention/query_norm": {"scale": ((3, 4), (L, None))},
-        "attention/key_norm": {"scale": ((3, 4), (L, None))},
+        "attention/query_norm": {"scale": ((2, 4), (L, None))},
+        "attention/key_norm": {"scale": ((2, 4), (L, None))},
         "mlp/up": linear(16, 24, "embed", "mlp"),
         "mlp/gate": linear(16, 24, "embed", "mlp"),
         "mlp/down": linear(24, 16, "mlp", "embed"),
@@ -88,8 +93,8 @@ def test_initial_values_are_as_documented():
     spread = {
         128**-0.5: [params["embed"]["embedding"], params["head"]["embedding"], blocks["mlp"]["up"]["kernel"]]
         + [blocks["attention"][name]["kernel"] for name in ("query", "key", "value")],
-        128**-0.5 * 6**-0.5: [blocks["attention"]["out"]["kernel"]],
-        512**-0.5 * 6**-0.5: [blocks["mlp"]["down"]["kernel"]],
+        128**-0.5 * 4**-0.5: [blocks["attention"]["out"]["kernel"]],
+        512**-0.5 * 4**-0.5: [blocks["mlp"]["down"]["kernel"]],
     }
     for std, leaves in spread.items():
         for leaf in leaves:
@@ -116,26 +121,23 @@ def test_linen_init_gives_the_same_values():
     jax.tree.map(np.testing.assert_array_equal, params, initial(BASE))
 
 
-SWITCHES = [
-    {"scan": True},
-    {"remat": "full"},
-    {"remat": "dots", "scan": True},
-    {"attention": "xla"},
-    {"attention": "blocked", "scan": True, "remat": "full"},
-]
+@functools.lru_cache
+def reference_gradient():
+    return loss_and_gradient(FULL, initial(FULL), SEGMENTS[:, :-1])
+
+
+SWITCHES = [{"scan": True}, {"remat": "full"}, {"remat": "dots", "scan": True, "attention": "xla"}]
 
 
 @pytest.mark.parametrize("switches", SWITCHES, ids=str)
-@pytest.mark.parametrize("model", [BASE, FULL], ids=["base", "full"])
-def test_speed_switches_change_neither_initial_values_nor_results(model, switches):
-    fast = model.clone(**switches)
-    params = initial(model)
+def test_speed_switches_change_neither_initial_values_nor_results(switches):
+    fast = FULL.clone(**switches)
+    params = initial(FULL)
     jax.tree.map(np.testing.assert_array_equal, initial(fast), params)
-    segments = SEGMENTS[:, :-1]
-    assert_close(loss_and_gradient(fast, params, segments), loss_and_gradient(model, params, segments), 1e-5)
+    assert_close(loss_and_gradient(fast, params, SEGMENTS[:, :-1]), reference_gradient(), 1e-5)
 
 
-@pytest.mark.parametrize("model", [BASE, FULL, OTHER], ids=["base", "full", "other"])
+@pytest.mark.parametrize("model", [FULL, OTHER], ids=["full", "other"])
 def test_logits_depend_on_the_past_alone(model):
     params = initial(model)
     changed = TOKENS.copy()
@@ -145,12 +147,12 @@ def test_logits_depend_on_the_past_alone(model):
     assert (abs(before[:, 7:] - after[:, 7:]).max(axis=(0, 2)) > 1e-6).all()
 
 
-@pytest.mark.parametrize("model", [BASE, FULL], ids=["base", "full"])
-def test_segments_are_as_good_as_separate_sequences(model):
-    params = initial(model)
-    packed = forward(model, params, TOKENS, SEGMENTS)
+def test_segments_are_as_good_as_separate_sequences():
+    params = initial(FULL)
+    packed = forward(FULL, params, TOKENS, SEGMENTS)
     for start, stop in ((0, 5), (5, 8), (8, 12)):
-        alone = forward(model, params, TOKENS[:, start:stop])
+        # What follows a sequence does not reach back into it, so one length serves all.
+        alone = forward(FULL, params, np.roll(TOKENS, -start, axis=1))[:, : stop - start]
         np.testing.assert_allclose(packed[:, start:stop], alone, atol=1e-5)
 
 
@@ -225,11 +227,10 @@ def test_half_precision_computes_in_half_and_keeps_float32_parameters():
 @pytest.mark.parametrize(
     "model",
     [
-        BASE.clone(depth=2, attention="blocked"),
-        FULL.clone(depth=2, attention="blocked"),
-        OTHER.clone(depth=2, attention="xla", scan=True, remat="full"),
+        FULL.clone(depth=1, attention="blocked"),
+        OTHER.clone(attention="xla", scan=True, remat="full"),
     ],
-    ids=["base", "full", "other"],
+    ids=["full", "other"],
 )
 def test_gradients_agree_with_finite_differences(model):
     with jax.enable_x64(True):
@@ -257,7 +258,7 @@ def test_a_mesh_changes_no_value():
         sharded = init(KEY)
         jax.tree.map(np.testing.assert_array_equal, sharded, params)
         ours = loss_and_gradient(model, sharded, SEGMENTS[:, :-1])
-    assert_close(jax.device_get(ours), jax.device_get(loss_and_gradient(model, params, SEGMENTS[:, :-1])), 1e-5)
+    assert_close(jax.device_get(ours), jax.device_get(reference_gradient()), 1e-5)
 
 
 def test_equal_models_are_one_key():

@@ -30,7 +30,7 @@ def config(text, **changes):
             "batch_size": 8,
             "horizon": {"steps": 12},
             "log": {"every": 1},
-            "evaluation": {"batch_size": 8},
+            "evaluation": {"batch_size": 8, "tokens": 165 * 32},
         }
     )
     partial.data.cache_dir = str(text / "cache")
@@ -50,7 +50,7 @@ def evaluated(full, devices):
     return evaluation.evaluate(task, params, {}, grid), task
 
 
-@pytest.mark.parametrize("tokenizer", ["bytes", "bpe:300"])
+@pytest.mark.parametrize("tokenizer", ["bytes", "bpe:280"])
 def test_evaluation_does_not_depend_on_batches_or_devices(text, tokenizer):
     results = {}
     for size, devices in ((1, 1), (7, 1), (64, 1), (64, 8), (8, 8)):

