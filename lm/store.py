@@ -38,7 +38,7 @@ class Split(Windows):
 
     name: str
     shards: tuple[UInt[np.ndarray, " tokens"], ...]
-    offsets: Int[np.ndarray, " documents+1"]
+    offsets: Int[np.ndarray, " boundaries"]
     num_bytes: int
 
     @property
@@ -63,14 +63,14 @@ class Split(Windows):
             out[filled : filled + len(piece)] = piece
             filled, shard, place = filled + len(piece), shard + 1, 0
 
-    def windows(self, indices: Int[np.ndarray, " rows"], seq_len: int) -> UInt[np.ndarray, "rows seq_len+1"]:
+    def windows(self, indices: Int[np.ndarray, " rows"], seq_len: int) -> UInt[np.ndarray, "rows {seq_len}+1"]:
         self.check(indices, seq_len)
         out = np.empty((len(indices), seq_len + 1), self.shards[0].dtype if self.shards else np.uint16)
         for row, index in zip(out, np.asarray(indices).tolist(), strict=True):
             self.read(index * seq_len, row)
         return out
 
-    def document_ids(self, indices: Int[np.ndarray, " rows"], seq_len: int) -> Int[np.ndarray, "rows seq_len"]:
+    def document_ids(self, indices: Int[np.ndarray, " rows"], seq_len: int) -> Int[np.ndarray, "rows {seq_len}"]:
         self.check(indices, seq_len)
         places = np.asarray(indices, np.int64)[:, None] * seq_len + np.arange(1, seq_len + 1)
         return np.searchsorted(self.offsets, places, side="right") - 1

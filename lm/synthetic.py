@@ -20,7 +20,7 @@ SHARPNESS = 2.0  # exponent of the exponential weights of a row: 1 is uniform on
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def uniforms(key: int, rows: UInt64[np.ndarray, " rows"], count: int) -> Float[np.ndarray, "rows count"]:
+def uniforms(key: int, rows: UInt64[np.ndarray, " rows"], count: int) -> Float[np.ndarray, "rows {count}"]:
     """Numbers in [0, 1) that (key, row, place) decides.
 
     Args:
@@ -94,7 +94,7 @@ class Chain:
         first = float(-(pairs * np.log(pairs)).sum() + (single * np.log(single)).sum())
         return (first + (seq_len - 1) * self.entropy_rate) / seq_len
 
-    def sample(self, key: int, rows: Int[np.ndarray, " rows"], length: int) -> UInt[np.ndarray, "rows length"]:
+    def sample(self, key: int, rows: Int[np.ndarray, " rows"], length: int) -> UInt[np.ndarray, "rows {length}"]:
         """Stretches of the language, each begun in the stationary distribution; (key, row) decides each."""
         chance = uniforms(key, np.asarray(rows).astype(np.uint64), max(length, self.order))
         out = np.empty(chance.shape, np.int64)
@@ -108,7 +108,7 @@ class Chain:
         return out[:, :length].astype(token_dtype(self.symbols))
 
     @functools.cached_property
-    def _ladder(self) -> Float[np.ndarray, " contexts*symbols"]:
+    def _ladder(self) -> Float[np.ndarray, " rungs"]:
         """Cumulative probabilities of all contexts in one ascending array: context c occupies (c, c + 1]."""
         rungs = np.cumsum(self.transitions, axis=1)
         rungs[:, -1] = 1.0
@@ -146,11 +146,11 @@ class Stream(Windows):
     def num_windows(self, seq_len: int) -> int:
         return (self.size - 1) // seq_len
 
-    def windows(self, indices: Int[np.ndarray, " rows"], seq_len: int) -> UInt[np.ndarray, "rows seq_len+1"]:
+    def windows(self, indices: Int[np.ndarray, " rows"], seq_len: int) -> UInt[np.ndarray, "rows {seq_len}+1"]:
         self.check(indices, seq_len)
         return self.chain.sample(self.key, indices, seq_len + 1)
 
-    def document_ids(self, indices: Int[np.ndarray, " rows"], seq_len: int) -> Int[np.ndarray, "rows seq_len"]:
+    def document_ids(self, indices: Int[np.ndarray, " rows"], seq_len: int) -> Int[np.ndarray, "rows {seq_len}"]:
         self.check(indices, seq_len)
         return np.repeat(np.asarray(indices, np.int64)[:, None], seq_len, axis=1)
 

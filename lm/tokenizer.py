@@ -7,7 +7,7 @@ import importlib.util
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, Integer
@@ -21,6 +21,7 @@ END = END_TOKENS[0]
 ALPHABET = 256  # a byte-level vocabulary holds every byte
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """What the rest of the house needs of a tokenizer."""
 
@@ -264,11 +265,20 @@ def ready(spec: str) -> Tokenizer | None:
     """
     if bpe_size(spec):
         return None
-    if spec in ("bytes", "gpt2"):
-        return Bytes() if spec == "bytes" else gpt2()
+    if spec == "bytes":
+        return Bytes()
+    if spec == "gpt2":
+        return _opened("gpt2", 0)
     if not Path(spec).is_file():
         raise BadInput(f"tokenizer {spec!r}: neither bytes, bpe:SIZE, gpt2 nor a file")
-    return load(Path(spec))
+    return _opened(spec, Path(spec).stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=4)
+def _opened(spec: str, changed: int) -> Tokenizer:
+    """A large vocabulary takes half a second to open, and plans ask for its size at every point."""
+    del changed  # a file written anew is another key
+    return gpt2() if spec == "gpt2" else load(Path(spec))
 
 
 def vocab_size(spec: str) -> int:

@@ -51,7 +51,7 @@ class Windows(abc.ABC):
             raise IndexError(f"{self.name}: a window outside [0, {self.num_windows(seq_len)})")
 
     @abc.abstractmethod
-    def windows(self, indices: Int[np.ndarray, " rows"], seq_len: int) -> UInt[np.ndarray, "rows seq_len+1"]:
+    def windows(self, indices: Int[np.ndarray, " rows"], seq_len: int) -> UInt[np.ndarray, "rows {seq_len}+1"]:
         """The tokens of windows: the first seq_len are inputs, the last seq_len are predicted.
 
         Args:
@@ -60,12 +60,12 @@ class Windows(abc.ABC):
         """
 
     @abc.abstractmethod
-    def document_ids(self, indices: Int[np.ndarray, " rows"], seq_len: int) -> Int[np.ndarray, "rows seq_len"]:
+    def document_ids(self, indices: Int[np.ndarray, " rows"], seq_len: int) -> Int[np.ndarray, "rows {seq_len}"]:
         """The document of each predicted token of windows, counted from the start of the stream."""
 
     def batch(
         self, seed: int, k: int, batch_size: int, seq_len: int, rows: Rows = slice(None)
-    ) -> UInt[np.ndarray, "rows seq_len+1"]:
+    ) -> UInt[np.ndarray, "rows {seq_len}+1"]:
         """Rows of global batch k: a pure function of (seed, k), whoever asks for whichever rows.
 
         The batches walk through a permutation of the windows that is drawn anew each epoch.

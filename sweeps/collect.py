@@ -23,11 +23,11 @@ CURVES = {
 
 
 def collect(path: Path | str) -> Path:
-    """Write `runs.parquet` and `curves.parquet` into a sweep directory, each whole or not at all; a sweep may be under way.
+    """Write `runs.parquet` and `curves.parquet` into a sweep directory, each whole or not at all, at any time.
 
-    `runs.parquet` holds each record with the sweep's name, the labels and the overrides of its point; a run that failed
-    has its status, its labels and its plan. What is nested is JSON text. `curves.parquet` holds the logged training losses
-    of every run that has begun.
+    `runs.parquet` holds each record with the sweep's name, the labels and the overrides of its point; a run that
+    failed has its status, its labels and its plan. What is nested is JSON text. `curves.parquet` holds the logged
+    training losses of every run that has begun.
 
     Returns:
       The path of `runs.parquet`.

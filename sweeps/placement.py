@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,8 +47,8 @@ def places(workers: int | None, points: int, largest_params: int) -> tuple[Place
     """One place a worker.
 
     Args:
-      workers: how many; None: one a GPU, one for all chips of a TPU, else one a core, fewer where the runs would not fit
-        into memory or are so large that one core is too few, and never more than points.
+      workers: how many; None: one a GPU, one for all chips of a TPU, else one a core, fewer where the runs would not
+        fit into memory or are so large that one core is too few, and never more than points.
       points: runs to make.
       largest_params: parameters of the largest.
     """
@@ -62,7 +63,7 @@ def places(workers: int | None, points: int, largest_params: int) -> tuple[Place
     if count > len(cores):
         return tuple(Place(cores=(cores[i % len(cores)],)) for i in range(count))
     bounds = [round(i * len(cores) / count) for i in range(count + 1)]
-    return tuple(Place(cores=tuple(cores[a:b])) for a, b in zip(bounds[:-1], bounds[1:], strict=True))
+    return tuple(Place(cores=tuple(cores[a:b])) for a, b in itertools.pairwise(bounds))
 
 
 def usable_cores() -> list[int]:
@@ -73,7 +74,7 @@ def usable_cores() -> list[int]:
 
 
 def accelerators() -> tuple[str, tuple[str, ...]]:
-    """("gpu", names), ("tpu", ()) or ("cpu", ()), found without starting JAX: a parent that did would hold the devices."""
+    """("gpu", names), ("tpu", ()) or ("cpu", ()); found without starting JAX, which would take hold of them."""
     platforms = os.environ.get("JAX_PLATFORMS", "")
     if platforms.startswith("cpu"):
         return "cpu", ()

@@ -100,7 +100,7 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The runs of a sweep in the order of its design, the points that were refused, and those that were there already."""
+    """The runs of a sweep in the order of its design, the points refused, and those that were there already."""
 
     name: str
     base: ConfigDict

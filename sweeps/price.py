@@ -56,7 +56,7 @@ class Speed:
 
 
 def row(point: Point) -> dict[str, Any]:
-    """The counts of a point by every convention, from shapes alone; of a refused point what it asked for, and why not."""
+    """The counts of a point by every convention, from shapes alone; of a refused one what it asked for, and why not."""
     if point.config is None or point.refused is not None:
         return {**point.labels, **point.overrides, "refused": point.refused}
     config, derived = point.config, point.config.derived

@@ -1,8 +1,8 @@
-"""The sweep directory: `sweep.json`, and one run directory a point under `runs/`. What state a run is in, its files say.
+"""The sweep directory: `sweep.json`, and one run directory a point under `runs/`, whose files say what state it is in.
 
-`sweep.json` holds the bases (completed configs) and the points (a base, overrides, labels), by run id. Points are only ever
-added: what an earlier design asked for stays. A point is worked on by whoever holds the lock of `runs/<run_id>/claim`, and
-the kernel releases that lock when its holder dies. `error.json` is what an exception left.
+`sweep.json` holds the bases (completed configs) and the points (a base, overrides, labels), by run id. Points are only
+ever added: what an earlier design asked for stays. A point is worked on by whoever holds the lock of
+`runs/<run_id>/claim`, and the kernel releases that lock when its holder dies. `error.json` is what an exception left.
 """
 
 import contextlib

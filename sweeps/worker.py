@@ -1,8 +1,8 @@
 """One worker of a sweep: claims points from the sweep directory, one after another, until nothing is left for it.
 
-`python -m sweeps.worker` reads its job, one line of JSON, from its standard input, and writes an event a line to its standard
-output. Its standard input stays open: when it ends, the parent is gone, and the worker saves and leaves. The loop, `work`,
-needs nothing of this: any launcher that can start a process can call it on a shared directory.
+`python -m sweeps.worker` reads its job, one line of JSON, from its standard input, and writes an event a line to its
+standard output. Its standard input stays open: when it ends, the parent is gone, and the worker saves and leaves. The
+loop, `work`, needs nothing of this: any launcher that can start a process can call it on a shared directory.
 """
 
 import contextlib
@@ -33,8 +33,8 @@ class Stopped(BaseException):
 class Queue:
     """The points that are left for this worker, in the order in which it would like them.
 
-    First a point whose compiled step it has, then one of a group that no one has begun, then any; the group with the most
-    work first, and in it the longest run first, so that the sweep ends evenly.
+    First a point whose compiled step it has, then one of a group that no one has begun, then any; the group with the
+    most work first, and in it the longest run first, so that the sweep ends evenly.
     """
 
     entries: dict[str, Any]

@@ -33,7 +33,7 @@ def tensorboard(workdir: Path) -> Iterator[Observer]:
 
 @contextlib.contextmanager
 def wandb(workdir: Path, config: dict[str, Any], name: str) -> Iterator[Observer]:
-    """Log to Weights & Biases as the environment says (WANDB_PROJECT, WANDB_MODE, ...); a run that goes on keeps its id.
+    """Log to Weights & Biases as the environment says (WANDB_PROJECT, ...); a run that goes on keeps its id.
 
     Raises:
       BadInput: wandb is not installed.

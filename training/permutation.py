@@ -9,6 +9,7 @@ from jaxtyping import Int, UInt64
 ROUNDS = 6  # an even number: each coordinate is moved three times
 _MASK = (1 << 64) - 1
 _ODD = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2**64 over the golden ratio
 _SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
 
 
@@ -31,11 +32,10 @@ def fold(*words: int) -> int:
     Args:
         words: for example a seed, a purpose and an epoch.
     """
-    key = np.zeros((), np.uint64)
-    with np.errstate(over="ignore"):
-        for word in words:
-            key = mix((key + np.uint64(0x9E3779B97F4A7C15)) ^ np.uint64(word & _MASK))
-    return int(key)
+    key = np.zeros(1, np.uint64)  # an array, since numpy warns of overflow in scalars alone
+    for word in words:
+        key = mix((key + _GOLDEN) ^ np.uint64(word & _MASK))
+    return int(key[0])
 
 
 @functools.lru_cache(maxsize=1024)

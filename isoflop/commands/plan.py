@@ -38,7 +38,7 @@ def define(flags: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_boolean(
         "memory",
         None,
-        f"Compile every distinct shape for its memory and time a few steps; by default up to {price.MOST_SHAPES} shapes.",
+        f"Compile every distinct shape for its memory, and time it; by default up to {price.MOST_SHAPES} shapes.",
         flag_values=flags,
     )
     absl_flags.DEFINE_float(
@@ -114,11 +114,8 @@ def _prices(
         shapes = price.representatives(plan, price.SAMPLES)
     found = price.measured(plan.base, shapes, place)
     timed = tuple((each.params, each.flops_per_second) for each in found.values())
-    return (
-        found,
-        speed or price.Speed(timed, f"a few steps of {len(shapes)} shape{'s' * (len(shapes) > 1)}, timed on {place}"),
-        notes,
-    )
+    source = f"a few steps of {len(shapes)} shape{'s' * (len(shapes) > 1)}, timed on {place}"
+    return found, speed or price.Speed(timed, source), notes
 
 
 def _unasked(shapes: list[Any]) -> str:

@@ -18,7 +18,8 @@ from sweeps import price
 RUN = """
 from ml_collections import ConfigDict
 def get_config(arg=""):
-    return ConfigDict({"task": "fake", "batch_size": 8, "log": {"every": 5}, "model": {"width": 4}, "horizon": {"steps": 40}})
+    run = {"task": "fake", "batch_size": 8, "log": {"every": 5}, "model": {"width": 4}, "horizon": {"steps": 40}}
+    return ConfigDict(run)
 """
 SWEEP = """
 from ml_collections import ConfigDict

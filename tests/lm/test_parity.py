@@ -44,7 +44,14 @@ def same_tree(model, params):
 def test_gpt2():
     reference = transformers.GPT2LMHeadModel(
         transformers.GPT2Config(
-            vocab_size=101, n_positions=32, n_embd=48, n_layer=3, n_head=4, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0
+            vocab_size=101,
+            n_positions=32,
+            n_embd=48,
+            n_layer=3,
+            n_head=4,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
         )
     ).eval()
     weights = weights_of(reference)
@@ -52,7 +59,10 @@ def test_gpt2():
 
     def linear(name, part=slice(None)):
         kernel, bias = f"transformer.h.{{}}.{name}.weight", f"transformer.h.{{}}.{name}.bias"
-        return {"kernel": layer(kernel, transform=lambda w: w[:, part]), "bias": layer(bias, transform=lambda w: w[part])}
+        return {
+            "kernel": layer(kernel, transform=lambda w: w[:, part]),
+            "bias": layer(bias, transform=lambda w: w[part]),
+        }
 
     def norm(name):
         return {"scale": layer(f"transformer.h.{{}}.{name}.weight"), "bias": layer(f"transformer.h.{{}}.{name}.bias")}

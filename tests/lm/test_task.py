@@ -1,4 +1,4 @@
-"""Language modelling through the engine: exact evaluation, equal on any batch size and mesh; runs from text to record."""
+"""Language modelling through the engine: evaluation equal on any batch size and mesh; runs from text to record."""
 
 import jax
 import numpy as np

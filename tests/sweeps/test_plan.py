@@ -1,4 +1,4 @@
-"""Plans: completion, resolution, duplicates, refusals, groups that share a compile, and what importing them pulls in."""
+"""Plans: completion, resolution, duplicates, refusals, groups that share a compile, and what imports pull in."""
 
 import subprocess
 import sys

@@ -126,7 +126,7 @@ def test_a_point_that_now_means_another_run_is_refused(sweep):
 
 
 def test_collect_on_a_sweep_in_progress(sweep):
-    first, second, third, fourth = sweep.entries
+    first, second, third, _ = sweep.entries
     runs = collect.collect(sweep.path)
     assert pq.read_table(runs).num_rows == 0
     train(sweep, first)
@@ -153,9 +153,9 @@ def test_collect_on_a_sweep_in_progress(sweep):
 
 def test_collected_columns_are_those_of_the_design(sweep):
     wanted = """run_id, sweep, task, family, status, seed, params_total, params_non_embedding, params_active,
-    flops_per_example_6n, flops_6nd, flops_6nd_non_embedding, flops_exact, tokens, unique_tokens, epochs, examples, steps,
-    batch_size, seq_len, vocab_size, peak_lr, warmup_steps, schedule, optimizer, weight_decay, loss, loss_sem, train_loss,
-    eval_set, eval_tokens, data_hash, wall_seconds, compile_seconds, tokens_per_second, mfu, device_kind, num_devices,
+    flops_per_example_6n, flops_6nd, flops_6nd_non_embedding, flops_exact, tokens, unique_tokens, epochs, examples,
+    steps, batch_size, seq_len, vocab_size, peak_lr, warmup_steps, schedule, optimizer, weight_decay, loss, loss_sem,
+    train_loss, eval_set, eval_tokens, data_hash, wall_seconds, compile_seconds, tokens_per_second, mfu, device_kind, num_devices,
     git_revision, versions, ended_at"""
     train(sweep, next(iter(sweep.entries)))
     columns = pq.read_table(collect.collect(sweep.path)).column_names

@@ -1,0 +1,219 @@
+"""One train step of the same GPT by four hands: ours, plain linen, PyTorch eager and PyTorch compiled.
+
+The model is GPT-2's with rotary positions left out and biases too: learned positions, LayerNorm, GELU, tied head. The step
+is the same for all: mean cross-entropy, gradients clipped to norm 1, AdamW with decay 0.1 on matrices and embeddings.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+LEARNING_RATE, B1, B2, EPS, DECAY, CLIP = 3e-4, 0.9, 0.95, 1e-8, 0.1, 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+    """A decoder and its batch."""
+
+    depth: int
+    width: int
+    heads: int
+    length: int
+    batch: int
+    vocab: int
+
+
+SHAPES = {
+    "small": Shape(depth=4, width=128, heads=4, length=128, batch=32, vocab=256),
+    "medium": Shape(depth=6, width=256, heads=8, length=256, batch=16, vocab=256),
+    "large": Shape(depth=6, width=384, heads=6, length=256, batch=16, vocab=4096),
+}
+
+# Runs one step and returns the loss of the step before the update, once it is known.
+Step = Callable[[], float]
+
+
+def tokens(shape: Shape) -> np.ndarray:
+    """A batch of random tokens [batch, length + 1]."""
+    return np.random.default_rng(0).integers(0, shape.vocab, (shape.batch, shape.length + 1)).astype(np.int32)
+
+
+def ours(shape: Shape) -> tuple[Step, float]:
+    """The step that the engine compiles; returns it with the seconds of compilation."""
+    import jax
+
+    from lm.decoder import Decoder
+    from lm.task import LanguageModel
+    from training import mesh as meshes, optimizer as optimizers
+    from training.step import Recipe, compiled
+
+    decoder = Decoder(
+        vocab_size=shape.vocab, depth=shape.depth, width=shape.width, heads=shape.heads, kv_heads=shape.heads,
+        mlp_width=4 * shape.width, norm="layer", positions="learned", max_length=shape.length, activation="gelu",
+    )  # fmt: skip
+    options = tuple(sorted({"b1": B1, "b2": B2, "eps": EPS}.items()))
+    recipe = Recipe(LanguageModel(decoder, None, False), "adamw", options, optimizers.ROLES[:2], False, 1, "default")
+    own = {"dropout": 0.0, "init_scale": 1.0, "z_loss": 0.0}
+    hyper = {name: np.float32(x) for name, x in {"weight_decay": DECAY, "clip": CLIP, "ema": 0.0, **own}.items()}
+    mesh = meshes.build({"data": 1, "fsdp": 1, "tensor": 1})
+    data = tokens(shape)
+    step = compiled(recipe, mesh, 1, (("tokens", data.shape, data.dtype),), tuple(hyper))
+    rates, seed = np.float32([LEARNING_RATE]), np.int32(0)
+    state, batch = step.init(seed, hyper), {"tokens": jax.device_put(data[None])}
+
+    def run() -> float:
+        nonlocal state
+        state, metrics = step.train(state, batch, rates, seed, hyper)
+        return float(metrics["loss"][0])
+
+    return run, step.seconds
+
+
+def plain(shape: Shape) -> tuple[Step, float]:
+    """A plain linen model and optax step, as JAX codebases write them today."""
+    import flax.linen as nn
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    normal = nn.initializers.normal(0.02)
+
+    class Block(nn.Module):
+        @nn.compact
+        def __call__(self, x: Any) -> Any:
+            head = shape.width // shape.heads
+            y = nn.LayerNorm(use_bias=False)(x)
+            project = lambda: nn.DenseGeneral((shape.heads, head), use_bias=False, kernel_init=normal)(y)
+            q, k, v = project() / math.sqrt(head), project(), project()
+            scores = jnp.einsum("bthd,bshd->bhts", q, k)
+            mask = jnp.tril(jnp.ones((shape.length, shape.length), bool))
+            weights = jax.nn.softmax(jnp.where(mask, scores, jnp.finfo(scores.dtype).min))
+            mixed = jnp.einsum("bhts,bshd->bthd", weights, v)
+            x = x + nn.DenseGeneral(shape.width, axis=(-2, -1), use_bias=False, kernel_init=normal)(mixed)
+            y = nn.Dense(4 * shape.width, use_bias=False, kernel_init=normal)(nn.LayerNorm(use_bias=False)(x))
+            return x + nn.Dense(shape.width, use_bias=False, kernel_init=normal)(nn.gelu(y))
+
+    class Model(nn.Module):
+        @nn.compact
+        def __call__(self, ids: Any) -> Any:
+            embed = nn.Embed(shape.vocab, shape.width, embedding_init=normal)
+            x = embed(ids) + nn.Embed(shape.length, shape.width, embedding_init=normal)(jnp.arange(shape.length))
+            for _ in range(shape.depth):
+                x = Block()(x)
+            return embed.attend(nn.LayerNorm(use_bias=False)(x))
+
+    model, data = Model(), jnp.asarray(tokens(shape))
+    matrices = lambda params: jax.tree.map(lambda p: p.ndim > 1, params)
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(CLIP), optax.adamw(LEARNING_RATE, B1, B2, EPS, weight_decay=DECAY, mask=matrices)
+    )
+
+    def update(params: Any, moments: Any, batch: Any) -> Any:
+        def loss(p: Any) -> Any:
+            logits = model.apply(p, batch[:, :-1])
+            return optax.softmax_cross_entropy_with_integer_labels(logits, batch[:, 1:]).mean()  # type: ignore[arg-type]
+
+        value, grads = jax.value_and_grad(loss)(params)
+        updates, moments = optimizer.update(grads, moments, params)
+        return optax.apply_updates(params, updates), moments, value
+
+    started = time.perf_counter()
+    params = jax.jit(model.init)(jax.random.key(0), data[:, :-1])
+    moments = jax.jit(optimizer.init)(params)
+    step = jax.jit(update, donate_argnums=(0, 1)).lower(params, moments, data).compile()
+    seconds = time.perf_counter() - started
+
+    def run() -> float:
+        nonlocal params, moments
+        params, moments, loss = step(params, moments, data)
+        return float(loss)
+
+    return run, seconds
+
+
+def torch_gpt(shape: Shape, compiled: bool) -> tuple[Step, float]:
+    """A plain PyTorch GPT with the library's fused attention."""
+    import torch
+    from torch import nn
+    from torch.nn import functional as F
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm1 = nn.LayerNorm(shape.width, bias=False)
+            self.qkv = nn.Linear(shape.width, 3 * shape.width, bias=False)
+            self.out = nn.Linear(shape.width, shape.width, bias=False)
+            self.norm2 = nn.LayerNorm(shape.width, bias=False)
+            self.up = nn.Linear(shape.width, 4 * shape.width, bias=False)
+            self.down = nn.Linear(4 * shape.width, shape.width, bias=False)
+
+        def forward(self, x: Any) -> Any:
+            split = lambda part: part.view(*part.shape[:2], shape.heads, -1).transpose(1, 2)
+            q, k, v = map(split, self.qkv(self.norm1(x)).split(shape.width, dim=2))
+            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            x = x + self.out(mixed.transpose(1, 2).reshape(x.shape))
+            return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(shape.vocab, shape.width)
+            self.position = nn.Embedding(shape.length, shape.width)
+            self.blocks = nn.ModuleList(Block() for _ in range(shape.depth))
+            self.norm = nn.LayerNorm(shape.width, bias=False)
+            for weight in self.parameters():
+                if weight.ndim > 1:
+                    nn.init.normal_(weight, std=0.02)
+
+        def forward(self, ids: Any, targets: Any) -> Any:
+            x = self.embed(ids) + self.position(torch.arange(shape.length))
+            for block in self.blocks:
+                x = block(x)
+            logits = F.linear(self.norm(x), self.embed.weight)
+            return F.cross_entropy(logits.view(-1, shape.vocab), targets.reshape(-1))
+
+    torch.manual_seed(0)
+    model = Model()
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    rest = [p for p in model.parameters() if p.ndim == 1]
+    groups = [{"params": decayed, "weight_decay": DECAY}, {"params": rest, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, LEARNING_RATE, (B1, B2), EPS)
+    data = torch.as_tensor(tokens(shape), dtype=torch.long)
+    ids, targets = data[:, :-1].contiguous(), data[:, 1:].contiguous()
+    forward = torch.compile(model) if compiled else model
+
+    def run() -> float:
+        loss = forward(ids, targets)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        return loss.item()
+
+    started = time.perf_counter()
+    if compiled:
+        run()
+    return run, time.perf_counter() - started
+
+
+def matmul_peak() -> tuple[Step, float]:
+    """No model: the float32 product of two square matrices of 4,096, whose rate is the machine's peak."""
+    import jax
+    import jax.numpy as jnp
+
+    square = jnp.ones((4096, 4096), jnp.float32)
+    product = jax.jit(jnp.matmul).lower(square, square).compile()
+    return lambda: float(product(square, square)[0, 0]), 0.0
+
+
+CONTENDERS: dict[str, Callable[[Shape], tuple[Step, float]]] = {
+    "ours": ours,
+    "plain": plain,
+    "torch_eager": lambda shape: torch_gpt(shape, compiled=False),
+    "torch_compiled": lambda shape: torch_gpt(shape, compiled=True),
+    "matmul": lambda shape: matmul_peak(),
+}

@@ -1,0 +1,170 @@
+"""A study's folder, read: the runs of its sweep, the fit, the frozen prediction and its score, whichever are there."""
+
+import dataclasses
+import functools
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from laws.fit import log_predictions
+from laws.fitted import Fitted, read_fit, read_json
+from laws.isoflop import budgets
+from laws.table import DEFAULTS
+from training.errors import BadInput
+
+ROLES = ("n", "d", "c")
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """What a folder holds.
+
+    Args:
+      folder: the study's folder.
+      name: the sweep's name, else the folder's.
+      runs: a row a run that has ended, as collected; empty where there is no sweep.
+      curves: logged losses of the runs, as collected.
+      pending: points that have not ended or have failed, as `sweeps.store.status` tells them.
+      environments: the environment record of every run that began.
+      fit: the fit.
+      prediction, score: content of `prediction.json` and `score.json`.
+    """
+
+    folder: Path
+    name: str
+    runs: pd.DataFrame
+    curves: pd.DataFrame
+    pending: list[dict[str, Any]]
+    environments: list[dict[str, Any]]
+    fit: Fitted | None
+    prediction: dict[str, Any] | None
+    score: dict[str, Any] | None
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """Role -> column of the runs."""
+        return DEFAULTS if self.fit is None else self.fit.report["columns"]
+
+    @functools.cached_property
+    def points(self) -> pd.DataFrame:
+        """Every completed run as run, n, d, c, loss, with `fitted` and `residual` (log loss over the law's; NaN without).
+
+        `budget` numbers groups of equal compute from the smallest; it is absent where there is no compute.
+        """
+        points = self._measured()
+        if self.fit is not None:
+            data = pd.DataFrame(self.fit.report["data"])
+            data["run"] = data["run"].astype(str)
+            others = points[~points["run"].isin(data["run"])] if self.columns.get("run") else points.iloc[:0]
+            points = pd.concat([data.assign(fitted=True), others.assign(fitted=False)], ignore_index=True)
+        else:
+            points = points.assign(fitted=False)
+        points["residual"] = np.nan
+        if self.fit is not None and len(points) and set(self.fit.law.columns) <= set(points):
+            columns = {role: points[role].to_numpy(float) for role in self.fit.law.columns}
+            predicted = log_predictions(self.fit.law, self.fit.predictor.constants[None], columns)[0]
+            points["residual"] = np.log(points["loss"]) - predicted
+        if "c" in points and len(points):
+            points["budget"] = budgets(points["c"].to_numpy(float))
+        return points
+
+    def _measured(self) -> pd.DataFrame:
+        """Completed runs of the sweep under the roles of the fit; none where the fit is of another table."""
+        wanted = {role: column for role, column in self.columns.items() if role in (*ROLES, "loss")}
+        derived = wanted.pop("c", None) if wanted.get("c") == "6ND" else None
+        present = {role: column for role, column in wanted.items() if column in self.runs}
+        needed = wanted if self.fit is not None else {"loss": wanted["loss"]}
+        if self.runs.empty or not set(needed) <= set(present):
+            return pd.DataFrame(columns=["run", *wanted, *(["c"] if derived else [])])
+        done = self.runs[self.runs["status"] == "completed"]
+        points = pd.DataFrame({role: pd.to_numeric(done[column], errors="coerce") for role, column in present.items()})
+        if derived:
+            points["c"] = 6 * points["n"] * points["d"]
+        identity = self.columns.get("run", "run_id")
+        points.insert(0, "run", done[identity].astype(str) if identity in done else done.index.astype(str))
+        return points[(points.drop(columns="run") > 0).all(axis=1)].reset_index(drop=True)
+
+    def states(self) -> dict[str, int]:
+        """How many points are in each state."""
+        ended = [str(status) for status in self.runs.get("status", []) if status != "failed"]
+        return dict(Counter(ended + [row["state"] for row in self.pending]))
+
+
+def load(folder: Path) -> Study:
+    """The study of a folder, its sweep collected.
+
+    Args:
+      folder: with `sweep/`, `fit.json`, `prediction.json`, `score.json`, or a sweep directory itself.
+
+    Raises:
+      BadInput: there is neither a sweep nor a fit.
+      BadTable: a file is damaged.
+    """
+    if not folder.is_dir():
+        raise BadInput(f"no folder {folder}")
+    sweep = next((path for path in (folder / "sweep", folder) if _is_sweep(path)), None)
+    fit = folder / "fit.json"
+    if sweep is None and not fit.exists():
+        raise BadInput(f"{folder} holds no study: neither sweep/sweep.json nor fit.json is there")
+    name, pending, environments = folder.resolve().name, [], []
+    if sweep is not None and (sweep / "sweep.json").exists():
+        name, pending, environments = _collect(sweep)
+    return Study(
+        folder=folder,
+        name=name,
+        runs=_table(sweep, "runs.parquet"),
+        curves=_table(sweep, "curves.parquet"),
+        pending=pending,
+        environments=environments,
+        fit=read_fit(fit) if fit.exists() else None,
+        prediction=_optional(folder / "prediction.json", "prediction"),
+        score=_optional(folder / "score.json", "score"),
+    )
+
+
+def _is_sweep(path: Path) -> bool:
+    return any((path / name).exists() for name in ("sweep.json", "runs.parquet"))
+
+
+def _collect(path: Path) -> tuple[str, list[dict[str, Any]], list[dict[str, Any]]]:
+    """Collect a sweep; its name, the points that have not ended well, and the environments of its runs."""
+    from sweeps import collect, store
+
+    collect.collect(path)
+    sweep = store.read(path)
+    pending = [row for row in store.status(sweep) if row["state"] not in store.ENDED]
+    files = [sweep.run(run_id) / "environment.json" for run_id in sweep.entries]
+    return sweep.name, pending, [read_json(file, "environment record") for file in files if file.exists()]
+
+
+def _table(sweep: Path | None, name: str) -> pd.DataFrame:
+    if sweep is None or not (sweep / name).exists():
+        return pd.DataFrame()
+    try:
+        return pd.read_parquet(sweep / name)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{sweep / name}: not a readable table ({str(error).splitlines()[0]})") from error
+
+
+def _optional(path: Path, what: str) -> dict[str, Any] | None:
+    return read_json(path, what) if path.exists() else None
+
+
+def distinct(frame: pd.DataFrame, column: str) -> list[str]:
+    """The values of a column, the most frequent first."""
+    return [str(v) for v in frame[column].dropna().value_counts().index] if column in frame else []
+
+
+def versions(frame: pd.DataFrame) -> list[str]:
+    """Package versions of the runs, as "jax 0.10.2"."""
+    found: dict[str, None] = {}
+    for text in distinct(frame, "versions"):
+        try:
+            found |= {f"{name} {version}": None for name, version in json.loads(text).items()}
+        except (ValueError, AttributeError):
+            found[text] = None
+    return list(found)

@@ -1,0 +1,139 @@
+"""The command line: one clear line and an exit code for whatever is wrong; help, JSON, versions."""
+
+import errno
+import json
+from pathlib import Path
+
+import pytest
+
+from isoflop import cli
+
+SMALL = "--config=configs/lm/small.py:8000"
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def at_home(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def run(capsys, *argv):
+    code = cli.main([str(word) for word in argv])
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def line(capsys, *argv):
+    """The one line of an error."""
+    code, _, err = run(capsys, *argv)
+    lines = err.strip().splitlines()
+    assert code == 2 and len(lines) == 1 and lines[0].startswith("isoflop: "), err
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["trian"], "no command 'trian'; did you mean 'train'?"),
+        (["plan"], "--config=FILE[:arg] is missing"),
+        (["plan", "--config=configs/lm/smal.py"], "no config file configs/lm/smal.py"),
+        (["plan", SMALL, "--config.model.widht=3"], "unknown key 'widht'; did you mean 'width'?"),
+        (["plan", SMALL, "--config.modle.width=3"], "unknown key 'modle'; did you mean 'model'?"),
+        (["plan", SMALL, "--config.model.width=wide"], "--config.model.width=wide"),
+        (["plan", SMALL, "--config.model.size=100"], "below the smallest shape"),
+        (["plan", SMALL, "--config.horizon.flops=1e9"], "got flops, tokens_per_param"),
+        (["plan", SMALL, "--config.optimizer.name=adamx"], "no 'adamx'; did you mean 'adam"),
+        (["train", SMALL], "--workdir"),
+        (["fit", "nowhere.csv"], "nowhere.csv"),
+        (["plan", SMALL, "--jsn"], "jsn"),
+    ],
+)
+def test_what_is_wrong_is_one_line(capsys, argv, message):
+    assert message in line(capsys, *argv)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("--config.mesh.data=16", "wants 16 devices, there are 8"),
+        ("--config.mesh.data=3", "batch_size: 4 is not divisible by 3"),
+        ("--config.data.corpus=nowhere --config.mesh.data=1", "nowhere"),
+    ],
+)
+def test_a_run_that_cannot_be_leaves_nothing_half_written(capsys, tmp_path, override, message):
+    work = tmp_path / "run"
+    assert message in line(capsys, "train", SMALL, f"--workdir={work}", "--config.batch_size=4", *override.split())
+    assert not list(work.glob("*.json")) and not (work / "metrics.jsonl").exists()
+
+
+def test_configs_say_where_they_are_broken(capsys, tmp_path):
+    broken = tmp_path / "broken.py"
+    broken.write_text("def get_config(arg=''):\n    return 1 / 0\n")
+    assert "broken.py: ZeroDivisionError" in line(capsys, "plan", f"--config={broken}")
+    broken.write_text("x = 1\n")
+    assert "broken.py" in line(capsys, "plan", f"--config={broken}")
+    broken.write_text(
+        "from ml_collections import ConfigDict\n\ndef get_config():\n    return ConfigDict({'sede': 1})\n"
+    )
+    assert "unknown key 'sede'; did you mean 'seed'?" in line(capsys, "plan", f"--config={broken}")
+
+
+def test_json_is_json_and_help_has_an_example(capsys):
+    code, out, _ = run(capsys, "plan", SMALL, "--nomemory", "--json")
+    assert code == 0 and json.loads(out)
+    for name in cli.COMMANDS:
+        code, out, _ = run(capsys, name, "--help")
+        assert code == 0 and f"isoflop {name}" in out and "example:" in out
+    code, out, _ = run(capsys, "--help")
+    assert code == 0 and all(name in out for name in cli.COMMANDS)
+
+
+def test_doctor_finds_no_problem_here(capsys):
+    code, out, _ = run(capsys, "doctor", "--json")
+    report = json.loads(out)
+    assert code == 0 and report["problems"] == [] and report["backend"] == "cpu" and report["num_devices"] == 8
+
+
+def test_doctor_names_a_room_that_belongs_to_somebody_else(monkeypatch, tmp_path):
+    import importlib.util
+
+    from isoflop.commands import doctor
+
+    (tmp_path / "lm.py").write_text("")
+    real = importlib.util.find_spec
+    foreign = importlib.util.spec_from_file_location("lm", tmp_path / "lm" / "__init__.py")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: foreign if name == "lm" else real(name))
+    assert [line for line in doctor.foreign_rooms() if "'lm'" in line and str(tmp_path) in line]
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_was_there(monkeypatch, tmp_path):
+    from training import files
+
+    path = tmp_path / "result.json"
+    files.write_json(path, {"kept": 1})
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        files.write_json(path, {"lost": 2})
+    assert json.loads(path.read_text()) == {"kept": 1} and [p.name for p in tmp_path.iterdir()] == ["result.json"]
+    assert cli._one_line(caught.value) == (2, f"No space left on device: {path}")
+
+
+def test_interruptions_and_bugs_have_codes_of_their_own(capsys, monkeypatch):
+    from isoflop.commands import doctor
+
+    def interrupted(flags, args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(doctor, "run", interrupted)
+    assert cli.main(["doctor"]) == 130
+
+    def bug(flags, args):
+        raise RuntimeError("surprise")
+
+    monkeypatch.setattr(doctor, "run", bug)
+    assert cli.main(["doctor"]) == 1
+    assert "RuntimeError: surprise (--traceback shows where)" in capsys.readouterr().err
