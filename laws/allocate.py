@@ -99,7 +99,7 @@ def allocate(
     natural, compute = np.asarray(natural, np.float64), np.asarray(compute, np.float64)
     if cost.six_nd and law.optimal_n is not None and law.exponents is not None:
         with float64():
-            p = {name: constant[:, None] for name, constant in law.constants(jnp.asarray(natural)).items()}
+            p = {name: constant[:, None] for name, constant in law.constants(natural).items()}
             n = law.optimal_n(p, compute[None, :])
             d = compute / (6 * n)
             a, b = (exponent + 0 * n for exponent in law.exponents(p))

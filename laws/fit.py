@@ -95,7 +95,8 @@ def starting_points(
     with float64():
         for point, values in zip(points, grid, strict=True):
             nonlinear = dict(zip(curved, values, strict=True))
-            relative = np.stack([unit / loss[used] for unit in law.units(nonlinear, rows).values()], axis=1)
+            units = [np.asarray(unit) + np.zeros(len(loss[used])) for unit in law.units(nonlinear, rows).values()]
+            relative = np.stack(units, axis=1) / loss[used, None]
             size = np.maximum(relative.max(axis=0), 1e-300)
             shares, _ = nnls(relative / size, np.ones(int(used.sum())))
             linear = dict(zip(law.linear, np.maximum(shares, FAINT) / size, strict=True))

@@ -1,16 +1,10 @@
 """The laws, as a table of declarations. A new law is one more entry: see ``laws.law.Law`` for the fields."""
 
-import jax.numpy as jnp
-
 from laws.errors import BadTable, nearest
 from laws.law import Law, Param
+from laws.ops import power
 
 EXPONENT_STARTS = (0.05, 0.15, 0.25, 0.35, 0.45, 0.6, 0.8, 1.0, 1.3, 1.6)
-
-
-def _power(x, exponent):
-    """x ** exponent through the logarithm: one exponential, and derivatives in the exponent stay cheap."""
-    return jnp.exp(exponent * jnp.log(x))
 
 
 def _exponent(name: str, meaning: str, starts=EXPONENT_STARTS) -> Param:
@@ -18,24 +12,24 @@ def _exponent(name: str, meaning: str, starts=EXPONENT_STARTS) -> Param:
 
 
 def _chinchilla_value(p, x):
-    return p["E"] + p["A"] * _power(x["n"], -p["alpha"]) + p["B"] * _power(x["d"], -p["beta"])
+    return p["E"] + p["A"] * power(x["n"], -p["alpha"]) + p["B"] * power(x["d"], -p["beta"])
 
 
 def _chinchilla_optimal_n(p, compute):
     total = p["alpha"] + p["beta"]
     ratio = p["alpha"] * p["A"] / (p["beta"] * p["B"])
-    return _power(ratio, 1 / total) * _power(compute / 6, p["beta"] / total)
+    return power(ratio, 1 / total) * power(compute / 6, p["beta"] / total)
 
 
 def _kaplan_value(p, x):
-    size = _power(p["Nc"] / x["n"], p["alpha_N"] / p["alpha_D"])
-    return _power(size + p["Dc"] / x["d"], p["alpha_D"])
+    size = power(p["Nc"] / x["n"], p["alpha_N"] / p["alpha_D"])
+    return power(size + p["Dc"] / x["d"], p["alpha_D"])
 
 
 def _kaplan_optimal_n(p, compute):
     # d/dN of (Nc/N)^r + 6 N Dc / C with r = alpha_N / alpha_D vanishes at N^(r+1) = r Nc^r C / (6 Dc).
     r = p["alpha_N"] / p["alpha_D"]
-    return _power(r * _power(p["Nc"], r) * compute / (6 * p["Dc"]), 1 / (r + 1))
+    return power(r * power(p["Nc"], r) * compute / (6 * p["Dc"]), 1 / (r + 1))
 
 
 CHINCHILLA = Law(
@@ -83,7 +77,7 @@ def _power_law(role: str, symbol: str) -> Law:
         source="Hestness et al. 2017, arXiv 1712.00409; M1 of Alabdulmohsin et al. 2022, arXiv 2209.06640",
         columns=(role,),
         params=(Param("k", "weight"), _exponent("p", "exponent")),
-        value=lambda p, x: p["k"] * _power(x[role], -p["p"]),
+        value=lambda p, x: p["k"] * power(x[role], -p["p"]),
         linear=("k",),
     )
 
@@ -95,7 +89,7 @@ def _power_law_with_offset(role: str, symbol: str) -> Law:
         source="Henighan et al. 2020, arXiv 2010.14701, equation 1.1; M2 of arXiv 2209.06640",
         columns=(role,),
         params=(Param("k", "weight"), Param("E", "irreducible loss"), _exponent("p", "exponent")),
-        value=lambda p, x: p["E"] + p["k"] * _power(x[role], -p["p"]),
+        value=lambda p, x: p["E"] + p["k"] * power(x[role], -p["p"]),
         linear=("k", "E"),
     )
 

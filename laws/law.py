@@ -3,17 +3,24 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+
+from laws.ops import exp, log
 
 Values = Mapping[str, Float[Array, "..."]]
 
 # How a constant is fitted: (natural -> free, free -> natural).
 SCALES: dict[str, tuple[Callable, Callable]] = {
-    "log": (jnp.log, jnp.exp),
+    "log": (log, exp),
     "linear": (lambda natural: natural, lambda free: free),
 }
+
+
+def _stack(columns):
+    return (jnp if any(isinstance(column, jax.Array) for column in columns) else np).stack(columns, axis=-1)
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,7 @@ class Law:
         source: paper and equation.
         columns: the roles the law reads, out of ``n`` (parameters), ``d`` (tokens) and ``c`` (FLOPs).
         params: its constants, in order.
-        value: ``(constants, columns) -> loss``, elementwise, in natural units, traceable by JAX.
+        value: ``(constants, columns) -> loss``, elementwise, in natural units, traceable by JAX (``laws.ops``).
         linear: constants in which ``value`` is linear and homogeneous; the multi-start finds them by projection.
         optimal_n: ``(constants, C) -> N*`` in closed form for C = 6 N D, where there is one.
         exponents: exponents of N*(C) and D*(C) for C = 6 N D, where they are constants of the law.
@@ -77,7 +84,7 @@ class Law:
 
     def log_value(self, natural: Float[Array, "*batch params"], columns: Values) -> Float[Array, "..."]:
         """Log of the predicted loss."""
-        return jnp.log(self.value(self.constants(natural), columns))
+        return log(self.value(self.constants(natural), columns))
 
     def units(self, nonlinear: Values, columns: Values) -> dict[str, Float[Array, "..."]]:
         """What one unit of each linear constant adds to the loss."""
@@ -117,7 +124,7 @@ class Coordinates:
         for i, name in enumerate(self.law.names):
             if name in self.law.linear:
                 found[name] = free[..., i] / units[name]
-        return jnp.stack([found[name] for name in self.law.names], axis=-1)
+        return _stack([found[name] for name in self.law.names])
 
     def free(self, natural: Float[Array, "*batch params"]) -> Float[Array, "*batch params"]:
         """The inverse of ``natural``."""
@@ -127,7 +134,7 @@ class Coordinates:
             natural[..., i] * units[p.name] if p.name in self.law.linear else SCALES[p.scale][0](natural[..., i])
             for i, p in enumerate(self.law.params)
         ]
-        return jnp.stack(columns, axis=-1)
+        return _stack(columns)
 
     def bounds(self) -> tuple[Float[np.ndarray, " params"], Float[np.ndarray, " params"]]:
         """Lower and upper bounds: linear constants are not negative, the others keep their declared range."""

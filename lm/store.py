@@ -37,7 +37,7 @@ class Split(Windows):
     """
 
     name: str
-    shards: tuple[UInt[np.ndarray, " tokens"], ...]
+    shards: tuple[UInt[np.ndarray, " _"], ...]
     offsets: Int[np.ndarray, " boundaries"]
     num_bytes: int
 

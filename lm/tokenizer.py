@@ -45,7 +45,7 @@ class Tokenizer(Protocol):
         """Raw UTF-8 bytes that each symbol stands for; 0 for `end` and other control symbols."""
         ...
 
-    def encode_batch(self, texts: Sequence[str]) -> list[Integer[np.ndarray, " length"]]:
+    def encode_batch(self, texts: Sequence[str]) -> list[Integer[np.ndarray, " _"]]:
         """The symbols of each text, without the end symbol.
 
         Raises:
@@ -84,7 +84,7 @@ class Bytes:
     def token_bytes(self) -> Int[np.ndarray, " vocab"]:
         return np.r_[0, np.ones(ALPHABET - 1, np.int32)].astype(np.int32)
 
-    def encode_batch(self, texts: Sequence[str]) -> list[Integer[np.ndarray, " length"]]:
+    def encode_batch(self, texts: Sequence[str]) -> list[Integer[np.ndarray, " _"]]:
         raw = [np.frombuffer(text.encode(), np.uint8) for text in texts]
         for text, array in zip(texts, raw, strict=True):
             if len(array) and not array.all():
@@ -157,7 +157,7 @@ class Subwords:
             sizes[added["id"]] = 0 if added["special"] else len(added["content"].encode())
         return sizes
 
-    def encode_batch(self, texts: Sequence[str]) -> list[Integer[np.ndarray, " length"]]:
+    def encode_batch(self, texts: Sequence[str]) -> list[Integer[np.ndarray, " _"]]:
         dtype = token_dtype(self.vocab_size)
         encodings = self._rust.encode_batch_fast(list(texts), add_special_tokens=False)
         arrays = [np.array(encoding.ids, dtype) for encoding in encodings]

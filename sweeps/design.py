@@ -1,9 +1,9 @@
 """Which runs a sweep consists of: designs as pure data.
 
 A design is a tuple of points; a point is a dict from dotted config keys to values, as in
-{"model.size": 2e4, "horizon.flops": 1e11, "seed": 0}. A key under `label.` changes nothing in the run: it becomes a column
-of its record. The functions below make designs from values and from each other, so that a config file reads as the
-sentence one would say of the study:
+{"model.size": 2e4, "horizon.flops": 1e11, "seed": 0}. A key under `label.` changes nothing in the run: it becomes a
+column of its record. The functions below make designs from values and from each other, so that a config file reads as
+the sentence one would say of the study:
 
     chain(isoflop(budgets, sizes), product(isoflop(budgets, (2e4,)), axis("seed", (1, 2))))
 """

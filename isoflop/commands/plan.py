@@ -52,8 +52,8 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     """Plan, price and print."""
     if args:
         raise BadInput(f"plan takes no operands, got {args[0]!r}")
-    plan = plans.plan(flags["config"].value, [condition(text) for text in flags["where"].value])
-    workers = flags["workers"].value
+    plan = plans.plan(flags.config, [condition(text) for text in flags.where])
+    workers = flags.workers
     if workers is not None and workers < 1:
         raise BadInput(f"--workers: must be at least 1, got {workers}")
     largest = max(point.config.derived.params_total for point in plan.points if point.config)
@@ -95,7 +95,7 @@ def _prices(
     flags: absl_flags.FlagValues, plan: plans.Plan, place: placement.Place
 ) -> tuple[dict[str, price.Measured], price.Speed | None, list[str]]:
     """What was compiled and timed by group, the speed of the rest, and what to say about it."""
-    wanted, stated, workdir = flags["memory"].value, flags["flops_per_second"].value, flags["workdir"].value
+    wanted, stated, workdir = flags.memory, flags.flops_per_second, flags.workdir
     if stated is not None and stated <= 0:
         raise BadInput(f"--flops_per_second: must be positive, got {stated}")
     speed = None

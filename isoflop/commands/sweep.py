@@ -30,19 +30,19 @@ def define(flags: absl_flags.FlagValues) -> None:
 
 def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     """Run the sweep and show what became of its points."""
-    config, workdir = flags["config"].value, flags["workdir"].value
+    config, workdir = flags.config, flags.workdir
     if args:
         raise BadInput(f"sweep takes no operands, got {args[0]!r}")
     if "design" not in config:
         raise BadInput("--config: this is one run, not a sweep; use isoflop train")
     if not workdir:
         raise BadInput("--workdir=DIR is missing")
-    only = store.parse_states(flags["only"].value)
-    plan = plans.plan(config, [condition(text) for text in flags["where"].value])
+    only = store.parse_states(flags.only)
+    plan = plans.plan(config, [condition(text) for text in flags.where])
     from sweeps import progress, run as launcher
 
     with progress.watching() as view:
-        outcome = launcher.run(plan, Path(workdir), only, flags["workers"].value, view)
+        outcome = launcher.run(plan, Path(workdir), only, flags.workers, view)
     rows = {row["run_id"]: row for row in store.status(store.read(Path(workdir)))}
     payload = outcome | {
         "runs": [rows[point.run_id] for point in plan.points],

@@ -37,7 +37,7 @@ def define(flags: absl_flags.FlagValues) -> None:
 
 def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     """Train, and show the record."""
-    config, workdir = flags["config"].value, flags["workdir"].value
+    config, workdir = flags.config, flags.workdir
     if args:
         raise BadInput(f"train takes no operands, got {args[0]!r}")
     if "design" in config:
@@ -52,14 +52,14 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     path = Path(workdir).absolute()
     with contextlib.ExitStack() as stack:
         observers = [stack.enter_context(watching(resolved))]
-        if flags["profile"].value:
+        if flags.profile:
             observers.append(stack.enter_context(mirrors.profiler(path)))
         copies = []
-        if flags["tensorboard"].value:
+        if flags.tensorboard:
             copies.append(stack.enter_context(mirrors.tensorboard(path)))
-        if flags["wandb"].value:
+        if flags.wandb:
             copies.append(stack.enter_context(mirrors.wandb(path, resolved.to_dict(), resolved.derived.run_id)))
-        result = loop.run(config, path, [*observers, *copies], tuple(flags["allow_change"].value))
+        result = loop.run(config, path, [*observers, *copies], tuple(flags.allow_change))
         for observe in copies:
             observe(result["steps"], {f"final_{name}": result.get(name) for name in ("loss", "loss_sem", "train_loss")})
     return Output(result, _text(result, path), 0 if result["status"] == "completed" else 1)

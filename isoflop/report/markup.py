@@ -21,7 +21,7 @@ def join(*children: Any) -> Html:
     return Html("".join(c if isinstance(c, Html) else html.escape(str(c)) for c in children if c is not None))
 
 
-def tag(name: str, *children: Any, **attributes: Any) -> Html:
+def tag(name: str, /, *children: Any, **attributes: Any) -> Html:
     """An element; `class_` is its class, and an underscore within an attribute's name stands for a hyphen."""
     given = {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items() if value is not None}
     listed = "".join(f' {key}="{html.escape(str(value))}"' for key, value in given.items())

@@ -71,12 +71,12 @@ def defaults() -> ConfigDict:
     return ConfigDict({name: placeholder(kind) for name, kind in ARGUMENTS.items()})
 
 
-def open_corpus(name: str, args: Mapping[str, str | None], cache: Path) -> Corpus:
+def open_corpus(name: str, args: Any, cache: Path) -> Corpus:
     """The corpus of that name: a row of `CORPORA`, else a dataset of TFDS's catalogue.
 
     Args:
       name: as in `data.corpus`.
-      args: `data.corpus_args`.
+      args: `data.corpus_args`, a ConfigDict or a dict.
       cache: folder for what is prepared.
 
     Raises:

@@ -57,7 +57,7 @@ def documents(name: str, args: Mapping[str, str], known: Mapping[str, Any], cach
     return ours.prepare(parts, cache / "corpora")
 
 
-def text_feature(name: str, features: Mapping[str, Any], wanted: str | None) -> str:
+def text_feature(name: str, features: Any, wanted: str | None) -> str:
     """The path of the feature that holds the text: the wanted one, else "text", else the only Text feature.
 
     Raises:

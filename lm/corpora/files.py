@@ -9,7 +9,7 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any, cast
 
 from lm.corpora.source import Document, Source, decode
 from lm.tokenizer import digest
@@ -131,7 +131,7 @@ def _parquet(path: Path, column: str) -> Iterator[Document]:
         raise BadInput(f"{path}: not Parquet ({error})") from None
 
 
-def opened(path: Path) -> BinaryIO:
+def opened(path: Path) -> io.BufferedIOBase:
     """A file opened for reading bytes, unpacked as its ending says."""
     return OPENERS.get(path.suffix, lambda p: open(p, "rb"))(path)
 
@@ -175,12 +175,12 @@ class _Zst(io.RawIOBase):
         self._frame = None if self._frame.eof else self._frame
 
 
-def _packed(module: Any) -> Callable[[Path], BinaryIO]:
-    return lambda path: cast(BinaryIO, module.open(path))
+def _packed(module: Any) -> Callable[[Path], io.BufferedIOBase]:
+    return lambda path: cast(io.BufferedIOBase, module.open(path))
 
 
-OPENERS: dict[str, Callable[[Path], BinaryIO]] = {
-    ".zst": lambda path: cast(BinaryIO, io.BufferedReader(_Zst(path))),
+OPENERS: dict[str, Callable[[Path], io.BufferedIOBase]] = {
+    ".zst": lambda path: cast(io.BufferedIOBase, io.BufferedReader(_Zst(path))),
     ".gz": _packed(gzip),
     ".dz": _packed(gzip),  # gzip with an index, as dictd writes it
     ".bz2": _packed(bz2),

@@ -24,15 +24,19 @@ TOKENS = np.random.default_rng(0).integers(0, 19, (4, 12)).astype(np.int32)
 SEGMENTS = np.repeat([[0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2]], 4, axis=0).astype(np.int32)
 
 
+# These programs run once: what the compiler saves on optimising them is most of the time.
+jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
+
+
 @functools.lru_cache
 def initial(model, scale=1.0, seed=0):
-    init = jax.jit(lambda key, scale: nn.meta.unbox(model.init(key, scale, method="parameters"))["params"])
+    init = jit(lambda key, scale: nn.meta.unbox(model.init(key, scale, method="parameters"))["params"])
     return init(jax.random.key(seed), scale)
 
 
 @functools.lru_cache
 def jitted(model):
-    return jax.jit(model.apply)
+    return jit(model.apply)
 
 
 def forward(model, params, tokens=TOKENS, segments=None, dropout=None):
@@ -44,7 +48,7 @@ def loss_and_gradient(model, params, segments=None):
         states, head = model.apply({"params": p}, TOKENS[:, :-1], segments, method="hidden")
         return cross_entropy(states, head, TOKENS[:, 1:])[0].mean()
 
-    return jax.jit(jax.value_and_grad(loss))(params)
+    return jit(jax.value_and_grad(loss))(params)
 
 
 def assert_close(left, right, tolerance):
@@ -87,7 +91,7 @@ def test_the_tree_is_as_documented():
 
 
 def test_initial_values_are_as_documented():
-    model = BASE.clone(vocab_size=400, width=128, mlp_width=512, tied=False, bias=True, norm="layer")
+    model = BASE.clone(vocab_size=400, width=128, kv_heads=4, mlp_width=512, tied=False, bias=True, norm="layer")
     params = initial(model)
     blocks = params["blocks"]
     spread = {
@@ -103,11 +107,12 @@ def test_initial_values_are_as_documented():
     assert (blocks["attention_norm"]["scale"] == 1).all() and (blocks["mlp"]["up"]["bias"] == 0).all()
     # No two layers or parameters share draws.
     up, query = blocks["mlp"]["up"]["kernel"], blocks["attention"]["query"]["kernel"]
-    assert not np.intersect1d(up[0], up[1]).size and not np.intersect1d(up, query).size
+    for left, right in ((up[0], up[1]), (up[0, :, :128], query[0]), (query[0], blocks["attention"]["key"]["kernel"][0])):
+        assert abs(np.corrcoef(left.ravel(), right.ravel())[0, 1]) < 4 / left.size**0.5
 
 
 def test_the_initial_scale_is_an_input():
-    init = jax.jit(lambda scale: nn.meta.unbox(BASE.init(KEY, scale, method="parameters")))
+    init = jit(lambda scale: nn.meta.unbox(BASE.init(KEY, scale, method="parameters")))
     once, thrice = init(1.0)["params"], init(3.0)["params"]
     assert init._cache_size() == 1
     np.testing.assert_allclose(
@@ -117,7 +122,7 @@ def test_the_initial_scale_is_an_input():
 
 
 def test_linen_init_gives_the_same_values():
-    params = nn.meta.unbox(jax.jit(BASE.init)(KEY, TOKENS))["params"]
+    params = nn.meta.unbox(jit(BASE.init)(KEY, TOKENS))["params"]
     jax.tree.map(np.testing.assert_array_equal, params, initial(BASE))
 
 
@@ -167,8 +172,9 @@ def test_without_positions_only_the_set_of_the_past_matters():
 
 
 def test_options_change_the_function():
-    params = initial(BASE.clone(max_length=12))
-    base = forward(BASE, params)
+    shallow = BASE.clone(depth=1)
+    params = initial(shallow)
+    base = forward(shallow, params)
     for change in (
         {"activation": "relu"},
         {"norm": "layer"},
@@ -176,13 +182,13 @@ def test_options_change_the_function():
         {"norm_eps": 0.5},
         {"parallel": True},
     ):
-        assert abs(forward(BASE.clone(**change), params) - base).max() > 1e-3, change
+        assert abs(forward(shallow.clone(**change), params) - base).max() > 1e-3, change
 
 
 def test_logits_are_hidden_states_times_the_head():
     for model in (BASE, FULL):
         params = initial(model)
-        states, head = jax.jit(functools.partial(model.apply, method="hidden"))({"params": params}, TOKENS)
+        states, head = jit(functools.partial(model.apply, method="hidden"))({"params": params}, TOKENS)
         assert head.shape == (19, 16) and states.shape == (4, 12, 16)
         np.testing.assert_allclose(forward(model, params), states @ head.T, atol=1e-5)
     np.testing.assert_array_equal(head, params["head"]["embedding"])
@@ -191,7 +197,7 @@ def test_logits_are_hidden_states_times_the_head():
 def test_dropout_is_structure_and_its_rate_an_input():
     model = BASE.clone(dropout=True)
     params = initial(model)
-    apply = jax.jit(lambda rate, seed: model.apply({"params": params}, TOKENS, None, (jax.random.key(seed), rate)))
+    apply = jit(lambda rate, seed: model.apply({"params": params}, TOKENS, None, (jax.random.key(seed), rate)))
     still = forward(model, params)
     np.testing.assert_allclose(apply(0.0, 0), still, atol=1e-6)
     assert abs(apply(0.3, 0) - still).max() > 0.01
@@ -219,30 +225,30 @@ def test_half_precision_computes_in_half_and_keeps_float32_parameters():
     assert states.dtype == jnp.bfloat16
     difference = abs(logits - forward(BASE, params)).max()
     assert 1e-4 < difference < 0.15
-    stored = initial(BASE.clone(param_dtype="bfloat16"))
+    stored = jax.eval_shape(functools.partial(BASE.clone(param_dtype="bfloat16").init, method="parameters"), KEY)
     assert {leaf.dtype for leaf in jax.tree.leaves(stored)} == {jnp.dtype("bfloat16")}
-    assert forward(BASE.clone(logit_dtype="bfloat16"), params).dtype == jnp.bfloat16
+    assert jax.eval_shape(BASE.clone(logit_dtype="bfloat16").apply, {"params": params}, TOKENS).dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize(
     "model",
     [
         FULL.clone(depth=1, attention="blocked"),
-        OTHER.clone(attention="xla", scan=True, remat="full"),
+        OTHER.clone(attention="blocked", scan=True, remat="full"),
     ],
     ids=["full", "other"],
 )
 def test_gradients_agree_with_finite_differences(model):
     with jax.enable_x64(True):
         double = model.clone(param_dtype="float64", compute_dtype="float64", logit_dtype="float64")
-        params = jax.jit(lambda: nn.meta.unbox(double.init(KEY, 1.5, method="parameters"))["params"])()
+        params = jit(lambda: nn.meta.unbox(double.init(KEY, 1.5, method="parameters"))["params"])()
 
         def loss(p):
             states, head = double.apply({"params": p}, TOKENS[:2, :-1], SEGMENTS[:2, :-1], method="hidden")
             return cross_entropy(states, head, TOKENS[:2, 1:], "float64")[0].sum()
 
         assert jax.eval_shape(loss, params).dtype == jnp.float64
-        check_grads(jax.jit(loss), (params,), order=1, modes=["rev"], atol=1e-6, rtol=1e-6, eps=1e-6)
+        check_grads(jit(loss), (params,), order=1, modes=["rev"], atol=1e-6, rtol=1e-6, eps=1e-6)
 
 
 def test_a_mesh_changes_no_value():
@@ -254,7 +260,7 @@ def test_a_mesh_changes_no_value():
     split = {axis for sharding in jax.tree.leaves(placed) for axis in jax.tree.leaves(tuple(sharding.spec)) if axis}
     assert split == {"fsdp", "tensor"}
     with jax.set_mesh(mesh):
-        init = jax.jit(lambda key: nn.meta.unbox(model.init(key, method="parameters"))["params"], out_shardings=placed)
+        init = jit(lambda key: nn.meta.unbox(model.init(key, method="parameters"))["params"], out_shardings=placed)
         sharded = init(KEY)
         jax.tree.map(np.testing.assert_array_equal, sharded, params)
         ours = loss_and_gradient(model, sharded, SEGMENTS[:, :-1])

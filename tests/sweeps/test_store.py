@@ -155,8 +155,8 @@ def test_collected_columns_are_those_of_the_design(sweep):
     wanted = """run_id, sweep, task, family, status, seed, params_total, params_non_embedding, params_active,
     flops_per_example_6n, flops_6nd, flops_6nd_non_embedding, flops_exact, tokens, unique_tokens, epochs, examples,
     steps, batch_size, seq_len, vocab_size, peak_lr, warmup_steps, schedule, optimizer, weight_decay, loss, loss_sem,
-    train_loss, eval_set, eval_tokens, data_hash, wall_seconds, compile_seconds, tokens_per_second, mfu, device_kind, num_devices,
-    git_revision, versions, ended_at"""
+    train_loss, eval_set, eval_tokens, data_hash, wall_seconds, compile_seconds, tokens_per_second, mfu, device_kind,
+    num_devices, git_revision, versions, ended_at"""
     train(sweep, next(iter(sweep.entries)))
     columns = pq.read_table(collect.collect(sweep.path)).column_names
     assert not {name.strip() for name in wanted.split(",")} - set(columns)
