@@ -69,18 +69,20 @@ def _program(coordinates: Coordinates, objective: str):
     def predict(free, columns):
         return coordinates.law.log_value(coordinates.natural(free), columns)
 
-    def slope(free, columns, log_loss, weight, delta):
-        residual = predict(free, columns) - log_loss
-        rows = jax.jacfwd(predict)(free, columns)
-        value, back = jax.vjp(lambda r: rho(r, delta), residual)
-        (pull,) = back(jnp.ones_like(residual))
-        stiffness = jnp.where(residual == 0, 1.0, pull / jnp.where(residual == 0, 1.0, residual))
-        gradient = (weight * pull) @ rows
-        return gradient, (jnp.sum(weight * value), gradient, rows.T @ ((weight * stiffness)[:, None] * rows))
+    def total(free, columns, log_loss, weight, delta):
+        return jnp.sum(weight * rho(predict(free, columns) - log_loss, delta))
 
-    def look(free, *inputs):
-        hessian, (value, gradient, metric) = jax.jacfwd(slope, has_aux=True)(free, *inputs)
-        return value, gradient, hessian, metric
+    def slope(free, *inputs):
+        value, gradient = jax.value_and_grad(total)(free, *inputs)
+        return gradient, (value, gradient)
+
+    def look(free, columns, log_loss, weight, delta):
+        hessian, (value, gradient) = jax.jacfwd(slope, has_aux=True)(free, columns, log_loss, weight, delta)
+        residual = predict(free, columns) - log_loss
+        pull = jax.grad(lambda r: jnp.sum(rho(r, delta)))(residual)
+        stiffness = weight * jnp.where(residual == 0, 1.0, pull / jnp.where(residual == 0, 1.0, residual))
+        rows = jax.jacfwd(predict)(free, columns)
+        return value, gradient, hessian, rows.T @ (stiffness[:, None] * rows)
 
     return jax.jit(jax.vmap(look, in_axes=(0, None, 0, 0, None)))
 

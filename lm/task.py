@@ -13,14 +13,16 @@ from ml_collections.config_dict import placeholder
 from lm import cost as costs, rules as named_rules, shapes, tokens
 from lm.decoder import Decoder, check
 from lm.objective import cross_entropy, z_penalty
-from lm.tokenizer import vocab_size
 from lm.windows import Windows, segments
 from training.cost import Cost
 from training.errors import BadInput
 from training.task import Arrays
 
 # Keys that change how fast or where a run goes, never what it computes.
-INDIFFERENT = ("model.size", "model.scan", "model.remat", "model.attention", "data.cache_dir", "evaluation.batch_size")
+INDIFFERENT = (
+    *("model.size", "model.scan", "model.remat", "model.attention"),
+    *("data.cache_dir", "data.corpus_args.data_dir", "data.shard_tokens", "evaluation.batch_size"),
+)
 SHAPE = ("depth", "width", "heads", "kv_heads", "mlp_width")
 
 
@@ -67,7 +69,7 @@ def shape_for(size: float | None, config: ConfigDict) -> dict[str, int]:
     model = config.model
     if size is None and None not in [model[key] for key in SHAPE]:
         return {}
-    return shapes.shape_for(size, model, vocab_size=vocab_size(config.data.tokenizer), seq_len=config.data.seq_len)
+    return shapes.shape_for(size, model, vocab_size=tokens.vocab_size(config.data), seq_len=config.data.seq_len)
 
 
 def validate(config: ConfigDict) -> None:
@@ -89,7 +91,7 @@ def rules(config: ConfigDict, n: int, d: float) -> dict[str, float | int]:
 
 def cost(config: ConfigDict) -> Cost:
     """Parameters and FLOPs."""
-    return costs.cost(config.model, config.data.seq_len, vocab_size(config.data.tokenizer))
+    return costs.cost(config.model, config.data.seq_len, tokens.vocab_size(config.data))
 
 
 def available(config: ConfigDict) -> int | None:
@@ -110,7 +112,7 @@ def decoder(config: ConfigDict) -> Decoder:
         **structure
         | {
             "name": None,
-            "vocab_size": vocab_size(config.data.tokenizer),
+            "vocab_size": tokens.vocab_size(config.data),
             "max_length": config.data.seq_len if model.positions == "learned" else 0,
             "dropout": model.dropout > 0,
             "param_dtype": precision.params,
@@ -173,6 +175,7 @@ class LanguageTask:
         self._config = config
         self._text = tokens.prepare(config.data)
         self._train, self._eval = self._text.split("train"), self._text.split("eval")
+        self._train.need(config.batch_size, config.data.seq_len)
         self._windows = self._eval.eval_sample(config.evaluation.tokens, config.data.seq_len)
         apart = _documents_apart(self._config.data)
         self.model = LanguageModel(decoder(config), self._text.end if apart else None, config.model.z_loss > 0)
