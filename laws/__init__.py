@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from laws.blind import freeze, score
     from laws.envelope import load_curves
-    from laws.errors import BadTable, FitFailed
+    from laws.errors import BadTable, FitFailed, NotBlind
     from laws.fitted import Fitted, read_fit
     from laws.forms import LAWS
     from laws.law import Law, Param
@@ -30,6 +30,7 @@ HOMES = {
     "Param": "laws.law",
     "BadTable": "laws.errors",
     "FitFailed": "laws.errors",
+    "NotBlind": "laws.errors",
 }
 __all__ = [
     "LAWS",
@@ -37,6 +38,7 @@ __all__ = [
     "FitFailed",
     "Fitted",
     "Law",
+    "NotBlind",
     "Param",
     "Table",
     "analyse",

@@ -91,8 +91,8 @@ def _parabola(report) -> list[str]:
     lines = {k: v for k, v in report["approaches"].items() if k.startswith("isoflop") and "a" in v}
     if not lines:
         return []
-    rejected = max(sum(m["reason"] is not None for m in v["minima"]) for v in lines.values())
-    edge = f"; {rejected} budgets have no interior minimum and are left out" if rejected else ""
+    rejected = max(sum("minimum" in (m["reason"] or "") for m in v["minima"]) for v in lines.values())
+    edge = f"; {rejected} of the budgets have their minimum at an edge and are left out" if rejected else ""
     out.append(
         "approach 2 is biased by the width and centring of each budget's sizes and by alpha != beta, even without noise: "
         f"compare the three approaches{edge}"

@@ -16,6 +16,12 @@ class FitFailed(RuntimeError):
     exit_code = 1
 
 
+class NotBlind(RuntimeError):
+    """What was to be predicted had already been measured."""
+
+    exit_code = 1
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint ``; did you mean 'x'?`` when some known name is close to ``name``, else nothing."""
     known = [str(item) for item in known]

@@ -118,6 +118,8 @@ class Fitted:
         given = {role: value for role, value in given.items() if value is not None}
         if (compute is None) == (not given):
             raise BadTable("a prediction needs either --compute or the law's own columns (--n and --d), not both")
+        if compute is not None and self.law.columns == ("c",):
+            return predict_loss(self.predictor, c=compute)
         if compute is not None:
             return predict_compute(self.predictor, compute)
         return predict_loss(self.predictor, **given)

@@ -12,6 +12,8 @@ from laws.table import Table
 from laws.uncertainty import interval
 
 SAME_BUDGET = 0.1  # runs within this relative distance of the smallest of a budget belong to it
+SAME_SIZE = 0.02  # sizes closer than this are one size
+ON_BUDGETS = 0.5  # share of the runs that must lie on budgets for a table to be iso-FLOP
 FEWEST_SIZES = 4
 GRID_PER_SIZE = 25  # points of the interpolation between neighbouring sizes
 LEAST_SPREAD = 0.33  # of the spacing between sizes: no minimum is known better than this
@@ -85,8 +87,11 @@ def budgets(compute: Float[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
 
 def _by_size(n: Float[np.ndarray, " rows"], loss: Float[np.ndarray, " rows"]):
     """Distinct sizes in order, their mean losses, and how many runs each mean is over."""
-    sizes, member, counts = np.unique(n, return_inverse=True, return_counts=True)
-    return sizes, np.bincount(member, loss) / counts, counts
+    order = np.argsort(n, kind="stable")
+    n, loss = n[order], loss[order]
+    member = np.cumsum(np.r_[0, np.diff(np.log(n)) > SAME_SIZE])
+    counts = np.bincount(member)
+    return np.exp(np.bincount(member, np.log(n)) / counts), np.bincount(member, loss) / counts, counts
 
 
 def _near(log_loss: Float[np.ndarray, " sizes"]):
@@ -201,12 +206,16 @@ def isoflop(
         raise BadTable(f"no method is called '{method}' (methods: {', '.join(METHODS)})")
     group, rng = budgets(table.values["c"]), np.random.default_rng(seed)
     noise, origin = (noise, "given") if noise is not None else _noise(table, group)
+    sizes_at = np.array([len(_by_size(table.values["n"][group == g], table.loss[group == g])[0]) for g in np.unique(group)])
+    share = float(np.mean(sizes_at[group] >= FEWEST_SIZES))
+    if share < ON_BUDGETS:
+        raise BadTable(f"{table.name}: not an iso-FLOP table: {share:.0%} of its runs share a budget with {FEWEST_SIZES} sizes")
     minima, drawn = [], []
     for number in range(group.max() + 1):
         rows = group == number
         n, loss, c = table.values["n"][rows], table.loss[rows], float(np.median(table.values["c"][rows]))
-        if len(np.unique(n)) < FEWEST_SIZES:
-            sizes, losses, _ = _by_size(n, loss)
+        sizes, losses, _ = _by_size(n, loss)
+        if len(sizes) < FEWEST_SIZES:
             minima.append(Minimum(c, sizes, losses, reason=f"fewer than {FEWEST_SIZES} sizes"))
             continue
         found, at, _ = _minimum(c, n, loss, noise, method, level, draws, rng)

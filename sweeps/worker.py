@@ -174,8 +174,9 @@ def _watch() -> None:
 
 def prepare() -> None:
     """Process-wide settings: the allocator keeps its memory, compiled programs are kept on disk."""
-    from training import compilation
+    from training import allocator, compilation
 
+    allocator.keep_freed_memory()
     compilation.persist()
 
 

@@ -30,8 +30,9 @@ sup { line-height: 0; font-size: 0.72em; }
 .soft, figcaption, .note { color: var(--soft); }
 .kicker { color: var(--soft); font-size: 0.86rem; margin: 0 0 10px; }
 .formula { font-family: Georgia, "DejaVu Serif", "Times New Roman", serif; font-size: 1.24rem; margin: 18px 0; overflow-wrap: anywhere; }
-nav { font-size: 0.88rem; margin: 20px 0 0; padding: 9px 0; border-top: 1px solid var(--rule); border-bottom: 1px solid var(--rule); }
-nav a { color: var(--soft); text-decoration: none; margin-right: 20px; white-space: nowrap; }
+nav { display: flex; flex-wrap: wrap; gap: 2px 20px; font-size: 0.88rem; margin: 20px 0 0; padding: 9px 0; border-top: 1px solid var(--rule); border-bottom: 1px solid var(--rule); }
+a { color: var(--accent); }
+nav a { color: var(--soft); text-decoration: none; white-space: nowrap; }
 nav a:hover, nav a:focus-visible { color: var(--accent); text-decoration: underline; }
 .cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 12px; margin: 20px 0; }
 .card { background: var(--tint); border-radius: 8px; padding: 12px 16px; }
@@ -45,13 +46,14 @@ table { border-collapse: collapse; font-size: 0.9rem; font-variant-numeric: tabu
 th, td { padding: 5px 12px 5px 0; border-bottom: 1px solid var(--rule); text-align: left; vertical-align: top; font-weight: 400; }
 thead th { color: var(--soft); font-weight: 600; border-bottom-color: var(--soft); vertical-align: bottom; }
 th.num, td.num { text-align: right; padding: 5px 0 5px 16px; white-space: nowrap; }
-td.word { text-align: left; padding-left: 16px; }
+th.word, td.word { text-align: left; padding-left: 20px; color: var(--soft); }
 .good { color: var(--good); font-weight: 600; } .bad { color: var(--bad); font-weight: 600; }
 ul { padding-left: 1.2em; margin: 6px 0 12px; max-width: 50rem; } li { margin: 3px 0; }
 dl { display: grid; grid-template-columns: minmax(9rem, max-content) 1fr; gap: 5px 24px; margin: 10px 0; font-size: 0.94rem; max-width: 62rem; }
 dt { color: var(--soft); } dd { margin: 0; overflow-wrap: anywhere; }
 code { font: 0.9em/1.5 ui-monospace, "SF Mono", Menlo, Consolas, "DejaVu Sans Mono", monospace; overflow-wrap: anywhere; }
 pre { background: var(--tint); border-radius: 8px; padding: 12px 16px; overflow-x: auto; margin: 10px 0; }
+.warnings h3 { margin-top: 0; }
 .warnings { border-left: 3px solid var(--law); padding: 2px 0 2px 16px; margin: 16px 0; }
 #runs input { font: inherit; font-size: 0.9rem; padding: 6px 10px; width: min(22rem, 100%); color: inherit; background: var(--tint);
   border: 1px solid var(--rule); border-radius: 6px; }
@@ -99,7 +101,7 @@ SCRIPT = """
   }
   document.querySelectorAll(".plot").forEach(function (place) {
     var figure = JSON.parse(place.nextElementSibling.textContent);
-    Plotly.newPlot(place, figure.data, figure.layout, { responsive: true, displaylogo: false,
+    Plotly.newPlot(place, figure.data, figure.layout, { responsive: true, displaylogo: false, displayModeBar: "hover",
       modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"], toImageButtonOptions: { format: "svg", filename: place.id } });
     plots.push(place);
   });

@@ -3,6 +3,7 @@
 import html
 import math
 import re
+import time
 from typing import Any
 
 SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -33,14 +34,19 @@ def definitions(pairs: list[tuple[str, Any]]) -> Html:
     return tag("dl", *(join(tag("dt", term), tag("dd", said)) for term, said in pairs if said not in (None, "")))
 
 
-def table(header: list[Any], rows: list[list[Any]], **attributes: Any) -> Html:
-    """A table whose first column heads its rows; every other column is of numbers."""
-    head = tag("tr", *(tag("th", cell, scope="col", class_="num" if i else None) for i, cell in enumerate(header)))
+def table(header: list[Any], rows: list[list[Any]], words: tuple[int, ...] = ()) -> Html:
+    """A table whose first column heads its rows; every other column is of numbers, but for those of words."""
+    kinds = ["word" if i in words else "num" if i else None for i in range(len(header))]
+    head = tag("tr", *(tag("th", cell, scope="col", class_=kind) for cell, kind in zip(header, kinds, strict=True)))
     body = [
-        tag("tr", *(tag("td", cell, class_="num") if i else tag("th", cell, scope="row") for i, cell in enumerate(row)))
+        tag(
+            "tr",
+            tag("th", row[0], scope="row"),
+            *(tag("td", c, class_=k) for c, k in zip(row[1:], kinds[1:], strict=True)),
+        )
         for row in rows
     ]
-    return tag("div", tag("table", tag("thead", head), tag("tbody", *body), **attributes), class_="wide")
+    return tag("div", tag("table", tag("thead", head), tag("tbody", *body)), class_="wide")
 
 
 def missing(value: Any) -> bool:
@@ -83,6 +89,16 @@ def duration(seconds: Any) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def moment(seconds: float) -> str:
+    """A time of day in UTC."""
+    return time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(seconds))
+
+
+def exponent(value: Any) -> str:
+    """An exponent to three decimals."""
+    return "–" if missing(value) else f"{value:.3f}".replace("-", "−")
 
 
 def percent(share: Any, digits: int = 2) -> str:

@@ -12,7 +12,9 @@ from isoflop.report.sections import SECTIONS, headline
 from isoflop.report.study import Study
 
 # Inline code and style are all that the page may load: whatever a study's files contain, nothing is sent or fetched.
-POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; form-action 'none'"
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:; form-action 'none'"
+)
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans", Arial, sans-serif'
 LAYOUT = {
     "template": "none",
@@ -23,6 +25,7 @@ LAYOUT = {
     "legend": {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0, "font": {"size": 12}, "tracegroupgap": 0},
     "hoverlabel": {"align": "left", "font": {"size": 12}},
     "hovermode": "closest",
+    "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#999999", "activecolor": "#0072B2"},
 }
 
 
@@ -30,7 +33,9 @@ def place(name: str, figure: go.Figure, caption: str | Html) -> Html:
     """A figure: its caption, the place where it will be drawn, and its data."""
     figure.update_layout(LAYOUT)
     figure.update_xaxes(showline=True, ticks="outside", ticklen=4, zeroline=False, exponentformat="power")
-    figure.update_yaxes(showline=True, ticks="outside", ticklen=4, zeroline=False, exponentformat="power", automargin=True)
+    figure.update_yaxes(
+        showline=True, ticks="outside", ticklen=4, zeroline=False, exponentformat="power", automargin=True
+    )
     figure.update_annotations(font_size=13)
     data = Html((figure.to_json() or "").replace("<", "\\u003c"))
     return tag(

@@ -47,7 +47,9 @@ def runs(study: Study, place: Any) -> Html | None:
     failures = [row for row in study.pending if row.get("message")]
     return join(
         tag("p", f"{len(rows)} points: {states}." if states else f"{len(rows)} runs."),
-        tag("ul", *(tag("li", tag("code", row["run_id"]), f" failed: {row['message']}") for row in failures)) if failures else None,
+        tag("ul", *(tag("li", tag("code", row["run_id"]), f" failed: {row['message']}") for row in failures))
+        if failures
+        else None,
         tag(
             "p",
             tag("input", type="search", placeholder="filter, as in 1.8×10¹¹ diverged", aria_label="Filter the runs"),
@@ -55,7 +57,11 @@ def runs(study: Study, place: Any) -> Html | None:
             tag("span", id="shown", class_="soft", role="status"),
             class_="screen",
         ),
-        tag("div", tag("table", tag("thead", tag("tr", *head)), tag("tbody", *(_row(row, columns) for row in rows))), class_="wide"),
+        tag(
+            "div",
+            tag("table", tag("thead", tag("tr", *head)), tag("tbody", *(_row(row, columns) for row in rows))),
+            class_="wide",
+        ),
     )
 
 

@@ -20,10 +20,12 @@ def definition(q, k, v, segments=None):
     group = heads // k.shape[2]
     out = np.zeros_like(q)
     for b, t, h in np.ndindex(batch, length, heads):
-        keys = [s for s in range(t + 1) if segments is None or segments[b, s] == segments[b, t]]
-        scores = k[b, keys, h // group] @ q[b, t, h] / np.sqrt(width)
+        seen = np.arange(length) <= t
+        if segments is not None:
+            seen &= np.asarray(segments[b]) == int(segments[b, t])
+        scores = k[b, seen, h // group] @ q[b, t, h] / np.sqrt(width)
         weights = np.exp(scores - scores.max())
-        out[b, t, h] = (weights / weights.sum()) @ v[b, keys, h // group]
+        out[b, t, h] = (weights / weights.sum()) @ v[b, seen, h // group]
     return out
 
 
@@ -36,7 +38,7 @@ def arrays(length, heads=4, kv_heads=2, width=6, batch=2, scale=2.0):
 
 
 @pytest.mark.parametrize("implementation", ["blocked", "xla"])
-@pytest.mark.parametrize(("length", "kv_heads"), [(1, 4), (9, 1), (12, 2)])
+@pytest.mark.parametrize(("length", "kv_heads"), [(1, 4), (9, 1), (130, 2), (261, 4)])
 @pytest.mark.parametrize("segmented", [False, True])
 def test_equals_the_definition(implementation, length, kv_heads, segmented):
     q, k, v, ids = arrays(length, kv_heads=kv_heads)
@@ -46,7 +48,7 @@ def test_equals_the_definition(implementation, length, kv_heads, segmented):
 
 
 @pytest.mark.parametrize("segmented", [False, True])
-@pytest.mark.parametrize(("length", "kv_heads"), [(9, 2), (12, 4)])
+@pytest.mark.parametrize(("length", "kv_heads"), [(9, 2), (130, 4), (261, 1)])
 def test_gradients_of_the_implementations_agree(segmented, length, kv_heads):
     q, k, v, ids = arrays(length, kv_heads=kv_heads)
     ids = ids if segmented else None
@@ -57,7 +59,7 @@ def test_gradients_of_the_implementations_agree(segmented, length, kv_heads):
         return jax.jit(jax.grad(total, (0, 1, 2)))(q, k, v)
 
     for ours, reference in zip(gradients("blocked"), gradients("xla"), strict=True):
-        np.testing.assert_allclose(ours, reference, atol=3e-5)
+        np.testing.assert_allclose(ours, reference, atol=1e-4)
 
 
 def test_large_scores_do_not_overflow():

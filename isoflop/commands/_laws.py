@@ -1,0 +1,49 @@
+"""What the commands of the laws share: a table operand that may be a sweep directory, and the command as it was typed."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+
+from absl import flags as absl_flags
+
+from laws.errors import BadTable
+
+
+def on_cpu() -> None:
+    """Laws are fitted on the CPU: keep this process off an accelerator that may be training something."""
+    if "jax" not in sys.modules:
+        os.environ["JAX_PLATFORMS"] = "cpu"
+
+
+def operand(args: list[str], command: str, *names: str) -> list[str]:
+    """The operands of a command, exactly as many as it takes.
+
+    Raises:
+        BadTable: too few or too many.
+    """
+    if len(args) != len(names):
+        raise BadTable(f"{command} takes {' and '.join(names)}, and got {len(args)} operands (isoflop {command} --help)")
+    return args
+
+
+def table_path(operand: str) -> str:
+    """A table file as it is; a sweep directory is collected first, and its runs.parquet is the table."""
+    if not Path(operand).is_dir():
+        return operand
+    from sweeps.collect import collect
+
+    return str(collect(operand))
+
+
+def curves_beside(table: str | None) -> Path | None:
+    """The learning curves that `isoflop collect` wrote beside a table of runs."""
+    found = None if table is None else Path(table).with_name("curves.parquet")
+    return found if found is not None and Path(table or "").name == "runs.parquet" and found.exists() else None
+
+
+def typed(command: str, flags: absl_flags.FlagValues, args: list[str]) -> str:
+    """The command line, to be kept in what it writes."""
+    given = [flags[name] for name in sorted(set(flags)) if flags[name].present and name not in ("json", "traceback")]
+    said = [f"--{flag.name}={flag.value}" for flag in given]
+    return shlex.join(["isoflop", command, *args, *said])

@@ -1,0 +1,116 @@
+"""`isoflop fit`: a scaling law fitted to a table, certified, with intervals; writes `fit.json`."""
+
+from pathlib import Path
+from typing import Any
+
+from absl import flags as absl_flags
+
+from isoflop.cli import Output
+from isoflop.commands import _laws
+
+SUMMARY = "fit a scaling law to a table (Parquet, CSV, JSONL) or a sweep directory; writes fit.json"
+EXAMPLE = """
+isoflop fit runs/demo/sweep --law=chinchilla --holdout_above=6e11
+isoflop fit runs.csv --n=params --d=tokens --c=flops --drop_highest=5 --bootstrap=4000
+"""
+
+
+def define(flags: absl_flags.FlagValues) -> None:
+    """The flags of the command; the columns default to those of a collected table."""
+    text, real, whole = absl_flags.DEFINE_string, absl_flags.DEFINE_float, absl_flags.DEFINE_integer
+    text("law", "chinchilla", "The law (kaplan, power_c, power_offset_c, ...).", flag_values=flags)
+    text("n", None, "Column of the parameters; params_total in collected tables.", flag_values=flags)
+    text("d", None, "Column of the training tokens; tokens in collected tables.", flag_values=flags)
+    text("c", None, "Column of the training FLOPs; flops_exact in collected tables, else 6 N D.", flag_values=flags)
+    text("loss", None, "Column of the loss; loss in collected tables.", flag_values=flags)
+    text("run", None, "Column that names the run of a row; run_id, else every row is a run.", flag_values=flags)
+    text("where", None, "Only rows for which this holds, as in \"family == 'lm' and flops < 1e20\".", flag_values=flags)
+    whole("drop_highest", 0, "Leave out that many of the highest losses.", lower_bound=0, flag_values=flags)
+    text("objective", "log_huber", "log_huber or log_squared, summed over rows.", flag_values=flags)
+    real("delta", 1e-3, "Huber's threshold, in log loss.", flag_values=flags)
+    whole("bootstrap", 1000, "Resamples of the runs; 0 for no intervals.", lower_bound=0, flag_values=flags)
+    real("holdout_above", None, "Hold out the runs with more FLOPs, and predict them.", flag_values=flags)
+    real("target", None, "FLOPs at which N*, D* and the loss are derived; the table's largest.", flag_values=flags)
+    real("level", 0.95, "Level of the intervals.", flag_values=flags)
+    text("curves", None, "Learning curves for approach 1; curves.parquet beside runs.parquet.", flag_values=flags)
+    whole("seed", 0, "Seed of all draws.", flag_values=flags)
+    text("out", None, "Where to write; fit.json in the sweep directory or here.", flag_values=flags)
+
+
+def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
+    """Read, fit, write, and say what was found."""
+    (operand,) = _laws.operand(args, "fit", "a table or a sweep directory")
+    _laws.on_cpu()
+    from laws.envelope import load_curves
+    from laws.study import analyse
+    from laws.table import load
+
+    path = _laws.table_path(operand)
+    named = {role: flags[role].value for role in ("n", "d", "c", "loss", "run", "where", "drop_highest")}
+    table = load(path, **named)
+    curves = flags.curves or _laws.curves_beside(path)
+    fitted = analyse(
+        table,
+        flags.law,
+        objective=flags.objective,
+        delta=flags.delta,
+        resamples=flags.bootstrap,
+        holdout_above=flags.holdout_above,
+        target=flags.target,
+        level=flags.level,
+        seed=flags.seed,
+        curves=load_curves(curves) if curves else None,
+    )
+    fitted.report["command"] = _laws.typed("fit", flags, args)
+    out = Path(flags.out or (Path(operand) / "fit.json" if Path(operand).is_dir() else "fit.json"))
+    fitted.save(out)
+    payload = {key: value for key, value in fitted.report.items() if key not in ("samples", "data")}
+    return Output(_plain(payload) | {"path": str(out)}, _text(fitted.report, out))
+
+
+def _plain(payload: dict[str, Any]) -> dict[str, Any]:
+    from laws.fitted import plain
+
+    return plain(payload)
+
+
+def _span(ends: Any) -> str:
+    return f"[{ends[0]:.4g}, {ends[1]:.4g}]" if ends else ""
+
+
+def _text(report: dict[str, Any], out: Path) -> Any:
+    from rich.console import Group
+    from rich.table import Table
+
+    intervals, objective, starts = report["intervals"], report["objective"], report["starts"]
+    table = Table(box=None, pad_edge=False)
+    for title in ("", "value", f"{intervals['level']:.0%} interval"):
+        table.add_column(title, justify="left" if not title else "right")
+    target = report["target"]
+    for name, value in (report["params"] | report["derived"]).items():
+        at = f" at {target['c']:.3g} FLOPs" if target and name not in report["params"] and name[0] not in "ab" else ""
+        table.add_row(name + at, f"{value:.6g}", _span((intervals["params"] | intervals["derived"]).get(name)))
+    left_out = "; ".join(f"{rule['n']}: {rule['rule']}" for rule in report["excluded"]) or "none"
+    lines = [
+        report["form"],
+        f"{report['n_runs']} runs of {', '.join(i['path'] for i in report['inputs']) or 'a table'}; left out: {left_out}",
+        f"summed {objective['name']} {objective['value']:.8g} (delta {objective['delta']:g}); {starts['at_best']} of "
+        f"{starts['n']} starts reached it; gradient {report['certificate']['gradient']:.1g}",
+        f"compute: {report['columns'].get('c', 'none')} ({'C = 6 N D' if report['cost']['convention'] == '6ND' else 'FLOPs a token follow the sweep'})",
+    ]
+    after = [_approach(name, found) for name, found in report["approaches"].items()]
+    if report["holdout"]:
+        held = report["holdout"]
+        after.append(
+            f"held out: {held['n']} runs above {held['above']:.4g} FLOPs, error {held['mean_are']:.2%} mean, "
+            f"{held['max_are']:.2%} worst; {held['coverage']:.0%} inside their intervals"
+        )
+    return Group(*lines, "", table, "", *after, *(f"warning: {text}" for text in report["warnings"]), f"{out}")
+
+
+def _approach(name: str, found: dict[str, Any]) -> str:
+    titles = {"envelope": "approach 1 (envelope)", "isoflop_akima": "approach 2 (Akima)"}
+    title = titles.get(name, "approach 2 (parabola)")
+    if "a" not in found:
+        return f"{title}: none, {found['reason']}"
+    return f"{title}: a {found['a']:.4f} {_span(found['a_interval'])}"

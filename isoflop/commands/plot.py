@@ -1,0 +1,29 @@
+"""`isoflop plot`: the figures of a fit, as PNG and SVG."""
+
+from absl import flags as absl_flags
+
+from isoflop.cli import Output
+from isoflop.commands import _laws
+
+SUMMARY = "figures of a fit: iso-FLOP curves, loss and optimum against compute, residuals, learning curves"
+EXAMPLE = "isoflop plot fit.json --out=figures"
+
+
+def define(flags: absl_flags.FlagValues) -> None:
+    """The flags of the command."""
+    absl_flags.DEFINE_string("out", "figures", "Folder of the figures.", flag_values=flags)
+    absl_flags.DEFINE_string("curves", None, "Learning curves; curves.parquet beside the fit's table.", flag_values=flags)
+
+
+def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
+    """Draw every figure that the fit has data for."""
+    (path,) = _laws.operand(args, "plot", "a fit")
+    _laws.on_cpu()
+    from laws.envelope import load_curves
+    from laws.fitted import read_fit
+
+    fitted = read_fit(path)
+    table = (fitted.report.get("inputs") or [{}])[0].get("path")
+    curves = flags.curves or _laws.curves_beside(table)
+    files = [str(file) for file in fitted.plot(flags.out, load_curves(curves) if curves else None)]
+    return Output({"figures": files}, "\n".join(files))

@@ -1,0 +1,57 @@
+"""`isoflop score`: a frozen prediction against what was measured since."""
+
+from typing import Any
+
+from absl import flags as absl_flags
+
+from isoflop.cli import Output
+from isoflop.commands import _laws
+
+SUMMARY = "a frozen prediction against what was measured since; exit 1 if it was not made before"
+EXAMPLE = "isoflop score prediction.json runs/demo/sweep --out=score.json"
+
+
+def define(flags: absl_flags.FlagValues) -> None:
+    """The flags of the command."""
+    absl_flags.DEFINE_string("out", None, "Write the score here as well.", flag_values=flags)
+
+
+def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
+    """Compare, and write the score if asked."""
+    frozen, operand = _laws.operand(args, "score", "a frozen prediction", "a table or sweep directory")
+    _laws.on_cpu()
+    from laws.blind import read_frozen, score
+    from laws.fitted import write_json
+
+    read_frozen(frozen)  # before a sweep is collected
+    found = score(frozen, _laws.table_path(operand)) | {"command": _laws.typed("score", flags, args)}
+    if flags.out:
+        write_json(flags.out, found)
+    return Output(found, _text(found))
+
+
+def _text(found: dict[str, Any]) -> Any:
+    from rich.console import Group
+    from rich.table import Table
+
+    said, runs, measured = found["predicted"], found["runs"], found["measured"]
+    low, high = said["interval"]
+    table = Table(box=None, pad_edge=False)
+    for title in ("forecast", "loss", "absolute relative error"):
+        table.add_column(title, justify="left" if title == "forecast" else "right")
+    table.add_row("the law", f"{said['loss']:.5f}", f"{found['are']:.2%}")
+    names = {"best_so_far": "best loss so far", "power_law": "power law without offset"}
+    for key, title in names.items():
+        naive = found["baselines"][key]
+        table.add_row(title, f"{naive['loss']:.5f}" if naive else "none", f"{naive['are']:.2%}" if naive else "")
+    inside = "inside" if found["covered"] else "OUTSIDE"
+    width = "informative" if found["informative"] else "uninformative"
+    return Group(
+        f"measured {measured['loss']:.5f} ({measured['how']})",
+        table,
+        f"{inside} the {said['level']:.0%} interval [{low:.5f}, {high:.5f}], {found['relative_width']:.2%} of the loss wide: {width}",
+        f"the {runs['n']} runs at the target: error {runs['mean_are']:.2%} mean, {runs['max_are']:.2%} worst; "
+        f"{runs['coverage']:.0%} inside their intervals",
+        f"blind: {'yes' if found['blind'] else 'not shown'}",
+        *(f"warning: {text}" for text in found["warnings"]),
+    )
