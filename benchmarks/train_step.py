@@ -1,6 +1,6 @@
 """Speed of a train step on this machine, ours beside plain linen and PyTorch; prints JSON.
 
-    python benchmarks/train_step.py [--shapes small,medium,large] [--contenders ours,plain,...] [--rounds 7] [--out FILE]
+    python benchmarks/train_step.py [--shapes small,medium,large] [--contenders ours,...] [--rounds 7] [--out FILE]
 
 Every contender is a process of its own, once with the machine's allocator and once with `training.allocator`; all live
 at once, and take turns, so that what else the machine does hits all alike. Times are medians over the turns.

@@ -1,7 +1,8 @@
 """The command line: finds the command, parses its flags, prints its output, turns errors into one line.
 
 A command is a module `isoflop/commands/NAME.py` with `SUMMARY`, `EXAMPLE`, `define(flags)` and
-`run(flags, args) -> Output`; with `CONFIG = True` it also gets `flags.config`, the completed config of `--config=FILE[:arg]` with every key a flag.
+`run(flags, args) -> Output`; with `CONFIG = True` it also gets `flags.config`, the completed config of
+`--config=FILE[:arg]` with every key a flag.
 """
 
 import dataclasses

@@ -66,8 +66,13 @@ def _numeric(law: Law, cost: Cost):
         exponent = -drift(log_n, log_c, natural) / bend(log_n, log_c, natural)
         weight_of_n = jax.grad(cost.log_flops_per_token)(log_n)
         out = jnp.stack(
-            [jnp.exp(log_n), jnp.exp(log_d), jnp.exp(log_loss(log_n, log_c, natural))]
-            + [exponent, 1 - weight_of_n * exponent]
+            [
+                jnp.exp(log_n),
+                jnp.exp(log_d),
+                jnp.exp(log_loss(log_n, log_c, natural)),
+                exponent,
+                1 - weight_of_n * exponent,
+            ]
         )
         return jnp.where(inside, out, jnp.nan)
 

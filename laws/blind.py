@@ -112,7 +112,7 @@ def _missing(frozen: dict[str, Any], table: Table) -> list[str]:
     return found
 
 
-def _columns(frozen: dict[str, Any]) -> dict[str, str]:
+def _columns(frozen: dict[str, Any]) -> dict[str, Any]:
     """How the fit mapped its columns, to read another table the same way."""
     kept = {role: column for role, column in frozen["fit"]["columns"].items() if column != "6ND"}
     return {role: column for role, column in kept.items() if role in (*DEFAULTS, "run")}
@@ -157,20 +157,24 @@ def _measured(frozen: dict[str, Any], table: Table) -> Bool[np.ndarray, " rows"]
     return at
 
 
-def _first_record(frozen: dict[str, Any], table: Table, at: Bool[np.ndarray, " rows"]) -> tuple[float | None, list[str]]:
+def _first_record(
+    frozen: dict[str, Any], table: Table, at: Bool[np.ndarray, " rows"]
+) -> tuple[float | None, list[str]]:
     """When the first measurement of the target ended.
 
     Raises:
         NotBlind: before the prediction was frozen.
     """
     if table.ended_at is None or not np.isfinite(table.ended_at[at]).all():
-        return None, [f"{table.name} does not say when its runs ended (ended_at): that the prediction was blind is not shown"]
+        return None, [
+            f"{table.name} does not say when its runs ended (ended_at): that the prediction was blind is not shown"
+        ]
     first = float(table.ended_at[at].min())
     if first <= frozen["created_at"]:
         run = table.run[at][np.argmin(table.ended_at[at])]
         raise NotBlind(
-            f"{table.name}: run {run} at the target ended {frozen['created_at'] - first:.0f} s before the prediction was "
-            "frozen, so it was not blind"
+            f"{table.name}: run {run} at the target ended {frozen['created_at'] - first:.0f} s before the prediction "
+            "was frozen, so it was not blind"
         )
     return first, []
 
@@ -178,7 +182,9 @@ def _first_record(frozen: dict[str, Any], table: Table, at: Bool[np.ndarray, " r
 def _best(table: Table, at: Bool[np.ndarray, " rows"]) -> dict[str, Any]:
     """The best of the measured sizes, repeated runs averaged."""
     rows = np.flatnonzero(at)
-    points = np.stack([table.values["n"][rows], table.values["d"][rows]], axis=1) if "n" in table.values else rows[:, None]
+    points = (
+        np.stack([table.values["n"][rows], table.values["d"][rows]], axis=1) if "n" in table.values else rows[:, None]
+    )
     _, member = np.unique(points, axis=0, return_inverse=True)
     member = member.ravel()
     counts = np.bincount(member)

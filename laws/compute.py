@@ -1,7 +1,7 @@
 """What a token costs: training FLOPs as a function of N and D, either 6 N D or the sweep's own curve.
 
-At short contexts and small widths attention, head and embeddings make exact FLOPs differ from 6 N D in a way that depends
-on N, and with it the compute-optimal N. The curve is a smooth fit of log(C / 6 N D) against log N over the runs.
+At short contexts and small widths attention, head and embeddings make exact FLOPs differ from 6 N D in a way that
+depends on N, and with it the compute-optimal N. The curve is a smooth fit of log(C / 6 N D) to log N over the runs.
 """
 
 from dataclasses import dataclass
@@ -9,8 +9,9 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
+from laws.ops import Numbers
 from laws.table import Table
 
 DEGREE = 3
@@ -38,7 +39,7 @@ class Cost:
     def six_nd(self) -> bool:
         return not self.coefficients
 
-    def log_flops_per_token(self, log_n: Float[Array, "..."]) -> Float[Array, "..."]:
+    def log_flops_per_token(self, log_n: Float[Numbers, "..."]) -> Float[Numbers, "..."]:
         """Log of the training FLOPs that one token costs at size N."""
         if self.six_nd:
             return jnp.log(6.0) + log_n

@@ -23,8 +23,8 @@ def _few_runs(report, optimum: Optimum) -> str | None:
     count, constants = report["n_runs"], len(optimum.natural)
     if count < RUNS_PER_CONSTANT * constants:
         return (
-            f"few runs: {count} for {constants} constants; with fewer than {RUNS_PER_CONSTANT} a constant the bootstrap "
-            "over runs is unreliable"
+            f"few runs: {count} for {constants} constants; with fewer than {RUNS_PER_CONSTANT} a constant the "
+            "bootstrap over runs is unreliable"
         )
     return None
 
@@ -32,7 +32,7 @@ def _few_runs(report, optimum: Optimum) -> str | None:
 def _starts(report, optimum: Optimum) -> str | None:
     share = optimum.at_best / optimum.starts
     if optimum.starts > 1 and (optimum.at_best == 1 or share < FEW_STARTS):
-        return f"only {optimum.at_best} of {optimum.starts} starts reached the best objective; it may not be the global one"
+        return f"only {optimum.at_best} of {optimum.starts} starts reached the best objective, which may not be global"
     return None
 
 
@@ -57,12 +57,17 @@ def _unidentified(report, optimum: Optimum) -> str | None:
     wide = [k for k, (low, high) in ends.items() if np.isfinite([low, high]).all() and high > SPANS * max(low, 1e-300)]
     if not wide:
         return None
-    return f"unidentified: the {report['intervals']['level']:.0%} interval of {', '.join(wide)} spans more than a factor {SPANS:g}"
+    level = f"{report['intervals']['level']:.0%}"
+    return f"unidentified: the {level} interval of {', '.join(wide)} spans more than a factor {SPANS:g}"
 
 
 def _resamples(report, optimum: Optimum) -> str | None:
     kept = report["intervals"]
-    lost = [f"{kept[k]} {text}" for k, text in (("not_converged", "did not converge"), ("at_bound", "ended on a bound")) if kept[k]]
+    lost = [
+        f"{kept[k]} {text}"
+        for k, text in (("not_converged", "did not converge"), ("at_bound", "ended on a bound"))
+        if kept[k]
+    ]
     return f"of {kept['resamples']} resamples {' and '.join(lost)}" if lost else None
 
 
@@ -80,7 +85,8 @@ def _compute(report, cost: Cost) -> str | None:
         return "no column of compute: C = 6 N D"
     if cost.error > ROUGH:
         return (
-            f"FLOPs a token are not one smooth curve of N: a run lies {cost.error:.1%} off it, so N*(C) mixes shapes or contexts"
+            f"FLOPs a token are not one smooth curve of N: a run lies {cost.error:.1%} off it; N*(C) mixes shapes or "
+            "contexts"
         )
     return None
 
@@ -88,23 +94,31 @@ def _compute(report, cost: Cost) -> str | None:
 def _parabola(report) -> list[str]:
     """Approach 2 is biased even without noise (arXiv 2603.22339): say so wherever its exponent is shown."""
     out, ours = [], report["intervals"]["derived"].get("a")
-    lines = {k: v for k, v in report["approaches"].items() if k.startswith("isoflop") and "a" in v}
+    found = {k: v for k, v in report["approaches"].items() if "a" in v}
+    lines = {k: v for k, v in found.items() if k.startswith("isoflop")}
     if not lines:
         return []
     rejected = max(sum("minimum" in (m["reason"] or "") for m in v["minima"]) for v in lines.values())
     edge = f"; {rejected} of the budgets have their minimum at an edge and are left out" if rejected else ""
     out.append(
-        "approach 2 is biased by the width and centring of each budget's sizes and by alpha != beta, even without noise: "
-        f"compare the three approaches{edge}"
+        "approach 2 is biased by the width and centring of each budget's sizes and by alpha != beta, even without "
+        f"noise: compare the three approaches{edge}"
     )
     if ours:
         apart = [
             f"{k} {v['a']:.3f} [{v['a_interval'][0]:.3f}, {v['a_interval'][1]:.3f}]"
-            for k, v in lines.items()
+            for k, v in found.items()
             if v["a_interval"][0] > ours[1] or v["a_interval"][1] < ours[0]
         ]
         if apart:
-            out.append(f"the approaches disagree on a: {'; '.join(apart)} against [{ours[0]:.3f}, {ours[1]:.3f}] here")
+            out.append(
+                f"the approaches disagree on a: {'; '.join(apart)} against [{ours[0]:.3f}, {ours[1]:.3f}] here"
+                + (
+                    "; the envelope reads unfinished runs, whose schedules have not decayed"
+                    if "envelope" in apart[0]
+                    else ""
+                )
+            )
     return out
 
 
@@ -112,8 +126,8 @@ def _rows(report) -> str | None:
     if report["n_rows"] <= report["n_runs"]:
         return None
     return (
-        f"{report['n_rows']} rows of {report['n_runs']} runs: points of one run are not independent (resampled by run), and "
-        "unfinished runs on a decaying schedule lie above the law"
+        f"{report['n_rows']} rows of {report['n_runs']} runs: those of one run are not independent (resampled by run), "
+        "and unfinished runs on a decaying schedule lie above the law"
     )
 
 
@@ -127,14 +141,23 @@ def _outliers(report, optimum: Optimum, table: Table, weight: Float[np.ndarray, 
     fewer = weight.copy()
     fewer[np.argsort(-miss)[:count]] = 0
     found = minimise(
-        law, table.values, np.log(table.loss)[None], fewer[None], optimum.natural[None], optimum.objective, optimum.delta
+        law,
+        table.values,
+        np.log(table.loss)[None],
+        fewer[None],
+        optimum.natural[None],
+        optimum.objective,
+        optimum.delta,
     )
     constants = dict(zip(law.names, found.natural[0], strict=True))
     before = report["derived"].get("a_6nd", report["derived"]["a"])
     after = float(law.exponents(constants)[0])
     if abs(after - before) < 0.5 * (ours[1] - ours[0]) / 2:
         return None
-    return f"outliers matter: leaving out the {count} worst-fitted runs moves a = beta / (alpha + beta) from {before:.3f} to {after:.3f}"
+    return (
+        f"outliers matter: leaving out the {count} worst-fitted runs moves a = beta / (alpha + beta) from {before:.3f} "
+        f"to {after:.3f}"
+    )
 
 
 def warnings(

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 GRID = 60
 FEWEST_SIZES = 3  # that must be in training at a compute for its best size to mean anything
-SMOOTHING = 0.1  # half width, in log tokens, of the window whose median stands for the noisy loss
+SMOOTHING = 0.25  # half width, in log tokens, of the window in which a line stands for the noisy loss
+FEWEST_POINTS = 8  # of a window; with fewer the smoothed loss is unknown
 
 
 @dataclass(frozen=True)
@@ -52,29 +53,45 @@ def load_curves(source: "str | Path | pd.DataFrame") -> dict[str, tuple[np.ndarr
     for column in ("run_id", "tokens", "loss"):
         if column not in frame.columns:
             raise BadTable(f"{name}: no column '{column}'{nearest(column, frame.columns)}")
-    frame = frame[np.isfinite(frame["loss"]) & (frame["loss"] > 0) & (frame["tokens"] > 0)]
+    frame = frame.loc[np.isfinite(frame["loss"]) & (frame["loss"] > 0) & (frame["tokens"] > 0)]
     frame = frame.sort_values(["run_id", "tokens"], kind="stable")
-    run, tokens, loss = frame["run_id"].astype(str).to_numpy(object), frame["tokens"].to_numpy(), frame["loss"].to_numpy()
+    run, tokens, loss = (
+        frame["run_id"].astype(str).to_numpy(object),
+        frame["tokens"].to_numpy(),
+        frame["loss"].to_numpy(),
+    )
     starts = np.flatnonzero(np.r_[True, run[1:] != run[:-1]]) if len(run) else np.empty(0, int)
     pieces = zip(starts, np.r_[starts[1:], len(run)], strict=True)
-    return {str(run[i]): (tokens[i:j].astype(float), loss[i:j].astype(float)) for i, j in pieces}
+    return {str(run[i]): (tokens[i:j], loss[i:j]) for i, j in pieces}
 
 
-def _smooth(log_tokens: np.ndarray, log_loss: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Median log loss around each of some tokens, corrected for the curve's slope inside the window; NaN outside."""
-    trend = np.interp(at, log_tokens, log_loss)
+def smoothed(
+    log_tokens: Float[np.ndarray, " steps"], log_loss: Float[np.ndarray, " steps"], at: Float[np.ndarray, " points"]
+) -> Float[np.ndarray, " points"]:
+    """Log loss of a noisy curve by local straight lines; NaN outside the curve and where it has too few points.
+
+    Args:
+        log_tokens: in order.
+        log_loss: of single batches.
+        at: log tokens at which to smooth.
+    """
     out = np.full(len(at), np.nan)
+    inside = (at >= log_tokens[0] - 1e-9) & (at <= log_tokens[-1] + 1e-9)
     first, last = np.searchsorted(log_tokens, at - SMOOTHING), np.searchsorted(log_tokens, at + SMOOTHING)
-    for k, (i, j) in enumerate(zip(first, last, strict=True)):
-        if at[k] < log_tokens[0] or at[k] > log_tokens[-1] + 1e-9:
-            continue
-        if j - i < 5:
-            out[k] = trend[k]
-            continue
-        x, y = log_tokens[i:j], log_loss[i:j]
-        slope = np.polyfit(x - at[k], y, 1)[0]
-        out[k] = np.median(y - slope * (x - at[k]))
+    for k in np.flatnonzero(inside & (last - first >= FEWEST_POINTS)):
+        x, y = log_tokens[first[k] : last[k]] - at[k], log_loss[first[k] : last[k]]
+        out[k] = np.polyfit(x, y, 1)[1]
     return out
+
+
+def levelled(tokens: np.ndarray, loss: np.ndarray, final: float) -> tuple[np.ndarray, np.ndarray]:
+    """Log tokens and log losses of a curve, shifted so that it ends at the run's measured loss.
+
+    Training batches of one run are all easier or harder than the evaluation set by about the same factor.
+    """
+    log_tokens, log_loss = np.log(tokens), np.log(loss)
+    end = smoothed(log_tokens, log_loss, log_tokens[-1:])[0]
+    return log_tokens, log_loss + (np.log(final) - end if np.isfinite(end) else 0.0)
 
 
 def _exponent(log_c, log_best):
@@ -93,8 +110,9 @@ def envelope(
 ) -> Envelope:
     """Exponents of N*(C) and D*(C) from the lower envelope of loss against compute.
 
-    At each compute the run with the lowest smoothed loss gives N*; computes at which that is the smallest or the
-    largest size in training are left out, because there the best size may lie outside the sweep.
+    At each compute the run with the lowest smoothed loss gives N* (every curve shifted to end at its measured loss);
+    computes at which that is the smallest or the largest size in training are left out, because there the best size
+    may lie outside the sweep.
 
     Args:
         table: runs with n, d and c; ``run`` must name the curves.
@@ -119,7 +137,10 @@ def envelope(
     high = np.log(max(price * t[-1] for price, (t, _) in zip(per_token, tokens, strict=True)))
     log_c = np.linspace(low, high, GRID)
     log_loss = np.stack(
-        [_smooth(np.log(t), np.log(y), log_c - np.log(p)) for p, (t, y) in zip(per_token, tokens, strict=True)]
+        [
+            smoothed(*levelled(t, y, table.loss[row]), log_c - np.log(p))
+            for row, p, (t, y) in zip(rows, per_token, tokens, strict=True)
+        ]
     )
 
     def best(chosen: np.ndarray):
@@ -134,13 +155,18 @@ def envelope(
 
     ok, winner = best(np.arange(len(rows)))
     if ok.sum() < 3 or len(np.unique(sizes[winner[ok]])) < 2:
-        raise BadTable(f"{table.name}: the envelope of the learning curves has no interior best size at enough computes")
+        raise BadTable(
+            f"{table.name}: the envelope of the learning curves has no interior best size at enough computes"
+        )
     exponents = []
     rng = np.random.default_rng(seed)
     for _ in range(draws):
         inner, by = best(np.unique(rng.integers(0, len(rows), len(rows))))
         exponents.append(
-            [_exponent(log_c[inner], np.log(sizes[by[inner]])), _exponent(log_c[inner], (log_c - np.log(per_token[by]))[inner])]
+            [
+                _exponent(log_c[inner], np.log(sizes[by[inner]])),
+                _exponent(log_c[inner], (log_c - np.log(per_token[by]))[inner]),
+            ]
         )
     a_b_low, a_b_high = interval(np.array(exponents), level)
     log_d = log_c - np.log(per_token[winner])

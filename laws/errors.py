@@ -27,5 +27,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     known = [str(item) for item in known]
     close = difflib.get_close_matches(name.lower(), [item.lower() for item in known], n=1, cutoff=0.4)
     match = next((item for item in known if close and item.lower() == close[0]), None)
-    match = match or next((item for item in known if item.lower() in name.lower() or name.lower() in item.lower()), None)
+    match = match or next(
+        (item for item in known if item.lower() in name.lower() or name.lower() in item.lower()), None
+    )
     return f"; did you mean '{match}'?" if match else ""

@@ -1,4 +1,4 @@
-"""From a law and a table to certified constants: projected starts, all polished together, and what vouches for the best."""
+"""From a law and a table to certified constants: projected starts, polished together, and what vouches for the best."""
 
 import itertools
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from jaxtyping import Float
 from laws.errors import BadTable, FitFailed
 from laws.law import Law
 from laws.precision import float64
-from laws.solve import Solution, minimise
+from laws.solve import SINGULAR, Solution, minimise
 from laws.table import Table
 
 # Huber's threshold begins wide, so that starts with large residuals see a curved objective, and is tightened in turn.
@@ -119,10 +119,15 @@ def _certify(law: Law, objective: str, delta: float, starts: np.ndarray, solutio
     # A minimum that was certified stands for an uncertified point that is lower by rounding only.
     tied = np.flatnonzero(value <= value[best] * (1 + SAME_OPTIMUM) + 1e-24)
     best = int(next((i for i in tied if solution.converged[i]), best))
+    if not solution.converged[best] and solution.smallest[best] <= SINGULAR:
+        raise FitFailed(
+            f"law '{law.name}' is not at an optimum: these runs do not determine its constants (the Hessian of the "
+            f"best of {len(value)} starts is singular)"
+        )
     if not solution.converged[best]:
         raise FitFailed(
-            f"law '{law.name}' is not at an optimum: the best of {len(value)} starts has objective {value[best]:.6g}, and "
-            f"a further step would still change it by a share of {solution.decrement[best]:.1g}"
+            f"law '{law.name}' is not at an optimum: the best of {len(value)} starts has objective {value[best]:.6g}, "
+            f"and a further step would still change it by a share of {solution.decrement[best]:.1g}"
         )
     return Optimum(
         law=law,
@@ -136,7 +141,13 @@ def _certify(law: Law, objective: str, delta: float, starts: np.ndarray, solutio
         decrement=float(solution.decrement[best]),
         condition=float(solution.largest[best] / solution.smallest[best]),
         at_bound=tuple(name for name, bound in zip(law.names, solution.at_bound[best], strict=True) if bound),
-        equals_start=bool(np.any(np.all(np.abs(starts - solution.natural[best]) <= SAME_AS_START * np.abs(solution.natural[best]), axis=1))),
+        equals_start=bool(
+            np.any(
+                np.all(
+                    np.abs(starts - solution.natural[best]) <= SAME_AS_START * np.abs(solution.natural[best]), axis=1
+                )
+            )
+        ),
     )
 
 

@@ -206,10 +206,14 @@ def isoflop(
         raise BadTable(f"no method is called '{method}' (methods: {', '.join(METHODS)})")
     group, rng = budgets(table.values["c"]), np.random.default_rng(seed)
     noise, origin = (noise, "given") if noise is not None else _noise(table, group)
-    sizes_at = np.array([len(_by_size(table.values["n"][group == g], table.loss[group == g])[0]) for g in np.unique(group)])
+    sizes_at = np.array(
+        [len(_by_size(table.values["n"][group == g], table.loss[group == g])[0]) for g in np.unique(group)]
+    )
     share = float(np.mean(sizes_at[group] >= FEWEST_SIZES))
     if share < ON_BUDGETS:
-        raise BadTable(f"{table.name}: not an iso-FLOP table: {share:.0%} of its runs share a budget with {FEWEST_SIZES} sizes")
+        raise BadTable(
+            f"{table.name}: not an iso-FLOP table: {share:.0%} of its runs share a budget with {FEWEST_SIZES} sizes"
+        )
     minima, drawn = [], []
     for number in range(group.max() + 1):
         rows = group == number

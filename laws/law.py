@@ -2,15 +2,17 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Float
 
-from laws.ops import exp, log
+from laws.ops import Numbers, exp, log
 
-Values = Mapping[str, Float[Array, "..."]]
+# Constants or columns by name; a single number stands for all runs.
+Values = Mapping[str, Any]
 
 # How a constant is fitted: (natural -> free, free -> natural).
 SCALES: dict[str, tuple[Callable, Callable]] = {
@@ -64,9 +66,9 @@ class Law:
     source: str
     columns: tuple[str, ...]
     params: tuple[Param, ...]
-    value: Callable[[Values, Values], Float[Array, "..."]]
+    value: Callable[[Values, Values], Float[Numbers, "..."]]
     linear: tuple[str, ...] = ()
-    optimal_n: Callable[[Values, Float[Array, "..."]], Float[Array, "..."]] | None = None
+    optimal_n: Callable[[Values, Float[Numbers, "..."]], Float[Numbers, "..."]] | None = None
     exponents: Callable[[Values], tuple] | None = None
 
     @property
@@ -78,15 +80,15 @@ class Law:
         """Whether the law trades parameters against data, so that a compute-optimal split can exist."""
         return {"n", "d"} <= set(self.columns)
 
-    def constants(self, natural: Float[Array, "*batch params"]) -> dict[str, Float[Array, "*batch"]]:
+    def constants(self, natural: Float[Numbers, "*batch params"]) -> dict[str, Float[Numbers, "*batch"]]:
         """Constants by name, from an array in the order of ``params``."""
         return {name: natural[..., i] for i, name in enumerate(self.names)}
 
-    def log_value(self, natural: Float[Array, "*batch params"], columns: Values) -> Float[Array, "..."]:
+    def log_value(self, natural: Float[Numbers, "*batch params"], columns: Values) -> Float[Numbers, "..."]:
         """Log of the predicted loss."""
         return log(self.value(self.constants(natural), columns))
 
-    def units(self, nonlinear: Values, columns: Values) -> dict[str, Float[Array, "..."]]:
+    def units(self, nonlinear: Values, columns: Values) -> dict[str, Float[Numbers, "..."]]:
         """What one unit of each linear constant adds to the loss."""
         return {
             name: self.value({**nonlinear, **{other: 1.0 * (other == name) for other in self.linear}}, columns)
@@ -107,29 +109,29 @@ class Coordinates:
     """
 
     law: Law
-    centre: tuple[tuple[str, float], ...]
+    centre: Mapping[str, Any]
 
     @classmethod
     def of(cls, law: Law, columns: Mapping[str, Float[np.ndarray, " runs"]]) -> "Coordinates":
         """Coordinates centred on some runs."""
-        return cls(law, tuple((role, float(np.exp(np.mean(np.log(columns[role]))))) for role in law.columns))
+        return cls(law, {role: float(np.exp(np.mean(np.log(columns[role])))) for role in law.columns})
 
-    def _nonlinear(self, convert: Callable[[Param, int], Array]) -> dict[str, Array]:
+    def _nonlinear(self, convert: Callable[[Param, int], Any]) -> dict[str, Any]:
         return {p.name: convert(p, i) for i, p in enumerate(self.law.params) if p.name not in self.law.linear}
 
-    def natural(self, free: Float[Array, "*batch params"]) -> Float[Array, "*batch params"]:
+    def natural(self, free: Float[Numbers, "*batch params"]) -> Float[Numbers, "*batch params"]:
         """From the optimiser's coordinates to natural units, inside JAX."""
         found = self._nonlinear(lambda p, i: SCALES[p.scale][1](free[..., i]))
-        units = self.law.units(found, dict(self.centre))
+        units = self.law.units(found, self.centre)
         for i, name in enumerate(self.law.names):
             if name in self.law.linear:
                 found[name] = free[..., i] / units[name]
         return _stack([found[name] for name in self.law.names])
 
-    def free(self, natural: Float[Array, "*batch params"]) -> Float[Array, "*batch params"]:
+    def free(self, natural: Float[Numbers, "*batch params"]) -> Float[Numbers, "*batch params"]:
         """The inverse of ``natural``."""
         nonlinear = self._nonlinear(lambda p, i: natural[..., i])
-        units = self.law.units(nonlinear, dict(self.centre))
+        units = self.law.units(nonlinear, self.centre)
         columns = [
             natural[..., i] * units[p.name] if p.name in self.law.linear else SCALES[p.scale][0](natural[..., i])
             for i, p in enumerate(self.law.params)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+Numbers = jax.Array | np.ndarray
+
 
 def _following(on_host: Callable, in_jax: Callable) -> Callable:
     def function(*arguments: Any) -> Any:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from laws.envelope import levelled, smoothed
 from laws.fit import log_predictions
 from laws.fitted import Fitted
-from laws.isoflop import FEWEST_SIZES, budgets
+from laws.isoflop import budgets
 from laws.precision import float64
 from laws.uncertainty import interval
 
@@ -23,7 +24,7 @@ WIDTH, HEIGHT = 4.4, 3.2  # inches of one panel
 DPI = 200
 # Okabe and Ito's palette, told apart by readers with any common colour blindness.
 LAW, SECOND, THIRD, NAIVE, INK = "#0072B2", "#D55E00", "#009E73", "#8C8C8C", "#222222"
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.size": 9,
     "axes.labelsize": 9.5,
     "axes.titlesize": 9.5,
@@ -53,10 +54,10 @@ SYMBOLS = {
 LOSS = "loss (nats per token)"
 
 
-def _panels(count: int, height: float = HEIGHT) -> tuple[Figure, list[Axes]]:
+def _panels(count: int, height: float = HEIGHT, width: float = WIDTH) -> tuple[Figure, list[Axes]]:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(WIDTH * count, height), layout="constrained")
+    figure = Figure(figsize=(width * count, height), layout="constrained")
     return figure, list(np.atleast_1d(figure.subplots(1, count)))
 
 
@@ -85,13 +86,15 @@ def _log_ticks(axis: Any, low: float, high: float) -> None:
     """Readable labels where less than two decades are shown, powers of ten where more are."""
     from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, LogLocator, NullFormatter
 
-    short = np.log10(high / low) < 2
-    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if short else (1.0,)))
+    decades = np.log10(high / low)
+    short = decades < 2
+    subs = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0) if decades < 0.7 else (1.0, 2.0, 5.0) if short else (1.0,)
+    axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FuncFormatter(lambda x, _: _power(x)) if short else LogFormatterSciNotation())
     axis.set_minor_formatter(NullFormatter())
 
 
-def _log_x(axes: Axes, values: Float[np.ndarray, "..."]) -> None:
+def _log_x(axes: Axes, values: np.ndarray) -> None:
     low, high = float(np.min(values)), float(np.max(values))
     axes.set_xscale("log")
     axes.set_xlim(low / 1.15, high * 1.15)
@@ -101,7 +104,8 @@ def _log_x(axes: Axes, values: Float[np.ndarray, "..."]) -> None:
 def _drawn_budgets(data: dict[str, Any]) -> tuple[Int[np.ndarray, " rows"], list[int]]:
     """Budget of each row, and the budgets that hold enough sizes to be a curve, at most eight spread over all."""
     group = budgets(data["c"])
-    full = [int(g) for g in np.unique(group) if len(np.unique(data["n"][group == g])) >= FEWEST_SIZES]
+    sizes = {int(g): len(np.unique(data["n"][group == g])) for g in np.unique(group)}
+    full = [g for g, count in sizes.items() if count >= 2 and count >= min(4, max(sizes.values()))]
     if len(full) > 8:
         full = [full[i] for i in np.unique(np.linspace(0, len(full) - 1, 8).round().astype(int))]
     return group, full
@@ -113,7 +117,7 @@ def isoflop_curves(fitted: Fitted) -> Figure | None:
     group, full = _drawn_budgets(data)
     if len(full) < 2:
         return None
-    figure, (axes,) = _panels(1, 3.6)
+    figure, (axes,) = _panels(1, 3.7, 6.0)
     found = fitted.report["approaches"].get("isoflop_akima", {})
     predictor = fitted.predictor
     for g, colour in zip(full, _colours(len(full)), strict=True):
@@ -122,14 +126,16 @@ def isoflop_curves(fitted: Fitted) -> Figure | None:
         grid = np.geomspace(n.min() / 1.15, n.max() * 1.15, 120)
         with float64():
             d = c / np.exp(np.asarray(predictor.cost.log_flops_per_token(np.log(grid))))
-        curve = np.exp(log_predictions(fitted.law, predictor.constants[None], {"n": grid, "d": d, "c": c + 0 * grid})[0])
+        curve = np.exp(
+            log_predictions(fitted.law, predictor.constants[None], {"n": grid, "d": d, "c": c + 0 * grid})[0]
+        )
         axes.plot(grid, curve, color=colour, label=_power(c))
         for minimum in found.get("minima", []):
             if minimum["reason"] is None and abs(minimum["c"] / c - 1) < 1e-6:
                 ends = [[minimum["n"] - minimum["low"]], [minimum["high"] - minimum["n"]]]
                 axes.errorbar(
-                    minimum["n"], minimum["loss"], xerr=np.maximum(ends, 0), fmt="D", color=INK, markersize=4.5, capsize=2.5,
-                    elinewidth=1, markerfacecolor="white", zorder=5,
+                    minimum["n"], minimum["loss"], xerr=np.maximum(ends, 0), fmt="D", color=INK, markersize=4.5,
+                    capsize=2.5, elinewidth=1, markerfacecolor="white", zorder=5,
                 )  # fmt: skip
     at = np.geomspace(data["c"].min(), data["c"].max(), 60)
     best = predictor.allocation(at)
@@ -157,20 +163,25 @@ def _bands(fitted: Fitted, compute: Float[np.ndarray, " points"]) -> dict[str, t
     return out
 
 
+def _legend(axes: Axes, columns: int = 2) -> None:
+    """Above the panel, where it covers nothing."""
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, columnspacing=1.2, handlelength=1.6)
+
+
 def _reach(fitted: Fitted) -> Float[np.ndarray, " points"]:
     """Computes to draw: the fitted range, and on to the target."""
     low, high = fitted.report["ranges"]["c"]
     return np.geomspace(low, max(high, (fitted.report["target"] or {}).get("c", high)) * 1.1, 60)
 
 
-def _mark_end(axes: Axes, fitted: Fitted, compute: Float[np.ndarray, " points"]) -> None:
-    """A line where the fitted runs end, if more is drawn."""
+def _mark_end(axes: Axes, fitted: Fitted, compute: Float[np.ndarray, " points"], height: float) -> None:
+    """A line where the fitted runs end, if more is drawn; its label stands at a height where the panel is empty."""
     end = fitted.report["ranges"]["c"][1]
     if compute[-1] > 1.2 * end:
         axes.axvline(end, color=NAIVE, linewidth=0.9, linestyle=":")
         axes.annotate(
-            "end of fitted runs", (end, 0.985), xycoords=("data", "axes fraction"), rotation=90, va="top", ha="right",
-            fontsize=7.5, color="#666666", xytext=(-2, 0), textcoords="offset points",
+            "extrapolation \u2192", (end, height), xycoords=("data", "axes fraction"), va="center", fontsize=7.5,
+            color="#666666", xytext=(3, 0), textcoords="offset points",
         )  # fmt: skip
 
 
@@ -184,25 +195,33 @@ def loss_against_compute(fitted: Fitted, curves: dict | None = None) -> Figure |
     rows = {str(run): row for row, run in enumerate(data["run"])}
     drawn = [(rows[run], curve) for run, curve in (curves or {}).items() if run in rows]
     for row, (tokens, loss) in drawn:
-        cost = data["c"][row] / data["d"][row] * tokens
-        axes.plot(*_thinned(cost, loss), color="#BBBBBB", linewidth=0.6, alpha=0.7, zorder=1)
+        seen, smooth = _smooth(tokens, loss, data["loss"][row])
+        axes.plot(data["c"][row] / data["d"][row] * seen, smooth, color="#C4C4C4", linewidth=0.8, zorder=1)
     band = _bands(fitted, compute)["loss"]
-    axes.fill_between(compute, *band[1:], color=LAW, alpha=0.22, linewidth=0, zorder=2)
-    axes.plot(compute, band[0], color=LAW, label=f"law at its optimum, {fitted.intervals['level']:.0%} interval", zorder=4)
+    axes.fill_between(compute, band[1], band[2], color=LAW, alpha=0.22, linewidth=0, zorder=2)
+    axes.plot(
+        compute, band[0], color=LAW, label=f"law at its optimum, {fitted.intervals['level']:.0%} interval", zorder=4
+    )
     naive = fitted.report["baselines"]["power_law"]
     if naive:
         line = naive["k"] * compute ** -naive["p"]
-        axes.plot(compute, line, color=SECOND, linestyle="--", linewidth=1.2, label="power law without offset", zorder=3)
+        axes.plot(
+            compute, line, color=SECOND, linestyle="--", linewidth=1.2, label="power law without offset", zorder=3
+        )
     axes.plot(data["c"], data["loss"], "o", color=INK, markersize=3, alpha=0.75, label="finished runs", zorder=3)
     envelope = fitted.report["approaches"].get("envelope", {}).get("points")
     if envelope and drawn:
-        axes.plot(envelope["c"], envelope["loss"], ".", color=THIRD, markersize=4, label="envelope of the curves", zorder=3)
+        axes.plot(
+            envelope["c"], envelope["loss"], ".", color=THIRD, markersize=4, label="envelope of the curves", zorder=3
+        )
     _log_x(axes, np.r_[data["c"], compute])
     top = np.quantile(data["loss"], 0.98)
+    if drawn:
+        axes.plot([], [], color="#C4C4C4", linewidth=1, label="learning curves")
     axes.set_ylim(min(band[1].min(), data["loss"].min()) * 0.985, top * 1.08)
     axes.set(xlabel=SYMBOLS["c"], ylabel=LOSS)
-    _mark_end(axes, fitted, compute)
-    axes.legend(loc="upper right" if not drawn else "lower left")
+    _mark_end(axes, fitted, compute, 0.95)
+    _legend(axes)
     return figure
 
 
@@ -210,7 +229,7 @@ def optimum_against_compute(fitted: Fitted) -> Figure | None:
     """N* and D* against compute with bands, beside the minima of approach 2 and the points of approach 1."""
     if not fitted.law.allocates:
         return None
-    figure, panels = _panels(2)
+    figure, panels = _panels(2, 3.6)
     compute, report = _reach(fitted), fitted.report
     bands, approaches = _bands(fitted, compute), report["approaches"]
     minima = [m for m in approaches.get("isoflop_akima", {}).get("minima", []) if m["reason"] is None]
@@ -232,13 +251,17 @@ def optimum_against_compute(fitted: Fitted) -> Figure | None:
                 capsize=2.5, elinewidth=1, label="approach 2: minima of the budgets", zorder=4,
             )  # fmt: skip
         axes.set_yscale("log")
-        shown = np.concatenate([low, high, [m[name] for m in minima], envelope[name] if envelope else []])
+        shown = np.concatenate([low, high, [m[name] for m in minima], value])
         shown = shown[np.isfinite(shown)]
+        axes.set_ylim(shown.min() / 1.6, shown.max() * 1.6)
         _log_ticks(axes.yaxis, float(shown.min()), float(shown.max()))
         _log_x(axes, compute)
-        axes.set(xlabel=SYMBOLS["c"], ylabel=f"compute-optimal {SYMBOLS[name].replace(f'${name.upper()}$', f'${name.upper()}^*$')}")
-        _mark_end(axes, fitted, compute)
-        axes.legend(loc="upper left" if compute[-1] < 1.2 * report["ranges"]["c"][1] else "lower right")
+        axes.set(
+            xlabel=SYMBOLS["c"],
+            ylabel=f"compute-optimal {SYMBOLS[name].replace(f'${name.upper()}$', f'${name.upper()}^*$')}",
+        )
+        _mark_end(axes, fitted, compute, 0.05)
+        _legend(axes, 1)
     return figure
 
 
@@ -248,13 +271,15 @@ def residuals(fitted: Fitted) -> Figure | None:
     roles = [role for role in ("n", "d", "c") if role in data]
     predicted = log_predictions(fitted.law, fitted.predictor.constants[None], {r: data[r] for r in roles})[0]
     off = 100 * np.expm1(np.log(data["loss"]) - predicted)
-    figure, panels = _panels(len(roles), 2.7)
+    figure, panels = _panels(len(roles), 2.7, 3.2)
     noise = fitted.predictor.noise
     limit = max(np.quantile(np.abs(off), 0.98) * 1.35, 250 * noise.deviation)
     outside = int(np.sum(np.abs(off) > limit))
     for axes, role in zip(panels, roles, strict=True):
         axes.axhline(0, color=INK, linewidth=0.9)
-        axes.axhspan(-100 * noise.residual, 100 * noise.residual, color=LAW, alpha=0.12, linewidth=0, label="residual s.d.")
+        axes.axhspan(
+            -100 * noise.residual, 100 * noise.residual, color=LAW, alpha=0.12, linewidth=0, label="residual s.d."
+        )
         if noise.seeds:
             for side in (-1, 1):
                 axes.axhline(
@@ -269,19 +294,19 @@ def residuals(fitted: Fitted) -> Figure | None:
             axes.tick_params(labelleft=False)
     panels[0].set_ylabel("measured over predicted (%)")
     note = f"{outside} runs lie outside the frame" if outside else ""
-    panels[0].legend(loc="upper left", ncols=2)
+    _legend(panels[0])
     if note:
         panels[-1].set_title(note, fontsize=8, loc="right", color="#666666")
     return figure
 
 
-def _thinned(x: np.ndarray, y: np.ndarray, points: int = 200) -> tuple[np.ndarray, np.ndarray]:
-    """A long noisy curve as medians of neighbouring points in log x, short enough to draw."""
-    if len(x) <= points:
-        return x, y
-    edges = np.unique(np.searchsorted(np.log(x), np.linspace(np.log(x[0]), np.log(x[-1]), points + 1)[:-1]))
-    pieces = [slice(i, j) for i, j in zip(edges, np.r_[edges[1:], len(x)], strict=True)]
-    return np.array([np.median(x[p]) for p in pieces]), np.array([np.median(y[p]) for p in pieces])
+def _smooth(tokens: np.ndarray, loss: np.ndarray, final: float, points: int = 120) -> tuple[np.ndarray, np.ndarray]:
+    """A noisy curve as a smooth one that ends at the run's measured loss."""
+    log_tokens, log_loss = levelled(tokens, loss, final)
+    at = np.linspace(log_tokens[0], log_tokens[-1], points)
+    found = smoothed(log_tokens, log_loss, at)
+    known = np.isfinite(found)
+    return np.exp(at[known]), np.exp(found[known])
 
 
 def learning_curves(fitted: Fitted, curves: dict | None = None) -> Figure | None:
@@ -294,24 +319,24 @@ def learning_curves(fitted: Fitted, curves: dict | None = None) -> Figure | None
     from matplotlib import cm, colormaps
     from matplotlib.colors import LinearSegmentedColormap, LogNorm
 
-    figure, (axes,) = _panels(1, 3.4)
+    figure, (axes,) = _panels(1, 3.4, 5.2)
     low, high = data["n"].min(), data["n"].max()
     shades = LinearSegmentedColormap.from_list("sizes", colormaps["viridis"](np.linspace(0, 0.86, 128)))
     scale = cm.ScalarMappable(LogNorm(low, high if high > low else low * 1.01), shades)
     for run, (tokens, loss) in drawn.items():
         row = rows[run]
-        axes.plot(*_thinned(tokens, loss), color=scale.to_rgba(data["n"][row]), linewidth=0.9, alpha=0.85)
-        axes.plot(data["d"][row], data["loss"][row], "o", color=scale.to_rgba(data["n"][row]), markersize=4, markeredgecolor="white", markeredgewidth=0.5, zorder=3)  # fmt: skip
+        colour, end = scale.to_rgba(data["n"][row]), data["loss"][row]
+        axes.plot(*_smooth(tokens, loss, end), color=colour, linewidth=0.9, alpha=0.85)
+        axes.plot(data["d"][row], end, "o", color=colour, markersize=4, mec="white", mew=0.5, zorder=3)
     bar = figure.colorbar(scale, ax=axes, pad=0.02, aspect=28)
     bar.set_label(SYMBOLS["n"])
     bar.outline.set_visible(False)
     _log_ticks(bar.ax.yaxis, low, high)
-    first = np.concatenate([curve[0][:1] for curve in drawn.values()]).min()
-    _log_x(axes, np.r_[first, data["d"].max()])
-    axes.set_ylim(data["loss"].min() * 0.96, min(axes.get_ylim()[1], data["loss"].max() * 2))
-    axes.plot([], [], "o", color=INK, markersize=4, label="held-out loss at the end")
-    axes.plot([], [], color=INK, linewidth=0.9, label="training loss")
-    axes.legend(loc="upper right")
+    _log_x(axes, np.concatenate([np.asarray(line.get_xdata(), float) for line in axes.lines]))
+    axes.set_ylim(data["loss"].min() * 0.96, min(axes.get_ylim()[1], data["loss"].max() * 1.6))
+    axes.plot([], [], "o", color=INK, markersize=4, label="evaluation loss at the end")
+    axes.plot([], [], color=INK, linewidth=0.9, label="training loss, smoothed and levelled")
+    _legend(axes, 1)
     axes.set(xlabel=SYMBOLS["d"], ylabel=LOSS)
     return figure
 
@@ -324,13 +349,14 @@ def one_column(fitted: Fitted) -> Figure | None:
     figure, (axes,) = _panels(1)
     grid = np.geomspace(data[role].min(), data[role].max() * 2, 120)
     axes.plot(data[role], data["loss"], "o", color=INK, markersize=3.4, alpha=0.75, label="runs")
-    axes.plot(grid, np.exp(log_predictions(fitted.law, predictor.constants[None], {role: grid})[0]), color=LAW, label=fitted.law.formula)
+    line = np.exp(log_predictions(fitted.law, predictor.constants[None], {role: grid})[0])
+    axes.plot(grid, line, color=LAW, label=fitted.law.formula)
     if len(predictor.draws):
         low, high = interval(np.exp(log_predictions(fitted.law, predictor.draws, {role: grid})), predictor.level)
         axes.fill_between(grid, low, high, color=LAW, alpha=0.22, linewidth=0, label=f"{predictor.level:.0%} interval")
     _log_x(axes, grid)
     axes.set(xlabel=SYMBOLS[role], ylabel=LOSS)
-    axes.legend()
+    _legend(axes, 1)
     return figure
 
 

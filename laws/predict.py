@@ -98,7 +98,11 @@ def warnings_of(predictor: Predictor, factors: dict[str, float]) -> list[str]:
     out = []
     if beyond:
         listed = ", ".join(f"{SYMBOLS[role]} by a factor {factor:.3g}" for role, factor in beyond.items())
-        far = "; a good fit in range has missed by several percent at such distances" if max(beyond.values()) > FAR else ""
+        far = (
+            "; a good fit in range has missed by several percent at such distances"
+            if max(beyond.values()) > FAR
+            else ""
+        )
         out.append(f"extrapolation beyond the fitted runs: {listed}{far}")
     if not len(predictor.draws):
         out.append("the fit has no bootstrap: the interval holds run noise only")
@@ -145,7 +149,7 @@ def predict_compute(predictor: Predictor, compute: float) -> dict[str, Any]:
     point = predictor.allocation(compute)
     if not np.isfinite(point.n).all():
         raise FitFailed(f"the fitted law has no compute-optimal size at {compute:.4g} FLOPs")
-    out = {"c": float(compute)} | {
+    out: dict[str, Any] = {"c": float(compute)} | {
         name: float(getattr(point, name)[0, 0]) for name in ("n", "d", "loss", "a", "b")
     }
     warned = []
@@ -153,7 +157,9 @@ def predict_compute(predictor: Predictor, compute: float) -> dict[str, Any]:
         spread = predictor.allocation(compute, draws=True)
         lost = int(np.sum(~np.isfinite(spread.n)))
         if lost:
-            warned.append(f"{lost} of {len(spread.n)} resamples have no compute-optimal size and are not in the intervals")
+            warned.append(
+                f"{lost} of {len(spread.n)} resamples have no compute-optimal size and are not in the intervals"
+            )
         for name in ("n", "d", "a", "b"):
             out[f"{name}_interval"] = _pair(np.ravel(interval(getattr(spread, name), predictor.level)))
         log_loss = np.log(spread.loss[np.isfinite(spread.loss[:, 0])])

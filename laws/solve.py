@@ -20,6 +20,7 @@ MAX_STEPS = 300
 FIRST_DAMPING, LEAST_DAMPING, LARGEST_DAMPING = 1e-3, 1e-9, 1e9
 TOLERANCE = 1e-13  # expected further decrease, relative to the objective
 RIDGE = 1e-12
+SINGULAR = 1e-12  # least eigenvalue of a Hessian with unit diagonal at a point that counts as a minimum
 ROUNDING = 1e-27  # ... and per run, where the objective itself is rounding error (a noiseless table)
 
 
@@ -62,37 +63,37 @@ class Solution:
 
 
 @functools.lru_cache(maxsize=64)
-def _program(coordinates: Coordinates, objective: str):
+def _program(law: Law, objective: str):
     """Value, gradient, exact Hessian and metric of the summed objective for a block of problems, compiled."""
     rho = OBJECTIVES[objective]
 
-    def predict(free, columns):
-        return coordinates.law.log_value(coordinates.natural(free), columns)
+    def predict(free, centre, columns):
+        return law.log_value(Coordinates(law, centre).natural(free), columns)
 
-    def total(free, columns, log_loss, weight, delta):
-        return jnp.sum(weight * rho(predict(free, columns) - log_loss, delta))
+    def total(free, centre, columns, log_loss, weight, delta):
+        return jnp.sum(weight * rho(predict(free, centre, columns) - log_loss, delta))
 
     def slope(free, *inputs):
         value, gradient = jax.value_and_grad(total)(free, *inputs)
         return gradient, (value, gradient)
 
-    def look(free, columns, log_loss, weight, delta):
-        hessian, (value, gradient) = jax.jacfwd(slope, has_aux=True)(free, columns, log_loss, weight, delta)
-        residual = predict(free, columns) - log_loss
+    def look(free, centre, columns, log_loss, weight, delta):
+        hessian, (value, gradient) = jax.jacfwd(slope, has_aux=True)(free, centre, columns, log_loss, weight, delta)
+        residual = predict(free, centre, columns) - log_loss
         pull = jax.grad(lambda r: jnp.sum(rho(r, delta)))(residual)
         stiffness = weight * jnp.where(residual == 0, 1.0, pull / jnp.where(residual == 0, 1.0, residual))
-        rows = jax.jacfwd(predict)(free, columns)
+        rows = jax.jacfwd(predict)(free, centre, columns)
         return value, gradient, hessian, rows.T @ (stiffness[:, None] * rows)
 
-    return jax.jit(jax.vmap(look, in_axes=(0, None, 0, 0, None)))
+    return jax.jit(jax.vmap(look, in_axes=(0, None, None, 0, 0, None)))
 
 
 def _moves(gradient, hessian, metric, inside, damping):
     """Damped saddle-free Newton steps over the constants that are not at an active bound.
 
     Damping is measured in the metric of reweighted least squares, the curvature of a parabola that touches the
-    objective from above. So it does not depend on how the law is parametrised (A and alpha are all but collinear), and
-    between no damping and one the step goes from Newton's to one that descends wherever the residuals are nearly linear.
+    objective from above. So it does not depend on how the law is parametrised, and between no damping and one the step
+    goes from Newton's to one that descends wherever the residuals are nearly linear.
 
     Returns:
         steps, expected decrease of the undamped ones, extreme eigenvalues of the Hessians scaled to a unit diagonal.
@@ -167,14 +168,14 @@ def minimise(
     hessian, metric = np.zeros((2, count, width, width))
     decrement, steepest, extremes = np.full(count, np.inf), np.full(count, np.inf), np.full((count, 2), np.nan)
     damping, steps, converged = np.full(count, FIRST_DAMPING), np.zeros(count, int), np.zeros(count, bool)
-    program = _program(coordinates, objective)
+    program = _program(law, objective)
     while True:
         i = np.flatnonzero(~converged & (steps < max_steps) & (damping < LARGEST_DAMPING))[:BLOCK]
         if not len(i):
             break
         block = np.resize(i, BLOCK)  # repeated up to a full block, so that every call has one shape
         with float64():
-            seen = program(candidate[block], inputs, log_loss[block], weight[block], float(delta))
+            seen = program(candidate[block], coordinates.centre, inputs, log_loss[block], weight[block], float(delta))
             found, slope, curve, stiff = (np.asarray(array)[: len(i)] for array in seen)
         better = (found < value[i]) & np.isfinite(curve).all((1, 2))
         j = i[better]
@@ -190,7 +191,7 @@ def minimise(
         size = value[i] + rounding[i]
         decrement[i], extremes[i] = gain / size, eigenvalues
         steepest[i] = np.max(np.abs(np.where(inside, gradient[i], 0.0)), axis=1) / size
-        converged[i] = (gain <= TOLERANCE * value[i] + rounding[i]) & (eigenvalues[:, 0] > 0)
+        converged[i] = (gain <= TOLERANCE * value[i] + rounding[i]) & (eigenvalues[:, 0] > SINGULAR)
     at_bound = (free <= low) | (free >= high)
     with float64():
         natural = np.asarray(coordinates.natural(free))

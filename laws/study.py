@@ -74,9 +74,7 @@ def held_out(predictor: Predictor, table: Table, rows: np.ndarray, above: float)
 
 def _line(line: Line) -> dict[str, Any]:
     kept = {"a": line.a, "a_interval": line.a_interval, "b": line.b, "b_interval": line.b_interval}
-    minima = [
-        {k: getattr(m, k) for k in ("c", "n", "d", "loss", "low", "high", "reason")} for m in line.minima
-    ]
+    minima = [{k: getattr(m, k) for k in ("c", "n", "d", "loss", "low", "high", "reason")} for m in line.minima]
     return kept | {"noise": line.noise, "noise_from": line.noise_from, "log_g": line.log_g, "minima": minima}
 
 
@@ -201,7 +199,7 @@ def _report(
     """The part of ``fit.json`` that says what was fitted, and how well."""
     law, draws = optimum.law, np.empty((0, len(optimum.natural))) if drawn is None else drawn.natural
     samples = samples_of(law, draws)
-    ends = lambda draws: {k: [float(x) for x in interval(np.asarray(v), level)] for k, v in draws.items()}  # noqa: E731
+    ends = lambda draws: {k: [float(x) for x in interval(np.asarray(v), level)] for k, v in draws.items()}
     return {
         "law": law.name,
         "form": law.formula,

@@ -164,7 +164,7 @@ def select(frame: pd.DataFrame, name: str, where: str) -> pd.DataFrame:
     try:
         kept = frame.loc[floats.query(where, engine="python").index]
     except Exception as error:
-        raise BadTable(f"{name}: cannot apply --where \"{where}\" ({str(error).splitlines()[0]})") from error
+        raise BadTable(f'{name}: cannot apply --where "{where}" ({str(error).splitlines()[0]})') from error
     if kept.empty:
         raise BadTable(f'{name}: no row satisfies --where "{where}"')
     return kept
@@ -176,7 +176,7 @@ def _column(frame: pd.DataFrame, name: str, role: str, column: str) -> Float[np.
 
     if column not in frame.columns:
         raise BadTable(f"{name}: no column '{column}' for {role}{nearest(column, frame.columns)}")
-    numbers = pd.to_numeric(frame[column], errors="coerce").to_numpy(np.float64)
+    numbers = np.asarray(pd.to_numeric(frame[column], errors="coerce"), np.float64)
     for bad, what in (
         (~np.isfinite(numbers), "not a finite number"),
         (numbers == 0, "zero"),
@@ -237,7 +237,7 @@ def load(
     path = None if name == "table" else str(source)
     excluded: list[dict[str, Any]] = []
     if "status" in frame.columns:
-        done = frame[frame["status"] == "completed"]
+        done = frame.loc[frame["status"] == "completed"]
         if len(done) < len(frame):
             excluded.append({"rule": "status is not completed", "n": len(frame) - len(done)})
         frame = done
@@ -266,7 +266,7 @@ def load(
         header=header,
         row=frame.index.to_numpy() + 1,
         excluded=tuple(excluded),
-        ended_at=pd.to_numeric(frame["ended_at"], errors="coerce").to_numpy() if "ended_at" in header else None,
+        ended_at=np.asarray(pd.to_numeric(frame["ended_at"], errors="coerce"), float) if "ended_at" in header else None,
         path=path,
         sha256=sha256(path) if path else None,
     )

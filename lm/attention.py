@@ -95,9 +95,10 @@ def _blocked(q: Array, k: Array, v: Array, segments: Array | None) -> Array:
     kv_heads = k.shape[2]
     group = heads // kv_heads
     # The queries of one position that share a key head are neighbouring rows: (batch, kv head, length x group, width).
-    rows = jnp.moveaxis(q.reshape(batch, length, kv_heads, group, width), 1, 2).reshape(batch, kv_heads, -1, width)
-    out = _rows(group, rows * width**-0.5, jnp.moveaxis(k, 1, 2), jnp.moveaxis(v, 1, 2), segments)
-    out = jnp.moveaxis(out.reshape(batch, kv_heads, length, group, width), 2, 1)
+    rows = jnp.swapaxes(q.reshape(batch, length, kv_heads, group * width), 1, 2) * width**-0.5
+    rows = rows.reshape(batch, kv_heads, length * group, width)
+    out: Array = _rows(group, rows, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), segments)
+    out = jnp.swapaxes(out.reshape(batch, kv_heads, length, group * width), 1, 2)
     return out.reshape(batch, length, heads, width)
 
 

@@ -17,9 +17,7 @@ Initial values: every kernel is normal with standard deviation 1 / sqrt(fan in),
 scales are one, biases zero. `init_scale` multiplies every standard deviation.
 """
 
-import dataclasses
 import functools
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -30,6 +28,7 @@ from jaxtyping import Array, Float, Int
 
 from lm import layers
 from lm.attention import Choice, attend, attend_cache, choose
+from lm.initial import Leaf, draw, draw_stack
 from training.errors import BadInput
 from training.mesh import constrain
 
@@ -43,16 +42,6 @@ REMAT: dict[str, Any] = {
 
 Dropout = tuple[Array, Array]  # a key and a rate
 Cache = dict[str, Array]
-
-
-@dataclasses.dataclass(frozen=True)
-class Leaf:
-    """One parameter: shape, logical axes, and initial values `offset` + `std` * normal."""
-
-    shape: tuple[int, ...]
-    axes: tuple[str | None, ...]
-    std: float = 0.0
-    offset: float = 0.0
 
 
 class Decoder(nn.Module):
@@ -130,8 +119,8 @@ class Decoder(nn.Module):
         tree = {
             name: self.param(name, draw, leaves, init_scale, self.param_dtype) for name, leaves in top(self).items()
         }
-        blocks = functools.partial(_draw_blocks, block(self), self.depth)
-        return tree | {"blocks": self.param("blocks", blocks, init_scale, self.param_dtype)}
+        blocks = self.param("blocks", draw_stack, block(self), self.depth, init_scale, self.param_dtype)
+        return tree | {"blocks": blocks}
 
     def __call__(
         self,
@@ -204,7 +193,7 @@ class Decoder(nn.Module):
         }
 
     def empty_cache(self, batch: int, length: int, window: int | None = None) -> Cache:
-        """A cache with room for `length` tokens; with a `window`, a token sees only the last `window` (itself included)."""
+        """A cache with room for `length` tokens, of which each sees the last `window` (itself included); None: all."""
         shape = (self.depth, batch, length, self.kv_heads, self.head_width)
         return {
             "key": jnp.zeros(shape, self.compute_dtype),
@@ -281,40 +270,6 @@ def block(model: Decoder) -> dict[str, Any]:
 def _norm_leaves(model: Decoder, width: int) -> dict[str, Leaf]:
     scale = {"scale": Leaf((width,), (None,), offset=1.0)}
     return scale | ({"bias": Leaf((width,), (None,))} if model.norm == "layer" and model.bias else {})
-
-
-def draw(key: Array, leaves: Any, scale: Array | float, dtype: str) -> Any:
-    """Boxed initial values of a tree of `Leaf`."""
-    axes = jax.tree.map(lambda leaf: nn.LogicallyPartitioned(None, leaf.axes), leaves)
-    return _boxed(_draw(key, leaves, scale, dtype), axes)
-
-
-def _draw_blocks(leaves: Any, depth: int, key: Array, scale: Array | float, dtype: str) -> Any:
-    # A layer's values depend on its index alone; drawn one after another, they need one layer's memory beside the stack.
-    stacked = jax.lax.map(
-        lambda layer: _draw(jax.random.fold_in(key, layer), leaves, scale, dtype), jnp.arange(depth, dtype=jnp.uint32)
-    )
-    return _boxed(stacked, jax.tree.map(lambda leaf: nn.LogicallyPartitioned(None, ("layers", *leaf.axes)), leaves))
-
-
-def _draw(key: Array, leaves: Any, scale: Array | float, dtype: str) -> Any:
-    """One flat normal draw, cut into the leaves: a draw for each would cost more compilation than a train step."""
-    flat, tree = jax.tree.flatten(leaves)
-    sizes = [math.prod(leaf.shape) if leaf.std else 0 for leaf in flat]
-    normal = jax.random.normal(key, (sum(sizes),), jnp.float32)
-    values, start = [], 0
-    for leaf, size in zip(flat, sizes, strict=True):
-        value = jnp.full(leaf.shape, leaf.offset, jnp.float32)
-        if size:
-            value += leaf.std * scale * normal[start : start + size].reshape(leaf.shape)
-        values.append(value.astype(dtype))
-        start += size
-    return jax.tree.unflatten(tree, values)
-
-
-def _boxed(values: Any, boxes: Any) -> Any:
-    is_box = lambda node: isinstance(node, nn.LogicallyPartitioned)  # noqa: E731
-    return jax.tree.map(lambda box, value: box.replace_boxed(value), boxes, values, is_leaf=is_box)
 
 
 # The forward pass: activations are (batch x length, width) around projections, because the weight gradients of products
@@ -420,6 +375,6 @@ def _over_layers(model: Decoder, apply: Any, stack: Any, x: Array, kept: Any) ->
 
 def _unstack(stack: Any, depth: int) -> list[Any]:
     """The layers of a stack; unlike with indexing, the gradient is one concatenation, not a sum of padded arrays."""
-    parts = jax.tree.map(lambda leaf: jax.lax.split(leaf, (1,) * depth, axis=0), stack)
-    is_split = lambda node: isinstance(node, list | tuple)  # noqa: E731
-    return [jax.tree.map(lambda split: split[i][0], parts, is_leaf=is_split) for i in range(depth)]
+    leaves, tree = jax.tree.flatten(stack)
+    parts = [jax.lax.split(leaf, (1,) * depth, axis=0) for leaf in leaves]
+    return [tree.unflatten([part[0] for part in layer]) for layer in zip(*parts, strict=True)]

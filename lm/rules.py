@@ -45,11 +45,12 @@ def apply(name: str, n: float, d: float, seq_len: int, batch_size: int | None = 
     if name not in TABLE:
         raise BadInput(f"rules: no {name!r}{nearest(name, TABLE)} (known: {', '.join(TABLE)})")
     rule = TABLE[name]
-    if batch_size is None:
-        batch_size = 2 ** max(0, math.floor(math.log2(max(rule.batch(d) / seq_len, 1))))
-    steps = d / (batch_size * seq_len)
+    batch = batch_size
+    if batch is None:
+        batch = 2 ** max(0, math.floor(math.log2(max(rule.batch(d) / seq_len, 1))))
+    steps = d / (batch * seq_len)
     return {
-        "batch_size": batch_size,
-        "peak_lr": rule.lr(n, d, batch_size * seq_len),
+        "batch_size": batch,
+        "peak_lr": rule.lr(n, d, batch * seq_len),
         "warmup_steps": round(rule.warmup * steps),
     }

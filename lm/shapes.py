@@ -1,10 +1,10 @@
 """From a target size to a decoder's shape.
 
 The rule, where the config leaves a value open: the width is the one dial. A model is 64 features wide a block, as GPT-2
-small and its successors are, and never less than two blocks deep: one block cannot copy from its own context, and single
-blocks fell off the loss curve of deeper ones. Heads are 16 features wide below a width of 128, 32 below 512, 64 below
-2,048, else 128, or the nearest even divisor of the width. Every query head has its own key head. The MLP is four widths
-wide, or 8/3 where it is gated, which makes the counts equal (Shazeer 2020).
+small and its successors are, and never less than two blocks deep: one block cannot copy from its own context, and
+single blocks fell off the loss curve of deeper ones. Heads are 16 features wide below a width of 128, 32 below 512, 64
+below 2,048, else 128, or the nearest even divisor of the width. Every query head has its own key head. The MLP is four
+widths wide, or 8/3 where it is gated, which makes the counts equal (Shazeer 2020).
 """
 
 import math

@@ -67,7 +67,7 @@ def defaults() -> ConfigDict:
 def shape_for(size: float | None, config: ConfigDict) -> dict[str, int]:
     """The decoder's shape for a target size, or what follows from the keys that are given."""
     model = config.model
-    if size is None and None not in [model[key] for key in SHAPE]:
+    if None not in [model[key] for key in SHAPE]:
         return {}
     return shapes.shape_for(size, model, vocab_size=tokens.vocab_size(config.data), seq_len=config.data.seq_len)
 
@@ -164,7 +164,8 @@ class LanguageModel:
 
     def _nats(self, params: Any, window: jax.Array, ids: jax.Array | None, dropout: Any) -> tuple[jax.Array, jax.Array]:
         window = window.astype(jnp.int32)
-        states, head = self.decoder.apply({"params": params}, window[:, :-1], ids, dropout, method="hidden")
+        apply: Any = self.decoder.apply
+        states, head = apply({"params": params}, window[:, :-1], ids, dropout, method="hidden")
         return cross_entropy(states, head, window[:, 1:], self.decoder.logit_dtype)
 
 

@@ -9,8 +9,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sweeps import store
-from training.errors import BadInput
-from training.files import read_json
 from training.record import read_metrics
 
 CURVES = {
@@ -43,13 +41,9 @@ def collect(path: Path | str) -> Path:
 
 
 def _row(sweep: store.Sweep, entry: store.Entry) -> dict[str, Any] | None:
-    run = sweep.run(entry.run_id)
     design = {"sweep": sweep.name, **entry.labels}
-    file = run / "result.json"
-    if file.exists():
-        result = read_json(file)
-        if not isinstance(result, dict):
-            raise BadInput(f"{file}: not a record")
+    result = store.result(sweep.run(entry.run_id))
+    if result is not None:
         extra = {key: value for key, value in entry.overrides.items() if key not in result}
         return {**result, **design, **extra}
     if store.state(sweep, entry.run_id) != "failed":

@@ -22,7 +22,6 @@ from sweeps.worker import prepare
 from training import data, mesh as meshes, step as steps
 from training.config import complete, resolve
 from training.errors import RunFailed
-from training.files import read_json
 from training.task import resolve as family_of
 
 COMMAND = (sys.executable, "-m", "sweeps.price")
@@ -148,10 +147,9 @@ def main() -> int:
 def speed_of_records(path: Path) -> Speed | None:
     """The speed of the completed runs of a sweep directory; None where it has none."""
     sweep = store.read(path)
-    files = [sweep.run(run_id) / "result.json" for run_id in sweep.entries]
-    results = [read_json(file) for file in files if file.exists()]
     speeds: dict[int, list[float]] = {}
-    for result in results:
+    for run_id in sweep.entries:
+        result = store.result(sweep.run(run_id)) or {}
         if result.get("status") == "completed" and result.get("train_seconds"):
             speeds.setdefault(result["params_total"], []).append(result["flops_exact"] / result["train_seconds"])
     if not speeds:

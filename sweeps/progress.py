@@ -24,7 +24,6 @@ class Tally:
         self.at: dict[int, dict[str, Any]] = {}
         self._left: dict[str, float] = {}
         self._first = 0.0
-        self._steps: dict[str, int] = {}  # where a run was when this sweep took it up
         self._began = time.monotonic()
 
     def take(self, event: dict[str, Any]) -> None:

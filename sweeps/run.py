@@ -19,6 +19,7 @@ from typing import Any
 from sweeps import plan as plans, store
 from sweeps.placement import Place, places
 from training.errors import BadInput, RunFailed
+from training.task import resolve as family_of
 
 COMMAND = (sys.executable, "-m", "sweeps.worker")
 DEATHS = 2  # as many workers may die in one point, or before their first, before it is given up
@@ -44,7 +45,6 @@ class Worker:
     place: Place
     process: subprocess.Popen[str]
     run_id: str | None = None
-    began: bool = False
 
 
 def run(
@@ -67,13 +67,17 @@ def run(
     Returns:
       `sweep`, `path`, `states` (runs by state), `failed` ({run_id, message} each), `ran`, `seconds`, `workers`.
     Raises:
-      BadInput: the directory is not this sweep's, or `workers` is not positive.
+      BadInput: the directory is not this sweep's, its data is missing, or `workers` is not positive.
       Stopped: by a signal, after all workers have saved and left.
       RunFailed: workers cannot start.
     """
     began = time.monotonic()
     if workers is not None and workers < 1:
         raise BadInput(f"--workers: must be at least 1, got {workers}")
+    first = plan.points[0].config
+    assert first is not None
+    # The data is opened, or prepared, once here: what is wrong with it ends the sweep before anything is written.
+    family_of(first.task).available(first)
     sweep = store.add(Path(path).absolute(), plan)
     mine = [point.run_id for point in plan.points]
     left = [run_id for run_id in mine if _left(store.state(sweep, run_id), only)]
@@ -187,7 +191,7 @@ class _Launcher:
     def _take(self, worker: Worker, event: dict[str, Any]) -> None:
         kind = event["event"]
         if kind == "begin":
-            worker.run_id, worker.began = event["run_id"], True
+            worker.run_id = event["run_id"]
         elif kind in ("end", "error"):
             worker.run_id = None
             self._ran += kind == "end"

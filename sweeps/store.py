@@ -129,13 +129,29 @@ def read(path: Path) -> Sweep:
 def state(sweep: Sweep, run_id: str) -> str:
     """One of `STATES`, read from the files of a run."""
     run = sweep.run(run_id)
-    if (run / "result.json").exists():
-        return str(read_json(run / "result.json").get("status"))
+    ended = result(run)
+    if ended is not None:
+        return str(ended.get("status"))
     if is_claimed(run):
         return "running"
     if (run / "error.json").exists():
         return "failed"
     return "interrupted" if (run / "config.json").exists() else "missing"
+
+
+def result(run: Path) -> dict[str, Any] | None:
+    """The record of a run that has ended.
+
+    Raises:
+      BadInput: it is damaged.
+    """
+    file = run / "result.json"
+    if not file.exists():
+        return None
+    found = read_json(file)
+    if not isinstance(found, dict):
+        raise BadInput(f"{file}: not a record")
+    return found
 
 
 def parse_states(text: str, choices: tuple[str, ...] = ("missing", "interrupted", "failed")) -> tuple[str, ...]:
@@ -219,8 +235,8 @@ def status(sweep: Sweep) -> list[dict[str, Any]]:
         row = {"run_id": run_id, "state": now, **entry.labels, "params_total": entry.params, "flops": entry.flops}
         row |= {"step": 0, "steps": entry.steps, "loss": None, "train_loss": None, "message": None}
         if now in ENDED:
-            result = read_json(run / "result.json")
-            row |= {"step": result.get("steps"), "loss": result.get("loss"), "train_loss": result.get("train_loss")}
+            ended = result(run) or {}
+            row |= {"step": ended.get("steps"), "loss": ended.get("loss"), "train_loss": ended.get("train_loss")}
         elif now != "missing":
             line = last_line(run)
             row |= {"step": line.get("step", 0), "train_loss": line.get("loss")}

@@ -43,9 +43,10 @@ class Checkpoints:
             keep.append(best)
         if keep_every:
             keep.append(policies.EveryNSteps(keep_every))
-        (run / FOLDER).mkdir(parents=True, exist_ok=True)
+        folder = (run / FOLDER).absolute()  # Orbax refuses relative paths
+        folder.mkdir(parents=True, exist_ok=True)
         self._manager = ocp.training.Checkpointer(
-            run / FOLDER,
+            folder,
             preservation_policy=policies.AnyPreservationPolicy(keep),
             cleanup_tmp_directories=jax.process_count() == 1,
         )
@@ -109,7 +110,7 @@ def load_params(run: Path, step: int | None = None, mesh: Mesh | None = None, na
     chosen = max(steps) if step is None else step
     if chosen not in steps:
         raise BadInput(f"no checkpoint of step {chosen} in {run / FOLDER} (there are: {', '.join(map(str, steps))})")
-    path = run / FOLDER / str(chosen)
+    path = (run / FOLDER / str(chosen)).absolute()
     where = meshes.replicated(mesh) if mesh else jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     stored = _metadata(path)
     if name == "params":

@@ -1,4 +1,4 @@
-"""What a run costs: parameters by component, FLOPs by convention, the peaks of devices, and counting products in a jaxpr.
+"""What a run costs: parameters by component, FLOPs by convention, peaks of devices, and the products of a jaxpr.
 
 A product of matrices (m, k) and (k, n) costs 2 m n k FLOPs. Element-wise work is not counted, so the numbers are exact
 statements about the products of a program, whatever compiles it.

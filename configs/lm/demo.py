@@ -13,8 +13,8 @@ from ml_collections import ConfigDict
 from sweeps.design import axis, chain, label, product
 
 WIDTHS = {
-    1.0e11: (8, 16, 24, 32, 48),
-    1.8e11: (8, 16, 24, 32, 48),
+    1.0e11: (12, 16, 20, 24, 32, 40, 48),
+    1.8e11: (12, 16, 24, 32, 40, 48),
     3.2e11: (16, 24, 32, 48, 64),
     5.8e11: (16, 24, 32, 48, 64),
     1.0e12: (24, 32, 48, 64, 80),
@@ -29,6 +29,7 @@ def base() -> ConfigDict:
             "task": "lm",
             "model": {"depth": 2},
             "data": {"corpus": "stdlib", "seq_len": 128, "eval_fraction": 0.1},
+            "schedule": {"final_fraction": 0.0},
             "evaluation": {"tokens": 131_072},
             "checkpoint": {"final": False},
         }
@@ -45,4 +46,6 @@ def get_config(arg: str = "") -> ConfigDict:
     grid = [point(budget, width) for budget, widths in WIDTHS.items() for width in widths]
     grid += [point(budget, width) for budget, width in added]
     again = [product(point(budget, width), axis("seed", (1, 2))) for budget, width in REPEATED.items()]
-    return ConfigDict({"name": "demo", "base": base(), "design": chain(*grid, *again), "min_steps": 400, "max_epochs": 1.0})
+    return ConfigDict(
+        {"name": "demo", "base": base(), "design": chain(*grid, *again), "min_steps": 400, "max_epochs": 1.0}
+    )

@@ -1,6 +1,6 @@
 """How the learning-rate rule of `make demo` was measured: rates around the rule's at four sizes and two budgets.
 
-    isoflop sweep --config=configs/lm/demo_lr.py --workdir=runs/demo_lr
+isoflop sweep --config=configs/lm/demo_lr.py --workdir=runs/demo_lr
 """
 
 from ml_collections import ConfigDict
@@ -9,7 +9,7 @@ from configs.lm import demo
 from sweeps.design import axis, chain, label, product
 
 RATES = (0.0025, 0.005, 0.01, 0.02, 0.04)
-POINTS = {1.0e11: (8, 16, 32), 5.8e11: (16, 32, 64)}
+POINTS = {1.0e11: (12, 16, 32), 3.2e11: (16, 32, 64)}
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -18,9 +18,7 @@ def get_config(arg: str = "") -> ConfigDict:
     design = chain(
         *(
             label(
-                product(
-                    axis("horizon.flops", [budget]), axis("model.width", widths), axis("optimizer.peak_lr", RATES)
-                ),
+                product(axis("horizon.flops", [budget]), axis("model.width", widths), axis("optimizer.peak_lr", RATES)),
                 budget=budget,
             )
             for budget, widths in POINTS.items()

@@ -35,7 +35,8 @@ def get_config(arg: str = "") -> ConfigDict:
         }
     )
     again = [
-        label(product(isoflop([budget], [size]), axis("seed", (1, 2))), budget=budget) for budget, size in REPEATED.items()
+        label(product(isoflop([budget], [size]), axis("seed", (1, 2))), budget=budget)
+        for budget, size in REPEATED.items()
     ]
     design = chain(isoflop(BUDGETS, SIZES), *again)
     return ConfigDict({"name": "gpu", "base": base, "design": design, "min_steps": 1000, "max_epochs": 1.0})

@@ -1,4 +1,4 @@
-"""What the commands of the laws share: a table operand that may be a sweep directory, and the command as it was typed."""
+"""What the commands of the laws share: a table that may be a sweep directory, and the command as it was typed."""
 
 import os
 import shlex
@@ -23,7 +23,9 @@ def operand(args: list[str], command: str, *names: str) -> list[str]:
         BadTable: too few or too many.
     """
     if len(args) != len(names):
-        raise BadTable(f"{command} takes {' and '.join(names)}, and got {len(args)} operands (isoflop {command} --help)")
+        raise BadTable(
+            f"{command} takes {' and '.join(names)}, and got {len(args)} operands (isoflop {command} --help)"
+        )
     return args
 
 

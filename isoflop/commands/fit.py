@@ -46,7 +46,9 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     from laws.table import load
 
     path = _laws.table_path(operand)
-    named = {role: flags[role].value for role in ("n", "d", "c", "loss", "run", "where", "drop_highest")}
+    named: dict[str, Any] = {
+        role: flags[role].value for role in ("n", "d", "c", "loss", "run", "where", "drop_highest")
+    }
     table = load(path, **named)
     curves = flags.curves or _laws.curves_beside(path)
     fitted = analyse(
@@ -90,13 +92,15 @@ def _text(report: dict[str, Any], out: Path) -> Any:
     for name, value in (report["params"] | report["derived"]).items():
         at = f" at {target['c']:.3g} FLOPs" if target and name not in report["params"] and name[0] not in "ab" else ""
         table.add_row(name + at, f"{value:.6g}", _span((intervals["params"] | intervals["derived"]).get(name)))
+    cost = "C = 6 N D" if report["cost"]["convention"] == "6ND" else "FLOPs a token follow the sweep"
+    source = ", ".join(item["path"] for item in report["inputs"]) or "a table"
     left_out = "; ".join(f"{rule['n']}: {rule['rule']}" for rule in report["excluded"]) or "none"
     lines = [
         report["form"],
-        f"{report['n_runs']} runs of {', '.join(i['path'] for i in report['inputs']) or 'a table'}; left out: {left_out}",
+        f"{report['n_runs']} runs of {source}; left out: {left_out}",
         f"summed {objective['name']} {objective['value']:.8g} (delta {objective['delta']:g}); {starts['at_best']} of "
         f"{starts['n']} starts reached it; gradient {report['certificate']['gradient']:.1g}",
-        f"compute: {report['columns'].get('c', 'none')} ({'C = 6 N D' if report['cost']['convention'] == '6ND' else 'FLOPs a token follow the sweep'})",
+        f"compute: {report['columns'].get('c', 'none')} ({cost})",
     ]
     after = [_approach(name, found) for name, found in report["approaches"].items()]
     if report["holdout"]:

@@ -33,23 +33,24 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
 
     folder = Path(args[0])
     model, tokenizer, window = _model(folder)
+    given: dict[str, Any] = flags.flag_values_dict()
     # An empty prompt starts a document: what ends one stands between it and the next.
-    encoded = [list(map(int, tokens)) or [tokenizer.end] for tokens in tokenizer.encode_batch(flags["prompt"].value)]
+    encoded = [list(map(int, tokens)) or [tokenizer.end] for tokens in tokenizer.encode_batch(given["prompt"])]
     rows = generate(
         model,
-        load_params(folder, flags["step"].value),
+        load_params(folder, given["step"]),
         encoded,
-        flags["tokens"].value,
-        key=rng.key(flags["seed"].value, "generate"),
-        temperature=flags["temperature"].value,
-        top_k=flags["top_k"].value,
-        top_p=flags["top_p"].value,
+        given["tokens"],
+        key=rng.key(given["seed"], "generate"),
+        temperature=given["temperature"],
+        top_k=given["top_k"],
+        top_p=given["top_p"],
         window=window,
         end=tokenizer.end,
     )
     texts = [
         {"prompt": prompt, "text": tokenizer.decode(row[len(start) :]), "tokens": len(row) - len(start)}
-        for prompt, start, row in zip(flags["prompt"].value, encoded, rows, strict=True)
+        for prompt, start, row in zip(given["prompt"], encoded, rows, strict=True)
     ]
     return Output({"run": str(folder), "samples": texts}, "\n---\n".join(t["prompt"] + t["text"] for t in texts))
 

@@ -12,7 +12,9 @@ EXAMPLE = "isoflop plot fit.json --out=figures"
 def define(flags: absl_flags.FlagValues) -> None:
     """The flags of the command."""
     absl_flags.DEFINE_string("out", "figures", "Folder of the figures.", flag_values=flags)
-    absl_flags.DEFINE_string("curves", None, "Learning curves; curves.parquet beside the fit's table.", flag_values=flags)
+    absl_flags.DEFINE_string(
+        "curves", None, "Learning curves; curves.parquet beside the fit's table.", flag_values=flags
+    )
 
 
 def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:

@@ -19,7 +19,9 @@ def define(flags: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_float("n", None, "Parameters of the run.", flag_values=flags)
     absl_flags.DEFINE_float("d", None, "Training tokens of the run.", flag_values=flags)
     absl_flags.DEFINE_float("compute", None, "Training FLOPs, to be split in the best way.", flag_values=flags)
-    absl_flags.DEFINE_string("freeze", None, "Keep the prediction here, with the hashes of its inputs.", flag_values=flags)
+    absl_flags.DEFINE_string(
+        "freeze", None, "Keep the prediction here, with the hashes of its inputs.", flag_values=flags
+    )
 
 
 def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:

@@ -5,6 +5,7 @@ from pathlib import Path
 from absl import flags as absl_flags
 
 from isoflop.cli import Output
+from isoflop.commands import _laws
 from training.errors import BadInput
 
 SUMMARY = "one self-contained report.html: the law, its blind prediction, interactive figures, every run"
@@ -20,6 +21,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     """Write the page."""
     if len(args) != 1:
         raise BadInput("report takes one folder: a study or a sweep directory")
+    _laws.on_cpu()
     from isoflop.report import page, study
     from training.files import write_text
 

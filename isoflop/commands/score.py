@@ -49,7 +49,8 @@ def _text(found: dict[str, Any]) -> Any:
     return Group(
         f"measured {measured['loss']:.5f} ({measured['how']})",
         table,
-        f"{inside} the {said['level']:.0%} interval [{low:.5f}, {high:.5f}], {found['relative_width']:.2%} of the loss wide: {width}",
+        f"{inside} the {said['level']:.0%} interval [{low:.5f}, {high:.5f}]; its width is "
+        f"{found['relative_width']:.2%} of the loss: {width}",
         f"the {runs['n']} runs at the target: error {runs['mean_are']:.2%} mean, {runs['max_are']:.2%} worst; "
         f"{runs['coverage']:.0%} inside their intervals",
         f"blind: {'yes' if found['blind'] else 'not shown'}",

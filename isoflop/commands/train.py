@@ -44,7 +44,9 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         raise BadInput("--config: this is a sweep, not one run; use isoflop sweep")
     if not workdir:
         raise BadInput("--workdir=DIR is missing")
-    resolved = resolve(config)  # before anything heavy starts: most mistakes end here
+    # Before anything is written: most mistakes end here.
+    resolved = resolve(config)
+    family_of(resolved.task).available(resolved)
     from sweeps.worker import prepare
     from training import loop, mirrors
 

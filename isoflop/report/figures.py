@@ -1,5 +1,6 @@
 """The interactive figures of the report: each a function of a study, and None where the study lacks what it shows."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -7,14 +8,9 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from isoflop.report.markup import count, exponent, number, power_of_ten
 from isoflop.report.marks import (
     AXES,
-    ENVELOPE,
-    LAW,
     MEASURED,
-    MINIMA,
-    NAIVE,
     axis,
     band,
     colour_of,
@@ -23,17 +19,20 @@ from isoflop.report.marks import (
     marks,
     whiskers,
 )
+from isoflop.report.markup import count, exponent, number, power_of_ten
 from isoflop.report.study import Study
+from laws.envelope import levelled, load_curves, smoothed
 from laws.fit import log_predictions
 from laws.fitted import Fitted
+from laws.plots import LAW, NAIVE, SECOND as MINIMA, THIRD as ENVELOPE
 from laws.precision import float64
 from laws.uncertainty import interval
 
 NAIVE_NAMES = {"power_law": "power law without offset", "best_so_far": "best loss so far"}
-POINTS_PER_CURVE, POINTS_BEHIND = 90, 40  # of a learning curve: in its own figure, and behind another
 CURVE_POINTS, BAND_POINTS = 80, 25
 FEWEST_SIZES = 4  # runs of equal compute with fewer sizes are no curve
 MARGIN = 1.35  # by how much a fitted curve reaches beyond the sizes of its budget
+BEFORE = 10.0  # by how much learning curves are followed below the compute of the smallest run
 BEYOND = 2.0  # and one over compute beyond the last run or target
 
 
@@ -67,7 +66,7 @@ def isoflop(study: Study) -> go.Figure | None:
     for budget, rows in points.groupby("budget"):
         compute, seen = float(rows["c"].median()), bool(rows["fitted"].any())
         held = "" if seen or fit is None else " (held out)"
-        group = {"legendgroup": str(budget), "name": f"{power_of_ten(compute, 2)} FLOPs{held}"}
+        group: dict[str, Any] = {"legendgroup": str(budget), "name": f"{power_of_ten(compute, 2)} FLOPs{held}"}
         group["showlegend"] = bool(sizes[budget] >= FEWEST_SIZES)
         if fit is not None and fit.law.allocates and group["showlegend"]:
             n = np.geomspace(rows["n"].min() / MARGIN, rows["n"].max() * MARGIN, CURVE_POINTS)
@@ -86,7 +85,7 @@ def isoflop(study: Study) -> go.Figure | None:
                 y=best.loss[0],
                 mode="lines+markers",
                 name="optimum of the law",
-                marker={"symbol": "diamond", "size": 10, "color": LAW},
+                marker={"symbol": "diamond", "size": 11, "color": LAW, "line": {"width": 1, "color": "white"}},
                 line={"color": LAW, "width": 1.2, "dash": "dot"},
                 hovertext=[
                     f"law: N* = {count(n)}, loss {number(y, 4)}" for n, y in zip(best.n[0], best.loss[0], strict=True)
@@ -114,32 +113,24 @@ def isoflop(study: Study) -> go.Figure | None:
     return shown
 
 
-def thinned(curves: pd.DataFrame, per_run: int = POINTS_PER_CURVE) -> pd.DataFrame:
-    """Curves averaged in bins of equal width in log tokens, as run_id, tokens, loss."""
-    curves = curves.dropna(subset=["tokens", "loss"])
-    curves = curves[(curves["tokens"] > 0) & (curves["loss"] > 0)]
-    if curves.empty:
-        return curves[["run_id", "tokens", "loss"]]
-    log_tokens = np.log(curves["tokens"])
-    first = log_tokens.groupby(curves["run_id"]).transform("min")
-    width = (log_tokens.groupby(curves["run_id"]).transform("max") - first) / per_run
-    bins = ((log_tokens - first) / width.where(width > 0, 1.0)).astype(int)
-    kept = curves.groupby([curves["run_id"], bins.rename("bin")])[["tokens", "loss"]].mean()
-    return kept.reset_index()[["run_id", "tokens", "loss"]]
-
-
-def _curve_groups(study: Study, per_run: int = POINTS_PER_CURVE):
-    """Every run that has a curve and a point, as (point, tokens, loss)."""
-    by_run = {str(row["run"]): row for row in study.points.to_dict("records")}
-    for run_id, curve in thinned(study.curves, per_run).groupby("run_id") if len(study.curves) else ():
-        if str(run_id) in by_run:
-            yield by_run[str(run_id)], curve["tokens"].to_numpy(), curve["loss"].to_numpy()
+def smooth_curves(study: Study, number: int = CURVE_POINTS) -> list[tuple[dict, np.ndarray, np.ndarray]]:
+    """Every completed run that has a curve, as (point, tokens, loss): smoothed, ending at the run's own loss."""
+    logged, found = load_curves(study.curves) if len(study.curves) else {}, []
+    for point in study.points.to_dict("records"):
+        if str(point["run"]) in logged:
+            log_tokens, log_loss = levelled(*logged[str(point["run"])], point["loss"])
+            at = np.linspace(log_tokens[0], log_tokens[-1], number)
+            smooth = smoothed(log_tokens, log_loss, at)
+            known = np.isfinite(smooth)
+            found.append((point, np.exp(at[known]).round(0), np.exp(smooth[known]).round(5)))
+    return found
 
 
 def _joined(curves: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """Curves as one trace, gaps between them."""
-    gap = [np.nan]
-    return tuple(np.concatenate([part for curve in curves for part in (curve[i], gap)]).round(6) for i in (0, 1))
+    gap = np.array([np.nan])
+    x, y = (np.concatenate([part for curve in curves for part in (curve[i], gap)]) for i in (0, 1))
+    return x, y
 
 
 def reach(study: Study) -> np.ndarray:
@@ -157,11 +148,10 @@ def compute(study: Study) -> go.Figure | None:
     shown, c = go.Figure(), reach(study)
     shown.update_layout(height=520, xaxis=axis("c", c), yaxis=axis("loss", points["loss"]))
     curves = []
-    for point, tokens, loss in _curve_groups(study, POINTS_BEHIND) if "d" in points else ():
-        late = tokens > 0.05 * tokens[-1]
-        curves.append((point["c"] / point["d"] * tokens[late], loss[late]))
+    for point, tokens, loss in smooth_curves(study) if "d" in points else ():
+        curves.append((point["c"] / point["d"] * tokens, loss))
     if curves:
-        shown.add_trace(line(*_joined(curves), "learning curves (training loss)", NAIVE, width=0.8, opacity=0.45))
+        shown.add_trace(line(*_joined(curves), "learning curves", NAIVE, width=0.8, opacity=0.6))
     if fit is not None:
         _frontier(shown, fit, c)
     envelope = (fit.report.get("approaches", {}).get("envelope", {}) if fit else {}).get("points")
@@ -189,18 +179,19 @@ def compute(study: Study) -> go.Figure | None:
     if naive:
         best = np.full(2, naive["best_loss"])
         shown.add_trace(line(c[[0, -1]], best, "naive: best loss so far", NAIVE, "dot", 1.6))
-    _forecast(shown, study)
-    shown.update_yaxes(range=_log_range(points["loss"], 0.12, 0.3))
+    expected = _forecast(shown, study)
+    shown.update_xaxes(range=[np.log10(points["c"].min() / (BEFORE if curves else BEYOND)), np.log10(c[-1])])
+    shown.update_yaxes(range=_log_range(np.r_[points["loss"], expected], 0.08, 0.25))
     return shown
 
 
-def _forecast(shown: go.Figure, study: Study) -> None:
-    """The frozen prediction, and what was measured."""
+def _forecast(shown: go.Figure, study: Study) -> list[float]:
+    """The frozen prediction, and what was measured; the losses that are shown."""
     said, score = (study.prediction or {}).get("prediction", {}), study.score
     if "c" not in said:
-        return
+        return []
     bars = whiskers([said["loss"]], [said["interval"][0]], [said["interval"][1]]) | {"color": LAW, "thickness": 2}
-    mark = {"symbol": "diamond", "size": 11, "color": LAW}
+    mark = {"symbol": "diamond-open", "size": 14, "color": LAW, "line": {"width": 2}}
     shown.add_trace(
         go.Scatter(
             x=[said["c"]],
@@ -213,9 +204,10 @@ def _forecast(shown: go.Figure, study: Study) -> None:
         )
     )
     if score:
-        star = {"symbol": "star", "size": 14, "color": MEASURED, "line": {"width": 1, "color": "#1c2127"}}
+        star = {"symbol": "star", "size": 13, "color": MEASURED}
         at = {"x": [score["measured"].get("c", said["c"])], "y": [score["measured"]["loss"]]}
         shown.add_trace(go.Scatter(**at, mode="markers", name="measured", marker=star, hoverinfo="x+y"))
+    return said["interval"]
 
 
 def _log_range(values, below: float, above: float) -> list[float]:
@@ -251,18 +243,13 @@ def allocation(study: Study) -> go.Figure | None:
     c, level = reach(study), fit.report["intervals"]["level"]
     best = fit.predictor.allocation(c)
     draws = fit.predictor.allocation(c, draws=True) if len(fit.predictor.draws) else best
-    shown = make_subplots(1, 2, subplot_titles=("N*(C), best number of parameters", "D*(C), best number of tokens"))
+    shown = make_subplots(1, 2, horizontal_spacing=0.12)
     minima, envelope = minima_of(fit), fit.report.get("approaches", {}).get("envelope", {}).get("points")
     for column, role in enumerate(("n", "d"), start=1):
-        first = {"showlegend": column == 1}
+        first: dict[str, Any] = {"showlegend": column == 1}
+        low, high = interval(getattr(draws, role), level)
         traces = [
-            band(
-                c,
-                *interval(getattr(draws, role), level),
-                f"{level:.0%} interval of the law",
-                legendgroup="band",
-                **first,
-            ),
+            band(c, low, high, f"{level:.0%} interval of the law", legendgroup="band", **first),
             line(c, getattr(best, role)[0], "the law (approach 3)", LAW, legendgroup="law", **first),
         ]
         if envelope:
@@ -287,8 +274,9 @@ def allocation(study: Study) -> go.Figure | None:
             )  # fmt: skip
         shown.add_traces(traces, rows=1, cols=column)
         drawn = np.concatenate([np.asarray(trace.y, float) for trace in traces])
-        shown.update_yaxes(axis(role, drawn[np.isfinite(drawn)]) | {"title": None}, row=1, col=column)
-    shown.update_xaxes(axis("c", c))
+        title = {"title": {"text": f"compute-optimal {AXES[role]}*"}}
+        shown.update_yaxes(axis(role, drawn[np.isfinite(drawn)]) | title, row=1, col=column)
+    shown.update_xaxes(axis("c", np.r_[c, envelope["c"] if envelope else c]))
     shown.update_layout(height=440)
     return shown
 
@@ -306,8 +294,9 @@ def residuals(study: Study) -> go.Figure | None:
         for budget, rows in points.groupby("budget") if "budget" in points else ((0, points),):
             dots = marks(rows, role, "residual", colours[budget], scale=100, showlegend=False)
             shown.add_trace(dots, row=1, col=column)
-        shown.add_hrect(-noise, noise, fillcolor=NAIVE, opacity=0.18, line_width=0, layer="below", row=1, col=column)
-        shown.add_hline(0, line={"color": NAIVE, "width": 1}, layer="below", row=1, col=column)
+        panel: dict[str, Any] = {"layer": "below", "row": 1, "col": column}
+        shown.add_hrect(-noise, noise, fillcolor=NAIVE, opacity=0.18, line_width=0, **panel)
+        shown.add_hline(0, line={"color": NAIVE, "width": 1}, **panel)
         shown.update_xaxes(axis(role, points[role]), row=1, col=column)
     shown.update_yaxes(title_text="loss above the law (%)", row=1, col=1)
     shown.update_layout(height=340)
@@ -319,21 +308,21 @@ def curves(study: Study) -> go.Figure | None:
     if "budget" not in study.points or study.curves.empty:
         return None
     groups: dict[int, list] = {}
-    for point, tokens, loss in _curve_groups(study):
+    for point, tokens, loss in smooth_curves(study):
         groups.setdefault(point["budget"], []).append((point, tokens, loss))
     if not groups:
         return None
     shown, colours = go.Figure(), colour_of(study.points)
     tokens = np.concatenate([tokens for members in groups.values() for _, tokens, _ in members])
     shown.update_layout(height=480, xaxis=axis("d", tokens), yaxis=axis("loss", tokens))
-    shown.update_yaxes(title_text="training loss (nats per token)")
+    shown.update_yaxes(title_text="smoothed loss (nats per token)")
     computes = study.points.groupby("budget")["c"].median()
     for budget, members in sorted(groups.items()):
         for i, (point, tokens, loss) in enumerate(sorted(members, key=lambda member: member[0].get("n", 0))):
             name = f"{power_of_ten(computes[budget], 2)} FLOPs"
             shown.add_trace(
                 line(
-                    tokens.round(0), loss.round(4), name, colours[budget], width=1.3, legendgroup=str(budget),
+                    tokens, loss, name, colours[budget], width=1.3, legendgroup=str(budget),
                     showlegend=i == 0, hoverinfo="text", hovertext=labelled(pd.DataFrame([point]))[0],
                 )
             )  # fmt: skip
@@ -344,9 +333,7 @@ def exponents(rows: list[tuple[str, float, list[float] | None, str]]) -> go.Figu
     """The exponent of N*(C) by each way of finding it, with intervals, from the top down."""
     if not rows:
         return None
-    names, values, colours = ([row[i] for row in rows] for i in (0, 1, 3))
-    low, high = (np.array([ends[i] if ends else value for _, value, ends, _ in rows], float) for i in (0, 1))
-    shown = _intervals(names, values, low, high, colours, exponent)
+    shown = _intervals([(name, value, ends or [value, value], colour) for name, value, ends, colour in rows], exponent)
     shown.add_vline(0.5, line={"color": NAIVE, "dash": "dash", "width": 1})
     shown.update_xaxes(title_text="exponent a of N*(C) = G Cᵃ")
     return shown
@@ -361,36 +348,30 @@ def forecasts(score: dict[str, Any]) -> go.Figure:
         for key, title in NAIVE_NAMES.items()
         if naive.get(key)
     ]
-    names, values, ends, colours = zip(*rows, strict=True)
-    low, high = np.array(ends, float).T
-    shown = _intervals(list(names), np.array(values, float), low, high, list(colours), lambda value: number(value, 5))
+    shown = _intervals(rows, lambda value: number(value, 5))
     measured = score["measured"]["loss"]
-    label = {"annotation_text": f"measured {number(measured, 5)}", "annotation_position": "top"}
+    label: dict[str, Any] = {"annotation_text": f"measured {number(measured, 5)}", "annotation_position": "top"}
     shown.add_vline(measured, line={"color": MEASURED, "width": 3}, layer="below", **label)
     shown.update_xaxes(title_text=AXES["loss"])
     return shown
 
 
-def _intervals(names: list[str], values, low, high, colours: list[str], write) -> go.Figure:
-    """Values with intervals, from the top down."""
+def _intervals(rows: list[tuple[str, float, list[float], str]], write: Callable[[float], str]) -> go.Figure:
+    """Values with intervals and colours, from the top down."""
     shown = go.Figure()
-    rows = zip(names, values, low, high, colours, strict=True)
-    for name, value, start, end, colour in rows:
-        bars = whiskers([value], [start], [end]) | {"color": colour, "thickness": 2}
-        said = f"{write(value)} [{write(start)}, {write(end)}]" if end > start else write(value)
-        mark = {"size": 11, "color": colour}
+    for name, value, (low, high), colour in rows:
         shown.add_trace(
             go.Scatter(
                 x=[value],
                 y=[name],
                 mode="markers",
-                marker=mark,
-                error_x=bars,
-                hovertext=said,
+                marker={"size": 11, "color": colour},
+                error_x=whiskers([value], [low], [high]) | {"color": colour, "thickness": 2},
+                hovertext=f"{write(value)} [{write(low)}, {write(high)}]" if high > low else write(value),
                 hoverinfo="text",
                 showlegend=False,
             )
         )
-    shown.update_layout(height=96 + 42 * len(names))
+    shown.update_layout(height=96 + 42 * len(rows))
     shown.update_yaxes(autorange="reversed")
     return shown

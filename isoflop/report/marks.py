@@ -6,38 +6,37 @@ Colours name no theme: paper, grid and text take theirs from the page, in light,
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
 from isoflop.report.markup import count, number, power_of_ten
+from isoflop.report.study import Frame
 
-# Okabe and Ito's colours: told apart with any colour vision, and on white as on black.
-LAW, MINIMA, ENVELOPE, NAIVE, MEASURED = "#D55E00", "#CC79A7", "#009E73", "#8A8F98", "#56B4E9"
-BAND = "rgba(213,94,0,0.16)"
+MEASURED = "#CC79A7"  # with those of `laws.plots`, of Okabe and Ito's palette: told apart with any colour vision
+BAND = "rgba(0,114,178,0.18)"
 BUDGETS, FROM_TO = "Viridis", (0.2, 0.88)  # neither so dark nor so light that it would vanish
 AXES = {"n": "parameters N", "d": "tokens D", "c": "training FLOPs C", "loss": "loss (nats per token)"}
 
 
-def colour_of(points: pd.DataFrame) -> dict[int, str]:
+def colour_of(points: Frame) -> dict[int, str]:
     """A colour for each budget, in order of compute."""
     numbers = sorted(points["budget"].unique())
     places = np.linspace(*FROM_TO, len(numbers)) if len(numbers) > 1 else [0.4]
-    return dict(zip(numbers, sample_colorscale(BUDGETS, list(places)), strict=True))
+    return {n: str(colour) for n, colour in zip(numbers, sample_colorscale(BUDGETS, list(places)), strict=True)}
 
 
 def axis(role: str, values) -> dict[str, Any]:
     """A logarithmic axis, ticks at 1, 2 and 5 of every decade where there are few, as in 20k."""
     found = {"type": "log", "title": {"text": AXES[role]}}
-    if role in ("c", "loss"):
-        return found | ({"dtick": "D2"} if role == "c" else {})
     low, high = np.log10(np.min(values)), np.log10(np.max(values))
+    if role in ("c", "loss"):
+        return found | ({"dtick": "D2" if high - low < 2.5 else 1} if role == "c" else {})
     steps = (1, 2, 5) if high - low < 2.5 else (1, 3) if high - low < 4 else (1,)
     at = [step * 10.0**k for k in range(int(np.floor(low)) - 1, int(np.ceil(high)) + 1) for step in steps]
     return found | {"tickvals": at, "ticktext": [count(value, 1) for value in at]}
 
 
-def labelled(points: pd.DataFrame) -> list[str]:
+def labelled(points: Frame) -> list[str]:
     """What is shown of each run under the pointer."""
     lines = []
     for row in points.to_dict("records"):
@@ -50,7 +49,7 @@ def labelled(points: pd.DataFrame) -> list[str]:
     return lines
 
 
-def marks(points: pd.DataFrame, x: str, y: str, colour: str, scale: float = 1.0, **more: Any) -> go.Scatter:
+def marks(points: Frame, x: str, y: str, colour: str, scale: float = 1.0, **more: Any) -> go.Scatter:
     """Runs as dots; a run that the fit did not see is an open one."""
     symbols = np.where(points["fitted"], "circle", "circle-open")
     return go.Scatter(

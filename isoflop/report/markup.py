@@ -1,4 +1,4 @@
-"""HTML put together so that nothing from a study can become markup: every string is escaped unless it is `Html` already."""
+"""HTML in which nothing from a study can become markup: every string is escaped unless it is `Html` already."""
 
 import html
 import math

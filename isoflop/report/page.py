@@ -7,8 +7,9 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 from isoflop.report.assets import CSS, SCRIPT
+from isoflop.report.headline import headline
 from isoflop.report.markup import Html, join, tag
-from isoflop.report.sections import SECTIONS, headline
+from isoflop.report.sections import SECTIONS
 from isoflop.report.study import Study
 
 # Inline code and style are all that the page may load: whatever a study's files contain, nothing is sent or fetched.
@@ -22,10 +23,17 @@ LAYOUT = {
     "paper_bgcolor": "rgba(0,0,0,0)",
     "plot_bgcolor": "rgba(0,0,0,0)",
     "margin": {"l": 64, "r": 16, "t": 30, "b": 52},
-    "legend": {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0, "font": {"size": 12}, "tracegroupgap": 0},
+    "legend": {
+        "orientation": "h",
+        "y": 1.02,
+        "yanchor": "bottom",
+        "x": 0,
+        "font": {"size": 12},
+        "tracegroupgap": 0,
+    },
     "hoverlabel": {"align": "left", "font": {"size": 12}},
     "hovermode": "closest",
-    "modebar": {"bgcolor": "rgba(0,0,0,0)", "color": "#999999", "activecolor": "#0072B2"},
+    "modebar": {"orientation": "v", "bgcolor": "rgba(0,0,0,0)", "color": "#999999", "activecolor": "#0072B2"},
 }
 
 
@@ -36,6 +44,7 @@ def place(name: str, figure: go.Figure, caption: str | Html) -> Html:
     figure.update_yaxes(
         showline=True, ticks="outside", ticklen=4, zeroline=False, exponentformat="power", automargin=True
     )
+    figure.update_xaxes(title_standoff=6)
     figure.update_annotations(font_size=13)
     data = Html((figure.to_json() or "").replace("<", "\\u003c"))
     return tag(

@@ -29,6 +29,7 @@ COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("off the law", "off", lambda value: f"{value:+.2f}%".replace("-", "−")),
     ("time", "wall_seconds", duration),
 )
+ORDER = ("budget", "params_total", "seed")
 WORDS = ("status", "run_id")
 
 
@@ -43,7 +44,9 @@ def runs(study: Study, place: Any) -> Html | None:
         tag("th", tag("button", heading, type="button"), scope="col", class_=None if key in WORDS else "num")
         for heading, key, _ in columns
     ]
-    states = ", ".join(f"{number} {state}" for state, number in study.states().items())
+    found = study.states()
+    ordered = sorted(found, key=lambda state: STATES.index(state) if state in STATES else len(STATES))
+    states = ", ".join(f"{found[state]} {state}" for state in ordered)
     failures = [row for row in study.pending if row.get("message")]
     return join(
         tag("p", f"{len(rows)} points: {states}." if states else f"{len(rows)} runs."),
@@ -76,6 +79,7 @@ def _rows(study: Study) -> list[dict[str, Any]]:
         if not missing(found["tokens"]) and found["params_total"]:
             found["tokens_per_param"] = found["tokens"] / found["params_total"]
         rows.append(found)
+    rows.sort(key=lambda row: [0 if missing(row[key]) else row[key] for key in ORDER])
     planned = [row | {"status": row["state"], "flops_exact": row["flops"]} for row in study.pending]
     return rows + [{key: row.get(key) for _, key, _ in COLUMNS} for row in planned]
 
@@ -97,9 +101,8 @@ def _row(row: dict[str, Any], columns: list) -> Html:
         elif key == "run_id":
             cells.append(tag("th", tag("code", value), scope="row"))
         else:
-            try:
-                shown, order = ("", "") if missing(value) or pd.isna(value) else (write(float(value)), float(value))
-            except (TypeError, ValueError):  # a label that is a word
-                shown = order = str(value)
-            cells.append(tag("td", shown, class_="num", data_v=order))
+            order: Any = pd.to_numeric(value, errors="coerce") if isinstance(value, str) else value
+            known = not (missing(order) or pd.isna(order))
+            shown = write(float(order)) if known else value if isinstance(value, str) else ""
+            cells.append(tag("td", shown, class_="num", data_v=float(order) if known else shown))
     return tag("tr", *cells, class_=None if status in ("completed", None) else "apart")

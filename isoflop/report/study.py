@@ -4,12 +4,15 @@ import dataclasses
 import functools
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 
+from isoflop.report.markup import Html
 from laws.fit import log_predictions
 from laws.fitted import Fitted, read_fit, read_json
 from laws.isoflop import budgets
@@ -17,6 +20,11 @@ from laws.table import DEFAULTS
 from training.errors import BadInput
 
 ROLES = ("n", "d", "c")
+
+
+Frame = Any  # a pandas frame: hints of its columns' types would say less than they cost
+# Puts a figure on the page: its name, the figure, its caption.
+Place = Callable[[str, go.Figure, str | Html], Html]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +44,8 @@ class Study:
 
     folder: Path
     name: str
-    runs: pd.DataFrame
-    curves: pd.DataFrame
+    runs: Frame
+    curves: Frame
     pending: list[dict[str, Any]]
     environments: list[dict[str, Any]]
     fit: Fitted | None
@@ -50,8 +58,8 @@ class Study:
         return DEFAULTS if self.fit is None else self.fit.report["columns"]
 
     @functools.cached_property
-    def points(self) -> pd.DataFrame:
-        """Every completed run as run, n, d, c, loss, with `fitted` and `residual` (log loss over the law's; NaN without).
+    def points(self) -> Frame:
+        """Every completed run as run, n, d, c, loss, with `fitted` and `residual` (log of loss over law, else NaN).
 
         `budget` numbers groups of equal compute from the smallest; it is absent where there is no compute.
         """
@@ -72,7 +80,7 @@ class Study:
             points["budget"] = budgets(points["c"].to_numpy(float))
         return points
 
-    def _measured(self) -> pd.DataFrame:
+    def _measured(self) -> Frame:
         """Completed runs of the sweep under the roles of the fit; none where the fit is of another table."""
         wanted = {role: column for role, column in self.columns.items() if role in (*ROLES, "loss")}
         derived = wanted.pop("c", None) if wanted.get("c") == "6ND" else None
@@ -141,7 +149,7 @@ def _collect(path: Path) -> tuple[str, list[dict[str, Any]], list[dict[str, Any]
     return sweep.name, pending, [read_json(file, "environment record") for file in files if file.exists()]
 
 
-def _table(sweep: Path | None, name: str) -> pd.DataFrame:
+def _table(sweep: Path | None, name: str) -> Frame:
     if sweep is None or not (sweep / name).exists():
         return pd.DataFrame()
     try:
@@ -154,12 +162,12 @@ def _optional(path: Path, what: str) -> dict[str, Any] | None:
     return read_json(path, what) if path.exists() else None
 
 
-def distinct(frame: pd.DataFrame, column: str) -> list[str]:
+def distinct(frame: Frame, column: str) -> list[str]:
     """The values of a column, the most frequent first."""
     return [str(v) for v in frame[column].dropna().value_counts().index] if column in frame else []
 
 
-def versions(frame: pd.DataFrame) -> list[str]:
+def versions(frame: Frame) -> list[str]:
     """Package versions of the runs, as "jax 0.10.2"."""
     found: dict[str, None] = {}
     for text in distinct(frame, "versions"):

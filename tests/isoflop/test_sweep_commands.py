@@ -30,6 +30,14 @@ def get_config(arg=""):
     return ConfigDict({"name": "study", "base": base, "design": design, "min_steps": 30})
 """
 
+MISSING = """
+from ml_collections import ConfigDict
+from sweeps.design import axis
+def get_config(arg=""):
+    run = {"task": "fake", "model": {"width": 4}, "horizon": {"steps": 40}, "batch_size": 8, "data": {"missing": True}}
+    return ConfigDict(run if arg else {"base": run, "design": axis("seed", (0, 1))})
+"""
+
 
 @pytest.fixture(autouse=True)
 def files(monkeypatch, tmp_path):
@@ -42,6 +50,7 @@ def files(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     Path("run.py").write_text(RUN)
     Path("sweep.py").write_text(SWEEP)
+    Path("missing.py").write_text(MISSING)
 
 
 def isoflop(*argv):
@@ -149,6 +158,8 @@ def test_a_run_that_diverges_exits_with_1():
         (("sweep", "--config=sweep.py", "--workdir=x", "--only=faled"), "did you mean 'failed'"),
         (("sweep", "--config=sweep.py", "--workdir=x", "--workers=0"), "--workers: must be at least 1"),
         (("sweep", "--config=sweep.py", "--workdir=x", "--where=budgt<=1"), "no point has 'budgt'"),
+        (("sweep", "--config=missing.py", "--workdir=x"), "there is no such corpus"),
+        (("train", "--config=missing.py:run", "--workdir=x"), "there is no such corpus"),
         (("plan", "--config=sweep.py", "--where=budget"), "write key, operator and value"),
         (("plan", "--config=sweep.py", "--flops_per_second=0"), "must be positive"),
         (("plan", "--config=sweep.py", "--workdir=nowhere"), "no sweep in nowhere"),
@@ -161,7 +172,7 @@ def test_a_run_that_diverges_exits_with_1():
 )
 def test_bad_input_is_one_line_and_leaves_nothing(capsys, argv, message):
     assert message in refused(capsys, *argv)
-    assert {path.name for path in Path.cwd().iterdir()} <= {"run.py", "sweep.py", "__pycache__"}
+    assert {path.name for path in Path.cwd().iterdir()} <= {"run.py", "sweep.py", "missing.py", "__pycache__"}
 
 
 def test_a_workdir_of_another_run_is_refused(capsys):

@@ -56,11 +56,8 @@ def assert_close(left, right, tolerance):
 
 def test_the_tree_is_as_documented():
     boxed = jax.eval_shape(functools.partial(FULL.init, method="parameters"), KEY)["params"]
-    is_box = lambda x: isinstance(x, nn.LogicallyPartitioned)
-    found = {
-        "/".join(key.key for key in path): (box.value.shape, box.names)
-        for path, box in jax.tree_util.tree_leaves_with_path(boxed, is_leaf=is_box)
-    }
+    boxes = jax.tree_util.tree_leaves_with_path(boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
+    found = {"/".join(key.key for key in path): (box.value.shape, box.names) for path, box in boxes}
     norm, L = {"scale": ((2, 16), ("layers", None)), "bias": ((2, 16), ("layers", None))}, "layers"
 
     def linear(rows, columns, *axes):
@@ -106,7 +103,8 @@ def test_initial_values_are_as_documented():
     assert (blocks["attention_norm"]["scale"] == 1).all() and (blocks["mlp"]["up"]["bias"] == 0).all()
     # No two layers or parameters share draws.
     up, query = blocks["mlp"]["up"]["kernel"], blocks["attention"]["query"]["kernel"]
-    for left, right in ((up[0], up[1]), (up[0, :, :128], query[0]), (query[0], blocks["attention"]["key"]["kernel"][0])):
+    key = blocks["attention"]["key"]["kernel"]
+    for left, right in ((up[0], up[1]), (up[0, :, :128], query[0]), (query[0], key[0])):
         assert abs(np.corrcoef(left.ravel(), right.ravel())[0, 1]) < 4 / left.size**0.5
 
 
@@ -252,8 +250,10 @@ def test_gradients_agree_with_finite_differences(model):
         flat, tree = jax.tree.flatten(params)
         for i, slope in enumerate(jax.tree.leaves(gradient)):
             direction = rng.normal(size=slope.shape)
-            moved = lambda by, i=i, u=direction: tree.unflatten([*flat[:i], flat[i] + by * u, *flat[i + 1 :]])
-            difference = (evaluate(moved(step)) - evaluate(moved(-step))) / (2 * step)
+            ahead, behind = (
+                evaluate(tree.unflatten([*flat[:i], flat[i] + by * direction, *flat[i + 1 :]])) for by in (step, -step)
+            )
+            difference = (ahead - behind) / (2 * step)
             assert float(difference) == pytest.approx(float(np.sum(slope * direction)), rel=1e-6, abs=1e-6)
 
 

@@ -23,7 +23,7 @@ def surprise(chain: Chain, stretch: np.ndarray) -> np.ndarray:
 def test_entropy_of_a_coin_that_flips():
     chain = known(Chain(2, 1, 0), [[0.9, 0.1], [0.4, 0.6]])
     assert chain.stationary == pytest.approx([0.8, 0.2])
-    entropy = lambda p: -p * np.log(p) - (1 - p) * np.log(1 - p)  # noqa: E731
+    entropy = lambda p: -p * np.log(p) - (1 - p) * np.log(1 - p)
     assert chain.entropy_rate == pytest.approx(0.8 * entropy(0.1) + 0.2 * entropy(0.4))
     assert chain.best_loss(7) == chain.entropy_rate
 

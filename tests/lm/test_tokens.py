@@ -156,7 +156,7 @@ def test_only_texts_and_seed_decide_the_stream(made, tmp_path):
 def test_documents_keep_their_side_and_copies_stay_together(tmp_path):
     more = tokens.prepare(section(tmp_path, write(tmp_path / "more.jsonl", TEXTS[:200] + TEXTS[:50] + ["new"] * 3)))
     less = tokens.prepare(section(tmp_path, write(tmp_path / "less.jsonl", TEXTS[:200])))
-    strip = lambda split: {d.replace("\0", "") for d in documents(split)}  # noqa: E731
+    strip = lambda split: {d.replace("\0", "") for d in documents(split)}
     assert strip(less.split("eval")) <= strip(more.split("eval")) and strip(less.split("train")) <= strip(
         more.split("train")
     )

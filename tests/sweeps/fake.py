@@ -40,7 +40,7 @@ def install() -> None:
 
 def defaults():
     model = {"name": "linear", "size": placeholder(float), "width": placeholder(int)}
-    data = {"seed": 0, "pause": 0.0, "crash": "", "die_at": -1, "nan_at": -1}
+    data = {"seed": 0, "pause": 0.0, "crash": "", "die_at": -1, "missing": False, "nan_at": -1}
     return ConfigDict({"model": model, "data": data})
 
 
@@ -68,6 +68,8 @@ def cost(config):
 
 
 def available(config):
+    if config.data.missing:
+        raise BadInput("data: there is no such corpus")
     return EXAMPLES
 
 

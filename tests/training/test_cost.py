@@ -33,8 +33,12 @@ def test_conventions():
 
 
 def test_products_are_counted_inside_every_nesting():
-    scan = lambda a, b: jax.lax.scan(lambda c, _: (c @ b, None), a, None, length=5)[0].sum()
-    branch = lambda a, b: jax.lax.cond(a[0, 0] > 0, lambda: (a @ b) @ b, lambda: a @ b)
+    def scan(a, b):
+        return jax.lax.scan(lambda c, _: (c @ b, None), a, None, length=5)[0].sum()
+
+    def branch(a, b):
+        return jax.lax.cond(a[0, 0] > 0, lambda: (a @ b) @ b, lambda: a @ b)
+
     assert counted(jnp.matmul, A, B) == PRODUCT
     assert counted(jax.jit(jnp.matmul), A, B) == PRODUCT
     assert counted(scan, A, B) == 5 * PRODUCT
@@ -56,9 +60,11 @@ def test_a_custom_gradient_counts_once_forward_and_as_written_backward():
 
 def test_grouped_convolution():
     x, kernel = jnp.ones((2, 8, 8, 6)), jnp.ones((3, 3, 3, 12))
-    convolve = lambda x, k: jax.lax.conv_general_dilated(
-        x, k, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"), feature_group_count=2
-    )
+
+    def convolve(x, k):
+        layout = ("NHWC", "HWIO", "NHWC")
+        return jax.lax.conv_general_dilated(x, k, (2, 2), "SAME", dimension_numbers=layout, feature_group_count=2)
+
     assert counted(convolve, x, kernel) == 2 * (2 * 4 * 4 * 12) * 3 * 3 * 3
 
 

@@ -25,7 +25,7 @@ def test_one_axis_takes_what_is_left():
 
 def test_every_parameter_must_be_covered():
     grid = mesh.build({"data": 1, "fsdp": 4, "tensor": 2})
-    box = lambda *names: nn.LogicallyPartitioned(jax.ShapeDtypeStruct((8, 6), jnp.float32), names)  # noqa: E731
+    box = lambda *names: nn.LogicallyPartitioned(jax.ShapeDtypeStruct((8, 6), jnp.float32), names)
     placed = mesh.shardings({"a": box("embed", "mlp"), "b": box("vocab", None)}, grid)
     assert placed["a"].spec == P("fsdp", "tensor") and placed["b"].spec == P("tensor", None)
     with pytest.raises(BadInput, match="no rule for the logical axis 'colour'"):

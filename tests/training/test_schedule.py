@@ -35,7 +35,7 @@ def test_every_schedule_warms_up_and_stays_within_the_peak(name, steps, warmup_f
 def test_closed_forms():
     steps, warmup = 100, 10
     u = (np.arange(10, 100) - 10) / 90
-    at = lambda name, **options: schedule.values(config(name, **options), steps, warmup)[10:]  # noqa: E731
+    at = lambda name, **options: schedule.values(config(name, **options), steps, warmup)[10:]
     np.testing.assert_allclose(at("cosine"), 0.1 + 0.9 * (1 + np.cos(math.pi * u)) / 2, rtol=1e-6)
     np.testing.assert_allclose(at("linear", final_fraction=0.2), 1 - 0.8 * u, rtol=1e-6)
     np.testing.assert_allclose(at("exponential"), 0.01**u, rtol=1e-6)

@@ -1,0 +1,341 @@
+"""The report page: what it says of a study, what it leaves out, and that nothing in a study can become markup."""
+
+import html
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+import laws
+from isoflop import cli
+from isoflop.report import figures, markup, page, study as studies
+from sweeps.collect import collect
+from training.errors import BadInput
+
+BUDGETS = (1e11, 2e11, 4e11, 8e11)
+SIZES = (6_000, 12_000, 24_000, 48_000, 96_000)
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>"
+EVERY = [
+    "prediction",
+    "isoflop",
+    "compute",
+    "allocation",
+    "residuals",
+    "curves",
+    "approaches",
+    "law",
+    "runs",
+    "provenance",
+]
+VOID = {"meta", "input", "br", "link", "img"}
+
+
+def loss(n, d):
+    return 0.9 + 12 / n**0.35 + 60 / d**0.32
+
+
+def write_sweep(path, budgets, first=0.0):
+    """Run directories on the curve of a known law, with one run that diverged and one that failed."""
+    rng, file = np.random.default_rng(0), path / "sweep.json"
+    points = json.loads(file.read_text())["points"] if file.exists() else {}
+    for budget in budgets:
+        for n in SIZES:
+            run_id = f"{len(points):012x}"
+            run = path / "runs" / run_id
+            run.mkdir(parents=True)
+            d = budget / (6 * n * (1 + 40 / n**0.4))
+            points[run_id] = {
+                "base": "b", "overrides": {"model.size": n}, "labels": {"budget": budget, "note": HOSTILE},
+                "group": "g", "flops": budget, "params": n, "steps": int(d / 1024),
+            }  # fmt: skip
+            if len(points) == 4:
+                (run / "error.json").write_text(json.dumps({"message": f"no room {HOSTILE}", "at": 0.0}))
+                continue
+            noisy = float(loss(n, d) * np.exp(rng.normal(0, 0.003)))
+            result = {
+                "run_id": run_id, "status": "diverged" if len(points) == 9 else "completed", "seed": 0,
+                "params_total": n, "tokens": d, "flops_exact": budget, "steps": int(d / 1024), "loss": noisy,
+                "train_loss": noisy - 0.02, "wall_seconds": 12.0, "device_kind": "cpu", "num_devices": 1,
+                "git_revision": "0123456789abcdef+dirty", "versions": {"jax": "0.10.2"}, "tokenizer": HOSTILE,
+                "data_hash": "feed", "ended_at": first + len(points),
+            }  # fmt: skip
+            (run / "result.json").write_text(json.dumps(result))
+            (run / "environment.json").write_text(json.dumps({"python": "3.11", "platform": "Linux"}))
+            steps = np.linspace(d / 40, d, 40)
+            lines = [{"step": i, "attempt": 0, "tokens": t, "loss": loss(n, t)} for i, t in enumerate(steps)]
+            (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    content = {"format": 1, "name": f"trial {HOSTILE}", "bases": {"b": {}}, "points": points}
+    file.write_text(json.dumps(content))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A study with everything: three budgets fitted, the fourth predicted, then measured and scored."""
+    path = tmp_path_factory.mktemp("study")
+    write_sweep(path / "sweep", BUDGETS[:3])
+    table = collect(path / "sweep")
+    fit = laws.load(table).fit(
+        "chinchilla", resamples=60, target=BUDGETS[3], curves=laws.load_curves(path / "sweep" / "curves.parquet")
+    )
+    fit.report["command"] = "isoflop fit sweep --target=8e11"
+    fit.save(path / "fit.json")
+    frozen = laws.freeze(fit, path / "prediction.json", fit_path=path / "fit.json", compute=BUDGETS[3])
+    write_sweep(path / "sweep", BUDGETS[3:], first=frozen["created_at"])
+    score = laws.score(path / "prediction.json", collect(path / "sweep"))
+    (path / "score.json").write_text(json.dumps(score))
+    return path
+
+
+@pytest.fixture(scope="module")
+def study(folder):
+    return studies.load(folder)
+
+
+@pytest.fixture(scope="module")
+def text(study):
+    return page.render(study)
+
+
+class Page(HTMLParser):
+    """Elements of a page, its words, and whether every element is closed in turn."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.elements, self.words = [], [], []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("script", "style"):
+            self.words.append(data)
+
+    @property
+    def said(self):
+        return " ".join("".join(self.words).split())
+
+    def having(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def sections(text):
+    return [attributes["id"] for attributes in Page(text).having("section")]
+
+
+def drawn(text):
+    """The figures of a page, as parsed JSON."""
+    return [json.loads(block) for block in re.findall(r'<script type="application/json">(.*?)</script>', text, re.S)]
+
+
+def test_the_page_has_every_section_in_reading_order(text):
+    assert sections(text) == EVERY
+
+
+def test_the_page_is_one_file_that_fetches_nothing(text):
+    found = Page(text)
+    assert len(text.encode()) < 6e6
+    assert text.count("* plotly.js v") == 1
+    assert not any("src" in attributes for _, attributes in found.elements)
+    assert {tag for tag, _ in found.elements} & {"link", "img", "iframe", "object", "base", "form"} == set()
+    assert all(attributes["href"].startswith("#") for attributes in found.having("a"))
+    (policy,) = [a["content"] for a in found.having("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+
+
+def test_nothing_in_a_study_becomes_markup(text):
+    found = Page(text)
+    figures_drawn = len(drawn(text))
+    assert len(found.having("script")) == figures_drawn + 2
+    assert not any(name.startswith("on") for _, attributes in found.elements for name in attributes)
+    assert found.said.count("alert(1)") >= 3  # the name, the failure and the tokenizer are still shown, as text
+
+
+@given(st.text())
+def test_text_comes_back_as_it_was(given_text):
+    element = markup.tag("p", given_text, title=given_text)
+    found = Page(element)
+    assert element.count("<") == 2
+    assert html.unescape(element[element.index(">") + 1 : element.rindex("<")]) == given_text
+    assert [tag for tag, _ in found.elements] == ["p"]
+
+
+def test_the_headline_and_the_prediction_say_what_the_files_say(folder, text):
+    said = Page(text).said
+    fit, score = (json.loads((folder / name).read_text()) for name in ("fit.json", "score.json"))
+    low, high = fit["intervals"]["derived"]["a"]
+    assert f"a = {fit['derived']['a']:.3f} [{low:.3f}, {high:.3f}]" in said
+    assert f"{markup.percent(score['are'])} away and {'inside' if score['covered'] else 'outside'} the interval" in said
+    for naive in score["baselines"].values():
+        assert markup.percent(naive["are"]) in said
+    for warning in fit["warnings"] + score["warnings"]:
+        assert warning in said
+    assert fit["inputs"][0]["sha256"][:16] in said and "isoflop fit sweep --target=8e11" in said
+
+
+def test_what_a_report_of_a_fit_must_state_is_stated(folder, text):
+    said, fit = Page(text).said, json.loads((folder / "fit.json").read_text())
+    assert f"{fit['starts']['at_best']} of {fit['starts']['n']} reached the best objective" in said
+    assert "log huber with δ = 0.001, sum over the runs" in said
+    assert f"{fit['n_runs']} fitted; " in said and "left out: status is not completed" in said
+    assert "N is column params_total (all parameters)" in said and "C is column flops_exact" in said
+    assert "beyond the fitted runs in C by a factor 2.00" in said
+    for name in ("A", "B", "E", "alpha", "beta"):
+        assert markup.number(fit["params"][name], 4) in said
+
+
+def test_runs_that_failed_or_diverged_are_shown(study, text):
+    said = Page(text).said
+    assert study.states() == {"completed": 18, "diverged": 1, "failed": 1}
+    assert "20 points: 18 completed, 1 diverged, 1 failed." in said
+    assert f"000000000003 failed: no room {HOSTILE}" in said
+    assert text.count('class="apart"') == 2
+
+
+def test_points_are_the_fitted_runs_and_the_held_out_ones(study):
+    points = study.points
+    assert points["fitted"].sum() == study.fit.report["n_runs"] == 13
+    assert sorted(points.loc[~points["fitted"], "c"].unique()) == [BUDGETS[3]]
+    assert points["budget"].nunique() == len(BUDGETS)
+    p = study.fit.params
+    predicted = p["E"] + p["A"] / points["n"] ** p["alpha"] + p["B"] / points["d"] ** p["beta"]
+    np.testing.assert_allclose(points["residual"], np.log(points["loss"] / predicted), atol=1e-12)
+
+
+def test_the_held_out_budget_is_drawn_apart(study):
+    traces = figures.isoflop(study).data
+    held = [trace for trace in traces if "held out" in (trace.name or "")]
+    dots = [trace for trace in held if trace.mode == "markers"]
+    assert len(dots) == 1 and set(dots[0].marker.symbol) == {"circle-open"} and len(dots[0].x) == 5
+    assert [trace.line.dash for trace in held if trace.mode == "lines"] == ["dash"]
+    assert sum(set(t.marker.symbol) == {"circle"} for t in traces if t.mode == "markers" and t.legendgroup) == 3
+
+
+def test_curves_of_the_law_pass_through_its_own_predictions(study):
+    for trace in figures.isoflop(study).data:
+        if trace.mode == "lines":
+            n, compute = trace.x[10], BUDGETS[int(trace.legendgroup)]
+            d = compute / np.exp(figures.log_flops_per_token(study.fit, np.array([n]))[0])
+            assert trace.y[10] == pytest.approx(study.fit.predict(n=n, d=d)["loss"], rel=1e-9)
+
+
+def test_figures_are_valid_json_and_carry_no_theme(text):
+    found = drawn(text)
+    assert len(found) == 7
+    for figure in found:
+        assert figure["data"] and figure["layout"]["paper_bgcolor"] == "rgba(0,0,0,0)"
+        assert figure["layout"]["height"] > 100
+
+
+def test_a_sweep_directory_without_a_fit_is_a_report_of_its_runs(folder, capsys, tmp_path):
+    out = tmp_path / "page.html"
+    assert cli.main(["report", str(folder / "sweep"), f"--out={out}", "--json"]) == 0
+    payload = json.loads(capsys.readouterr().out)
+    assert payload["report"] == str(out) and payload["bytes"] == out.stat().st_size
+    assert payload["states"]["completed"] == 18 and not payload["fit"]
+    assert sections(out.read_text()) == ["isoflop", "compute", "curves", "runs", "provenance"]
+    assert "no fit yet" in Page(out.read_text()).said
+
+
+def test_a_fit_of_a_strangers_table_is_a_report_of_its_own(folder, tmp_path, capsys):
+    table = collect(folder / "sweep")
+    frame = laws.load(table)
+    lines = [f"{n},{d},{y}" for n, d, y in zip(frame.values["n"], frame.values["d"], frame.loss, strict=True)]
+    (tmp_path / "runs.csv").write_text("\n".join(["size,data,final", *lines]))
+    fit = laws.load(tmp_path / "runs.csv", n="size", d="data", loss="final").fit("kaplan", resamples=0)
+    fit.save(tmp_path / "fit.json")
+    assert cli.main(["report", str(tmp_path)]) == 0
+    assert "without prediction, score" in capsys.readouterr().out
+    text = (tmp_path / "report.html").read_text()
+    assert sections(text) == [
+        "isoflop",
+        "compute",
+        "allocation",
+        "residuals",
+        "approaches",
+        "law",
+        "runs",
+        "provenance",
+    ]
+    assert "none: the fit has no bootstrap" in Page(text).said
+    assert "C is column 6ND (6 N D, for want of a column)" in Page(text).said
+
+
+def test_a_law_of_compute_alone_has_no_best_use_of_compute(folder, tmp_path):
+    (tmp_path / "sweep").symlink_to(folder / "sweep")
+    laws.load(collect(folder / "sweep")).fit("power_offset_c", resamples=20).save(tmp_path / "fit.json")
+    text = page.render(studies.load(tmp_path))
+    assert sections(text) == ["isoflop", "compute", "residuals", "curves", "law", "runs", "provenance"]
+    assert "Loss follows L(C) = E + k / C^p" in Page(text).said
+
+
+def test_a_sweep_in_which_nothing_has_ended_is_still_a_page(tmp_path):
+    point = {"base": "b", "overrides": {}, "labels": {}, "group": "g", "flops": 1e9, "params": 10, "steps": 5}
+    content = {"format": 1, "name": "young", "bases": {"b": {}}, "points": {"0" * 12: point}}
+    (tmp_path / "sweep.json").write_text(json.dumps(content))
+    assert "1 points: 1 missing." in Page(page.render(studies.load(tmp_path))).said
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "blame"),
+    [
+        (None, None, "holds no study"),
+        ("fit.json", "{", "fit.json"),
+        ("fit.json", "{}", "fit.json: not a fit"),
+        ("sweep.json", "[]", "sweep.json"),
+        ("runs.parquet", "none", "runs.parquet: not a readable table"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_no_page(tmp_path, capsys, file, content, blame):
+    if file:
+        (tmp_path / file).write_text(content)
+    assert cli.main(["report", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert blame in error and error.count("\n") == 1
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_folder_that_is_not_there_and_an_out_that_is_a_folder(folder, tmp_path, capsys):
+    with pytest.raises(BadInput, match="no folder"):
+        studies.load(tmp_path / "none")
+    assert cli.main(["report", str(folder / "sweep"), f"--out={tmp_path}"]) == 2
+    assert "is a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("write", "value", "said"),
+    [
+        (markup.number, 0.0123456, "0.0123"),
+        (markup.number, 1234.5, "1,234"),
+        (markup.number, 9.999e5, "999,900"),
+        (markup.number, -2.5, "−2.50"),
+        (markup.number, 3e-7, "3.00×10⁻⁷"),
+        (markup.number, None, "–"),
+        (markup.number, float("nan"), "–"),
+        (markup.count, 999.6e3, "1.00M"),
+        (markup.count, 16_188, "16.2k"),
+        (markup.count, 950, "950"),
+        (markup.power_of_ten, 5.8e11, "5.80×10¹¹"),
+        (markup.duration, 59, "59 s"),
+        (markup.duration, 10_800, "3.0 h"),
+        (markup.percent, 0.00592, "0.59%"),
+        (markup.exponent, -0.0509, "−0.051"),
+    ],
+)
+def test_numbers_are_written_for_people(write, value, said):
+    assert write(value) == said
+
+
+def test_exponents_of_formulas_are_raised():
+    assert markup.formula("E + A / N^alpha") == "E + A / N<sup>alpha</sup>"
+    assert markup.formula("(Nc / N)^(alpha_N / alpha_D) + 1") == "(Nc / N)<sup>alpha_N / alpha_D</sup> + 1"
+    assert markup.formula("<i>^2") == "&lt;i&gt;<sup>2</sup>"
