@@ -3,7 +3,8 @@
     python benchmarks/train_step.py [--shapes small,medium,large] [--contenders ours,...] [--rounds 7] [--out FILE]
 
 Every contender is a process of its own, once with the machine's allocator and once with `training.allocator`; all live
-at once, and take turns, so that what else the machine does hits all alike. Times are medians over the turns.
+at once, and take turns, so that what else the machine does hits all alike. Times are medians over the turns; CPU time
+says whether the machine was busy with something else: it is then less than the wall time times the cores.
 """
 
 import argparse
@@ -37,11 +38,12 @@ def work(contender: str, shape: str, allocator: str) -> None:
     losses = [step() for _ in range(3)]
     _say({"compile_seconds": compile_seconds, "losses": losses})
     for line in sys.stdin:
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         for _ in range(int(line)):
             step()
-        seconds = time.perf_counter() - started
-        _say({"seconds": seconds, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024})
+        seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        _say({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_bytes": peak})
 
 
 def _say(message: dict[str, Any]) -> None:
@@ -59,6 +61,7 @@ class Worker:
         self.ready = self._hear()
         self.steps = 1
         self.seconds: list[float] = []
+        self.cpu_seconds: list[float] = []
         self.peak_bytes = 0
 
     def turn(self, keep: bool = True) -> None:
@@ -68,6 +71,7 @@ class Worker:
         self.peak_bytes = heard["peak_bytes"]
         if keep:
             self.seconds.append(heard["seconds"] / self.steps)
+            self.cpu_seconds.append(heard["cpu_seconds"] / self.steps)
         else:
             self.steps = max(1, round(TURN_SECONDS * self.steps / heard["seconds"]))
 
@@ -104,6 +108,7 @@ def _row(shape: Shape, worker: Worker, peak: float) -> dict[str, Any]:
     return {
         "milliseconds": 1e3 * seconds,
         "milliseconds_range": [1e3 * min(worker.seconds), 1e3 * max(worker.seconds)],
+        "cpu_milliseconds": 1e3 * statistics.median(worker.cpu_seconds),
         "tokens_per_second": shape.batch * shape.length / seconds,
         "compile_seconds": worker.ready["compile_seconds"],
         "peak_bytes": worker.peak_bytes,

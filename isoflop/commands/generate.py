@@ -59,15 +59,24 @@ def _model(folder: Path) -> tuple[Any, Any, int]:
     """The decoder of a run, its tokenizer, and its context length."""
     from ml_collections import ConfigDict
 
-    from lm import tokenizer
     from lm.task import decoder
     from training.files import read_json
 
     config = ConfigDict(read_json(folder / "config.json"))
     if config.get("task") != "lm":
         raise BadInput(f"{folder}: generate needs a language model, this is a run of task {config.get('task')!r}")
-    saved = folder / "tokenizer.json"
-    known = tokenizer.load(saved) if saved.is_file() else tokenizer.ready(config.data.tokenizer)
-    if known is None:
-        raise BadInput(f"{saved}: missing, and {config.data.tokenizer} cannot be had without its corpus")
-    return decoder(config), known, config.data.seq_len
+    tokenizer = _tokenizer(config.data)
+    result = folder / "result.json"
+    trained_with = read_json(result).get("tokenizer_hash") if result.is_file() else None
+    if trained_with not in (None, tokenizer.hash):
+        raise BadInput(f"{folder}: trained with another {config.data.tokenizer} tokenizer than the one found here")
+    return decoder(config), tokenizer, config.data.seq_len
+
+
+def _tokenizer(data: Any) -> Any:
+    """The tokenizer of a config's data section; one that is trained on the corpus is read from the prepared store."""
+    from lm import tokenizer, tokens
+
+    if data.corpus == "markov":
+        raise BadInput("generate: the symbols of a synthetic language are no text")
+    return tokenizer.ready(data.tokenizer) or tokens.prepare(data, show=False).tokenizer  # type: ignore[union-attr]

@@ -67,6 +67,12 @@ def prediction(study: Study, place: Place) -> Html | None:
     )
 
 
+def closer(score: dict[str, Any]) -> list[tuple[str, float]]:
+    """Naive forecasts that came closer than the law's, and how close."""
+    naive = ((title, score["baselines"].get(key)) for key, title in figures.NAIVE_NAMES.items())
+    return [(title, said["are"]) for title, said in naive if said and said["are"] < score["are"]]
+
+
 def _frozen(frozen: dict[str, Any], study: Study) -> Html:
     said, first = frozen["prediction"], (study.score or {}).get("first_record_at")
     inputs = [join(tag("code", item["path"]), f" {item['sha256'][:16]} ") for item in frozen.get("inputs", [])]

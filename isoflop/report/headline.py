@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+from isoflop.report.forecast import closer
 from isoflop.report.law import DERIVED
 from isoflop.report.markup import (
     Html,
@@ -76,15 +77,16 @@ def _scored_in_words(score: dict[str, Any]) -> Html:
     """How the blind prediction fared."""
     target = score["target"]
     at = f" at {power_of_ten(target['c'], 2)} FLOPs" if "c" in target else ""
-    blind = "Frozen before any run there had ended" if score["blind"] else "Before it was compared with the runs there"
+    when = "frozen before any run there had ended" if score["blind"] else "made before it was compared with runs there"
     return join(
-        f"{blind}, its prediction of the loss{at} was ",
+        f"A prediction of the loss{at}, {when}, was ",
         tag("b", f"{number(score['predicted']['loss'], 4)}"),
         f" {span(score['predicted']['interval'], lambda v: number(v, 4))}; ",
         tag("b", number(score["measured"]["loss"], 4)),
         f" was measured, {percent(score['are'])} away and ",
         "inside" if score["covered"] else "outside",
         " the interval.",
+        *(f" A naive forecast came closer: {name}, {percent(are)}." for name, are in closer(score)),
     )
 
 

@@ -59,8 +59,8 @@ def number(value: Any, digits: int = 3) -> str:
     if missing(value):
         return "–"
     if value == 0 or 1e-4 <= abs(value) < 1e6:
-        whole = f"{value:,.{max(digits - 1 - math.floor(math.log10(abs(value))), 0)}f}" if value else "0"
-        return whole.replace("-", "−")
+        exponent_of = int(f"{value:.{digits - 1}e}".split("e")[1])  # once rounded
+        return f"{value:,.{max(digits - 1 - exponent_of, 0)}f}".replace("-", "−")
     return power_of_ten(value, digits)
 
 

@@ -71,6 +71,8 @@ class Study:
             points = pd.concat([data.assign(fitted=True), others.assign(fitted=False)], ignore_index=True)
         else:
             points = points.assign(fitted=False)
+        numeric = [name for name in (*ROLES, "loss") if name in points]
+        points[numeric] = points[numeric].astype(float)
         points["residual"] = np.nan
         if self.fit is not None and len(points) and set(self.fit.law.columns) <= set(points):
             columns = {role: points[role].to_numpy(float) for role in self.fit.law.columns}

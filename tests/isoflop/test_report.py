@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 
 import laws
 from isoflop import cli
@@ -160,6 +160,7 @@ def test_nothing_in_a_study_becomes_markup(text):
     assert found.said.count("alert(1)") >= 3  # the name, the failure and the tokenizer are still shown, as text
 
 
+@settings(max_examples=60)
 @given(st.text())
 def test_text_comes_back_as_it_was(given_text):
     element = markup.tag("p", given_text, title=given_text)

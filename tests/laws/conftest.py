@@ -72,3 +72,17 @@ def sweep() -> pd.DataFrame:
 @pytest.fixture(scope="session")
 def curves(sweep) -> pd.DataFrame:
     return simulate_curves(sweep)
+
+
+@pytest.fixture(scope="session")
+def below(sweep) -> pd.DataFrame:
+    """All budgets but the largest."""
+    return sweep[sweep["budget"] < 1e12]
+
+
+@pytest.fixture(scope="session")
+def fitted(below, curves):
+    """The law of the four smaller budgets, with its target at the fifth."""
+    import laws
+
+    return laws.load(below).fit("chinchilla", resamples=200, target=1e12, curves=laws.load_curves(curves))

@@ -1,0 +1,83 @@
+"""`isoflop generate` on a run that was trained a moment before."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from isoflop import cli
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("generate")
+    for name in range(60):
+        (folder / f"{name}.txt").write_text("abcdefgh" * (50 + name))
+    config = folder / "config.py"
+    config.write_text(
+        f"""
+from ml_collections import ConfigDict
+
+
+def get_config(arg=""):
+    return ConfigDict({{
+        "batch_size": 8,
+        "horizon": {{"steps": 60}},
+        "mesh": {{"data": 1}},
+        "model": {{"width": 16, "depth": 1, "heads": 2, "kv_heads": 2, "mlp_width": 32}},
+        "optimizer": {{"peak_lr": 0.03}},
+        "data": {{
+            "corpus": "files", "corpus_args": {{"paths": "{folder}/*.txt"}}, "seq_len": 32,
+            "eval_fraction": 0.25, "cache_dir": "{folder}/cache",
+        }},
+    }})
+"""
+    )
+    assert cli.main(["train", f"--config={config}", f"--workdir={folder / 'run'}"]) == 0
+    return folder / "run"
+
+
+def sample(capsys, *argv):
+    assert cli.main(["generate", *map(str, argv), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)["samples"]
+
+
+def test_text_goes_on_as_the_corpus_does(capsys, trained):
+    capsys.readouterr()
+    greedy = sample(capsys, trained, "--prompt=cde", "--prompt=abcdefghab", "--tokens=40", "--temperature=0")
+    assert [row["prompt"] for row in greedy] == ["cde", "abcdefghab"]
+    assert greedy[0]["text"] == ("fghabcde" * 5) and greedy[0]["tokens"] == 40
+    assert greedy[1]["text"] == ("cdefghab" * 5)
+
+
+def test_a_seed_gives_the_same_text_again(capsys, trained):
+    capsys.readouterr()
+    argv = (trained, "--prompt=a", "--tokens=30", "--temperature=3")
+    assert sample(capsys, *argv, "--seed=1") == sample(capsys, *argv, "--seed=1") != sample(capsys, *argv, "--seed=2")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "name one run directory"),
+        (["nowhere"], "nowhere/config.json"),
+        (["RUN", "--step=7"], "no checkpoint of step 7"),
+        (["RUN", "--temperature=-1"], "temperature"),
+        (["RUN", "--tokens=0"], "new tokens"),
+    ],
+)
+def test_bad_input_is_one_line(capsys, trained, argv, message):
+    capsys.readouterr()
+    assert cli.main(["generate", *(str(trained) if word == "RUN" else word for word in argv)]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+
+
+def test_another_tokenizer_or_family_is_refused(capsys, trained, tmp_path):
+    capsys.readouterr()
+    result, config = (json.loads((trained / name).read_text()) for name in ("result.json", "config.json"))
+    for change, message in (({"task": "vision"}, "needs a language model"), ({}, "another bytes tokenizer")):
+        (tmp_path / "config.json").write_text(json.dumps(config | change))
+        (tmp_path / "result.json").write_text(json.dumps(result | {"tokenizer_hash": "0" * 64}))
+        assert cli.main(["generate", str(tmp_path)]) == 2
+        assert message in capsys.readouterr().err

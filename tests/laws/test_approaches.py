@@ -1,0 +1,102 @@
+"""Approach 1 and approach 2 on sweeps of known truth."""
+
+import numpy as np
+import pytest
+from conftest import TRUTH, simulate, simulate_curves
+
+import laws
+from laws.compute import cost_of
+from laws.envelope import envelope, load_curves, smoothed
+from laws.errors import BadTable
+from laws.isoflop import budgets, isoflop
+
+
+def test_budgets_group_equal_compute():
+    compute = np.array([1.0e11, 1.8e11, 1.003e11, 0.999e11, 1.79e11, 5e11])
+    assert budgets(compute).tolist() == [0, 1, 0, 0, 1, 2]
+
+
+@pytest.mark.parametrize("method", ["akima", "parabola"])
+def test_isoflop_finds_the_exponent(method):
+    table = laws.load(simulate(noise=1e-4))
+    found = isoflop(table, cost_of(table), method, draws=300)
+    # The exponent of exact FLOPs differs from beta / (alpha + beta) by what the cost curve adds.
+    expected = laws.load(simulate(noise=0)).fit("chinchilla", resamples=0, target=3e11).derived["a"]
+    assert found.a == pytest.approx(expected, abs=0.05)
+    assert found.noise == pytest.approx(1e-4 * 1.85, rel=0.8)
+    assert found.noise_from == "repeated runs"
+    assert all(m.low <= m.n <= m.high for m in found.minima if m.reason is None)
+
+
+def test_a_minimum_at_the_edge_is_rejected():
+    runs = simulate(noise=0)
+    smallest = runs[runs.budget == 1e11].params_total.nlargest(3).index
+    runs = runs.drop(runs[(runs.budget == 5.8e11) & (runs.params_total < 70000)].index).drop(index=smallest[:0])
+    extra = simulate(noise=0)
+    extra = extra[(extra.budget == 1e12) & (extra.params_total > 1e5)]
+    with pytest.raises(BadTable):
+        isoflop(laws.load(extra), cost_of(laws.load(simulate(noise=0))))
+    found = isoflop(laws.load(runs), cost_of(laws.load(runs)), noise=1e-4)
+    assert [m.reason for m in found.minima if abs(m.c / 5.8e11 - 1) < 0.1][0] == "fewer than 4 sizes"
+
+
+def test_edge_reason_names_the_side():
+    runs = simulate(noise=0)
+    keep = (runs.budget != 1e12) | (runs.params_total > 40000)
+    grown = runs[keep].copy()
+    again = grown[grown.budget == 1e12].copy()
+    again["params_total"] = (again["params_total"] * 1.5).astype(int)
+    again["loss"] = again["loss"] * 1.02
+    again["run_id"] += "x"
+    import pandas as pd
+
+    table = laws.load(pd.concat([grown, again]))
+    found = isoflop(table, cost_of(laws.load(runs)), noise=1e-4)
+    assert found.minima[-1].reason == "the minimum is at the smallest size"
+
+
+def test_not_an_isoflop_table(published):
+    table = laws.load(published / "ladder_c4.csv", n="params", d="tokens")
+    with pytest.raises(BadTable, match="not an iso-FLOP table"):
+        isoflop(table, cost_of(table))
+
+
+def test_smoothing_is_exact_on_a_power_law():
+    x = np.linspace(np.log(1e3), np.log(1e6), 400)
+    at = np.array([np.log(5e3), np.log(1e5), np.log(1e8)])
+    found = smoothed(x, 3 - 0.2 * x, at)
+    assert found[:2] == pytest.approx(3 - 0.2 * at[:2])
+    assert np.isnan(found[2])
+
+
+def test_envelope_finds_the_exponent():
+    """With noiseless curves that follow the law, the envelope's exponent is the law's, up to the steps between sizes."""
+    runs = simulate(noise=0, seeds=1)
+    runs["tokens"] *= 4
+    runs["flops_exact"] *= 4
+    runs["loss"] = (
+        TRUTH["E"] + TRUTH["A"] / runs.params_total ** TRUTH["alpha"] + TRUTH["B"] / runs.tokens ** TRUTH["beta"]
+    )
+    table = laws.load(runs)
+    found = envelope(table, load_curves(simulate_curves(runs, noise=0)), draws=50)
+    expected = table.fit("chinchilla", resamples=0, target=float(np.median(found.c))).derived["a"]
+    assert found.a == pytest.approx(expected, abs=0.15)
+    assert found.a_interval[0] < expected < found.a_interval[1] or abs(found.a - expected) < 0.1
+    # Every point is a size strictly inside those in training.
+    assert found.n.min() > table.values["n"].min()
+    assert found.n.max() < table.values["n"].max()
+
+
+def test_envelope_without_curves(sweep):
+    with pytest.raises(BadTable, match="too few"):
+        envelope(laws.load(sweep), {})
+    with pytest.raises(BadTable, match="no column 'tokens'"):
+        load_curves(sweep.drop(columns="tokens"))
+
+
+def test_all_three_stand_side_by_side(fitted):
+    found = fitted.report["approaches"]
+    assert set(found) == {"envelope", "isoflop_akima", "isoflop_parabola"}
+    for approach in found.values():
+        assert "a" in approach or "reason" in approach
+    assert any("approach 2 is biased" in text for text in fitted.warnings)

@@ -1,0 +1,128 @@
+"""Freezing and scoring: what was predicted before, against what was measured after."""
+
+import json
+
+import pytest
+
+import laws
+from laws.blind import freeze, score
+from laws.errors import BadTable, NotBlind
+
+BEFORE, AFTER = -1000.0, 1000.0
+
+
+@pytest.fixture
+def study(sweep, below, tmp_path):
+    """A fit of the smaller budgets, frozen, and the table in which the largest was measured afterwards."""
+    path = tmp_path / "runs.parquet"
+    below.to_parquet(path)
+    fit_path = laws.load(path).fit("chinchilla", resamples=50).save(tmp_path / "fit.json")
+    frozen = tmp_path / "prediction.json"
+    at = freeze(laws.read_fit(fit_path), frozen, fit_path=fit_path, compute=1e12)["created_at"]
+
+    def measure(shift: float = AFTER, **changes):
+        grown = sweep.assign(ended_at=[at + (shift if budget == 1e12 else BEFORE) for budget in sweep.budget])
+        for (row, column), value in changes.get("cells", {}).items():
+            grown.loc[row, column] = value
+        grown.drop(columns=changes.get("drop", [])).to_parquet(path)
+        return path
+
+    return frozen, fit_path, measure
+
+
+def test_score(study, sweep):
+    frozen, _, measure = study
+    found = score(frozen, measure())
+    measured = sweep[sweep.budget == 1e12].groupby("params_total").loss.mean().min()
+    assert found["measured"]["loss"] == pytest.approx(measured)
+    assert found["are"] == pytest.approx(abs(found["predicted"]["loss"] / measured - 1))
+    assert found["are"] < 0.01
+    assert found["covered"]
+    assert found["blind"] is True
+    assert found["informative"]
+    assert found["interval_width"] == pytest.approx(
+        found["predicted"]["interval"][1] - found["predicted"]["interval"][0]
+    )
+    assert found["runs"]["n"] == 7
+    naive = found["baselines"]
+    assert naive["best_so_far"]["loss"] == pytest.approx(sweep[sweep.budget < 1e12].loss.min())
+    assert naive["best_so_far"]["are"] > 3 * found["are"]
+    assert naive["power_law"]["are"] >= 0
+
+
+def test_a_prediction_younger_than_a_record_fails(study):
+    frozen, _, measure = study
+    with pytest.raises(NotBlind, match="before the prediction was frozen") as error:
+        score(frozen, measure(BEFORE))
+    assert error.value.exit_code == 1
+
+
+def test_one_early_record_is_enough_to_fail(study, sweep):
+    frozen, _, measure = study
+    row = int(sweep[sweep.budget == 1e12].index[3])
+    with pytest.raises(NotBlind, match=sweep.run_id[row]):
+        score(frozen, measure(cells={(row, "ended_at"): 0.0}))
+
+
+def test_a_changed_fitted_run_is_refused(study):
+    frozen, _, measure = study
+    with pytest.raises(BadTable, match=r"runs\.parquet: changed since .*1 fitted runs .*r000"):
+        score(frozen, measure(cells={(0, "loss"): 2.5}))
+
+
+def test_a_changed_fit_is_refused(study):
+    frozen, fit_path, measure = study
+    fit_path.write_text(fit_path.read_text().replace('"law"', ' "law"', 1))
+    with pytest.raises(BadTable, match=r"fit\.json: changed since the prediction was frozen"):
+        score(frozen, measure())
+
+
+def test_a_changed_prediction_is_refused(study):
+    frozen, _, measure = study
+    content = json.loads(frozen.read_text())
+    content["prediction"]["loss"] *= 0.99
+    frozen.write_text(json.dumps(content))
+    with pytest.raises(BadTable, match="hash does not match"):
+        score(frozen, measure())
+
+
+def test_a_frozen_prediction_is_never_overwritten(study):
+    frozen, fit_path, _ = study
+    fitted, before = laws.read_fit(fit_path), frozen.read_text()
+    freeze(fitted, frozen, fit_path=fit_path, compute=1e12)
+    assert frozen.read_text() == before
+    with pytest.raises(BadTable, match="already holds another prediction"):
+        freeze(fitted, frozen, fit_path=fit_path, compute=2e12)
+    assert frozen.read_text() == before
+
+
+def test_nothing_measured_yet(study, below):
+    frozen, _, _ = study
+    with pytest.raises(BadTable, match="no run was measured at c = 1e"):
+        score(frozen, laws.load(below))
+
+
+def test_without_times_it_is_not_shown_to_be_blind(study):
+    frozen, _, measure = study
+    found = score(frozen, measure(drop=["ended_at"]))
+    assert found["blind"] is None
+    assert any("ended_at" in text for text in found["warnings"])
+
+
+def test_an_uninformative_interval_is_called_so(sweep, tmp_path):
+    few = sweep[(sweep.budget <= 1.8e11) & (sweep.seed == 0)]
+    fitted = laws.load(few).fit("chinchilla", resamples=50)
+    freeze(fitted, tmp_path / "p.json", compute=1e12)
+    found = score(tmp_path / "p.json", laws.load(sweep.assign(ended_at=9e9)))
+    assert found["informative"] == (found["relative_width"] <= 0.05)
+    assert found["informative"] or any("uninformative" in text for text in found["warnings"])
+    assert not found["informative"]
+
+
+def test_prediction_of_one_run(study, sweep, tmp_path):
+    _, fit_path, measure = study
+    row = sweep[sweep.budget == 1e12].iloc[0]
+    freeze(laws.read_fit(fit_path), tmp_path / "one.json", n=float(row.params_total), d=float(row.tokens))
+    found = score(tmp_path / "one.json", laws.load(measure(1e6)))
+    assert found["measured"]["loss"] == pytest.approx(row.loss)
+    assert found["runs"]["n"] == 1

@@ -1,0 +1,117 @@
+"""The whole analysis: what fit.json holds, hold-outs, baselines, warnings."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import laws
+from laws.errors import BadTable
+from laws.study import baselines, frontier
+
+KEYS = {
+    "law", "form", "params", "objective", "n_runs", "excluded", "starts", "intervals", "derived", "ranges", "columns",
+    "holdout", "warnings",
+}  # fmt: skip
+
+
+def test_fit_json_has_the_agreed_keys(fitted, tmp_path):
+    path = fitted.save(tmp_path / "fit.json")
+    report = json.loads(path.read_text())
+    assert set(report) >= KEYS
+    assert report["objective"]["reduction"] == "sum"
+    assert set(report["objective"]) == {"name", "delta", "reduction", "value"}
+    assert set(report["intervals"]) >= {"level", "method", "resamples", "params", "derived"}
+    assert set(report["starts"]) == {"n", "at_best"}
+    assert set(report["intervals"]["params"]) == set(report["params"])
+    assert {"a", "b", "n_opt", "d_opt", "loss_opt"} <= set(report["derived"])
+    assert report["derived"].keys() == report["intervals"]["derived"].keys()
+
+
+def test_a_saved_fit_predicts_the_same(fitted, tmp_path):
+    again = laws.read_fit(fitted.save(tmp_path / "fit.json"))
+    for request in ({"compute": 1e12}, {"n": 2e4, "d": 1e6}):
+        first, second = fitted.predict(**request), again.predict(**request)
+        assert first["loss"] == second["loss"]
+        assert first["interval"] == pytest.approx(second["interval"], rel=1e-12)
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"law": "chinchilla"}'])
+def test_files_that_are_no_fit(tmp_path, content):
+    path = tmp_path / "fit.json"
+    path.write_text(content)
+    with pytest.raises(BadTable, match=r"fit\.json: not a"):
+        laws.read_fit(path)
+    with pytest.raises(BadTable, match="no such fit"):
+        laws.read_fit(tmp_path / "none.json")
+
+
+def test_hold_out_is_not_seen_by_the_fit(sweep, below, fitted):
+    held = laws.load(sweep).fit("chinchilla", resamples=100, holdout_above=6e11)
+    alone = laws.load(below).fit("chinchilla", resamples=0)
+    assert held.params == pytest.approx(alone.params, rel=1e-6)
+    assert held.report["n_runs"] == len(below)
+    assert held.report["ranges"]["c"][1] < 6e11
+    found = held.report["holdout"]
+    assert found["n"] == len(sweep) - len(below)
+    assert found["mean_are"] < 0.01 < 0.03
+    assert found["mean_are"] <= found["max_are"]
+    assert 0.5 <= found["coverage"] <= 1
+    assert {"rule": "held out: more than 6e+11 FLOPs", "n": found["n"]} in held.report["excluded"]
+    with pytest.raises(BadTable, match="none would be held out"):
+        laws.load(sweep).fit("chinchilla", holdout_above=1e13)
+
+
+def test_the_target_defaults_to_the_largest_compute(sweep, fitted):
+    assert fitted.report["target"] == {"c": 1e12}
+    assert any("a factor 1.72 in compute beyond" in text for text in fitted.warnings)
+    inside = laws.load(sweep).fit("chinchilla", resamples=0)
+    assert inside.report["target"] == {"c": sweep.flops_exact.max()}
+    assert not any("beyond the fitted runs" in text for text in inside.warnings)
+
+
+def test_baselines(sweep):
+    table = laws.load(sweep)
+    compute, loss = frontier(table)
+    assert len(compute) == 5
+    assert (np.diff(loss) < 0).all()
+    said = baselines(table)
+    assert said["best_loss"] == sweep.loss.min()
+    line = said["power_law"]["k"] * compute ** -said["power_law"]["p"]
+    assert line == pytest.approx(loss, rel=0.02)
+
+
+def test_warnings_about_rows_and_runs(curves, sweep):
+    joined = curves.iloc[::20].merge(sweep[["run_id", "params_total"]], on="run_id")
+    found = laws.load(joined).fit("chinchilla", resamples=20)
+    assert found.report["n_runs"] == len(sweep)
+    assert found.report["n_rows"] == len(joined)
+    assert any("not independent" in text for text in found.warnings)
+
+
+def test_outliers_are_shown_to_matter():
+    n, d = (a.ravel() for a in np.meshgrid(np.geomspace(1e7, 1e9, 8), np.geomspace(1e9, 1e11, 8)))
+    loss = 1.8 + 400 / n**0.34 + 1500 / d**0.37
+    frame = pd.DataFrame({"n": n, "d": d, "loss": loss * np.exp(1e-4 * np.random.default_rng(0).standard_normal(64))})
+    calm = laws.load(frame, n="n", d="d").fit("chinchilla", resamples=100)
+    assert not any("outliers matter" in text for text in calm.warnings)
+    frame.loc[[0, 8], "loss"] *= 1.3
+    shaken = laws.load(frame, n="n", d="d").fit("chinchilla", resamples=100, objective="log_squared")
+    assert any("outliers matter" in text for text in shaken.warnings)
+
+
+def test_mixed_shapes_spoil_the_cost_curve(sweep):
+    mixed = sweep.copy()
+    mixed.loc[::2, "flops_exact"] *= 1.3
+    found = laws.load(mixed).fit("chinchilla", resamples=0)
+    assert any("not one smooth curve" in text for text in found.warnings)
+
+
+def test_reading_interface(below):
+    """The three calls of the notebook."""
+    found = laws.load(below).fit("chinchilla", resamples=20)
+    assert found.predict(compute=1e12)["loss"] < below.loss.min()
+    assert "L(N, D)" in str(found)
+    with pytest.raises(AttributeError):
+        _ = laws.nonsense

@@ -1,0 +1,135 @@
+"""Reading tables, and refusing bad ones in one line that names the file and the column."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import laws
+from laws.errors import BadTable
+
+
+def frame(**changes) -> pd.DataFrame:
+    n, d = np.geomspace(1e7, 1e9, 12), np.geomspace(1e10, 1e11, 12)
+    return pd.DataFrame({"params": n, "tokens": d, "flops": 6 * n * d, "loss": np.linspace(3, 2, 12)} | changes)
+
+
+COLUMNS = {"n": "params", "d": "tokens", "c": "flops"}
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet", "jsonl"])
+def test_formats_agree(tmp_path, suffix):
+    path = tmp_path / f"runs.{suffix}"
+    table = frame()
+    {
+        "csv": lambda: table.to_csv(path, index=False),
+        "parquet": lambda: table.to_parquet(path),
+        "jsonl": lambda: table.to_json(path, orient="records", lines=True, double_precision=15),
+    }[suffix]()
+    read, direct = laws.load(path, **COLUMNS), laws.load(table, **COLUMNS)
+    for role in "ndc":
+        assert read.values[role] == pytest.approx(direct.values[role], rel=1e-12)
+    assert read.sha256
+    assert read.six_nd
+
+
+def test_compute_is_6nd_without_a_column_and_is_said():
+    table = laws.load(frame().drop(columns="flops"), n="params", d="tokens")
+    assert table.values["c"] == pytest.approx(6 * table.values["n"] * table.values["d"])
+    assert table.columns["c"] == "6ND"
+    assert any("C = 6 N D" in text for text in table.fit("power_c", resamples=0).warnings)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("loss", np.nan, "not a finite number"),
+        ("tokens", -1.0, "negative"),
+        ("params", 0.0, "zero"),
+        ("loss", np.inf, "not a finite number"),
+    ],
+)
+def test_bad_numbers_name_the_file_column_and_row(tmp_path, column, value, said):
+    table = frame()
+    table.loc[4, column] = value
+    path = tmp_path / "runs.csv"
+    table.to_csv(path, index=False)
+    with pytest.raises(
+        BadTable, match=f"runs.csv: column '{column}' is {said} in 1 of 12 rows, first in row 5"
+    ) as error:
+        laws.load(path, **COLUMNS)
+    assert "\n" not in str(error.value)
+    assert error.value.exit_code == 2
+
+
+def test_text_in_a_number_column():
+    with pytest.raises(BadTable, match=r"column 'loss' is not a finite number .* \(n/a\)"):
+        laws.load(frame(loss=["n/a", *np.linspace(3, 2, 11)]), **COLUMNS)
+
+
+def test_missing_column_names_the_nearest():
+    with pytest.raises(BadTable, match="no column 'parms' for n; did you mean 'params'?"):
+        laws.load(frame(), n="parms", d="tokens")
+    with pytest.raises(BadTable, match=r"needs a column for n.*did you mean 'params'\? \(map it with --n COLUMN\)"):
+        laws.load(frame()).fit("chinchilla")
+
+
+def test_duplicated_rows_are_refused_and_repeated_seeds_are_not():
+    twice = pd.concat([frame(), frame().iloc[[3]]])
+    with pytest.raises(BadTable, match="1 duplicated rows in columns flops, loss, params, tokens: rows 4, 13"):
+        laws.load(twice, **COLUMNS)
+    twice.iloc[-1, twice.columns.get_loc("loss")] *= 1.001
+    assert len(laws.load(twice, **COLUMNS)) == 13
+
+
+def test_where_keeps_rows_and_reports_the_rest():
+    table = laws.load(frame(), **COLUMNS, where="params > 2e7 and loss < 2.5")
+    assert len(table) == 6
+    assert table.excluded == ({"rule": "not (params > 2e7 and loss < 2.5)", "n": 6},)
+
+
+def test_where_does_not_overflow_integers():
+    table = frame(params=[10**9] * 12, tokens=np.arange(1, 13) * 10**10)
+    assert len(laws.load(table, n="params", d="tokens", where="6 * params * tokens < 4.5e20")) == 7
+
+
+@pytest.mark.parametrize("where", ["nonsense > 1", "params >", "params > 1e99"])
+def test_bad_where(where):
+    with pytest.raises(BadTable, match="--where"):
+        laws.load(frame(), **COLUMNS, where=where)
+
+
+def test_dropping_the_highest_losses_is_stated():
+    table = laws.load(frame(), **COLUMNS, drop_highest=2)
+    assert table.loss.max() < 2.9
+    assert table.excluded[-1] == {"rule": "the 2 highest losses", "n": 2}
+
+
+def test_unfinished_runs_are_left_out(sweep):
+    broken = sweep.copy()
+    broken.loc[3, ["status", "loss"]] = ["diverged", np.nan]
+    table = laws.load(broken)
+    assert len(table) == len(sweep) - 1
+    assert table.excluded == ({"rule": "status is not completed", "n": 1},)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("none.csv", None, "no such table"),
+        ("runs.xlsx", b"", "cannot read '.xlsx'"),
+        ("runs.parquet", b"not parquet", "not a readable parquet table"),
+        ("runs.csv", b"", "not a readable csv table"),
+        ("runs.csv", b"a,b\n", "no rows"),
+    ],
+)
+def test_unreadable_files(tmp_path, name, content, said):
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(BadTable, match=said):
+        laws.load(path)
+
+
+def test_a_directory_is_not_a_table(tmp_path):
+    with pytest.raises(BadTable, match="isoflop collect"):
+        laws.load(tmp_path)

@@ -1,0 +1,79 @@
+"""The notebooks run from top to bottom, are kept without outputs, and state no number that no cell computes."""
+
+import base64
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+PROBE = """import json
+print(json.dumps({
+    "law": fit.law.name, "a": fit.derived["a"], "interval": fit.intervals["derived"]["a"],
+    "measured": measured, "predicted": prediction["loss"], "runs": fit.report["n_runs"],
+    "approaches": approaches["a"].notna().sum().item(), "unseen": unseen,
+}))"""
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_are_valid_and_kept_without_outputs(path):
+    notebook = read(path)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == [] and cell.execution_count is None
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_prose_states_no_number_of_its_own(path):
+    prose = "\n".join(cell.source for cell in read(path).cells if cell.cell_type == "markdown")
+    prose = re.sub(r"arXiv \d{4}\.\d{5}|`[^`]*`|\$[^$]*\$", "", prose)
+    assert re.findall(r"\d+(?:\.\d+)?\s*%|\d+\.\d+|\d{2,}", prose) == []
+
+
+@pytest.fixture(scope="module")
+def executed():
+    notebook = read(FOLDER / "01_fit_a_law.ipynb")
+    notebook.cells.append(nbformat.v4.new_code_cell(PROBE))
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(FOLDER)}}).execute()
+    return notebook
+
+
+def outputs(notebook):
+    return [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+
+
+def test_fit_a_law_finds_predicts_and_measures(executed):
+    found = json.loads(executed.cells[-1].outputs[0].text)
+    runs = pd.read_parquet(FOLDER / "data" / "demo" / "runs.parquet")
+    top = runs[runs["budget"] == runs["budget"].max()]
+    assert found["law"] == "chinchilla" and found["approaches"] == 4
+    assert found["unseen"] == top["budget"].iloc[0]
+    assert found["runs"] == (runs["status"] == "completed").sum() - (top["status"] == "completed").sum()
+    assert found["measured"] == pytest.approx(top.groupby("params_total")["loss"].mean().min())
+    assert found["interval"][0] < found["a"] < found["interval"][1]
+    assert found["predicted"] == pytest.approx(found["measured"], rel=0.05)
+
+
+def test_fit_a_law_shows_its_figures_and_says_nothing_on_the_side(executed):
+    images = [base64.b64decode(o.data["image/png"]) for o in outputs(executed) if "image/png" in o.get("data", {})]
+    assert len(images) == 4
+    assert all(image.startswith(b"\x89PNG") and len(image) > 10_000 for image in images)
+    assert [output for output in outputs(executed) if output.get("name") == "stderr"] == []
+
+
+def test_the_data_of_the_notebooks_are_small_and_name_no_path():
+    files = [file for file in (FOLDER / "data").rglob("*") if file.is_file()]
+    assert files and sum(file.stat().st_size for file in files) < 1e6
+    for file in files:
+        text = pd.read_parquet(file).to_json()
+        assert not re.search(r"/(home|root|tmp|work|Users)\b", text.replace("\\/", "/")), file
