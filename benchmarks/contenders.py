@@ -63,7 +63,7 @@ def ours(shape: Shape) -> tuple[Step, float]:
     mesh = meshes.build({"data": 1, "fsdp": 1, "tensor": 1})
     data = tokens(shape)
     step = compiled(recipe, mesh, 1, (("tokens", data.shape, data.dtype),), tuple(hyper))
-    rates, seed = np.float32([LEARNING_RATE]), np.int32(0)
+    rates, seed = np.array([LEARNING_RATE], np.float32), np.int32(0)
     state, batch = step.init(seed, hyper), {"tokens": jax.device_put(data[None])}
 
     def run() -> float:

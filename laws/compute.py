@@ -7,14 +7,14 @@ depends on N, and with it the compute-optimal N. The curve is a smooth fit of lo
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from laws.ops import Numbers
+from laws.ops import Numbers, clip, polynomial
 from laws.table import Table
 
 DEGREE = 3
+LOG_SIX = float(np.log(6.0))
 ROUGH = 0.03  # relative error of the curve above which it is not one curve of N
 
 
@@ -42,11 +42,11 @@ class Cost:
     def log_flops_per_token(self, log_n: Float[Numbers, "..."]) -> Float[Numbers, "..."]:
         """Log of the training FLOPs that one token costs at size N."""
         if self.six_nd:
-            return jnp.log(6.0) + log_n
-        inside = jnp.clip(log_n, self.low, self.high)
-        polynomial = jnp.asarray(self.coefficients)
-        slope = jnp.polyval(jnp.polyder(polynomial), inside - self.centre)
-        return jnp.log(6.0) + log_n + jnp.polyval(polynomial, inside - self.centre) + slope * (log_n - inside)
+            return LOG_SIX + log_n
+        inside = clip(log_n, self.low, self.high)
+        slopes = tuple(np.polyder(np.array(self.coefficients)))
+        excess = polynomial(self.coefficients, inside - self.centre)
+        return LOG_SIX + log_n + excess + polynomial(slopes, inside - self.centre) * (log_n - inside)
 
     def to_dict(self) -> dict[str, Any]:
         """As kept in ``fit.json``."""

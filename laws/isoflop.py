@@ -7,7 +7,6 @@ from jaxtyping import Float, Int
 
 from laws.compute import Cost
 from laws.errors import BadTable
-from laws.precision import float64
 from laws.table import Table
 from laws.uncertainty import interval
 
@@ -224,8 +223,7 @@ def isoflop(
             continue
         found, at, _ = _minimum(c, n, loss, noise, method, level, draws, rng)
         if found.reason is None:
-            with float64():
-                found = replace(found, d=float(c / np.exp(cost.log_flops_per_token(np.log(found.n)))))
+            found = replace(found, d=float(c / np.exp(cost.log_flops_per_token(np.log(found.n)))))
             drawn.append(at)
         minima.append(found)
     used = [m for m in minima if m.reason is None]
@@ -238,8 +236,7 @@ def isoflop(
 def _join(used, minima, drawn, cost, method, noise, origin, level) -> Line:
     """The weighted lines through the minima, with their draws."""
     log_c, weights = np.log([m.c for m in used]), 1 / np.array([m.spread for m in used]) ** 2
-    with float64():
-        drawn_d = log_c - np.asarray(cost.log_flops_per_token(drawn))
+    drawn_d = log_c - cost.log_flops_per_token(drawn)
     log_g, a = _line(log_c, np.log([m.n for m in used]), weights)
     log_h, b = _line(log_c, np.log([m.d for m in used]), weights)
     samples = np.stack([*_line(log_c, drawn, weights), *_line(log_c, drawn_d, weights)], axis=1)

@@ -1,4 +1,4 @@
-"""Exponential, logarithm and power that follow their arguments: numpy in, numpy out; traced by JAX where JAX asks."""
+"""Exponential, logarithm, power and clip that follow their arguments: numpy in, numpy out; traced by JAX where JAX asks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -20,8 +20,17 @@ def _following(on_host: Callable, in_jax: Callable) -> Callable:
 
 exp = _following(np.exp, jnp.exp)
 log = _following(np.log, jnp.log)
+clip = _following(np.clip, jnp.clip)
 
 
 def power(x: Any, exponent: Any) -> Any:
     """``x ** exponent`` for positive x, through the logarithm: its derivatives in the exponent are cheap and exact."""
     return exp(exponent * log(x))
+
+
+def polynomial(coefficients: tuple[float, ...], x: Any) -> Any:
+    """Value at x, highest power first."""
+    value = 0.0 * x
+    for coefficient in coefficients:
+        value = value * x + coefficient
+    return value

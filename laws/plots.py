@@ -12,8 +12,7 @@ from jaxtyping import Float, Int
 from laws.envelope import levelled, smoothed
 from laws.fit import log_predictions
 from laws.fitted import Fitted
-from laws.isoflop import budgets
-from laws.precision import float64
+from laws.isoflop import ON_BUDGETS, budgets
 from laws.uncertainty import interval
 
 if TYPE_CHECKING:
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 4.4, 3.2  # inches of one panel
 DPI = 200
+FEWEST_DRAWN = 3  # sizes of a budget whose curve is drawn
 # Okabe and Ito's palette, told apart by readers with any common colour blindness.
 LAW, SECOND, THIRD, NAIVE, INK = "#0072B2", "#D55E00", "#009E73", "#8C8C8C", "#222222"
 STYLE: dict[Any, Any] = {
@@ -105,7 +105,9 @@ def _drawn_budgets(data: dict[str, Any]) -> tuple[Int[np.ndarray, " rows"], list
     """Budget of each row, and the budgets that hold enough sizes to be a curve, at most eight spread over all."""
     group = budgets(data["c"])
     sizes = {int(g): len(np.unique(data["n"][group == g])) for g in np.unique(group)}
-    full = [g for g, count in sizes.items() if count >= 2 and count >= min(4, max(sizes.values()))]
+    full = [g for g, count in sizes.items() if count >= FEWEST_DRAWN]
+    if np.isin(group, full).mean() < ON_BUDGETS:
+        return group, []
     if len(full) > 8:
         full = [full[i] for i in np.unique(np.linspace(0, len(full) - 1, 8).round().astype(int))]
     return group, full
@@ -124,8 +126,7 @@ def isoflop_curves(fitted: Fitted) -> Figure | None:
         n, loss, c = data["n"][group == g], data["loss"][group == g], float(np.median(data["c"][group == g]))
         axes.plot(n, loss, "o", color=colour, markersize=4.5, markeredgecolor="white", markeredgewidth=0.5, zorder=3)
         grid = np.geomspace(n.min() / 1.15, n.max() * 1.15, 120)
-        with float64():
-            d = c / np.exp(np.asarray(predictor.cost.log_flops_per_token(np.log(grid))))
+        d = c / np.exp(predictor.cost.log_flops_per_token(np.log(grid)))
         curve = np.exp(
             log_predictions(fitted.law, predictor.constants[None], {"n": grid, "d": d, "c": c + 0 * grid})[0]
         )

@@ -13,7 +13,6 @@ from laws.compute import Cost
 from laws.errors import BadTable, FitFailed
 from laws.fit import log_predictions
 from laws.law import Law
-from laws.precision import float64
 from laws.uncertainty import Noise, interval
 
 FAR = 10.0  # extrapolation beyond this factor is called far
@@ -56,8 +55,7 @@ class Predictor:
             if not (np.isfinite(value) & (value > 0)).all():
                 raise BadTable(f"--{role} must be positive, and is {value[~(value > 0)][:1]}")
         if "c" not in columns and {"n", "d"} <= set(columns):
-            with float64():
-                columns["c"] = columns["d"] * np.exp(np.asarray(self.cost.log_flops_per_token(np.log(columns["n"]))))
+            columns["c"] = columns["d"] * np.exp(self.cost.log_flops_per_token(np.log(columns["n"])))
         missing = [role for role in self.law.columns if role not in columns]
         if missing:
             raise BadTable(f"law '{self.law.name}' needs --{' and --'.join(missing)} for a prediction")

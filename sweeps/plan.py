@@ -192,7 +192,7 @@ def _point(sweep: ConfigDict, raw: designs.Point) -> Point:
     refused = None
     if config.derived.steps < sweep.min_steps:
         refused = f"{config.derived.steps} steps are fewer than min_steps = {sweep.min_steps}"
-    elif epochs is not None and epochs > float(sweep.max_epochs):
+    elif epochs is not None and sweep.max_epochs is not None and epochs > sweep.max_epochs:
         refused = f"{epochs:.3g} epochs are more than max_epochs = {sweep.max_epochs:g}"
     return Point(overrides, labels, config, epochs, refused)
 

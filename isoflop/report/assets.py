@@ -85,6 +85,7 @@ footer { color: var(--soft); font-size: 0.84rem; padding-top: 28px; padding-bott
     avoid; }
   .wide { overflow: visible; } #runs table { font-size: 6pt; }
   #runs th.num, #runs td.num, #runs td { padding: 2px 0 2px 5px; } #runs code { font-size: 1em; }
+  .plot { height: auto !important; } pre { white-space: pre-wrap; overflow: visible; }
   .card { border: 1px solid var(--rule); }
 }
 """
@@ -110,7 +111,8 @@ SCRIPT = """
   function restyle(width) {
     plots.forEach(function (plot) {
       var change = themed(plot.layout, colours());
-      change.width = width || null; change.autosize = !width;
+      var height = parseFloat(plot.style.height);
+      change.width = width || null; change.height = width ? 0.8 * height : height; change.autosize = !width;
       Plotly.relayout(plot, change);
     });
   }

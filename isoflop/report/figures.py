@@ -161,7 +161,7 @@ def compute(study: Study) -> go.Figure | None:
                 x=envelope["c"],
                 y=envelope["loss"],
                 mode="markers",
-                name="envelope of the curves (approach 1)",
+                name="envelope (approach 1)",
                 marker={"symbol": "x-thin", "size": 7, "line": {"width": 1.6, "color": ENVELOPE}},
                 hovertext=[
                     f"envelope: N = {count(n)}, D = {count(d)}"
@@ -175,10 +175,10 @@ def compute(study: Study) -> go.Figure | None:
     naive = (fit.report.get("baselines") if fit else None) or {}
     if naive.get("power_law"):
         law = naive["power_law"]
-        shown.add_trace(line(c, law["k"] * c ** -law["p"], "naive: power law without offset", NAIVE, "dash", 1.6))
+        shown.add_trace(line(c, law["k"] * c ** -law["p"], "naive: power law", NAIVE, "dash", 1.6))
     if naive:
         best = np.full(2, naive["best_loss"])
-        shown.add_trace(line(c[[0, -1]], best, "naive: best loss so far", NAIVE, "dot", 1.6))
+        shown.add_trace(line(c[[0, -1]], best, "naive: best so far", NAIVE, "dot", 1.6))
     expected = _forecast(shown, study)
     shown.update_xaxes(range=[np.log10(points["c"].min() / (BEFORE if curves else BEYOND)), np.log10(c[-1])])
     shown.update_yaxes(range=_log_range(np.r_[points["loss"], expected], 0.08, 0.25))

@@ -22,7 +22,7 @@ LAYOUT = {
     "font": {"family": FONT, "size": 13},
     "paper_bgcolor": "rgba(0,0,0,0)",
     "plot_bgcolor": "rgba(0,0,0,0)",
-    "margin": {"l": 64, "r": 16, "t": 30, "b": 52},
+    "margin": {"l": 64, "r": 16, "t": 44, "b": 52},
     "legend": {
         "orientation": "h",
         "y": 1.02,

@@ -1,8 +1,9 @@
 """Approach 1 and approach 2 on sweeps of known truth."""
 
 import numpy as np
+import pandas as pd
 import pytest
-from conftest import TRUTH, simulate, simulate_curves
+from simulated import TRUTH, simulate, simulate_curves
 
 import laws
 from laws.compute import cost_of
@@ -21,7 +22,7 @@ def test_isoflop_finds_the_exponent(method):
     table = laws.load(simulate(noise=1e-4))
     found = isoflop(table, cost_of(table), method, draws=300)
     # The exponent of exact FLOPs differs from beta / (alpha + beta) by what the cost curve adds.
-    expected = laws.load(simulate(noise=0)).fit("chinchilla", resamples=0, target=3e11).derived["a"]
+    expected = laws.load(simulate(noise=0, seeds=1)).fit("chinchilla", resamples=0, target=3e11).derived["a"]
     assert found.a == pytest.approx(expected, abs=0.05)
     assert found.noise == pytest.approx(1e-4 * 1.85, rel=0.8)
     assert found.noise_from == "repeated runs"
@@ -29,30 +30,19 @@ def test_isoflop_finds_the_exponent(method):
 
 
 def test_a_minimum_at_the_edge_is_rejected():
-    runs = simulate(noise=0)
-    smallest = runs[runs.budget == 1e11].params_total.nlargest(3).index
-    runs = runs.drop(runs[(runs.budget == 5.8e11) & (runs.params_total < 70000)].index).drop(index=smallest[:0])
-    extra = simulate(noise=0)
-    extra = extra[(extra.budget == 1e12) & (extra.params_total > 1e5)]
-    with pytest.raises(BadTable):
-        isoflop(laws.load(extra), cost_of(laws.load(simulate(noise=0))))
-    found = isoflop(laws.load(runs), cost_of(laws.load(runs)), noise=1e-4)
-    assert [m.reason for m in found.minima if abs(m.c / 5.8e11 - 1) < 0.1][0] == "fewer than 4 sizes"
-
-
-def test_edge_reason_names_the_side():
-    runs = simulate(noise=0)
-    keep = (runs.budget != 1e12) | (runs.params_total > 40000)
-    grown = runs[keep].copy()
-    again = grown[grown.budget == 1e12].copy()
-    again["params_total"] = (again["params_total"] * 1.5).astype(int)
-    again["loss"] = again["loss"] * 1.02
-    again["run_id"] += "x"
-    import pandas as pd
-
-    table = laws.load(pd.concat([grown, again]))
-    found = isoflop(table, cost_of(laws.load(runs)), noise=1e-4)
+    runs = simulate(noise=0, seeds=1)
+    top = runs.budget == 1e12
+    best = runs[top].loss.idxmin()
+    larger = runs[top & (runs.params_total >= runs.params_total[best])]
+    wider = larger.iloc[-1:].assign(run_id="x", params_total=200_000, tokens=500_000, loss=2.5, flops_exact=1e12)
+    extra = larger.iloc[-1:].assign(run_id="y", params_total=300_000, tokens=400_000, loss=3.0, flops_exact=1e12)
+    table = laws.load(pd.concat([runs[~top], larger, wider, extra]))
+    found = isoflop(table, cost_of(laws.load(runs)), noise=1e-4, draws=200)
     assert found.minima[-1].reason == "the minimum is at the smallest size"
+    assert np.isnan(found.minima[-1].n)
+    assert [m.reason for m in found.minima[:-1]] == [None] * 4
+    with pytest.raises(BadTable, match="0 budgets have an interior minimum"):
+        isoflop(laws.load(pd.concat([larger, wider, extra])), cost_of(laws.load(runs)), noise=1e-4)
 
 
 def test_not_an_isoflop_table(published):

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from simulated import simulate
 
 import laws
 from laws.blind import freeze, score
@@ -109,14 +110,14 @@ def test_without_times_it_is_not_shown_to_be_blind(study):
     assert any("ended_at" in text for text in found["warnings"])
 
 
-def test_an_uninformative_interval_is_called_so(sweep, tmp_path):
-    few = sweep[(sweep.budget <= 1.8e11) & (sweep.seed == 0)]
-    fitted = laws.load(few).fit("chinchilla", resamples=50)
+def test_an_uninformative_interval_is_called_so(tmp_path):
+    noisy = simulate(noise=0.03)
+    fitted = laws.load(noisy[noisy.budget <= 1.8e11]).fit("chinchilla", resamples=50)
     freeze(fitted, tmp_path / "p.json", compute=1e12)
-    found = score(tmp_path / "p.json", laws.load(sweep.assign(ended_at=9e9)))
-    assert found["informative"] == (found["relative_width"] <= 0.05)
-    assert found["informative"] or any("uninformative" in text for text in found["warnings"])
+    found = score(tmp_path / "p.json", laws.load(noisy.assign(ended_at=9e9)))
+    assert found["relative_width"] > 0.05
     assert not found["informative"]
+    assert any("uninformative" in text for text in found["warnings"])
 
 
 def test_prediction_of_one_run(study, sweep, tmp_path):

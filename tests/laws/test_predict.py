@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TRUTH, flops_per_token, law as true_loss
+from simulated import TRUTH, flops_per_token, law as true_loss
 
 import laws
 from laws.allocate import allocate
@@ -52,10 +52,10 @@ def test_cost_curve_follows_the_sweep_and_is_tame_beyond_it(sweep):
     cost = cost_of(table)
     assert not cost.six_nd
     assert cost.error < 0.01
-    per_token = np.exp(np.asarray(cost.log_flops_per_token(np.log(table.values["n"]))))
+    per_token = np.exp(cost.log_flops_per_token(np.log(table.values["n"])))
     assert per_token == pytest.approx(table.values["c"] / table.values["d"], rel=0.01)
     far = np.linspace(np.log(1e2), np.log(1e8), 400)
-    assert (np.diff(np.asarray(cost.log_flops_per_token(far))) > 0).all()
+    assert (np.diff(cost.log_flops_per_token(far)) > 0).all()
     assert Cost.from_dict(cost.to_dict()) == cost
     assert Cost.from_dict(Cost().to_dict()) == Cost()
 
@@ -110,7 +110,7 @@ def test_prediction_of_a_budget(fitted, sweep):
     assert said["d_interval"][0] < said["d"] < said["d_interval"][1]
     assert said["extrapolation"]["c"] == pytest.approx(1e12 / sweep[sweep.budget < 1e12].flops_exact.max())
     assert any("extrapolation beyond the fitted runs" in text for text in said["warnings"])
-    with_cost = np.exp(np.asarray(fitted.predictor.cost.log_flops_per_token(np.log(said["n"]))))
+    with_cost = np.exp(fitted.predictor.cost.log_flops_per_token(np.log(said["n"])))
     assert said["d"] * with_cost == pytest.approx(1e12, rel=1e-9)
 
 

@@ -67,7 +67,7 @@ def test_text_in_a_number_column():
 
 
 def test_missing_column_names_the_nearest():
-    with pytest.raises(BadTable, match="no column 'parms' for n; did you mean 'params'?"):
+    with pytest.raises(BadTable, match=r"no column 'parms' for n; did you mean 'params'\?"):
         laws.load(frame(), n="parms", d="tokens")
     with pytest.raises(BadTable, match=r"needs a column for n.*did you mean 'params'\? \(map it with --n COLUMN\)"):
         laws.load(frame()).fit("chinchilla")

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from simulated import TRUTH, simulate
 
 import laws
 from laws.fit import fit
@@ -82,8 +83,6 @@ def test_interval_ignores_what_is_not_finite():
 @pytest.mark.slow
 def test_intervals_cover_the_truth():
     """Nominal 80% intervals of the exponents on simulated sweeps of the demo's size: coverage within sampling error."""
-    from conftest import TRUTH, simulate
-
     inside = {"alpha": 0, "beta": 0}
     for seed in range(100):
         found = laws.load(simulate(seed=seed)).fit("chinchilla", resamples=200, level=0.8)

@@ -116,7 +116,7 @@ def test_nul_and_lone_surrogates_do_not_reach_the_text(tmp_path):
         ("a.jsonl.zst", zstandard.compress(b"x" * 99)[:-4], "a.jsonl.zst: "),
         ("a.txt.zst", zstandard.compress(bytes(range(48, 120)))[:-4], "a.txt.zst: "),
         ("a.txt.gz", b"nonsense", "a.txt.gz: "),
-        ("a.txt.gz", gzip.compress(b"x" * 99)[:-4], "a.txt.gz: "),
+        ("a.txt.gz", gzip.compress(b"x" * 99, mtime=0)[:-4], "a.txt.gz: "),
         ("a.txt.xz", b"nonsense", "a.txt.xz: "),
         ("a.txt", b"", "corpus files: empty"),
     ],
@@ -260,7 +260,7 @@ def archive(tmp_path, monkeypatch):
     (root / "DEBIAN" / "control").write_text(
         "Package: prose\nVersion: 1:2.0-3\nArchitecture: all\nMaintainer: A <a@example.org>\nDescription: prose\n"
     )
-    (doc / "a.md.gz").write_bytes(gzip.compress(b"# A title"))
+    (doc / "a.md.gz").write_bytes(gzip.compress(b"# A title", mtime=0))
     (doc / "b.txt").write_text("Plain text")
     (doc / "c.html").write_text("<p>Plain text</p>")
     (doc / "sub" / "b.txt").write_text("Plain text")  # the same again

@@ -40,8 +40,8 @@ def test_record_holds_every_convention(tmp_path):
     wanted = (
         "run_id task family status seed params_total params_non_embedding params_active flops_per_example_6n flops_6nd "
         "flops_6nd_non_embedding flops_exact tokens unique_tokens epochs examples steps batch_size seq_len vocab_size "
-        "peak_lr warmup_steps schedule optimizer weight_decay loss loss_sem train_loss eval_set wall_seconds compile_seconds "
-        "tokens_per_second mfu device_kind num_devices git_revision versions data_hash"
+        "peak_lr warmup_steps schedule optimizer weight_decay loss loss_sem train_loss eval_set wall_seconds "
+        "compile_seconds tokens_per_second mfu device_kind num_devices git_revision versions data_hash"
     )
     assert set(wanted.split()) <= set(result)
     assert json.loads((tmp_path / "result.json").read_text())["loss"] == result["loss"]
