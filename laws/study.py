@@ -20,6 +20,7 @@ from laws.forms import find
 from laws.isoflop import METHODS, Line, budgets, isoflop
 from laws.law import Law
 from laws.predict import Predictor
+from laws.solve import OBJECTIVES
 from laws.table import Table
 from laws.uncertainty import Resamples, bootstrap, interval, noise_of
 
@@ -113,6 +114,16 @@ def _inputs(table: Table) -> list[dict[str, Any]]:
     return [{"path": table.path, "sha256": table.sha256}] if table.path else []
 
 
+def _check(objective: str, delta: float, level: float) -> None:
+    """Refuses settings that mean nothing."""
+    if objective not in OBJECTIVES:
+        raise BadTable(f"no objective is called '{objective}' (--objective: {', '.join(OBJECTIVES)})")
+    if not delta > 0:
+        raise BadTable(f"--delta must be positive, and is {delta}")
+    if not 0 < level < 1:
+        raise BadTable(f"--level must lie between 0 and 1, and is {level}")
+
+
 def analyse(
     table: Table,
     law: str | Law = "chinchilla",
@@ -141,13 +152,12 @@ def analyse(
         curves: learning curves from ``laws.envelope.load_curves``, for approach 1.
 
     Raises:
-        BadTable: the table does not suit the law, or the hold-out leaves nothing.
+        BadTable: the table does not suit the law, the hold-out leaves nothing, or a setting means nothing.
         FitFailed: no start reached an optimum.
     """
     law = find(law)
     table.need(law.columns, law.name)
-    if not 0 < level < 1:
-        raise BadTable(f"--level must lie between 0 and 1, and is {level}")
+    _check(objective, delta, level)
     seen = np.ones(len(table), bool)
     if holdout_above is not None:
         table.need(("c",), "hold-out")

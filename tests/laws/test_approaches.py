@@ -33,7 +33,7 @@ def test_a_minimum_at_the_edge_is_rejected():
     runs = simulate(noise=0, seeds=1)
     top = runs.budget == 1e12
     best = runs[top].loss.idxmin()
-    larger = runs[top & (runs.params_total >= runs.params_total[best])]
+    larger = runs[top & (runs.params_total > runs.params_total[best])]
     wider = larger.iloc[-1:].assign(run_id="x", params_total=200_000, tokens=500_000, loss=2.5, flops_exact=1e12)
     extra = larger.iloc[-1:].assign(run_id="y", params_total=300_000, tokens=400_000, loss=3.0, flops_exact=1e12)
     table = laws.load(pd.concat([runs[~top], larger, wider, extra]))

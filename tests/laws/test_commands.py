@@ -1,0 +1,138 @@
+"""The commands of the laws: JSON as agreed, exit codes, one line for an error, nothing half-written."""
+
+import json
+
+import pandas as pd
+import pytest
+
+from isoflop import cli
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, sweep, below, curves):
+    """A collected sweep and its fit."""
+    path = tmp_path_factory.mktemp("study")
+    sweep.to_parquet(path / "runs.parquet")
+    curves.to_parquet(path / "curves.parquet")
+    code = cli.main(
+        [
+            "fit",
+            str(path / "runs.parquet"),
+            "--where=budget<1e12",
+            "--target=1e12",
+            "--bootstrap=60",
+            f"--out={path / 'fit.json'}",
+        ]
+    )
+    assert code == 0
+    return path
+
+
+def said(capsys, *argv) -> dict:
+    capsys.readouterr()
+    assert cli.main([*map(str, argv), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def refused(capsys, code, *argv) -> str:
+    capsys.readouterr()
+    assert cli.main([str(word) for word in argv]) == code
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    return lines[0]
+
+
+def test_fit_writes_what_it_prints(folder):
+    report = json.loads((folder / "fit.json").read_text())
+    assert report["command"].startswith("isoflop fit ")
+    assert report["columns"] == {
+        "n": "params_total",
+        "d": "tokens",
+        "c": "flops_exact",
+        "loss": "loss",
+        "run": "run_id",
+    }
+    # The curves beside the table were found: approach 1 has an answer or a reason of its own.
+    assert "no learning curves" not in report["approaches"]["envelope"].get("reason", "")
+
+
+def test_fit_of_a_strangers_csv(capsys, tmp_path, sweep):
+    path = tmp_path / "theirs.csv"
+    sweep[["params_total", "tokens", "loss"]].set_axis(["P", "T", "nll"], axis=1).to_csv(path, index=False)
+    found = said(capsys, "fit", path, "--n=P", "--d=T", "--loss=nll", "--bootstrap=0", f"--out={tmp_path / 'f.json'}")
+    assert found["columns"] == {"n": "P", "d": "T", "c": "6ND", "loss": "nll"}
+    assert any("C = 6 N D" in text for text in found["warnings"])
+    assert (tmp_path / "f.json").exists()
+
+
+def test_predict(capsys, folder):
+    run = said(capsys, "predict", folder / "fit.json", "--n=3e4", "--d=2e6")
+    assert set(run) >= {"loss", "interval", "level", "extrapolation", "warnings"}
+    assert set(run["extrapolation"]) == {"n", "d", "c"}
+    best = said(capsys, "predict", folder / "fit.json", "--compute=1e12")
+    assert set(best) >= {"loss", "interval", "level", "extrapolation", "warnings", "n", "d", "n_interval", "d_interval"}
+
+
+def test_freeze_and_score(capsys, folder, sweep, tmp_path):
+    frozen = tmp_path / "prediction.json"
+    said(capsys, "predict", folder / "fit.json", "--compute=1e12", f"--freeze={frozen}")
+    at = json.loads(frozen.read_text())["created_at"]
+    later = tmp_path / "later.parquet"
+    sweep.assign(ended_at=at + 60).to_parquet(later)
+    found = said(capsys, "score", frozen, later, f"--out={tmp_path / 'score.json'}")
+    assert found["blind"] is True
+    assert json.loads((tmp_path / "score.json").read_text())["are"] == found["are"]
+    sweep.assign(ended_at=at - 60).to_parquet(later)
+    assert "not blind" in refused(capsys, 1, "score", frozen, later)
+    assert cli.main(["score", str(frozen), str(later)]) == 1
+
+
+def test_plot(capsys, folder, tmp_path):
+    found = said(capsys, "plot", folder / "fit.json", f"--out={tmp_path / 'figures'}")
+    assert {"isoflop.png", "learning_curves.svg"} <= {path.rsplit("/", 1)[1] for path in found["figures"]}
+
+
+def test_text_for_people(capsys, folder):
+    for argv in (["predict", "--compute=1e12"], ["plot", f"--out={folder / 'figures'}"]):
+        capsys.readouterr()
+        assert cli.main([argv[0], str(folder / "fit.json"), *argv[1:]]) == 0
+        assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize(
+    ("argv", "part"),
+    [
+        (["fit", "none.csv"], "none.csv: no such table"),
+        (["fit"], "fit takes a table or a sweep directory"),
+        (["fit", "RUNS", "--law=chinchila"], "did you mean 'chinchilla'"),
+        (["fit", "RUNS", "--n=parms_total"], "did you mean 'params_total'"),
+        (["fit", "RUNS", "--where=budget<1"], "no row satisfies"),
+        (["fit", "RUNS", "--where=budget<1.1e11 and seed==0"], "5 runs are too few"),
+        (["fit", "RUNS", "--holdout_above=1e15"], "none would be held out"),
+        (["fit", "RUNS", "--level=2"], "--level"),
+        (["fit", "RUNS", "--objective=mean"], "objective"),
+        (["fit", "RUNS", "--delta=0"], "--delta"),
+        (["fit", "RUNS", "--bootstrap=-1"], "bootstrap"),
+        (["predict", "FIT"], "--compute"),
+        (["predict", "FIT", "--n=1e4"], "--d"),
+        (["predict", "RUNS", "--compute=1"], "not a readable fit"),
+        (["score", "FIT", "RUNS"], "not a frozen prediction"),
+        (["plot", "none.json"], "no such fit"),
+    ],
+)
+def test_bad_input_is_one_line_and_code_two(capsys, folder, tmp_path, monkeypatch, argv, part):
+    monkeypatch.chdir(tmp_path)
+    names = {"RUNS": str(folder / "runs.parquet"), "FIT": str(folder / "fit.json")}
+    assert part in refused(capsys, 2, *(names.get(word, word) for word in argv))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_directory_is_collected_first(capsys, folder, tmp_path, monkeypatch):
+    import sweeps.collect
+
+    monkeypatch.setattr(sweeps.collect, "collect", lambda path: folder / "runs.parquet")
+    directory = tmp_path / "sweep"
+    directory.mkdir()
+    found = said(capsys, "fit", directory, "--bootstrap=0")
+    assert found["n_runs"] == len(pd.read_parquet(folder / "runs.parquet"))
+    assert (directory / "fit.json").exists()
