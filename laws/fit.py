@@ -72,6 +72,21 @@ def _product(law: Law, names: list[str]) -> Float[np.ndarray, "starts names"]:
     return np.array(list(itertools.product(*grids))) if grids else np.zeros((1, 0))
 
 
+def _non_negative(terms: Float[np.ndarray, "runs terms"]) -> Float[np.ndarray, " terms"]:
+    """Non-negative weights of a few columns whose sum is nearest to one: the best of the fits to every subset."""
+    count = terms.shape[1]
+    products, sums = terms.T @ terms, terms.sum(axis=0)
+    best, found = 0.0, np.zeros(count)
+    for size in range(1, count + 1):
+        for subset in map(list, itertools.combinations(range(count), size)):
+            weights = np.linalg.lstsq(products[np.ix_(subset, subset)], sums[subset], rcond=1e-14)[0]
+            gain = weights @ sums[subset]  # by how much the squared error falls
+            if (weights >= 0).all() and gain > best:
+                best, found = gain, np.zeros(count)
+                found[subset] = weights
+    return found
+
+
 def starting_points(
     law: Law,
     columns: dict[str, Float[np.ndarray, " runs"]],
@@ -83,8 +98,6 @@ def starting_points(
     The constants in which the law is linear are projected out: at each grid point of the others they are the
     non-negative least squares of the relative error (variable projection, Golub and Pereyra 1973).
     """
-    from scipy.optimize import nnls
-
     curved = [param.name for param in law.params if param.name not in law.linear]
     grid = _product(law, curved)
     if not law.linear:
@@ -98,7 +111,7 @@ def starting_points(
             units = [np.asarray(unit) + np.zeros(len(loss[used])) for unit in law.units(nonlinear, rows).values()]
             relative = np.stack(units, axis=1) / loss[used, None]
             size = np.maximum(relative.max(axis=0), 1e-300)
-            shares, _ = nnls(relative / size, np.ones(int(used.sum())))
+            shares = _non_negative(relative / size)
             linear = dict(zip(law.linear, np.maximum(shares, FAINT) / size, strict=True))
             point[:] = [(nonlinear | linear)[name] for name in law.names]
     return points

@@ -90,10 +90,10 @@ class Law:
 
     def units(self, nonlinear: Values, columns: Values) -> dict[str, Float[Numbers, "..."]]:
         """What one unit of each linear constant adds to the loss."""
-        return {
-            name: self.value({**nonlinear, **{other: 1.0 * (other == name) for other in self.linear}}, columns)
-            for name in self.linear
-        }
+        rank = max((np.ndim(value) for value in (*nonlinear.values(), *columns.values())), default=0)
+        ones = np.eye(len(self.linear)).reshape(len(self.linear), len(self.linear), *(1,) * rank)
+        added = self.value({**nonlinear, **dict(zip(self.linear, ones, strict=True))}, columns)
+        return {name: added[k] for k, name in enumerate(self.linear)}
 
 
 @dataclass(frozen=True)

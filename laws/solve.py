@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 from laws.law import Coordinates, Law
 from laws.precision import float64
 
-BLOCK = 128
+BLOCK, CELLS = 128, 2**17  # problems looked at together: at most so many, and so many times the runs
 MAX_STEPS = 300
 FIRST_DAMPING, LEAST_DAMPING, LARGEST_DAMPING = 1e-3, 1e-9, 1e9
 TOLERANCE = 1e-13  # expected further decrease, relative to the objective
@@ -169,11 +169,12 @@ def minimise(
     decrement, steepest, extremes = np.full(count, np.inf), np.full(count, np.inf), np.full((count, 2), np.nan)
     damping, steps, converged = np.full(count, FIRST_DAMPING), np.zeros(count, int), np.zeros(count, bool)
     program = _program(law, objective)
+    together = max(1, min(BLOCK, 2 ** int(np.log2(max(CELLS / log_loss.shape[-1], 1)))))
     while True:
-        i = np.flatnonzero(~converged & (steps < max_steps) & (damping < LARGEST_DAMPING))[:BLOCK]
+        i = np.flatnonzero(~converged & (steps < max_steps) & (damping < LARGEST_DAMPING))[:together]
         if not len(i):
             break
-        block = np.resize(i, BLOCK)  # repeated up to a full block, so that every call has one shape
+        block = np.resize(i, together)  # repeated up to a full block, so that every call has one shape
         with float64():
             seen = program(candidate[block], coordinates.centre, inputs, log_loss[block], weight[block], float(delta))
             found, slope, curve, stiff = (np.asarray(array)[: len(i)] for array in seen)

@@ -13,6 +13,13 @@ SETTINGS = {
     "top_pad": (_TOP_PAD, 64 * 2**20),  # the heap grows by 64 MiB at once
 }
 
+_kept: dict[str, int] | None = None
+
+
+def kept() -> dict[str, int] | None:
+    """The settings that are on in this process, for the record; None: the C library's own."""
+    return _kept
+
 
 def keep_freed_memory() -> dict[str, int] | None:
     """Set glibc's allocator for this process; best before large arrays exist. Peak memory grows, by about half.
@@ -29,4 +36,6 @@ def keep_freed_memory() -> dict[str, int] | None:
     if not hasattr(libc, "gnu_get_libc_version"):
         return None
     libc.mallopt.argtypes = (ctypes.c_int, ctypes.c_int)
-    return {name: value for name, (number, value) in SETTINGS.items() if libc.mallopt(number, value)}
+    global _kept
+    _kept = {name: value for name, (number, value) in SETTINGS.items() if libc.mallopt(number, value)}
+    return _kept

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from training import config as configs, cost as costs
+from training import allocator, config as configs, cost as costs
 from training.errors import BadInput
 from training.files import locked, read_json, write_json
 
@@ -154,6 +154,7 @@ def environment(config: ConfigDict, mesh: jax.sharding.Mesh, **facts: Any) -> di
         "mesh": dict(mesh.shape),
         "precision": config.precision.to_dict(),
         "flags": {name: os.environ[name] for name in ("XLA_FLAGS", "JAX_PLATFORMS") if name in os.environ},
+        "allocator": allocator.kept(),
         "git_revision": git_revision(),
         "warnings": warnings_of(),
         **facts,
