@@ -5,7 +5,7 @@ noise, so that for least squares and a law that is linear in its constants the e
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
@@ -24,6 +24,8 @@ STEEP = 3.0  # a point so many times beyond the end tells nothing of where it is
 CLOSE = 0.02  # relative distance from an end at which it is found
 STUCK = 1e-3  # relative movement below which a quantity has come to the end of its range
 STEPS = 100  # of the optimiser in a round
+BETWEEN = (0.25, 0.5, 0.75)  # of the way to each end: further points, to draw the curve
+DRAWN = 15  # points of a curve, at most
 
 # Natural constants of many sets -> one number each.
 Quantity = Callable[[Float[np.ndarray, "sets params"]], Float[np.ndarray, " sets"]]
@@ -38,12 +40,25 @@ class Profile:
         roots: square roots of the deviance there, signed: standard deviations of a t distribution.
         freedom: degrees of freedom of that.
         logs: whether the roots are nearly linear in the logs of the values.
+        between: values and roots on the way to the ends, which are for drawing and have no part in intervals.
     """
 
     values: Float[np.ndarray, " points"]
     roots: Float[np.ndarray, " points"]
     freedom: int
     logs: bool = False
+    between: Float[np.ndarray, "2 more"] = field(default_factory=lambda: np.empty((2, 0)))
+
+    def curve(self) -> tuple[Float[np.ndarray, " drawn"], Float[np.ndarray, " drawn"]]:
+        """Values and signed roots in order of the values, both rising: of all points at most ``DRAWN``, ends included."""
+        values, roots = np.concatenate([[self.values, self.roots], self.between], axis=1)
+        order = np.argsort(values, kind="stable")
+        values, roots = values[order], roots[order]
+        least = 1e-9 * np.ptp(values)
+        kept = (np.diff(values, prepend=-np.inf) > least) & (roots >= np.maximum.accumulate(roots))
+        values, roots = values[kept], roots[kept]
+        chosen = np.unique(np.linspace(0, len(values) - 1, min(DRAWN, len(values))).round().astype(int))
+        return values[chosen], roots[chosen]
 
     def interval(self, level: float) -> tuple[float, float]:
         """Where the deviance crosses the level's; infinite, or zero for a log's lower end, where it was not seen to."""
@@ -157,43 +172,68 @@ def profiles(
     search.target = at + side * cut * expected * (1 + 1 / STIFF)
     points: list[list[tuple[float, float]]] = [[] for _ in range(count)]
     start, active = np.tile(best.natural, (count, 1)), np.isfinite(at)
+
+    def reached(rows: np.ndarray, start: np.ndarray):
+        """Constants of some problems under their pull, what became of their quantities, and the roots there."""
+        pull = lambda free, index: search.pull(free, rows[index])
+        solved = minimise(law, fits.columns, log_loss, weight, start, *options, STEPS, pull)
+        with float64():
+            free = np.asarray(search.coordinates.free(solved.natural))
+        gain = solved.value - search.pull(free, rows)[0] - best.value[0]
+        values = np.array([search.value(search.names[k], one[None])[0] for k, one in zip(rows, free, strict=True)])
+        return solved.natural, values, np.sqrt(np.maximum(2 * gain / unit, 0.0))
+
     for _ in range(ROUNDS):
         rows = np.flatnonzero(active)
         if not len(rows):
             break
-        pull = lambda free, index, rows=rows: search.pull(free, rows[index])
-        solved = minimise(law, fits.columns, log_loss, weight, start[rows], *options, STEPS, pull)
-        with float64():
-            free = np.asarray(search.coordinates.free(solved.natural))
-        gain = solved.value - search.pull(free, rows)[0] - best.value[0]
-        for k, one, rise in zip(rows, free, gain, strict=True):
-            value = float(search.value(search.names[k], one[None])[0])
-            if not np.isfinite(value) or not np.isfinite(rise):
+        for k, natural, value, root in zip(rows, *reached(rows, start[rows]), strict=True):
+            if not np.isfinite(value) or not np.isfinite(root):
                 active[k] = False
                 continue
-            root, (before, seen) = np.sqrt(max(2 * rise / unit, 0.0)), points[k][-1] if points[k] else (at[k], 0.0)
+            before, seen = points[k][-1] if points[k] else (at[k], 0.0)
             still = abs(value - before) <= STUCK * abs(value - at[k]) and abs(root - abs(seen)) <= STUCK * cut
             stuck = still and root < cut
             if abs(value - at[k]) < 0.5 * abs(search.target[k] - at[k]):  # the runs pull harder than was expected
                 search.stiffness[k] *= STIFF
                 stuck = False
-            points[k].append((value, side[k] * root))
+            points[k].append((float(value), float(side[k] * root)))
             if abs(root - cut) <= CLOSE * cut or stuck:
                 active[k] = False
                 continue
-            start[k] = np.asarray(solved.natural)[list(rows).index(k)]
+            start[k] = natural
             search.target[k] = at[k] + (_next(points[k], at[k], cut) - at[k]) * (1 + 1 / STIFF)
+    between: list[list[tuple[float, float]]] = [[] for _ in range(count)]
+    rows = np.flatnonzero([len(seen) > 0 for seen in points])
+    ends = np.array([_end(points[k], at[k], cut) for k in rows])
+    natural = np.tile(best.natural, (len(rows), 1))
+    for share in BETWEEN if len(rows) else ():
+        search.target[rows] = at[rows] + share * (ends - at[rows])
+        natural, values, roots = reached(rows, natural)
+        for k, value, root in zip(rows, values, roots, strict=True):
+            between[k].append((float(value), float(side[k] * root)))
     return {
-        name: _profile(at[2 * q], points[2 * q] + points[2 * q + 1], freedom, name in logs)
+        name: _profile(at[2 * q], points[2 * q : 2 * q + 2], between[2 * q : 2 * q + 2], freedom, name in logs)
         for q, name in enumerate(quantities)
     }
 
 
-def _next(points: list[tuple[float, float]], at: float, cut: float) -> float:
-    """Where to look for the end: between the points on its two sides, or further out."""
+def _outwards(points: list[tuple[float, float]], at: float) -> tuple[np.ndarray, np.ndarray]:
+    """Values and sizes of the roots on one side, from the optimum on."""
     value, root = (np.array(column) for column in zip((at, 0.0), *points, strict=True))
     root, order = np.abs(root), np.argsort(np.abs(root), kind="stable")
-    value, root = value[order], root[order]
+    return value[order], root[order]
+
+
+def _end(points: list[tuple[float, float]], at: float, cut: float) -> float:
+    """Where the deviance crosses the level's, or the furthest that was seen."""
+    value, root = _outwards(points, at)
+    return float(np.interp(cut, root, value))
+
+
+def _next(points: list[tuple[float, float]], at: float, cut: float) -> float:
+    """Where to look for the end: between the points on its two sides, or further out."""
+    value, root = _outwards(points, at)
     if root[-1] > cut:
         far = int(np.searchsorted(root, cut))
         if root[far] > STEEP * cut:
@@ -202,6 +242,9 @@ def _next(points: list[tuple[float, float]], at: float, cut: float) -> float:
     return at + (value[-1] - at) * min(1.02 * cut / max(root[-1], 1e-12), REACH)
 
 
-def _profile(at: float, points: list[tuple[float, float]], freedom: int, logs: bool) -> Profile:
-    values, roots = (np.array(column) for column in zip((at, 0.0), *points, strict=True))
-    return Profile(np.exp(values) if logs else values, roots, freedom, logs)
+def _profile(at: float, points: list[list], between: list[list], freedom: int, logs: bool) -> Profile:
+    back = np.exp if logs else np.asarray
+    values, roots = (np.array(column) for column in zip((at, 0.0), *points[0], *points[1], strict=True))
+    more = np.array([*between[0], *between[1]], np.float64).reshape(-1, 2).T
+    more = more[:, np.isfinite(more).all(axis=0)]
+    return Profile(back(values), roots, freedom, logs, np.stack([back(more[0]), more[1]]))

@@ -40,6 +40,7 @@ from laws.uncertainty import (
 )
 
 IDENTIFIED = 0.95  # level of the profiles that tell whether a quantity is identified
+CURVE_DIGITS = 6  # of what is kept for drawing
 TITLES = {
     "pairs": "bootstrap over runs",
     "wild": "wild bootstrap of leave-one-out residuals",
@@ -215,7 +216,7 @@ def analyse(
     report = _report(table, train, optimum, drawn, cost, level, derived, spread)
     if left is not None:
         found = _profiled(fits, left, noise, cost, target if law.allocates else None, max(level, IDENTIFIED))
-        report["profile"] = {"level": IDENTIFIED} | _ends(found, law, cost, target, IDENTIFIED)
+        report["profile"] = {"level": IDENTIFIED} | _ends(found, law, cost, target, IDENTIFIED) | _curves(found)
         if method == "profile":
             report["intervals"] |= {"method": "profile likelihood"} | _ends(found, law, cost, target, level)
     report |= {
@@ -285,6 +286,13 @@ def _ends(found: dict[str, Profile], law: Law, cost: Cost, target: float | None,
     for name, pair in ends.items():
         both["params" if name in law.names else "derived"][name] = list(pair)
     return both
+
+
+def _curves(found: dict[str, Profile]) -> dict[str, Any]:
+    """The profiles themselves, to be drawn: values of each quantity, and roots of a t distribution there."""
+    keep = lambda numbers: [float(f"{x:.{CURVE_DIGITS}g}") for x in numbers]
+    curves = {name: dict(zip(("values", "roots"), map(keep, one.curve()), strict=True)) for name, one in found.items()}
+    return {"freedom": next(iter(found.values())).freedom, "curves": curves}
 
 
 def _centred(fits: Fits, draws: np.ndarray, level: float) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Figures of a fit, a theme a file; ``laws.plots`` is their table."""

@@ -1,0 +1,63 @@
+"""What figures of a fit share: its runs, its curves and bands along compute, where its runs end."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from laws.envelope import levelled, smoothed
+from laws.fitted import Fitted
+from laws.style import NAIVE
+from laws.uncertainty import interval
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def rows_of(fitted: Fitted) -> dict[str, Any]:
+    """The fitted rows: role -> values, ``loss``, and ``run``, their identities."""
+    data = fitted.report["data"]
+    return {key: np.asarray(values, float) for key, values in data.items() if key != "run"} | {"run": data["run"]}
+
+
+def bands(fitted: Fitted, compute: Float[np.ndarray, " points"]) -> dict[str, tuple[np.ndarray, ...]]:
+    """n, d and loss of the law's optimum along compute: value, lower and upper end."""
+    predictor = fitted.predictor
+    point = predictor.allocation(compute)
+    out = {name: (getattr(point, name)[0],) * 3 for name in ("n", "d", "loss")}
+    if len(predictor.draws):
+        spread = predictor.allocation(compute, draws=True)
+        for name in out:
+            low, high = interval(getattr(spread, name), predictor.level)
+            out[name] = (out[name][0], low, high)
+    return out
+
+
+def reach(fitted: Fitted) -> Float[np.ndarray, " points"]:
+    """Computes to draw: the fitted range, and on to the target."""
+    low, high = fitted.report["ranges"]["c"]
+    return np.geomspace(low, max(high, (fitted.report["target"] or {}).get("c", high)) * 1.1, 60)
+
+
+def mark_end(axes: Axes, fitted: Fitted, compute: Float[np.ndarray, " points"], height: float) -> None:
+    """A line where the fitted runs end, if more is drawn; its label stands at a height where the panel is empty."""
+    end = fitted.report["ranges"]["c"][1]
+    if compute[-1] > 1.2 * end:
+        axes.axvline(end, color=NAIVE, linewidth=0.9, linestyle=":")
+        axes.annotate(
+            "extrapolation \u2192", (end, height), xycoords=("data", "axes fraction"), va="center", fontsize=7.5,
+            color="#666666", xytext=(3, 0), textcoords="offset points",
+        )  # fmt: skip
+
+
+def smooth_curve(
+    tokens: np.ndarray, loss: np.ndarray, final: float, points: int = 120
+) -> tuple[np.ndarray, np.ndarray]:
+    """A noisy curve as a smooth one that ends at the run's measured loss."""
+    log_tokens, log_loss = levelled(tokens, loss, final)
+    at = np.linspace(log_tokens[0], log_tokens[-1], points)
+    found = smoothed(log_tokens, log_loss, at)
+    known = np.isfinite(found)
+    return np.exp(at[known]), np.exp(found[known])
