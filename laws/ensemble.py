@@ -16,7 +16,7 @@ from laws.forms import LAWS
 from laws.isoflop import budgets
 from laws.law import Coordinates, Law
 from laws.precision import float64
-from laws.refit import refit, restriction
+from laws.refit import Refits, refit, restriction
 from laws.uncertainty import NORMAL, Fits, scatter, spread
 
 DRAWS, LEAST, FULL = 96, 8, 0.3  # refits of a rival: at most, at least, and the weight from which it has them all
@@ -97,13 +97,38 @@ def distance_role(law: Law, columns: dict[str, np.ndarray]) -> str:
     return "c" if "c" in columns else law.columns[0]
 
 
-def cuts(along: Float[np.ndarray, " rows"], run: np.ndarray, least: int) -> list[Bool[np.ndarray, " rows"]]:
-    """The rows up to each cut, smallest first: those that leave enough runs below and some above, at most ``CUTS``."""
+def cuts(
+    along: Float[np.ndarray, " rows"], run: np.ndarray, least: int, most: int = CUTS
+) -> list[Bool[np.ndarray, " rows"]]:
+    """The rows up to each cut, smallest first: those that leave enough runs below and some above, at most ``most``."""
     group = budgets(along)
     kept = [group <= last for last in range(group.max())]
     kept = [rows for rows in kept if len(np.unique(run[rows])) >= least]
-    chosen = np.unique(np.linspace(0, len(kept) - 1, min(CUTS, len(kept))).round().astype(int))
+    chosen = np.unique(np.linspace(0, len(kept) - 1, min(most, len(kept))).round().astype(int))
     return [kept[i] for i in chosen]
+
+
+def forecast_covariance(
+    seen: Float[np.ndarray, "tables rows params"],
+    new: Float[np.ndarray, "tables more params"],
+    deviation: Float[np.ndarray, " tables"],
+    objective: str,
+    delta: float,
+    prior: Float[np.ndarray, "tables params params"],
+) -> Float[np.ndarray, "tables more more"]:
+    """Covariance of what forecasts of log losses miss by: of the constants, and of each run's noise.
+
+    Args:
+        seen, new: derivatives of the fitted and of the forecast log losses, in the optimiser's coordinates.
+        deviation: standard deviation of a run's log loss.
+        objective: a key of ``laws.solve.OBJECTIVES``.
+        delta: Huber's threshold.
+        prior: precision of the coordinates before any run was seen.
+    """
+    square, curve = spread(NORMAL, deviation, objective, delta)
+    precision = (curve**2 / square)[:, None, None] * np.swapaxes(seen, 1, 2) @ seen
+    covariance = new @ np.linalg.solve(precision + prior, np.swapaxes(new, 1, 2))
+    return covariance + (deviation**2)[:, None, None] * np.eye(new.shape[1])
 
 
 def _scores(inside, log_loss, predicted, slopes, distance, weight, objective, delta, prior):
@@ -111,12 +136,8 @@ def _scores(inside, log_loss, predicted, slopes, distance, weight, objective, de
     freedom = max(int(inside.sum()) - slopes.shape[2], 1)
     error = (log_loss - predicted) * np.sqrt(weight)
     deviation = scatter(error[:, inside], slopes.shape[2], objective, delta) + 1e-12
-    square, curve = spread(NORMAL, deviation, objective, delta)
     slopes = slopes * np.sqrt(weight)[:, None]
-    seen, new = slopes[:, inside], slopes[:, ~inside]
-    precision = (curve**2 / square)[:, None, None] * np.swapaxes(seen, 1, 2) @ seen
-    covariance = new @ np.linalg.solve(precision + prior, np.swapaxes(new, 1, 2))
-    covariance += (deviation**2)[:, None, None] * np.eye(new.shape[1])
+    covariance = forecast_covariance(slopes[:, inside], slopes[:, ~inside], deviation, objective, delta, prior)
     missed, far = error[:, ~inside], np.broadcast_to(distance[~inside], error[:, ~inside].shape)
     solved = np.linalg.solve(covariance, np.stack([missed, far], axis=2))
     own, cross, reach = (np.sum(a * solved[..., k], axis=1) for a, k in ((missed, 0), (far, 0), (far, 1)))
@@ -126,6 +147,20 @@ def _scores(inside, log_loss, predicted, slopes, distance, weight, objective, de
     size = missed.shape[1]
     constant = gammaln((freedom + size) / 2) - gammaln(freedom / 2) - size / 2 * np.log(freedom * np.pi)
     return constant - 0.5 * volume - (freedom + size) / 2 * np.log1p(quadratic / freedom)
+
+
+def below_cuts(fits: Fits, kept: list[Bool[np.ndarray, " rows"]], form: Form) -> Refits:
+    """One form refitted to the rows up to each cut of each table, (tables x cuts) problems, with its slopes."""
+    counts = np.tile(np.array(kept, np.float64), (len(fits.natural), 1))
+    repeat = lambda values: np.repeat(values, len(kept), axis=0)
+    return fits.refit(repeat(fits.log_loss), counts, repeat(fits.natural), hold=form.zero, tie=form.tie, slopes=True)
+
+
+def loose(fits: Fits) -> Float[np.ndarray, "tables params params"]:
+    """Precision of the optimiser's coordinates before any run was seen: none is far beyond its size."""
+    with float64():
+        free = np.asarray(Coordinates.of(fits.law, fits.columns).free(fits.natural))
+    return np.eye(free.shape[1]) / (LOOSE * np.maximum(np.abs(free), 1.0))[:, None] ** 2
 
 
 def roll_out(
@@ -141,16 +176,12 @@ def roll_out(
     tables, rows = fits.log_loss.shape
     if not kept:
         return np.full(tables, np.nan), np.zeros(tables)
-    counts = np.tile(np.array(kept, np.float64), (tables, 1))
-    repeat = lambda values: np.repeat(values, len(kept), axis=0)
-    found = fits.refit(repeat(fits.log_loss), counts, repeat(fits.natural), hold=form.zero, tie=form.tie, slopes=True)
+    found = below_cuts(fits, kept, form)
     assert found.slopes is not None
     moving, basis = restriction(fits.law, form.zero, form.tie)
     slopes = (found.slopes @ basis[:, moving]).reshape(tables, len(kept), rows, -1)
     predicted = log_predictions(fits.law, found.natural, fits.columns).reshape(tables, len(kept), rows)
-    with float64():
-        free = np.asarray(Coordinates.of(fits.law, fits.columns).free(fits.natural))[:, moving]
-    prior = np.eye(free.shape[1]) / (LOOSE * np.maximum(np.abs(free), 1.0))[:, None] ** 2
+    prior = loose(fits)[:, moving][:, :, moving]
     along = fits.columns[distance_role(fits.law, fits.columns)]
     scores = np.mean(
         [

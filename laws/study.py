@@ -24,6 +24,7 @@ from laws.law import Coordinates, Law
 from laws.precision import float64
 from laws.predict import Predictor, Rival
 from laws.profile import Profile, Quantity, collinear, profiles
+from laws.rollout import rollout
 from laws.solve import OBJECTIVES
 from laws.table import Table, sha256
 from laws.uncertainty import (
@@ -217,6 +218,7 @@ def analyse(
     if left is not None:
         found = _profiled(fits, left, noise, cost, target if law.allocates else None, max(level, IDENTIFIED))
         report["profile"] = {"level": IDENTIFIED} | _ends(found, law, cost, target, IDENTIFIED) | _curves(found)
+        report["rollout"] = rollout(Fits.of(optimum, table, weight), seen, level)
         if method == "profile":
             report["intervals"] |= {"method": "profile likelihood"} | _ends(found, law, cost, target, level)
     report |= {
