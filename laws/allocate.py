@@ -111,8 +111,8 @@ def allocate(
         BadTable: the law does not trade N against D.
     """
     if not law.allocates:
-        others = sorted(set(law.columns) - {"n", "d", "c"})
-        hint = f" (give it {' and '.join(others)} as well)" if others and {"n", "d"} <= set(law.columns) else ""
+        others = sorted(set(law.needed) - {"n", "d", "c"})
+        hint = f" (give it {' and '.join(others)} as well)" if others and {"n", "d"} <= set(law.needed) else ""
         raise BadTable(
             f"law '{law.name}' is not of the loss by n and d alone, so it has no compute-optimal split{hint}"
         )

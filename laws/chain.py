@@ -33,7 +33,7 @@ def follow(first: Fitted, second: Fitted, *, compute: float | None = None, **giv
         raise BadTable(f"law '{second.law.name}' reads {', '.join(second.law.columns)}, not the upstream loss q alone")
     if compute is not None:
         best = first.predict(compute=compute, **given)
-        given = {role: best[role] for role in first.law.columns}
+        given = {role: best[role] for role in first.law.needed}
     upstream = first.predict(**given)
     rng, ahead, behind = np.random.default_rng(second.report["seed"]), first.predictor, second.predictor
     loss = np.exp(ahead.log_losses(ahead.columns(valid(given)))[:, 0])

@@ -64,7 +64,8 @@ def log_predictions(
 ) -> Float[np.ndarray, "samples runs"]:
     """Log of the predicted loss under many sets of constants."""
     with float64():
-        inputs = {role: np.asarray(columns[role], np.float64) for role in law.columns}
+        given = [role for role in law.columns if role in law.needed or role in columns]
+        inputs = {role: np.asarray(columns[role], np.float64) for role in given}
         return np.asarray(law.log_value(np.asarray(natural, np.float64)[:, None, :], inputs))
 
 
@@ -154,8 +155,14 @@ def _followed(
     return Solution(**ends)
 
 
-def _certify(law: Law, objective: str, delta: float, starts: np.ndarray, solution: Solution) -> Optimum:
-    """The best minimum, if there is one."""
+def _constant(table: Table, weight: np.ndarray, roles: tuple[str, ...]) -> str:
+    """What a failed fit should add about columns that cannot teach it anything."""
+    same = [role for role in roles if len(np.unique(table.values[role][weight > 0])) == 1]
+    return "".join(f"; '{table.columns[role]}' is the same in all its runs" for role in same)
+
+
+def _certify(law: Law, objective: str, delta: float, starts: np.ndarray, solution: Solution, hint: str) -> Optimum:
+    """The best minimum, if there is one; ``hint`` ends the message if there is none."""
     value = np.where(np.isfinite(solution.value), solution.value, np.inf)
     best = int(np.argmin(value))
     # A minimum that was certified stands for an uncertified point that is lower by rounding only.
@@ -164,12 +171,12 @@ def _certify(law: Law, objective: str, delta: float, starts: np.ndarray, solutio
     if not solution.converged[best] and solution.smallest[best] <= SINGULAR:
         raise FitFailed(
             f"law '{law.name}' is not at an optimum: these runs do not determine its constants (the Hessian of the "
-            f"best of {len(value)} starts is singular)"
+            f"best of {len(value)} starts is singular){hint}"
         )
     if not solution.converged[best]:
         raise FitFailed(
             f"law '{law.name}' is not at an optimum: the best of {len(value)} starts has objective {value[best]:.6g}, "
-            f"and a further step would still change it by a share of {solution.decrement[best]:.1g}"
+            f"and a further step would still change it by a share of {solution.decrement[best]:.1g}{hint}"
         )
     return Optimum(
         law=law,
@@ -244,4 +251,4 @@ def fit(
     distinct, copies = np.unique(points, axis=0, return_inverse=True)
     found = _followed(law, table, weight, distinct, objective, delta)
     every = Solution(*(getattr(found, name)[copies.ravel()] for name in Solution.__dataclass_fields__))
-    return _certify(law, objective, delta, points, every)
+    return _certify(law, objective, delta, points, every, _constant(table, weight, law.columns))

@@ -71,6 +71,7 @@ class Law:
         exponents: exponents of N*(C) and D*(C) for C = 6 N D, where they are constants of the law.
         observable: what is predicted, with its unit; positive, as the fit takes its logarithm.
         width: how many numbers ``value`` holds for one run, where it sums over many: what bounds memory.
+        optional: columns that ``value`` can do without: it then takes their best, and so do predictions.
         fixed: constants held at given values (``holding``).
         origin: ``file.py:NAME`` for a law from a file of one's own.
     """
@@ -86,6 +87,7 @@ class Law:
     exponents: Callable[[Values], tuple] | None = None
     observable: str = LOSS
     width: int = 1
+    optional: tuple[str, ...] = ()
     fixed: tuple[tuple[str, float], ...] = ()
     origin: str | None = None
 
@@ -94,9 +96,14 @@ class Law:
         return tuple(param.name for param in self.params)
 
     @property
+    def needed(self) -> tuple[str, ...]:
+        """The columns without which it predicts nothing."""
+        return tuple(role for role in self.columns if role not in self.optional)
+
+    @property
     def allocates(self) -> bool:
         """Whether the law is of the loss, size and data (and compute) alone, so that an optimal split can exist."""
-        return {"n", "d"} <= set(self.columns) <= {"n", "d", "c"} and self.observable == LOSS
+        return {"n", "d"} <= set(self.needed) <= {"n", "d", "c"} and self.observable == LOSS
 
     def holding(self, fixed: Mapping[str, float] | None) -> "Law":
         """The law with some constants held at given values: they are no longer among its own.

@@ -82,7 +82,7 @@ class Predictor:
         columns = valid(given)
         if "c" not in columns and {"n", "d"} <= set(columns):
             columns["c"] = columns["d"] * np.exp(self.cost.log_flops_per_token(np.log(columns["n"])))
-        missing = [role for role in self.law.columns if role not in columns]
+        missing = [role for role in self.law.needed if role not in columns]
         if missing:
             needed = " and ".join(flag(role, "VALUE", "at") for role in missing)
             raise BadTable(f"law '{self.law.name}' needs {needed} for a prediction")

@@ -28,6 +28,7 @@ ROLES: dict[str, Role] = {
     "u": Role("unique_tokens", "U", "unique tokens"),
     "s": Role("steps", "S", "steps"),
     "b": Role("batch_tokens", "B", "batch (tokens)"),
+    "lr": Role("peak_lr", "lr", "peak learning rate"),
     "w": Role("width", "w", "width"),
     "h": Role("depth", "h", "depth"),
     "x": Role("shape", "x", "shape dimension"),

@@ -103,7 +103,7 @@ def _left_out(table: Table, weight: np.ndarray, miss: np.ndarray) -> Iterator[tu
 
 def _forms(law: Law) -> list[Law]:
     """Other laws of N and D alone."""
-    return [other for other in LAWS.values() if other.allocates and other != law]
+    return [other for other in LAWS.values() if other.allocates and not other.optional and other != law]
 
 
 def _same_target(point: dict[str, float], own: np.ndarray, other: np.ndarray, cost: Cost) -> float:

@@ -85,6 +85,10 @@ class Table:
             return False
         return bool(np.all(np.abs(self.values["c"] / (6 * self.values["n"] * self.values["d"]) - 1) < SAME))
 
+    def _has(self, role: str) -> bool:
+        """Whether the default column of a role is there."""
+        return self.frame is not None and ROLES[role].column in self.frame.columns
+
     def need(self, roles: tuple[str, ...], law: str) -> Table:
         """The table with the columns of a law, those not read so far taken from their default columns.
 
@@ -96,7 +100,11 @@ class Table:
             if role in values:
                 continue
             column = ROLES[checked(role)].column
-            if self.frame is None or role in CORE or column not in self.frame.columns:
+            if role == "b" and "d" in values and self._has("s") and not self._has("b"):
+                steps = _column(self.frame, self.name, "s", ROLES["s"].column)
+                values[role], columns[role] = values["d"] / steps, "tokens / steps"
+                continue
+            if role in CORE or not self._has(role):
                 raise BadTable(
                     f"{self.name}: law '{law}' needs a column for {role}, and there is no '{column}'"
                     f"{nearest(column, self.header)} (map it with {flag(role, 'COLUMN', 'columns')})"

@@ -1,9 +1,11 @@
 """Smaller networks: fewer bits, fewer weights, a teacher, and the vocabulary's share."""
 
+from dataclasses import replace
+
 from laws.forms.allocation import CHINCHILLA_POWER
 from laws.forms.parts import exponent
 from laws.law import Law, Param
-from laws.ops import exp, log, power, softplus
+from laws.ops import exp, log, maximum, power, softplus
 
 PARTS = {"pw": "w", "pa": "a", "pk": "kv"}  # bits of -> suffix of its constant
 KUMAR = "Kumar et al. 2024, arXiv 2411.04330"
@@ -43,7 +45,7 @@ def _precision(name: str, equation: str, roles: tuple[str, ...], starts: tuple[f
 
 
 def _harm(p, x):
-    """What quantising after training adds to the loss: the more, the longer the training."""
+    """What quantising to fewer bits after training adds to the loss: the more, the longer the training."""
     return p["C"] * power(x["d"], p["gamma_D"]) * power(x["n"], -p["gamma_N"]) * exp(-x["pp"] / p["gamma_post"])
 
 
@@ -61,6 +63,37 @@ POST = Law(
     value=_harm,
     linear=("C",),
     observable="loss added by quantising (nats per token)",
+)
+
+SENSITIVE = tuple(
+    Param(f"C_{part}", "how soon a part trained in few bits stands it", 1e-2, 20.0, starts=(0.3, 1.0))
+    for part in PARTS.values()
+)
+
+
+def _unified_value(p, x):
+    size = _effective(p, x, tuple(PARTS))
+    harm = _harm(p, x | {"n": size})
+    for role, part in PARTS.items():
+        harm = harm * (1 - exp(-p[f"C_{part}"] * maximum(x[role] - x["pp"], 0.0)))
+    return p["E"] + p["A"] * power(size, -p["alpha"]) + p["B"] * power(x["d"], -p["beta"]) + harm
+
+
+PRECISION = _precision("precision", "4", tuple(PARTS), (1.0, 2.5))
+UNIFIED = replace(
+    PRECISION,
+    name="precision_unified",
+    formula="L = E + A / N_eff^alpha + B / D^beta + C D^gamma_D / N_eff^gamma_N e^(-P_post / gamma_post) "
+    "prod (1 - e^(-C_x (P_x - P_post))), N_eff as in precision",
+    source=f"{KUMAR}, equations 9 and 11: weights already trained in few bits lose less when quantised after training",
+    columns=(*PRECISION.columns, "pp"),
+    params=(
+        *(replace(param, starts=param.starts[:1] or param.starts) for param in PRECISION.params),
+        *(replace(param, starts=param.starts[:1] or param.starts) for param in POST.params),
+        *SENSITIVE,
+    ),
+    value=_unified_value,
+    linear=(*PRECISION.linear, *POST.linear),
 )
 
 SPARSITY = Law(
@@ -148,8 +181,9 @@ DISTILLATION = Law(
 
 LAWS = (
     _precision("precision_weights", "3", ("pw",), (1.0, 2.5, 5.0)),
-    _precision("precision", "4", ("pw", "pa", "pk"), (1.0, 2.5)),
+    PRECISION,
     POST,
+    UNIFIED,
     SPARSITY,
     VOCABULARY,
     DISTILLATION,

@@ -20,4 +20,26 @@ TRANSFER = Law(
     observable="tokens transferred",
 )
 
-LAWS = (TRANSFER,)
+TRANSFER_LOSS = Law(
+    name="transfer_loss",
+    formula="L(N, D_F) = ((Nc / N)^(alpha_N / alpha_D) + K / (D_F^a N^b))^alpha_D, K = Dc / k",
+    source="Hernandez et al. 2021, arXiv 2102.01293, equation 6.1: Kaplan's law at the data in effect; Dc and k of "
+    "equation 1.1 enter as one number",
+    columns=("n", "f"),
+    params=(
+        Param("Nc", "size at which the size term is one", 1.0, 1e60, starts=(1e10, 1e14)),
+        Param(
+            "K", "data at which the data term is one, over the weight of the transfer", 1e-12, 1e60, starts=(1e4, 1e9)
+        ),
+        exponent("alpha_N", "exponent of size", 0.08, 0.2),
+        exponent("alpha_D", "exponent of data", 0.1, 0.3),
+        exponent("a", "exponent of fine-tuning tokens", 0.1, 0.4, low=-1.0, high=2.0),
+        exponent("b", "exponent of size in the data in effect", 0.2, 0.5, low=-1.0, high=2.0),
+    ),
+    value=lambda p, x: power(
+        power(p["Nc"] / x["n"], p["alpha_N"] / p["alpha_D"]) + p["K"] * power(x["f"], -p["a"]) * power(x["n"], -p["b"]),
+        p["alpha_D"],
+    ),
+)
+
+LAWS = (TRANSFER, TRANSFER_LOSS)

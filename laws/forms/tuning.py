@@ -1,8 +1,11 @@
 """What to train with: the best learning rate and batch by size, data and compute, and the critical batch."""
 
-from laws.forms.parts import exponent
+from dataclasses import replace
+
+from laws.forms.allocation import CHINCHILLA
+from laws.forms.parts import along, exponent
 from laws.law import Law, Param
-from laws.ops import power
+from laws.ops import log, power
 
 RATE, BATCH = "learning rate", "batch (tokens)"
 K = Param("k", "weight")
@@ -77,4 +80,74 @@ CRITICAL_BATCH_BY_LOSS = Law(
     observable="critical batch (tokens)",
 )
 
-LAWS = (LEARNING_RATE, BATCH_BY_DATA, RATE_BY_COMPUTE, BATCH_BY_COMPUTE, CRITICAL_BATCH, CRITICAL_BATCH_BY_LOSS)
+# The best value of a hyperparameter, and the constants that it brings into a law of the loss.
+BEST = {
+    "lr": lambda p, x: p["k_lr"] * power(x["n"], -p["p"]) * power(x["d"], p["q"]),
+    "b": lambda p, x: p["k_b"] * power(x["d"], p["r"]),
+}
+TUNED = {
+    "lr": (
+        Param("h_lr", "loss of a rate off by a factor e, relative", 1e-6, 10.0, starts=(0.01, 0.1)),
+        Param("k_lr", "weight of the best learning rate", 1e-30, 1e30, starts=along("lr", 0.3, 0.7)),
+        exponent("p", "exponent of size of the best learning rate", 0.0, low=-2.0, high=3.0),
+        exponent("q", "exponent of data of the best learning rate", 0.0, low=-2.0, high=2.0),
+    ),
+    "b": (
+        Param("h_b", "loss of a batch off by a factor e, relative", 1e-6, 10.0, starts=(0.01,)),
+        Param("k_b", "weight of the best batch", 1e-30, 1e30, starts=along("b", 0.5)),
+        exponent("r", "exponent of data of the best batch", 0.0, low=-2.0, high=2.0),
+    ),
+}
+SCHEDULED = tuple(replace(p, starts=(0.3, 0.5)) if p.name in ("alpha", "beta") else p for p in CHINCHILLA.params)
+
+
+def _tuned(name: str, *roles: str) -> Law:
+    """Chinchilla's law, and by what factor a rate or batch beside the best raises the loss."""
+
+    def value(p, x):
+        off = sum(p[f"h_{role}"] * log(x[role] / BEST[role](p, x)) ** 2 for role in roles if role in x)
+        return CHINCHILLA.value(p, x) * (1 + off)
+
+    said = {"lr": "h_lr ln(lr / lr*)^2", "b": "h_b ln(B / B*)^2"}
+    best = {"lr": "lr* = k_lr D^q / N^p", "b": "B* = k_b D^r"}
+    return replace(
+        CHINCHILLA,
+        name=name,
+        formula=f"L = (E + A / N^alpha + B / D^beta) (1 + {' + '.join(said[role] for role in roles)}), "
+        + ", ".join(best[role] for role in roles),
+        source="Hoffmann et al. 2022, equation 2, times a parabola around the optima of Li et al. 2025, arXiv 2503.04715, "
+        "equation 1: runs that were not tuned inform instead of misleading",
+        columns=("n", "d", *roles),
+        params=(*SCHEDULED, *(param for role in roles for param in TUNED[role])),
+        value=value,
+        optional=roles,
+    )
+
+
+DATA_BY_BATCH = replace(
+    CHINCHILLA,
+    name="chinchilla_batch",
+    formula="L(N, D, B) = E + A / N^alpha + B (1 + B / B_crit)^beta / D^beta, B_crit = k_b D^r",
+    source="tokens in effect D / (1 + B / B_crit) of McCandlish et al. 2018, arXiv 1812.06162, equation 2.12; B_crit by data "
+    "as in Bergsma et al. 2025, arXiv 2505.13738; without a batch, the limit of small ones",
+    columns=("n", "d", "b"),
+    params=(
+        *SCHEDULED,
+        Param("k_b", "weight of the critical batch", 1e-30, 1e30, starts=along("b", 0.3, 1.0)),
+        exponent("r", "exponent of data of the critical batch", 0.0, low=-2.0, high=2.0),
+    ),
+    value=lambda p, x: CHINCHILLA.value(p, x | {"d": x["d"] / (1 + x["b"] / BEST["b"](p, x))} if "b" in x else x),
+    optional=("b",),
+)
+
+LAWS = (
+    LEARNING_RATE,
+    BATCH_BY_DATA,
+    RATE_BY_COMPUTE,
+    BATCH_BY_COMPUTE,
+    CRITICAL_BATCH,
+    CRITICAL_BATCH_BY_LOSS,
+    DATA_BY_BATCH,
+    _tuned("chinchilla_lr", "lr"),
+    _tuned("chinchilla_lr_batch", "lr", "b"),
+)

@@ -25,7 +25,7 @@ RANGES = {
     "n": (1e7, 1e10), "d": (1e9, 3e11), "c": (1e17, 1e22), "u": (1e8, 1e10), "s": (1e2, 1e5), "b": (1e4, 1e7),
     "w": (128, 4096), "h": (2, 64), "x": (64, 8192), "e": (1, 512), "g": (1, 32), "z": (0.05, 1), "pw": (2, 16),
     "pa": (2, 16), "pk": (2, 16), "pp": (2, 8), "v": (1e6, 1e9), "m": (1, 16), "t": (1.8, 3.2), "f": (1e5, 1e9),
-    "q": (2, 6), "s1": (0.5, 30), "s2": (-0.1, 1.5),
+    "q": (2, 6), "lr": (1e-4, 1e-2), "s1": (0.5, 30), "s2": (-0.1, 1.5),
 }  # fmt: skip
 SUPERVISED = {"A_S": 3355, "B_S": 18186, "E_S": 1.220, "alpha_S": 0.408, "beta_S": 0.431, "gamma_S": 0.452}
 # Law -> constants, published ones where there are any; for some, constants to hold, as their authors do.
@@ -60,15 +60,36 @@ TRUTHS = {
     "batch_deepseek": (0.292, 0.3271),
     "critical_batch": (3e3, 2e9),
     "critical_batch_loss": (2e8, 1 / 0.21),
+    "chinchilla_batch": (400, 1500, 1.7, 0.34, 0.37, 12.0, 0.47),
+    "chinchilla_lr": (400, 1500, 1.7, 0.34, 0.37, 0.03, 1.79, 0.713, 0.307),
+    "chinchilla_lr_batch": (400, 1500, 1.7, 0.34, 0.37, 0.03, 1.79, 0.713, 0.307, 0.01, 0.58, 0.571),
     "routed": (-0.082, -0.108, 0.009, 1.104, 1.847, 314.478),
     "fine_grained": (0.47, 2.1, 18.1, 30.8, 0.58, 0.115, 0.147),
     "precision_weights": (4.299e3, 1.806e4, 2.7648, 0.4965, 0.4965, 2.6745),
     "precision": (4.299e3, 1.806e4, 2.7648, 0.4965, 0.4965, 2.6745, 2.2102, 0.9578),
     "precision_post": (0.0598, 0.5068, 0.3439, 0.5907),
+    "precision_unified": (
+        4.299e3,
+        1.806e4,
+        2.7648,
+        0.4965,
+        0.4965,
+        2.6745,
+        2.2102,
+        0.9578,
+        0.0598,
+        0.5068,
+        0.3439,
+        0.5907,
+        0.3,
+        0.5,
+        0.8,
+    ),
     "sparsity": (0.651, 16.8, 45.0, 6.9e8**0.203, 0.722, 0.245, 0.203),
     "vocabulary": (1.5, 880, 20, 2.3e4, 0.447, 0.671),
     "distillation": (2243, 24181, 0.321, 0.637, 0.764, 2.549, 522.61, 1.315, 0.090, *SUPERVISED.values()),
     "transfer": (1.9e4, 0.18, 0.38),
+    "transfer_loss": (8.8e13, 1.8e13 / 1.9e4, 0.076, 0.103, 0.18, 0.38),
     "annealing": (2.6, 0.6, 0.3, 0.5),
     "diloco": (19.226, 0.0985, 0.0116),
     "diloco_offset": (60, 1.2, 0.2, 0.02),
@@ -77,6 +98,7 @@ TRUTHS = {
 HELD = {
     "data_constrained": ("A", "B", "E", "alpha", "beta"),
     "distillation": tuple(SUPERVISED),
+    "precision_unified": ("A", "B", "E", "alpha", "beta", "gamma_w", "gamma_a", "gamma_kv"),
 }
 
 
@@ -177,6 +199,7 @@ def test_all_laws_say_where_they_come_from():
 def test_what_has_a_compute_optimal_split():
     assert {law.name for law in LAWS.values() if law.allocates} == {
         "chinchilla", "chinchilla_tied", "chinchilla_power", "kaplan", "overtraining",
+        "chinchilla_batch", "chinchilla_lr", "chinchilla_lr_batch",
     }  # fmt: skip
     assert LAWS["lr_step"].observable == "learning rate" != LOSS
 
