@@ -37,6 +37,7 @@ LEVELS = (0.5, 0.8, 0.95)
 FACTORS = (1, 10, 100)  # of the largest compute of the sweep; 1 stands for the middle of it
 ASIDE = (0.6, 1.0, 1.7)  # sizes of the targets, relative to the best at their compute
 RESAMPLES, CHUNK = 200, 50
+SEED = 1  # the settings of `laws.ensemble` were chosen on the sweeps of another seed: these are fresh
 TOLERANCE = 0.04  # of the coverage of well-specified cells, beside two Monte-Carlo errors
 REFERENCE = {"A": 406.4, "B": 410.7, "E": 1.69, "alpha": 0.34, "beta": 0.28}
 STEEP = {"A": 3500.0, "B": 100.0, "E": 1.7, "alpha": 0.5, "beta": 0.25}
@@ -222,7 +223,7 @@ def simulate(cell: tuple[str, str, float], chunk: int, sweeps: int) -> dict[str,
     which the truth lies outside (Gneiting and Raftery 2007, equation 43).
     """
     setting = Setting.of(*cell)
-    rng = np.random.default_rng([chunk, CELLS.index(cell)])
+    rng = np.random.default_rng([SEED, chunk, CELLS.index(cell)])
     truth = setting.surface.truth
     mean, at = (
         log_predictions(truth, setting.surface.natural[None], columns)[0]
