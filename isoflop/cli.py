@@ -27,6 +27,7 @@ COMMANDS = {
     "fit": "fit a scaling law to a table",
     "predict": "loss or optimum from a fit, with intervals",
     "score": "a frozen prediction against what was measured since",
+    "calibration": "whether the forecasts of a study kept what they promised",
     "compare": "the compute multiplier between two fits",
     "plot": "figures of a table and its fit",
     "report": "one self-contained report.html",

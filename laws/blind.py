@@ -21,7 +21,7 @@ UNCHANGED = 1e-9  # relative difference up to which a number is the same after a
 INFORMATIVE = 0.05  # an interval wider than this share of the loss says nothing
 
 
-def _seal(payload: dict[str, Any]) -> str:
+def seal(payload: dict[str, Any]) -> str:
     """Hash of a payload's content, its own seal left out."""
     content = {key: value for key, value in payload.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
@@ -72,7 +72,7 @@ def freeze(
         if not same:
             raise BadTable(f"{path}: already holds another prediction; a frozen one is never overwritten")
         return found
-    payload["sha256"] = _seal(payload)
+    payload["sha256"] = seal(payload)
     write_json(path, payload)
     return payload
 
@@ -86,7 +86,7 @@ def read_frozen(path: str | Path) -> dict[str, Any]:
     frozen = read_json(path, "frozen prediction")
     if frozen.get("kind") != KIND:
         raise BadTable(f"{path}: not a frozen prediction")
-    if frozen.get("sha256") != _seal(frozen):
+    if frozen.get("sha256") != seal(frozen):
         raise BadTable(f"{path}: the frozen prediction was changed after it was written (its hash does not match)")
     return frozen
 
@@ -250,6 +250,7 @@ def score(path: str | Path, table: str | Path | Table) -> dict[str, Any]:
     return plain(
         {
             "kind": "isoflop.score",
+            "prediction": {"path": str(path), "sha256": frozen["sha256"]},
             "target": frozen["target"],
             "predicted": {"loss": said["loss"], "interval": [low, high], "level": said["level"]},
             "measured": measured,

@@ -6,9 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from laws.figures.calibration import calibration
+from laws.figures.certainty import clouds, profiles
 from laws.figures.frontier import loss_against_compute, optimum_against_compute
 from laws.figures.multiplier import multiplier
+from laws.figures.rollout import rollout
 from laws.figures.runs import isoflop_curves, learning_curves, one_column, residuals
+from laws.figures.surface import surface
 from laws.fitted import Fitted
 from laws.style import STYLE, save
 
@@ -20,9 +24,13 @@ FIGURES: dict[str, Callable[[Fitted, dict | None], Figure | None]] = {
     "isoflop": lambda fitted, curves: isoflop_curves(fitted),
     "loss_vs_compute": loss_against_compute,
     "optimum_vs_compute": lambda fitted, curves: optimum_against_compute(fitted),
+    "surface": lambda fitted, curves: surface(fitted),
     "residuals": lambda fitted, curves: residuals(fitted),
     "learning_curves": learning_curves,
     "law": lambda fitted, curves: one_column(fitted),
+    "profiles": lambda fitted, curves: profiles(fitted),
+    "clouds": lambda fitted, curves: clouds(fitted),
+    "rollout": lambda fitted, curves: rollout(fitted),
 }
 
 
@@ -50,9 +58,13 @@ def plot_all(fitted: Fitted, directory: str | Path, curves: dict | None = None) 
     return files
 
 
-def plot_multiplier(found: dict[str, Any], path: str | Path) -> Path:
-    """The compute multiplier against compute, from ``laws.compare.compare``; returns the file."""
+# Of what does not come from one fit: the results of ``laws.compare.compare`` and ``laws.ledger.calibration``.
+RESULTS: dict[str, Callable[[dict[str, Any]], Figure]] = {"multiplier": multiplier, "calibration": calibration}
+
+
+def plot_result(name: str, found: dict[str, Any], path: str | Path) -> Path:
+    """The figure of a result, a key of ``RESULTS``; returns the file."""
     import matplotlib as mpl
 
     with mpl.rc_context(STYLE):
-        return save(multiplier(found), path)
+        return save(RESULTS[name](found), path)

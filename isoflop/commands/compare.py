@@ -42,9 +42,9 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     if flags.out:
         write_json(flags.out, found)
     if flags.plot:
-        from laws.plots import plot_multiplier
+        from laws.plots import plot_result
 
-        found["plot"] = str(plot_multiplier(found, flags.plot))
+        found["plot"] = str(plot_result("multiplier", found, flags.plot))
     return Output(found, _text(found))
 
 

@@ -1,5 +1,6 @@
 """`isoflop score`: a frozen prediction against what was measured since."""
 
+from pathlib import Path
 from typing import Any
 
 from absl import flags as absl_flags
@@ -14,6 +15,10 @@ EXAMPLE = "isoflop score prediction.json runs/demo/sweep --out=score.json"
 def define(flags: absl_flags.FlagValues) -> None:
     """The flags of the command."""
     absl_flags.DEFINE_string("out", None, "Write the score here as well.", flag_values=flags)
+    absl_flags.DEFINE_string(
+        "log", None, "Log of the study's scores (isoflop calibration); by default scores.jsonl beside the prediction.",
+        flag_values=flags,
+    )  # fmt: skip
 
 
 def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
@@ -22,9 +27,12 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     _laws.on_cpu()
     from laws.blind import read_frozen, score
     from laws.fitted import write_json
+    from laws.ledger import NAME, enter
 
     read_frozen(frozen)  # before a sweep is collected
     found = score(frozen, _laws.table_path(operand)) | {"command": _laws.typed("score", flags, args)}
+    log = flags.log or str(Path(frozen).with_name(NAME))
+    found["log"] = {"path": log, "scores": len(enter(found, log))}
     if flags.out:
         write_json(flags.out, found)
     return Output(found, _text(found))
@@ -54,5 +62,6 @@ def _text(found: dict[str, Any]) -> Any:
         f"the {runs['n']} runs at the target: error {runs['mean_are']:.2%} mean, {runs['max_are']:.2%} worst; "
         f"{runs['coverage']:.0%} inside their intervals",
         f"blind: {'yes' if found['blind'] else 'not shown'}",
+        f"score {found['log']['scores']} in {found['log']['path']} (isoflop calibration)",
         *(f"warning: {text}" for text in found["warnings"]),
     )

@@ -81,6 +81,8 @@ def test_freeze_and_score(capsys, folder, sweep, tmp_path):
     sweep.assign(ended_at=at + 60).to_parquet(later)
     found = said(capsys, "score", frozen, later, f"--out={tmp_path / 'score.json'}")
     assert found["blind"] is True
+    assert found["log"] == {"path": str(tmp_path / "scores.jsonl"), "scores": 1}
+    assert said(capsys, "calibration", tmp_path / "scores.jsonl")["forecasts"][0]["are"] == found["are"]
     assert json.loads((tmp_path / "score.json").read_text())["are"] == found["are"]
     sweep.assign(ended_at=at - 60).to_parquet(later)
     assert "not blind" in refused(capsys, 1, "score", frozen, later)

@@ -1,0 +1,63 @@
+"""`isoflop calibration`: every score of a study, and whether its intervals kept their promise."""
+
+from typing import Any
+
+from absl import flags as absl_flags
+
+from isoflop.cli import Output
+from isoflop.commands import _laws
+
+SUMMARY = "every forecast that a study has scored, and whether the intervals kept what they promised"
+EXAMPLE = """
+isoflop calibration runs/demo/scores.jsonl
+isoflop calibration runs/demo/scores.jsonl --plot=calibration.png
+"""
+
+
+def define(flags: absl_flags.FlagValues) -> None:
+    """The flags of the command."""
+    absl_flags.DEFINE_string("plot", None, "Draw it here (PNG, SVG or PDF).", flag_values=flags)
+
+
+def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
+    """Read the log that `isoflop score` keeps, check that it is whole, and count."""
+    (log,) = _laws.operand(args, "calibration", "a log of scores")
+    from laws.ledger import calibration, read_ledger
+
+    found = calibration(read_ledger(log)) | {"command": _laws.typed("calibration", flags, args)}
+    if flags.plot:
+        from laws.plots import plot_result
+
+        found["plot"] = str(plot_result("calibration", found, flags.plot))
+    return Output(found, _text(found))
+
+
+def _text(found: dict[str, Any]) -> Any:
+    import datetime
+
+    from rich.console import Group
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    titles = ("frozen", "target", "predicted", "interval", "measured", "error", "", "inside so far")
+    for title in titles:
+        table.add_column(title, justify="left" if title in ("frozen", "target", "") else "right")
+    for row in found["forecasts"]:
+        low, high = row["interval_of_loss"]
+        table.add_row(
+            f"{datetime.datetime.fromtimestamp(row['frozen_at'], datetime.UTC):%Y-%m-%d %H:%M}",
+            ", ".join(f"{role} {value:.3g}" for role, value in row["target"].items()),
+            f"{row['predicted']:.4f}",
+            f"[{low:.4f}, {high:.4f}]",
+            f"{row['measured']:.4f}",
+            f"{row['are']:.2%}",
+            "inside" if row["covered"] else "OUTSIDE",
+            f"{row['coverage']:.0%} of {row['nominal']:.0%}",
+        )
+    unseen = sum(row["blind"] is not True for row in found["forecasts"])
+    notes = [f"{unseen} of them are not shown to be blind"] if unseen else []
+    last = found["forecasts"][-1]
+    bias = (
+        f"measured losses lie {abs(last['bias']):.2f} half widths {'above' if last['bias'] > 0 else 'below'} the middle"
+    )
+    return Group(table, "", found["verdict"], bias + " of their intervals on average", *notes)
