@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "isoflop needs Python 3.11 or later: make PYTHON=python3.12 ..."; exit 2; }
 	@echo "installing into $(VENV) ..."; start=$$(date +%s); \
-	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]' && \
+	  $(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[test]' && \
 	  echo "installed in $$(( $$(date +%s) - start )) s"
 	@touch $@
 
@@ -39,7 +39,7 @@ lint: install
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
 bench: install
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.train_step --out benchmarks/results/train_step.json
 	$(BIN)/python -m benchmarks.fit --out benchmarks/results/fit.json
 

@@ -58,7 +58,7 @@ def _text(payload: dict) -> object:
 
     done = sum(row["flops"] for row in payload["runs"] if row["state"] in store.ENDED)
     total = sum(row["flops"] for row in payload["runs"])
-    lines = [f"{payload['ran']} runs in {payload['seconds']:.0f} s"]
+    lines = [f"{payload['ran']} runs took {payload['seconds']:.0f} s"]
     if payload["refused"]:
         lines.append(f"{payload['refused']} points of the design are refused (isoflop plan names them)")
     if payload["earlier"]:
