@@ -108,15 +108,17 @@ def cuts(
     return [kept[i] for i in chosen]
 
 
-def forecast_covariance(
+def forecast_errors(
     seen: Float[np.ndarray, "tables rows params"],
     new: Float[np.ndarray, "tables more params"],
     deviation: Float[np.ndarray, " tables"],
     objective: str,
     delta: float,
     prior: Float[np.ndarray, "tables params params"],
-) -> Float[np.ndarray, "tables more more"]:
-    """Covariance of what forecasts of log losses miss by: of the constants, and of each run's noise.
+) -> Float[np.ndarray, "tables more params"]:
+    """What forecasts of log losses miss by because the constants are uncertain: W, whose W W^T is the covariance.
+
+    The noise of the new runs, independent, comes on top.
 
     Args:
         seen, new: derivatives of the fitted and of the forecast log losses, in the optimiser's coordinates.
@@ -127,8 +129,8 @@ def forecast_covariance(
     """
     square, curve = spread(NORMAL, deviation, objective, delta)
     precision = (curve**2 / square)[:, None, None] * np.swapaxes(seen, 1, 2) @ seen
-    covariance = new @ np.linalg.solve(precision + prior, np.swapaxes(new, 1, 2))
-    return covariance + (deviation**2)[:, None, None] * np.eye(new.shape[1])
+    root = np.linalg.cholesky(precision + prior)
+    return np.swapaxes(np.linalg.solve(root, np.swapaxes(new, 1, 2)), 1, 2)
 
 
 def _scores(inside, log_loss, predicted, slopes, distance, weight, objective, delta, prior):
@@ -137,14 +139,22 @@ def _scores(inside, log_loss, predicted, slopes, distance, weight, objective, de
     error = (log_loss - predicted) * np.sqrt(weight)
     deviation = scatter(error[:, inside], slopes.shape[2], objective, delta) + 1e-12
     slopes = slopes * np.sqrt(weight)[:, None]
-    covariance = forecast_covariance(slopes[:, inside], slopes[:, ~inside], deviation, objective, delta, prior)
+    unsure = forecast_errors(slopes[:, inside], slopes[:, ~inside], deviation, objective, delta, prior)
     missed, far = error[:, ~inside], np.broadcast_to(distance[~inside], error[:, ~inside].shape)
-    solved = np.linalg.solve(covariance, np.stack([missed, far], axis=2))
-    own, cross, reach = (np.sum(a * solved[..., k], axis=1) for a, k in ((missed, 0), (far, 0), (far, 1)))
+    # The covariance W W^T + noise^2 in the directions of W, few however many the runs, and beside them.
+    directions, sizes, _ = np.linalg.svd(unsure, full_matrices=False)
+    noise = (deviation**2)[:, None]
+    pair = np.stack([missed, far], axis=2)
+    along = np.swapaxes(directions, 1, 2) @ pair
+    beside = pair - directions @ along
+    inverse = np.swapaxes(along, 1, 2) @ (along / (noise + sizes**2)[..., None])
+    inverse = inverse + np.swapaxes(beside, 1, 2) @ beside / noise[..., None]
+    own, cross, reach = inverse[:, 0, 0], inverse[:, 0, 1], inverse[:, 1, 1]
+    size = missed.shape[1]
+    volume = np.sum(np.log1p(sizes**2 / noise), axis=1) + size * np.log(noise[:, 0])
     added = GROWTHS[None] ** 2
     quadratic = own[:, None] - added * cross[:, None] ** 2 / (1 + added * reach[:, None])
-    volume = np.linalg.slogdet(covariance)[1][:, None] + np.log1p(added * reach[:, None])
-    size = missed.shape[1]
+    volume = volume[:, None] + np.log1p(added * reach[:, None])
     constant = gammaln((freedom + size) / 2) - gammaln(freedom / 2) - size / 2 * np.log(freedom * np.pi)
     return constant - 0.5 * volume - (freedom + size) / 2 * np.log1p(quadratic / freedom)
 

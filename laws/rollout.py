@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.stats import t as student
 
-from laws.ensemble import SPARE, Form, below_cuts, cuts, distance_role, forecast_covariance, loose
+from laws.ensemble import SPARE, Form, below_cuts, cuts, distance_role, forecast_errors, loose
 from laws.fit import log_predictions
 from laws.isoflop import budgets
 from laws.uncertainty import Fits, scatter
@@ -64,9 +64,9 @@ def rollout(fits: Fits, seen: Bool[np.ndarray, " rows"], level: float) -> dict[s
         deviation = scatter(error, parts, fits.objective, fits.delta) + 1e-12
         new = slopes[None, first : first + 1]
         known = (slopes[inside] * root[:, None])[None]
-        covariance = forecast_covariance(known, new, deviation, fits.objective, fits.delta, prior)
+        unsure = forecast_errors(known, new, deviation, fits.objective, fits.delta, prior)
         freedom = max(int(inside.sum()) - parts, 1)
-        reach = float(student.ppf((1 + level) / 2, freedom) * np.sqrt(covariance[0, 0, 0]))
+        reach = float(student.ppf((1 + level) / 2, freedom) * np.sqrt(np.sum(unsure**2) + deviation[0] ** 2))
         log_loss = float(natural_says[first])
         said.append(
             {

@@ -1,14 +1,16 @@
 """Rival forms: who is believed, and what growth of forecast errors does to predictions."""
 
 import dataclasses
+import tracemalloc
 
 import numpy as np
 import pandas as pd
 import pytest
 
 import laws
-from laws.ensemble import EQUAL, RIVALS, cuts
+from laws.ensemble import EQUAL, GROWTHS, RIVALS, _scores, cuts, forecast_errors
 from laws.forms import LAWS
+from laws.uncertainty import scatter
 
 
 def test_every_rival_is_a_law():
@@ -70,3 +72,32 @@ def test_growth_widens_by_the_log_of_the_extrapolation_factor(misfitted):
 def test_a_saved_ensemble_predicts_the_same(misfitted, tmp_path):
     again = laws.read_fit(misfitted.save(tmp_path / "fit.json"))
     assert again.predict(c=1e23)["interval"] == pytest.approx(misfitted.predict(c=1e23)["interval"], rel=1e-9)
+
+
+def line(rows: int):
+    """A straight line through noisy rows, half of them forecast from the other half: the arguments of a score."""
+    x = np.linspace(-1, 1, rows)
+    slopes = np.stack([np.ones(rows), x], axis=1)[None]
+    error = 0.01 * np.random.default_rng(0).standard_normal((1, rows))
+    inside, weight, prior = x < 0, np.ones(rows), 1e-6 * np.eye(2)[None]
+    return inside, error, np.zeros((1, rows)), slopes, np.maximum(x, 0), weight, "log_squared", 1e-3, prior
+
+
+def test_a_score_is_the_density_of_a_multivariate_t():
+    from scipy.stats import multivariate_t
+
+    inside, error, _, slopes, far, _, objective, delta, prior = given = line(20)
+    deviation = scatter(error[:, inside], 2, objective, delta) + 1e-12
+    unsure = forecast_errors(slopes[:, inside], slopes[:, ~inside], deviation, objective, delta, prior)[0]
+    for growth, found in zip(GROWTHS, _scores(*given)[0], strict=True):
+        moved = growth * far[~inside]
+        shape = unsure @ unsure.T + np.outer(moved, moved) + deviation[0] ** 2 * np.eye(10)
+        assert found == pytest.approx(multivariate_t.logpdf(error[0, ~inside], np.zeros(10), shape, df=8), rel=1e-6)
+
+
+def test_scores_of_many_rows_take_memory_as_the_rows_do():
+    tracemalloc.start()
+    assert np.isfinite(_scores(*line(100_000))).all()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2e8  # a covariance of the forecasts would hold 2e10 bytes
