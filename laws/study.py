@@ -41,7 +41,7 @@ from laws.uncertainty import (
 )
 
 IDENTIFIED = 0.95  # level of the profiles that tell whether a quantity is identified
-CURVE_DIGITS = 6  # of what is kept for drawing
+CURVE_DIGITS = 9  # of what is kept for drawing
 TITLES = {
     "pairs": "bootstrap over runs",
     "wild": "wild bootstrap of leave-one-out residuals",

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH, HEIGHT = 4.4, 3.2  # inches of one panel
+WIDTH, HEIGHT = 4.4, 3.2  # inches of one panel: printed 85 mm wide, its smallest letters are six points high
+COLUMN = 1.6  # inches of a column of a legend above all panels
 DPI = 200
 # Okabe and Ito's palette, told apart by readers with any common colour blindness.
 LAW, SECOND, THIRD, NAIVE, INK = "#0072B2", "#D55E00", "#009E73", "#8C8C8C", "#222222"
@@ -42,13 +43,29 @@ STYLE: dict[Any, Any] = {
 SYMBOLS = {role: f"{known.meaning} ${known.symbol}$" for role, known in ROLES.items()} | {
     "c": "training compute $C$ (FLOPs)",
 }
+# What is derived at the target, as mathematics.
+DERIVED = {"a": "a", "b": "b", "n_opt": "N^*", "d_opt": "D^*", "loss_opt": "L^*", "tokens_per_param": "D^*/N^*"}
+GREEK = ("alpha", "beta", "gamma", "delta", "eta", "lambda", "kappa", "mu", "sigma", "tau")
 
 
-def panels(count: int, height: float = HEIGHT, width: float = WIDTH) -> tuple[Figure, list[Axes]]:
+def symbol(name: str) -> str:
+    """A constant, or what is derived, as mathematics: ``alpha_N`` with its subscript."""
+    stem, _, index = DERIVED.get(name, name).partition("_")
+    stem = rf"\{stem}" if stem in GREEK else stem if len(stem) < 3 or "^" in stem else rf"\mathrm{{{stem}}}"
+    return f"${stem}_{{{index}}}$" if index else f"${stem}$"
+
+
+def panels(count: int, height: float = HEIGHT, width: float = WIDTH, across: int = 4) -> tuple[Figure, list[Axes]]:
+    """A figure of some panels of a height and width in inches, at most so many in a row."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width * count, height), layout="constrained")
-    return figure, list(np.atleast_1d(figure.subplots(1, count)))
+    columns = min(count, across)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    axes = list(np.ravel(figure.subplots(rows, columns)))
+    for empty in axes[count:]:
+        empty.remove()
+    return figure, axes[:count]
 
 
 def colours(count: int) -> list[Any]:
@@ -65,31 +82,60 @@ def power(value: float) -> str:
     return f"${factor}10^{{{int(exponent)}}}$"
 
 
-def log_ticks(axis: Any, low: float, high: float) -> None:
-    """Readable labels where less than two decades are shown, powers of ten where more are."""
+def short(value: float) -> str:
+    """A number as short as can be: 0.05, 20, 5.8 x 10^11."""
+    return f"{value:.4g}" if value == 0 or 1e-3 <= abs(value) < 1e4 else power(value)
+
+
+def log_ticks(axis: Any, low: float, high: float, narrow: bool = False) -> None:
+    """Readable labels where less than two decades are shown, powers of ten where more are; fewer in a narrow panel."""
     from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, LogLocator, NullFormatter
 
     decades = np.log10(high / low)
-    short = decades < 2
-    subs = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0) if decades < 0.7 else (1.0, 2.0, 5.0) if short else (1.0,)
-    axis.set_major_locator(LogLocator(subs=subs))
-    axis.set_major_formatter(FuncFormatter(lambda x, _: power(x)) if short else LogFormatterSciNotation())
+    few, near = decades < 2, decades < (1.0 if narrow else 0.7)
+    close, apart = ((1.0, 2.0, 5.0), (1.0, 3.0)) if narrow else ((1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0), (1.0, 2.0, 5.0))
+    subs = close if near else apart if few else (1.0,)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=5 if narrow and not few else None))
+    axis.set_major_formatter(FuncFormatter(lambda x, _: short(x)) if few else LogFormatterSciNotation())
     axis.set_minor_formatter(NullFormatter())
 
 
-def log_x(axes: Axes, values: np.ndarray) -> None:
-    """A logarithmic axis, where all values are positive."""
+def few_ticks(axis: Any) -> None:
+    """Three or four short labels on a linear axis."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(3))
+    axis.set_major_formatter(FuncFormatter(lambda x, _: short(x)))
+
+
+def _log_axis(axes: Axes, along: str, values: np.ndarray, room: float) -> None:
     low, high = float(np.min(values)), float(np.max(values))
     if low <= 0:
         return
-    axes.set_xscale("log")
-    axes.set_xlim(low / 1.15, high * 1.15)
-    log_ticks(axes.xaxis, low, high)
+    getattr(axes, f"set_{along}scale")("log")
+    getattr(axes, f"set_{along}lim")(low / room, high * room)
+    log_ticks(getattr(axes, f"{along}axis"), low, high)
+
+
+def log_x(axes: Axes, values: np.ndarray, room: float = 1.15) -> None:
+    """A logarithmic axis with a factor of room around the values, where all of them are positive."""
+    _log_axis(axes, "x", values, room)
+
+
+def log_y(axes: Axes, values: np.ndarray, room: float = 1.15) -> None:
+    """The same, upwards."""
+    _log_axis(axes, "y", values, room)
 
 
 def legend(axes: Axes, columns: int = 2) -> None:
     """Above the panel, where it covers nothing."""
     axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, columnspacing=1.2, handlelength=1.6)
+
+
+def legend_above(figure: Figure, handles: list[Any]) -> None:
+    """One legend for all panels, above them."""
+    labels, columns = [str(handle.get_label()) for handle in handles], max(2, int(figure.get_figwidth() / COLUMN))
+    figure.legend(handles, labels, loc="outside upper left", ncols=min(columns, len(handles)), handlelength=1.8)
 
 
 def save(figure: Figure, path: str | Path) -> Path:

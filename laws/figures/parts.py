@@ -5,21 +5,44 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from laws.envelope import levelled, smoothed
+from laws.fit import log_predictions
 from laws.fitted import Fitted
+from laws.isoflop import ON_BUDGETS, budgets
 from laws.style import NAIVE
 from laws.uncertainty import interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+FEWEST_DRAWN, MOST_DRAWN = 3, 8  # sizes of a budget whose curve is drawn, and such budgets
+
 
 def rows_of(fitted: Fitted) -> dict[str, Any]:
     """The fitted rows: role -> values, ``loss``, and ``run``, their identities."""
     data = fitted.report["data"]
     return {key: np.asarray(values, float) for key, values in data.items() if key != "run"} | {"run": data["run"]}
+
+
+def residual_of(fitted: Fitted) -> Float[np.ndarray, " rows"]:
+    """Log of every fitted loss over what the law says of it."""
+    rows = rows_of(fitted)
+    columns = {role: rows[role] for role in fitted.law.columns}
+    return np.log(rows["loss"]) - log_predictions(fitted.law, fitted.predictor.constants[None], columns)[0]
+
+
+def drawn_budgets(rows: dict[str, Any]) -> tuple[Int[np.ndarray, " rows"], list[int]]:
+    """Budget of each row, and the budgets that hold enough sizes to be a curve, at most eight spread over all."""
+    group = budgets(rows["c"])
+    sizes = {int(g): len(np.unique(rows["n"][group == g])) for g in np.unique(group)}
+    full = [g for g, count in sizes.items() if count >= FEWEST_DRAWN]
+    if np.isin(group, full).mean() < ON_BUDGETS:
+        return group, []
+    if len(full) > MOST_DRAWN:
+        full = [full[i] for i in np.unique(np.linspace(0, len(full) - 1, MOST_DRAWN).round().astype(int))]
+    return group, full
 
 
 def bands(fitted: Fitted, compute: Float[np.ndarray, " points"]) -> dict[str, tuple[np.ndarray, ...]]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Int
 
-from laws.figures.parts import rows_of, smooth_curve
+from laws.figures.parts import drawn_budgets, residual_of, rows_of, smooth_curve
 from laws.fit import log_predictions
 from laws.fitted import Fitted
-from laws.isoflop import ON_BUDGETS, budgets
 from laws.law import LOSS
 from laws.roles import CORE, ROLES
 from laws.style import INK, LAW, SECOND, SYMBOLS, colours, legend, log_ticks, log_x, panels, power
@@ -19,25 +17,13 @@ from laws.uncertainty import interval
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FEWEST_DRAWN = 3  # sizes of a budget whose curve is drawn
-
-
-def _drawn_budgets(data: dict[str, Any]) -> tuple[Int[np.ndarray, " rows"], list[int]]:
-    """Budget of each row, and the budgets that hold enough sizes to be a curve, at most eight spread over all."""
-    group = budgets(data["c"])
-    sizes = {int(g): len(np.unique(data["n"][group == g])) for g in np.unique(group)}
-    full = [g for g, count in sizes.items() if count >= FEWEST_DRAWN]
-    if np.isin(group, full).mean() < ON_BUDGETS:
-        return group, []
-    if len(full) > 8:
-        full = [full[i] for i in np.unique(np.linspace(0, len(full) - 1, 8).round().astype(int))]
-    return group, full
-
 
 def isoflop_curves(fitted: Fitted) -> Figure | None:
     """Loss against size at every budget, with the law's curve, the measured minimum and the law's optimum."""
+    if not fitted.law.allocates:
+        return None
     data = rows_of(fitted)
-    group, full = _drawn_budgets(data)
+    group, full = drawn_budgets(data)
     if len(full) < 2:
         return None
     figure, (axes,) = panels(1, 3.7, 6.0)
@@ -76,8 +62,7 @@ def residuals(fitted: Fitted) -> Figure | None:
     """Residual log loss against each column, with the band that one run's noise spans."""
     data = rows_of(fitted)
     roles = [role for role in ROLES if role in data and (role in CORE or role in fitted.law.columns)]
-    predicted = log_predictions(fitted.law, fitted.predictor.constants[None], {r: data[r] for r in roles})[0]
-    off = 100 * np.expm1(np.log(data["loss"]) - predicted)
+    off = 100 * np.expm1(residual_of(fitted))
     figure, plots = panels(len(roles), 2.7, 3.2)
     noise = fitted.predictor.noise
     limit = max(np.quantile(np.abs(off), 0.98) * 1.35, 250 * noise.deviation)

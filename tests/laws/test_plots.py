@@ -1,41 +1,146 @@
-"""Figures: drawn for what a fit holds, and left out for what it does not."""
+"""Figures: drawn for what a fit holds, left out for what it does not, and made of the right numbers."""
 
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import t as student
 
 import laws
+from laws.allocate import allocate
+from laws.figures.certainty import pairs_of
+from laws.figures.surface import surface_of
+from laws.plots import FIGURES
+from laws.uncertainty import interval
 
-ALL = {"isoflop", "loss_vs_compute", "optimum_vs_compute", "residuals", "learning_curves"}
-
-
-def test_a_sweep_gives_every_figure(fitted, curves, tmp_path):
-    files = fitted.plot(tmp_path / "figures", laws.load_curves(curves))
-    assert {file.stem for file in files} == ALL
-    assert {file.suffix for file in files} == {".png", ".svg"}
-    assert all(file.stat().st_size > 5000 for file in files)
-
-
-def test_without_curves(fitted, tmp_path):
-    assert {file.stem for file in fitted.plot(tmp_path)} == ALL - {"learning_curves"}
+ALL = {
+    "isoflop", "loss_vs_compute", "optimum_vs_compute", "surface", "residuals", "learning_curves", "profiles", "clouds",
+    "rollout",
+}  # fmt: skip
 
 
-def test_a_law_of_one_column(sweep, tmp_path):
-    found = laws.load(sweep).fit("power_offset_c", resamples=20)
-    assert {file.stem for file in found.plot(tmp_path)} == {"residuals", "law"}
+def suits(fit):
+    """Names of the figures that a fit has data for."""
+    return {name for name, draw in FIGURES.items() if draw(fit, None)}
 
 
-def test_a_table_without_budgets(tmp_path):
+@pytest.fixture(scope="module")
+def drawn(fitted):
+    """The panels of the figures of a sweep, by name."""
+    figures = {name: draw(fitted, None) for name, draw in FIGURES.items()}
+    return lambda name: figures[name].axes
+
+
+@pytest.fixture(scope="module")
+def one_column_law(sweep):
+    return laws.load(sweep).fit("power_offset_c", resamples=40)
+
+
+def line(axes, label):
+    (found,) = [line for line in axes.lines if line.get_label() == label]
+    return np.array(found.get_xdata(), float), np.array(found.get_ydata(), float)
+
+
+def test_a_sweep_gives_every_figure_and_its_file_the_same_ones(fitted, curves, tmp_path):
+    first = fitted.plot(tmp_path / "figures", laws.load_curves(curves))
+    assert [file.stem for file in first[::2]] == [name for name in FIGURES if name in ALL]
+    assert {file.suffix for file in first} == {".png", ".svg"}
+    assert all(file.stat().st_size > 5000 for file in first)
+    again = laws.read_fit(fitted.save(tmp_path / "fit.json")).plot(tmp_path / "again")
+    assert {file.stem for file in again} == ALL - {"learning_curves"}
+    for file in again:
+        if file.suffix == ".svg" and file.stem != "loss_vs_compute":  # which shows learning curves where there are any
+            assert file.read_bytes() == (tmp_path / "figures" / file.name).read_bytes(), file.name
+
+
+def test_a_law_of_one_column(one_column_law):
+    assert suits(one_column_law) == {"residuals", "law", "profiles", "clouds", "rollout"}
+
+
+def test_a_table_without_budgets_and_a_fit_without_resamples():
     rng = np.random.default_rng(0)
     n, d = 10 ** rng.uniform(7, 9, 20), 10 ** rng.uniform(9, 11, 20)
     frame = pd.DataFrame({"n": n, "d": d, "loss": 1.7 + 400 / n**0.34 + 1500 / d**0.37})
-    files = laws.load(frame, n="n", d="d").fit("chinchilla", resamples=20).plot(tmp_path)
-    assert {file.stem for file in files} == {"loss_vs_compute", "optimum_vs_compute", "residuals"}
+    found = laws.load(frame, n="n", d="d").fit("chinchilla", resamples=0)
+    assert suits(found) == {"loss_vs_compute", "optimum_vs_compute", "surface", "residuals"}
 
 
-@pytest.mark.parametrize("suffix", ["svg"])
-def test_figures_are_reproducible(fitted, tmp_path, suffix):
-    first, second = (fitted.plot(tmp_path / name) for name in ("a", "b"))
-    for one, two in zip(first, second, strict=True):
-        if one.suffix == f".{suffix}":
-            assert one.read_bytes() == two.read_bytes()
+def test_a_fit_written_before_the_curves_were_kept(fitted):
+    kept = {key: value for key, value in fitted.report.items() if key != "rollout"}
+    kept["profile"] = {key: value for key, value in kept["profile"].items() if key != "curves"}
+    assert suits(laws.Fitted(fitted.law, kept)) == ALL - {"learning_curves", "profiles", "rollout"}
+
+
+def test_the_frontier_is_the_best_split_of_every_compute(fitted, drawn):
+    (axes,) = drawn("surface")
+    n, d = line(axes, "best split")
+    predictor = fitted.predictor
+    compute = d * np.exp(predictor.cost.log_flops_per_token(np.log(n)))
+    best = allocate(fitted.law, predictor.constants[None], compute, predictor.cost, predictor.ranges["n"])
+    assert n == pytest.approx(best.n[0], rel=1e-6)
+    assert d == pytest.approx(best.d[0], rel=1e-6)
+    assert compute[[0, -1]] == pytest.approx(predictor.ranges["c"], rel=0.1)
+    (star,) = [mark for mark in axes.lines if mark.get_marker() == "*"]
+    assert star.get_xdata() == pytest.approx(fitted.derived["n_opt"], rel=1e-6)
+    assert star.get_ydata() == pytest.approx(fitted.derived["d_opt"], rel=1e-6)
+
+
+def test_the_surface_is_the_law_and_holds_every_run(fitted, below, drawn):
+    (axes,) = drawn("surface")
+    found = surface_of(fitted)
+    say = lambda n, d: fitted.law.value(fitted.params, {"n": n, "d": d})
+    assert found.loss == pytest.approx(say(found.n[None], found.d[:, None]), rel=1e-9)
+    runs, lines = axes.collections[1:], axes.collections[0]
+    assert sum(len(side.get_offsets()) for side in runs) == len(below)
+    for side, sign in zip(runs, (1, -1), strict=True):
+        n, d = np.array(side.get_offsets()).T
+        measured = [below.loss[(below.params_total == a) & (below.tokens == b)] for a, b in zip(n, d, strict=True)]
+        assert all((sign * (loss - say(a, b)) > 0).any() for loss, a, b in zip(measured, n, d, strict=True))
+    for level, path in zip(found.levels, lines.get_paths(), strict=True):
+        assert say(*path.vertices.T) == pytest.approx(level, rel=2e-3)
+
+
+def test_profiles_cross_their_level_at_the_ends_of_the_intervals(fitted, drawn):
+    kept = fitted.report["profile"]
+    cut, panels = student.ppf(0.975, kept["freedom"]) ** 2, drawn("profiles")
+    names = [*fitted.law.names, "a", "n_opt", "loss_opt"]
+    assert len(panels) == len(names)
+    for axes, name in zip(panels, names, strict=True):
+        values, deviance = line(axes, "all other constants fitted anew")
+        best = (fitted.params | fitted.derived)[name]
+        for end in (kept["params"] | kept["derived"])[name]:
+            assert np.interp(end, values, deviance) == pytest.approx(cut, rel=0.1), name
+        assert np.interp(best, values, deviance) < 0.05
+        assert line(axes, "95% level")[1][0] == pytest.approx(cut)
+        assert line(axes, "fit")[0][0] == best
+
+
+def test_clouds_show_the_resamples_and_their_contours_hold_what_they_say(fitted, drawn):
+    pairs = pairs_of(fitted)
+    assert pairs == [("alpha", "beta"), ("E", "a"), ("n_opt", "loss_opt")]
+    samples, ends = fitted.report["samples"], fitted.intervals["derived"]
+    for axes, (one, other) in zip(drawn("clouds"), pairs, strict=True):
+        x, y = line(axes, "resample")
+        for values, name in ((x, one), (y, other)):
+            if name in samples:
+                assert values == pytest.approx(samples[name])
+            else:
+                assert np.array(interval(values, 0.95)) == pytest.approx(ends[name], rel=1e-6)
+        assert line(axes, "fit") == tuple((fitted.params | fitted.derived)[name] for name in (one, other))
+        (contours,) = [c for c in axes.collections if hasattr(c, "levels")]
+        inside = [sum(path.contains_points(np.stack([x, y], axis=1))) / len(x) for path in contours.get_paths()]
+        assert inside == pytest.approx([0.95, 0.5], abs=0.04)
+
+
+def test_pairs_of_a_law_without_an_optimum(one_column_law):
+    assert pairs_of(one_column_law) == [("E", "p")]
+
+
+def test_the_roll_out_is_drawn_beside_what_was_measured(fitted, drawn):
+    (axes,) = drawn("rollout")
+    kept = fitted.report["rollout"]
+    assert line(axes, "measured")[1][0] == kept["measured"]
+    forecasts, seen = axes.containers
+    assert forecasts[0].get_ydata() == pytest.approx([cut["loss"] for cut in kept["cuts"] if not cut["seen"]])
+    assert seen[0].get_ydata() == pytest.approx([kept["cuts"][-1]["loss"]])
+    bars = [segment[:, 1] for segment in forecasts[2][0].get_segments()]
+    assert np.array(bars) == pytest.approx(np.array([cut["interval"] for cut in kept["cuts"] if not cut["seen"]]))

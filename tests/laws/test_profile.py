@@ -10,7 +10,7 @@ from laws.fit import fit
 from laws.forms import find
 from laws.law import Coordinates, Law, Param
 from laws.ops import exp, power
-from laws.profile import Profile, collinear, profiles
+from laws.profile import DRAWN, Profile, collinear, profiles
 from laws.uncertainty import Fits, leave_one_out, noise_of
 
 
@@ -41,6 +41,26 @@ def test_least_squares_on_a_straight_line_give_the_t_interval(line):
         ends = constants[:, None] + student.ppf([(1 - level) / 2, (1 + level) / 2], 10) * deviation[:, None]
         assert np.log(found["k"].interval(level)) == pytest.approx(ends[0], rel=2e-3)
         assert found["p"].interval(level) == pytest.approx(ends[1], rel=2e-3)
+
+
+def test_the_curve_of_a_straight_line_is_a_parabola(line):
+    """Deviance is the squared distance in standard errors, wherever the search went."""
+    law = find("power_c")
+    optimum = fit(law, line, "log_squared")
+    fits, noise = Fits.of(optimum, line), noise_of(optimum, line, np.ones(12))
+    found = profiles(fits, leave_one_out(fits).residual[0], noise.deviation, noise.freedom, by_name(law))
+    values, roots = found["p"].curve()
+    low, high = found["p"].interval(0.95)
+    error = (high - low) / 2 / student.ppf(0.975, 10)
+    assert 9 <= len(values) <= DRAWN and 0 in roots
+    assert (np.diff(values) > 0).all() and (np.diff(roots) >= 0).all()
+    assert roots == pytest.approx((values - optimum.constants["p"]) / error, abs=0.02)
+    assert all(np.abs(roots - share * student.ppf(0.975, 10)).min() < 0.15 for share in (-0.75, -0.25, 0.5, 1))
+
+
+def test_a_curve_leaves_out_what_lies_behind_a_higher_point():
+    seen = Profile(np.array([1.0, 2.0, 3.0, 4.0]), np.array([0.0, 1.0, 0.5, 2.0]), 20)
+    assert [list(part) for part in seen.curve()] == [[1.0, 2.0, 4.0], [0.0, 1.0, 2.0]]
 
 
 def test_an_end_that_was_not_reached_is_open():
