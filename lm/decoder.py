@@ -17,7 +17,6 @@ Initial values: every kernel is normal with standard deviation 1 / sqrt(fan in),
 scales are one, biases zero. `init_scale` multiplies every standard deviation.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -26,21 +25,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lm import layers
-from lm.attention import Choice, attend, attend_cache, choose
-from lm.initial import Leaf, draw, draw_stack
 from training.errors import BadInput
 from training.mesh import constrain
+from training.nets import blocks, layers
+from training.nets.attention import Choice, attend, attend_cache, choose
+from training.nets.blocks import Dropout
+from training.nets.initial import Leaf, draw, draw_stack
 
-NORMS = ("rms", "layer")
 POSITIONS = ("rotary", "learned", "none")
-REMAT: dict[str, Any] = {
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
-
-Dropout = tuple[Array, Array]  # a key and a rate
 Cache = dict[str, Array]
 
 
@@ -59,7 +51,7 @@ class Decoder(nn.Module):
       positions: "rotary", "learned" or "none".
       rope_theta: the base of rotary frequencies.
       max_length: rows of the table of learned positions.
-      activation: a name in `lm.layers.ACTIVATIONS`.
+      activation: a name in `training.nets.layers.ACTIVATIONS`.
       tied: whether the head is the embedding.
       bias: whether projections and layer norms have biases.
       qk_norm: whether each head's queries and keys are RMS-normalised (Dehghani et al. 2023).
@@ -67,8 +59,8 @@ class Decoder(nn.Module):
       dropout: whether embeddings and block outputs are dropped in training; the rate is an argument.
       param_dtype, compute_dtype, logit_dtype: names of dtypes.
       scan: one compiled block run `depth` times, instead of `depth` copies of it.
-      remat: a name in `REMAT`: what the backward pass computes again.
-      attention: a name in `lm.attention.IMPLEMENTATIONS`.
+      remat: a name in `training.nets.blocks.REMAT`: what the backward pass computes again.
+      attention: a name in `training.nets.attention.IMPLEMENTATIONS`.
     """
 
     vocab_size: int
@@ -119,8 +111,8 @@ class Decoder(nn.Module):
         tree = {
             name: self.param(name, draw, leaves, init_scale, self.param_dtype) for name, leaves in top(self).items()
         }
-        blocks = self.param("blocks", draw_stack, block(self), self.depth, init_scale, self.param_dtype)
-        return tree | {"blocks": blocks}
+        stack = self.param("blocks", draw_stack, blocks.leaves(self), self.depth, init_scale, self.param_dtype)
+        return tree | {"blocks": stack}
 
     def __call__(
         self,
@@ -147,7 +139,7 @@ class Decoder(nn.Module):
         """
         params = self.parameters()
         batch, length = tokens.shape
-        drop = _dropper(dropout if self.dropout else None)
+        drop = blocks.dropper(dropout if self.dropout else None)
         places = jnp.arange(length, dtype=jnp.int32) if segments is None else layers.positions_in_segments(segments)
         implementation = self.attention_choice.name
 
@@ -155,9 +147,8 @@ class Decoder(nn.Module):
             return attend(q, k, v, segments, implementation), kept
 
         x = drop(_embed(self, params, tokens, places), -1, 0)
-        apply = functools.partial(_block, self, batch=batch, turn=_turner(self, places), mix=mix, drop=drop)
-        x, _ = _over_layers(self, apply, params["blocks"], x, None)
-        x = _norm(self, params["final_norm"], x)
+        x, _ = blocks.run(self, params["blocks"], x, None, batch=batch, turn=_turner(self, places), mix=mix, drop=drop)
+        x = blocks.norm(self, params["final_norm"], x)
         return x.reshape(batch, length, self.width), _head(self, params)
 
     def extend(self, tokens: Int[Array, "batch new"], cache: Cache) -> tuple[Float[Array, "batch new vocab"], Cache]:
@@ -181,11 +172,11 @@ class Decoder(nn.Module):
             return attend_cache(q, keys, values, visible), (keys, values)
 
         x = _embed(self, params, tokens, places)
-        apply = functools.partial(_block, self, batch=batch, turn=_turner(self, places), mix=mix, drop=_dropper(None))
         # One compiled block, whatever `scan` says: a sampler compiles for a few short steps.
-        kept = (cache["key"], cache["value"])
-        x, (keys, values) = _over_layers(self.clone(scan=True, remat="none"), apply, params["blocks"], x, kept)
-        x = _norm(self, params["final_norm"], x).reshape(batch, new, self.width)
+        quick, kept = self.clone(scan=True, remat="none"), (cache["key"], cache["value"])
+        how = {"batch": batch, "turn": _turner(self, places), "mix": mix, "drop": blocks.dropper(None)}
+        x, (keys, values) = blocks.run(quick, params["blocks"], x, kept, **how)
+        x = blocks.norm(self, params["final_norm"], x).reshape(batch, new, self.width)
         return logits(x, _head(self, params), self.logit_dtype), cache | {
             "key": keys,
             "value": values,
@@ -205,17 +196,11 @@ class Decoder(nn.Module):
 
 def check(model: Decoder) -> None:
     """Raise BadInput where the fields of a model contradict each other."""
-    named = {"norm": NORMS, "positions": POSITIONS, "activation": tuple(layers.ACTIVATIONS), "remat": tuple(REMAT)}
-    for field, known in named.items():
-        if getattr(model, field) not in known:
-            raise BadInput(f"model.{field}: {getattr(model, field)!r} is not one of {', '.join(known)}")
-    for field in ("depth", "width", "heads", "kv_heads", "mlp_width", "vocab_size"):
-        if getattr(model, field) < 1:
-            raise BadInput(f"model.{field}: must be at least 1, got {getattr(model, field)}")
-    if model.width % model.heads:
-        raise BadInput(f"model.heads: {model.heads} does not divide the width {model.width}")
-    if model.heads % model.kv_heads:
-        raise BadInput(f"model.kv_heads: {model.kv_heads} does not divide the {model.heads} heads")
+    blocks.check(model)
+    if model.positions not in POSITIONS:
+        raise BadInput(f"model.positions: {model.positions!r} is not one of {', '.join(POSITIONS)}")
+    if model.vocab_size < 1:
+        raise BadInput(f"model.vocab_size: must be at least 1, got {model.vocab_size}")
     if model.positions == "rotary" and model.head_width % 2:
         raise BadInput(f"model.heads: rotary positions need an even head width, got {model.head_width}")
     if model.positions == "learned" and model.max_length < 1:
@@ -230,7 +215,7 @@ def top(model: Decoder) -> dict[str, dict[str, Leaf]]:
     d, std = model.width, model.width**-0.5
     tree = {
         "embed": {"embedding": Leaf((model.vocab_size, d), ("vocab", "embed"), std)},
-        "final_norm": _norm_leaves(model, d),
+        "final_norm": blocks.norm_leaves(model, d),
     }
     if model.positions == "learned":
         tree["position"] = {"embedding": Leaf((model.max_length, d), ("position", "embed"), std)}
@@ -239,41 +224,7 @@ def top(model: Decoder) -> dict[str, dict[str, Leaf]]:
     return tree
 
 
-def block(model: Decoder) -> dict[str, Any]:
-    """The parameters of one block."""
-    d, residual = model.width, (2 * model.depth) ** -0.5
-    q, kv = model.heads * model.head_width, model.kv_heads * model.head_width
-
-    def linear(rows: int, columns: int, axes: tuple[str, str], factor: float = 1.0) -> dict[str, Leaf]:
-        kernel = {"kernel": Leaf((rows, columns), axes, factor * rows**-0.5)}
-        return kernel | ({"bias": Leaf((columns,), axes[1:])} if model.bias else {})
-
-    attention_leaves = {
-        "query": linear(d, q, ("embed", "heads")),
-        "key": linear(d, kv, ("embed", "kv")),
-        "value": linear(d, kv, ("embed", "kv")),
-        "out": linear(q, d, ("heads", "embed"), residual),
-    }
-    if model.qk_norm:
-        scale = Leaf((model.head_width,), (None,), offset=1.0)
-        attention_leaves |= {"query_norm": {"scale": scale}, "key_norm": {"scale": scale}}
-    mlp_leaves = {
-        "up": linear(d, model.mlp_width, ("embed", "mlp")),
-        "down": linear(model.mlp_width, d, ("mlp", "embed"), residual),
-    }
-    if layers.ACTIVATIONS[model.activation][1]:
-        mlp_leaves["gate"] = linear(d, model.mlp_width, ("embed", "mlp"))
-    tree = {"attention_norm": _norm_leaves(model, d), "attention": attention_leaves, "mlp": mlp_leaves}
-    return tree if model.parallel else tree | {"mlp_norm": _norm_leaves(model, d)}
-
-
-def _norm_leaves(model: Decoder, width: int) -> dict[str, Leaf]:
-    scale = {"scale": Leaf((width,), (None,), offset=1.0)}
-    return scale | ({"bias": Leaf((width,), (None,))} if model.norm == "layer" and model.bias else {})
-
-
-# The forward pass: activations are (batch x length, width) around projections, because the weight gradients of products
-# with more dimensions make XLA transpose copies of the activations. --------------------------------------------------
+# The forward pass: activations are (batch x length, width) around projections (see training/nets/blocks.py). -----------
 
 
 def logits(
@@ -297,84 +248,9 @@ def _head(model: Decoder, params: Any) -> Array:
     return params["embed" if model.tied else "head"]["embedding"].astype(model.compute_dtype)
 
 
-def _norm(model: Decoder, p: Any, x: Array) -> Array:
-    if model.norm == "rms":
-        return layers.rms_norm(x, p["scale"], model.norm_eps)
-    return layers.layer_norm(x, p["scale"], p.get("bias"), model.norm_eps)
-
-
-def _linear(p: Any, x: Array) -> Array:
-    y = x @ p["kernel"].astype(x.dtype)
-    return y + p["bias"].astype(x.dtype) if "bias" in p else y
-
-
 def _turner(model: Decoder, places: Array) -> Callable[[Array], Array]:
     """Applies rotary positions to queries or keys; the identity for other positions."""
     if model.positions != "rotary":
         return lambda x: x
     cos, sin = layers.rotary_angles(places, model.head_width, model.rope_theta)
     return lambda x: layers.rotate(x, cos, sin)
-
-
-def _dropper(dropout: Dropout | None) -> Callable[[Array, Any, int], Array]:
-    """Drops an activation at a (layer, place), each with its own key; the identity without dropout."""
-    if dropout is None:
-        return lambda x, layer, place: x
-    key, rate = dropout
-    return lambda x, layer, place: layers.dropout(
-        x, jax.random.fold_in(jax.random.fold_in(key, layer + 1), place), rate
-    )
-
-
-def _block(
-    model: Decoder, p: Any, x: Array, kept: Any, layer: Any, *, batch: int, turn: Any, mix: Any, drop: Any
-) -> tuple[Array, Any]:
-    """One block: x (batch x length, width) and what `mix` keeps of this layer, to the same."""
-    y = _norm(model, p["attention_norm"], x)
-    mixed, kept = _attention(model, p["attention"], y, kept, batch, turn, mix)
-    mixed = drop(mixed, layer, 0)
-    if model.parallel:
-        return constrain(x + mixed + drop(_mlp(model, p["mlp"], y), layer, 1), "batch", None), kept
-    x = constrain(x + mixed, "batch", None)
-    y = _norm(model, p["mlp_norm"], x)
-    return constrain(x + drop(_mlp(model, p["mlp"], y), layer, 1), "batch", None), kept
-
-
-def _attention(model: Decoder, p: Any, x: Array, kept: Any, batch: int, turn: Any, mix: Any) -> tuple[Array, Any]:
-    q, k, v = (_linear(p[name], x).reshape(batch, -1, n, model.head_width) for name, n in _projections(model))
-    if model.qk_norm:
-        q = layers.rms_norm(q, p["query_norm"]["scale"], model.norm_eps)
-        k = layers.rms_norm(k, p["key_norm"]["scale"], model.norm_eps)
-    out, kept = mix(turn(q), turn(k), v, kept)
-    return _linear(p["out"], out.reshape(x.shape[0], -1)), kept
-
-
-def _projections(model: Decoder) -> tuple[tuple[str, int], ...]:
-    return ("query", model.heads), ("key", model.kv_heads), ("value", model.kv_heads)
-
-
-def _mlp(model: Decoder, p: Any, x: Array) -> Array:
-    activation, gated = layers.ACTIVATIONS[model.activation]
-    y = activation(_linear(p["gate"], x)) * _linear(p["up"], x) if gated else activation(_linear(p["up"], x))
-    return _linear(p["down"], y)
-
-
-def _over_layers(model: Decoder, apply: Any, stack: Any, x: Array, kept: Any) -> tuple[Array, Any]:
-    """Run `apply(p, x, kept, layer) -> (x, kept)` over the leading axis of `stack` and `kept`, scanned or unrolled."""
-    policy = REMAT[model.remat]
-    if policy is not None:
-        # Inside a scan nothing can merge the second computation with the first, so the barriers are not needed.
-        apply = jax.checkpoint(apply, policy=policy, prevent_cse=not model.scan)
-    if model.scan:
-        index = jnp.arange(model.depth)
-        return jax.lax.scan(lambda x, inputs: apply(inputs[0], x, inputs[1], inputs[2]), x, (stack, kept, index))
-    for layer, p in enumerate(_unstack(stack, model.depth)):
-        x, _ = apply(p, x, None, layer)
-    return x, None
-
-
-def _unstack(stack: Any, depth: int) -> list[Any]:
-    """The layers of a stack; unlike with indexing, the gradient is one concatenation, not a sum of padded arrays."""
-    leaves, tree = jax.tree.flatten(stack)
-    parts = [jax.lax.split(leaf, (1,) * depth, axis=0) for leaf in leaves]
-    return [tree.unflatten([part[0] for part in layer]) for layer in zip(*parts, strict=True)]

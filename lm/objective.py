@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lm.decoder import logits
-from lm.layers import wide
+from training.nets.layers import wide
 
 
 def cross_entropy(

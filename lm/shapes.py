@@ -13,8 +13,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from lm.cost import parameters
-from lm.layers import ACTIVATIONS
 from training.errors import BadInput
+from training.nets.layers import ACTIVATIONS
 
 SHAPE = ("depth", "width", "heads", "kv_heads", "mlp_width")
 ASPECT = 64

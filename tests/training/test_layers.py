@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from lm import layers
+from training.nets import layers
 
 KEY = jax.random.key(0)
 X = 3 * jax.random.normal(KEY, (5, 24)) + 1

@@ -1,4 +1,4 @@
-"""Causal self-attention behind one function that chooses an implementation and can say which and why."""
+"""Self-attention behind one function that chooses an implementation and can say which and why."""
 
 import functools
 from itertools import pairwise
@@ -63,8 +63,9 @@ def attend(
     v: Float[Array, "batch length kv_heads width"],
     segments: Int[Array, "batch length"] | None,
     implementation: str,
+    causal: bool = True,
 ) -> Float[Array, "batch length heads width"]:
-    """softmax(q k / sqrt(width)) v over the keys at or before each query, within its segment.
+    """softmax(q k / sqrt(width)) v over the keys that a query may see, within its segment.
 
     Args:
       q: queries; query head h attends with key head h // (heads // kv_heads).
@@ -72,11 +73,12 @@ def attend(
       v: values.
       segments: tokens attend only to tokens of an equal id; None: all one segment.
       implementation: "blocked", "xla" or "cudnn", the name in a `Choice`.
+      causal: whether a query sees the keys at or before it only.
     """
     if implementation == "blocked":
-        return _blocked(q, k, v, segments)
+        return _blocked(q, k, v, segments, causal)
     mask = None if segments is None else (segments[:, None, :, None] == segments[:, None, None, :])
-    return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=True, implementation=implementation)  # type: ignore[arg-type]
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal, implementation=implementation)  # type: ignore[arg-type]
 
 
 def attend_cache(
@@ -89,7 +91,7 @@ def attend_cache(
     return jax.nn.dot_product_attention(q, k, v, mask=visible[None, None], implementation="xla")
 
 
-def _blocked(q: Array, k: Array, v: Array, segments: Array | None) -> Array:
+def _blocked(q: Array, k: Array, v: Array, segments: Array | None, causal: bool) -> Array:
     """For CPUs: products over contiguous (length, width) matrices, and rows cut into blocks to skip masked-out keys."""
     batch, length, heads, width = q.shape
     kv_heads = k.shape[2]
@@ -97,24 +99,25 @@ def _blocked(q: Array, k: Array, v: Array, segments: Array | None) -> Array:
     # The queries of one position that share a key head are neighbouring rows: (batch, kv head, length x group, width).
     rows = jnp.swapaxes(q.reshape(batch, length, kv_heads, group * width), 1, 2) * width**-0.5
     rows = rows.reshape(batch, kv_heads, length * group, width)
-    out: Array = _rows(group, rows, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), segments)
+    out: Array = _rows(group, causal, rows, jnp.swapaxes(k, 1, 2), jnp.swapaxes(v, 1, 2), segments)
     out = jnp.swapaxes(out.reshape(batch, kv_heads, length, group * width), 1, 2)
     return out.reshape(batch, length, heads, width)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _rows(group: int, q: Array, k: Array, v: Array, segments: Array | None) -> Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _rows(group: int, causal: bool, q: Array, k: Array, v: Array, segments: Array | None) -> Array:
     """Attention of scaled queries [b, h, length x group, d] over k and v [b, h, length, d]."""
-    return _forward(group, q, k, v, segments)[0]
+    return _forward(group, causal, q, k, v, segments)[0]
 
 
-def _forward(group: int, q: Array, k: Array, v: Array, segments: Array | None) -> tuple[Array, Any]:
+def _forward(group: int, causal: bool, q: Array, k: Array, v: Array, segments: Array | None) -> tuple[Array, Any]:
     """The attention maps are kept transposed, keys before queries: then no product, here or in the backward pass,
     contracts over a map's leading axis, which XLA does at half the speed on CPU; only the thin factors are turned."""
     outs, maps = [], []
-    for start, end in _blocks(k.shape[2]):
+    for start, end in _blocks(k.shape[2], causal):
         scores = _product("bhsd,bhtd->bhst", k[:, :, :end], q[:, :, start * group : end * group])
-        scores = jnp.where(_mask(segments, start, end, group), scores, -1e30)
+        if causal or segments is not None:
+            scores = jnp.where(_mask(segments, start, end, group, causal), scores, -1e30)
         weights = jnp.exp(scores - jnp.max(scores, axis=2, keepdims=True))
         total = jnp.sum(weights, axis=2, keepdims=True)
         # Normalised after the product with v, where there is less to divide.
@@ -125,11 +128,11 @@ def _forward(group: int, q: Array, k: Array, v: Array, segments: Array | None) -
     return out, (q, k, v, out, maps)
 
 
-def _backward(group: int, kept: Any, grad: Array) -> tuple[Array, Array, Array, None]:
+def _backward(group: int, causal: bool, kept: Any, grad: Array) -> tuple[Array, Array, Array, None]:
     q, k, v, out, maps = kept
     length, dtype = k.shape[2], q.dtype
     dq, dk, dv = [], jnp.zeros((), dtype), jnp.zeros((), dtype)
-    for (start, end), (weights, total) in zip(_blocks(length), maps, strict=True):
+    for (start, end), (weights, total) in zip(_blocks(length, causal), maps, strict=True):
         rows = slice(start * group, end * group)
         g = grad[:, :, rows] / total
         inner = jnp.swapaxes(jnp.sum(g * out[:, :, rows], axis=3, keepdims=True), 2, 3)
@@ -154,17 +157,18 @@ def _turned(x: Array) -> Array:
     return jax.lax.optimization_barrier(jnp.swapaxes(x, -1, -2))
 
 
-def _blocks(length: int) -> list[tuple[int, int]]:
-    """Up to four blocks of at least 64 positions: of the masked-out half of the work they skip up to three quarters."""
-    count = min(max(length // 64, 1), 4)
+def _blocks(length: int, causal: bool) -> list[tuple[int, int]]:
+    """Up to four blocks of at least 64 positions: of the masked-out half of the work they skip up to three quarters.
+    Where nothing is masked out, one."""
+    count = min(max(length // 64, 1), 4) if causal else 1
     return list(pairwise(length * i // count for i in range(count + 1)))
 
 
-def _mask(segments: Array | None, start: int, end: int, group: int) -> Array:
+def _mask(segments: Array | None, start: int, end: int, group: int, causal: bool) -> Array:
     """Which keys (axis -2) the queries of positions `start` to `end` (axis -1) may see."""
     position = start + jnp.arange((end - start) * group) // group
-    causal = jnp.arange(end)[:, None] <= position
+    before = jnp.arange(end)[:, None] <= position if causal else True
     if segments is None:
-        return causal
+        return jnp.asarray(before)
     own = jnp.repeat(segments[:, start:end], group, axis=1)
-    return causal & (segments[:, None, :end, None] == own[:, None, None, :])
+    return before & (segments[:, None, :end, None] == own[:, None, None, :])

@@ -5,22 +5,22 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lm import attention
-from lm.attention import choose
 from training.errors import BadInput
+from training.nets import attention
+from training.nets.attention import choose
 
 KEY = jax.random.key(0)
-attend = jax.jit(attention.attend, static_argnums=4)
+attend = jax.jit(attention.attend, static_argnums=(4, 5))
 
 
-def definition(q, k, v, segments=None):
+def definition(q, k, v, segments=None, causal=True):
     """One query at a time, in float64."""
     q, k, v = (np.asarray(a, np.float64) for a in (q, k, v))
     batch, length, heads, width = q.shape
     group = heads // k.shape[2]
     out = np.zeros_like(q)
     for b, t, h in np.ndindex(batch, length, heads):
-        seen = np.arange(length) <= t
+        seen = (np.arange(length) <= t) | (not causal)
         if segments is not None:
             seen &= np.asarray(segments[b]) == int(segments[b, t])
         scores = k[b, seen, h // group] @ q[b, t, h] / np.sqrt(width)
@@ -40,23 +40,26 @@ def arrays(length, heads=4, kv_heads=2, width=6, batch=2, scale=2.0):
 @pytest.mark.parametrize("implementation", ["blocked", "xla"])
 @pytest.mark.parametrize(("length", "kv_heads"), [(1, 4), (9, 1), (130, 2), (261, 4)])
 @pytest.mark.parametrize("segmented", [False, True])
-def test_equals_the_definition(implementation, length, kv_heads, segmented):
+@pytest.mark.parametrize("causal", [True, False])
+def test_equals_the_definition(implementation, length, kv_heads, segmented, causal):
     q, k, v, ids = arrays(length, kv_heads=kv_heads)
     ids = ids if segmented else None
-    out = attend(q, k, v, ids, implementation)
-    np.testing.assert_allclose(out, definition(q, k, v, ids), atol=2e-5)
+    out = attend(q, k, v, ids, implementation, causal)
+    np.testing.assert_allclose(out, definition(q, k, v, ids, causal), atol=2e-5)
 
 
 @pytest.mark.parametrize("segmented", [False, True])
-@pytest.mark.parametrize(("length", "kv_heads"), [(9, 2), (130, 4), (261, 1)])
-def test_gradients_of_the_implementations_agree(segmented, length, kv_heads):
+@pytest.mark.parametrize(
+    ("length", "kv_heads", "causal"), [(9, 2, True), (130, 4, True), (261, 1, True), (130, 2, False)]
+)
+def test_gradients_of_the_implementations_agree(segmented, length, kv_heads, causal):
     q, k, v, ids = arrays(length, kv_heads=kv_heads)
     ids = ids if segmented else None
     weight = jax.random.normal(jax.random.key(3), q.shape)
 
     def gradients(implementation):
         def total(q, k, v):
-            return jnp.sum(weight * attention.attend(q, k, v, ids, implementation))
+            return jnp.sum(weight * attention.attend(q, k, v, ids, implementation, causal))
 
         return jax.jit(jax.grad(total, (0, 1, 2)))(q, k, v)
 

@@ -1,0 +1,205 @@
+"""Transformer blocks: parameters, the pass through them scanned or unrolled, and what the backward pass computes again.
+
+Activations are (batch x length, width) around projections, because the weight gradients of products with more dimensions
+make XLA transpose copies of the activations.
+"""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from training.errors import BadInput
+from training.mesh import constrain
+from training.nets import layers
+from training.nets.initial import Leaf
+
+NORMS = ("rms", "layer")
+REMAT: dict[str, Any] = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+Dropout = tuple[Array, Array]  # a key and a rate
+
+
+class Blocks(Protocol):
+    """What a model says of its blocks.
+
+    Attributes:
+      depth: blocks.
+      width: features of the residual stream.
+      heads: query heads; they divide the width.
+      head_width: features of a head.
+      kv_heads: key and value heads; they divide the query heads.
+      mlp_width: hidden features of each block's MLP.
+      norm: a name in `NORMS`.
+      norm_eps: added to a norm's variance.
+      activation: a name in `layers.ACTIVATIONS`.
+      bias: whether projections and layer norms have biases.
+      qk_norm: whether each head's queries and keys are RMS-normalised (Dehghani et al. 2023).
+      parallel: whether attention and MLP read one norm and are added together (Wang and Komatsuzaki 2021).
+      scan: one compiled block run `depth` times, instead of `depth` copies of it.
+      remat: a name in `REMAT`: what the backward pass computes again.
+    """
+
+    depth: int
+    width: int
+    heads: int
+    kv_heads: int
+    mlp_width: int
+    norm: str
+    norm_eps: float
+    activation: str
+    bias: bool
+    qk_norm: bool
+    parallel: bool
+    scan: bool
+    remat: str
+
+    @property
+    def head_width(self) -> int: ...
+
+
+def check(model: Blocks) -> None:
+    """Raise BadInput where the shape or the names of the blocks contradict each other."""
+    for field, known in {"norm": NORMS, "activation": tuple(layers.ACTIVATIONS), "remat": tuple(REMAT)}.items():
+        if getattr(model, field) not in known:
+            raise BadInput(f"model.{field}: {getattr(model, field)!r} is not one of {', '.join(known)}")
+    for field in ("depth", "width", "heads", "kv_heads", "mlp_width"):
+        if getattr(model, field) < 1:
+            raise BadInput(f"model.{field}: must be at least 1, got {getattr(model, field)}")
+    if model.width % model.heads:
+        raise BadInput(f"model.heads: {model.heads} does not divide the width {model.width}")
+    if model.heads % model.kv_heads:
+        raise BadInput(f"model.kv_heads: {model.kv_heads} does not divide the {model.heads} heads")
+
+
+def leaves(model: Blocks) -> dict[str, Any]:
+    """The parameters of one block: kernels with 1 / sqrt(fan in), those that write to the residual stream over sqrt(2 L)."""
+    d, residual = model.width, (2 * model.depth) ** -0.5
+    q, kv = model.heads * model.head_width, model.kv_heads * model.head_width
+
+    def projection(rows: int, columns: int, axes: tuple[str, str], factor: float = 1.0) -> dict[str, Leaf]:
+        kernel = {"kernel": Leaf((rows, columns), axes, factor * rows**-0.5)}
+        return kernel | ({"bias": Leaf((columns,), axes[1:])} if model.bias else {})
+
+    attention_leaves = {
+        "query": projection(d, q, ("embed", "heads")),
+        "key": projection(d, kv, ("embed", "kv")),
+        "value": projection(d, kv, ("embed", "kv")),
+        "out": projection(q, d, ("heads", "embed"), residual),
+    }
+    if model.qk_norm:
+        scale = Leaf((model.head_width,), (None,), offset=1.0)
+        attention_leaves |= {"query_norm": {"scale": scale}, "key_norm": {"scale": scale}}
+    mlp_leaves = {
+        "up": projection(d, model.mlp_width, ("embed", "mlp")),
+        "down": projection(model.mlp_width, d, ("mlp", "embed"), residual),
+    }
+    if layers.ACTIVATIONS[model.activation][1]:
+        mlp_leaves["gate"] = projection(d, model.mlp_width, ("embed", "mlp"))
+    tree = {"attention_norm": norm_leaves(model, d), "attention": attention_leaves, "mlp": mlp_leaves}
+    return tree if model.parallel else tree | {"mlp_norm": norm_leaves(model, d)}
+
+
+def norm_leaves(model: Blocks, width: int) -> dict[str, Leaf]:
+    """The parameters of a norm of the model's kind."""
+    scale = {"scale": Leaf((width,), (None,), offset=1.0)}
+    return scale | ({"bias": Leaf((width,), (None,))} if model.norm == "layer" and model.bias else {})
+
+
+def norm(model: Blocks, p: Any, x: Array) -> Array:
+    """The model's norm of each row."""
+    if model.norm == "rms":
+        return layers.rms_norm(x, p["scale"], model.norm_eps)
+    return layers.layer_norm(x, p["scale"], p.get("bias"), model.norm_eps)
+
+
+def linear(p: Any, x: Array) -> Array:
+    """The product with a kernel, and a bias where there is one."""
+    y = x @ p["kernel"].astype(x.dtype)
+    return y + p["bias"].astype(x.dtype) if "bias" in p else y
+
+
+def dropper(dropout: Dropout | None) -> Callable[[Array, Any, int], Array]:
+    """Drops an activation at a (layer, place), each with its own key; the identity without dropout."""
+    if dropout is None:
+        return lambda x, layer, place: x
+    key, rate = dropout
+    return lambda x, layer, place: layers.dropout(
+        x, jax.random.fold_in(jax.random.fold_in(key, layer + 1), place), rate
+    )
+
+
+def _block(
+    model: Blocks, p: Any, x: Array, kept: Any, layer: Any, batch: int, turn: Any, mix: Any, drop: Any
+) -> tuple[Array, Any]:
+    """One block: x (batch x length, width) and what `mix` keeps of this layer, to the same."""
+    y = norm(model, p["attention_norm"], x)
+    mixed, kept = _attention(model, p["attention"], y, kept, batch, turn, mix)
+    mixed = drop(mixed, layer, 0)
+    if model.parallel:
+        return constrain(x + mixed + drop(_mlp(model, p["mlp"], y), layer, 1), "batch", None), kept
+    x = constrain(x + mixed, "batch", None)
+    y = norm(model, p["mlp_norm"], x)
+    return constrain(x + drop(_mlp(model, p["mlp"], y), layer, 1), "batch", None), kept
+
+
+def _attention(model: Blocks, p: Any, x: Array, kept: Any, batch: int, turn: Any, mix: Any) -> tuple[Array, Any]:
+    q, k, v = (linear(p[name], x).reshape(batch, -1, n, model.head_width) for name, n in _projections(model))
+    if model.qk_norm:
+        q = layers.rms_norm(q, p["query_norm"]["scale"], model.norm_eps)
+        k = layers.rms_norm(k, p["key_norm"]["scale"], model.norm_eps)
+    out, kept = mix(turn(q), turn(k), v, kept)
+    return linear(p["out"], out.reshape(x.shape[0], -1)), kept
+
+
+def _projections(model: Blocks) -> tuple[tuple[str, int], ...]:
+    return ("query", model.heads), ("key", model.kv_heads), ("value", model.kv_heads)
+
+
+def _mlp(model: Blocks, p: Any, x: Array) -> Array:
+    activation, gated = layers.ACTIVATIONS[model.activation]
+    y = activation(linear(p["gate"], x)) * linear(p["up"], x) if gated else activation(linear(p["up"], x))
+    return linear(p["down"], y)
+
+
+def run(
+    model: Blocks, stack: Any, x: Array, kept: Any, *, batch: int, turn: Any, mix: Any, drop: Any
+) -> tuple[Array, Any]:
+    """All blocks, one after another, scanned or unrolled.
+
+    Args:
+      stack: their parameters, with a leading axis of layers.
+      x: the residual stream (batch x length, width).
+      kept: what `mix` keeps of each layer, with a leading axis of layers; None: nothing.
+      batch: examples.
+      turn: applied to queries and keys (batch, length, heads, head width): their positions.
+      mix: attention, `(q, k, v, kept of the layer) -> (mixed values, kept of the layer)`.
+      drop: `(x, layer, place) -> x`, of what a layer adds to the stream; see `dropper`.
+    """
+
+    def apply(p: Any, x: Array, kept: Any, layer: Any) -> tuple[Array, Any]:
+        return _block(model, p, x, kept, layer, batch, turn, mix, drop)
+
+    policy = REMAT[model.remat]
+    if policy is not None:
+        # Inside a scan nothing can merge the second computation with the first, so the barriers are not needed.
+        apply = jax.checkpoint(apply, policy=policy, prevent_cse=not model.scan)
+    if model.scan:
+        index = jnp.arange(model.depth)
+        return jax.lax.scan(lambda x, inputs: apply(inputs[0], x, inputs[1], inputs[2]), x, (stack, kept, index))
+    for layer, p in enumerate(_unstack(stack, model.depth)):
+        x, _ = apply(p, x, None, layer)
+    return x, None
+
+
+def _unstack(stack: Any, depth: int) -> list[Any]:
+    """The layers of a stack; unlike with indexing, the gradient is one concatenation, not a sum of padded arrays."""
+    leaves, tree = jax.tree.flatten(stack)
+    parts = [jax.lax.split(leaf, (1,) * depth, axis=0) for leaf in leaves]
+    return [tree.unflatten([part[0] for part in layer]) for layer in zip(*parts, strict=True)]
