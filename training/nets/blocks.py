@@ -143,10 +143,10 @@ def _block(
     mixed, kept = _attention(model, p["attention"], y, kept, batch, turn, mix)
     mixed = drop(mixed, layer, 0)
     if model.parallel:
-        return constrain(x + mixed + drop(_mlp(model, p["mlp"], y), layer, 1), "batch", None), kept
+        return constrain(x + mixed + drop(mlp(model, p["mlp"], y), layer, 1), "batch", None), kept
     x = constrain(x + mixed, "batch", None)
     y = norm(model, p["mlp_norm"], x)
-    return constrain(x + drop(_mlp(model, p["mlp"], y), layer, 1), "batch", None), kept
+    return constrain(x + drop(mlp(model, p["mlp"], y), layer, 1), "batch", None), kept
 
 
 def _attention(model: Blocks, p: Any, x: Array, kept: Any, batch: int, turn: Any, mix: Any) -> tuple[Array, Any]:
@@ -162,7 +162,8 @@ def _projections(model: Blocks) -> tuple[tuple[str, int], ...]:
     return ("query", model.heads), ("key", model.kv_heads), ("value", model.kv_heads)
 
 
-def _mlp(model: Blocks, p: Any, x: Array) -> Array:
+def mlp(model: Blocks, p: Any, x: Array) -> Array:
+    """The MLP of a block."""
     activation, gated = layers.ACTIVATIONS[model.activation]
     y = activation(linear(p["gate"], x)) * linear(p["up"], x) if gated else activation(linear(p["up"], x))
     return linear(p["down"], y)

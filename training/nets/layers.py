@@ -1,5 +1,6 @@
 """Norms, activations, rotary positions and dropout: pure functions of arrays."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -38,6 +39,7 @@ def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 # Name -> function, and whether a second projection gates it (Shazeer 2020).
 ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], bool]] = {
     "gelu": (gelu, False),
+    "gelu_exact": (functools.partial(jax.nn.gelu, approximate=False), False),
     "relu": (jax.nn.relu, False),
     "swiglu": (jax.nn.silu, True),
 }

@@ -1,0 +1,323 @@
+"""The vision transformer (Dosovitskiy et al. 2020): patches as tokens, pre-norm blocks with full attention, one pool.
+
+Parameters (L layers, d width, n patches of p x p x c; the blocks are those of `training/nets/blocks.py`, with biases):
+
+    patch/{kernel,bias}                (p p c, d)
+    class_token/embedding              (1, d)           pool "token" only
+    register/embedding                 (registers, d)   where there are registers
+    position/embedding                 (n or 1 + n, d)  learned positions only
+    blocks/...                         (L, ...)
+    final_norm/{scale,bias}            (d,)
+    pool/probe                         (1, d)           pool "attention" only, beside {query,key,value,out}, norm and mlp
+    head/{kernel,bias}                 (d, classes)
+
+Initial values: kernels are normal with standard deviation 1 / sqrt(fan in), those that write to the residual stream over
+sqrt(2 L); tokens, registers and positions normal with 0.02; the head is zero, so that training starts at log(classes).
+"""
+
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from training.cost import Cost
+from training.errors import BadInput
+from training.mesh import constrain
+from training.nets import blocks, costs, layers
+from training.nets.attention import Choice, attend, choose
+from training.nets.initial import Leaf, draw, draw_stack
+
+POOLS = ("token", "mean", "attention")
+POSITIONS = ("learned", "sincos")
+EMBEDDING = ("patch", "position")
+SMALL = 0.02  # standard deviation of tokens and positions
+
+# depth, width, heads, MLP width: Dosovitskiy et al. 2020, table 1; Touvron et al. 2020 (Ti, S); Zhai et al. 2021, table 2
+# (g, G); Alabdulmohsin et al. 2023, section 4 (So400m).
+VARIANTS: dict[str, tuple[int, int, int, int]] = {
+    "Ti": (12, 192, 3, 768),
+    "S": (12, 384, 6, 1536),
+    "B": (12, 768, 12, 3072),
+    "L": (24, 1024, 16, 4096),
+    "So400m": (27, 1152, 16, 4304),
+    "H": (32, 1280, 16, 5120),
+    "g": (40, 1408, 16, 6144),
+    "G": (48, 1664, 16, 8192),
+}
+
+
+class ViT(nn.Module):
+    """A classifier of images; hashable, so that equal models share compiled steps.
+
+    Attributes:
+      classes: numbers to tell apart.
+      image: height, width and channels of an image.
+      patch: side of a square patch; it divides height and width.
+      depth, width, heads, mlp_width: shape of the blocks.
+      pool: "token" (a class token is read), "mean" (of the patches) or "attention" (a learned probe attends to them).
+      positions: "learned" or "sincos" (fixed, in two dimensions).
+      registers: further tokens that nothing reads (Darcet et al. 2023).
+      activation: a name in `training.nets.layers.ACTIVATIONS`.
+      qk_norm: whether each head's queries and keys are RMS-normalised (Dehghani et al. 2023).
+      dropout, stochastic_depth: whether activations, or a block's whole branch for an example, are dropped in training;
+        the rates are arguments.
+      param_dtype, compute_dtype, logit_dtype: names of dtypes.
+      scan, remat, attention: speed switches, as in `lm.decoder.Decoder`.
+    """
+
+    classes: int
+    image: tuple[int, int, int]
+    patch: int
+    depth: int
+    width: int
+    heads: int
+    mlp_width: int
+    pool: str = "mean"
+    positions: str = "learned"
+    registers: int = 0
+    norm_eps: float = 1e-6
+    activation: str = "gelu"
+    qk_norm: bool = False
+    dropout: bool = False
+    stochastic_depth: bool = False
+    param_dtype: str = "float32"
+    compute_dtype: str = "float32"
+    logit_dtype: str = "float32"
+    scan: bool = False
+    remat: str = "none"
+    attention: str = "auto"
+
+    norm: Literal["layer"] = "layer"
+    bias: Literal[True] = True
+    parallel: Literal[False] = False
+
+    @property
+    def kv_heads(self) -> int:
+        """Every query head has its own key head."""
+        return self.heads
+
+    @property
+    def head_width(self) -> int:
+        """Features of a head."""
+        return self.width // self.heads
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Patches down and across."""
+        return self.image[0] // self.patch, self.image[1] // self.patch
+
+    @property
+    def length(self) -> int:
+        """Tokens of an image: its patches, the class token and the registers."""
+        return self.grid[0] * self.grid[1] + (self.pool == "token") + self.registers
+
+    @property
+    def attention_choice(self) -> Choice:
+        """The attention implementation that this model uses here, and why."""
+        return choose(self.attention, self.head_width, self.compute_dtype)
+
+    @nn.compact
+    def parameters(self, init_scale: Float[Array, ""] | float = 1.0) -> dict[str, Any]:
+        """The parameter tree; under `init(key, init_scale, method="parameters")` it is drawn, and nothing else is run.
+
+        Args:
+          init_scale: factor of every initial standard deviation; may be traced.
+        """
+        if not self.is_initializing():
+            return nn.meta.unbox(self.variables["params"])
+        check(self)
+        tree = {
+            name: self.param(name, draw, leaves, init_scale, self.param_dtype) for name, leaves in top(self).items()
+        }
+        stack = self.param("blocks", draw_stack, blocks.leaves(self), self.depth, init_scale, self.param_dtype)
+        return tree | {"blocks": stack}
+
+    def __call__(
+        self, images: Float[Array, "batch height width channels"], key: Array | None = None, rates: Any = None
+    ) -> Float[Array, "batch classes"]:
+        """Logits.
+
+        Args:
+          images: normalised pixels.
+          key: of what is dropped in training; None: nothing is.
+          rates: "dropout" and "stochastic_depth", each read by models that have it.
+        """
+        params, batch = self.parameters(), images.shape[0]
+        drop = _dropper(self, key, rates, batch)
+        x = drop(_embed(self, params, images), -1, 0)
+        implementation = self.attention_choice.name
+
+        def mix(q: Array, k: Array, v: Array, kept: None) -> tuple[Array, None]:
+            return attend(q, k, v, None, implementation, causal=False), kept
+
+        x, _ = blocks.run(self, params["blocks"], x, None, batch=batch, turn=lambda x: x, mix=mix, drop=drop)
+        x = blocks.norm(self, params["final_norm"], x).reshape(batch, self.length, self.width)
+        pooled = _pool(self, params, x)
+        head = params["head"]
+        dtype = jnp.dtype(self.logit_dtype)
+        logits = jnp.dot(pooled, head["kernel"].astype(pooled.dtype), preferred_element_type=dtype)
+        return logits + head["bias"].astype(dtype)
+
+
+def variant(name: str) -> dict[str, int]:
+    """The shape of a published model, with its patch: "B/16".
+
+    Raises:
+      BadInput: there is no such name.
+    """
+    size, slash, patch = name.partition("/")
+    if size not in VARIANTS or not slash or not patch.isdigit():
+        raise BadInput(f"model.variant: no {name!r}; known: {', '.join(VARIANTS)}, with a patch as in B/16")
+    return dict(zip(("depth", "width", "heads", "mlp_width"), VARIANTS[size], strict=True)) | {"patch": int(patch)}
+
+
+def check(model: ViT) -> None:
+    """Raise BadInput where the fields of a model contradict each other."""
+    blocks.check(model)
+    for field, known in {"pool": POOLS, "positions": POSITIONS}.items():
+        if getattr(model, field) not in known:
+            raise BadInput(f"model.{field}: {getattr(model, field)!r} is not one of {', '.join(known)}")
+    for side in model.image[:2]:
+        if model.patch < 1 or side % model.patch:
+            raise BadInput(f"model.patch: {model.patch} does not divide the image's {side} pixels")
+    if model.positions == "sincos" and model.width % 4:
+        raise BadInput(f"model.positions: sincos needs a width that 4 divides, got {model.width}")
+    if model.registers < 0:
+        raise BadInput(f"model.registers: must not be negative, got {model.registers}")
+
+
+def top(model: ViT) -> dict[str, dict[str, Any]]:
+    """The parameters outside the blocks."""
+    d, pixels = model.width, model.patch**2 * model.image[2]
+    tree: dict[str, dict[str, Any]] = {
+        "patch": {"kernel": Leaf((pixels, d), ("in", "embed"), pixels**-0.5), "bias": Leaf((d,), ("embed",))},
+        "final_norm": blocks.norm_leaves(model, d),
+        "head": {"kernel": Leaf((d, model.classes), ("embed", None)), "bias": Leaf((model.classes,), (None,))},
+    }
+    rows = {
+        "class_token": int(model.pool == "token"),
+        "register": model.registers,
+        "position": _placed(model) if model.positions == "learned" else 0,
+    }
+    for name, count in rows.items():
+        if count:
+            tree[name] = {"embedding": Leaf((count, d), ("position", "embed"), SMALL)}
+    if model.pool == "attention":
+        one = blocks.leaves(model)
+        probe = {"probe": Leaf((1, d), ("position", "embed"), SMALL)}
+        tree["pool"] = probe | {"attention": one["attention"], "norm": one["mlp_norm"], "mlp": one["mlp"]}
+    return tree
+
+
+def cost(model: ViT) -> Cost:
+    """Parameters and forward products of one image."""
+    d, patches = model.width, model.grid[0] * model.grid[1]
+    pixels = model.patch**2 * model.image[2]
+    embedding = {
+        "patch": (pixels + 1) * d,
+        "position": d * (_placed(model) if model.positions == "learned" else 0),
+        "token": d * ((model.pool == "token") + model.registers),
+    }
+    products = {"patch": 2.0 * patches * pixels * d, **costs.forward(model, model.length)}
+    products["head"] = 2.0 * d * model.classes
+    params = {**embedding, **costs.parameters(model), "head": (d + 1) * model.classes}
+    if model.pool == "attention":
+        single = costs.parameters(model.clone(depth=1))
+        norms = 2 * d + (2 * model.head_width if model.qk_norm else 0)
+        params["pool"] = d + single["attention"] + single["mlp"] + norms
+        once = costs.forward(model.clone(depth=1), model.length)
+        # Keys and values are of all tokens; the query, the output and the MLP of one.
+        products["pool"] = once["attention"] / 2 + (once["attention"] / 2 + once["scores"] + once["mlp"]) / model.length
+    return Cost(
+        params=params,
+        embedding=EMBEDDING,
+        forward=products,
+        forward_causal=products,
+        tokens_per_example=model.length,
+        recompute=costs.recompute(model, products),
+    )
+
+
+def sincos(grid: tuple[int, int], width: int) -> Float[np.ndarray, "patches width"]:
+    """Fixed positions in two dimensions: a quarter of the features each for sine and cosine, down and across.
+
+    Frequencies fall from one to 1e-4 as in Vaswani et al. 2017; for images Beyer et al. 2022, arXiv 2205.01580.
+    """
+    down, across = (places.ravel() for places in np.mgrid[: grid[0], : grid[1]])
+    frequency = 1e-4 ** (np.arange(width // 4) / max(width // 4 - 1, 1))
+    angles = [places[:, None] * frequency for places in (across, down)]
+    return np.concatenate([turn(angle) for angle in angles for turn in (np.sin, np.cos)], axis=1).astype(np.float32)
+
+
+def _placed(model: ViT) -> int:
+    """Tokens that have a position: the patches, and the class token before them."""
+    return model.grid[0] * model.grid[1] + (model.pool == "token")
+
+
+def _embed(model: ViT, params: Any, images: Array) -> Array:
+    """Tokens (batch x length, width): class token, patches row by row, registers."""
+    if images.shape[1:] != model.image:
+        raise BadInput(f"images of {images.shape[1:]} do not fit a model of {model.image}")
+    batch, (down, across), p = images.shape[0], model.grid, model.patch
+    dtype = jnp.dtype(model.compute_dtype)
+    cut = images.astype(dtype).reshape(batch, down, p, across, p, -1)
+    rows = jnp.swapaxes(cut, 2, 3).reshape(batch * down * across, -1)
+    x = blocks.linear(params["patch"], rows).reshape(batch, down * across, model.width)
+
+    def repeated(name: str) -> Array:
+        table = params[name]["embedding"].astype(dtype)
+        return jnp.broadcast_to(table, (batch, *table.shape))
+
+    if model.positions == "sincos":
+        x = x + sincos(model.grid, model.width).astype(dtype)
+    if model.pool == "token":
+        x = jnp.concatenate([repeated("class_token"), x], axis=1)
+    if model.positions == "learned":
+        x = x + params["position"]["embedding"].astype(dtype)
+    if model.registers:
+        x = jnp.concatenate([x, repeated("register")], axis=1)
+    return constrain(x.reshape(-1, model.width), "batch", None)
+
+
+def _pool(model: ViT, params: Any, x: Array) -> Array:
+    """One vector an image (batch, width) from its normalised tokens."""
+    if model.pool == "token":
+        return x[:, 0]
+    if model.pool == "mean":
+        return jnp.mean(x[:, : _placed(model)], axis=1)
+    p, batch = params["pool"], x.shape[0]
+    rows = x.reshape(-1, model.width)
+    heads = (batch, -1, model.heads, model.head_width)
+    q = blocks.linear(p["attention"]["query"], p["probe"].astype(x.dtype))
+    q = jnp.broadcast_to(q, (batch, model.width)).reshape(heads)
+    k, v = (blocks.linear(p["attention"][name], rows).reshape(heads) for name in ("key", "value"))
+    if model.qk_norm:
+        q, k = (
+            layers.rms_norm(a, p["attention"][f"{n}_norm"]["scale"], model.norm_eps)
+            for a, n in ((q, "query"), (k, "key"))
+        )
+    mixed = jax.nn.dot_product_attention(q, k, v, implementation="xla").reshape(batch, model.width)
+    pooled = blocks.linear(p["attention"]["out"], mixed)
+    return pooled + blocks.mlp(model, p["mlp"], blocks.norm(model, p["norm"], pooled))
+
+
+def _dropper(model: ViT, key: Array | None, rates: Any, batch: int) -> Any:
+    """Drops activations, and whole branches of an example ever more often with depth (Huang et al. 2016)."""
+    elements = blocks.dropper((key, rates["dropout"]) if model.dropout and key is not None else None)
+    if not model.stochastic_depth or key is None:
+        return elements
+    branch = jax.random.fold_in(key, 0)
+
+    def drop(x: Array, layer: Any, place: int) -> Array:
+        x = elements(x, layer, place)
+        if isinstance(layer, int) and layer < 0:
+            return x
+        rate = rates["stochastic_depth"] * layer / max(model.depth - 1, 1)
+        own = jax.random.fold_in(jax.random.fold_in(branch, layer), place)
+        keep = jax.random.bernoulli(own, 1.0 - rate, (batch, 1, 1)) / (1.0 - rate)
+        return (x.reshape(batch, -1, x.shape[-1]) * keep.astype(x.dtype)).reshape(x.shape)
+
+    return drop
