@@ -29,6 +29,7 @@ COMMANDS = {
     "score": "a frozen prediction against what was measured since",
     "calibration": "whether the forecasts of a study kept what they promised",
     "compare": "the compute multiplier between two fits",
+    "propose": "the next runs: those that make a prediction surest",
     "plot": "figures of a table and its fit",
     "report": "one self-contained report.html",
     "generate": "text from a checkpoint",
