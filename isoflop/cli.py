@@ -136,7 +136,7 @@ def _help(name: str, command: Any, values: absl_flags.FlagValues, takes_config: 
     lines = [f"isoflop {name}: {command.SUMMARY}", "", "example:"]
     lines += [f"  {line}" for line in command.EXAMPLE.strip().splitlines()] + ["", "flags:"]
     if takes_config:
-        lines.append("  --config=FILE[:arg]  the config; every key is a flag, as in --config.model.width=256")
+        lines.append("  --config=FILE[:arg]  the config; every key is a flag, as in --config.seed=1; None opens one")
     for flag_name in sorted(set(values)):
         flag = values[flag_name]
         default = "" if flag.default is None else f" (default {flag.default})"
