@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 from nbclient import NotebookClient
 
+from training import compilation
+
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 PROBE = """import json
@@ -52,8 +54,9 @@ def run(name, probe=None, **environment):
     notebook = read(FOLDER / name)
     if probe:
         notebook.cells.append(nbformat.v4.new_code_cell(probe))
+    kept = {"JAX_COMPILATION_CACHE_DIR": compilation.folder(), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": 0.2}
     with pytest.MonkeyPatch.context() as patch:
-        for key, value in environment.items():
+        for key, value in (kept | environment).items():
             patch.setenv(key, str(value))
         NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(FOLDER)}}).execute()
     return notebook
