@@ -15,7 +15,17 @@ DTYPES = ("float32", "bfloat16", "float16")
 MATMUL = ("default", "highest", "high", "tensorfloat32", "bfloat16", "float32")
 
 # Keys that change how fast or where a run goes, never what it computes: no part of its identity.
-INDIFFERENT = ("accumulate", "steps_per_call", "deterministic", "mesh", "checkpoint", "log", "derived", "horizon", "rules")
+INDIFFERENT = (
+    "accumulate",
+    "steps_per_call",
+    "deterministic",
+    "mesh",
+    "checkpoint",
+    "log",
+    "derived",
+    "horizon",
+    "rules",
+)
 WARMUP = ("warmup_steps", "warmup_tokens", "warmup_fraction")
 
 

@@ -1,12 +1,14 @@
 """Completion, validation, derivation and identity of configs."""
 
 import dataclasses
+import json
 
+import jax
 import pytest
 import toy
 from ml_collections import ConfigDict
 
-from training import config as configs
+from training import config as configs, loop
 from training.errors import BadInput
 
 
@@ -121,8 +123,8 @@ def test_the_deterministic_setting_reaches_the_compiler_and_the_record_but_not_t
         return compile_(self, compiler_options)
 
     monkeypatch.setattr(jax.stages.Lowered, "compile", spy)
-    plain = resolve(toy.config(**{"model.width": 5}))
-    exact = resolve(toy.config(**{"model.width": 5, "deterministic": True}))
+    plain = configs.resolve(toy.config(**{"model.width": 5}))
+    exact = configs.resolve(toy.config(**{"model.width": 5, "deterministic": True}))
     assert plain.derived.run_id == exact.derived.run_id
     for config, options in ((plain, None), (exact, {"xla_gpu_deterministic_ops": True})):
         seen.clear()
