@@ -29,6 +29,7 @@ COMMANDS = {
     "score": "a frozen prediction against what was measured since",
     "calibration": "whether the forecasts of a study kept what they promised",
     "compare": "the compute multiplier between two fits",
+    "propose": "the next runs: those that make a prediction surest",
     "plot": "figures of a table and its fit",
     "report": "one self-contained report.html",
     "generate": "text from a checkpoint",
@@ -135,7 +136,7 @@ def _help(name: str, command: Any, values: absl_flags.FlagValues, takes_config: 
     lines = [f"isoflop {name}: {command.SUMMARY}", "", "example:"]
     lines += [f"  {line}" for line in command.EXAMPLE.strip().splitlines()] + ["", "flags:"]
     if takes_config:
-        lines.append("  --config=FILE[:arg]  the config; every key is a flag, as in --config.model.width=256")
+        lines.append("  --config=FILE[:arg]  the config; every key is a flag, as in --config.seed=1; None opens one")
     for flag_name in sorted(set(values)):
         flag = values[flag_name]
         default = "" if flag.default is None else f" (default {flag.default})"

@@ -1,5 +1,6 @@
 """`--config=FILE[:arg]`: loads a config file, completes it with the defaults, and makes every key a flag."""
 
+import functools
 import importlib.util
 from pathlib import Path
 from typing import Any
@@ -56,11 +57,38 @@ def define_config(values: absl_flags.FlagValues, argv: list[str]) -> list[str]:
         raise BadInput("--config=FILE[:arg] is missing")
     # The flag looks for its overrides in this list, not in what absl parses.
     config = load(spec)
+    rest = _opened(config, rest)
     try:
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=rest)
     except (AttributeError, KeyError):
         raise BadInput(_unknown_key(config, rest)) from None
     return rest
+
+
+def _opened(config: ConfigDict, argv: list[str]) -> list[str]:
+    """`argv` without its `--config.KEY=None`: these keys, open by default, are open again whatever the file gives.
+
+    Raises:
+      BadInput: the key is one that always has a value.
+    """
+    run, prefix = (config.base, "config.base.") if "design" in config else (config, "config.")
+    usual, rest = complete(ConfigDict({"task": run.task})), []
+    for word in argv:
+        name, _, value = word.lstrip("-").partition("=")
+        *sections, key = name.removeprefix(prefix).split(".")
+        given, default = (functools.reduce(_section, sections, top) for top in (run, usual))
+        if not (name.startswith(prefix) and value == "None" and key in given):
+            rest.append(word)
+        elif default[key] is None:
+            given[key] = None
+        else:
+            raise BadInput(f"--{name}: always has a value (by default {default[key]!r}), and cannot be None")
+    return rest
+
+
+def _section(config: Any, key: str) -> Any:
+    found = config.get(key) if isinstance(config, ConfigDict) else None
+    return found if isinstance(found, ConfigDict) else ConfigDict()
 
 
 def _unknown_key(config: ConfigDict, argv: list[str]) -> str:

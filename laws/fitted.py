@@ -37,12 +37,21 @@ def plain(value: Any) -> Any:
 
 
 def write_json(path: str | Path, payload: dict[str, Any]) -> None:
-    """A file that is there whole or not at all."""
+    """A file that is there whole or not at all.
+
+    Raises:
+        BadTable: it cannot be written.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps(plain(payload), indent=1, allow_nan=False) + "\n")
-    os.replace(draft, path)
+    try:
+        draft.write_text(json.dumps(plain(payload), indent=1, allow_nan=False) + "\n")
+        os.replace(draft, path)
+    except OSError as error:
+        raise BadTable(f"{path}: cannot be written ({error.strerror})") from error
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def read_json(path: str | Path, what: str) -> dict[str, Any]:

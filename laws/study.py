@@ -142,7 +142,7 @@ def _inputs(table: Table, law: Law) -> list[dict[str, Any]]:
     return [{"path": table.path, "sha256": table.sha256}, *more]
 
 
-def _check(objective: str, delta: float, level: float) -> None:
+def _check(objective: str, delta: float, level: float, target: float | None) -> None:
     """Refuses settings that mean nothing."""
     if objective not in OBJECTIVES:
         raise BadTable(f"no objective is called '{objective}' (--objective: {', '.join(OBJECTIVES)})")
@@ -150,6 +150,8 @@ def _check(objective: str, delta: float, level: float) -> None:
         raise BadTable(f"--delta must be positive, and is {delta}")
     if not 0 < level < 1:
         raise BadTable(f"--level must lie between 0 and 1, and is {level}")
+    if target is not None and not target > 0:
+        raise BadTable(f"--target must be positive FLOPs, and is {target}")
 
 
 def analyse(
@@ -189,7 +191,7 @@ def analyse(
     """
     law = find(law).holding(fixed)
     table = table.need(law.columns, law.name)
-    _check(objective, delta, level)
+    _check(objective, delta, level, target)
     seen = np.ones(len(table), bool)
     if holdout_above is not None:
         table.need(("c",), "hold-out")

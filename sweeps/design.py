@@ -8,9 +8,12 @@ the sentence one would say of the study:
     chain(isoflop(budgets, sizes), product(isoflop(budgets, (2e4,)), axis("seed", (1, 2))))
 """
 
+import csv
 import itertools
+import json
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 Point = dict[str, Any]
@@ -35,9 +38,27 @@ def axis(key: str, values: Iterable[Any]) -> Design:
     return tuple({key: value} for value in values)
 
 
-def table(rows: Iterable[Mapping[str, Any]]) -> Design:
-    """The points as they stand, one a row."""
-    return tuple(dict(row) for row in rows)
+def table(rows: Iterable[Mapping[str, Any]] | str | Path) -> Design:
+    """The points as they stand, one a row; or those of a file, such as `isoflop propose --out` writes.
+
+    Args:
+      rows: the points, or a CSV file whose header names the keys, or a JSON file with a list of objects.
+    Raises:
+      ValueError: the file is no such table.
+    """
+    if not isinstance(rows, str | Path):
+        return tuple(dict(row) for row in rows)
+    path = Path(rows)
+    try:
+        if path.suffix == ".json":
+            return tuple(points(json.loads(path.read_text())))
+        with path.open(newline="") as file:
+            lines = list(csv.DictReader(file, strict=True))
+    except (ValueError, csv.Error) as error:
+        raise ValueError(f"{path}: not a table of points ({error})") from error
+    if not all(None not in line and None not in line.values() for line in lines):
+        raise ValueError(f"{path}: not a table of points (a row is longer or shorter than the header)")
+    return tuple({key: _cell(text) for key, text in line.items() if text} for line in lines)
 
 
 def isoflop(budgets: Iterable[float], sizes: Sequence[float] | Mapping[float, Sequence[float]]) -> Design:
@@ -163,6 +184,13 @@ def _joined(parts: Iterable[Point]) -> Point:
 
 def _named(point: Point, key: str) -> str | None:
     return next((name for name in (key, f"{LABEL}{key}") if name in point), None)
+
+
+def _cell(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
 
 
 def _value(text: str) -> Any:

@@ -21,7 +21,7 @@ from sweeps.plan import Plan, Point, configure
 from sweeps.worker import prepare
 from training import data, mesh as meshes, step as steps
 from training.config import complete, resolve
-from training.errors import RunFailed
+from training.errors import BadInput, RunFailed
 from training.task import resolve as family_of
 
 COMMAND = (sys.executable, "-m", "sweeps.price")
@@ -114,6 +114,7 @@ def measured(base: ConfigDict, points: Iterable[Point], place: Place) -> dict[st
     """`measure` of each point, by group, in a process of its own that is placed as a worker would be.
 
     Raises:
+      BadInput: a point contradicts the machine: its mesh, its batch, its data.
       RunFailed: the process died, or a point cannot be compiled; the message is its own.
     """
     overrides = {point.group: point.overrides for point in points}
@@ -126,8 +127,8 @@ def measured(base: ConfigDict, points: Iterable[Point], place: Place) -> dict[st
         env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"} | place.environment(),
     )
     if done.returncode:
-        said = done.stderr.strip().splitlines()
-        raise RunFailed(f"cannot compile the plan: {said[-1] if said else f'exit code {done.returncode}'}")
+        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise BadInput(said) if done.returncode == BadInput.exit_code else RunFailed(f"cannot compile the plan: {said}")
     return {group: Measured(**values) for group, values in json.loads(done.stdout.splitlines()[-1]).items()}
 
 
@@ -138,8 +139,12 @@ def main() -> int:
     prepare()
     found = {}
     base = complete(ConfigDict(job["base"]))
-    for group, overrides in job["overrides"].items():
-        found[group] = dataclasses.asdict(measure(resolve(configure(base, overrides))))
+    try:
+        for group, overrides in job["overrides"].items():
+            found[group] = dataclasses.asdict(measure(resolve(configure(base, overrides))))
+    except BadInput as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
     print(json.dumps(found))
     return 0
 

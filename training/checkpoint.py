@@ -4,7 +4,14 @@ A checkpoint is `<run>/checkpoints/<step>/` with two parts: `params`, which load
 the other leaves of the state by their path. The step is the position in the data too: nothing else is needed to go on.
 """
 
+import contextlib
+import errno
+import gc
 import logging
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +23,35 @@ from training.errors import BadInput
 from training.state import State
 
 FOLDER = "checkpoints"
+NO_ROOM = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
 def _orbax() -> Any:
     # Half a second of imports that a command which opens no checkpoint need not pay.
     from orbax.checkpoint import v1
 
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.CRITICAL)  # its threads log what is raised here as well
     return v1
+
+
+@contextlib.contextmanager
+def _saving(folder: Path) -> Iterator[None]:
+    """Leaves nothing half-written of a save that failed, and says in one line where there was no room for it."""
+    try:
+        yield
+    except Exception as error:
+        for unfinished in folder.glob("*orbax-checkpoint-tmp*"):
+            shutil.rmtree(unfinished, ignore_errors=True)
+        found = [text for text in NO_ROOM if text in str(error)]
+        if found:
+            raise BadInput(f"{folder}: no room for a checkpoint ({found[0]}); whole ones stay as they are") from error
+        raise
 
 
 class Checkpoints:
     """The checkpoints of one run: saved asynchronously, kept by policy (the last n, the best, every k steps).
 
-    Errors of an asynchronous save are raised at the next save, or at `close`.
+    Errors of an asynchronous save are raised at the next save, or at `close`: BadInput where there is no room for it.
     """
 
     def __init__(self, run: Path, keep_last: int = 1, keep_best: int = 0, keep_every: int = 0):
@@ -45,6 +67,7 @@ class Checkpoints:
             keep.append(policies.EveryNSteps(keep_every))
         folder = (run / FOLDER).absolute()  # Orbax refuses relative paths
         folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
         self._manager = ocp.training.Checkpointer(
             folder,
             preservation_policy=policies.AnyPreservationPolicy(keep),
@@ -63,13 +86,15 @@ class Checkpoints:
         if self.latest() == step:
             return
         metrics = None if loss is None else {"loss": loss}
-        self._pending = self._manager.save_checkpointables_async(step, _parts(state), metrics=metrics, force=True)
+        with _saving(self._folder):
+            self._pending = self._manager.save_checkpointables_async(step, _parts(state), metrics=metrics, force=True)
 
     def wait(self) -> None:
         """Wait for the save under way; raises what went wrong in it."""
         pending, self._pending = self._pending, None
         if pending is not None:
-            pending.result()
+            with _saving(self._folder):
+                pending.result()
 
     def restore(self, step: int, abstract: State, shardings: State) -> State:
         """The state of one step, laid out by `shardings`, which may belong to another mesh than it was saved from.
@@ -90,7 +115,8 @@ class Checkpoints:
         try:
             self.wait()
         finally:
-            self._manager.close()
+            with _saving(self._folder):
+                self._manager.close()
 
 
 def load_params(run: Path, step: int | None = None, mesh: Mesh | None = None, name: str = "params") -> Any:
@@ -179,12 +205,14 @@ def _metadata(path: Path) -> dict[str, Any]:
 
 
 def _load(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    try:
-        loaded = _orbax().load_checkpointables(path, wanted)
-        return jax.block_until_ready(loaded)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise BadInput(f"checkpoint {path}: damaged ({type(error).__name__}: {reason})") from error
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        try:
+            return jax.block_until_ready(_orbax().load_checkpointables(path, wanted))
+        except Exception as error:
+            failure = type(error).__name__
+        gc.collect()  # Orbax leaves coroutines behind, which Python would complain of later
+    raise BadInput(f"checkpoint {path}: damaged, its arrays cannot be read ({failure})")
 
 
 def _compare(path: Path, wanted: dict[str, Any], stored: dict[str, Any]) -> None:

@@ -15,7 +15,17 @@ DTYPES = ("float32", "bfloat16", "float16")
 MATMUL = ("default", "highest", "high", "tensorfloat32", "bfloat16", "float32")
 
 # Keys that change how fast or where a run goes, never what it computes: no part of its identity.
-INDIFFERENT = ("accumulate", "steps_per_call", "mesh", "checkpoint", "log", "derived", "horizon", "rules")
+INDIFFERENT = (
+    "accumulate",
+    "steps_per_call",
+    "deterministic",
+    "mesh",
+    "checkpoint",
+    "log",
+    "derived",
+    "horizon",
+    "rules",
+)
 WARMUP = ("warmup_steps", "warmup_tokens", "warmup_fraction")
 
 
@@ -28,6 +38,7 @@ def defaults() -> ConfigDict:
             "batch_size": placeholder(int),  # examples a step
             "accumulate": 1,  # micro-batches a step
             "steps_per_call": 1,  # optimizer steps in one jitted call: fewer dispatches for tiny models
+            "deterministic": False,  # on GPUs: only operations whose result repeats bit for bit, as on CPUs they all do
             # Exactly one; flops are exact training FLOPs (products, full attention).
             "horizon": {
                 "steps": placeholder(int),
@@ -220,6 +231,7 @@ def _warmup(config: ConfigDict, steps: int, tokens_per_example: int, rule: dict[
         warmup = int(rule["warmup_steps"])
     if not 0 <= warmup <= steps:
         raise BadInput(f"schedule: a warmup of {warmup} steps does not fit a horizon of {steps} steps")
+    schedule.check_warmup(section.name, warmup)
     return warmup
 
 

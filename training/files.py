@@ -50,15 +50,19 @@ def locked(path: Path, message: str, wait: bool = False) -> Iterator[None]:
     Raises:
       BadInput: with `message`, when a live process holds it and `wait` is false.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip()
-            raise BadInput(f"{message}{f' (process {holder})' if holder else ''}") from None
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(path, "a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip()
+                raise BadInput(f"{message}{f' (process {holder})' if holder else ''}") from None
+            if not os.fstat(file.fileno()).st_nlink:
+                continue  # its holder removed it meanwhile: another file may be the lock by now
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+            return

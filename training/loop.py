@@ -39,8 +39,7 @@ def run(
         ended = directory.result()
         if ended is not None:
             return ended
-        family = family_of(config.task)
-        mesh = meshes.build(config.mesh)
+        family, mesh = family_of(config.task), meshes.build(config.mesh)
         data.check_divisible(config, mesh)
         task = family.build(config)
         env = record.environment(config, mesh, **task.facts())
@@ -67,8 +66,7 @@ def _train(
 ) -> tuple[int, dict[str, Any]]:
     """Train to the horizon; returns the steps done and what was measured."""
     total, stride, seed = config.derived.steps, config.steps_per_call, np.int32(config.seed)
-    hyper = steps.hyper(config, task)
-    shapes = data.shapes(task, config.batch_size)
+    hyper, shapes = steps.hyper(config, task), data.shapes(task, config.batch_size)
     rates = config.optimizer.peak_lr * schedule.values(config.schedule, total, config.derived.warmup_steps)
     recipe = steps.recipe(task.model, config)
     began = time.perf_counter()
@@ -97,15 +95,16 @@ def _train(
                 state, metrics = programs[n].train(state, batch, rates[step : step + n], seed, hyper)
                 meter.put(step, metrics)
                 step += n
-                loss = None
-                if step < total and _crossed(step, n, config.log.evaluate_every):
+                if step == total:
+                    break  # what follows the loop evaluates and saves
+                minutes, loss = (time.perf_counter() - saved_at) / 60, None
+                due = _crossed(step, n, config.checkpoint.every_steps) or 0 < config.checkpoint.every_minutes <= minutes
+                if _crossed(step, n, config.log.evaluate_every) or (due and config.checkpoint.keep_best):
                     meter.flush()
                     interim = evaluate()
                     loss = interim["loss"]
                     directory.log(step, **{f"eval_{name}": value for name, value in interim.items()})
-                minutes = (time.perf_counter() - saved_at) / 60
-                due = _crossed(step, n, config.checkpoint.every_steps) or 0 < config.checkpoint.every_minutes <= minutes
-                if step < total and (due or stop):
+                if due or stop:
                     meter.flush()
                     saved.save(step, state, loss)
                     saved_at = time.perf_counter()
@@ -125,7 +124,7 @@ def _train(
         "status": status,
         **scores,
         "train_loss": _recent(lines),
-        "last_good": lines[-1] if status == "diverged" and lines else None,
+        "last_good": meter.last_good if status == "diverged" else None,
         "wall_seconds": meter.earlier + time.perf_counter() - began,
         "train_seconds": seconds,
         "compile_seconds": compiling,

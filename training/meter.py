@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from training.record import RunDirectory, read_metrics
+from training.record import RunDirectory, finite, read_metrics
 
 Observer = Callable[[int, dict[str, Any]], None]
 
@@ -32,6 +32,9 @@ class Meter:
       learning_rates: float32 [total].
       tokens: tokens a step.
       observers: called with (step, metrics) at every logged step.
+    Attributes:
+      last_good: the last step whose loss was finite, with its metrics, whether it was logged or not; after a resume at a
+        step that was not logged, the step alone; None before any step.
     """
 
     def __init__(
@@ -46,10 +49,9 @@ class Meter:
     ):
         self._directory, self._total, self._every = directory, total, max(every, 1)
         self._rates, self._tokens, self._observers = learning_rates, tokens, tuple(observers)
-        earlier = [
-            line["seconds"] for line in read_metrics(directory.path) if line["step"] <= start and "seconds" in line
-        ]
-        self.earlier = earlier[-1] if earlier else 0.0  # seconds of earlier attempts
+        earlier = [line for line in read_metrics(directory.path) if line["step"] <= start and "seconds" in line]
+        self.earlier = earlier[-1]["seconds"] if earlier else 0.0  # seconds of earlier attempts
+        self.last_good = next((line for line in earlier if line["step"] == start), {"step": start}) if start else None
         self._began = time.perf_counter() - self.earlier
         self._pending: tuple[int, dict[str, jax.Array]] | None = None
 
@@ -83,10 +85,11 @@ class Meter:
             step = begin + i + 1
             if not math.isfinite(loss):
                 raise Diverged(step - 1)
+            line = {name: float(values[i]) for name, values in metrics.items()}
+            line |= {"learning_rate": float(self._rates[step - 1]), "tokens": step * self._tokens}
+            line["seconds"] = self.seconds()
+            self.last_good = {"step": step} | {name: finite(value) for name, value in line.items()}
             if step % self._every == 0 or step in (1, self._total):
-                line = {name: float(values[i]) for name, values in metrics.items()}
-                line |= {"learning_rate": float(self._rates[step - 1]), "tokens": step * self._tokens}
-                line["seconds"] = self.seconds()
                 self._directory.log(step, **line)
                 for observe in self._observers:
                     observe(step, line)

@@ -83,39 +83,59 @@ class RunDirectory:
 
 @contextlib.contextmanager
 def open_run(path: Path, config: ConfigDict, allow_change: tuple[str, ...] = ()) -> Iterator[RunDirectory]:
-    """Hold the directory of a run, made on first use.
+    """Hold the directory of a run, made on first use; what is raised before the run begins leaves nothing of it.
 
     Args:
       config: resolved.
       allow_change: semantic keys by which a resumed run may differ from the one that began.
     Raises:
-      BadInput: a live process holds it, or another config began it (the differing keys are named).
+      BadInput: a live process holds it, or another config began it (the differing keys are named) or ended it.
     """
     if path.exists() and not path.is_dir():
         raise BadInput(f"workdir {path} is a file")
-    lock = contextlib.nullcontext()
+    lock, made = contextlib.nullcontext(), [folder for folder in (path, *path.parents) if not folder.exists()]
     if not jax.process_index():
         lock = locked(path / "lock", f"workdir {path} is locked by a live run")
     with lock:
-        _check_config(path / "config.json", config, allow_change)
         directory = RunDirectory(path)
         try:
+            _check_config(path, config, allow_change)
             yield directory
+        except BaseException:
+            _leave_nothing(path, made)
+            raise
         finally:
             directory.close()
 
 
+def _leave_nothing(path: Path, made: list[Path]) -> None:
+    """Where a run was refused before it began: remove its lock, and the folders that were made for it."""
+    if jax.process_index() or [entry.name for entry in path.iterdir()] != ["lock"]:
+        return
+    (path / "lock").unlink()
+    for folder in made:
+        with contextlib.suppress(OSError):  # something else came to lie there
+            folder.rmdir()
+
+
 def _check_config(path: Path, config: ConfigDict, allow_change: tuple[str, ...]) -> None:
-    new = configs.semantic(config)
-    if path.exists():
-        old = configs.semantic(ConfigDict(read_json(path)))
-        changed = [key for key in configs.changes(old, new) if key not in allow_change]
-        if changed:
-            shown = ", ".join(f"{key} ({old.get(key)} -> {new.get(key)})" for key in changed[:5])
-            raise BadInput(
-                f"workdir {path.parent} holds another run: {shown}{' ...' if len(changed) > 5 else ''}; "
-                f"another --workdir, or --allow_change={','.join(changed)}"
-            )
+    if not (path / "config.json").exists():
+        return
+    old, new = configs.semantic(ConfigDict(read_json(path / "config.json"))), configs.semantic(config)
+    ended = (path / "result.json").exists()
+    changed = [key for key in configs.changes(old, new) if ended or key not in allow_change]
+    if not changed:
+        return
+    shown = ", ".join(f"{key} ({old.get(key)} -> {new.get(key)})" for key in changed[:5])
+    shown += " ..." if len(changed) > 5 else ""
+    if ended:
+        raise BadInput(
+            f"workdir {path}: the run has ended with another {shown}; another --workdir (--allow_change is for a run "
+            "that goes on)"
+        )
+    raise BadInput(
+        f"workdir {path} holds another run: {shown}; another --workdir, or --allow_change={','.join(changed)}"
+    )
 
 
 def read_metrics(path: Path, every_attempt: bool = False) -> list[dict[str, Any]]:
@@ -210,7 +230,7 @@ def result(
     available = facts.pop("available_tokens", None)
     exact = examples * cost.flops_exact
     seconds = measured["train_seconds"]
-    peak = costs.peak_flops(env["device_kind"], config.precision.compute)
+    peak = costs.peak_flops(env["device_kind"], config.precision.compute, config.precision.matmul)
     return {
         **facts,
         "run_id": config.derived.run_id,
@@ -225,6 +245,9 @@ def result(
         "flops_6nd": 6.0 * cost.params_total * tokens,
         "flops_6nd_non_embedding": 6.0 * cost.params_non_embedding * tokens,
         "flops_exact": exact,
+        "flops_forward": examples * cost.flops_forward,
+        "flops_backward": examples * cost.flops_backward,
+        "flops_hardware": examples * cost.flops_hardware,
         "flops_exact_causal": examples * cost.flops_exact_causal,
         "tokens": tokens,
         "unique_tokens": tokens if available is None else min(tokens, available),
@@ -238,7 +261,7 @@ def result(
         "optimizer": config.optimizer.name,
         "weight_decay": config.optimizer.weight_decay,
         "tokens_per_second": tokens / seconds if seconds else None,
-        "mfu": exact / seconds / (peak * env["num_devices"]) if peak and seconds else None,
+        "mfu": costs.mfu(exact, seconds, env["num_devices"], peak),
         "device_kind": env["device_kind"],
         "num_devices": env["num_devices"],
         "git_revision": env["git_revision"],

@@ -14,6 +14,7 @@ class Schedule(NamedTuple):
 
     shape: Callable[..., np.ndarray]
     options: dict[str, Any]
+    needs_warmup: bool = False
 
 
 def _wsd(u: np.ndarray, start: float, final_fraction: float, decay_fraction: float) -> np.ndarray:
@@ -24,8 +25,6 @@ def _wsd(u: np.ndarray, start: float, final_fraction: float, decay_fraction: flo
 
 def _inverse_sqrt(u: np.ndarray, start: float) -> np.ndarray:
     # peak * sqrt(warmup / step), Vaswani et al. 2017, section 5.3.
-    if start <= 0:
-        raise BadInput("schedule.name: inverse_sqrt needs a warmup")
     return np.sqrt(start / (start + u * (1 - start)))
 
 
@@ -41,7 +40,7 @@ TABLE: dict[str, Schedule] = {
     ),
     "linear": Schedule(lambda u, start, final_fraction: 1 - (1 - final_fraction) * u, {"final_fraction": 0.0}),
     "wsd": Schedule(_wsd, {"final_fraction": 0.0, "decay_fraction": 0.2}),
-    "inverse_sqrt": Schedule(_inverse_sqrt, {}),
+    "inverse_sqrt": Schedule(_inverse_sqrt, {}, needs_warmup=True),
     "exponential": Schedule(lambda u, start, final_fraction: final_fraction**u, {"final_fraction": 0.01}),
     "steps": Schedule(_steps, {"boundaries": (0.5, 0.75), "factor": 0.1}),
 }
@@ -54,6 +53,12 @@ def options(config: Mapping[str, Any]) -> dict[str, Any]:
       BadInput: an unknown name, or an option that this schedule does not use.
     """
     return chosen("schedule", TABLE, config, {"name", "warmup_steps", "warmup_tokens", "warmup_fraction"})
+
+
+def check_warmup(name: str, warmup_steps: int) -> None:
+    """Raise BadInput where the named schedule has no value without a warmup."""
+    if TABLE[name].needs_warmup and warmup_steps < 1:
+        raise BadInput(f"schedule.name: {name} needs a warmup of at least one step, got {warmup_steps}")
 
 
 def chosen(section: str, table: Mapping[str, Any], config: Mapping[str, Any], common: set[str]) -> dict[str, Any]:
@@ -82,7 +87,10 @@ def values(config: Mapping[str, Any], steps: int, warmup_steps: int) -> np.ndarr
       warmup_steps: linear warmup: step 0 runs at 1/warmup_steps of the peak.
     Returns:
       float32 [steps].
+    Raises:
+      BadInput: the schedule needs a warmup and has none.
     """
+    check_warmup(config["name"], warmup_steps)
     step = np.arange(steps, dtype=np.float64)
     after = np.maximum(steps - warmup_steps, 1)
     u = np.clip((step - warmup_steps) / after, 0, 1)

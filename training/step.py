@@ -27,6 +27,7 @@ class Recipe(NamedTuple):
     ema: bool
     accumulate: int
     matmul: str
+    deterministic: bool
 
 
 class Compiled(NamedTuple):
@@ -50,6 +51,7 @@ def recipe(model: Model, config: Any) -> Recipe:
         ema=config.optimizer.ema > 0,
         accumulate=config.accumulate,
         matmul=config.precision.matmul,
+        deterministic=config.deterministic,
     )
 
 
@@ -171,9 +173,10 @@ def compiled(
         for name, shape, dtype in batch
     }
     rates = jax.ShapeDtypeStruct((steps,), jnp.float32, sharding=whole)
+    options = {"xla_gpu_deterministic_ops": True} if recipe.deterministic else None
     started = time.perf_counter()
     with jax.set_mesh(mesh), jax.default_matmul_precision(None if recipe.matmul == "default" else recipe.matmul):
-        init = jax.jit(begin, out_shardings=placed).lower(scalar, hyper).compile()
+        init = jax.jit(begin, out_shardings=placed).lower(scalar, hyper).compile(options)
         train = (
             jax.jit(
                 functools.partial(train_steps, recipe, transform, axes),
@@ -182,7 +185,7 @@ def compiled(
                 donate_argnums=0,
             )
             .lower(abstract, inputs, rates, scalar, hyper)
-            .compile()
+            .compile(options)
         )
     memory = train.memory_analysis()
     needed = 0 if memory is None else memory.temp_size_in_bytes + memory.argument_size_in_bytes

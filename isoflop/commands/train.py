@@ -4,6 +4,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from training.task import resolve as family_of
 SUMMARY = "train one run; the same command continues it after an interruption"
 EXAMPLE = """
 isoflop train --config=configs/lm/small.py --workdir=runs/small
-isoflop train --config=configs/lm/small.py --workdir=runs/wide --config.model.width=256 --config.seed=1 --profile
+isoflop train --config=configs/lm/small.py --workdir=runs/wide --config.model.size=None --config.model.width=256 --profile
 """
 CONFIG = True
 
@@ -71,32 +72,35 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
 def watching(config: ConfigDict) -> Iterator[Observer]:
     """An observer that shows a run on standard error: a bar on a terminal, a line now and then elsewhere."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     console = Console(file=sys.stderr, highlight=False)
-    derived, last = config.derived, [time.monotonic(), 0, float("-inf")]
-    cost = family_of(config.task).cost(config)
+    total, cost = config.derived.steps, family_of(config.task).cost(config)
+    told: list[tuple[float, int]] = []  # when, and at which step
 
     def describe(step: int, metrics: dict[str, Any]) -> str:
-        now = time.monotonic()
-        speed = (step - last[1]) / max(now - last[0], 1e-9) * config.batch_size
-        last[0], last[1] = now, step
-        used = _mfu(speed * cost.flops_exact, config)
-        share = "" if used is None else f"  MFU {used:.1%}"
-        return f"loss {metrics['loss']:.4f}  {speed * cost.tokens_per_example:,.0f} tokens/s{share}"
+        parts, now = [f"loss {metrics['loss']:.4f}"], time.monotonic()
+        # What comes before the first is no measure: it holds compiling, and a run that goes on begins late.
+        if told and now > told[-1][0]:
+            speed = (step - told[-1][1]) / (now - told[-1][0])
+            parts.append(f"{speed * config.batch_size * cost.tokens_per_example:,.0f} tokens/s")
+            used = _mfu(speed * config.batch_size * cost.flops_exact, config)
+            parts += [] if used is None else [f"MFU {used:.1%}"]
+            parts.append(f"{timedelta(seconds=round((total - step) / speed))} left")
+        told[:] = [(now, step)]
+        return "  ".join(parts)
 
     if not console.is_terminal:
 
         def line(step: int, metrics: dict[str, Any]) -> None:
-            if time.monotonic() - last[2] > 10 or step == derived.steps:
-                console.print(f"step {step:,}/{derived.steps:,}  {describe(step, metrics)}")
-                last[2] = time.monotonic()
+            if not told or time.monotonic() - told[-1][0] > 10 or step == total:
+                console.print(f"step {step:,}/{total:,}  {describe(step, metrics)}")
 
         yield line
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(f"{cost.params_total:,} parameters: compiling", total=derived.steps)
+        task = bar.add_task(f"{cost.params_total:,} parameters: compiling", total=total)
         yield lambda step, metrics: bar.update(task, completed=step, description=describe(step, metrics))
 
 

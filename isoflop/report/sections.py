@@ -19,6 +19,7 @@ from isoflop.report.markup import (
 )
 from isoflop.report.runs import runs
 from isoflop.report.study import Place, Study
+from isoflop.report.surface import surface
 
 APPROACHES = (
     ("envelope", "1: envelope of the learning curves", figures.ENVELOPE),
@@ -113,6 +114,8 @@ CAPTIONS = {
     "compute": "The blue frontier is what the law promises to the best use of each compute. Open dots: runs that the "
     f"fit never saw. A learning curve is a training loss, {SMOOTHED}.",
     "allocation": "The best number of parameters and of tokens at each compute, by all three approaches.",
+    "surface": "What the law says of every size and data: lines of equal loss. Dots are runs, darker for less compute; "
+    "the blue line is the best split of every compute, up to the target.",
     "curves": f"Every run that completed: its training loss, {SMOOTHED}.",
 }
 SECTIONS: tuple[tuple[str, str, Callable[[Study, Place], Html | None]], ...] = (
@@ -120,6 +123,7 @@ SECTIONS: tuple[tuple[str, str, Callable[[Study, Place], Html | None]], ...] = (
     ("isoflop", "Loss against size", _drawn("isoflop", figures.isoflop, _isoflop_caption)),
     ("compute", "Loss against compute", _drawn("compute", figures.compute, lambda _: CAPTIONS["compute"])),
     ("allocation", "Best use of compute", _drawn("allocation", figures.allocation, lambda _: CAPTIONS["allocation"])),
+    ("surface", "The surface", _drawn("surface", surface, lambda _: CAPTIONS["surface"])),
     ("residuals", "Residuals", _drawn("residuals", figures.residuals, _residual_caption)),
     ("curves", "Learning curves", _drawn("curves", figures.curves, lambda _: CAPTIONS["curves"])),
     ("approaches", "Three approaches", approaches),

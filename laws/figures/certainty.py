@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -23,7 +23,7 @@ ABOVE = 1.35  # how much of a profile is drawn, in multiples of the level's cut
 FACTOR = 3.0  # a quantity whose drawn ends differ by more than this factor has a logarithmic axis
 ACROSS = 4  # panels of a row
 CLOUDS = 3  # pairs, at most
-SHARES = {0.5: "dotted", 0.95: "solid"}  # of the resamples within a contour, and its line
+SHARES: dict[float, Any] = {0.5: "dotted", 0.95: "solid"}  # of the resamples within a contour, and its line
 FEWEST = 30  # resamples of which a density is drawn
 GRID, FINE = 80, 120  # points of a density in each direction, and of a profile's line
 SHOWN = (0.005, 0.995)  # quantiles of the resamples that a cloud shows
@@ -123,7 +123,7 @@ def _contours(axes: Axes, x: Float[np.ndarray, " draws"], y: Float[np.ndarray, "
     if np.linalg.matrix_rank(np.cov(points / np.ptp(frame, axis=1)[:, None]), tol=1e-9) < 2:
         return  # on a line, as where a constant stayed at its bound
     density = gaussian_kde(points)
-    grid = np.meshgrid(*(np.linspace(*ends, GRID) for ends in frame))
+    grid = np.meshgrid(*(np.linspace(low, high, GRID) for low, high in frame))
     height = density(np.stack([along.ravel() for along in grid])).reshape(GRID, GRID)
     shares = sorted(SHARES, reverse=True)
     levels = np.quantile(density(points), 1 - np.array(shares))

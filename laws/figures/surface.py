@@ -66,7 +66,8 @@ def surface_of(fitted: Fitted) -> Surface | None:
     loss = np.exp(log_predictions(fitted.law, fitted.predictor.constants[None], columns)[0]).reshape(GRID, GRID)
     levels = np.unique([float(f"{level:.3g}") for level in np.quantile(loss, SHARES)])
     group, full = drawn_budgets(rows)
-    lines = [np.median(rows["c"][group == g]) for g in full] or np.geomspace(*fitted.report["ranges"]["c"], LINES)
+    low, high = fitted.report["ranges"]["c"]
+    lines = [np.median(rows["c"][group == g]) for g in full] or np.geomspace(low, high, LINES)
     return Surface(n, d, loss, levels, frontier, np.array(lines))
 
 

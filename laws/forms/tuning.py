@@ -128,7 +128,7 @@ DATA_BY_BATCH = replace(
     CHINCHILLA,
     name="chinchilla_batch",
     formula="L(N, D, B) = E + A / N^alpha + B (1 + B / B_crit)^beta / D^beta, B_crit = k_b D^r",
-    source="tokens in effect D / (1 + B / B_crit) of McCandlish et al. 2018, arXiv 1812.06162, equation 2.12; B_crit by data "
+    source="tokens in effect D / (1 + B / B_crit): McCandlish et al. 2018, arXiv 1812.06162, equation 2.12; B_crit by data "
     "as in Bergsma et al. 2025, arXiv 2505.13738; without a batch, the limit of small ones",
     columns=("n", "d", "b"),
     params=(

@@ -1,7 +1,9 @@
 """The command line: one clear line and an exit code for whatever is wrong; help, JSON, versions."""
 
 import errno
+import importlib
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -137,3 +139,34 @@ def test_interruptions_and_bugs_have_codes_of_their_own(capsys, monkeypatch):
     monkeypatch.setattr(doctor, "run", bug)
     assert cli.main(["doctor"]) == 1
     assert "RuntimeError: surprise (--traceback shows where)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [("--config.mesh.data=64", "wants 64 devices"), ("--config.batch_size=3 --config.mesh.data=2", "batch")],
+)
+def test_a_plan_refuses_what_the_machine_cannot_do(capsys, override, message):
+    """It compiles in a process of its own, whose refusals are its own: one line, exit code 2."""
+    assert message in line(capsys, "plan", SMALL, *override.split())
+
+
+def test_the_examples_of_commands_resolve(capsys):
+    """Every config that an example of `--help` names, with the overrides it gives, is one that can be run."""
+    seen = 0
+    for name in cli.COMMANDS:
+        command = importlib.import_module(f"isoflop.commands.{name}")
+        for example in command.EXAMPLE.strip().splitlines():
+            words = [word for word in shlex.split(example, comments=True) if word.startswith("--config")]
+            if words:
+                code, _, err = run(capsys, "plan", *words, "--nomemory")
+                assert code == 0, f"{example}: {err}"
+                seen += 1
+    assert seen >= 4
+
+
+def test_none_opens_what_the_file_gives(capsys):
+    opened = ["--config.model.size=None", "--config.model.width=64", "--config.horizon.tokens_per_param=None"]
+    code, out, _ = run(capsys, "plan", SMALL, *opened, "--config.horizon.flops=1e11", "--nomemory", "--json")
+    assert code == 0 and json.loads(out)["points"][0]["flops_exact"] == pytest.approx(1e11, rel=0.01)
+    said = line(capsys, "plan", SMALL, "--config.accumulate=None", "--nomemory")
+    assert "--config.accumulate: always has a value (by default 1)" in said

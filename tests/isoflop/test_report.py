@@ -12,6 +12,7 @@ from hypothesis import given, settings, strategies as st
 import laws
 from isoflop import cli
 from isoflop.report import figures, markup, page, study as studies
+from isoflop.report.surface import surface
 from sweeps.collect import collect
 from training.errors import BadInput
 
@@ -23,6 +24,7 @@ EVERY = [
     "isoflop",
     "compute",
     "allocation",
+    "surface",
     "residuals",
     "curves",
     "approaches",
@@ -231,7 +233,7 @@ def test_curves_of_the_law_pass_through_its_own_predictions(study):
 
 def test_figures_are_valid_json_and_carry_no_theme(text):
     found = drawn(text)
-    assert len(found) == 7
+    assert len(found) == 8
     for figure in found:
         assert figure["data"] and figure["layout"]["paper_bgcolor"] == "rgba(0,0,0,0)"
         assert figure["layout"]["height"] > 100
@@ -261,6 +263,7 @@ def test_a_fit_of_a_strangers_table_is_a_report_of_its_own(folder, tmp_path, cap
         "isoflop",
         "compute",
         "allocation",
+        "surface",
         "residuals",
         "approaches",
         "law",
@@ -269,6 +272,19 @@ def test_a_fit_of_a_strangers_table_is_a_report_of_its_own(folder, tmp_path, cap
     ]
     assert "none: the fit has no bootstrap" in Page(text).said
     assert "C is column 6ND (6 N D, for want of a column)" in Page(text).said
+
+
+def test_the_surface_holds_the_runs_and_the_frontier_of_the_law(study):
+    shown = surface(study)
+    (contours,) = [trace for trace in shown.data if trace.type == "contour"]
+    p, fit = study.fit.params, study.fit
+    n, d = np.array(contours.x), np.array(contours.y)[:, None]
+    assert np.array(contours.z) == pytest.approx(fit.law.value(p, {"n": n, "d": d}), abs=1e-4)
+    assert sum(len(trace.x) for trace in shown.data if getattr(trace, "mode", "") == "markers") == len(study.points)
+    (line,) = [trace for trace in shown.data if trace.name == "efficient frontier"]
+    assert np.interp(np.log(fit.derived["n_opt"]), np.log(line.x), np.log(line.y)) == pytest.approx(
+        np.log(fit.derived["d_opt"]), abs=1e-3
+    )
 
 
 def test_a_law_of_compute_alone_has_no_best_use_of_compute(folder, tmp_path):

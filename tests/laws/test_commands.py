@@ -112,6 +112,8 @@ def test_text_for_people(capsys, folder):
         (["fit", "RUNS", "--where=budget<1.1e11 and seed==0"], "5 runs are too few"),
         (["fit", "RUNS", "--holdout_above=1e15"], "none would be held out"),
         (["fit", "RUNS", "--level=2"], "--level"),
+        (["fit", "RUNS", "--target=-3"], "--target must be positive"),
+        (["fit", "RUNS", "--bootstrap=0", "--out=/dev/full/fit.json"], "/dev/full"),
         (["fit", "RUNS", "--objective=mean"], "objective"),
         (["fit", "RUNS", "--delta=0"], "--delta"),
         (["fit", "RUNS", "--bootstrap=-1"], "bootstrap"),

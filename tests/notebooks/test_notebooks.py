@@ -10,6 +10,8 @@ import pandas as pd
 import pytest
 from nbclient import NotebookClient
 
+from training import compilation
+
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 PROBE = """import json
@@ -17,6 +19,13 @@ print(json.dumps({
     "law": fit.law.name, "a": fit.derived["a"], "interval": fit.intervals["derived"]["a"],
     "measured": measured, "predicted": prediction["loss"], "runs": fit.report["n_runs"],
     "approaches": approaches["a"].notna().sum().item(), "unseen": unseen,
+}))"""
+
+
+REFITTED = """import json
+print(json.dumps({
+    "constants": rows, "objectives": values.to_dict(), "exponents": exponents.to_dict("index"),
+    "settings": settings.to_dict("index"), "held_out": ahead, "repeats": repeats.to_dict(), "experts": routed.params,
 }))"""
 
 
@@ -40,12 +49,27 @@ def test_prose_states_no_number_of_its_own(path):
     assert re.findall(r"\d+(?:\.\d+)?\s*%|\d+\.\d+|\d{2,}", prose) == []
 
 
+def run(name, probe=None, **environment):
+    """A notebook executed, with a cell of our own at its end."""
+    notebook = read(FOLDER / name)
+    if probe:
+        notebook.cells.append(nbformat.v4.new_code_cell(probe))
+    kept = {"JAX_COMPILATION_CACHE_DIR": compilation.folder(), "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": 0.2}
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in (kept | environment).items():
+            patch.setenv(key, str(value))
+        NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(FOLDER)}}).execute()
+    return notebook
+
+
 @pytest.fixture(scope="module")
 def executed():
-    notebook = read(FOLDER / "01_fit_a_law.ipynb")
-    notebook.cells.append(nbformat.v4.new_code_cell(PROBE))
-    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(FOLDER)}}).execute()
-    return notebook
+    return run("01_fit_a_law.ipynb", PROBE)
+
+
+@pytest.fixture(scope="module")
+def refitted(published):
+    return run("02_published_laws.ipynb", REFITTED, ISOFLOP_PUBLISHED=published)
 
 
 def outputs(notebook):
@@ -69,6 +93,35 @@ def test_fit_a_law_shows_its_figures_and_says_nothing_on_the_side(executed):
     assert len(images) == 4
     assert all(image.startswith(b"\x89PNG") and len(image) > 10_000 for image in images)
     assert [output for output in outputs(executed) if output.get("name") == "stderr"] == []
+
+
+def test_published_laws_come_out_as_published(refitted):
+    found = json.loads(refitted.cells[-1].outputs[0].text)
+    ours, theirs = found["constants"]["ours"], found["constants"]["Besiroglu et al."]
+    assert ours == pytest.approx(theirs, rel=0.01)
+    for runs in found["objectives"]["ours"]:
+        ours, *printed = (found["objectives"][who][runs] for who in ("ours", "Besiroglu et al.", "Hoffmann et al."))
+        assert ours < min(printed)
+    golden = {"kaplan_reproduction": 0.8353, "last_layer_flops": 0.706, "short_warmup": 0.602, "cosine_decay": 0.572}
+    for setting, a in {**golden, "tuned": 0.4969}.items():
+        assert found["settings"][setting]["a"] == pytest.approx(a, abs=0.003)
+    for approach in found["exponents"].values():
+        assert approach["low"] < 0.514 < approach["high"]
+    assert found["held_out"]["mean_are"] == pytest.approx(0.00678, rel=2e-3)
+    assert found["repeats"]["ours"]["objective"] < found["repeats"]["Muennighoff et al."]["objective"]
+    assert found["experts"]["a"] == pytest.approx(-0.0835, abs=5e-5)
+
+
+def test_published_laws_are_shown_in_figures(refitted):
+    images = [o for o in outputs(refitted) if "image/png" in o.get("data", {})]
+    assert len(images) == 11
+    assert [output for output in outputs(refitted) if output.get("name") == "stderr"] == []
+
+
+def test_without_the_tables_the_notebook_says_so_and_ends(tmp_path):
+    notebook = run("02_published_laws.ipynb", ISOFLOP_PUBLISHED=tmp_path / "none")
+    (said,) = outputs(notebook)
+    assert "tables are absent" in said.text
 
 
 def test_the_data_of_the_notebooks_are_small_and_name_no_path():

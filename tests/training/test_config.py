@@ -1,10 +1,14 @@
 """Completion, validation, derivation and identity of configs."""
 
+import dataclasses
+import json
+
+import jax
 import pytest
 import toy
 from ml_collections import ConfigDict
 
-from training import config as configs
+from training import config as configs, loop
 from training.errors import BadInput
 
 
@@ -41,6 +45,8 @@ def test_a_key_or_type_at_fault_is_named(sections, message):
         ({"schedule.name": "cosin"}, "did you mean 'cosine'"),
         ({"schedule.warmup_steps": 3, "schedule.warmup_fraction": 0.1}, "at most one of warmup_steps"),
         ({"schedule.warmup_steps": 30}, "a warmup of 30 steps does not fit a horizon of 24"),
+        ({"schedule.name": "inverse_sqrt", "schedule.warmup_steps": 0}, "inverse_sqrt needs a warmup of at least one"),
+        ({"schedule.name": "inverse_sqrt", "schedule.warmup_fraction": 0.01}, "inverse_sqrt needs a warmup"),
         ({"precision.compute": "float8"}, "'float8' is not one of float32"),
         ({"precision.matmul": "fast"}, "precision.matmul"),
         ({"accumulate": 3}, "3 does not divide batch_size 16"),
@@ -64,6 +70,18 @@ def test_contradictions_are_refused(changes, message):
 def test_every_horizon_means_the_same_steps(horizon):
     resolved = configs.resolve(toy.config(**{f"horizon.{key}": value for key, value in horizon.items()}))
     assert resolved.derived.steps == 24
+
+
+@pytest.mark.parametrize(
+    ("warmup", "steps"),
+    [({"warmup_tokens": 320.0}, 4), ({"warmup_fraction": 0.25}, 6), ({"warmup_steps": 3}, 3), ({}, 2)],
+)
+def test_every_warmup_means_the_same_steps(monkeypatch, warmup, steps):
+    cost = toy.cost
+    monkeypatch.setattr(toy, "cost", lambda config: dataclasses.replace(cost(config), tokens_per_example=5))
+    resolved = configs.resolve(toy.config(**{f"schedule.{key}": value for key, value in warmup.items()}))
+    assert resolved.derived.warmup_steps == steps  # batches of 16 examples of 5 tokens; the rule says 2
+    assert resolved.derived.run_id == configs.resolve(toy.config(**{"schedule.warmup_steps": steps})).derived.run_id
 
 
 def test_a_flop_budget_is_spent_exactly():
@@ -95,3 +113,22 @@ def test_identity_is_of_meaning_alone():
     assert configs.resolve(toy.config(**{"horizon.examples": 384.0})).derived.run_id == base
     for key, value in {"seed": 1, "model.width": 9, "optimizer.peak_lr": 0.1, "horizon.steps": 25}.items():
         assert configs.resolve(toy.config(**{key: value})).derived.run_id != base, key
+
+
+def test_the_deterministic_setting_reaches_the_compiler_and_the_record_but_not_the_identity(monkeypatch, tmp_path):
+    seen, compile_ = [], jax.stages.Lowered.compile
+
+    def spy(self, compiler_options=None):
+        seen.append(compiler_options)
+        return compile_(self, compiler_options)
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", spy)
+    plain = configs.resolve(toy.config(**{"model.width": 5}))
+    exact = configs.resolve(toy.config(**{"model.width": 5, "deterministic": True}))
+    assert plain.derived.run_id == exact.derived.run_id
+    for config, options in ((plain, None), (exact, {"xla_gpu_deterministic_ops": True})):
+        seen.clear()
+        loop.run(config, tmp_path / str(config.deterministic))
+        assert seen == [options, options]
+    kept = json.loads((tmp_path / "True" / "config.json").read_text())
+    assert kept["deterministic"] is True

@@ -1,11 +1,13 @@
 """One run through the engine: records, resumption, divergence, accumulation, calls of several steps."""
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import jax
@@ -13,7 +15,7 @@ import numpy as np
 import pytest
 import toy
 
-from training import checkpoint, loop, record, signals
+from training import checkpoint, data, evaluation, files, loop, mesh, record, signals, step
 from training.config import resolve
 from training.errors import BadInput
 
@@ -23,8 +25,8 @@ def metrics(path):
     return [{k: v for k, v in line.items() if k not in drop} for line in record.read_metrics(path)]
 
 
-def params(path):
-    return jax.tree.map(np.asarray, checkpoint.load_params(path))
+def params(path, **which):
+    return jax.tree.map(np.asarray, checkpoint.load_params(path, **which))
 
 
 def same(a, b):
@@ -46,7 +48,10 @@ def test_record_holds_every_convention(tmp_path):
     assert set(wanted.split()) <= set(result)
     assert json.loads((tmp_path / "result.json").read_text())["loss"] == result["loss"]
     assert json.loads((tmp_path / "config.json").read_text())["derived"]["steps"] == 24
-    assert json.loads((tmp_path / "environment.json").read_text())["versions"]["jax"] == jax.__version__
+    environment = json.loads((tmp_path / "environment.json").read_text())
+    assert environment["versions"]["jax"] == jax.__version__
+    precision = {"params": "float32", "compute": "float32", "logits": "float32", "matmul": "default"}
+    assert environment["precision"] == precision
 
 
 def test_a_run_that_ended_is_not_run_again(tmp_path):
@@ -120,9 +125,26 @@ def test_a_checkpoint_restores_onto_another_mesh(tmp_path):
 
 
 def test_divergence_ends_the_run_with_the_last_good_step(tmp_path):
-    result = loop.run(toy.config(**{"model.poison": 11}), tmp_path)
-    assert result["status"] == "diverged" and result["steps"] == 11 and result["loss"] is None
-    assert result["last_good"]["step"] == 11 and np.isfinite(result["last_good"]["loss"])
+    results = {}
+    for every in (1, 10):
+        result = loop.run(toy.config(**{"model.poison": 17, "log.every": every}), tmp_path / str(every))
+        assert result["status"] == "diverged" and result["steps"] == 17 and result["loss"] is None
+        results[every] = {key: value for key, value in result["last_good"].items() if key != "seconds"}
+    assert results[1] == results[10] == metrics(tmp_path / "1")[-1]
+    assert results[10]["step"] == 17 and np.isfinite(results[10]["loss"])
+    assert json.loads((tmp_path / "10" / "result.json").read_text())["last_good"]["step"] == 17
+
+
+def test_divergence_right_after_a_resume_keeps_what_is_known(tmp_path):
+    poisoned = {"checkpoint.every_steps": 5, "model.poison": 15}
+    for every, known in ((5, True), (10, False)):
+        config = toy.config(**poisoned, **{"log.every": every})
+        loop.run(config, tmp_path / str(every))
+        (tmp_path / str(every) / "result.json").unlink()
+        result = loop.run(config, tmp_path / str(every))
+        assert result["continued_from"] == 15 == result["last_good"]["step"]
+        assert ("loss" in result["last_good"]) == known  # step 15 was logged by the first attempt, or was not
+    assert loop.run(toy.config(**{"model.poison": 0}), tmp_path / "at once")["last_good"] is None
 
 
 def test_one_compile_serves_runs_that_differ_in_scalars(tmp_path):
@@ -133,10 +155,117 @@ def test_one_compile_serves_runs_that_differ_in_scalars(tmp_path):
 
 
 def test_interim_evaluations_are_logged(tmp_path):
-    loop.run(
-        toy.config(**{"log.evaluate_every": 10, "checkpoint.every_steps": 10, "checkpoint.keep_best": 1}), tmp_path
-    )
+    loop.run(toy.config(**{"log.evaluate_every": 10, "checkpoint.every_steps": 5}), tmp_path)
     assert [m["step"] for m in metrics(tmp_path) if "eval_loss" in m] == [10, 20]
+
+
+@pytest.mark.parametrize(
+    ("keep", "steps"),
+    [
+        ({}, [24]),
+        ({"keep_last": 3}, [18, 21, 24]),
+        ({"keep_every": 9}, [9, 18, 24]),
+        ({"keep_best": 2}, [6, 12, 24]),
+        ({"keep_best": 1, "keep_every": 9, "keep_last": 2}, [6, 9, 18, 21, 24]),
+    ],
+)
+def test_checkpoints_are_kept_by_policy(tmp_path, monkeypatch, keep, steps):
+    # Evaluated whenever a checkpoint is due and the best are kept: at steps 3, 6, ..., 21, and at the end.
+    losses = iter([0.5, 0.1, 0.4, 0.2, 0.6, 0.3, 0.5, 0.9])
+    if "keep_best" in keep:
+        monkeypatch.setattr(evaluation, "evaluate", lambda *arguments: {"loss": next(losses), "loss_sem": 0.0})
+    changes = {f"checkpoint.{key}": value for key, value in keep.items()}
+    loop.run(toy.config(**{"checkpoint.every_steps": 3, "log.evaluate_every": 0}, **changes), tmp_path)
+    assert checkpoint.saved_steps(tmp_path) == steps
+    assert next(losses, None) is None or "keep_best" not in keep
+
+
+def test_checkpoints_are_due_by_minutes_too(tmp_path, monkeypatch):
+    clock, batches = [0.0], data.batches
+
+    def a_minute_later(*arguments):
+        clock[0] += 60
+        return batches(*arguments)
+
+    monkeypatch.setattr(loop, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(data, "batches", a_minute_later)
+    keep = {"checkpoint.keep_last": 9}
+    loop.run(toy.config(**{"checkpoint.every_minutes": 7.0}, **keep), tmp_path / "seven")
+    loop.run(toy.config(**{"checkpoint.every_minutes": 0.0}, **keep), tmp_path / "off")
+    assert checkpoint.saved_steps(tmp_path / "seven") == [7, 14, 21, 24]
+    assert checkpoint.saved_steps(tmp_path / "off") == [24]
+
+
+def test_the_running_mean_is_what_is_kept_and_evaluated(tmp_path):
+    changes = {"optimizer.ema": 0.75, "optimizer.peak_lr": 0.2, "horizon.steps": 4}
+    config = toy.config(**changes, **{"checkpoint.every_steps": 1, "checkpoint.keep_last": 4})
+    result = loop.run(config, tmp_path)
+    mean = params(tmp_path, step=1, name="ema")
+    for at in (2, 3, 4):
+        mean = jax.tree.map(lambda e, p: 0.75 * e + 0.25 * p, mean, params(tmp_path, step=at))
+    found = params(tmp_path, name="ema")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, mean)
+    loss = lambda of: evaluation.evaluate(toy.build(resolve(config)), of, {}, mesh.build(config.mesh))["loss"]
+    assert result["loss"] == pytest.approx(loss(found), rel=1e-5)
+    assert result["loss"] != pytest.approx(loss(params(tmp_path)), rel=0.01)
+    loop.run(toy.config(), tmp_path / "without")
+    with pytest.raises(BadInput, match="kept no 'ema'"):
+        checkpoint.load_params(tmp_path / "without", name="ema")
+
+
+def compiled(config):
+    resolved = resolve(config)
+    task, grid = toy.build(resolved), mesh.build(resolved.mesh)
+    hyper, shapes = step.hyper(resolved, task), data.shapes(task, resolved.batch_size)
+    program = step.compiled(step.recipe(task.model, resolved), grid, 1, shapes, tuple(hyper))
+    return program, hyper, data.batches(task, shapes, grid, 0, 1)
+
+
+def test_a_step_takes_over_the_buffers_of_the_state_and_blends_the_running_mean():
+    program, hyper, batch = compiled(toy.config(**{"optimizer.ema": 0.75}))
+    seed, rate = np.int32(0), np.full(1, 0.02, np.float32)
+    before = program.init(seed, hyper)
+    began = jax.tree.map(np.array, before)
+    after, _ = program.train(before, batch, rate, seed, hyper)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((after, batch)))
+    same(began.ema, began.params)
+    expected = jax.tree.map(lambda e, p: 0.75 * e + 0.25 * np.asarray(p), began.ema, after.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), after.ema, expected)
+    assert not np.array_equal(after.params["kernel"], began.params["kernel"])
+
+
+class Fetched:
+    """A metric that notes when the host asks for it."""
+
+    def __init__(self, values, note):
+        self.values, self.note = values, note
+
+    def __array__(self, dtype=None, copy=None):
+        self.note()
+        return np.asarray(self.values, dtype)
+
+
+def test_metrics_are_fetched_once_the_next_step_is_dispatched(tmp_path, monkeypatch):
+    events, compiled = [], step.compiled
+
+    def watched(*arguments):
+        program, calls = compiled(*arguments), iter(range(100))
+
+        def train(*inputs):
+            k = next(calls)
+            events.append(("dispatch", k))
+            state, found = program.train(*inputs)
+            return state, found | {"loss": Fetched(found["loss"], lambda: events.append(("fetch", k)))}
+
+        return program._replace(train=train)
+
+    monkeypatch.setattr(step, "compiled", watched)
+    loop.run(toy.config(**{"horizon.steps": 5}), tmp_path)
+    expected = [("dispatch", 0)]
+    for k in range(1, 5):
+        expected += [("dispatch", k), ("fetch", k - 1)]
+    assert events == [*expected, ("fetch", 4)]
 
 
 def test_bad_runs_leave_nothing_half_written(tmp_path):
@@ -144,8 +273,45 @@ def test_bad_runs_leave_nothing_half_written(tmp_path):
         loop.run(toy.config(batch_size=12), tmp_path / "batch")
     with pytest.raises(BadInput, match="wants 16 devices, there are 8"):
         loop.run(toy.config(**{"mesh.data": 16}), tmp_path / "mesh")
-    for name in ("batch", "mesh"):
-        assert not (tmp_path / name / "result.json").exists() and not (tmp_path / name / "metrics.jsonl").exists()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refusal_removes_what_it_made_and_nothing_else(tmp_path, monkeypatch):
+    def build(config):
+        raise BadInput("data: the corpus is smaller than a batch")
+
+    monkeypatch.setattr(toy, "build", build)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "notes.txt").write_text("kept")
+    for name in ("mine", "full", "new/deep/run"):
+        with pytest.raises(BadInput, match="smaller than a batch"):
+            loop.run(toy.config(), tmp_path / name)
+    assert {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")} >= {"mine", "full", "full/notes.txt"}
+    assert list((tmp_path / "mine").iterdir()) == [] and not (tmp_path / "new").exists()
+
+
+def test_a_lock_that_its_holder_removed_is_not_taken(tmp_path, monkeypatch):
+    path, flock = tmp_path / "lock", fcntl.flock
+
+    def late(file, how):
+        monkeypatch.setattr(fcntl, "flock", flock)
+        path.unlink()  # by a holder that left between our opening the file and our locking it
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with files.locked(path, "held"):
+        assert path.read_text() == str(os.getpid())
+        with pytest.raises(BadInput, match="held"), files.locked(path, "held"):
+            pass
+
+
+def test_a_run_that_ended_otherwise_is_refused_even_if_changes_are_allowed(tmp_path):
+    ended = loop.run(toy.config(), tmp_path)
+    for allowed in ((), ("seed",)):
+        with pytest.raises(BadInput, match=r"the run has ended with another seed \(0 -> 7\)"):
+            loop.run(toy.config(seed=7), tmp_path, allow_change=allowed)
+    assert loop.run(toy.config(), tmp_path, allow_change=("seed",))["ended_at"] == ended["ended_at"]
 
 
 def test_a_resume_with_another_meaning_is_refused_unless_allowed(tmp_path):
@@ -179,15 +345,15 @@ def test_a_foreign_or_damaged_checkpoint_is_named(tmp_path):
     wider = toy.config(**{"checkpoint.every_steps": 5, "model.width": 9})
     with pytest.raises(BadInput, match=r"another model: .*mismatched params/kernel \(float32\[4, 8\] saved"):
         loop.run(wider, tmp_path, allow_change=("model.width",))
-    step = checkpoint.saved_steps(tmp_path)[-1]
+    newest = checkpoint.saved_steps(tmp_path)[-1]
     largest = max(
-        (tmp_path / "checkpoints" / str(step) / "params").rglob("*"), key=lambda p: p.stat().st_size * p.is_file()
+        (tmp_path / "checkpoints" / str(newest) / "params").rglob("*"), key=lambda p: p.stat().st_size * p.is_file()
     )
-    for file in (tmp_path / "checkpoints" / str(step)).rglob("*"):
+    for file in (tmp_path / "checkpoints" / str(newest)).rglob("*"):
         if file.is_file() and "d" in file.parts[-2:]:
             file.write_bytes(b"x" * 10)
     largest.write_bytes(b"x" * 10)
-    with pytest.raises(BadInput, match=f"checkpoint .*{step}"):
+    with pytest.raises(BadInput, match=f"checkpoint .*{newest}"):
         loop.run(config, tmp_path)
 
 

@@ -1,0 +1,263 @@
+"""Whether proposed runs are worth more than others: the same sweeps gone on with in four ways, at equal compute.
+
+    python -m benchmarks.propose --out benchmarks/results/propose.json --sweeps 300
+
+A cell is a surface (those of `benchmarks.coverage`) and a noise. Every sweep begins with the four smaller budgets of an
+iso-FLOP grid (20 runs), is fitted and resampled, and goes on with ten runs for the FLOPs of the two larger budgets:
+proposed for the loss, proposed for N*, on an iso-FLOP grid around the fitted optimum, and at random. No run of any is
+larger than the grid's largest. The truth, the first 20 losses and the noise of the k-th new run are the same in all
+four. Then the law is refitted, and its L and N* at ten times the grid's largest compute are compared with the truth:
+the ratio of mean squared errors, with a bootstrap interval over the sweeps. What is done is kept in `--work`, so that
+the command can be stopped and continued.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.coverage import DESIGNS, SURFACES, Surface
+from laws.allocate import allocate
+from laws.compute import Cost
+from laws.ensemble import ensemble, pooled_growth
+from laws.fit import log_predictions
+from laws.information import Points, Seen, know
+from laws.isoflop import budgets
+from laws.predict import Predictor, Rival
+from laws.propose import candidates, choose, isoflop_grid, random_design
+from laws.refit import refit
+from laws.uncertainty import Fits, Noise, errors, leave_one_out, scatter, wild
+
+RESAMPLES, CHUNK = 32, 25
+SEED = 1  # the settings of `laws.information` were chosen on sweeps of another seed
+FIRST, NEW = 20, 10  # runs of the iso-FLOP grid that come first, and runs that follow
+BEYOND = 10  # the target, relative to the largest compute of the grid
+STRETCHED = 1.2  # a second start of every refit: exponents this much larger
+ARMS = ("isoflop", "random", "propose_loss", "propose_n")
+QUANTITIES = ("loss", "n")
+CELLS = list(itertools.product(("chinchilla", "asymmetric", "misspecified"), (0.003, 0.01)))
+AIMS = {True: 0.8, False: 1.1}  # ratio to the iso-FLOP grid: well-specified, and not
+BOOTSTRAPS = 4000
+
+
+@dataclass(frozen=True)
+class Study:
+    """One cell: what is known first, what may be spent, and what is asked.
+
+    Args:
+        columns: roles of the first runs.
+        budget, largest: FLOPs of all new runs, and of one.
+        target: FLOPs of the predictions.
+        truth: log L and log N* there.
+    """
+
+    surface: Surface
+    noise: float
+    columns: dict[str, np.ndarray]
+    budget: float
+    largest: float
+    target: float
+    truth: np.ndarray
+
+    @classmethod
+    def of(cls, surface: str, noise: float) -> "Study":
+        n, d = DESIGNS["isoflop"]()
+        c, known = 6 * n * d, SURFACES[surface]
+        columns = {"n": n[:FIRST], "d": d[:FIRST], "c": c[:FIRST]}
+        target = BEYOND * float(c.max())
+        truth = _asked(known.truth, known.natural[None], target)[0]
+        return cls(known, noise, columns, float(c[FIRST:].sum()), float(c.max()), target, truth)
+
+    def mean(self, columns: dict[str, np.ndarray]) -> np.ndarray:
+        """The true log losses of some runs."""
+        return log_predictions(self.surface.truth, self.surface.natural[None], columns)[0]
+
+
+def _asked(law, natural: np.ndarray, target: float) -> np.ndarray:
+    """Log L and log N* of the target under each set of constants."""
+    found = allocate(law, natural, np.array([target]), Cost(), (1e7, 1e10))
+    return np.log(np.stack([found.loss[:, 0], found.n[:, 0]], axis=1))
+
+
+def _refit(law, columns, log_loss, weight, starts) -> np.ndarray:
+    """Constants of each problem: the better of two starts, both in one call."""
+    aside = starts * np.where([name in ("alpha", "beta") for name in law.names], STRETCHED, 1.0)
+    twice = [np.concatenate([array, array]) if len(array) > 1 else array for array in (log_loss, weight)]
+    found = refit(law, columns, *twice, np.concatenate([starts, aside]))
+    value, natural = found.value.reshape(2, -1), found.natural.reshape(2, len(starts), -1)
+    return np.where((value[0] <= value[1])[:, None], natural[0], natural[1])
+
+
+def first_fits(study: Study, log_loss: np.ndarray, rng: np.random.Generator) -> list[Predictor]:
+    """The first runs of every sweep, fitted, resampled and mixed with the law's rivals."""
+    law, columns, (sweeps, runs) = study.surface.fitted, study.columns, log_loss.shape
+    given = np.array([[study.surface.constants.get(name, 1.0) for name in law.names]])
+    near = refit(law, columns, study.mean(columns), np.ones((1, runs)), given, delta=0.1).natural
+    every = np.ones((sweeps, runs))
+    best = _refit(law, columns, log_loss, every, np.tile(near, (sweeps, 1)))
+    fits = Fits(law, columns, log_loss, np.arange(runs), budgets(columns["c"]), np.ones(runs), best)
+    count = len(law.names)
+    deviation = scatter(log_loss - fits.predicted, count, fits.objective, fits.delta)
+    drawn = errors(fits, leave_one_out(fits), deviation, runs - count, RESAMPLES, rng)
+    draws = wild(fits, drawn).natural.reshape(sweeps, RESAMPLES, count)
+    members = ensemble(fits, draws, drawn)
+    ranges = {role: (float(values.min()), float(values.max())) for role, values in columns.items()}
+    out = []
+    for i in range(sweeps):
+        rivals = tuple(
+            Rival(form.label, form.law, form.natural[i], form.draws[i], float(form.weight[i])) for form in members[1:]
+        )
+        noise = Noise(None, float(deviation[i]), runs - count)
+        out.append(Predictor(law, best[i], draws[i], Cost(), noise, ranges, 0.95, 0, rivals, pooled_growth(members, i)))
+    return out
+
+
+def designs(study: Study, predictor: Predictor, rng: np.random.Generator) -> tuple[list[Points], list[float]]:
+    """The new runs of each arm, and by what factor the proposals expect to lower the variance of what they are for."""
+    seen = Seen.of(study.columns, np.arange(FIRST), predictor.noise.deviation, "log_huber", 1e-3)
+    possible, expected = candidates(predictor, seen, study.largest), []
+    out = [
+        isoflop_grid(predictor, study.budget, NEW),
+        random_design(rng, predictor, seen, study.budget, NEW, study.largest),
+    ]
+    for of in QUANTITIES:
+        known = know(predictor, seen, Points.joined([possible, out[0]]), study.target, of)
+        grid = known.deviation(len(possible.n) + np.arange(NEW))
+        chosen = choose(known.among(slice(len(possible.n))), possible, seen, study.budget, NEW)
+        out.append(possible[chosen])
+        expected.append((known.deviation(chosen) / grid) ** 2)
+    return out, expected
+
+
+def simulate(cell: tuple[str, float], chunk: int, sweeps: int) -> dict[str, np.ndarray]:
+    """Errors of log L and log N* of some sweeps of a cell, (sweeps, arms, 2); FLOPs spent; ratios that were expected."""
+    study = Study.of(*cell)
+    rng = np.random.default_rng([SEED, chunk, CELLS.index(cell)])
+    log_loss = study.mean(study.columns) + study.noise * rng.standard_normal((sweeps, FIRST))
+    fresh = study.noise * rng.standard_normal((sweeps, NEW))
+    law, out = study.surface.fitted, {"error": [], "flops": [], "expected": []}
+    member = np.repeat(np.arange(1 + len(ARMS)), [FIRST] + [NEW] * len(ARMS))
+    for i, predictor in enumerate(first_fits(study, log_loss, rng)):
+        arms, expected = designs(study, predictor, rng)
+        padded = [arm[np.arange(NEW) % len(arm.n)] for arm in arms]  # rows beyond an arm's own weigh nothing
+        there = np.concatenate([np.ones(FIRST), *(np.arange(NEW) < len(arm.n) for arm in arms)])
+        runs = Points.joined([Points(**study.columns), *padded])
+        columns = {"n": runs.n, "d": runs.d, "c": runs.c}
+        measured = study.mean(columns) + np.r_[np.zeros(FIRST), np.tile(fresh[i], len(ARMS))]
+        measured[:FIRST] = log_loss[i]
+        weight = there * ((member == 0) | (member == np.arange(1, 1 + len(ARMS))[:, None]))
+        natural = _refit(law, columns, measured[None], weight, np.tile(predictor.constants, (len(ARMS), 1)))
+        out["error"].append(_asked(law, natural, study.target) - study.truth)
+        out["flops"].append([arm.c.sum() / study.budget for arm in arms])
+        out["expected"].append(expected)
+    return {key: np.array(values) for key, values in out.items()}
+
+
+def _ratio(ours: np.ndarray, theirs: np.ndarray, rng: np.random.Generator) -> dict[str, Any]:
+    """Ratio of the mean squares of paired errors, with its 95% interval over the pairs."""
+    pick = rng.integers(0, len(ours), (BOOTSTRAPS, len(ours)))
+    drawn = np.mean(ours[pick] ** 2, axis=1) / np.mean(theirs[pick] ** 2, axis=1)
+    return {
+        "ratio": float(np.mean(ours**2) / np.mean(theirs**2)),
+        "interval": [float(end) for end in np.quantile(drawn, [0.025, 0.975])],
+    }
+
+
+def summary(cell: tuple[str, float], kept: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The figures of a cell; sweeps in which some arm has no best split are counted and left out of the ratios."""
+    rng, specified = np.random.default_rng(SEED), SURFACES[cell[0]].specified
+    good = np.isfinite(kept["error"]).all(axis=(1, 2))
+    error = kept["error"][good]
+    out: dict[str, Any] = {"sweeps": len(good), "without_a_split": int(np.sum(~good)), "well_specified": specified}
+    out["flops"] = dict(zip(ARMS, map(float, kept["flops"].mean(axis=0)), strict=True))
+    for q, quantity in enumerate(QUANTITIES):
+        own = ARMS.index(f"propose_{quantity}")
+        to = {name: _ratio(error[:, own, q], error[:, ARMS.index(name), q], rng) for name in ("isoflop", "random")}
+        out[quantity] = {
+            "error": dict(zip(ARMS, map(float, np.sqrt(np.mean(error[:, :, q] ** 2, axis=0))), strict=True)),
+            "bias": dict(zip(ARMS, map(float, np.mean(error[:, :, q], axis=0)), strict=True)),
+            "proposed_to": to,
+            "expected_to_isoflop": float(np.exp(np.log(kept["expected"][:, q]).mean())),
+            "aim": AIMS[specified],
+            "reached": to["isoflop"]["ratio"] <= AIMS[specified],
+        }
+    return out
+
+
+def name_of(cell: tuple[str, float]) -> str:
+    """As in the report and in the names of files."""
+    return f"{cell[0]}-{cell[1]:g}"
+
+
+def report(work: Path) -> dict[str, Any]:
+    """All cells that have been begun."""
+    cells = {}
+    for cell in CELLS:
+        path = work / f"{name_of(cell)}.npz"
+        if path.exists():
+            with np.load(path) as kept:
+                cells[name_of(cell)] = summary(cell, {key: kept[key] for key in kept.files if key != "chunks"})
+    return {
+        "task": "mean squared error of log L and log N* at ten times the largest compute, after ten new runs for the "
+        "FLOPs of two more budgets: proposed, over an iso-FLOP grid and over random runs of equal compute",
+        "surfaces": {name: SURFACES[name].note for name, _ in CELLS},
+        "cells": cells,
+        "missed": [f"{name}: {q}" for name, cell in cells.items() for q in QUANTITIES if not cell[q]["reached"]],
+    }
+
+
+def advance(cell: tuple[str, float], work: Path, sweeps: int, chunk: int = CHUNK) -> int:
+    """One more chunk of a cell, kept on disk; how many sweeps it then has."""
+    path = work / f"{name_of(cell)}.npz"
+    kept: dict[str, np.ndarray] = {}
+    if path.exists():
+        with np.load(path) as found:
+            kept = {key: found[key] for key in found.files}
+    done, number = (len(kept["error"]), int(kept["chunks"])) if kept else (0, 0)
+    if done >= sweeps:
+        return done
+    new = simulate(cell, number, min(chunk, sweeps - done))
+    joined: dict[str, Any] = {key: np.concatenate([kept[key], new[key]]) if kept else new[key] for key in new}
+    draft = path.with_suffix(".draft.npz")
+    np.savez(draft, chunks=number + 1, **joined)
+    os.replace(draft, path)
+    return len(joined["error"])
+
+
+def main() -> int:
+    """Simulate what is missing, in turn, and write the report after every round."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/propose.json"))
+    parser.add_argument("--work", type=Path, default=Path("runs/propose"), help="what is done is kept here")
+    parser.add_argument("--sweeps", type=int, default=300, help="of every cell")
+    parser.add_argument("--minutes", type=float, default=np.inf, help="begin no chunk after so many")
+    parser.add_argument("--cells", nargs="*", default=[name_of(cell) for cell in CELLS])
+    given = parser.parse_args()
+    unknown = set(given.cells) - {name_of(cell) for cell in CELLS}
+    if unknown:
+        print(f"no such cell: {', '.join(sorted(unknown))}; cells: {', '.join(map(name_of, CELLS))}", file=sys.stderr)
+        return 2
+    given.work.mkdir(parents=True, exist_ok=True)
+    chosen, end = [cell for cell in CELLS if name_of(cell) in given.cells], time.monotonic() + 60 * given.minutes
+    done = 0
+    while done < given.sweeps and time.monotonic() < end:
+        counts = []
+        for cell in chosen:
+            if time.monotonic() < end:
+                counts.append(advance(cell, given.work, given.sweeps))
+                print(f"{name_of(cell)}: {counts[-1]} sweeps", file=sys.stderr, flush=True)
+        done = min(counts)
+        given.out.parent.mkdir(parents=True, exist_ok=True)
+        given.out.write_text(json.dumps(report(given.work), indent=1) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""`isoflop propose`: the next runs, chosen so that a prediction becomes surer, and what they are expected to gain."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from absl import flags as absl_flags
+
+from isoflop.cli import Output
+from isoflop.commands import _laws
+
+SUMMARY = "the next runs for a FLOP budget: those that most reduce the error of the loss or of N* at a target"
+EXAMPLE = """
+isoflop propose fit.json --budget=1e13 --runs=10 --target=1e14
+isoflop propose fit.json --of=n --out=next.csv
+# in a sweep's config: "design": sweeps.design.table("next.csv")
+"""
+FORMATS = (".csv", ".json")
+
+
+def define(flags: absl_flags.FlagValues) -> None:
+    """The flags of the command."""
+    real = absl_flags.DEFINE_float
+    real("budget", None, "Training FLOPs of all new runs together; what the fitted ones have cost.", flag_values=flags)
+    absl_flags.DEFINE_integer("runs", 10, "New runs at most, two for lack of fit included.", flag_values=flags)
+    real("target", None, "FLOPs of the prediction; the fit's, or ten times its largest run.", flag_values=flags)
+    absl_flags.DEFINE_string("of", "loss", "What is predicted there: loss, or n for the best size.", flag_values=flags)
+    real("largest", None, "FLOPs that one run may cost; those of an iso-FLOP grid's largest.", flag_values=flags)
+    absl_flags.DEFINE_string(
+        "out", None, "Write the points here (CSV or JSON), for sweeps.design.table.", flag_values=flags
+    )
+
+
+def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
+    """Propose, and write the points if asked."""
+    (path,) = _laws.operand(args, "propose", "a fit")
+    _laws.on_cpu()
+    from laws.errors import BadTable
+    from laws.fitted import plain, read_fit
+    from laws.propose import propose
+
+    if flags.out and Path(flags.out).suffix not in FORMATS:
+        raise BadTable(f"--out={flags.out}: points are written as {' or '.join(FORMATS)}")
+    fitted = read_fit(path)
+    found = plain(
+        propose(fitted, flags.budget, flags.runs, target=flags.target, of=flags.of, largest=flags.largest)
+    ) | {"inputs": [path], "command": _laws.typed("propose", flags, args)}
+    if flags.out:
+        write_points(flags.out, found["points"], fitted.report["columns"])
+        found["out"] = flags.out
+        size = fitted.report["columns"]["n"]
+        if size != "params_total":
+            found["warnings"] = [*found["warnings"], f"N of the fit is {size}, and model.size is params_total"]
+    return Output(found, _text(found))
+
+
+def write_points(path: str, points: list[dict[str, Any]], columns: dict[str, str]) -> None:
+    """The points as a design that `sweeps.design.table` reads.
+
+    Compute is kept where the fit counts it as sweeps do (`flops_exact`), so that D follows from the shape; else tokens.
+    """
+    exact = columns["c"] == "flops_exact"
+    rows = [
+        {"model.size": round(point["n"])}
+        | ({"horizon.flops": point["c"]} if exact else {"horizon.tokens": round(point["d"])})
+        | {"label.purpose": point["purpose"]}
+        for point in points
+    ]
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.open("w", newline="") as file:
+        if target.suffix == ".json":
+            file.write(json.dumps(rows, indent=1) + "\n")
+        else:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def _text(found: dict[str, Any]) -> Any:
+    from rich.console import Group
+    from rich.table import Table
+
+    target, deviation, ratio = found["target"], found["deviation"], found["variance_ratio"]
+    table = Table(box=None, pad_edge=False)
+    for title in ("N", "D", "C", "D / N", "purpose", "loss", f"{found['level']:.0%} interval of one run"):
+        table.add_column(title, justify="left" if title == "purpose" else "right")
+    for point in found["points"]:
+        low, high = point["interval"]
+        table.add_row(
+            *(f"{point[name]:.4g}" for name in ("n", "d", "c", "tokens_per_param")),
+            point["purpose"],
+            f"{point['loss']:.4f}",
+            f"[{low:.4f}, {high:.4f}]",
+        )
+    asked = "loss" if found["of"] == "loss" else "N*"
+    return Group(
+        f"{len(found['points'])} runs for {found['flops']:.4g} of {found['budget']:.4g} FLOPs, none above "
+        f"{found['largest']:.4g}",
+        table,
+        f"expected error of the {asked} at {target['c']:.4g} FLOPs: {deviation['before']:.2%} now, "
+        f"{deviation['after']:.2%} after these runs (variance x {ratio['before']:.2f})",
+        f"after the same FLOPs in an iso-FLOP grid {deviation['isoflop']:.2%} (variance of the proposal x "
+        f"{ratio['isoflop']:.2f}), at random {deviation['random']:.2%} (x {ratio['random']:.2f})",
+        "a run for lack of fit outside its interval says that the form is wrong",
+        *(f"warning: {text}" for text in found["warnings"]),
+        *([f"written to {found['out']}"] if "out" in found else []),
+    )

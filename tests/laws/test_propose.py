@@ -1,0 +1,246 @@
+"""Proposals: what they must respect, what they gain, what they are worth under departures, the command, its benchmark."""
+
+import copy
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+import toy
+from ml_collections import ConfigDict
+
+import laws
+from benchmarks import propose as benchmark
+from isoflop import cli
+from laws import information
+from laws.errors import BadTable
+from laws.information import Known, Points, Seen, know
+from laws.propose import TESTS, WIDER, candidates, propose, remote
+from laws.refit import slopes_at
+from sweeps import design, plan
+
+BUDGET = 5e12
+
+
+@pytest.fixture(scope="module")
+def said(fitted):
+    return {of: propose(fitted, BUDGET, of=of) for of in ("loss", "n")}
+
+
+@pytest.fixture(scope="module")
+def known(fitted):
+    """What is known of the loss at 1e13 FLOPs, and the candidates."""
+    predictor, data = fitted.predictor, fitted.report["data"]
+    seen = Seen.of({role: np.array(data[role]) for role in "ndc"}, data["run"], 0.003, "log_huber", 1e-3)
+    points = candidates(predictor, seen, 1e12)
+    return know(predictor, seen, points, 1e13, "loss"), points
+
+
+@pytest.mark.parametrize("of", ["loss", "n"])
+def test_a_proposal_keeps_to_its_budget_and_ranges(said, fitted, of):
+    found, data = said[of], fitted.report["data"]
+    ratio = np.array(data["d"]) / np.array(data["n"])
+    points = found["points"]
+    assert 8 <= len(points) == len({(point["n"], point["d"]) for point in points}) <= 10
+    assert 0.8 * BUDGET < found["flops"] == pytest.approx(sum(point["c"] for point in points))
+    assert found["flops"] <= BUDGET
+    for point in points:
+        assert min(data["c"]) <= point["c"] * (1 + 1e-9) and point["c"] <= found["largest"] * (1 + 1e-9)
+        assert ratio.min() / WIDER * 0.999 < point["tokens_per_param"] < ratio.max() * WIDER * 1.001
+        log_cost = fitted.predictor.cost.log_flops_per_token(np.log(point["n"]))
+        assert point["c"] == pytest.approx(point["d"] * np.exp(log_cost), rel=1e-5)
+        assert point["interval"][0] < point["loss"] < point["interval"][1]
+
+
+@pytest.mark.parametrize("of", ["loss", "n"])
+def test_it_expects_less_error_than_a_grid_or_chance_for_the_same_flops(said, of):
+    error, ratio = said[of]["deviation"], said[of]["variance_ratio"]
+    assert error["after"] < min(error["isoflop"], error["random"]) < error["before"]
+    assert ratio["isoflop"] == pytest.approx((error["after"] / error["isoflop"]) ** 2)
+
+
+def test_two_runs_are_kept_for_lack_of_fit_far_from_the_others(said, fitted):
+    points, data = said["loss"]["points"], fitted.report["data"]
+    purposes = [point["purpose"] for point in points]
+    assert purposes == ["informative"] * (len(points) - TESTS) + ["lack of fit"] * TESTS
+    at = np.log([[point["n"], point["d"]] for point in points])
+    runs = np.log(np.stack([data["n"], data["d"]], axis=1))
+    for test in at[-TESTS:]:
+        assert np.linalg.norm(runs - test, axis=1).min() > 0.5  # log N and log D
+    assert np.linalg.norm(at[-1] - at[-2]) > 1
+
+
+def test_runs_for_lack_of_fit_are_the_farthest_that_their_budget_pays_for():
+    n = np.array([1.0, 1e1, 1e2, 1e3, 1e5])
+    points, others = Points(n, np.ones(5), n), Points(np.array([0.1]), np.ones(1), np.ones(1))
+    assert remote(points, others, 2e3, 2).tolist() == [3, 1]  # each may cost half; then between both
+    assert remote(points, others, 2e5, 2).tolist() == [4, 2]
+
+
+def test_more_flops_are_worth_more(said, fitted):
+    assert propose(fitted, 4 * BUDGET)["deviation"]["after"] < said["loss"]["deviation"]["after"]
+
+
+def test_a_proposal_is_a_function_of_the_fit(said, fitted):
+    assert propose(fitted, BUDGET, of="loss") == said["loss"]
+
+
+def in_units(fitted, unit):
+    """The same fit where tokens and FLOPs are counted in units of so many."""
+    report = copy.deepcopy(fitted.report)
+    for section in (report["data"], report["ranges"]):
+        for role in "dc":
+            section[role] = (np.array(section[role]) / unit).tolist()
+    report["target"]["c"] /= unit
+    forms = report["ensemble"]["forms"]
+    for kept in [report, *forms]:
+        for values in (kept["params"], kept["samples"]):
+            if "B" in values:
+                values["B"] = np.array(values["B"]) * unit ** -np.array(values["beta"])
+            elif values:
+                values["Dc"] = np.array(values["Dc"]) / unit
+    return dataclasses.replace(fitted, report=report)
+
+
+def test_units_of_tokens_and_flops_do_not_matter(fitted, said):
+    found = propose(in_units(fitted, 1e3), BUDGET / 1e3)
+    for role, unit in (("n", 1), ("d", 1e3), ("c", 1e3), ("loss", 1)):
+        one, two = ([point[role] for point in points["points"]] for points in (said["loss"], found))
+        assert one == pytest.approx(np.array(two) * unit, rel=1e-6)
+    assert found["deviation"] == pytest.approx(said["loss"]["deviation"], rel=1e-4)
+
+
+def test_one_more_point_is_the_same_by_rank_one_update_and_from_scratch(known):
+    known, points = known
+    chosen = np.array([3, 11])
+    added = known.with_one_more(chosen)
+    rows = range(0, len(points.n), 9)
+    assert added[list(rows)] == pytest.approx([known.deviation(np.r_[chosen, row]) for row in rows], rel=1e-9)
+
+
+def test_the_loss_moves_with_the_constants_as_at_the_best_split(fitted):
+    """The envelope theorem: sizes that follow the constants change the best loss in second order only."""
+    predictor, data = fitted.predictor, fitted.report["data"]
+    predictor = dataclasses.replace(predictor, rivals=(), draws=predictor.constants[None])
+    columns = {role: np.array(data[role]) for role in "ndc"}
+    best = predictor.allocation(1e13)
+    target = Points(best.n[0], best.d[0], np.array([1e13]))
+    seen = Seen.of(columns, data["run"], 0.003, "log_huber", 1e-3)
+    known = know(predictor, seen, target, 1e13, "loss")
+    rows = {role: np.r_[columns[role], getattr(target, role)] for role in "nd"}
+    slope = slopes_at(predictor.law, rows, predictor.constants[None])[0, -1]
+    assert known.gradient[0] == pytest.approx(slope, rel=1e-5, abs=1e-8)
+
+
+def test_departures_that_the_law_can_follow_leave_no_bias():
+    rng = np.random.default_rng(0)
+    runs, points, error = rng.standard_normal((30, 3)), rng.standard_normal((5, 3)), 0.1
+    gradient, turn = rng.standard_normal(3), rng.standard_normal((3, 4))
+    known = Known(
+        (runs.T @ runs)[None], points[None], gradient[None], ((error * runs @ turn).T @ runs)[None],
+        error * points @ turn, gradient @ turn, np.array([2.0]), error,
+    )  # fmt: skip
+    chosen = np.array([1, 4])
+    every = np.concatenate([runs, points[chosen]])
+    variance = gradient @ np.linalg.solve(every.T @ every, gradient)
+    assert known.deviation(chosen) ** 2 == pytest.approx(variance)
+    bent = dataclasses.replace(known, missed=known.missed + 0.3)
+    assert bent.deviation(chosen) ** 2 == pytest.approx(variance + 2**2 * 4 * 0.3**2)
+
+
+def test_whoever_doubts_the_form_measures_nearer_to_the_best_split(fitted, monkeypatch):
+    def aside(size):
+        monkeypatch.setattr(information, "DOUBTS", (size,))
+        found = propose(fitted, BUDGET, target=1e13)
+        best = found["target"]["d"] / found["target"]["n"]
+        return np.mean([abs(np.log(point["tokens_per_param"] / best)) for point in found["points"][:-TESTS]])
+
+    assert aside(8.0) < 0.75 * aside(0.0)
+
+
+def test_rows_of_one_run_tell_as_much_as_one():
+    columns = {role: np.ones(4) for role in "ndc"}
+    assert Seen.of(columns, np.array(list("aaab")), 0.01, "log_squared", 1e-3).share == pytest.approx([1 / 3] * 3 + [1])
+    assert Seen.of(columns, np.arange(4), 0.01, "log_squared", 1e-3).error == pytest.approx(0.01, rel=0.05)
+
+
+def test_the_command_prints_and_writes_a_table_that_a_sweep_reads(fitted, said, tmp_path, capsys):
+    fitted.save(tmp_path / "fit.json")
+    toy.install()
+    for name in ("next.csv", "next.json"):
+        argv = ["propose", str(tmp_path / "fit.json"), f"--budget={BUDGET}", f"--out={tmp_path / name}"]
+        assert cli.main([*argv, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["points"] == said["loss"]["points"]
+        points = design.table(tmp_path / name)
+        base = ConfigDict({"task": "toy", "batch_size": 16})
+        sweep = plan.complete(ConfigDict({"name": "next", "base": base, "design": points}))
+        made = plan.plan(sweep)
+        assert [point.labels["purpose"] for point in made.points] == [point["purpose"] for point in found["points"]]
+        assert [point.flops for point in made.points] == pytest.approx([p["c"] for p in found["points"]], rel=1e-3)
+    assert cli.main(argv) == 0
+    text = capsys.readouterr().out
+    assert text.count("lack of fit") == 3 and "in an iso-FLOP grid" in text and "written to" in text
+
+
+def test_a_file_that_is_no_table_of_points_is_refused(tmp_path):
+    for name, text in (("a.json", "{"), ("b.json", "[1]"), ("c.csv", "seed,label.x\n1\n")):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match=rf"{name}.*not a table of points|design: point 0"):
+            design.table(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--budget=1e9"], "--budget=1e\\+09 FLOPs is too small"),
+        (["--budget=-1"], "--budget must be positive"),
+        (["--runs=2"], "--runs must be at least 3, as 2 are kept for lack of fit"),
+        (["--of=accuracy"], "--of is one of loss, n, and is 'accuracy'"),
+        (["--out=next.txt"], "points are written as .csv or .json"),
+        (["--target=nan"], "--target must be positive"),
+    ],
+)
+def test_bad_requests_end_in_one_line(fitted, tmp_path, capsys, flags, said):
+    fitted.save(tmp_path / "fit.json")
+    assert cli.main(["propose", str(tmp_path / "fit.json"), *flags]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert re.search(said, line)
+
+
+def test_a_fit_that_cannot_propose_says_why(fitted, below):
+    with pytest.raises(BadTable, match="no optimum to propose for"):
+        propose(laws.load(below).fit("power_c", resamples=0))
+    without = dataclasses.replace(
+        fitted, report=fitted.report | {"intervals": fitted.report["intervals"] | {"resamples": 0}}
+    )
+    with pytest.raises(BadTable, match="the fit has no resamples"):
+        propose(without)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    """Three sweeps of one cell of the benchmark, in two goes."""
+    path = tmp_path_factory.mktemp("propose")
+    cell = ("misspecified", 0.003)
+    assert benchmark.advance(cell, path, 3, chunk=2) == 2
+    assert benchmark.advance(cell, path, 3, chunk=2) == 3
+    assert benchmark.advance(cell, path, 3, chunk=2) == 3
+    return path
+
+
+def test_the_benchmark_compares_arms_of_equal_compute(work):
+    with np.load(work / "misspecified-0.003.npz") as kept:
+        assert kept["error"].shape == (3, 4, 2) and int(kept["chunks"]) == 2
+        assert np.ptp(kept["error"], axis=1).min() > 0  # every arm its own runs
+    cell = benchmark.report(work)["cells"]["misspecified-0.003"]
+    json.dumps(cell, allow_nan=False)
+    assert cell["flops"]["isoflop"] == pytest.approx(1) and cell["flops"]["random"] == pytest.approx(1)
+    assert 0.8 < cell["flops"]["propose_loss"] <= 1
+    for quantity in benchmark.QUANTITIES:
+        found = cell[quantity]["proposed_to"]["isoflop"]
+        ours, theirs = cell[quantity]["error"][f"propose_{quantity}"], cell[quantity]["error"]["isoflop"]
+        assert found["interval"][0] <= found["ratio"] <= found["interval"][1]
+        assert found["ratio"] == pytest.approx((ours / theirs) ** 2)
+        assert cell[quantity]["aim"] == 1.1
