@@ -26,7 +26,7 @@ def define(flags: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_integer("runs", 10, "New runs at most, two for lack of fit included.", flag_values=flags)
     real("target", None, "FLOPs of the prediction; the fit's, or ten times its largest run.", flag_values=flags)
     absl_flags.DEFINE_string("of", "loss", "What is predicted there: loss, or n for the best size.", flag_values=flags)
-    real("largest", None, "FLOPs that one run may cost; those of an iso-FLOP grid's largest.", flag_values=flags)
+    real("largest", None, "FLOPs that one run may cost; a quarter of the budget.", flag_values=flags)
     absl_flags.DEFINE_string(
         "out", None, "Write the points here (CSV or JSON), for sweeps.design.table.", flag_values=flags
     )
