@@ -57,7 +57,9 @@ def ours(shape: Shape) -> tuple[Step, float]:
         mlp_width=4 * shape.width, norm="layer", positions="learned", max_length=shape.length, activation="gelu",
     )  # fmt: skip
     options = tuple(sorted({"b1": B1, "b2": B2, "eps": EPS}.items()))
-    recipe = Recipe(LanguageModel(decoder, None, False), "adamw", options, optimizers.ROLES[:2], False, 1, "default")
+    recipe = Recipe(
+        LanguageModel(decoder, None, False), "adamw", options, optimizers.ROLES[:2], False, 1, "default", False
+    )
     own = {"dropout": 0.0, "init_scale": 1.0, "z_loss": 0.0}
     hyper = {name: np.float32(x) for name, x in {"weight_decay": DECAY, "clip": CLIP, "ema": 0.0, **own}.items()}
     mesh = meshes.build({"data": 1, "fsdp": 1, "tensor": 1})

@@ -4,8 +4,8 @@
 
 A cell is a surface (those of `benchmarks.coverage`) and a noise. Every sweep begins with the four smaller budgets of an
 iso-FLOP grid (20 runs), is fitted and resampled, and goes on with ten runs for the FLOPs of the two larger budgets:
-proposed for the loss, proposed for N*, on an iso-FLOP grid around the fitted optimum, and at random. No run of any is
-larger than the grid's largest. The truth, the first 20 losses and the noise of the k-th new run are the same in all
+proposed for the loss, proposed for N*, on an iso-FLOP grid around the fitted optimum, and at random. No run costs more
+than a quarter of these FLOPs. The truth, the first 20 losses and the noise of the k-th new run are the same in all
 four. Then the law is refitted, and its L and N* at ten times the grid's largest compute are compared with the truth:
 the ratio of mean squared errors, with a bootstrap interval over the sweeps. What is done is kept in `--work`, so that
 the command can be stopped and continued.
@@ -31,7 +31,7 @@ from laws.fit import log_predictions
 from laws.information import Points, Seen, know
 from laws.isoflop import budgets
 from laws.predict import Predictor, Rival
-from laws.propose import candidates, choose, isoflop_grid, random_design
+from laws.propose import LARGEST, candidates, choose, isoflop_grid, random_design
 from laws.refit import refit
 from laws.uncertainty import Fits, Noise, errors, leave_one_out, scatter, wild
 
@@ -42,7 +42,7 @@ BEYOND = 10  # the target, relative to the largest compute of the grid
 STRETCHED = 1.2  # a second start of every refit: exponents this much larger
 ARMS = ("isoflop", "random", "propose_loss", "propose_n")
 QUANTITIES = ("loss", "n")
-CELLS = list(itertools.product(("chinchilla", "asymmetric", "misspecified"), (0.003, 0.01)))
+CELLS: list[tuple[str, float]] = list(itertools.product(("chinchilla", "asymmetric", "misspecified"), (0.003, 0.01)))
 AIMS = {True: 0.8, False: 1.1}  # ratio to the iso-FLOP grid: well-specified, and not
 BOOTSTRAPS = 4000
 
@@ -73,7 +73,8 @@ class Study:
         columns = {"n": n[:FIRST], "d": d[:FIRST], "c": c[:FIRST]}
         target = BEYOND * float(c.max())
         truth = _asked(known.truth, known.natural[None], target)[0]
-        return cls(known, noise, columns, float(c[FIRST:].sum()), float(c.max()), target, truth)
+        budget = float(c[FIRST:].sum())
+        return cls(known, noise, columns, budget, LARGEST * budget, target, truth)
 
     def mean(self, columns: dict[str, np.ndarray]) -> np.ndarray:
         """The true log losses of some runs."""
@@ -89,8 +90,9 @@ def _asked(law, natural: np.ndarray, target: float) -> np.ndarray:
 def _refit(law, columns, log_loss, weight, starts) -> np.ndarray:
     """Constants of each problem: the better of two starts, both in one call."""
     aside = starts * np.where([name in ("alpha", "beta") for name in law.names], STRETCHED, 1.0)
-    twice = [np.concatenate([array, array]) if len(array) > 1 else array for array in (log_loss, weight)]
-    found = refit(law, columns, *twice, np.concatenate([starts, aside]))
+    both = np.concatenate([starts, aside])
+    log_loss, weight = (np.resize(array, (len(both), array.shape[1])) for array in (log_loss, weight))
+    found = refit(law, columns, log_loss, weight, both)
     value, natural = found.value.reshape(2, -1), found.natural.reshape(2, len(starts), -1)
     return np.where((value[0] <= value[1])[:, None], natural[0], natural[1])
 
@@ -173,7 +175,7 @@ def _ratio(ours: np.ndarray, theirs: np.ndarray, rng: np.random.Generator) -> di
 def summary(cell: tuple[str, float], kept: dict[str, np.ndarray]) -> dict[str, Any]:
     """The figures of a cell; sweeps in which some arm has no best split are counted and left out of the ratios."""
     rng, specified = np.random.default_rng(SEED), SURFACES[cell[0]].specified
-    good = np.isfinite(kept["error"]).all(axis=(1, 2))
+    good = np.asarray(np.isfinite(kept["error"]).all(axis=(1, 2)))
     error = kept["error"][good]
     out: dict[str, Any] = {"sweeps": len(good), "without_a_split": int(np.sum(~good)), "well_specified": specified}
     out["flops"] = dict(zip(ARMS, map(float, kept["flops"].mean(axis=0)), strict=True))

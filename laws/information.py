@@ -6,7 +6,7 @@ constants that are not known, so the error is taken under many draws of them, of
 of its logarithm counts (Chaloner and Verdinelli 1995, Statistical Science 10, section 4).
 
 A design that trusts the form goes to the corners, where a form that is a little wrong misleads most. So the error holds
-the bias too (Box and Draper 1959, JASA 54): that of smooth departures from the law, twice the size of a run's noise.
+the bias too (Box and Draper 1959, JASA 54): that of smooth departures from the law, under half of the draws.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ from laws.uncertainty import NORMAL, spread
 DRAWS = 24  # of the constants, over all forms
 LOOSE = 1.0  # standard deviation of the optimiser's coordinates before any run was seen, relative to their size
 DIFFERENCE = 1e-4  # step of the prediction's derivatives, relative to the coordinates
-DOUBTS = (0.0, 3.0)  # size of departures in noises: half of the draws trust the form
+DOUBTS = (0.0, 2.5)  # size of departures in noises: half of the draws trust the form
 REACH, FEATURES = 3.0, 8  # of departures: length in log N and log D, and directions kept
+LANDMARKS = 1024  # rows from which these directions are found, at most
 ASIDE = 0.2  # in log N, over which the bend of the law and of its departures at the best split is taken
 
 
@@ -56,6 +57,7 @@ class Points:
 
     @classmethod
     def joined(cls, parts: list[Points]) -> Points:
+        """The points of one part after those of another."""
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("n", "d", "c")))
 
 
@@ -81,6 +83,7 @@ class Seen:
 
     @property
     def points(self) -> Points:
+        """Where they are."""
         return Points(*(self.columns[role] for role in ("n", "d", "c")))
 
 
@@ -146,10 +149,15 @@ class Known:
 
 
 def _departures(n, d, deviation: float) -> Float[np.ndarray, "rows directions"]:
-    """Smooth random surfaces over log N and log D (a Gaussian process), as independent directions."""
+    """Smooth random surfaces over log N and log D (a Gaussian process), as independent directions.
+
+    Of many rows a part is decomposed, and the others follow from it (Williams and Seeger 2001, the Nystrom method).
+    """
     at = np.stack([np.log(n), np.log(d)], axis=1) / REACH
-    values, vectors = np.linalg.eigh(np.exp(-0.5 * np.sum((at[:, None] - at[None]) ** 2, axis=2)))
-    return deviation * vectors[:, -FEATURES:] * np.sqrt(np.maximum(values[-FEATURES:], 0))
+    some = at[:: -(-len(at) // LANDMARKS)]
+    near = np.exp(-0.5 * np.sum((at[:, None] - some[None]) ** 2, axis=2))
+    values, vectors = np.linalg.eigh(np.exp(-0.5 * np.sum((some[:, None] - some[None]) ** 2, axis=2)))
+    return deviation * near @ vectors[:, -FEATURES:] / np.sqrt(values[-FEATURES:])
 
 
 def _gradient(law: Law, columns, natural, predictor: Predictor, target: float, of: str) -> tuple[np.ndarray, ...]:
@@ -206,7 +214,7 @@ def know(predictor: Predictor, seen: Seen, points: Points, target: float, of: st
         information = np.pad(information, ((0, 0), (0, spare), (0, spare))) + prior[:, :, None] * np.eye(width)
         parts.append((information, pad(slopes[:, runs:]), pad(gradient), pad(surface[:runs].T @ counted)))
     information, slopes, gradient, pull = (np.concatenate(part) for part in zip(*parts, strict=True))
-    good = np.isfinite(gradient).all(axis=1) & gradient.any(axis=1) & np.isfinite(slopes).all(axis=(1, 2))
+    good = np.asarray(np.isfinite(gradient).all(axis=1) & gradient.any(axis=1) & np.isfinite(slopes).all(axis=(1, 2)))
     if good.sum() < len(good) / 2:
         raise FitFailed(f"hardly a resample of the fit has a compute-optimal size at {target:.4g} FLOPs")
     below, at, above = surface[-3:]

@@ -1,7 +1,7 @@
 """Which runs next: those that most reduce the expected error of a prediction, within a FLOP budget.
 
-The error is that of ``laws.information``. Two of the runs are chosen by nothing but their distance from all others: they
-test the form, which the others trust.
+The error is that of ``laws.information``. Two of the runs are chosen by nothing but their distance from the runs that are
+there: they test the form, and the others are chosen beside them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ PREDICTIONS = ("loss", "n")  # at the best split
 INFORMATIVE, LACK_OF_FIT = "informative", "lack of fit"
 COMPUTES, RATIOS = 2**0.5, 2.0  # steps between the candidates' computes, and their tokens a parameter
 WIDER = 1.5  # factor by which candidates' tokens a parameter go beyond those of the runs, on either side
-TESTS, KEPT = 2, 0.1  # runs for lack of fit, and the share of the budget that they have
+TESTS, KEPT = 2, 0.1  # runs for lack of fit, and the share of the budget that they have at most
+LARGEST = 0.25  # share of the budget that one run may cost, by default
 SWEEPS = 8  # of exchanges, at most
 RUNS, FURTHER = 10, 10.0  # by default: new runs, and the target's distance from the largest run
 SIZES, WIDE, BETWEEN = 5, (0.35, 2.8), 2.5  # of an iso-FLOP grid: sizes a budget, relative to the best; between budgets
@@ -104,7 +105,7 @@ def random_design(
     compute = np.exp(rng.uniform(np.log(predictor.ranges["c"][0]), np.log(largest), runs))
     for _ in range(50):  # shares of the budget, none above the largest
         compute = np.minimum(compute * budget / compute.sum(), largest)
-    return Points.at(predictor.cost, compute, np.exp(rng.uniform(*np.log(ratios_of(seen)), runs)))
+    return Points.at(predictor.cost, compute, np.exp(rng.uniform(*map(np.log, ratios_of(seen)), size=runs)))
 
 
 def propose(
@@ -125,7 +126,7 @@ def propose(
         target: FLOPs of the prediction, split in the best way; by default that of the fit if it lies beyond its runs,
             else ten times the largest run.
         of: a key of ``PREDICTIONS``.
-        largest: FLOPs that one run may cost; by default what the largest of an iso-FLOP grid for the same FLOPs costs.
+        largest: FLOPs that one run may cost; by default a quarter of the budget.
 
     Returns:
         ``points``: ``n``, ``d``, ``c``, ``tokens_per_param``, ``purpose``, and the ``loss`` that the fit predicts there
@@ -143,7 +144,7 @@ def propose(
     point, grid = predictor.allocation(target), isoflop_grid(predictor, budget, runs)
     if not np.isfinite([point.n[0, 0], *grid.n]).all():
         raise FitFailed(f"the fitted law has no compute-optimal size at {target:.4g} FLOPs, or at the budgets before")
-    largest = max(float(grid.c.max()) if largest is None else largest, predictor.ranges["c"][0])
+    largest = max(LARGEST * budget if largest is None else largest, predictor.ranges["c"][0])
     possible, rng = candidates(predictor, seen, largest), np.random.default_rng([predictor.seed, 3])
     drawn = [random_design(rng, predictor, seen, budget, runs, largest) for _ in range(RANDOM)]
     known, count = know(predictor, seen, Points.joined([possible, grid, *drawn]), target, of), len(possible.n)

@@ -85,9 +85,12 @@ class Table:
             return False
         return bool(np.all(np.abs(self.values["c"] / (6 * self.values["n"] * self.values["d"]) - 1) < SAME))
 
-    def _has(self, role: str) -> bool:
-        """Whether the default column of a role is there."""
-        return self.frame is not None and ROLES[role].column in self.frame.columns
+    def _default(self, role: str) -> Float[np.ndarray, " rows"] | None:
+        """A role's default column, None where it is not there."""
+        column = ROLES[role].column
+        if self.frame is None or column not in self.frame.columns:
+            return None
+        return _column(self.frame, self.name, role, column)
 
     def need(self, roles: tuple[str, ...], law: str) -> Table:
         """The table with the columns of a law, those not read so far taken from their default columns.
@@ -100,16 +103,15 @@ class Table:
             if role in values:
                 continue
             column = ROLES[checked(role)].column
-            if role == "b" and "d" in values and self._has("s") and not self._has("b"):
-                steps = _column(self.frame, self.name, "s", ROLES["s"].column)
-                values[role], columns[role] = values["d"] / steps, "tokens / steps"
-                continue
-            if role in CORE or not self._has(role):
+            found = None if role in CORE else self._default(role)
+            if found is None and role == "b" and "d" in values and (steps := self._default("s")) is not None:
+                found, column = values["d"] / steps, "tokens / steps"
+            if found is None:
                 raise BadTable(
                     f"{self.name}: law '{law}' needs a column for {role}, and there is no '{column}'"
                     f"{nearest(column, self.header)} (map it with {flag(role, 'COLUMN', 'columns')})"
                 )
-            values[role], columns[role] = _column(self.frame, self.name, role, column), column
+            values[role], columns[role] = found, column
         return replace(self, values=values, columns=columns)
 
     def take(self, keep: Bool[np.ndarray, " rows"], rule: str | None = None) -> Table:

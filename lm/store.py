@@ -18,10 +18,18 @@ from jaxtyping import Int, UInt
 from lm import tokenizer as tokenizers
 from lm.windows import Windows
 from training.errors import BadInput
-from training.files import read_json, write_json
+from training.files import read_json, read_object, write_json
 
 FORMAT = 1
 SPLITS = ("train", "eval")
+FACTS = (
+    "corpus",
+    "corpus_hash",
+    "data_hash",
+    "tokenizer",
+    "tokenizer_hash",
+    "vocab_size",
+)  # of the manifest, for records
 HASHED_AT_ONCE = 64 << 20  # bytes; larger stores are hashed again only when a file's size or time has changed
 
 
@@ -109,8 +117,7 @@ class TokenStore:
 
     def facts(self) -> dict[str, Any]:
         """Entries of a run's record."""
-        keys = ("corpus", "corpus_hash", "data_hash", "tokenizer", "tokenizer_hash", "vocab_size")
-        return {key: self.manifest[key] for key in keys} | {
+        return {key: self.manifest[key] for key in FACTS} | {
             "unique_tokens": self.manifest["splits"]["train"]["tokens"],
             "eval_set_tokens": self.manifest["splits"]["eval"]["tokens"],
         }
@@ -143,8 +150,8 @@ def open_store(path: Path, tokenizer: tokenizers.Tokenizer | None = None, verify
     """
     if not (path / "manifest.json").is_file():
         raise BadInput(f"{path}: no token store there (manifest.json is missing)")
-    manifest = read_json(path / "manifest.json")
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+    manifest = read_object(path / "manifest.json", *FACTS, "format", "end", "tokenizer_file", "splits")
+    if manifest["format"] != FORMAT:
         raise BadInput(f"{path / 'manifest.json'}: not a token store of format {FORMAT}")
     if tokenizer is not None and tokenizer.hash != manifest["tokenizer_hash"]:
         raise BadInput(

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import json
 import os
 import re
 import shlex
@@ -77,7 +78,7 @@ def test_there_is_one_dynamic_import_of_a_family():
 
 @pytest.mark.parametrize(
     "path",
-    [p for room in ROOMS if room != "benchmarks" for p in modules(room)],
+    [p for room in ROOMS for p in modules(room)],
     ids=lambda p: p.relative_to(ROOT).as_posix(),
 )
 def test_every_module_imports_and_says_what_it_is(path):
@@ -139,19 +140,42 @@ def test_the_readme_names_commands_and_configs_that_exist():
             assert (ROOT / config).is_file(), line
 
 
-@pytest.mark.slow
-def test_the_commands_of_the_readme_run(tmp_path):
-    """In order, from a folder that holds what a checkout holds; `make demo` and `make test` are the gate's."""
+def run_readme(tmp_path, lines):
+    """In order, from a folder that holds what a checkout holds."""
     for name in ("configs", "notebooks"):
         (tmp_path / name).symlink_to(ROOT / name)
     environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # no fake devices
-    for line in readme_commands():
+    for line in lines:
         words = shlex.split(line)
-        if words[0] == "isoflop":
-            script = str(Path(sys.executable).with_name(words[0]))
-            run = subprocess.run([script, *words[1:]], cwd=tmp_path, env=environment, capture_output=True, text=True)
-            assert run.returncode == 0, f"{line}\n{run.stderr}"
-            assert run.stdout.strip(), line
+        script = str(Path(sys.executable).with_name(words[0]))
+        run = subprocess.run([script, *words[1:]], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert run.returncode == 0, f"{line}\n{run.stderr}"
+        assert run.stdout.strip(), line
+
+
+LONG = ("train", "generate", "sweep", "status", "collect")  # they train, or read what was trained
+
+
+def test_the_quick_commands_of_the_readme_run(tmp_path):
+    lines = [line for line in readme_commands() if line.startswith("isoflop ") and shlex.split(line)[1] not in LONG]
+    assert len(lines) >= 4
+    run_readme(tmp_path, lines)
+
+
+@pytest.mark.slow
+def test_the_long_commands_of_the_readme_run(tmp_path):
+    """`make demo` and `make test` are the gate's."""
+    run_readme(tmp_path, [line for line in readme_commands() if shlex.split(line)[1] in LONG])
+
+
+@pytest.mark.slow
+def test_the_speed_benchmark_runs(tmp_path):
+    command = [sys.executable, ROOT / "benchmarks" / "train_step.py", "--shapes", "small", "--contenders", "ours,plain"]
+    run = subprocess.run([*command, "--rounds", "1"], cwd=tmp_path, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    (shape,) = json.loads(run.stdout)["results"].values()
+    assert set(shape["contenders"]) == {f"{name}/{kept}" for name in ("ours", "plain") for kept in ("default", "kept")}
+    assert all(row["tokens_per_second"] > 0 for row in shape["contenders"].values()) and shape["ratios"]
 
 
 def test_a_wheel_ships_the_rooms_and_plans_from_an_empty_folder(tmp_path):

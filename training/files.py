@@ -43,6 +43,21 @@ def read_json(path: Path) -> Any:
         raise BadInput(f"{path}: not JSON ({error})") from None
 
 
+def read_object(path: Path, *keys: str) -> dict[str, Any]:
+    """The object of a JSON file that must have some keys.
+
+    Raises:
+      BadInput: it is missing, no JSON, no object, or lacks a key.
+    """
+    found = read_json(path)
+    missing = [key for key in keys if not isinstance(found, dict) or key not in found]
+    if missing or not isinstance(found, dict):
+        raise BadInput(
+            f"{path}: damaged, it holds no {missing[0]!r}" if missing else f"{path}: damaged, no JSON object"
+        )
+    return found
+
+
 @contextlib.contextmanager
 def locked(path: Path, message: str, wait: bool = False) -> Iterator[None]:
     """Hold the lock file `path`; the kernel releases it when the holder dies.

@@ -22,7 +22,7 @@ from ml_collections import ConfigDict
 
 from training import allocator, config as configs, cost as costs
 from training.errors import BadInput
-from training.files import locked, read_json, write_json
+from training.files import locked, read_json, read_object, write_json
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "ml-collections", "numpy")
 STATUSES = ("completed", "diverged", "failed")
@@ -44,7 +44,7 @@ class RunDirectory:
     def check_data(self, environment: dict[str, Any]) -> None:
         """Raise BadInput where a run would go on with other data than it began with."""
         path = self.path / "environment.json"
-        before = read_json(path) if path.exists() else {}
+        before = read_object(path) if path.exists() else {}
         for key in ("data_hash", "tokenizer_hash"):
             old, new = before.get(key, environment.get(key)), environment.get(key)
             if old != new:
@@ -121,7 +121,7 @@ def _leave_nothing(path: Path, made: list[Path]) -> None:
 def _check_config(path: Path, config: ConfigDict, allow_change: tuple[str, ...]) -> None:
     if not (path / "config.json").exists():
         return
-    old, new = configs.semantic(ConfigDict(read_json(path / "config.json"))), configs.semantic(config)
+    old, new = configs.semantic(ConfigDict(read_object(path / "config.json", "task"))), configs.semantic(config)
     ended = (path / "result.json").exists()
     changed = [key for key in configs.changes(old, new) if ended or key not in allow_change]
     if not changed:
@@ -148,6 +148,8 @@ def read_metrics(path: Path, every_attempt: bool = False) -> list[dict[str, Any]
     for text in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
         with contextlib.suppress(json.JSONDecodeError):
             lines.append(json.loads(text))
+            if not isinstance(lines[-1], dict) or not {"step", "attempt"} <= lines[-1].keys():
+                raise BadInput(f"{file}: line {len(lines)} holds no step and attempt")
     if every_attempt:
         return lines
     first: dict[int, int] = {}

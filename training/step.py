@@ -173,7 +173,7 @@ def compiled(
         for name, shape, dtype in batch
     }
     rates = jax.ShapeDtypeStruct((steps,), jnp.float32, sharding=whole)
-    options = {"xla_gpu_deterministic_ops": True} if recipe.deterministic else None
+    options: dict[str, str | bool] | None = {"xla_gpu_deterministic_ops": True} if recipe.deterministic else None
     started = time.perf_counter()
     with jax.set_mesh(mesh), jax.default_matmul_precision(None if recipe.matmul == "default" else recipe.matmul):
         init = jax.jit(begin, out_shardings=placed).lower(scalar, hyper).compile(options)

@@ -34,6 +34,8 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     folder = Path(args[0])
     model, tokenizer, window = _model(folder)
     given: dict[str, Any] = flags.flag_values_dict()
+    if any("\udc80" <= symbol <= "\udcff" for prompt in given["prompt"] for symbol in prompt):
+        raise BadInput("--prompt: not UTF-8")
     # An empty prompt starts a document: what ends one stands between it and the next.
     encoded = [list(map(int, tokens)) or [tokenizer.end] for tokens in tokenizer.encode_batch(given["prompt"])]
     rows = generate(
@@ -60,14 +62,14 @@ def _model(folder: Path) -> tuple[Any, Any, int]:
     from ml_collections import ConfigDict
 
     from lm.task import decoder
-    from training.files import read_json
+    from training.files import read_object
 
-    config = ConfigDict(read_json(folder / "config.json"))
+    config = ConfigDict(read_object(folder / "config.json", "task"))
     if config.get("task") != "lm":
         raise BadInput(f"{folder}: generate needs a language model, this is a run of task {config.get('task')!r}")
     tokenizer = _tokenizer(config.data)
     result = folder / "result.json"
-    trained_with = read_json(result).get("tokenizer_hash") if result.is_file() else None
+    trained_with = read_object(result).get("tokenizer_hash") if result.is_file() else None
     if trained_with not in (None, tokenizer.hash):
         raise BadInput(f"{folder}: trained with another {config.data.tokenizer} tokenizer than the one found here")
     return decoder(config), tokenizer, config.data.seq_len

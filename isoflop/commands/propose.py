@@ -26,7 +26,7 @@ def define(flags: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_integer("runs", 10, "New runs at most, two for lack of fit included.", flag_values=flags)
     real("target", None, "FLOPs of the prediction; the fit's, or ten times its largest run.", flag_values=flags)
     absl_flags.DEFINE_string("of", "loss", "What is predicted there: loss, or n for the best size.", flag_values=flags)
-    real("largest", None, "FLOPs that one run may cost; those of an iso-FLOP grid's largest.", flag_values=flags)
+    real("largest", None, "FLOPs that one run may cost; a quarter of the budget.", flag_values=flags)
     absl_flags.DEFINE_string(
         "out", None, "Write the points here (CSV or JSON), for sweeps.design.table.", flag_values=flags
     )
@@ -94,16 +94,16 @@ def _text(found: dict[str, Any]) -> Any:
             f"{point['loss']:.4f}",
             f"[{low:.4f}, {high:.4f}]",
         )
-    asked = "loss" if found["of"] == "loss" else "N*"
+    asked = "the loss" if found["of"] == "loss" else "N*"
     return Group(
         f"{len(found['points'])} runs for {found['flops']:.4g} of {found['budget']:.4g} FLOPs, none above "
         f"{found['largest']:.4g}",
         table,
-        f"expected error of the {asked} at {target['c']:.4g} FLOPs: {deviation['before']:.2%} now, "
+        f"expected error of {asked} at {target['c']:.4g} FLOPs: {deviation['before']:.2%} now, "
         f"{deviation['after']:.2%} after these runs (variance x {ratio['before']:.2f})",
         f"after the same FLOPs in an iso-FLOP grid {deviation['isoflop']:.2%} (variance of the proposal x "
         f"{ratio['isoflop']:.2f}), at random {deviation['random']:.2%} (x {ratio['random']:.2f})",
-        "a run for lack of fit outside its interval says that the form is wrong",
+        "a run for lack of fit outside its interval speaks against the form",
         *(f"warning: {text}" for text in found["warnings"]),
         *([f"written to {found['out']}"] if "out" in found else []),
     )

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 def calibration(found: dict[str, Any]) -> Figure:
     """Every forecast's error with its interval, and the share inside so far, from ``laws.ledger.calibration``."""
+    from matplotlib.ticker import MaxNLocator
+
     rows = found["forecasts"]
     at = np.arange(1, len(rows) + 1)
     said = np.array([row["predicted"] for row in rows])
@@ -36,6 +38,6 @@ def calibration(found: dict[str, Any]) -> Figure:
     right.set(xlabel="forecasts", ylabel="share inside their intervals, %", ylim=(-3, 103))
     for axes in (left, right):
         axes.set_xlim(0.5, len(rows) + 0.5)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         legend(axes)
     return figure

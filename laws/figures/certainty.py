@@ -110,7 +110,8 @@ def pairs_of(fitted: Fitted) -> list[tuple[str, str]]:
     ]
     if law.allocates:
         first = [(inner[0], inner[1])] if len(inner) > 1 else []
-        return [*first, *((name, "a") for name in floors[:1]), ("n_opt", "loss_opt")]
+        slope = "a" if first else inner[0] if inner else "n_opt"  # with one exponent a is 1/2 whatever the runs
+        return [*first, *((name, slope) for name in floors[:1]), ("n_opt", "loss_opt")]
     names = plain if len(plain) > 1 else list(law.names)
     return [*pairwise(names)][:CLOUDS]
 

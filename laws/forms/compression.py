@@ -88,8 +88,10 @@ UNIFIED = replace(
     source=f"{KUMAR}, equations 9 and 11: weights already trained in few bits lose less when quantised after training",
     columns=(*PRECISION.columns, "pp"),
     params=(
-        *(replace(param, starts=param.starts[:1] or param.starts) for param in PRECISION.params),
-        *(replace(param, starts=param.starts[:1] or param.starts) for param in POST.params),
+        *(
+            replace(p, starts=p.starts if callable(p.starts) else p.starts[:1])
+            for p in (*PRECISION.params, *POST.params)
+        ),
         *SENSITIVE,
     ),
     value=_unified_value,

@@ -131,8 +131,10 @@ def test_clouds_show_the_resamples_and_their_contours_hold_what_they_say(fitted,
         assert inside == pytest.approx([0.95, 0.5], abs=0.04)
 
 
-def test_pairs_of_a_law_without_an_optimum(one_column_law):
+def test_pairs_of_laws_with_one_exponent(one_column_law, below):
     assert pairs_of(one_column_law) == [("E", "p")]
+    tied = laws.load(below).fit("chinchilla_tied", resamples=0)
+    assert pairs_of(tied) == [("E", "alpha"), ("n_opt", "loss_opt")]
 
 
 def test_the_roll_out_is_drawn_beside_what_was_measured(fitted, drawn):

@@ -67,7 +67,7 @@ def test_two_runs_are_kept_for_lack_of_fit_far_from_the_others(said, fitted):
     at = np.log([[point["n"], point["d"]] for point in points])
     runs = np.log(np.stack([data["n"], data["d"]], axis=1))
     for test in at[-TESTS:]:
-        assert np.linalg.norm(runs - test, axis=1).min() > 0.5  # log N and log D
+        assert np.linalg.norm(runs - test, axis=1).min() > 0.4  # log N and log D
     assert np.linalg.norm(at[-1] - at[-2]) > 1
 
 
@@ -157,6 +157,11 @@ def test_whoever_doubts_the_form_measures_nearer_to_the_best_split(fitted, monke
         return np.mean([abs(np.log(point["tokens_per_param"] / best)) for point in found["points"][:-TESTS]])
 
     assert aside(8.0) < 0.75 * aside(0.0)
+
+
+def test_of_many_rows_a_part_finds_the_departures(said, fitted, monkeypatch):
+    monkeypatch.setattr(information, "LANDMARKS", 60)
+    assert propose(fitted, BUDGET)["deviation"] == pytest.approx(said["loss"]["deviation"], rel=0.02)
 
 
 def test_rows_of_one_run_tell_as_much_as_one():

@@ -285,7 +285,7 @@ def test_missing_and_short_files_are_found(fresh):
     with pytest.raises(BadInput, match=r"train-00001\.npy: No such file"):
         open_store(path)
     (path / "manifest.json").write_text("{}")
-    with pytest.raises(BadInput, match=r"manifest\.json: not a token store"):
+    with pytest.raises(BadInput, match=r"manifest\.json: damaged"):
         open_store(path)
     (path / "manifest.json").unlink()
     with pytest.raises(BadInput, match="no token store"):

@@ -29,6 +29,13 @@ print(json.dumps({
 }))"""
 
 
+PROPOSED = """import json
+print(json.dumps({
+    "proposals": proposals, "budget": budget, "measured": score["measured"]["loss"], "blind": score["blind"],
+    "covered": score["covered"],
+}))"""
+
+
 def read(path):
     return nbformat.read(path, as_version=4)
 
@@ -70,6 +77,11 @@ def executed():
 @pytest.fixture(scope="module")
 def refitted(published):
     return run("02_published_laws.ipynb", REFITTED, ISOFLOP_PUBLISHED=published)
+
+
+@pytest.fixture(scope="module")
+def proposed():
+    return run("03_which_run_next.ipynb", PROPOSED)
 
 
 def outputs(notebook):
@@ -122,6 +134,21 @@ def test_without_the_tables_the_notebook_says_so_and_ends(tmp_path):
     notebook = run("02_published_laws.ipynb", ISOFLOP_PUBLISHED=tmp_path / "none")
     (said,) = outputs(notebook)
     assert "tables are absent" in said.text
+
+
+def test_which_run_next_proposes_within_the_budget_and_scores_the_frozen_prediction(proposed):
+    found = json.loads(proposed.cells[-1].outputs[0].text)
+    runs = pd.read_parquet(FOLDER / "data" / "demo" / "runs.parquet")
+    top = runs[runs["budget"] == runs["budget"].max()]
+    for proposal in found["proposals"].values():
+        assert proposal["flops"] <= found["budget"] == pytest.approx(top["flops_exact"].sum())
+        assert [point["purpose"] for point in proposal["points"]].count("lack of fit") == 2
+        assert proposal["deviation"]["after"] < proposal["deviation"]["isoflop"] < proposal["deviation"]["before"]
+    assert found["measured"] == pytest.approx(top.groupby("params_total")["loss"].mean().min())
+    assert found["covered"] and found["blind"] is None
+    said = "".join(output.get("text", "") for output in outputs(proposed))
+    assert "was there before the prediction" in said
+    assert sum("image/png" in output.get("data", {}) for output in outputs(proposed)) == 1
 
 
 def test_the_data_of_the_notebooks_are_small_and_name_no_path():

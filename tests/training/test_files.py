@@ -1,0 +1,37 @@
+"""Files that a run or a store needs and that are damaged: one line that names the file and what it lacks."""
+
+import json
+
+import pytest
+import toy
+
+from lm.store import FORMAT, open_store
+from training import loop
+from training.config import resolve
+from training.errors import BadInput
+from training.record import read_metrics
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("config.json", {}, r"config\.json: damaged, it holds no 'task'"),
+        ("config.json", [1], r"config\.json: damaged, it holds no 'task'"),
+        ("environment.json", [1], r"environment\.json: damaged, no JSON object"),
+        ("metrics.jsonl", {"step": 1}, r"metrics\.jsonl: line 1 holds no step and attempt"),
+    ],
+)
+def test_a_damaged_run_is_refused(tmp_path, name, content, message):
+    config = resolve(toy.config(**{"checkpoint.every_steps": 8}))
+    loop.run(config, tmp_path)
+    (tmp_path / "result.json").unlink()  # as if it had been cut
+    (tmp_path / name).write_text(json.dumps(content))
+    with pytest.raises(BadInput, match=message):
+        read_metrics(tmp_path)
+        loop.run(config, tmp_path)
+
+
+def test_a_manifest_without_a_key_is_refused(tmp_path):
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": FORMAT, "corpus": "x"}))
+    with pytest.raises(BadInput, match=r"manifest\.json: damaged, it holds no 'corpus_hash'"):
+        open_store(tmp_path)
