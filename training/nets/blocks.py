@@ -46,19 +46,44 @@ class Blocks(Protocol):
       remat: a name in `REMAT`: what the backward pass computes again.
     """
 
-    depth: int
-    width: int
-    heads: int
-    kv_heads: int
-    mlp_width: int
-    norm: str
-    norm_eps: float
-    activation: str
-    bias: bool
-    qk_norm: bool
-    parallel: bool
-    scan: bool
-    remat: str
+    @property
+    def depth(self) -> int: ...
+
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def heads(self) -> int: ...
+
+    @property
+    def kv_heads(self) -> int: ...
+
+    @property
+    def mlp_width(self) -> int: ...
+
+    @property
+    def norm(self) -> str: ...
+
+    @property
+    def norm_eps(self) -> float: ...
+
+    @property
+    def activation(self) -> str: ...
+
+    @property
+    def bias(self) -> bool: ...
+
+    @property
+    def qk_norm(self) -> bool: ...
+
+    @property
+    def parallel(self) -> bool: ...
+
+    @property
+    def scan(self) -> bool: ...
+
+    @property
+    def remat(self) -> str: ...
 
     @property
     def head_width(self) -> int: ...
