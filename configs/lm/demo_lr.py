@@ -1,4 +1,4 @@
-"""How the learning-rate rule of `make demo` was measured: rates around the rule's at four sizes and two budgets.
+"""How the learning-rate rule of `make demo` was measured: rates around the rule's at three sizes each of two budgets.
 
 isoflop sweep --config=configs/lm/demo_lr.py --workdir=runs/demo_lr
 """
