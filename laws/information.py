@@ -172,7 +172,8 @@ def _gradient(law: Law, columns, natural, predictor: Predictor, target: float, o
             coordinates.natural((free[:, None, None] + np.stack([steps, -steps], 1)).reshape(-1, params))
         )
     found = allocate(law, around, np.array([target]), predictor.cost, predictor.ranges["n"])
-    at = np.log(getattr(found, of)).reshape(len(free), 2, params)
+    with np.errstate(invalid="ignore"):  # draws without a split, or with a loss below zero there, are left out
+        at = np.log(getattr(found, of)).reshape(len(free), 2, params)
     return (at[:, 0] - at[:, 1]) / (2 * DIFFERENCE * size), size
 
 

@@ -249,3 +249,18 @@ def test_the_benchmark_compares_arms_of_equal_compute(work):
         assert found["interval"][0] <= found["ratio"] <= found["interval"][1]
         assert found["ratio"] == pytest.approx((ours / theirs) ** 2)
         assert cell[quantity]["aim"] == 1.1
+
+
+def test_the_benchmark_counts_sweeps_without_a_best_split_and_leaves_them_out():
+    rng = np.random.default_rng(0)
+    kept = {"error": rng.standard_normal((40, 4, 2)), "flops": np.ones((40, 4)), "expected": np.full((40, 2), 0.5)}
+    kept["error"][:, benchmark.ARMS.index("propose_loss"), 0] = 0.5 * kept["error"][:, 0, 0]
+    whole = benchmark.summary(("chinchilla", 0.003), kept)
+    assert whole["loss"]["proposed_to"]["isoflop"]["ratio"] == pytest.approx(0.25)
+    assert "isoflop" not in whole["loss"]["missed"] and whole["n"]["missed"]
+    for values in kept.values():
+        values[3] = np.nan
+    fewer = benchmark.summary(("chinchilla", 0.003), kept)
+    assert (fewer["sweeps"], fewer["without_a_split"]) == (40, 1)
+    assert fewer["loss"]["proposed_to"]["isoflop"]["ratio"] == pytest.approx(0.25)
+    json.dumps(fewer, allow_nan=False)
