@@ -11,12 +11,8 @@ the ratio of mean squared errors, with a bootstrap interval over the sweeps. Wha
 the command can be stopped and continued.
 """
 
-import argparse
 import itertools
-import json
-import os
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.coverage import DESIGNS, SURFACES, Surface
+from benchmarks.simulation import run, summaries
 from laws.allocate import allocate
 from laws.compute import Cost
 from laws.ensemble import ensemble, pooled_growth
@@ -206,14 +203,12 @@ def name_of(cell: tuple[str, float]) -> str:
     return f"{cell[0]}-{cell[1]:g}"
 
 
+NAMED = {name_of(cell): cell for cell in CELLS}
+
+
 def report(work: Path) -> dict[str, Any]:
     """All cells that have been begun."""
-    cells = {}
-    for cell in CELLS:
-        path = work / f"{name_of(cell)}.npz"
-        if path.exists():
-            with np.load(path) as kept:
-                cells[name_of(cell)] = summary(cell, {key: kept[key] for key in kept.files if key != "chunks"})
+    cells = summaries(NAMED, work, summary)
     return {
         "task": "mean squared error of log L and log N* at ten times the largest compute, after ten new runs for the "
         "FLOPs of two more budgets: proposed, over an iso-FLOP grid and over random runs of equal compute",
@@ -228,51 +223,5 @@ def report(work: Path) -> dict[str, Any]:
     }
 
 
-def advance(cell: tuple[str, float], work: Path, sweeps: int, chunk: int = CHUNK) -> int:
-    """One more chunk of a cell, kept on disk; how many sweeps it then has."""
-    path = work / f"{name_of(cell)}.npz"
-    kept: dict[str, np.ndarray] = {}
-    if path.exists():
-        with np.load(path) as found:
-            kept = {key: found[key] for key in found.files}
-    done, number = (len(kept["error"]), int(kept["chunks"])) if kept else (0, 0)
-    if done >= sweeps:
-        return done
-    new = simulate(cell, number, min(chunk, sweeps - done))
-    joined: dict[str, Any] = {key: np.concatenate([kept[key], new[key]]) if kept else new[key] for key in new}
-    draft = path.with_suffix(".draft.npz")
-    np.savez(draft, chunks=number + 1, **joined)
-    os.replace(draft, path)
-    return len(joined["error"])
-
-
-def main() -> int:
-    """Simulate what is missing, in turn, and write the report after every round."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/propose.json"))
-    parser.add_argument("--work", type=Path, default=Path("runs/propose"), help="what is done is kept here")
-    parser.add_argument("--sweeps", type=int, default=300, help="of every cell")
-    parser.add_argument("--minutes", type=float, default=np.inf, help="begin no chunk after so many")
-    parser.add_argument("--cells", nargs="*", default=[name_of(cell) for cell in CELLS])
-    given = parser.parse_args()
-    unknown = set(given.cells) - {name_of(cell) for cell in CELLS}
-    if unknown:
-        print(f"no such cell: {', '.join(sorted(unknown))}; cells: {', '.join(map(name_of, CELLS))}", file=sys.stderr)
-        return 2
-    given.work.mkdir(parents=True, exist_ok=True)
-    chosen, end = [cell for cell in CELLS if name_of(cell) in given.cells], time.monotonic() + 60 * given.minutes
-    done = 0
-    while done < given.sweeps and time.monotonic() < end:
-        counts = []
-        for cell in chosen:
-            if time.monotonic() < end:
-                counts.append(advance(cell, given.work, given.sweeps))
-                print(f"{name_of(cell)}: {counts[-1]} sweeps", file=sys.stderr, flush=True)
-        done = min(counts)
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps(report(given.work), indent=1) + "\n")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run("propose", __doc__, NAMED, 300, CHUNK, simulate, report))

@@ -306,10 +306,12 @@ def _pool(model: ViT, params: Any, x: Array) -> Array:
 
 def _dropper(model: ViT, key: Array | None, rates: Any, batch: int) -> Any:
     """Drops activations, and whole branches of an example ever more often with depth (Huang et al. 2016)."""
-    elements = blocks.dropper((key, rates["dropout"]) if model.dropout and key is not None else None)
-    if not model.stochastic_depth or key is None:
+    if key is None:
+        return blocks.dropper(None)
+    key, branch = jax.random.split(key)
+    elements = blocks.dropper((key, rates["dropout"]) if model.dropout else None)
+    if not model.stochastic_depth:
         return elements
-    branch = jax.random.fold_in(key, 0)
 
     def drop(x: Array, layer: Any, place: int) -> Array:
         x = elements(x, layer, place)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import coverage
+from benchmarks import coverage, simulation
 
 CELL = ("chinchilla", "isoflop", 0.003)
 
@@ -16,9 +16,9 @@ def work(tmp_path_factory):
     path = tmp_path_factory.mktemp("coverage")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(coverage, "RESAMPLES", 40)
-        assert coverage.advance(CELL, path, 5, chunk=3) == 3
-        assert coverage.advance(CELL, path, 5, chunk=3) == 5
-        assert coverage.advance(CELL, path, 5, chunk=3) == 5
+        assert simulation.advance(coverage.name_of(CELL), CELL, path, 5, 3, coverage.simulate) == 3
+        assert simulation.advance(coverage.name_of(CELL), CELL, path, 5, 3, coverage.simulate) == 5
+        assert simulation.advance(coverage.name_of(CELL), CELL, path, 5, 3, coverage.simulate) == 5
     return path
 
 

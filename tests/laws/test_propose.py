@@ -11,7 +11,7 @@ import toy
 from ml_collections import ConfigDict
 
 import laws
-from benchmarks import propose as benchmark
+from benchmarks import propose as benchmark, simulation
 from isoflop import cli
 from laws import information
 from laws.errors import BadTable
@@ -229,9 +229,9 @@ def work(tmp_path_factory):
     """Three sweeps of one cell of the benchmark, in two goes."""
     path = tmp_path_factory.mktemp("propose")
     cell = ("misspecified", 0.003)
-    assert benchmark.advance(cell, path, 3, chunk=2) == 2
-    assert benchmark.advance(cell, path, 3, chunk=2) == 3
-    assert benchmark.advance(cell, path, 3, chunk=2) == 3
+    assert simulation.advance(benchmark.name_of(cell), cell, path, 3, 2, benchmark.simulate) == 2
+    assert simulation.advance(benchmark.name_of(cell), cell, path, 3, 2, benchmark.simulate) == 3
+    assert simulation.advance(benchmark.name_of(cell), cell, path, 3, 2, benchmark.simulate) == 3
     return path
 
 
