@@ -308,8 +308,8 @@ def _dropper(model: ViT, key: Array | None, rates: Any, batch: int) -> Any:
     """Drops activations, and whole branches of an example ever more often with depth (Huang et al. 2016)."""
     if key is None:
         return blocks.dropper(None)
-    key, branch = jax.random.split(key)
-    elements = blocks.dropper((key, rates["dropout"]) if model.dropout else None)
+    element, branch = jax.random.split(key)
+    elements = blocks.dropper((element, rates["dropout"]) if model.dropout else None)
     if not model.stochastic_depth:
         return elements
 
