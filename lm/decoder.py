@@ -27,10 +27,10 @@ from jaxtyping import Array, Float, Int
 
 from training.errors import BadInput
 from training.mesh import constrain
-from training.nets import blocks, layers
+from training.nets import blocks, initial, layers
 from training.nets.attention import Choice, attend, attend_cache, choose
 from training.nets.blocks import Dropout
-from training.nets.initial import Leaf, draw, draw_stack
+from training.nets.initial import Leaf
 
 POSITIONS = ("rotary", "learned", "none")
 Cache = dict[str, Array]
@@ -104,15 +104,9 @@ class Decoder(nn.Module):
         Args:
           init_scale: factor of every initial standard deviation; may be traced.
         """
-        # Reading the variables directly spares a trace of the initialisers in every apply.
-        if not self.is_initializing():
-            return nn.meta.unbox(self.variables["params"])
         check(self)
-        tree = {
-            name: self.param(name, draw, leaves, init_scale, self.param_dtype) for name, leaves in top(self).items()
-        }
-        stack = self.param("blocks", draw_stack, blocks.leaves(self), self.depth, init_scale, self.param_dtype)
-        return tree | {"blocks": stack}
+        stacks = {"blocks": (blocks.leaves(self), self.depth)}
+        return initial.parameters(self, top(self), stacks, init_scale, self.param_dtype)
 
     def __call__(
         self,

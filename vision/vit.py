@@ -26,9 +26,9 @@ from jaxtyping import Array, Float
 from training.cost import Cost
 from training.errors import BadInput
 from training.mesh import constrain
-from training.nets import blocks, costs, layers
+from training.nets import blocks, costs, initial, layers
 from training.nets.attention import Choice, attend, choose
-from training.nets.initial import Leaf, draw, draw_stack
+from training.nets.initial import Leaf
 
 POOLS = ("token", "mean", "attention")
 POSITIONS = ("learned", "sincos")
@@ -126,14 +126,9 @@ class ViT(nn.Module):
         Args:
           init_scale: factor of every initial standard deviation; may be traced.
         """
-        if not self.is_initializing():
-            return nn.meta.unbox(self.variables["params"])
         check(self)
-        tree = {
-            name: self.param(name, draw, leaves, init_scale, self.param_dtype) for name, leaves in top(self).items()
-        }
-        stack = self.param("blocks", draw_stack, blocks.leaves(self), self.depth, init_scale, self.param_dtype)
-        return tree | {"blocks": stack}
+        stacks = {"blocks": (blocks.leaves(self), self.depth)}
+        return initial.parameters(self, top(self), stacks, init_scale, self.param_dtype)
 
     def __call__(
         self, images: Float[Array, "batch height width channels"], key: Array | None = None, rates: Any = None

@@ -20,6 +20,30 @@ class Leaf:
     offset: float = 0.0
 
 
+def parameters(
+    module: nn.Module,
+    leaves: dict[str, Any],
+    stacks: dict[str, tuple[Any, int]],
+    scale: Float[Array, ""] | float,
+    dtype: str,
+) -> dict[str, Any]:
+    """The parameter tree of a module, unboxed; drawn under `init`, read otherwise. To be called in a compact method.
+
+    Args:
+      leaves: trees of `Leaf` by name; each is drawn with a key of its own, in the order of the names.
+      stacks: the tree of one layer and the number of layers by name, drawn after `leaves`; {}: none.
+      scale: factor of every initial standard deviation; may be traced.
+      dtype: of the values.
+    """
+    # Reading the variables directly spares a trace of the initialisers in every apply.
+    if not module.is_initializing():
+        return nn.meta.unbox(module.variables["params"])
+    tree = {name: module.param(name, draw, tree, scale, dtype) for name, tree in leaves.items()}
+    return tree | {
+        name: module.param(name, draw_stack, layer, depth, scale, dtype) for name, (layer, depth) in stacks.items()
+    }
+
+
 def draw(key: Array, leaves: Any, scale: Float[Array, ""] | float, dtype: str) -> Any:
     """Boxed initial values of a tree of `Leaf`; `scale` multiplies every standard deviation and may be traced."""
     return _boxed(_draw(key, leaves, scale, dtype), leaves, ())
