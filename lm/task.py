@@ -193,19 +193,21 @@ class LanguageTask:
         seed = (config.seed << 32) + config.data.seed
         return self._arrays(self._train.batch(seed, k, config.batch_size, config.data.seq_len, rows))
 
-    def eval_batches(self) -> Iterator[Arrays]:
-        """The windows of the fixed sample in order; the last batch is filled up with the first window."""
+    def eval_batches(self, final: bool = True) -> Iterator[Arrays]:
+        """The windows of the one fixed sample in order; the last batch is filled up with the first window."""
+        del final
         size, length = self._config.evaluation.batch_size, self._config.data.seq_len
         for start in range(0, len(self._windows), size):
             part = self._windows[start : start + size]
             padded = np.concatenate([part, np.repeat(self._windows[:1], size - len(part))])
             yield self._arrays(self._eval.windows(padded, length))
 
-    def summarize(self, outputs: Iterable[np.ndarray]) -> dict[str, float | int | str | None]:
+    def summarize(self, outputs: Iterable[np.ndarray], final: bool = True) -> dict[str, float | int | str | None]:
         """Token-weighted loss in nats, its standard error by document, and bits per byte of the raw text.
 
         Tokens of one document are correlated, so the error is that of a ratio of sums over documents.
         """
+        del final
         length = self._config.data.seq_len
         nats = np.concatenate([np.asarray(part, np.float64) for part in outputs])[: len(self._windows)]
         ids = self._eval.document_ids(self._windows, length).ravel()

@@ -60,7 +60,7 @@ class Checkpoints:
         keep = [policies.LatestN(max(keep_last, 1))]
         if keep_best:
             best = policies.BestN(
-                get_metric_fn=lambda metrics: -metrics["loss"], n=keep_best, keep_checkpoints_without_metrics=False
+                get_metric_fn=lambda metrics: metrics["score"], n=keep_best, keep_checkpoints_without_metrics=False
             )
             keep.append(best)
         if keep_every:
@@ -80,12 +80,14 @@ class Checkpoints:
         newest = self._manager.latest
         return None if newest is None else newest.step
 
-    def save(self, step: int, state: State, loss: float | None = None) -> None:
-        """Start saving; returns once the arrays are copied. A step that is there already is left alone."""
+    def save(self, step: int, state: State, score: float | None = None) -> None:
+        """Start saving; returns once the arrays are copied. A step that is there already is left alone.
+
+        The best are those of the highest `score`; what has none is never among them."""
         self.wait()
         if self.latest() == step:
             return
-        metrics = None if loss is None else {"loss": loss}
+        metrics = None if score is None else {"score": score}
         with _saving(self._folder):
             self._pending = self._manager.save_checkpointables_async(step, _parts(state), metrics=metrics, force=True)
 

@@ -54,6 +54,8 @@ def defaults() -> ConfigDict:
                 "peak_lr": placeholder(float),
                 "weight_decay": placeholder(float),
                 "decay_roles": ("matrix", "embedding"),
+                "l1": 0.0,  # penalties l1 |p| + l2 p^2 / 2 on the same roles, which enter the gradient
+                "l2": 0.0,
                 "clip": 1.0,  # global norm; 0: off
                 "ema": 0.0,  # decay of a running mean of the parameters, which is then evaluated; 0: off
                 "b1": placeholder(float),
@@ -83,6 +85,9 @@ def defaults() -> ConfigDict:
                 "final": True,
             },
             "log": {"every": 10, "evaluate_every": 0},
+            # Early stopping: after so many evaluations in a row without a better `metric` (0: off) the run ends, with the
+            # parameters of the best one; checkpoint.keep_best goes by the same metric.
+            "stopping": {"metric": "loss", "patience": 0},
         }
     )
 
@@ -195,6 +200,13 @@ def _validate(config: Any) -> None:
         raise BadInput(f"schedule: give at most one of {', '.join(WARMUP)}")
     if not 0 <= config.optimizer.ema < 1:
         raise BadInput(f"optimizer.ema: must be in [0, 1), got {config.optimizer.ema}")
+    for key in ("l1", "l2"):
+        if config.optimizer[key] < 0:
+            raise BadInput(f"optimizer.{key}: must not be negative, got {config.optimizer[key]}")
+    if config.stopping.patience < 0:
+        raise BadInput(f"stopping.patience: must not be negative, got {config.stopping.patience}")
+    if config.stopping.patience and not config.log.evaluate_every:
+        raise BadInput("stopping.patience: there is nothing to judge by; set log.evaluate_every")
     if config.optimizer.peak_lr is not None and config.optimizer.peak_lr <= 0:
         raise BadInput(f"optimizer.peak_lr: must be positive, got {config.optimizer.peak_lr}")
 

@@ -11,8 +11,10 @@ from training import mesh as meshes, step as steps
 from training.task import Task
 
 
-def evaluate(task: Task, params: Any, stats: Any, mesh: Mesh, matmul: str = "default") -> dict[str, Any]:
-    """The metrics of the task's evaluation set, the last partial batch included.
+def evaluate(
+    task: Task, params: Any, stats: Any, mesh: Mesh, matmul: str = "default", final: bool = True
+) -> dict[str, Any]:
+    """The metrics of the task's evaluation set, the last partial batch included; or of the set that a run may choose by.
 
     Scores of batch i are fetched after batch i+1 is dispatched. Batch size and devices change the result by no more than
     rounding: the task sums what the batches return on the host, in float64.
@@ -21,7 +23,7 @@ def evaluate(task: Task, params: Any, stats: Any, mesh: Mesh, matmul: str = "def
 
     def outputs() -> Iterator[Any]:
         pending = None
-        for batch in task.eval_batches():
+        for batch in task.eval_batches(final):
             placed = {name: meshes.place(array.__getitem__, array.shape, mesh) for name, array in batch.items()}
             dispatched = score(params, stats, placed)
             if pending is not None:
@@ -30,4 +32,4 @@ def evaluate(task: Task, params: Any, stats: Any, mesh: Mesh, matmul: str = "def
         if pending is not None:
             yield jax.tree.map(np.asarray, pending)
 
-    return task.summarize(outputs())
+    return task.summarize(outputs(), final)

@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from training import checkpoint, data, evaluation, mesh as meshes, record, schedule, signals, step as steps
+from training import checkpoint, data, evaluation, mesh as meshes, record, schedule, signals, step as steps, stopping
 from training.config import resolve
 from training.meter import Diverged, Meter, Observer
 from training.task import Task, resolve as family_of
@@ -44,8 +44,9 @@ def run(
         task = family.build(config)
         env = record.environment(config, mesh, **task.facts())
         directory.check_data(env)
-        keep = (config.checkpoint[key] for key in ("keep_last", "keep_best", "keep_every"))
-        saved = checkpoint.Checkpoints(directory.path, *keep)
+        keep = config.checkpoint
+        best = max(keep.keep_best, 1) if config.stopping.patience else keep.keep_best
+        saved = checkpoint.Checkpoints(directory.path, keep.keep_last, best, keep.keep_every)
         try:
             done, measured = _train(config, task, mesh, directory, env, saved, observers)
         finally:
@@ -78,35 +79,40 @@ def _train(
     directory.start(config, env)
     meter = Meter(directory, start, total, config.log.every, rates, config.derived.tokens // total, observers)
 
-    def evaluate() -> dict[str, Any]:
+    def evaluate(final: bool) -> dict[str, Any]:
         params = state.params if state.ema is None else state.ema
         paused = time.perf_counter()
-        scores = evaluation.evaluate(task, params, state.stats, mesh, config.precision.matmul)
+        scores = evaluation.evaluate(task, params, state.stats, mesh, config.precision.matmul, final)
         meter.uncounted(time.perf_counter() - paused)
         return scores
 
-    status, scores = "completed", {"loss": None, "loss_sem": None}
+    status, scores, best = "completed", {"loss": None, "loss_sem": None}, None
+    metric, patience = config.stopping.metric, config.stopping.patience
     saved_at = time.perf_counter()
     try:
         with signals.stoppable() as stop:
-            while step < total:
+            while step < total and not (best and best.exhausted):
                 n = stride if step + stride <= total else 1
                 batch = data.batches(task, shapes, mesh, step, n)
                 state, metrics = programs[n].train(state, batch, rates[step : step + n], seed, hyper)
                 meter.put(step, metrics)
                 step += n
-                if step == total:
+                if step == total and not patience:
                     break  # what follows the loop evaluates and saves
-                minutes, loss = (time.perf_counter() - saved_at) / 60, None
+                minutes, score = (time.perf_counter() - saved_at) / 60, None
                 due = _crossed(step, n, config.checkpoint.every_steps) or 0 < config.checkpoint.every_minutes <= minutes
-                if _crossed(step, n, config.log.evaluate_every) or (due and config.checkpoint.keep_best):
+                asked = _crossed(step, n, config.log.evaluate_every) or step == total
+                if asked or (due and config.checkpoint.keep_best):
                     meter.flush()
-                    interim = evaluate()
-                    loss = interim["loss"]
+                    interim = evaluate(final=False)
+                    score = stopping.score(interim, metric)
                     directory.log(step, **{f"eval_{name}": value for name, value in interim.items()})
+                    best = stopping.judge(directory.path, step, metric, patience)
+                    if patience:  # the end saves the best of all steps in the place of the last one
+                        due = best.step == step or (due and step < total and not best.exhausted)
                 if due or stop:
                     meter.flush()
-                    saved.save(step, state, loss)
+                    saved.save(step, state, score)
                     saved_at = time.perf_counter()
                     if stop:
                         saved.wait()
@@ -116,14 +122,17 @@ def _train(
         status, step = "diverged", error.step
     seconds = meter.seconds()
     if status == "completed":
-        scores = evaluate()
+        if patience and best and best.step != step:
+            saved.wait()
+            state = saved.restore(best.step, program.abstract, program.shardings)
+        scores = evaluate(final=True)
         if config.checkpoint.final:
-            saved.save(step, state, scores["loss"])
-    lines = [line for line in record.read_metrics(directory.path) if line.get("loss") is not None]
+            saved.save(step, state)
     return step, {
         "status": status,
         **scores,
-        "train_loss": _recent(lines),
+        "train_loss": meter.recent_loss(),
+        "best_step": best.step if patience and best else None,
         "last_good": meter.last_good if status == "diverged" else None,
         "wall_seconds": meter.earlier + time.perf_counter() - began,
         "train_seconds": seconds,
@@ -142,9 +151,3 @@ def _strides(total: int, stride: int) -> tuple[int, ...]:
 
 def _crossed(step: int, n: int, every: int) -> bool:
     return bool(every) and step // every > (step - n) // every
-
-
-def _recent(lines: list[dict[str, Any]]) -> float | None:
-    """The mean training loss over the last tenth of the logged steps."""
-    tail = [line["loss"] for line in lines[-max(1, len(lines) // 10) :]]
-    return sum(tail) / len(tail) if tail else None

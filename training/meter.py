@@ -63,6 +63,12 @@ class Meter:
         """Leave out seconds spent on something else, such as an evaluation."""
         self._began += seconds
 
+    def recent_loss(self) -> float | None:
+        """The mean training loss over the last tenth of the logged steps."""
+        losses = [line["loss"] for line in read_metrics(self._directory.path) if line.get("loss") is not None]
+        tail = losses[-max(1, len(losses) // 10) :]
+        return sum(tail) / len(tail) if tail else None
+
     def put(self, step: int, metrics: dict[str, jax.Array]) -> None:
         """Take the metrics [n] of the call that began at `step`, and settle those of the call before.
 

@@ -2,7 +2,8 @@
 
 The update is p <- p - lr * (u + weight_decay * m * p): decay is decoupled from the gradient (Loshchilov and Hutter
 2019) and multiplied by the learning rate of the step, as in optax and PyTorch; m is 1 for the roles named in
-`optimizer.decay_roles`. u is what the table's transformation makes of the clipped gradient.
+`optimizer.decay_roles`. u is what the table's transformation makes of the clipped gradient. Penalties l1 |p| + l2 p^2 / 2
+on the same roles enter the gradient before it is clipped; the reported loss leaves them out.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,6 +19,7 @@ from training.errors import BadInput
 from training.schedule import chosen
 
 ROLES = ("matrix", "embedding", "vector")
+SHARED = {"name", "peak_lr", "weight_decay", "decay_roles", "clip", "ema", "l1", "l2"}  # keys of every optimizer
 
 
 class Optimizer(NamedTuple):
@@ -109,7 +111,7 @@ def options(config: Mapping[str, Any]) -> dict[str, Any]:
     for name in config["decay_roles"]:
         if name not in ROLES:
             raise BadInput(f"optimizer.decay_roles: no role {name!r} (known: {', '.join(ROLES)})")
-    return chosen("optimizer", TABLE, config, {"name", "peak_lr", "weight_decay", "decay_roles", "clip", "ema"})
+    return chosen("optimizer", TABLE, config, SHARED)
 
 
 def weight_decay(config: Mapping[str, Any]) -> float:
@@ -121,6 +123,15 @@ def weight_decay(config: Mapping[str, Any]) -> float:
 def build(name: str, axes: Any, **own: Any) -> optax.GradientTransformation:
     """The transformation that turns clipped gradients into updates u, before learning rate and decay."""
     return TABLE[name].build(axes, **own)
+
+
+def penalised(grads: Any, params: Any, axes: Any, roles: tuple[str, ...], l1: jax.Array, l2: jax.Array) -> Any:
+    """The gradients with those of the penalties l1 |p| + l2 p^2 / 2 on the parameters of these roles."""
+
+    def leaf(axis: Axes, g: jax.Array, p: jax.Array) -> jax.Array:
+        return (g + l1 * jnp.sign(p) + l2 * p).astype(g.dtype) if role(axis) in roles else g
+
+    return jax.tree.map(leaf, axes, grads, params, is_leaf=lambda x: isinstance(x, Axes))
 
 
 def clipped(grads: Any, limit: jax.Array) -> tuple[Any, jax.Array]:

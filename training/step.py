@@ -25,6 +25,7 @@ class Recipe(NamedTuple):
     options: tuple[tuple[str, Any], ...]  # of the optimizer
     decay_roles: tuple[str, ...]
     ema: bool
+    penalty: bool
     accumulate: int
     matmul: str
     deterministic: bool
@@ -49,6 +50,7 @@ def recipe(model: Model, config: Any) -> Recipe:
         options=tuple(sorted(optimizers.options(config.optimizer).items())),
         decay_roles=tuple(config.optimizer.decay_roles),
         ema=config.optimizer.ema > 0,
+        penalty=config.optimizer.l1 > 0 or config.optimizer.l2 > 0,
         accumulate=config.accumulate,
         matmul=config.precision.matmul,
         deterministic=config.deterministic,
@@ -61,6 +63,8 @@ def hyper(config: Any, task: Task) -> dict[str, np.float32]:
         "weight_decay": config.optimizer.weight_decay,
         "clip": config.optimizer.clip or math.inf,
         "ema": config.optimizer.ema,
+        "l1": config.optimizer.l1,
+        "l2": config.optimizer.l2,
         **task.hyper(),
     }
     return {name: np.float32(value) for name, value in values.items()}
@@ -83,7 +87,7 @@ def train_step(
       batch: arrays [batch, ...].
       lr: the learning rate of this step; () float32.
       seed: the run's seed; dropout is drawn from (seed, "dropout", step, micro-batch).
-      hyper: scalars: "weight_decay", "clip", "ema" and the model's own.
+      hyper: scalars: "weight_decay", "clip", "ema", "l1", "l2" and the model's own.
     Returns:
       The next state, and metrics: "loss", "grad_norm" and the model's own, averaged over the weight of the whole batch.
     """
@@ -95,6 +99,8 @@ def train_step(
         sums, stats, grads = _accumulated(differentiate, recipe.accumulate, state, batch, key, hyper)
     weight = sums.pop("weight")
     grads = jax.tree.map(lambda g: (g / weight).astype(g.dtype), grads)
+    if recipe.penalty:
+        grads = optimizers.penalised(grads, state.params, axes, recipe.decay_roles, hyper["l1"], hyper["l2"])
     grads, norm = optimizers.clipped(grads, hyper["clip"])
     updates, moments = transform.update(grads, state.moments, state.params)
     params = optimizers.apply(state.params, updates, axes, recipe.decay_roles, lr, hyper["weight_decay"])
@@ -106,7 +112,11 @@ def train_step(
 
 
 def _accumulated(differentiate: Any, parts: int, state: State, batch: Any, key: jax.Array, hyper: Any) -> Any:
-    """Sums and gradients over micro-batches, one after another in a scan; every micro-batch spans all devices."""
+    """Sums and gradients over micro-batches, one after another in a scan; every micro-batch spans all devices.
+
+    Each micro-batch starts from the same statistics (of batch norm), and what they make of them is averaged: running
+    means move as they do with the whole batch, running variances by the mean of those within micro-batches.
+    """
 
     def split(x: jax.Array) -> jax.Array:
         # Row r goes to micro-batch r mod parts, so that a batch split over devices stays where it is.
@@ -115,17 +125,17 @@ def _accumulated(differentiate: Any, parts: int, state: State, batch: Any, key: 
 
     def body(carry: Any, part: Any) -> Any:
         index, micro = part
-        sums, stats, grads = carry
-        micro_key = jax.random.fold_in(key, index)
-        (_, (more, stats)), extra = differentiate(state.params, stats, micro, micro_key, hyper)
-        return (jax.tree.map(jnp.add, sums, more), stats, jax.tree.map(jnp.add, grads, extra)), None
+        (_, (sums, stats)), grads = differentiate(
+            state.params, state.stats, micro, jax.random.fold_in(key, index), hyper
+        )
+        return jax.tree.map(jnp.add, carry, (sums, stats, grads)), None
 
     micro_batches = jax.tree.map(split, batch)
     first = jax.tree.map(lambda x: x[0], micro_batches)
     shapes = jax.eval_shape(differentiate, state.params, state.stats, first, key, hyper)
-    (_, (sums, _)), grads = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-    (sums, stats, grads), _ = jax.lax.scan(body, (sums, state.stats, grads), (jnp.arange(parts), micro_batches))
-    return sums, stats, grads
+    (_, (sums, stats)), grads = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    (sums, stats, grads), _ = jax.lax.scan(body, (sums, stats, grads), (jnp.arange(parts), micro_batches))
+    return sums, jax.tree.map(lambda total: total / parts, stats), grads
 
 
 def train_steps(

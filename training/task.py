@@ -48,11 +48,14 @@ class Task(Protocol):
         """Those rows of global batch k, a pure function of (data seed, k)."""
         ...
 
-    def eval_batches(self) -> Iterable[Arrays]:
-        """The fixed evaluation set in batches of one size, the last padded; pads carry no weight in `summarize`."""
+    def eval_batches(self, final: bool = True) -> Iterable[Arrays]:
+        """A fixed evaluation set in batches of one size, the last padded; pads carry no weight in `summarize`.
+
+        The final set is what the record reports; the other is evaluated during a run, which may stop or keep its best
+        checkpoint by it. A family for which nothing is chosen may use one set for both."""
         ...
 
-    def summarize(self, outputs: Iterable[Any]) -> dict[str, float | int | str | None]:
+    def summarize(self, outputs: Iterable[Any], final: bool = True) -> dict[str, float | int | str | None]:
         """Record entries of an evaluation, "loss" and "loss_sem" among them, from the scores of all batches."""
         ...
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import optax
 import pytest
 import toy
 
@@ -152,6 +153,68 @@ def test_one_compile_serves_runs_that_differ_in_scalars(tmp_path):
     changes = {"seed": 3, "optimizer.peak_lr": 0.1, "optimizer.weight_decay": 0.3, "schedule.name": "wsd"}
     second = loop.run(toy.config(**changes, **{"horizon.steps": 31}), tmp_path / "second")
     assert second["compile_seconds"] < 0.05
+
+
+RESTLESS = {"optimizer.name": "adam", "optimizer.peak_lr": 0.3, "schedule.name": "constant", "log.evaluate_every": 1}
+
+
+@pytest.mark.parametrize("metric", ["loss", "within"])
+def test_patience_ends_a_run_with_the_parameters_of_the_best_evaluation(tmp_path, metric):
+    whole = loop.run(
+        toy.config(**RESTLESS, **{"checkpoint.keep_every": 1, "checkpoint.every_steps": 1}), tmp_path / "a"
+    )
+    lines = [line for line in record.read_metrics(tmp_path / "a") if f"eval_{metric}" in line]
+    scores = [-line["eval_loss"] if metric == "loss" else line["eval_within"] for line in lines]
+    ends = next(i for i in range(3, 24) if max(scores[i - 2 : i + 1]) <= max(scores[: i - 2]))
+    best = int(np.argmax(scores[: ends + 1]))
+    config = toy.config(**RESTLESS, **{"stopping.patience": 3, "stopping.metric": metric})
+    stopped = loop.run(config, tmp_path / "b")
+    assert ends < 23 and (stopped["steps"], stopped["best_step"]) == (ends + 1, best + 1)
+    assert stopped["loss"] != whole["loss"] and whole["best_step"] is None
+    assert checkpoint.saved_steps(tmp_path / "b")[-1] == ends + 1
+    same(params(tmp_path / "b"), params(tmp_path / "a", step=best + 1))
+    # What chose the step is another set than what is reported.
+    assert stopped["eval_set"] == "toy" and stopped["loss"] != pytest.approx(lines[best]["eval_loss"], rel=1e-3)
+
+    calls, save = [], checkpoint.Checkpoints.save
+
+    def cut(self, step, *rest):
+        save(self, step, *rest)
+        calls.append(step)
+        if len(calls) == 2:
+            self.wait()
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(checkpoint.Checkpoints, "save", cut)
+        loop.run(config, tmp_path / "c")
+    resumed = loop.run(config, tmp_path / "c")
+    assert resumed["continued_from"] == calls[1]
+    assert [resumed[key] for key in ("steps", "best_step", "loss")] == [
+        stopped[key] for key in ("steps", "best_step", "loss")
+    ]
+
+
+def test_stopping_needs_evaluations_and_a_metric_that_they_give(tmp_path):
+    with pytest.raises(BadInput, match="stopping.patience: there is nothing to judge by; set log.evaluate_every"):
+        loop.run(toy.config(**{"stopping.patience": 2}), tmp_path)
+    with pytest.raises(
+        BadInput, match="stopping.metric: the evaluation gives no 'f1' .it gives loss, loss_sem, within"
+    ):
+        loop.run(toy.config(**{"stopping.metric": "f1", "log.evaluate_every": 5}), tmp_path)
+
+
+def test_penalties_enter_the_gradient_of_decayed_roles_and_not_the_loss(tmp_path):
+    one = {"horizon.steps": 1, "optimizer.name": "sgd", "optimizer.peak_lr": 0.1, "optimizer.clip": 0.0}
+    one |= {"schedule.name": "constant", "schedule.warmup_steps": 0}
+    first = step.states.init(toy.build(resolve(toy.config(**one))).model, optax.identity(), False, 0, {}).params
+    plain = loop.run(toy.config(**one), tmp_path / "plain")
+    penalised = loop.run(toy.config(**one, **{"optimizer.l1": 0.2, "optimizer.l2": 0.5}), tmp_path / "penalised")
+    assert penalised["train_loss"] == plain["train_loss"]
+    moved = jax.tree.map(np.subtract, params(tmp_path / "penalised"), params(tmp_path / "plain"))
+    for name, leaf in first.items():
+        expected = -0.1 * (0.2 * np.sign(leaf) + 0.5 * leaf) if leaf.ndim == 2 else np.zeros_like(leaf)
+        np.testing.assert_allclose(moved[name], expected, atol=1e-6, err_msg=name)
 
 
 def test_interim_evaluations_are_logged(tmp_path):

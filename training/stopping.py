@@ -1,0 +1,47 @@
+"""Which evaluation of a run was the best, and whether to stop: pure functions of what its metrics say."""
+
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from training import record
+from training.errors import BadInput
+
+LOWER = ("loss", "error", "bits_per_byte", "calibration_error")  # every other metric is better when higher
+
+
+class Verdict(NamedTuple):
+    """The best evaluation so far, its score (higher is better), and whether patience has run out since."""
+
+    step: int
+    score: float
+    exhausted: bool
+
+
+def score(metrics: dict[str, Any], metric: str) -> float:
+    """The value of a metric, its sign such that higher is better.
+
+    Raises:
+      BadInput: the evaluation has no such metric.
+    """
+    if metric not in metrics or isinstance(metrics[metric], str):
+        known = ", ".join(name for name, value in metrics.items() if isinstance(value, float))
+        raise BadInput(f"stopping.metric: the evaluation gives no {metric!r} (it gives {known})")
+    value = metrics[metric]
+    if value is None or not math.isfinite(value):
+        return -math.inf
+    return float(-value if metric in LOWER else value)
+
+
+def judge(run: Path, step: int, metric: str, patience: int) -> Verdict:
+    """The verdict over the evaluations of a run up to a step, as its `metrics.jsonl` has them.
+
+    Args:
+      run: its directory, in which at least one evaluation was logged.
+      metric: name, as in `score`.
+      patience: evaluations in a row without a better one that end a run; 0: none do.
+    """
+    lines = [line for line in record.read_metrics(run) if line["step"] <= step and f"eval_{metric}" in line]
+    scores = [score({metric: line[f"eval_{metric}"]}, metric) for line in lines]
+    best = max(range(len(scores)), key=lambda i: (scores[i], -i))
+    return Verdict(lines[best]["step"], scores[best], 0 < patience <= len(scores) - 1 - best)
