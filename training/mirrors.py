@@ -1,6 +1,7 @@
 """Optional mirrors of a run's metrics: TensorBoard and Weights & Biases. The run's own files stay the truth."""
 
 import contextlib
+import functools
 import importlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,36 +15,46 @@ from training.meter import Observer
 
 @contextlib.contextmanager
 def tensorboard(workdir: Path) -> Iterator[Observer]:
-    """Write event files under `<workdir>/tensorboard`.
+    """Write event files under `<workdir>/tensorboard`, from the first logged step on.
 
     Raises:
       BadInput: tensorboardX is not installed.
     """
-    writer = _library("tensorboardX", "tensorboard").SummaryWriter(str(workdir / "tensorboard"))
+    library = _library("tensorboardX", "tensorboard")
+    with contextlib.ExitStack() as held:
 
-    def observe(step: int, metrics: dict[str, Any]) -> None:
-        for name, value in _numbers(metrics).items():
-            writer.add_scalar(name, value, step)
+        @functools.cache
+        def writer() -> Any:
+            opened = library.SummaryWriter(str(workdir / "tensorboard"))
+            held.callback(opened.close)
+            return opened
 
-    try:
+        def observe(step: int, metrics: dict[str, Any]) -> None:
+            for name, value in _numbers(metrics).items():
+                writer().add_scalar(name, value, step)
+
         yield observe
-    finally:
-        writer.close()
 
 
 @contextlib.contextmanager
 def wandb(workdir: Path, config: dict[str, Any], name: str) -> Iterator[Observer]:
-    """Log to Weights & Biases as the environment says (WANDB_PROJECT, ...); a run that goes on keeps its id.
+    """Log to Weights & Biases from the first logged step on, as the environment says (WANDB_PROJECT, ...).
+
+    A run that goes on keeps its id.
 
     Raises:
       BadInput: wandb is not installed.
     """
     library = _library("wandb", "wandb")
-    run = library.init(dir=str(workdir), config=config, id=name, name=name, resume="allow")
-    try:
-        yield lambda step, metrics: run.log(_numbers(metrics), step=step)
-    finally:
-        run.finish()
+    with contextlib.ExitStack() as held:
+
+        @functools.cache
+        def run() -> Any:
+            opened = library.init(dir=str(workdir), config=config, id=name, name=name, resume="allow")
+            held.callback(opened.finish)
+            return opened
+
+        yield lambda step, metrics: run().log(_numbers(metrics), step=step)
 
 
 @contextlib.contextmanager

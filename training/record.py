@@ -21,6 +21,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from training import allocator, config as configs, cost as costs
+from training.checkpoint import FOLDER
 from training.errors import BadInput
 from training.files import locked, read_json, read_object, write_json
 
@@ -109,11 +110,11 @@ def open_run(path: Path, config: ConfigDict, allow_change: tuple[str, ...] = ())
 
 
 def _leave_nothing(path: Path, made: list[Path]) -> None:
-    """Where a run was refused before it began: remove its lock, and the folders that were made for it."""
-    if jax.process_index() or [entry.name for entry in path.iterdir()] != ["lock"]:
+    """Where a run ended before it began: remove its lock, and the folders that were made for it."""
+    if jax.process_index() or (path / "config.json").exists():
         return
     (path / "lock").unlink()
-    for folder in made:
+    for folder in (path / FOLDER, *made):
         with contextlib.suppress(OSError):  # something else came to lie there
             folder.rmdir()
 

@@ -175,6 +175,12 @@ def test_bad_input_is_one_line_and_leaves_nothing(capsys, argv, message):
     assert {path.name for path in Path.cwd().iterdir()} <= {"run.py", "sweep.py", "missing.py", "__pycache__"}
 
 
+def test_a_mirrored_run_that_is_refused_leaves_nothing(capsys):
+    argv = ("train", "--config=run.py", "--config.mesh.data=16", "--workdir=one", "--tensorboard")
+    assert "wants 16 devices" in refused(capsys, *argv)
+    assert not Path("one").exists()
+
+
 def test_a_workdir_of_another_run_is_refused(capsys):
     assert main(["train", "--config=run.py", "--workdir=one"]) == 0
     capsys.readouterr()

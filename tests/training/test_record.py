@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import toy
 
-from training import record
+from training import loop, record, step
 from training.config import resolve
 from training.meter import Diverged, Meter
 
@@ -53,3 +53,18 @@ def test_a_last_good_step_whose_gradient_is_not_finite_can_be_written(tmp_path):
     assert raised.value.step == 2 and meter.last_good is not None
     del meter.last_good["seconds"]
     assert meter.last_good == {"step": 2, "loss": 1.0, "grad_norm": None, "learning_rate": 1.0, "tokens": 32}
+
+
+def test_a_run_that_fails_to_compile_leaves_nothing_but_what_was_there(tmp_path, monkeypatch):
+    def compiled(*args):
+        assert (tmp_path / "new" / "run" / "checkpoints").is_dir() or (tmp_path / "mine" / "checkpoints").is_dir()
+        raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(step, "compiled", compiled)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("kept")
+    for name in ("new/run", "mine"):
+        with pytest.raises(RuntimeError, match="out of memory"):
+            loop.run(toy.config(), tmp_path / name)
+    left = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*")}
+    assert left == {"mine", "mine/notes.txt"}
