@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -179,26 +180,30 @@ def test_the_speed_benchmark_runs(tmp_path):
 
 
 def test_a_wheel_ships_the_rooms_and_plans_from_an_empty_folder(tmp_path):
-    import zipfile
-
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "--no-build-isolation", "-w", tmp_path, ROOT],
-        check=True,
-        capture_output=True,
-    )
-    (wheel,) = tmp_path.glob("*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        shipped = {name.split("/")[0] for name in archive.namelist() if ".dist-info" not in name}
-        archive.extractall(tmp_path / "site")
-    assert shipped == {"isoflop", "training", "lm", "vision", "sweeps", "laws", "configs"}
-    empty = tmp_path / "empty"
+    """Built from a copy without what lies beside the sources, installed offline, run as a user would."""
+    source, site, empty = (tmp_path / name for name in ("source", "site", "empty"))
+    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "runs", "build", "*.egg-info", "__pycache__"))
     empty.mkdir()
-    run = subprocess.run(
-        [sys.executable, "-m", "isoflop", "plan", "--config=configs/lm/small.py", "--nomemory", "--json"],
-        cwd=empty,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "site"), "PYTHONSAFEPATH": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert run.returncode == 0, run.stderr
-    assert "params_total" in run.stdout
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    offline = ["--no-index", "--no-deps"]
+    run([*pip, "wheel", *offline, "--no-build-isolation", "--wheel-dir", tmp_path, source], empty)
+    (wheel,) = tmp_path.glob("*.whl")
+    run([*pip, "install", *offline, "--no-compile", "--target", site, wheel], empty)
+    rooms = {"isoflop", "training", "lm", "vision", "sweeps", "laws", "configs"}
+    assert {path.name for path in site.iterdir() if path.suffix != ".dist-info"} == rooms | {"bin"}
+    assert all((site / path.relative_to(ROOT)).is_file() for room in rooms for path in modules(room))
+
+    environment = os.environ | {"PYTHONPATH": str(site), "PYTHONSAFEPATH": "1"}
+    found = "import importlib.util as u, sys; print(*(u.find_spec(name).origin for name in sys.argv[1:]), sep='\\n')"
+    origins = run([sys.executable, "-c", found, *rooms], empty, environment).splitlines()
+    assert len(origins) == len(rooms) and all(origin.startswith(str(site)) for origin in origins)
+    command = [site / "bin" / "isoflop", "plan", "--config=configs/lm/small.py", "--nomemory", "--json"]
+    assert json.loads(run(command, empty, environment))["points"]
+    assert list(empty.iterdir()) == []
+
+
+def run(command, folder, environment=None):
+    """What a process prints that ends well."""
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
