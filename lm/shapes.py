@@ -15,6 +15,7 @@ from typing import Any
 from lm.cost import parameters
 from training.errors import BadInput
 from training.nets.layers import ACTIVATIONS
+from training.nets.sizes import nearest
 
 SHAPE = ("depth", "width", "heads", "kv_heads", "mlp_width")
 ASPECT = 64
@@ -62,29 +63,8 @@ def shape_for(size: float | None, model: Any, *, vocab_size: int, seq_len: int) 
         return _complete(model, model.width, model.depth or _depth(model.width))
     if model.width is not None and model.depth is not None:
         raise BadInput("model.size: width and depth are both given, so no size is left to choose")
-    counted = [
-        (shape, _count(model, shape, vocab_size, seq_len)) for shape in _candidates(size, model, vocab_size, seq_len)
-    ]
-    if not counted:
-        raise BadInput("model: no shape fits the given width, heads and kv_heads")
-    smallest = min(count for _, count in counted)
-    if size < 0.9 * smallest:
-        raise BadInput(f"model.size: {size:.4g} parameters are below the smallest shape, which has {smallest:,}")
-    shape, count = min(counted, key=lambda pair: abs(math.log(pair[1] / size)))
-    if count < size / 2:
-        raise BadInput(f"model.size: {size:.4g} parameters are beyond the largest shape, which has {count:,}")
-    return shape
-
-
-def _candidates(size: float, model: Any, vocab_size: int, seq_len: int) -> Iterator[dict[str, int]]:
-    """Shapes in growing order, up to the first that reaches the size."""
-    for width, depth in _dial(model):
-        if not _fits(model, width):
-            continue
-        shape = _complete(model, width, depth)
-        yield shape
-        if _count(model, shape, vocab_size, seq_len) >= size:
-            return
+    shapes = (_complete(model, width, depth) for width, depth in _dial(model) if _fits(model, width))
+    return nearest(size, shapes, lambda shape: _count(model, shape, vocab_size, seq_len))
 
 
 def _dial(model: Any) -> Iterator[tuple[int, int]]:

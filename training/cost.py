@@ -1,7 +1,8 @@
 """What a run costs: parameters by component, FLOPs by convention, peaks of devices, and the products of a jaxpr.
 
-A product of matrices (m, k) and (k, n) costs 2 m n k FLOPs. Element-wise work is not counted, so the numbers are exact
-statements about the products of a program, whatever compiles it.
+A product of matrices (m, k) and (k, n) costs 2 m n k FLOPs. A convolution costs 2 a place of its output, tap of its kernel,
+and pair of channels; taps on a zero border count, as they do in published figures. Element-wise work is not counted, so
+the numbers are exact statements about the products of a program, whatever compiles it.
 """
 
 import dataclasses
@@ -24,6 +25,7 @@ class Cost:
       tokens_per_example: tokens (patches, ...) of an example.
       params_active: parameters that one token uses; None: all of them.
       recompute: FLOPs of the forward products that rematerialisation repeats in the backward pass.
+      from_data: FLOPs of the forward products of which one factor is the data, whose gradient nobody needs.
     """
 
     params: Mapping[str, int]
@@ -33,6 +35,7 @@ class Cost:
     tokens_per_example: int
     params_active: int | None = None
     recompute: float = 0.0
+    from_data: float = 0.0
 
     @property
     def params_total(self) -> int:
@@ -66,18 +69,19 @@ class Cost:
 
     @property
     def flops_backward(self) -> float:
-        """Backward products, full attention: the gradients with respect to both factors of every forward product."""
-        return 2 * self.flops_forward
+        """Backward products, full attention: the gradients with respect to both factors of every forward product, but for
+        those with respect to the data."""
+        return 2 * self.flops_forward - self.from_data
 
     @property
     def flops_exact(self) -> float:
-        """Training products, full attention: 3 times forward."""
-        return 3 * self.flops_forward
+        """Training products, full attention: 3 times forward, but for the gradient of the data."""
+        return self.flops_forward + self.flops_backward
 
     @property
     def flops_exact_causal(self) -> float:
         """Training products that a causal mask keeps."""
-        return 3.0 * sum(self.forward_causal.values())
+        return 3.0 * sum(self.forward_causal.values()) - self.from_data
 
     @property
     def flops_hardware(self) -> float:
@@ -171,10 +175,14 @@ def _products(equation: Any) -> float:
         left = equation.invars[0].aval.shape
         return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
     if name == "conv_general_dilated":
-        # Each output element sums over a kernel window of the input features of its group.
-        kernel = equation.invars[1].aval.shape
-        features = kernel[params["dimension_numbers"].rhs_spec[0]]
-        return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) / features
+        # Each output element sums over a kernel window of the input features of its group. Where the output has more
+        # places than the input, as in gradients with respect to it, each place of the input meets the window instead
+        # (of images narrower than their kernel, gradients come out below what was counted forward).
+        left, kernel, out = *(var.aval.shape for var in equation.invars[:2]), equation.outvars[0].aval.shape
+        numbers = params["dimension_numbers"]
+        places = zip(numbers.lhs_spec[2:], numbers.out_spec[2:], strict=True)
+        share = math.prod(min(left[i], out[o]) / out[o] for i, o in places)
+        return 2.0 * share * math.prod(out) * math.prod(kernel) / kernel[numbers.rhs_spec[0]]
     inner = [count_products(part) for value in params.values() for part in _jaxprs(value)]
     if not any(inner):
         return 0.0

@@ -29,6 +29,7 @@ from training.mesh import constrain
 from training.nets import blocks, costs, initial, layers
 from training.nets.attention import Choice, attend, choose
 from training.nets.initial import Leaf
+from vision.layers import Classifier, Images, Rates, head
 
 POOLS = ("token", "mean", "attention")
 POSITIONS = ("learned", "sincos")
@@ -49,8 +50,8 @@ VARIANTS: dict[str, tuple[int, int, int, int]] = {
 }
 
 
-class ViT(nn.Module):
-    """A classifier of images; hashable, so that equal models share compiled steps.
+class ViT(Classifier):
+    """A classifier of images.
 
     Attributes:
       classes: numbers to tell apart.
@@ -121,25 +122,16 @@ class ViT(nn.Module):
 
     @nn.compact
     def parameters(self, init_scale: Float[Array, ""] | float = 1.0) -> dict[str, Any]:
-        """The parameter tree; under `init(key, init_scale, method="parameters")` it is drawn, and nothing else is run.
-
-        Args:
-          init_scale: factor of every initial standard deviation; may be traced.
-        """
+        """The parameter tree, as in `layers.Classifier`."""
         check(self)
         stacks = {"blocks": (blocks.leaves(self), self.depth)}
         return initial.parameters(self, top(self), stacks, init_scale, self.param_dtype)
 
-    def __call__(
-        self, images: Float[Array, "batch height width channels"], key: Array | None = None, rates: Any = None
-    ) -> Float[Array, "batch classes"]:
-        """Logits.
-
-        Args:
-          images: normalised pixels.
-          key: of what is dropped in training; None: nothing is.
-          rates: "dropout" and "stochastic_depth", each read by models that have it.
-        """
+    def features(
+        self, images: Images, key: Array | None = None, rates: Rates | None = None, train: bool = False
+    ) -> tuple[Float[Array, "batch width"], Any]:
+        """The pooled tokens, as in `layers.Classifier`."""
+        del train
         params, batch = self.parameters(), images.shape[0]
         drop = _dropper(self, key, rates, batch)
         x = drop(_embed(self, params, images), -1, 0)
@@ -150,11 +142,7 @@ class ViT(nn.Module):
 
         x, _ = blocks.run(self, params["blocks"], x, None, batch=batch, turn=lambda x: x, mix=mix, drop=drop)
         x = blocks.norm(self, params["final_norm"], x).reshape(batch, self.length, self.width)
-        pooled = _pool(self, params, x)
-        head = params["head"]
-        dtype = jnp.dtype(self.logit_dtype)
-        logits = jnp.dot(pooled, head["kernel"].astype(pooled.dtype), preferred_element_type=dtype)
-        return logits + head["bias"].astype(dtype)
+        return _pool(self, params, x), {}
 
 
 def variant(name: str) -> dict[str, int]:
@@ -190,7 +178,7 @@ def top(model: ViT) -> dict[str, dict[str, Any]]:
     tree: dict[str, dict[str, Any]] = {
         "patch": {"kernel": Leaf((pixels, d), ("in", "embed"), pixels**-0.5), "bias": Leaf((d,), ("embed",))},
         "final_norm": blocks.norm_leaves(model, d),
-        "head": {"kernel": Leaf((d, model.classes), ("embed", None)), "bias": Leaf((model.classes,), (None,))},
+        "head": head(d, model.classes),
     }
     rows = {
         "class_token": int(model.pool == "token"),
@@ -233,6 +221,7 @@ def cost(model: ViT) -> Cost:
         forward_causal=products,
         tokens_per_example=model.length,
         recompute=costs.recompute(model, products),
+        from_data=products["patch"],
     )
 
 
