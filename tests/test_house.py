@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import importlib.metadata
 import json
 import os
 import re
@@ -9,9 +10,12 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from isoflop import config_file
 from isoflop.cli import COMMANDS
@@ -177,6 +181,27 @@ def test_the_speed_benchmark_runs(tmp_path):
     (shape,) = json.loads(run.stdout)["results"].values()
     assert set(shape["contenders"]) == {f"{name}/{kept}" for name in ("ours", "plain") for kept in ("default", "kept")}
     assert all(row["tokens_per_second"] > 0 for row in shape["contenders"].values()) and shape["ratios"]
+
+
+def test_constraints_pin_what_every_extra_asks_for():
+    """Of an extra of another package (jax[tpu]) too; each pin suits the Python at hand and the versions asked for."""
+    lines = [line.split("#")[0].strip() for line in (ROOT / "constraints.txt").read_text().splitlines()]
+    pins = [Requirement(line) for line in lines if line]
+    assert not any(pin.url or pin.extras or str(pin.specifier).count("==") != 1 for pin in pins)
+    pinned = {
+        canonicalize_name(pin.name): str(pin.specifier).removeprefix("==")
+        for pin in pins
+        if pin.marker is None or pin.marker.evaluate()
+    }
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for extra, texts in {"": project["dependencies"], **project["optional-dependencies"]}.items():
+        asked = [Requirement(text) for text in texts]
+        for package, name in [(need.name, name) for need in asked for name in need.extras]:
+            within = [Requirement(text) for text in importlib.metadata.requires(package) or ()]
+            asked += [need for need in within if need.marker and need.marker.evaluate({"extra": name})]
+        for need in asked:
+            version = pinned.get(canonicalize_name(need.name))
+            assert version and need.specifier.contains(version), f"{extra}: {need} has {version}"
 
 
 def test_a_wheel_ships_the_rooms_and_plans_from_an_empty_folder(tmp_path):
