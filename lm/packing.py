@@ -8,19 +8,17 @@ build that was cut are verified and kept.
 import contextlib
 import hashlib
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt64
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.progress import Progress
 
 from lm import tokenizer as tokenizers
-from lm.corpora.source import FULL
-from lm.store import FORMAT, describe, sha256
+from lm.store import FORMAT
+from training.cache import building, describe, digest, progress, sha256, write
 from training.errors import BadInput
 from training.files import read_json, write_json
 from training.permutation import fold, mix
@@ -52,9 +50,7 @@ def build(
     Raises:
       BadInput: an empty corpus, too few documents for two splits, or a full disk.
     """
-    partial = path.with_name(f"{path.name}.partial")
-    with _room(partial), _kept_unless_refused(partial), _bar(show) as bar:
-        partial.mkdir(parents=True, exist_ok=True)
+    with building(path) as partial, progress(show) as bar:
         documents = corpus.documents()
         digests, sizes = _index(documents, partial, bar)
         held = held_out(digests, sizes, eval_fraction, corpus.name)
@@ -73,7 +69,7 @@ def build(
             "corpus": corpus.name,
             "corpus_identity": corpus.identity,
             "corpus_hash": corpus_hash,
-            "data_hash": tokenizers.digest([FORMAT, corpus_hash, made.hash, eval_fraction, seed]),
+            "data_hash": digest([FORMAT, corpus_hash, made.hash, eval_fraction, seed]),
             "tokenizer": tokenizer if os.sep not in tokenizer else Path(tokenizer).name,
             "tokenizer_hash": made.hash,
             "tokenizer_file": describe(partial / "tokenizer.json"),
@@ -86,7 +82,6 @@ def build(
         write_json(partial / "manifest.json", manifest)
         for leftover in (partial / "index.npz", *partial.glob("*-[0-9]*.json"), *partial.glob(".*")):
             leftover.unlink()
-        os.replace(partial, path)
 
 
 def held_out(
@@ -144,7 +139,7 @@ def _index(documents: "Documents", partial: Path, bar: Progress) -> tuple[np.nda
             sizes[row] = len(raw)
         bar.advance(task, int(sizes[rows.start : rows.stop].sum()))
     bar.remove_task(task)
-    _write(path, lambda file: np.savez(file, digests=digests, sizes=sizes))
+    write(path, lambda file: np.savez(file, digests=digests, sizes=sizes))
     return digests, sizes
 
 
@@ -187,7 +182,7 @@ def _pack(
     def close() -> None:
         path = partial / f"{split}-{len(shards):05d}.npy"
         tokens = np.concatenate(pending)
-        _write(path, lambda file: np.save(file, tokens))
+        write(path, lambda file: np.save(file, tokens))
         entry = describe(path) | {
             "documents": len(pending),
             "tokens": len(tokens),
@@ -207,7 +202,7 @@ def _pack(
     if pending:
         close()
     path = partial / f"{split}-offsets.npy"
-    _write(path, lambda file: np.save(file, np.array(offsets, np.int64)))
+    write(path, lambda file: np.save(file, np.array(offsets, np.int64)))
     return {
         "documents": len(order),
         "tokens": sum(shard["tokens"] for shard in shards),
@@ -239,54 +234,3 @@ def _chunks(order: np.ndarray, sizes: np.ndarray) -> Iterator[np.ndarray]:
     if len(order):
         group = np.cumsum(sizes[order]) // CHUNK
         yield from np.split(order, np.flatnonzero(np.diff(group)) + 1)
-
-
-def _write(path: Path, save: Any) -> None:
-    """Write a binary file whole or not at all."""
-    temporary = path.with_name(f".{path.name}")
-    try:
-        with open(temporary, "wb") as file:
-            save(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _room(partial: Path) -> Iterator[None]:
-    """Turn a full disk into one clear line."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in FULL:
-            raise
-        free = shutil.disk_usage(partial.parent if not partial.exists() else partial).free
-        raise BadInput(
-            f"{partial}: {error.strerror} ({free >> 20:,} MiB free); what is finished is kept for the next try"
-        ) from None
-
-
-@contextlib.contextmanager
-def _kept_unless_refused(partial: Path) -> Iterator[None]:
-    """Leave nothing of a build that no second try can finish."""
-    try:
-        yield
-    except BadInput:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
-
-
-@contextlib.contextmanager
-def _bar(show: bool) -> Iterator[Progress]:
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not (show and console.is_terminal)) as bar:
-        yield bar

@@ -4,10 +4,8 @@ It holds `manifest.json`, `tokenizer.json`, shards `train-00000.npy` and so on, 
 """
 
 import bisect
-import contextlib
 import dataclasses
 import functools
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,8 +15,9 @@ from jaxtyping import Int, UInt
 
 from lm import tokenizer as tokenizers
 from lm.windows import Windows
+from training.cache import check
 from training.errors import BadInput
-from training.files import read_json, read_object, write_json
+from training.files import read_object
 
 FORMAT = 1
 SPLITS = ("train", "eval")
@@ -30,7 +29,6 @@ FACTS = (
     "tokenizer_hash",
     "vocab_size",
 )  # of the manifest, for records
-HASHED_AT_ONCE = 64 << 20  # bytes; larger stores are hashed again only when a file's size or time has changed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,7 +156,7 @@ def open_store(path: Path, tokenizer: tokenizers.Tokenizer | None = None, verify
             f"{path}: the tokenizer (hash {tokenizer.hash[:12]}) does not match the manifest, "
             f"which was made with {manifest['tokenizer']} (hash {manifest['tokenizer_hash'][:12]})"
         )
-    _verify(path, manifest, verify)
+    check(path, files_of(manifest), verify)
     return TokenStore(path, manifest)
 
 
@@ -166,52 +164,6 @@ def files_of(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Every file that a manifest lists, as {"file", "size", "sha256", ...}."""
     splits = [manifest["splits"][name] for name in SPLITS]
     return [manifest["tokenizer_file"], *(file for s in splits for file in (*s["shards"], s["offsets"]))]
-
-
-def sha256(path: Path) -> str:
-    """The hash of a file's content, in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def describe(path: Path) -> dict[str, Any]:
-    """A manifest's entry for a file: name, size in bytes, hash."""
-    return {"file": path.name, "size": path.stat().st_size, "sha256": sha256(path)}
-
-
-_verified: dict[Path, dict[str, list[int]]] = {}  # what this process has hashed
-
-
-def _verify(path: Path, manifest: Mapping[str, Any], thorough: bool) -> None:
-    """Compare a store's files with their hashes; remembers their sizes and times in `verified.json`."""
-    entries = files_of(manifest)
-    states = {entry["file"]: _state(path, entry) for entry in entries}
-    sidecar = path / "verified.json"
-    if _verified.get(path) == states and not thorough:
-        return
-    large = sum(entry["size"] for entry in entries) > HASHED_AT_ONCE
-    known = read_json(sidecar) if large and not thorough and sidecar.is_file() else {}
-    for entry in entries:
-        file = path / entry["file"]
-        if known.get(entry["file"]) != states[entry["file"]] and sha256(file) != entry["sha256"]:
-            raise BadInput(f"{file}: damaged, its hash is not the manifest's; delete {path} and prepare it again")
-    _verified[path] = states
-    if large and known != states:
-        with contextlib.suppress(OSError):  # a store on a read-only disk is hashed once a process
-            write_json(sidecar, states)
-
-
-def _state(path: Path, entry: Mapping[str, Any]) -> list[int]:
-    try:
-        stat = (path / entry["file"]).stat()
-    except OSError as error:
-        raise BadInput(f"{path / entry['file']}: {error.strerror}; delete {path} and prepare it again") from None
-    if stat.st_size != entry["size"]:
-        raise BadInput(
-            f"{path / entry['file']}: damaged, {stat.st_size} bytes instead of {entry['size']}; "
-            f"delete {path} and prepare it again"
-        )
-    return [stat.st_size, stat.st_mtime_ns]
 
 
 def _mapped(path: Path) -> np.ndarray:

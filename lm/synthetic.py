@@ -5,32 +5,19 @@ import functools
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int, UInt, UInt64
+from jaxtyping import Float, Int, UInt
 
-from lm.tokenizer import digest, token_dtype
+from lm.tokenizer import token_dtype
 from lm.windows import Windows
+from training.cache import digest
 from training.errors import BadInput
-from training.permutation import fold, mix
+from training.permutation import fold, uniforms
 
 VERSION = 1
 CONTEXTS = 4096  # at most: the stationary distribution is solved densely
 TRAIN_TOKENS = 1 << 40  # more than any run reads: the stream never repeats
 EVAL_TOKENS = 1 << 18
 SHARPNESS = 2.0  # exponent of the exponential weights of a row: 1 is uniform on the simplex, more is more predictable
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-
-
-def uniforms(key: int, rows: UInt64[np.ndarray, " rows"], count: int) -> Float[np.ndarray, "rows {count}"]:
-    """Numbers in [0, 1) that (key, row, place) decides.
-
-    Args:
-      key: from `fold`.
-      rows: names of the rows.
-      count: numbers a row.
-    """
-    starts = mix(rows + np.uint64(key))
-    places = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
-    return (mix(starts[:, None] + places) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 @dataclasses.dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import importlib.util
 import json
 from collections.abc import Iterable, Sequence
@@ -12,6 +11,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int, Integer
 
+from training.cache import digest
 from training.errors import BadInput
 from training.files import read_json, write_json
 
@@ -65,11 +65,6 @@ class Tokenizer(Protocol):
 def token_dtype(vocab_size: int) -> np.dtype:
     """The unsigned type in which the symbols of a vocabulary are stored: 2 bytes up to 65,536 of them, else 4."""
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
-
-
-def digest(definition: Any) -> str:
-    """SHA-256, in hex, of a JSON value whatever the order of its keys."""
-    return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
 
 
 class Bytes:

@@ -1,9 +1,6 @@
 """From the config section `data` to tokens: opens the store of a corpus, or builds it first."""
 
-import contextlib
-import os
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +9,8 @@ from ml_collections.config_dict import placeholder
 
 from lm import corpora, packing, synthetic, tokenizer as tokenizers
 from lm.store import FORMAT, TokenStore, open_store
+from training import cache
 from training.errors import BadInput
-from training.files import locked
 
 __all__ = ["TokenStore", "cache_dir", "defaults", "open_store", "prepare", "vocab_size"]
 
@@ -37,7 +34,7 @@ def defaults() -> ConfigDict:
 
 def cache_dir(data: Any) -> Path:
     """The folder under which corpora and stores are kept."""
-    return Path(data.cache_dir or os.environ.get("ISOFLOP_CACHE") or "~/.cache/isoflop").expanduser()
+    return cache.folder(data.cache_dir)
 
 
 def vocab_size(data: Any) -> int:
@@ -71,8 +68,8 @@ def prepare(data: Any, show: bool = True, verify: bool = False) -> TokenStore | 
     tokenizer = tokenizers.ready(data.tokenizer)
     if data.corpus == "store":
         return _given(data, tokenizer, verify)
-    cache = cache_dir(data)
-    corpus = corpora.open_corpus(data.corpus, data.corpus_args, cache)
+    kept = cache.folder(data.cache_dir)
+    corpus = corpora.open_corpus(data.corpus, data.corpus_args, kept)
     key = {
         "format": FORMAT,
         "corpus": corpus.identity,
@@ -82,9 +79,9 @@ def prepare(data: Any, show: bool = True, verify: bool = False) -> TokenStore | 
         "shard_tokens": data.shard_tokens,
     }
     plain = re.sub(r"[^\w.-]+", "_", f"{data.corpus}-{Path(data.tokenizer).stem}")
-    path = cache / "tokens" / f"{plain}-{tokenizers.digest(key)[:12]}"
+    path = kept / "tokens" / f"{plain}-{cache.digest(key)[:12]}"
     if not path.is_dir():
-        with _alone(path):
+        with cache.alone(path):
             if not path.is_dir():
                 packing.build(path, corpus, data.tokenizer, data.eval_fraction, data.seed, data.shard_tokens, show)
     return open_store(path, tokenizer, verify)
@@ -100,16 +97,3 @@ def _given(data: Any, tokenizer: tokenizers.Tokenizer | None, verify: bool) -> T
             f"{store.path}: the tokenizer {data.tokenizer} does not match the manifest ({store.manifest['tokenizer']})"
         )
     return store
-
-
-@contextlib.contextmanager
-def _alone(path: Path):
-    """Hold the lock of a store; says so on standard error when another process has it."""
-    lock = path.with_name(f"{path.name}.lock")
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(locked(lock, ""))
-        except BadInput:
-            print(f"isoflop: another process is preparing {path}; waiting for it", file=sys.stderr)
-            stack.enter_context(locked(lock, "", wait=True))
-        yield

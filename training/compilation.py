@@ -1,10 +1,11 @@
 """The persistent compilation cache: local, capped, shared by every process of this user."""
 
 import contextlib
-import os
 from pathlib import Path
 
 import jax
+
+from training import cache
 
 LARGEST = 2 << 30  # bytes
 LEAST_SECONDS = 0.2  # compilations below are not worth a file
@@ -12,7 +13,7 @@ LEAST_SECONDS = 0.2  # compilations below are not worth a file
 
 def folder() -> Path:
     """Where compiled programs are kept: `$ISOFLOP_CACHE/compiled`, else `~/.cache/isoflop/compiled`."""
-    return Path(os.environ.get("ISOFLOP_CACHE") or "~/.cache/isoflop").expanduser() / "compiled"
+    return cache.folder() / "compiled"
 
 
 def persist(path: Path | None = None, largest: int = LARGEST) -> Path:

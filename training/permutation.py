@@ -4,7 +4,7 @@ import functools
 import math
 
 import numpy as np
-from jaxtyping import Int, UInt64
+from jaxtyping import Float, Int, UInt64
 
 ROUNDS = 6  # an even number: each coordinate is moved three times
 _MASK = (1 << 64) - 1
@@ -36,6 +36,24 @@ def fold(*words: int) -> int:
     for word in words:
         key = mix((key + _GOLDEN) ^ np.uint64(word & _MASK))
     return int(key[0])
+
+
+def words(key: int, rows: UInt64[np.ndarray, " rows"], count: int) -> UInt64[np.ndarray, "rows {count}"]:
+    """Random 64-bit words that (key, row, place) decides.
+
+    Args:
+        key: from `fold`.
+        rows: names of the rows.
+        count: words a row.
+    """
+    starts = mix(rows + np.uint64(key))
+    places = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
+    return mix(starts[:, None] + places)
+
+
+def uniforms(key: int, rows: UInt64[np.ndarray, " rows"], count: int) -> Float[np.ndarray, "rows {count}"]:
+    """Numbers in [0, 1) that (key, row, place) decides; arguments as of `words`."""
+    return (words(key, rows, count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 @functools.lru_cache(maxsize=1024)

@@ -1,7 +1,5 @@
 """A corpus as a TFDS dataset in array_record files, prepared and read without TensorFlow."""
 
-import contextlib
-import io
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -9,14 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
-from absl import logging as absl_logging
 
-from lm.corpora.source import FULL, Document, Source
-from lm.tokenizer import digest
+from lm.corpora.source import Document, Source
+from training.cache import FULL, digest
 from training.errors import BadInput
 from training.files import locked
-
-tfds.disable_progress_bar()
+from training.tfds import quiet
 
 
 class Text(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -113,15 +109,3 @@ def _disk_full(error: Exception, folder: Path) -> OSError | None:
         if os.strerror(code) in str(error):
             return OSError(code, os.strerror(code), str(folder))
     return None
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Silence the notes that TFDS writes for interactive use; errors still come as exceptions."""
-    verbosity = absl_logging.get_verbosity()
-    absl_logging.set_verbosity(absl_logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        absl_logging.set_verbosity(verbosity)

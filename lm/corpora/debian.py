@@ -1,21 +1,17 @@
 """Prose and documentation from Debian packages, fetched with apt and unpacked into the cache: nothing is installed."""
 
 import hashlib
-import re
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lm.corpora.files import OPENERS, opened
 from lm.corpora.source import Document, Source
+from training.debian import VERSION, fetch
 from training.errors import BadInput
-from training.files import locked
 
 TEXT = (".txt", ".rst", ".md", ".dict")  # not .html: packages that have it also have its source
 PASSAGE = 1 << 16  # characters; longer files are cut at blank lines into documents of about this length
-VERSION = ".version"
+KEY = "data.corpus_args.packages"
 
 
 def source(args: Mapping[str, str], cache: Path) -> Source:
@@ -30,36 +26,10 @@ def source(args: Mapping[str, str], cache: Path) -> Source:
     """
     names = [name.strip() for name in args.get("packages", "").split(",") if name.strip()]
     if not names:
-        raise BadInput("data.corpus_args.packages: corpus debian needs it, as in 'anarchism,dict-gcide,python3.11-doc'")
-    folders = [fetch(name, cache / "debian") for name in names]
+        raise BadInput(f"{KEY}: corpus debian needs it, as in 'anarchism,dict-gcide,python3.11-doc'")
+    folders = [fetch(name, cache, KEY) for name in names]
     identity = {folder.name: (folder / VERSION).read_text() for folder in folders}
     return Source("debian", identity, lambda: documents(folders))
-
-
-def fetch(package: str, cache: Path) -> Path:
-    """The folder in which a package lies unpacked; fetched where it is not there yet.
-
-    Raises:
-      BadInput: no such package, no apt, or no way to the archive.
-    """
-    if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]+", package):
-        raise BadInput(f"data.corpus_args.packages: {package!r} is no name of a Debian package")
-    folder = cache / package
-    if folder.is_dir():
-        return folder
-    for tool in ("apt-get", "dpkg-deb"):
-        if not shutil.which(tool):
-            raise BadInput(f"corpus debian: fetching {package} needs {tool}, which this machine lacks")
-    with locked(cache / f"{package}.lock", "", wait=True):
-        if not folder.is_dir():
-            with tempfile.TemporaryDirectory(dir=cache, prefix=f".{package}-") as scratch:
-                _run(package, ["apt-get", "download", "-q", package], scratch)
-                archive = str(next(Path(scratch).glob("*.deb")))
-                unpacked = Path(scratch, "unpacked")
-                _run(package, ["dpkg-deb", "-x", archive, str(unpacked)], scratch)
-                (unpacked / VERSION).write_text(_run(package, ["dpkg-deb", "-f", archive, "Version"], scratch).strip())
-                unpacked.rename(folder)
-    return folder
 
 
 def documents(folders: list[Path]) -> Iterator[Document]:
@@ -114,15 +84,3 @@ def glosses(data: str) -> str:
             words = columns[4 : 4 + 2 * int(columns[3], 16) : 2]
             found.append(f"{', '.join(words).replace('_', ' ')}: {gloss.strip()}")
     return "\n\n".join(found)
-
-
-def _run(package: str, command: list[str], folder: str) -> str:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace")
-    if done.returncode:
-        lines = (
-            [line for line in done.stderr.splitlines() if line.startswith("E:")]
-            or done.stderr.splitlines()
-            or ["failed"]
-        )
-        raise BadInput(f"corpus debian: {package}: {' '.join(command[:2])}: {lines[0].removeprefix('E: ')}")
-    return done.stdout

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lm.corpora.source import Document, Source, decode
-from lm.tokenizer import digest
+from training.cache import digest
 from training.errors import BadInput, nearest
 
 ARGUMENTS = ("paths", "text_key", "separator", "encoding")

@@ -1,7 +1,6 @@
 """What a corpus is before it is a dataset: an identity that is cheap to know, and an iterator over documents."""
 
 import dataclasses
-import errno
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 from training.errors import BadInput
 
 Document = tuple[str, str]  # name, text
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # what a full disk, a used-up quota and a file limit report
 
 
 @dataclasses.dataclass(frozen=True)

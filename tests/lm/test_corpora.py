@@ -19,6 +19,7 @@ import zstandard
 
 from lm import corpora
 from lm.corpora import catalogue, debian, files, packages, stdlib
+from training import tfds as opening
 from training.errors import BadInput
 
 TEXTS = ["one\n", "zwei ü", "drei\n\nthree"]
@@ -307,7 +308,7 @@ def test_debian_packages(archive):
 def test_debian_packages_that_cannot_be_had(archive, monkeypatch):
     cache = archive / "cache"
     assert refused("debian", cache, packages="poetry") == (
-        "corpus debian: poetry: apt-get download: Unable to locate package poetry"
+        "data.corpus_args.packages: poetry: apt-get download: Unable to locate package poetry"
     )
     assert "no name of a Debian package" in refused("debian", cache, packages="--help")
     assert "needs it" in refused("debian", cache)
@@ -326,7 +327,7 @@ def mocked(monkeypatch):
 
     # The mock calls its batched read without `self`, as it does not for single records.
     monkeypatch.setattr(mocking, "_getitems", lambda keys, generator: [generator[key] for key in keys])
-    monkeypatch.setattr(catalogue, "_prepare", lambda name, builder: None)
+    monkeypatch.setattr(opening, "prepare", lambda what, name, builder: None)
     with tfds.testing.mock_data(num_examples=5):
         yield
 
@@ -356,7 +357,7 @@ def test_catalogue_features(tmp_path):
 
 
 def test_catalogue_says_what_is_missing(tmp_path, monkeypatch):
-    monkeypatch.setattr(catalogue.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(opening.importlib.util, "find_spec", lambda name: None)
     for name in ("c4/en", "wiki40b/en"):
         assert refused(name, tmp_path, data_dir=str(tmp_path)) == (
             f"corpus {name}: TFDS prepares it with Apache Beam, which is not installed"

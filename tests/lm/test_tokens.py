@@ -14,6 +14,7 @@ from hypothesis import given, strategies as st
 from lm import packing, store, tokenizer, tokens
 from lm.store import open_store
 from lm.windows import segments
+from training import cache
 from training.errors import BadInput
 
 ROOT = Path(__file__).parents[2]
@@ -296,13 +297,13 @@ def test_large_stores_are_hashed_once(fresh, monkeypatch):
     """A process takes the word of `verified.json` for files whose size and time have not changed."""
     path = tokens.prepare(fresh).path
     hashed = []
-    real = store.sha256
-    monkeypatch.setattr(store, "HASHED_AT_ONCE", 0)
-    monkeypatch.setattr(store, "sha256", lambda file: hashed.append(file.name) or real(file))
+    real = cache.sha256
+    monkeypatch.setattr(cache, "HASHED_AT_ONCE", 0)
+    monkeypatch.setattr(cache, "sha256", lambda file: hashed.append(file.name) or real(file))
 
     def another_process(**keys):
         hashed.clear()
-        store._verified.clear()
+        cache._checked.clear()
         open_store(path, **keys)
         return hashed
 
