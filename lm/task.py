@@ -99,6 +99,21 @@ def available(config: ConfigDict) -> int | None:
     return _unique_windows(tokens.prepare(config.data).split("train"), config.data.seq_len)
 
 
+def prepare(config: ConfigDict, verify: bool) -> dict[str, Any]:
+    """Build the corpus's tokens ahead of time; returns what they hold."""
+    text = tokens.prepare(config.data, verify=verify)
+    splits = {name: text.split(name) for name in ("train", "eval")}
+    return {
+        "name": f"{config.data.corpus}, {config.data.tokenizer}",
+        "path": str(text.path) if isinstance(text, tokens.TokenStore) else None,
+        **{key: value for key, value in text.facts().items() if not key.endswith("_tokens")},
+        "splits": {
+            name: {"documents": split.num_documents, "tokens": split.num_tokens, "bytes": split.num_bytes}
+            for name, split in splits.items()
+        },
+    }
+
+
 def build(config: ConfigDict) -> "LanguageTask":
     """The task of a resolved config; prepares its corpus where that has not been done."""
     return LanguageTask(config)

@@ -93,6 +93,13 @@ class Family(Protocol):
         """Unique training examples of the data, None where it never ends."""
         ...
 
+    def prepare(self, config: ConfigDict, verify: bool) -> dict[str, Any]:
+        """Build the dataset of the section `data` ahead of time, or with `verify` hash all of what is there.
+
+        Returns "name", "path" (None where nothing lies on disk), "data_hash", "splits" {name: {what: count, None where
+        it never ends}}, and whatever else identifies the data."""
+        ...
+
     def build(self, config: ConfigDict) -> Task:
         """The task of a resolved config; opens its data."""
         ...

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from isoflop.cli import Output
 from sweeps import design
+from training import task
 from training.errors import BadInput
 
 SUMMARY = "build the shards of a config's dataset ahead of time; resumable"
@@ -31,49 +32,30 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     """Prepare every data section that the run, or the points of the sweep, will read."""
     if args:
         raise BadInput(f"prepare takes no operands, got {args[0]!r}")
-    found = [PREPARERS[task](data, bool(flags["verify"].value)) for task, data in sections(flags["config"].value)]
+    found = []
+    for config in sections(flags["config"].value):
+        start = time.perf_counter()
+        prepared = task.resolve(config.task).prepare(config, bool(flags["verify"].value))
+        found.append({**prepared, "seconds": round(time.perf_counter() - start, 3)})
     return Output({"stores": found}, _text(found))
 
 
-def sections(config: Any) -> list[tuple[str, Any]]:
-    """The task and the section `data` of a run, or the different ones among the points of a sweep.
+def sections(config: Any) -> list[ConfigDict]:
+    """The run, or one for each of the different sections `data` among the points of a sweep.
 
     Raises:
-      BadInput: a task without text, or a point with an unknown key.
+      BadInput: a point with an unknown key.
     """
     base = config.base if "design" in config else config
-    if base.task not in PREPARERS:
-        raise BadInput(f"task: prepare knows {', '.join(PREPARERS)}, not {base.task!r}")
-    different: dict[str, Any] = {}
+    different: dict[str, ConfigDict] = {}
     for point in design.points(config.design) if "design" in config else [{}]:
-        data = ConfigDict(base.data.to_dict())
-        own = {key.removeprefix("data."): value for key, value in point.items() if key.startswith("data.")}
+        run = ConfigDict(base.copy_and_resolve_references())
         try:
-            data.update_from_flattened_dict(own)
+            run.update_from_flattened_dict({key: value for key, value in point.items() if key.startswith("data.")})
         except (KeyError, TypeError) as error:
             raise BadInput(f"design: {error}") from None
-        different.setdefault(json.dumps(data.to_dict(), sort_keys=True), data)
-    return [(base.task, data) for data in different.values()]
-
-
-def _text_store(data: Any, verify: bool) -> dict[str, Any]:
-    from lm import tokens
-
-    start = time.perf_counter()
-    store = tokens.prepare(data, verify=verify)
-    splits = {name: store.split(name) for name in ("train", "eval")}
-    return {
-        "path": str(store.path) if isinstance(store, tokens.TokenStore) else None,
-        "seconds": round(time.perf_counter() - start, 3),
-        **{key: value for key, value in store.facts().items() if not key.endswith("_tokens")},
-        "splits": {
-            name: {"documents": split.num_documents, "tokens": split.num_tokens, "bytes": split.num_bytes}
-            for name, split in splits.items()
-        },
-    }
-
-
-PREPARERS = {"lm": _text_store}
+        different.setdefault(json.dumps(run.data.to_dict(), sort_keys=True, default=list), run)
+    return list(different.values())
 
 
 def _text(found: list[dict[str, Any]]) -> Any:
@@ -81,11 +63,12 @@ def _text(found: list[dict[str, Any]]) -> Any:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for name in ("corpus", "tokenizer", "split", "documents", "tokens", "bytes", "hash"):
-        table.add_column(name, justify="right" if name in ("documents", "tokens", "bytes") else "left")
+    counted = list(next(iter(found[0]["splits"].values())))
+    for name in ("data", "split", *counted, "hash"):
+        table.add_column(name, justify="right" if name in counted else "left")
     for store in found:
         for name, split in store["splits"].items():
             counts = ("endless" if count is None else f"{count:,}" for count in split.values())
-            table.add_row(store["corpus"], store["tokenizer"], name, *counts, store["data_hash"][:12])
+            table.add_row(store["name"], name, *counts, store["data_hash"][:12])
     places = (f"{store['path']} ({store['seconds']:.1f} s)" for store in found if store["path"])
     return Group(table, "", *places)
