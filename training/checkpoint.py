@@ -108,9 +108,9 @@ class Checkpoints:
         path = Path(self._manager.directory) / str(step)
         _compare(path, wanted, _metadata(path))
         parts = _load(path, wanted)
-        leaves = {**_named(parts["params"], "params/"), **parts["rest"]}
+        leaves = {**named(parts["params"], "params/"), **parts["rest"]}
         paths, structure = jax.tree_util.tree_flatten_with_path(abstract)
-        return jax.tree.unflatten(structure, [leaves[_name(key)] for key, _ in paths])
+        return jax.tree.unflatten(structure, [leaves[name_of(key)] for key, _ in paths])
 
     def close(self) -> None:
         """Finish the save under way and release the folder."""
@@ -132,6 +132,14 @@ def load_params(run: Path, step: int | None = None, mesh: Mesh | None = None, na
     Raises:
       BadInput: there is no such checkpoint, or it is damaged.
     """
+    found = load_part(run, name, step, mesh)
+    if not found:
+        raise BadInput(f"the run {run} kept no {name!r}")
+    return found
+
+
+def load_part(run: Path, name: str, step: int | None = None, mesh: Mesh | None = None) -> Any:
+    """One part of a run's state, "params", "ema" or "stats"; {} where the run kept none. Arguments as in `load_params`."""
     steps = saved_steps(run)
     if not steps:
         raise BadInput(f"no checkpoint in {run / FOLDER}")
@@ -145,9 +153,9 @@ def load_params(run: Path, step: int | None = None, mesh: Mesh | None = None, na
         wanted = {"params": jax.tree.map(lambda m: _abstract(m, where), stored["params"])}
         return _load(path, wanted)["params"]
     prefix = f"{name}/"
+    if not any(key.startswith(prefix) for key in stored["rest"]):
+        return {}
     found = {key: _abstract(leaf, where) for key, leaf in stored["rest"].items()}
-    if not any(key.startswith(prefix) for key in found):
-        raise BadInput(f"the run {run} kept no {name!r}")
     leaves = _load(path, {"rest": found})["rest"]
     return _nested({key.removeprefix(prefix): leaf for key, leaf in leaves.items() if key.startswith(prefix)})
 
@@ -160,18 +168,19 @@ def saved_steps(run: Path) -> list[int]:
 
 
 def _parts(state: State) -> dict[str, Any]:
-    named = _named(state, "")
     return {
         "params": state.params,
-        "rest": {name: leaf for name, leaf in named.items() if not name.startswith("params/")},
+        "rest": {name: leaf for name, leaf in named(state).items() if not name.startswith("params/")},
     }
 
 
-def _named(tree: Any, prefix: str) -> dict[str, Any]:
-    return {prefix + _name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+def named(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """The leaves of a tree by their path, as in "blocks/mlp/up/kernel"."""
+    return {prefix + name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def _name(path: Any) -> str:
+def name_of(path: Any) -> str:
+    """The name of a leaf from its path."""
     return "/".join(str(getattr(e, "key", getattr(e, "name", getattr(e, "idx", e)))) for e in path)
 
 
@@ -219,8 +228,8 @@ def _load(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
 
 def _compare(path: Path, wanted: dict[str, Any], stored: dict[str, Any]) -> None:
     """Raise with every leaf that is missing, extra or of another shape or type."""
-    ours = {**_named(wanted["params"], "params/"), **wanted["rest"]}
-    theirs = {**_named(stored["params"], "params/"), **stored["rest"]}
+    ours = {**named(wanted["params"], "params/"), **wanted["rest"]}
+    theirs = {**named(stored["params"], "params/"), **stored["rest"]}
     problems = [f"missing {name}" for name in sorted(ours.keys() - theirs.keys())]
     problems += [f"extra {name}" for name in sorted(theirs.keys() - ours.keys())]
     for name in sorted(ours.keys() & theirs.keys()):

@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference, placeholder
 
-from training import optimizer, schedule
+from training import optimizer, schedule, transfer
 from training.errors import BadInput, nearest
 from training.task import Family, resolve as family_of
 
@@ -25,6 +25,8 @@ INDIFFERENT = (
     "derived",
     "horizon",
     "rules",
+    "start.run",
+    "start.step",
 )
 WARMUP = ("warmup_steps", "warmup_tokens", "warmup_fraction")
 
@@ -63,6 +65,8 @@ def defaults() -> ConfigDict:
                 "eps": placeholder(float),
                 "momentum": placeholder(float),
                 "decay_rate": placeholder(float),
+                # (pattern of a parameter's path, factor of its learning rate or one a layer), ...: 0 freezes
+                "lr_factors": (),
             },
             "schedule": {
                 "name": "cosine",
@@ -74,6 +78,8 @@ def defaults() -> ConfigDict:
                 "boundaries": placeholder(tuple),
                 "factor": placeholder(float),
             },
+            # Begin with the parameters of another run; those whose path matches a pattern of `fresh` are drawn anew.
+            "start": {"run": "", "step": placeholder(int), "fresh": ()},
             "precision": {"params": "float32", "compute": "float32", "logits": "float32", "matmul": "default"},
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
             "checkpoint": {
@@ -166,6 +172,7 @@ def resolve(config: Any) -> ConfigDict:
     seen = steps * config.batch_size
     config.derived = ConfigDict(
         {
+            "parent": transfer.parent(config.start),
             "steps": steps,
             "warmup_steps": warmup,
             "params_total": cost.params_total,
@@ -181,6 +188,7 @@ def resolve(config: Any) -> ConfigDict:
 def _validate(config: Any) -> None:
     optimizer.options(config.optimizer)
     schedule.options(config.schedule)
+    transfer.check(config.optimizer.lr_factors)
     given = [key for key, value in config.horizon.items() if value is not None]
     if len(given) != 1:
         raise BadInput(f"horizon: give exactly one of {', '.join(config.horizon)}; got {', '.join(given) or 'none'}")
@@ -255,6 +263,7 @@ def semantic(config: ConfigDict) -> dict[str, Any]:
     for key in WARMUP:
         kept.pop(f"schedule.{key}", None)
     kept["steps"], kept["warmup_steps"] = config.derived.steps, config.derived.warmup_steps
+    kept["parent"] = config.derived.get("parent")
     return kept
 
 

@@ -9,7 +9,18 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from training import checkpoint, data, evaluation, mesh as meshes, record, schedule, signals, step as steps, stopping
+from training import (
+    checkpoint,
+    data,
+    evaluation,
+    mesh as meshes,
+    record,
+    schedule,
+    signals,
+    step as steps,
+    stopping,
+    transfer,
+)
 from training.config import resolve
 from training.meter import Diverged, Meter, Observer
 from training.task import Task, resolve as family_of
@@ -71,11 +82,14 @@ def _train(
     rates = config.optimizer.peak_lr * schedule.values(config.schedule, total, config.derived.warmup_steps)
     recipe = steps.recipe(task.model, config)
     began = time.perf_counter()
-    programs = {n: steps.compiled(recipe, mesh, n, shapes, tuple(hyper)) for n in _strides(total, stride)}
+    programs = {n: steps.compiled(recipe, mesh, n, shapes, tuple(hyper)) for n in steps.strides(total, stride)}
     compiling = time.perf_counter() - began
     program = next(iter(programs.values()))
     step = start = saved.latest() or 0
-    state = saved.restore(start, program.abstract, program.shardings) if start else program.init(seed, hyper)
+    if start:
+        state = saved.restore(start, program.abstract, program.shardings)
+    else:
+        state = transfer.begin(program.init(seed, hyper), config.start, program.shardings, mesh)
     directory.start(config, env)
     meter = Meter(directory, start, total, config.log.every, rates, config.derived.tokens // total, observers)
 
@@ -139,14 +153,6 @@ def _train(
         "compile_seconds": compiling,
         "continued_from": start or None,
     }
-
-
-def _strides(total: int, stride: int) -> tuple[int, ...]:
-    """The lengths of the calls that make up a run: full strides from step 0, then single steps.
-
-    A function of the horizon alone, so that a run that was cut makes the same calls as one that was not.
-    """
-    return (1,) if stride == 1 or total < stride else (stride, 1) if total % stride else (stride,)
 
 
 def _crossed(step: int, n: int, every: int) -> bool:

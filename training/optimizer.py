@@ -19,7 +19,17 @@ from training.errors import BadInput
 from training.schedule import chosen
 
 ROLES = ("matrix", "embedding", "vector")
-SHARED = {"name", "peak_lr", "weight_decay", "decay_roles", "clip", "ema", "l1", "l2"}  # keys of every optimizer
+SHARED = {
+    "name",
+    "peak_lr",
+    "weight_decay",
+    "decay_roles",
+    "clip",
+    "ema",
+    "l1",
+    "l2",
+    "lr_factors",
+}  # keys of every optimizer
 
 
 class Optimizer(NamedTuple):
@@ -141,13 +151,20 @@ def clipped(grads: Any, limit: jax.Array) -> tuple[Any, jax.Array]:
     return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads), norm
 
 
-def apply(params: Any, updates: Any, axes: Any, roles: tuple[str, ...], lr: jax.Array, decay: jax.Array) -> Any:
-    """One update, p - lr * (u + decay * m * p), in the precision of the parameters."""
+def apply(
+    params: Any, updates: Any, axes: Any, roles: tuple[str, ...], lr: jax.Array, decay: jax.Array, factors: Any = None
+) -> Any:
+    """One update, p - lr * f * (u + decay * m * p), in the precision of the parameters.
 
-    def leaf(axis: Axes, p: jax.Array, u: jax.Array) -> jax.Array:
+    Args:
+      factors: f by parameter, as `training.transfer.factors` makes them; None: 1.
+    """
+
+    def leaf(axis: Axes, p: jax.Array, u: jax.Array, factor: Any = None) -> jax.Array:
         step = u.astype(jnp.float32)
         if role(axis) in roles:
             step = step + decay * p
-        return (p - lr * step).astype(p.dtype)
+        return (p - (lr if factor is None else lr * factor) * step).astype(p.dtype)
 
-    return jax.tree.map(leaf, axes, params, updates, is_leaf=lambda x: isinstance(x, Axes))
+    trees = (params, updates) if factors is None else (params, updates, factors)
+    return jax.tree.map(leaf, axes, *trees, is_leaf=lambda x: isinstance(x, Axes))

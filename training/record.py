@@ -237,6 +237,7 @@ def result(
     return {
         **facts,
         "run_id": config.derived.run_id,
+        "parent": config.derived.parent,
         "task": config.task,
         "family": config.model.get("name", config.task),
         "seed": config.seed,

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from training import mesh as meshes, optimizer as optimizers, rng, state as states
+from training import mesh as meshes, optimizer as optimizers, rng, state as states, transfer
 from training.state import State
 from training.task import Model, Task
 
@@ -26,6 +26,7 @@ class Recipe(NamedTuple):
     decay_roles: tuple[str, ...]
     ema: bool
     penalty: bool
+    lr_factors: transfer.Rules
     accumulate: int
     matmul: str
     deterministic: bool
@@ -51,10 +52,15 @@ def recipe(model: Model, config: Any) -> Recipe:
         decay_roles=tuple(config.optimizer.decay_roles),
         ema=config.optimizer.ema > 0,
         penalty=config.optimizer.l1 > 0 or config.optimizer.l2 > 0,
+        lr_factors=tuple((pattern, _tupled(factor)) for pattern, factor in config.optimizer.lr_factors),
         accumulate=config.accumulate,
         matmul=config.precision.matmul,
         deterministic=config.deterministic,
     )
+
+
+def _tupled(factor: Any) -> float | tuple[float, ...]:
+    return tuple(float(one) for one in factor) if isinstance(factor, list | tuple) else float(factor)
 
 
 def hyper(config: Any, task: Task) -> dict[str, np.float32]:
@@ -101,9 +107,12 @@ def train_step(
     grads = jax.tree.map(lambda g: (g / weight).astype(g.dtype), grads)
     if recipe.penalty:
         grads = optimizers.penalised(grads, state.params, axes, recipe.decay_roles, hyper["l1"], hyper["l2"])
+    factors = transfer.factors(state.params, recipe.lr_factors) if recipe.lr_factors else None
+    if factors is not None:  # what is frozen takes no part in the norm, and XLA leaves its gradient out
+        grads = jax.tree.map(lambda g, f: g if f.any() else jnp.zeros_like(g), grads, factors)
     grads, norm = optimizers.clipped(grads, hyper["clip"])
     updates, moments = transform.update(grads, state.moments, state.params)
-    params = optimizers.apply(state.params, updates, axes, recipe.decay_roles, lr, hyper["weight_decay"])
+    params = optimizers.apply(state.params, updates, axes, recipe.decay_roles, lr, hyper["weight_decay"], factors)
     ema = state.ema
     if recipe.ema:
         ema = jax.tree.map(lambda e, p: e + (1 - hyper["ema"]).astype(e.dtype) * (p - e), ema, params)
@@ -200,6 +209,14 @@ def compiled(
     memory = train.memory_analysis()
     needed = 0 if memory is None else memory.temp_size_in_bytes + memory.argument_size_in_bytes
     return Compiled(init, train, placed, abstract, time.perf_counter() - started, needed)
+
+
+def strides(total: int, stride: int) -> tuple[int, ...]:
+    """The lengths of the calls that make up a run: full strides from step 0, then single steps.
+
+    A function of the horizon alone, so that a run that was cut makes the same calls as one that was not.
+    """
+    return (1,) if stride == 1 or total < stride else (stride, 1) if total % stride else (stride,)
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,0 +1,93 @@
+"""Runs that start from another run: what is taken, what is drawn anew, what learns more slowly or not at all."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import toy
+
+from training import checkpoint, loop, transfer
+from training.config import resolve
+from training.errors import BadInput
+
+STILL = {"optimizer.peak_lr": 1e-12, "optimizer.weight_decay": 0.0}
+
+
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory):
+    path = tmp_path_factory.mktemp("parent") / "run"
+    return path, loop.run(toy.config(**{"checkpoint.every_steps": 12, "checkpoint.keep_every": 12}), path)
+
+
+def params(path, **which):
+    return jax.tree.map(np.asarray, checkpoint.load_params(path, **which))
+
+
+def test_a_child_starts_where_its_parent_ended_but_for_what_is_fresh(tmp_path, parent):
+    path, record = parent
+    start = {"start.run": str(path), "seed": 5}
+    whole = loop.run(toy.config(**start, **STILL), tmp_path / "whole")
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6), params(tmp_path / "whole"), params(path))
+    assert whole["loss"] == pytest.approx(record["loss"], rel=1e-4)
+    assert whole["parent"] == f"{record['run_id']}:24" and record["parent"] is None
+
+    headless = loop.run(toy.config(**start, **STILL, **{"start.fresh": ("head", "la.*")}), tmp_path / "headless")
+    scratch = loop.run(toy.config(seed=5, **STILL), tmp_path / "scratch")
+    taken, drawn = params(tmp_path / "headless"), params(tmp_path / "scratch")
+    for name in taken:
+        expected = drawn[name] if name in ("head", "last") else params(path)[name]
+        np.testing.assert_allclose(taken[name], expected, atol=1e-6, err_msg=name)
+    assert len({whole["run_id"], headless["run_id"], scratch["run_id"]}) == 3
+
+
+def test_an_earlier_step_and_another_place_of_the_parent(tmp_path, parent):
+    path, record = parent
+    early = resolve(toy.config(**{"start.run": str(path), "start.step": 12}))
+    assert early.derived.parent == f"{record['run_id']}:12"
+    (tmp_path / "moved").symlink_to(path)
+    one, other = (resolve(toy.config(**{"start.run": str(p)})) for p in (path, tmp_path / "moved"))
+    assert one.derived.run_id == other.derived.run_id != early.derived.run_id  # no paths in an identity
+    loop.run(toy.config(**{"start.run": str(path), "start.step": 12}, **STILL), tmp_path / "run")
+    np.testing.assert_allclose(params(tmp_path / "run")["head"], params(path, step=12)["head"], atol=1e-6)
+
+
+def test_factors_freeze_and_slow_down(tmp_path):
+    plain = {"optimizer.name": "sgd", "optimizer.clip": 0.0, "horizon.steps": 1, "schedule.warmup_steps": 0}
+    plain |= {"optimizer.peak_lr": 0.1, "optimizer.weight_decay": 0.1, "schedule.name": "constant"}
+    loop.run(toy.config(**plain), tmp_path / "plain")
+    rules = (("kernel", 0.0), ("head", 0.5))
+    loop.run(toy.config(**plain, **{"optimizer.lr_factors": rules}), tmp_path / "ruled")
+    loop.run(toy.config(**plain | STILL), tmp_path / "still")
+    first, ruled, whole = (params(tmp_path / name) for name in ("still", "ruled", "plain"))
+    np.testing.assert_allclose(ruled["kernel"], first["kernel"], atol=1e-8)
+    np.testing.assert_allclose(ruled["head"] - first["head"], 0.5 * (whole["head"] - first["head"]), atol=1e-6)
+    np.testing.assert_allclose(ruled["bias"], whole["bias"], atol=1e-7)
+    assert np.abs(whole["kernel"] - first["kernel"]).max() > 1e-4
+
+
+def test_a_stack_has_a_factor_a_layer_and_the_first_rule_counts():
+    tree = {"blocks": {"up": jnp.zeros((3, 4, 5))}, "head": jnp.zeros((5, 2))}
+    found = transfer.factors(tree, (("blocks/.*", (0.25, 0.5, 1.0)), (".*", 2.0)))
+    assert found["blocks"]["up"].ravel().tolist() == [0.25, 0.5, 1.0] and found["head"].item() == 2
+    assert (tree["blocks"]["up"] + found["blocks"]["up"]).shape == (3, 4, 5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"start.run": "nowhere"}, "start.run: nowhere is no run directory"),
+        ({"start.fresh": ("head",)}, "start.fresh: says how to start from another run; give start.run"),
+        ({"start.run": "PARENT", "start.step": 7}, "has no checkpoint of step 7"),
+        ({"start.run": "PARENT", "start.fresh": ("(",)}, r"start.fresh: '\(' is no regular expression"),
+        ({"start.run": "PARENT", "model.width": 4}, r"does not fit: bias is \[8\] there and \[4\] here; head.*fresh"),
+        ({"optimizer.lr_factors": (("nothing", 0.0),)}, "lr_factors: no parameter matches 'nothing'"),
+        ({"optimizer.lr_factors": ("head", 0.0)}, "lr_factors: want pairs of a pattern and a factor, got 'head'"),
+        ({"optimizer.lr_factors": (("head", -1.0),)}, "lr_factors: 'head' wants a factor of at least 0, got -1"),
+        ({"optimizer.lr_factors": (("head", (1.0, 2.0)),)}, "lr_factors: 2 factors for head, which has"),
+    ],
+)
+def test_contradictions_are_refused_and_leave_nothing(tmp_path, parent, changes, message):
+    changes = {key: str(parent[0]) if value == "PARENT" else value for key, value in changes.items()}
+    with pytest.raises(BadInput, match=message):
+        loop.run(toy.config(**changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

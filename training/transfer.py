@@ -1,0 +1,138 @@
+"""Transfer: a run that starts from another's parameters, with what is new drawn anew, and layers that learn more slowly.
+
+Patterns are regular expressions of a parameter's whole path, as in `head/.*` or `blocks/attention/.*`.
+"""
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from training import checkpoint
+from training.errors import BadInput
+from training.files import read_object
+from training.state import State
+
+Rules = tuple[tuple[str, float | tuple[float, ...]], ...]  # pattern -> factor, or one factor a layer of a stack
+
+
+def parent(section: Any) -> str | None:
+    """The identity of the checkpoint that a config's section `start` names: "run_id:step"; None where it names none.
+
+    Raises:
+      BadInput: there is no such run or checkpoint, or a pattern is no regular expression.
+    """
+    for pattern in section.fresh:
+        _compiled(pattern, "start.fresh")
+    if not section.run:
+        for key in ("step", "fresh"):
+            if section[key]:
+                raise BadInput(f"start.{key}: says how to start from another run; give start.run")
+        return None
+    run = Path(section.run)
+    if not (run / "config.json").is_file():
+        raise BadInput(f"start.run: {run} is no run directory")
+    steps = checkpoint.saved_steps(run)
+    step = max(steps, default=None) if section.step is None else section.step
+    if step not in steps:
+        raise BadInput(f"start.run: {run} has no checkpoint{'' if step is None else f' of step {step}'}")
+    return f"{read_object(run / 'config.json', 'task')['derived']['run_id']}:{step}"
+
+
+def begin(state: State, section: Any, shardings: State, mesh: Mesh) -> State:
+    """The state at step 0 with the parameters (their running mean where one was kept) and statistics of another run.
+
+    Args:
+      state: as drawn; it is kept where the section names no run.
+      section: the config's section `start`; parameters and statistics whose path matches one of `fresh` stay as drawn.
+      shardings: of the state.
+      mesh: where the state lies.
+    Raises:
+      BadInput: parameters are missing there, or have another shape.
+    """
+    if not section.run:
+        return state
+    run, fresh = Path(section.run), [_compiled(pattern, "start.fresh") for pattern in section.fresh]
+    kept = {name: checkpoint.load_part(run, name, section.step, mesh) for name in ("params", "ema", "stats")}
+    params = _taken(state.params, kept["ema"] or kept["params"], fresh, run)
+    stats = _taken(state.stats, kept["stats"], fresh, run)
+    params, stats = jax.device_put((params, stats), (shardings.params, shardings.stats))
+    ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
+    return State(step=state.step, params=params, stats=stats, moments=state.moments, ema=ema)
+
+
+def _taken(ours: Any, theirs: Any, fresh: list[re.Pattern[str]], run: Path) -> Any:
+    stored = checkpoint.named(theirs)
+    problems, found = [], []
+    paths, tree = jax.tree_util.tree_flatten_with_path(ours)
+    for path, leaf in paths:
+        name = checkpoint.name_of(path)
+        other = stored.get(name)
+        if any(pattern.fullmatch(name) for pattern in fresh):
+            found.append(leaf)
+        elif other is None:
+            problems.append(f"missing {name}")
+        elif other.shape != leaf.shape:
+            problems.append(f"{name} is {list(other.shape)} there and {list(leaf.shape)} here")
+        else:
+            found.append(other.astype(leaf.dtype))
+    if problems:
+        raise BadInput(f"start.run: {run} does not fit: {'; '.join(problems)} (what is to be drawn anew: start.fresh)")
+    return jax.tree.unflatten(tree, found)
+
+
+def check(rules: Rules) -> None:
+    """Raise BadInput where the rules of `optimizer.lr_factors` are none."""
+    for rule in rules:
+        if not isinstance(rule, Sequence) or isinstance(rule, str) or len(rule) != 2 or not isinstance(rule[0], str):
+            raise BadInput(f"optimizer.lr_factors: want pairs of a pattern and a factor, got {rule!r}")
+        _compiled(rule[0], "optimizer.lr_factors")
+        for factor in rule[1] if isinstance(rule[1], Iterable) else (rule[1],):
+            if not isinstance(factor, int | float) or not 0 <= factor < math.inf:
+                raise BadInput(f"optimizer.lr_factors: {rule[0]!r} wants a factor of at least 0, got {factor!r}")
+
+
+def factors(params: Any, rules: Rules) -> Any:
+    """The factor of each parameter's learning rate: that of the first rule whose pattern matches its path, else 1.
+
+    Args:
+      params: a tree of arrays or shapes.
+      rules: a factor 0 freezes; several factors are those of the layers of a stack, the leading axis.
+    Returns:
+      A tree of float32 arrays that broadcast against the parameters.
+    Raises:
+      BadInput: a rule matches no parameter, or has another number of factors than a stack has layers.
+    """
+    patterns, used = [(_compiled(pattern, "optimizer.lr_factors"), factor) for pattern, factor in rules], set()
+
+    def one(path: Any, leaf: Any) -> np.ndarray:
+        name = checkpoint.name_of(path)
+        for pattern, factor in patterns:
+            if pattern.fullmatch(name):
+                used.add(pattern)
+                values = np.asarray(factor, np.float32)
+                if values.ndim and values.shape != leaf.shape[:1]:
+                    raise BadInput(
+                        f"optimizer.lr_factors: {len(values)} factors for {name}, which has {list(leaf.shape)[:1]} layers"
+                    )
+                return values.reshape(values.shape + (1,) * (leaf.ndim - values.ndim))
+        return np.ones((1,) * leaf.ndim, np.float32)
+
+    tree = jax.tree_util.tree_map_with_path(one, params)
+    for pattern, _ in patterns:
+        if pattern not in used:
+            raise BadInput(f"optimizer.lr_factors: no parameter matches {pattern.pattern!r}")
+    return tree
+
+
+def _compiled(pattern: str, key: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise BadInput(f"{key}: {pattern!r} is no regular expression ({error})") from None
