@@ -4,6 +4,7 @@ import contextlib
 import importlib.metadata
 import importlib.util
 import io
+import re
 import socket
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -95,7 +96,9 @@ def source(what: str, name: str, builder: Any, split: str, decoders: Any = None)
 def refused(what: str, name: str, error: Exception) -> BadInput:
     """One line for whatever TFDS raised."""
     if isinstance(error, ImportError):
-        return BadInput(f"{what} {name}: TFDS needs the package {error.name or error}, which is not installed")
+        found = re.search(r"No module named '([\w.]+)'", str(error))
+        package = error.name or (found[1] if found else error)
+        return BadInput(f"{what} {name}: TFDS needs the package {package}, which is not installed")
     first = next((line for line in str(error).splitlines() if line.strip()), "")
     return BadInput(f"{what} {name}: TFDS cannot prepare it: {type(error).__name__}: {first[:200]}")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from training.permutation import fold, mix, permute
+from training.permutation import fold, mix, permute, uniforms, words
 
 seeds = st.integers(-(2**70), 2**70)
 
@@ -76,3 +76,16 @@ def test_fold_and_mix():
     assert len(np.unique(mix(x))) == len(x)
     ones = np.unpackbits(mix(x).view(np.uint8)).mean()
     assert ones == pytest.approx(0.5, abs=0.005)
+
+
+def test_words_and_uniforms_are_functions_of_key_row_and_place():
+    rows = np.arange(2000, dtype=np.uint64)
+    drawn = words(fold(1), rows, 3)
+    assert np.array_equal(words(fold(1), rows[5:9], 3), drawn[5:9]) and np.array_equal(
+        words(fold(1), rows, 2), drawn[:, :2]
+    )
+    assert not (words(fold(2), rows, 3) == drawn).any() and len(np.unique(drawn)) == drawn.size
+    chances = uniforms(fold(1), rows, 3)
+    assert chances.min() >= 0 and chances.max() < 1
+    assert chances.mean(axis=0) == pytest.approx(0.5, abs=0.03) and chances.std() == pytest.approx(12**-0.5, rel=0.02)
+    assert np.corrcoef(chances.T) == pytest.approx(np.eye(3), abs=0.1)

@@ -92,7 +92,7 @@ def _feature(name: str, info: Any, key: str, wanted: str | None, kind: Any) -> s
     preferred = [feature for feature in info.supervised_keys or () if feature in found]
     if wanted is None and len(preferred or found) == 1:
         return (preferred or found)[0]
-    if wanted in found:
+    if wanted is not None and wanted in found:
         return wanted
     what = key.removesuffix("_key")
     if not found:
