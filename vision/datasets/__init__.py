@@ -13,7 +13,7 @@ from ml_collections.config_dict import placeholder
 
 from training import cache
 from training.errors import BadInput, nearest
-from vision.datasets import catalogue, cut, fashion, folder, packaged, procedural, store
+from vision.datasets import catalogue, cut, fashion, folder, glyphs, packaged, procedural, store
 from vision.datasets.dataset import Dataset, Split
 from vision.datasets.procedural import Procedural
 from vision.datasets.source import Source
@@ -43,12 +43,13 @@ DATASETS: dict[str, Row] = {
         for table in packaged.TABLES
     },
     "folder": Row("any folder of image files, a subfolder a class", folder.source, ("path", "size")),
+    "glyphs": Row("62 letters and digits in Debian's fonts", glyphs.source, ("packages", "path", "size")),
     "procedural": Row("endless drawn images whose Bayes error is known", procedural.source, procedural.ARGUMENTS),
 }
 
 # All keys of `data.dataset_args`, with their types.
 ARGUMENTS: dict[str, type] = {
-    **dict.fromkeys(("path", *catalogue.ARGUMENTS), str),
+    **dict.fromkeys(("path", "packages", *catalogue.ARGUMENTS), str),
     **{field.name: field.type for field in dataclasses.fields(Procedural)},  # type: ignore[dict-item]
     "size": int,
 }
