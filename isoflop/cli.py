@@ -24,6 +24,8 @@ COMMANDS = {
     "sweep": "train every point of a sweep that is not done",
     "status": "the states of a sweep's points",
     "collect": "write runs.parquet and curves.parquet",
+    "reproduce": "train a baseline and compare with the mean its config records",
+    "evaluate": "all that is said of a run's checkpoint, and its predictions",
     "fit": "fit a scaling law to a table",
     "predict": "loss or optimum from a fit, with intervals",
     "score": "a frozen prediction against what was measured since",

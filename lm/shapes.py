@@ -7,15 +7,14 @@ below 2,048, else 128, or the nearest even divisor of the width. Every query hea
 widths wide, or 8/3 where it is gated, which makes the counts equal (Shazeer 2020).
 """
 
-import math
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 from lm.cost import parameters
 from training.errors import BadInput
+from training.nets import sizes
 from training.nets.layers import ACTIVATIONS
-from training.nets.sizes import nearest
 
 SHAPE = ("depth", "width", "heads", "kv_heads", "mlp_width")
 ASPECT = 64
@@ -64,7 +63,7 @@ def shape_for(size: float | None, model: Any, *, vocab_size: int, seq_len: int) 
     if model.width is not None and model.depth is not None:
         raise BadInput("model.size: width and depth are both given, so no size is left to choose")
     shapes = (_complete(model, width, depth) for width, depth in _dial(model) if _fits(model, width))
-    return nearest(size, shapes, lambda shape: _count(model, shape, vocab_size, seq_len))
+    return sizes.nearest(size, shapes, lambda shape: _count(model, shape, vocab_size, seq_len))
 
 
 def _dial(model: Any) -> Iterator[tuple[int, int]]:
@@ -86,29 +85,18 @@ def _depth(width: int) -> int:
 
 
 def _fits(model: Any, width: int) -> bool:
-    return bool(_head_counts(width, model.kv_heads or 1)) if model.heads is None else width % (2 * model.heads) == 0
+    return bool(sizes.head_counts(width, model.kv_heads or 1)) if model.heads is None else width % (2 * model.heads) == 0
 
 
 def _complete(model: Any, width: int, depth: int) -> dict[str, int]:
     if not _fits(model, width):
         raise BadInput(f"model: no even head width fits width {width}, heads {model.heads}, kv_heads {model.kv_heads}")
-    heads = model.heads or _heads(width, model.kv_heads or 1)
+    heads = model.heads or sizes.heads(width, model.kv_heads or 1)
     kv_heads = model.kv_heads or heads
     if heads % kv_heads:
         raise BadInput(f"model.kv_heads: {kv_heads} does not divide the {heads} heads")
     mlp_width = model.mlp_width or (_round(width * 8 / 3, 8) if ACTIVATIONS[model.activation][1] else 4 * width)
     return dict(zip(SHAPE, (depth, width, heads, kv_heads, mlp_width), strict=True))
-
-
-def _heads(width: int, multiple: int) -> int:
-    """The number of heads that brings the head width nearest to the rule's."""
-    target = 16 if width < 128 else 32 if width < 512 else 64 if width < 2048 else 128
-    return min(_head_counts(width, multiple), key=lambda n: (abs(math.log(width / n / target)), n))
-
-
-def _head_counts(width: int, multiple: int) -> list[int]:
-    """Numbers of heads that are multiples of the key heads and leave an even head width."""
-    return [n for n in range(multiple, width // 2 + 1, multiple) if width % (2 * n) == 0]
 
 
 def _round(value: float, multiple: int) -> int:

@@ -94,6 +94,11 @@ def product(*designs: Design) -> Design:
     return tuple(_joined(parts) for parts in itertools.product(*designs))
 
 
+def folds(k: int) -> Design:
+    """The k runs of a cross-validation: each holds out another fold of the training data, to be evaluated on."""
+    return product(axis("data.folds", (k,)), axis("data.fold", range(k)))
+
+
 def zip_(*designs: Design) -> Design:
     """The first points of all designs joined, the second ones, and so on.
 

@@ -42,6 +42,16 @@ def defaults() -> ConfigDict:
             "min_steps": 1,  # points with fewer steps are refused
             "max_epochs": placeholder(float),  # and points that see an example more often than this
             "strict": False,  # refused points are an error
+            # A baseline: the mean of `metric` over the runs as it was measured, and how far off another mean may be;
+            # without a mean it has not been reproduced.
+            "expected": {
+                "metric": "accuracy",
+                "mean": placeholder(float),
+                "tolerance": placeholder(float),
+                "claimed": placeholder(float),  # by `source`
+                "source": "",
+                "measured": "",  # when, on what, in how long
+            },
         }
     )
 
@@ -167,7 +177,8 @@ def configure(base: ConfigDict, overrides: dict[str, Any]) -> ConfigDict:
 def group(config: ConfigDict) -> str:
     """A hash of everything in a resolved config that can change the compiled step."""
     flat = configs.flatten(config.to_dict())
-    kept = {key: value for key, value in flat.items() if not _under(key, INPUTS)}
+    inputs = (*INPUTS, *getattr(family_of(config.task), "INPUTS", ()))
+    kept = {key: value for key, value in flat.items() if not _under(key, inputs)}
     kept["ema"] = config.optimizer.ema > 0
     kept["calls"] = config.derived.steps % config.steps_per_call > 0
     return digest(kept)

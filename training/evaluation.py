@@ -16,20 +16,22 @@ def evaluate(
 ) -> dict[str, Any]:
     """The metrics of the task's evaluation set, the last partial batch included; or of the set that a run may choose by.
 
-    Scores of batch i are fetched after batch i+1 is dispatched. Batch size and devices change the result by no more than
-    rounding: the task sums what the batches return on the host, in float64.
+    Batch size and devices change the result by no more than rounding: the task sums what the batches return on the host,
+    in float64.
     """
-    score = steps.scorer(task.model, mesh, matmul)
+    return task.summarize(scores(task, params, stats, mesh, matmul, final), final)
 
-    def outputs() -> Iterator[Any]:
-        pending = None
-        for batch in task.eval_batches(final):
-            placed = {name: meshes.place(array.__getitem__, array.shape, mesh) for name, array in batch.items()}
-            dispatched = score(params, stats, placed)
-            if pending is not None:
-                yield jax.tree.map(np.asarray, pending)
-            pending = dispatched
+
+def scores(
+    task: Task, params: Any, stats: Any, mesh: Mesh, matmul: str = "default", final: bool = True
+) -> Iterator[Any]:
+    """What the model's `score` says of every batch; those of batch i are fetched after batch i+1 is dispatched."""
+    score, pending = steps.scorer(task.model, mesh, matmul), None
+    for batch in task.eval_batches(final):
+        placed = {name: meshes.place(array.__getitem__, array.shape, mesh) for name, array in batch.items()}
+        dispatched = score(params, stats, placed)
         if pending is not None:
             yield jax.tree.map(np.asarray, pending)
-
-    return task.summarize(outputs(), final)
+        pending = dispatched
+    if pending is not None:
+        yield jax.tree.map(np.asarray, pending)

@@ -1,6 +1,7 @@
 """`isoflop collect`: the records of a sweep as tidy tables."""
 
 from pathlib import Path
+from typing import Any
 
 from absl import flags as absl_flags
 
@@ -8,21 +9,25 @@ from isoflop.cli import Output
 from training.errors import BadInput
 
 SUMMARY = "write runs.parquet and curves.parquet from a sweep directory, finished or not"
-EXAMPLE = "isoflop collect runs/demo/sweep"
+EXAMPLE = """
+isoflop collect runs/demo/sweep
+isoflop collect runs/folds --mean=accuracy,loss --by=family,params_total
+"""
 
 
 def define(flags: absl_flags.FlagValues) -> None:
-    """The command has no flags of its own."""
+    """The flags of the command."""
+    absl_flags.DEFINE_list("mean", [], "Show the mean of these columns with its standard error.", flag_values=flags)
+    absl_flags.DEFINE_list("by", [], "Apart for each value of these columns.", flag_values=flags)
 
 
 def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     """Collect, and say what was found."""
-    del flags
     if len(args) != 1:
         raise BadInput("collect takes one sweep directory")
     import pyarrow.parquet as pq
 
-    from sweeps import collect, store
+    from sweeps import collect, store, summary
 
     runs = collect.collect(args[0])
     statuses = pq.read_table(runs, columns=["status"]).column("status").to_pylist()
@@ -31,4 +36,13 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     counts = {status: statuses.count(status) for status in dict.fromkeys(statuses)}
     payload = {"runs": str(runs), "curves": str(curves), "statuses": counts, "points": planned}
     said = ", ".join(f"{count} {status}" for status, count in counts.items()) or "no run has ended"
-    return Output(payload, f"{said}, of {planned} points\n{runs}\n{curves}")
+    text = f"{said}, of {planned} points\n{runs}\n{curves}"
+    if not flags.mean:
+        return Output(payload, text)
+    rows = summary.means(pq.read_table(runs).to_pylist(), flags.mean, flags.by)
+    payload["means"] = [{key: v._asdict() if key in flags.mean else v for key, v in row.items()} for row in rows]
+    return Output(payload, text + "\n" + "\n".join(_line(row) for row in rows))
+
+
+def _line(row: dict[str, Any]) -> str:
+    return "  ".join(f"{name} {value}" for name, value in row.items())

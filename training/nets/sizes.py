@@ -34,3 +34,20 @@ def nearest(size: float, shapes: Iterable[Shape], count: Callable[[Shape], int])
     if number < size / 2:
         raise BadInput(f"model.size: {size:.4g} parameters are beyond the largest shape, which has {number:,}")
     return shape
+
+
+def heads(width: int, multiple: int = 1) -> int:
+    """The number of heads that brings the head width nearest to 16 below a width of 128, 32 below 512, 64 below 2,048,
+    else 128.
+
+    Args:
+      width: features of the residual stream.
+      multiple: key heads, which divide the heads.
+    """
+    target = 16 if width < 128 else 32 if width < 512 else 64 if width < 2048 else 128
+    return min(head_counts(width, multiple), key=lambda n: (abs(math.log(width / n / target)), n))
+
+
+def head_counts(width: int, multiple: int = 1) -> list[int]:
+    """Numbers of heads that are multiples of the key heads and leave an even head width."""
+    return [n for n in range(multiple, width // 2 + 1, multiple) if width % (2 * n) == 0]

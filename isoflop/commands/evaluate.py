@@ -1,0 +1,94 @@
+"""`isoflop evaluate RUN`: a checkpoint on a set, in full."""
+
+from pathlib import Path
+from typing import Any
+
+from absl import flags as absl_flags
+
+from isoflop.cli import Output
+from training.errors import BadInput
+
+SUMMARY = "evaluate a run's checkpoint: every metric, by class where there are classes; export of predictions"
+EXAMPLE = """
+isoflop evaluate runs/fashion
+isoflop evaluate runs/fashion --split=validation --predictions=predictions.parquet
+"""
+
+
+def define(flags: absl_flags.FlagValues) -> None:
+    """Flags of the command."""
+    absl_flags.DEFINE_string("split", None, "Of images: test or validation; as the run by default.", flag_values=flags)
+    absl_flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest by default.", flag_values=flags)
+    absl_flags.DEFINE_string(
+        "predictions",
+        None,
+        "Write a row an example here (.csv or .parquet), where the family has any.",
+        flag_values=flags,
+    )
+
+
+def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
+    """Load the checkpoint, score the whole set, and say what is to be said of it."""
+    if len(args) != 1:
+        raise BadInput("evaluate: name one run directory")
+    from ml_collections import ConfigDict
+
+    from training import checkpoint, config as configs, evaluation, mesh as meshes
+    from training.files import read_object
+    from training.task import resolve as family_of
+
+    folder, target = Path(args[0]), flags.predictions and Path(flags.predictions)
+    if not (folder / "config.json").is_file():
+        raise BadInput(f"{folder}: no run directory")
+    if target and target.suffix not in (".csv", ".parquet"):
+        raise BadInput(f"--predictions: {target} ends neither in .csv nor in .parquet")
+    config = ConfigDict(read_object(folder / "config.json", "task"))
+    if flags.split:
+        if "split" not in config.evaluation:
+            raise BadInput(f"--split: {config.task} has one evaluation set")
+        config.evaluation.split = flags.split
+    # On any mesh, and whatever became of the run that this one began with.
+    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    config.start = ConfigDict({"run": "", "step": None, "fresh": ()})
+    config = configs.resolve(config)
+    task, mesh = family_of(config.task).build(config), meshes.build(config.mesh)
+    stats = checkpoint.load_part(folder, "stats", flags.step, mesh)
+    params = checkpoint.load_part(folder, "ema", flags.step, mesh) or checkpoint.load_params(folder, flags.step, mesh)
+    outputs = list(evaluation.scores(task, params, stats, mesh, config.precision.matmul))
+    details = getattr(task, "details", None)
+    payload, columns = (task.summarize(outputs), None) if details is None else details(outputs)
+    if target:
+        if columns is None:
+            raise BadInput(f"--predictions: {config.task} has none to export")
+        _write(columns, target)
+    return Output({"run": str(folder), **payload}, _text(payload, target))
+
+
+def _write(columns: dict[str, Any], target: Path) -> None:
+    import pandas as pd
+
+    table = pd.DataFrame(columns)
+    if target.suffix == ".csv":
+        table.to_csv(target, index=False)
+    else:
+        table.to_parquet(target, index=False)
+
+
+def _text(payload: dict[str, Any], target: Path | None) -> Any:
+    from rich.console import Group
+    from rich.table import Table
+
+    parts: list[Any] = [
+        f"{name:18} {value:.5g}" if isinstance(value, float) else f"{name:18} {value}"
+        for name, value in payload.items()
+        if not isinstance(value, list)
+    ]
+    if "classes" in payload:
+        table = Table("class", *(name for name in payload["classes"][0] if name != "class"), box=None)
+        for row in payload["classes"]:
+            table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row.values()))
+        grid = Table("label \\ predicted", *(row["class"][:8] for row in payload["classes"]), box=None)
+        for row, counts in zip(payload["classes"], payload["confusion"], strict=True):
+            grid.add_row(row["class"], *map(str, counts))
+        parts += ["", table, "", *([grid] if len(payload["classes"]) <= 12 else [])]
+    return Group(*parts, *([str(target)] if target else []))

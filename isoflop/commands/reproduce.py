@@ -1,0 +1,73 @@
+"""`isoflop reproduce`: train a baseline and compare its mean with the one that its config records."""
+
+from pathlib import Path
+from typing import Any
+
+from absl import flags as absl_flags
+
+from isoflop.cli import Output
+from sweeps import plan as plans
+from training.errors import BadInput
+
+SUMMARY = "train a baseline over its seeds or folds and compare with the mean that its config records"
+EXAMPLE = """
+isoflop reproduce --config=configs/vision/digits_mlp.py
+isoflop reproduce --config=configs/vision/fashion_convnet.py --workdir=runs/convnet --workers=2
+"""
+CONFIG = True
+
+
+def define(flags: absl_flags.FlagValues) -> None:
+    """The flags of the command."""
+    absl_flags.DEFINE_string("workdir", None, "The sweep directory; runs/reproduce/NAME by default.", flag_values=flags)
+    absl_flags.DEFINE_integer("workers", None, "Worker processes; by default one a core or GPU.", flag_values=flags)
+
+
+def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
+    """Run what is not done of the baseline, and compare; exit code 1 outside the tolerance."""
+    config = flags.config
+    if args:
+        raise BadInput(f"reproduce takes no operands, got {args[0]!r}")
+    if "design" not in config:
+        raise BadInput("--config: no baseline; one has a design of seeds or folds and a section `expected`")
+    expected = config.expected
+    if (expected.mean is None) != (expected.tolerance is None):
+        raise BadInput("expected: give both mean and tolerance, or neither")
+    plan = plans.plan(config)
+    import pyarrow.parquet as pq
+
+    from sweeps import collect, progress, run as launcher, summary
+
+    path = Path(flags.workdir or Path("runs/reproduce") / plan.name)
+    with progress.watching() as view:
+        outcome = launcher.run(plan, path, None, flags.workers, view)
+    ids = {point.run_id for point in plan.points}
+    rows = [row for row in pq.read_table(collect.collect(path)).to_pylist() if row["run_id"] in ids]
+    if outcome["failed"] or any(row["status"] != "completed" for row in rows):
+        raise RuntimeError(f"not every run of {plan.name} completed; isoflop status {path} says which")
+    metric = expected.metric
+    found = summary.means(rows, [metric])[0][metric]
+    seconds = sum(row["wall_seconds"] for row in rows)
+    payload: dict[str, Any] = {
+        "name": plan.name,
+        "metric": metric,
+        "measured": found._asdict(),
+        "expected": expected.to_dict(),
+        "within": None if expected.mean is None else abs(found.mean - expected.mean) <= expected.tolerance,
+        "run_seconds": seconds,
+        "device_kind": rows[0]["device_kind"],
+    }
+    return Output(payload, _text(payload, found), 1 if payload["within"] is False else 0)
+
+
+def _text(payload: dict[str, Any], found: Any) -> str:
+    expected, metric = payload["expected"], payload["metric"]
+    lines = [f"{payload['name']}: {metric} {found}, {payload['run_seconds']:.0f} s of runs on {payload['device_kind']}"]
+    if payload["within"] is None:
+        lines.append("no mean is recorded for this baseline: not reproduced")
+    else:
+        verdict = "within" if payload["within"] else "OUTSIDE"
+        lines.append(f"{verdict} {expected['mean']:g} ± {expected['tolerance']:g}, measured {expected['measured']}")
+    if expected["claimed"] is not None:
+        lines.append(f"{expected['source']} claims {expected['claimed']:g}")
+    return "\n".join(lines)

@@ -1,0 +1,103 @@
+"""Images from the command line: train, evaluate, export, cross-validate, reproduce."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from isoflop.cli import main
+
+RUN = """
+from ml_collections import ConfigDict
+def get_config(arg=""):
+    base = {"task": "vision", "batch_size": 32, "horizon": {"epochs": 2.0}, "model": {"name": "mlp", "width": 16},
+            "data": {"dataset": "digits"}, "log": {"every": 20}}
+    if arg == "folds":
+        from sweeps.design import folds
+        base |= {"evaluation": {"split": "validation"}}
+        base["data"]["test"] = 0.0
+        return ConfigDict({"base": base, "design": folds(3)})
+    return ConfigDict(base)
+"""
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder with the config file and a run that has ended."""
+    folder = tmp_path_factory.mktemp("vision")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        Path("digits.py").write_text(RUN)
+        assert main(["train", "--config=digits.py", "--workdir=run"]) == 0
+        yield folder
+
+
+def said(capsys, *argv, code=0):
+    capsys.readouterr()
+    found = main([*argv, "--json"])
+    out = capsys.readouterr()
+    assert found == code, out.err
+    return json.loads(out.out) if code != 2 else out.err
+
+
+def test_evaluate_says_what_the_record_says_and_more(place, capsys):
+    found = said(capsys, "evaluate", "run", "--predictions=out.csv")
+    record = json.loads((place / "run/result.json").read_text())
+    for name in ("loss", "accuracy", "f1", "calibration_error"):
+        assert found[name] == pytest.approx(record[name], rel=1e-6)
+    assert sum(map(sum, found["confusion"])) == record["eval_examples"] == 359
+    assert [row["class"] for row in found["classes"]] == [str(i) for i in range(10)]
+    table = pd.read_csv("out.csv")
+    assert (table.label == table.prediction).mean() == pytest.approx(found["accuracy"])
+    assert table.filter(like="p_").sum(axis=1).round(6).eq(1).all()
+    assert main(["evaluate", "run"]) == 0
+    assert "label \\ predicted" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["evaluate", "nothing"], "nothing: no run directory"),
+        (["evaluate", "run", "--split=validation"], "data.validation: 0, so there is no validation split"),
+        (["evaluate", "run", "--predictions=out.txt"], "--predictions: out.txt ends neither in .csv nor in .parquet"),
+        (["evaluate", "run", "--step=3"], "no checkpoint of step 3"),
+        (["reproduce", "--config=digits.py"], "no baseline; one has a design of seeds or folds"),
+    ],
+)
+def test_bad_usage_is_one_line(place, capsys, argv, message):
+    error = said(capsys, *argv, code=2)
+    assert message in error and error.count("\n") == 1
+
+
+def test_cross_validation_reproduces_its_mean_or_says_that_it_does_not(place, capsys):
+    config = "--config=digits.py:folds"
+    first = said(capsys, "reproduce", config, "--workers=1")
+    assert first["within"] is None and first["measured"]["runs"] == 3
+    mean = first["measured"]["mean"]
+    found = said(capsys, "collect", "runs/reproduce/digits", "--mean=accuracy,loss")
+    rows = pd.read_parquet("runs/reproduce/digits/runs.parquet")
+    assert rows.eval_examples.sum() == 1797 and sorted(rows["data.fold"]) == [0, 1, 2]
+    assert found["means"][0]["accuracy"] == pytest.approx(
+        {"mean": rows.accuracy.mean(), "error": rows.accuracy.sem(), "deviation": rows.accuracy.std(), "runs": 3}
+    )
+    # Nothing is trained again.
+    tolerance = "--config.expected.tolerance=0.01"
+    good = said(capsys, "reproduce", config, tolerance, f"--config.expected.mean={mean + 0.005}")
+    assert good["within"] is True and good["measured"] == first["measured"]
+    assert (
+        said(capsys, "reproduce", config, tolerance, f"--config.expected.mean={mean + 0.02}", code=1)["within"] is False
+    )
+    assert main(["reproduce", config, tolerance, f"--config.expected.mean={mean - 0.02}"]) == 1
+    assert "OUTSIDE" in capsys.readouterr().out
+    assert "give both mean and tolerance" in said(capsys, "reproduce", config, tolerance, code=2)
+
+
+def test_a_fine_tuned_run_names_its_parent(place, capsys):
+    parent = json.loads((place / "run/result.json").read_text())
+    argv = ["--config=digits.py", "--config.start.run=run", "--config.start.fresh=('head/.*',)"]
+    found = said(capsys, "train", *argv, "--workdir=child")
+    assert found["parent"] == f"{parent['run_id']}:{parent['steps']}"
+    wrong = said(capsys, "train", *argv, "--config.model.width=8", "--workdir=other", code=2)
+    assert "start.run: run does not fit: hidden1/bias is [16] there and [8] here" in wrong
+    assert not Path("other").exists()

@@ -1,0 +1,128 @@
+"""Images through the engine: records, sharding, accumulation with batch norm, choosing apart from reporting."""
+
+import jax
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from training import checkpoint, data as batches, evaluation, loop, mesh as meshes, record, step as steps
+from training.config import complete, resolve
+from training.errors import BadInput
+from training.task import resolve as family_of
+
+
+def config(**changes):
+    partial = ConfigDict(
+        {
+            "task": "vision",
+            "batch_size": 32,
+            "horizon": {"steps": 6},
+            "model": {"name": "resnet", "stages": (1, 1), "width": 4},
+            "data": {"dataset": "digits"},
+            "log": {"every": 1},
+        }
+    )
+    full = complete(partial)
+    full.update_from_flattened_dict(changes)
+    return full
+
+
+AUGMENTED = {
+    "data.augment.crop": 1,
+    "data.augment.mixup": 0.2,
+    "model.label_smoothing": 0.1,
+    "model.stochastic_depth": 0.1,
+}
+
+
+def test_a_run_leaves_a_record_of_images(tmp_path):
+    found = loop.run(config(**AUGMENTED), tmp_path)
+    assert found["status"] == "completed" and found["family"] == "resnet" and found["dataset"] == "digits"
+    assert (found["examples"], found["eval_examples"], found["num_classes"]) == (192, 359, 10)
+    assert found["flops_exact"] == found["flops_per_example_exact"] * 192
+    for name in (
+        "loss_sem",
+        "accuracy",
+        "error",
+        "top5",
+        "precision",
+        "recall",
+        "f1",
+        "calibration_error",
+        "data_hash",
+    ):
+        assert found[name] is not None, name
+    assert np.log(10) * 0.9 < found["train_loss"] < 3  # a head of zeros starts at log(classes)
+    assert found["epochs"] == pytest.approx(192 / 1438)
+
+
+def test_devices_leave_the_losses_and_the_statistics(tmp_path):
+    """Batch norm, augmentation and dropout by stochastic depth see the global batch, however many devices hold it."""
+    one = loop.run(config(**AUGMENTED, **{"mesh.data": 1}), tmp_path / "one")
+    eight = loop.run(config(**AUGMENTED, **{"mesh.data": 4, "mesh.fsdp": 2}), tmp_path / "eight")
+    assert eight["num_devices"] == 8
+    assert eight["train_loss"] == pytest.approx(one["train_loss"], rel=1e-4)
+    assert eight["loss"] == pytest.approx(one["loss"], rel=1e-4)
+
+
+def test_accumulation_averages_the_statistics_of_micro_batches():
+    run = resolve(config(**{"mesh.data": 1}))
+    task, mesh = family_of("vision").build(run), meshes.build(run.mesh)
+    shapes, hyper = batches.shapes(task, 32), steps.hyper(run, task)
+    after = {}
+    for parts in (1, 4):
+        recipe = steps.recipe(task.model, run)._replace(accumulate=parts)
+        program = steps.compiled(recipe, mesh, 1, shapes, tuple(hyper))
+        state = program.init(np.int32(0), hyper)
+        batch = batches.batches(task, shapes, mesh, 0, 1)
+        state, _ = program.train(state, batch, np.zeros(1, np.float32), np.int32(0), hyper)
+        after[parts] = jax.tree.map(np.asarray, state.stats)["batch_stats"]
+    # The stem sees the images themselves, so that its mean is that of the whole batch, and its variance what is within.
+    whole, parted = (after[parts]["stem"]["norm"] for parts in (1, 4))
+    np.testing.assert_allclose(parted["mean"], whole["mean"], rtol=1e-5)
+    np.testing.assert_allclose(parted["var"], whole["var"], rtol=0.05)
+    assert not np.allclose(whole["mean"], 0)
+
+
+def test_what_chooses_is_not_what_is_reported(tmp_path):
+    changes = {"data.validation": 0.2, "log.evaluate_every": 2, "model.name": "mlp", "model.stages": None}
+    changes |= {"stopping.patience": 5, "stopping.metric": "accuracy"}
+    found = loop.run(config(**changes), tmp_path)
+    lines = [line for line in record.read_metrics(tmp_path) if "eval_loss" in line]
+    assert [line["step"] for line in lines] == [2, 4, 6]
+    assert {line["eval_eval_set"] for line in lines} == {"dataset digits (validation)"}
+    assert found["eval_set"] == "dataset digits (test)"
+    best = max(lines, key=lambda line: line["eval_accuracy"])
+    assert found["best_step"] == best["step"]
+
+
+def test_evaluation_is_whole_whatever_the_batch(tmp_path):
+    loop.run(config(**{"model.name": "mlp", "model.stages": None}), tmp_path)
+    found = []
+    for size, devices in ((1, 1), (7, 1), (512, 8)):
+        run = resolve(
+            config(**{"model.name": "mlp", "model.stages": None, "evaluation.batch_size": size, "mesh.data": devices})
+        )
+        mesh = meshes.build(run.mesh)
+        params = checkpoint.load_params(tmp_path, mesh=mesh)
+        found.append(evaluation.evaluate(family_of("vision").build(run), params, {}, mesh))
+        assert found[-1].pop("eval_set") == "dataset digits (test)"
+    for other in found[1:]:
+        assert other == pytest.approx(found[0], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"log.evaluate_every": 2}, "data.validation: 0, so there is no validation split"),
+        ({"evaluation.split": "validation"}, "data.validation: 0, so there is no validation split"),
+        ({"evaluation.split": "train"}, "evaluation.split: 'train' is not one of test, validation"),
+        ({"model.label_smoothing": 1.0}, r"model.label_smoothing: must be in \[0, 1\)"),
+        ({"data.augment.rotate": 200.0}, r"data.augment.rotate: must be in \[0, 180"),
+        ({"data.dataset": "digit"}, "data.dataset: no dataset 'digit'.*digits"),
+    ],
+)
+def test_contradictions_are_refused_before_anything_is_written(tmp_path, changes, message):
+    with pytest.raises(BadInput, match=message):
+        loop.run(config(**changes), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

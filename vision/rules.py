@@ -1,0 +1,52 @@
+"""Learning rate, batch size and warmup of a classifier as named functions of parameters N and images D."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from training.errors import BadInput, nearest
+
+ADAPTIVE = ("adam", "adamw", "adafactor", "lion", "muon")  # their steps do not shrink with the gradient
+STEPS = 400
+
+
+class Rule(NamedTuple):
+    """`adaptive(n, batch)` and `plain(n, batch)` are peak learning rates; `batch(d)` images a step; `warmup` a share of the
+    horizon."""
+
+    adaptive: Callable[[float, float], float]
+    plain: Callable[[float, float], float]
+    batch: Callable[[float], float]
+    warmup: float
+
+
+TABLE: dict[str, Rule] = {
+    "default": Rule(
+        adaptive=lambda n, batch: min(0.15 * n**-0.4 * (batch / 128) ** 0.5, 0.01),
+        plain=lambda n, batch: 0.1 * batch / 256,  # Goyal et al. 2017, of networks with batch norm
+        batch=lambda d: min(128, d / STEPS),
+        warmup=0.05,
+    ),
+}
+
+
+def apply(name: str, n: float, d: float, optimizer: str, batch_size: int | None = None) -> dict[str, float | int]:
+    """Batch size, learning rate and warmup by a named rule.
+
+    Args:
+      name: a key of `TABLE`.
+      n: parameters in all.
+      d: training images, the true horizon.
+      optimizer: its name in `training.optimizer.TABLE`.
+      batch_size: images a step where the config gives them.
+    Returns:
+      `batch_size` (a power of two), `peak_lr`, `warmup_steps`.
+    Raises:
+      BadInput: no such rule.
+    """
+    if name not in TABLE:
+        raise BadInput(f"rules: no {name!r}{nearest(name, TABLE)} (known: {', '.join(TABLE)})")
+    rule = TABLE[name]
+    batch = batch_size or 2 ** max(0, math.floor(math.log2(max(rule.batch(d), 1))))
+    rate = rule.adaptive if optimizer in ADAPTIVE else rule.plain
+    return {"batch_size": batch, "peak_lr": rate(n, batch), "warmup_steps": round(rule.warmup * d / batch)}

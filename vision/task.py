@@ -1,0 +1,202 @@
+"""Image classification as a family: what the engine and the sweeps need of it, and nothing else."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from training.cost import Cost
+from training.errors import BadInput
+from training.task import Arrays
+from vision import augment, datasets, metrics, models, rules as named_rules
+from vision.augment import Augment
+from vision.layers import Classifier
+
+# Keys that change how fast or where a run goes, never what it computes.
+INDIFFERENT = (
+    *("model.size", "model.variant", "model.scan", "model.remat", "model.attention"),
+    *("data.cache_dir", "data.dataset_args.data_dir", "data.dataset_args.path", "evaluation.batch_size"),
+)
+# Keys that never change a compiled step.
+INPUTS = ("data.fold", "data.folds", "data.limit", "data.validation", "data.seed", "evaluation.split")
+SPLITS = ("test", "validation")
+
+
+def defaults() -> ConfigDict:
+    """The sections `model`, `data` and `evaluation`."""
+    data = datasets.defaults()
+    data.augment = augment.defaults()
+    # What a run reports. During a run, the validation images are evaluated: nothing is chosen by the test images.
+    return ConfigDict({"model": models.defaults(), "data": data, "evaluation": {"split": "test", "batch_size": 256}})
+
+
+def shape_for(size: float | None, config: ConfigDict) -> dict[str, Any]:
+    """The options of the named model: given, of its variant, of the target size, or its defaults."""
+    del size  # models.options reads it beside the other keys
+    return models.options(config.model, *datasets.head(config.data))
+
+
+def validate(config: ConfigDict) -> None:
+    """Raise BadInput where the sections contradict each other."""
+    for key in (*models.DROPS, "label_smoothing"):
+        if not 0 <= config.model[key] < 1:
+            raise BadInput(f"model.{key}: must be in [0, 1), got {config.model[key]}")
+    if config.evaluation.split not in SPLITS:
+        raise BadInput(f"evaluation.split: {config.evaluation.split!r} is not one of {', '.join(SPLITS)}")
+    augment.from_config(config.data.augment)
+    classifier(config)
+
+
+def rules(config: ConfigDict, n: int, d: float) -> dict[str, float | int]:
+    """Batch, learning rate and warmup by the named rule, for N parameters and D images."""
+    return named_rules.apply(config.rules, n, d, config.optimizer.name, config.batch_size)
+
+
+def cost(config: ConfigDict) -> Cost:
+    """Parameters and FLOPs."""
+    return models.cost(config.model.name, classifier(config))
+
+
+def available(config: ConfigDict) -> int | None:
+    """Training images, None where they never end; prepares the dataset where it is not there."""
+    return datasets.load(config.data).split("train").size
+
+
+def prepare(config: ConfigDict, verify: bool) -> dict[str, Any]:
+    """Prepare the dataset ahead of time; returns what it holds."""
+    return datasets.prepare(config.data, verify)
+
+
+def build(config: ConfigDict) -> "VisionTask":
+    """The task of a resolved config; prepares its dataset where that has not been done."""
+    return VisionTask(config)
+
+
+def classifier(config: ConfigDict) -> Classifier:
+    """The model of a resolved config."""
+    return models.build(config.model, config.precision, *datasets.head(config.data))
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageModel:
+    """The compiled part: images as they are stored (uint8) and their labels, to logits.
+
+    Attributes:
+      classifier: the model.
+      mean, std: of the pixels by channel, in units where white is 1.
+      augment: what is done to the images in training.
+    """
+
+    classifier: Classifier
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: Augment
+
+    def init(self, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
+        """Boxed variables; `hyper["init_scale"]` multiplies every initial standard deviation."""
+        return self.classifier.init(key, hyper["init_scale"], method="parameters")
+
+    def loss(self, params: Any, stats: Any, batch: Any, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
+        """Cross-entropy in nats with the targets as augmentation and smoothing leave them, summed over images, and
+        how many of the batch were right; see `training.task.Model.loss`."""
+        images = batch["image"].astype(jnp.float32) / 255
+        targets = jax.nn.one_hot(batch["label"], self.classifier.classes)  # type: ignore[attr-defined]
+        drawn, dropped = jax.random.split(key)
+        images, targets = augment.apply(self.augment, drawn, images, targets)
+        targets = augment.smooth(targets, hyper["label_smoothing"])
+        rates = {name: hyper[name] for name in models.DROPS}
+        variables = {"params": params, **stats}
+        logits, stats = self.classifier.apply(  # type: ignore[misc]
+            variables, self._normalised(images), dropped, rates, True, method="classify"
+        )
+        logits = logits.astype(jnp.float32)
+        total = -jnp.sum(targets * jax.nn.log_softmax(logits))
+        right = jnp.sum(jnp.argmax(logits, axis=1) == jnp.argmax(targets, axis=1))
+        sums = {"loss": total, "accuracy": right.astype(jnp.float32), "weight": jnp.float32(len(images))}
+        return total, (sums, stats)
+
+    def score(self, params: Any, stats: Any, batch: Any) -> jax.Array:
+        """Logits [batch, classes], with running statistics and nothing dropped."""
+        images = self._normalised(batch["image"].astype(jnp.float32) / 255)
+        return self.classifier.apply({"params": params, **stats}, images).astype(jnp.float32)  # type: ignore[union-attr]
+
+    def _normalised(self, images: jax.Array) -> jax.Array:
+        return (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
+
+
+class VisionTask:
+    """One resolved run on images."""
+
+    def __init__(self, config: ConfigDict):
+        self._config = config
+        self._data = datasets.load(config.data)
+        self._train, self._final = self._data.split("train"), self._data.split(config.evaluation.split)
+        if config.log.evaluate_every or config.checkpoint.keep_best:
+            self._data.split("validation")
+        spec = augment.from_config(config.data.augment)
+        self.model = ImageModel(classifier(config), self._data.mean, self._data.std, spec)
+
+    def hyper(self) -> dict[str, float]:
+        """Scalars of the model that never recompile it."""
+        names = (*models.DROPS, "label_smoothing", "init_scale")
+        return {name: float(self._config.model[name]) for name in names}
+
+    def batch(self, k: int, rows: slice) -> Arrays:
+        """Rows of global batch k of the training images."""
+        config = self._config
+        # The seed of the data cuts the dataset; the run's seed draws the order of batches too, so that runs which
+        # differ in it alone measure the noise of everything random in a run.
+        return self._train.batch((config.seed << 32) + config.data.seed, k, config.batch_size, rows)
+
+    def eval_batches(self, final: bool = True) -> Iterator[Arrays]:
+        """The images of `evaluation.split`, or of the validation split, in order; the last batch is filled up."""
+        split, size = self._split(final), self._config.evaluation.batch_size
+        for start in range(0, split.count, size):
+            index = np.arange(start, start + size)
+            images, labels = split.read(np.where(index < split.count, index, 0))
+            yield {"image": images, "label": labels}
+
+    def summarize(self, outputs: Iterable[np.ndarray], final: bool = True) -> dict[str, float | int | str | None]:
+        """Record entries of an evaluation, as in `metrics.summary`."""
+        split = self._split(final)
+        return {
+            **metrics.summary(*self._scored(outputs, final)),
+            "eval_set": split.name,
+            "eval_examples": split.count,
+        }
+
+    def details(
+        self, outputs: Iterable[np.ndarray], final: bool = True
+    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+        """All that is said of an evaluation, and its predictions as columns with a row an image."""
+        logits, labels = self._scored(outputs, final)
+        chances = np.exp(metrics.log_probabilities(logits))
+        columns = {"index": np.arange(len(labels)), "label": labels, "prediction": chances.argmax(axis=1)}
+        columns |= {f"p_{name}": chances[:, i] for i, name in enumerate(self._data.classes)}
+        return {"eval_set": self._split(final).name, **metrics.details(logits, labels, self._data.classes)}, columns
+
+    def facts(self) -> dict[str, Any]:
+        """Record entries of the dataset and the attention chosen."""
+        found: Any = self.model.classifier
+        per_example = models.cost(self._config.model.name, found).tokens_per_example
+        images = self._train.size
+        choice = getattr(found, "attention_choice", None)
+        return {
+            **self._data.facts(),
+            "seq_len": per_example,
+            "vocab_size": None,
+            "available_tokens": None if images is None else images * per_example,
+            **({} if choice is None else {"attention": f"{choice.name} ({choice.reason})"}),
+        }
+
+    def _split(self, final: bool) -> datasets.Split:
+        return self._final if final else self._data.split("validation")
+
+    def _scored(self, outputs: Iterable[np.ndarray], final: bool) -> tuple[np.ndarray, np.ndarray]:
+        split = self._split(final)
+        logits = np.concatenate([np.asarray(part) for part in outputs])[: split.count]
+        return logits, split.labels(np.arange(split.count))
