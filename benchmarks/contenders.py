@@ -9,7 +9,7 @@ import functools
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -26,6 +26,25 @@ class Shape:
     length: int
     batch: int
     vocab: int
+    unit: ClassVar[str] = "tokens"
+
+    @property
+    def examples(self) -> int:
+        """Tokens of a step."""
+        return self.batch * self.length
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of a step's products, full attention, whatever part of them a contender skips."""
+        from types import SimpleNamespace
+
+        from lm.cost import cost
+
+        model = SimpleNamespace(
+            **vars(self), kv_heads=self.heads, mlp_width=4 * self.width, norm="layer", positions="learned",
+            activation="gelu", tied=True, bias=False, qk_norm=False, parallel=False, remat="none",
+        )  # fmt: skip
+        return self.batch * cost(model, self.length, self.vocab).flops_exact
 
 
 SHAPES = {
@@ -43,30 +62,32 @@ def tokens(shape: Shape) -> np.ndarray:
     return np.random.default_rng(0).integers(0, shape.vocab, (shape.batch, shape.length + 1)).astype(np.int32)
 
 
-def ours(shape: Shape) -> tuple[Step, float]:
-    """The step that the engine compiles; returns it with the seconds of compilation."""
+def engine(model: Any, own: dict[str, float], data: dict[str, np.ndarray]) -> tuple[Step, float]:
+    """The step that the engine compiles for a model with its own scalars; returns it with the seconds of compilation."""
     import jax
 
-    from lm.decoder import Decoder
-    from lm.task import LanguageModel
     from training import mesh as meshes, optimizer as optimizers
     from training.step import Recipe, compiled
 
-    decoder = Decoder(
-        vocab_size=shape.vocab, depth=shape.depth, width=shape.width, heads=shape.heads, kv_heads=shape.heads,
-        mlp_width=4 * shape.width, norm="layer", positions="learned", max_length=shape.length, activation="gelu",
-    )  # fmt: skip
-    options = tuple(sorted({"b1": B1, "b2": B2, "eps": EPS}.items()))
     recipe = Recipe(
-        LanguageModel(decoder, None, False), "adamw", options, optimizers.ROLES[:2], False, 1, "default", False
+        model=model,
+        optimizer="adamw",
+        options=tuple(sorted({"b1": B1, "b2": B2, "eps": EPS}.items())),
+        decay_roles=optimizers.ROLES[:2],
+        ema=False,
+        penalty=False,
+        lr_factors=(),
+        accumulate=1,
+        matmul="default",
+        deterministic=False,
     )
-    own = {"dropout": 0.0, "init_scale": 1.0, "z_loss": 0.0}
-    hyper = {name: np.float32(x) for name, x in {"weight_decay": DECAY, "clip": CLIP, "ema": 0.0, **own}.items()}
+    shared = {"weight_decay": DECAY, "clip": CLIP, "ema": 0.0, "l1": 0.0, "l2": 0.0}
+    hyper = {name: np.float32(x) for name, x in {**shared, **own}.items()}
     mesh = meshes.build({"data": 1, "fsdp": 1, "tensor": 1})
-    data = tokens(shape)
-    step = compiled(recipe, mesh, 1, (("tokens", data.shape, data.dtype),), tuple(hyper))
+    shapes = tuple((name, array.shape, array.dtype) for name, array in data.items())
+    step = compiled(recipe, mesh, 1, shapes, tuple(hyper))
     rates, seed = np.array([LEARNING_RATE], np.float32), np.int32(0)
-    state, batch = step.init(seed, hyper), {"tokens": jax.device_put(data[None])}
+    state, batch = step.init(seed, hyper), {name: jax.device_put(array[None]) for name, array in data.items()}
 
     def run() -> float:
         nonlocal state
@@ -74,6 +95,19 @@ def ours(shape: Shape) -> tuple[Step, float]:
         return metrics["loss"].item()
 
     return run, step.seconds
+
+
+def ours(shape: Shape) -> tuple[Step, float]:
+    """The engine's step of our decoder."""
+    from lm.decoder import Decoder
+    from lm.task import LanguageModel
+
+    decoder = Decoder(
+        vocab_size=shape.vocab, depth=shape.depth, width=shape.width, heads=shape.heads, kv_heads=shape.heads,
+        mlp_width=4 * shape.width, norm="layer", positions="learned", max_length=shape.length, activation="gelu",
+    )  # fmt: skip
+    own = {"dropout": 0.0, "init_scale": 1.0, "z_loss": 0.0}
+    return engine(LanguageModel(decoder, None, False), own, {"tokens": tokens(shape)})
 
 
 def plain(shape: Shape) -> tuple[Step, float]:

@@ -22,8 +22,15 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
 
-from contenders import CONTENDERS, SHAPES, Shape  # noqa: E402
+import contenders  # noqa: E402
+import image_contenders  # noqa: E402
 
+# By shape: what is to be built, and by whom.
+SHAPES: dict[str, Any] = contenders.SHAPES | image_contenders.SHAPES
+CONTENDERS = dict.fromkeys(contenders.SHAPES, contenders.CONTENDERS) | dict.fromkeys(
+    image_contenders.SHAPES, image_contenders.CONTENDERS
+)
+NAMES = tuple(name for name in contenders.CONTENDERS if name != "matmul")
 ALLOCATORS = ("default", "kept")
 TURN_SECONDS = 2.0
 
@@ -34,7 +41,7 @@ def work(contender: str, shape: str, allocator: str) -> None:
         from training.allocator import keep_freed_memory
 
         keep_freed_memory()
-    step, compile_seconds = CONTENDERS[contender](SHAPES[shape])
+    step, compile_seconds = CONTENDERS[shape][contender](SHAPES[shape])
     losses = [step() for _ in range(3)]
     _say({"compile_seconds": compile_seconds, "losses": losses})
     for line in sys.stdin:
@@ -89,9 +96,9 @@ class Worker:
         return json.loads(line)
 
 
-def measure(shape: str, contenders: list[str], rounds: int) -> dict[str, Any]:
+def measure(shape: str, names: list[str], rounds: int) -> dict[str, Any]:
     """All contenders on one shape, interleaved."""
-    pairs = [(name, allocator) for name in contenders for allocator in ALLOCATORS] + [("matmul", "kept")]
+    pairs = [(name, allocator) for name in names for allocator in ALLOCATORS] + [("matmul", "kept")]
     workers = {pair: Worker(pair[0], shape, pair[1]) for pair in pairs}
     for keep in [False] + [True] * rounds:
         for worker in workers.values():
@@ -103,31 +110,18 @@ def measure(shape: str, contenders: list[str], rounds: int) -> dict[str, Any]:
     return {"shape": vars(SHAPES[shape]), "matmul_peak_flops": peak, "contenders": rows, "ratios": _ratios(workers)}
 
 
-def _row(shape: Shape, worker: Worker, peak: float) -> dict[str, Any]:
+def _row(shape: Any, worker: Worker, peak: float) -> dict[str, Any]:
     seconds = statistics.median(worker.seconds)
     return {
         "milliseconds": 1e3 * seconds,
         "milliseconds_range": [1e3 * min(worker.seconds), 1e3 * max(worker.seconds)],
         "cpu_milliseconds": 1e3 * statistics.median(worker.cpu_seconds),
-        "tokens_per_second": shape.batch * shape.length / seconds,
+        f"{shape.unit}_per_second": shape.examples / seconds,
         "compile_seconds": worker.ready["compile_seconds"],
         "peak_bytes": worker.peak_bytes,
-        "share_of_matmul_peak": training_flops(shape) / seconds / peak,  # products of full attention, 3 times forward
+        "share_of_matmul_peak": shape.flops / seconds / peak,
         "losses": worker.ready["losses"],
     }
-
-
-def training_flops(shape: Shape) -> float:
-    """FLOPs of a step's products, full attention, whatever part of them a contender skips."""
-    from types import SimpleNamespace
-
-    from lm.cost import cost
-
-    model = SimpleNamespace(
-        **vars(shape), kv_heads=shape.heads, mlp_width=4 * shape.width, norm="layer", positions="learned",
-        activation="gelu", tied=True, bias=False, qk_norm=False, parallel=False, remat="none",
-    )  # fmt: skip
-    return shape.batch * cost(model, shape.length, shape.vocab).flops_exact
 
 
 def _ratios(workers: dict[tuple[str, str], Worker]) -> dict[str, float]:
@@ -148,7 +142,7 @@ def main() -> None:
         return work(*sys.argv[2:])
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--shapes", default=",".join(SHAPES))
-    parser.add_argument("--contenders", default=",".join(name for name in CONTENDERS if name != "matmul"))
+    parser.add_argument("--contenders", default=",".join(NAMES))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, help="also write the JSON to this file")
     flags = parser.parse_args()

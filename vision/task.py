@@ -19,7 +19,7 @@ from vision.layers import Classifier
 # Keys that change how fast or where a run goes, never what it computes.
 INDIFFERENT = (
     *("model.size", "model.variant", "model.scan", "model.remat", "model.attention"),
-    *("data.cache_dir", "data.dataset_args.data_dir", "data.dataset_args.path", "evaluation.batch_size"),
+    *("data.cache_dir", "data.dataset_args.data_dir", "evaluation.batch_size"),
 )
 # Keys that never change a compiled step.
 INPUTS = ("data.fold", "data.folds", "data.limit", "data.validation", "data.seed", "evaluation.split")
