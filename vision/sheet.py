@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
@@ -29,12 +30,12 @@ GAP = 0.16  # between images, in widths
 def settings(side: int) -> list[Augment]:
     """Each augmentation alone, strong enough to see on images of so many pixels, and many together."""
     crop = max(side // 8, 1)
-    alone = (
-        *({}, {"flip": True}, {"crop": crop}, {"rotate": 30.0}, {"shear": 20.0}, {"zoom": 0.4}, {"colour": 0.6}),
-        *({"randaugment": 2}, {"erase": 1.0}, {"mixup": 1.0}, {"cutmix": 1.0}),
-    )
-    together = {"flip": True, "crop": crop, "rotate": 15.0, "colour": 0.4, "erase": 0.25, "mixup": 0.2, "cutmix": 1.0}
-    return [Augment(**fields) for fields in (*alone, together)]
+    return [
+        *(Augment(), Augment(flip=True), Augment(crop=crop), Augment(rotate=30.0), Augment(shear=20.0)),
+        *(Augment(zoom=0.4), Augment(colour=0.6), Augment(randaugment=2), Augment(erase=1.0)),
+        *(Augment(mixup=1.0), Augment(cutmix=1.0)),
+        Augment(flip=True, crop=crop, rotate=15.0, colour=0.4, erase=0.25, mixup=0.2, cutmix=1.0),
+    ]
 
 
 def label(spec: Augment) -> str:
@@ -57,7 +58,7 @@ def augmented(images: Images, specs: list[Augment], seed: int = 0) -> Rows:
 
 def operated(images: Images, magnitude: float) -> Rows:
     """The images under each operation of RandAugment's table, one way and the other by turns."""
-    signs = np.resize([1.0, -1.0], len(images)).astype(np.float32)
+    signs = jnp.where(jnp.arange(len(images)) % 2 == 0, 1.0, -1.0)
     names = operations.table(images.shape[-1])
     every = jax.jit(lambda images: [operations.operate(name, images, magnitude, signs) for name in names])
     return {name: (np.asarray(row), []) for name, row in zip(names, every(images), strict=True)}
@@ -132,6 +133,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True, help="the figure: .png, .svg or .pdf")
     given = parser.parse_args(argv)
+    if min(given.columns, given.size) < 1 or not 0 <= given.magnitude <= 10:
+        parser.error("--columns and --size must be at least 1, --magnitude in [0, 10]")
     try:
         images = from_files(given.images, given.size) if given.images else from_dataset(given.dataset, given.columns)
     except BadInput as error:

@@ -150,8 +150,9 @@ def _moved(spec: Augment, drawn: Drawn, chosen: Chosen, images: Images) -> Image
     down, right = (jnp.floor((2 * spec.crop + 1) * drawn[name]) - spec.crop for name in ("crop_y", "crop_x"))
     moves = []
     if spec.rotate or spec.shear or spec.zoom:
-        slopes = (jnp.tan(jnp.radians(either(name, spec.shear))) for name in ("shear_y", "shear_x"))
-        moves.append(affine(jnp.radians(either("rotate", spec.rotate)), *slopes, 1 + either("zoom", spec.zoom)))
+        angle = jnp.radians(either("rotate", spec.rotate))
+        slope_y, slope_x = (jnp.tan(jnp.radians(either(f"shear_{axis}", spec.shear))) for axis in "yx")
+        moves.append(affine(angle, slope_y, slope_x, 1 + either("zoom", spec.zoom)))
     for place, strength in chosen:
         far = enumerate(reach(height, width).items())
         moves.append(affine(**{name: jnp.where(place == j, most * strength, 0.0) for j, (name, most) in far}))
