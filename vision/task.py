@@ -23,6 +23,7 @@ INDIFFERENT = (
 )
 # Keys that never change a compiled step.
 INPUTS = ("data.fold", "data.folds", "data.limit", "data.validation", "data.seed", "evaluation.split")
+UNIT = "images"  # what people count a run in
 SPLITS = ("test", "validation")
 
 

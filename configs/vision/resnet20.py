@@ -1,6 +1,6 @@
 """ResNet-20 (He et al. 2015, section 4.2) on Fashion-MNIST: momentum, cosine decay, flips and crops, 5 epochs.
 
-    isoflop reproduce --config=configs/vision/resnet20.py
+isoflop reproduce --config=configs/vision/resnet20.py
 """
 
 from typing import Any

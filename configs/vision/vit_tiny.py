@@ -1,6 +1,6 @@
 """A vision transformer of 0.3 million parameters on Fashion-MNIST: 6 blocks of width 64 on patches of 4 x 4, 5 epochs.
 
-    isoflop reproduce --config=configs/vision/vit_tiny.py
+isoflop reproduce --config=configs/vision/vit_tiny.py
 """
 
 from typing import Any

@@ -75,7 +75,8 @@ def watching(config: ConfigDict) -> Iterator[Observer]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     console = Console(file=sys.stderr, highlight=False)
-    total, cost = config.derived.steps, family_of(config.task).cost(config)
+    family, total = family_of(config.task), config.derived.steps
+    cost, (unit, amount) = family.cost(config), _unit(family, family.cost(config).tokens_per_example)
     told: list[tuple[float, int]] = []  # when, and at which step
 
     def describe(step: int, metrics: dict[str, Any]) -> str:
@@ -83,7 +84,7 @@ def watching(config: ConfigDict) -> Iterator[Observer]:
         # What comes before the first is no measure: it holds compiling, and a run that goes on begins late.
         if told and now > told[-1][0]:
             speed = (step - told[-1][1]) / (now - told[-1][0])
-            parts.append(f"{speed * config.batch_size * cost.tokens_per_example:,.0f} tokens/s")
+            parts.append(f"{speed * config.batch_size * amount:,.0f} {unit}/s")
             used = _mfu(speed * config.batch_size * cost.flops_exact, config)
             parts += [] if used is None else [f"MFU {used:.1%}"]
             parts.append(f"{timedelta(seconds=round((total - step) / speed))} left")
@@ -104,6 +105,11 @@ def watching(config: ConfigDict) -> Iterator[Observer]:
         yield lambda step, metrics: bar.update(task, completed=step, description=describe(step, metrics))
 
 
+def _unit(family: Any, tokens_per_example: int) -> tuple[str, int]:
+    """What people count a run of this family in, and how many of it an example is."""
+    return ("tokens", tokens_per_example) if not hasattr(family, "UNIT") else (family.UNIT, 1)
+
+
 def _mfu(flops_per_second: float, config: ConfigDict) -> float | None:
     import jax
 
@@ -114,11 +120,15 @@ def _mfu(flops_per_second: float, config: ConfigDict) -> float | None:
 
 
 def _text(result: dict[str, Any], path: Path) -> str:
-    lines = [f"run {result['run_id']} {result['status']} after {result['steps']:,} steps, {result['tokens']:,} tokens"]
+    unit, amount = _unit(family_of(result["task"]), result["tokens"] // max(result["examples"], 1))
+    seen = result["examples"] * amount
+    lines = [f"run {result['run_id']} {result['status']} after {result['steps']:,} steps, {seen:,} {unit}"]
     if result["loss"] is not None:
         error = "" if result["loss_sem"] is None else f" ± {result['loss_sem']:.4f}"
-        lines.append(f"loss {result['loss']:.4f}{error} on {result.get('eval_set', 'the evaluation set')}")
+        right = f", accuracy {result['accuracy']:.2%}" if "accuracy" in result else ""
+        lines.append(f"loss {result['loss']:.4f}{error}{right} on {result.get('eval_set', 'the evaluation set')}")
     if result["tokens_per_second"]:
         known = "" if result["mfu"] is None else f", MFU {result['mfu']:.1%}"
-        lines.append(f"{result['tokens_per_second']:,.0f} tokens/s{known}, {result['wall_seconds']:.1f} s in all")
+        speed = result["tokens_per_second"] * seen / result["tokens"]
+        lines.append(f"{speed:,.0f} {unit}/s{known}, {result['wall_seconds']:.1f} s in all")
     return "\n".join([*lines, str(path / "result.json")])
