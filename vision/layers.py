@@ -73,6 +73,17 @@ def dense(inputs: int, outputs: int) -> dict[str, Leaf]:
     }
 
 
+def cut(images: Images, patch: int) -> Float[Array, "batch patches pixels"]:
+    """Square patches row by row, each as one vector.
+
+    Raises:
+      ValueError: the side of a patch does not divide the image.
+    """
+    batch, height, width, _ = images.shape
+    grid = images.reshape(batch, height // patch, patch, width // patch, patch, -1)
+    return jnp.swapaxes(grid, 2, 3).reshape(batch, (height // patch) * (width // patch), -1)
+
+
 def conv(x: Images, kernel: Float[Array, "size size channels outputs"], stride: int = 1, border: int = -1) -> Images:
     """Correlation with a kernel over a zero border; by default of half its size, so that the stride divides the sides."""
     border = (kernel.shape[0] - 1) // 2 if border < 0 else border

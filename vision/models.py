@@ -11,9 +11,10 @@ from training.cost import Cost
 from training.errors import BadInput, nearest as did_you_mean
 from training.nets import sizes
 from training.schedule import chosen
-from vision import convnet, mlp, resnet, vit
+from vision import convnet, mixer, mlp, resnet, vit
 from vision.convnet import ConvNet
 from vision.layers import Classifier
+from vision.mixer import Mixer
 from vision.mlp import MLP
 from vision.resnet import ResNet
 from vision.vit import ViT
@@ -51,6 +52,12 @@ def _vit_shape(options: dict[str, Any]) -> dict[str, Any]:
         "heads": sizes.heads(width),
         "mlp_width": 4 * width,
     }
+
+
+def _mixer_shape(options: dict[str, Any]) -> dict[str, Any]:
+    """Of a width: as many blocks as a vision transformer has, and the proportions of the published models."""
+    width = options["width"]
+    return {"depth": _vit_shape(options)["depth"], "mlp_width": 4 * width, "token_width": max(1, width // 2)}
 
 
 FAMILIES: dict[str, Family] = {
@@ -93,6 +100,14 @@ FAMILIES: dict[str, Family] = {
         complete=_vit_shape,
         variant=vit.variant,
     ),
+    "mixer": Family(
+        Mixer,
+        {"patch": 4, "width": 64, "depth": None, "mlp_width": None, "token_width": None},
+        mixer.check,
+        mixer.cost,
+        complete=_mixer_shape,
+        variant=mixer.variant,
+    ),
 }
 
 
@@ -101,7 +116,7 @@ def defaults() -> ConfigDict:
     kinds = {
         key: type(value) for family in FAMILIES.values() for key, value in family.options.items() if value is not None
     }
-    kinds |= dict.fromkeys(("depth", "heads", "mlp_width"), int)
+    kinds |= dict.fromkeys(("depth", "heads", "mlp_width", "token_width"), int)
     return ConfigDict(
         {
             "name": "vit",

@@ -29,7 +29,7 @@ from training.mesh import constrain
 from training.nets import blocks, costs, initial, layers
 from training.nets.attention import Choice, attend, choose
 from training.nets.initial import Leaf
-from vision.layers import Classifier, Images, Rates, head
+from vision.layers import Classifier, Images, Rates, cut, head
 
 POOLS = ("token", "mean", "attention")
 POSITIONS = ("learned", "sincos")
@@ -245,11 +245,9 @@ def _embed(model: ViT, params: Any, images: Array) -> Array:
     """Tokens (batch x length, width): class token, patches row by row, registers."""
     if images.shape[1:] != model.image:
         raise BadInput(f"images of {images.shape[1:]} do not fit a model of {model.image}")
-    batch, (down, across), p = images.shape[0], model.grid, model.patch
-    dtype = jnp.dtype(model.compute_dtype)
-    cut = images.astype(dtype).reshape(batch, down, p, across, p, -1)
-    rows = jnp.swapaxes(cut, 2, 3).reshape(batch * down * across, -1)
-    x = blocks.linear(params["patch"], rows).reshape(batch, down * across, model.width)
+    batch, dtype = images.shape[0], jnp.dtype(model.compute_dtype)
+    rows = cut(images.astype(dtype), model.patch)
+    x = blocks.linear(params["patch"], rows.reshape(-1, rows.shape[2])).reshape(batch, -1, model.width)
 
     def repeated(name: str) -> Array:
         table = params[name]["embedding"].astype(dtype)

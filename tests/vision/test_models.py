@@ -12,6 +12,7 @@ from training.cost import count_products
 from training.errors import BadInput
 from vision import models
 from vision.convnet import ConvNet
+from vision.mixer import Mixer
 from vision.mlp import MLP
 
 MNIST = ((28, 28, 1), 10)
@@ -35,10 +36,11 @@ def needed(fn, *args):
         MLP(7, (6, 5, 3), depth=3, width=8),
         ConvNet(7, (30, 25, 3), depth=3, width=4),
         ConvNet(7, (9, 8, 1), depth=2, width=4, padding="same"),
+        Mixer(7, (8, 6, 3), patch=2, depth=2, width=6, mlp_width=10, token_width=5),
     ],
 )
 def test_parameters_and_products_are_those_counted(model):
-    name = {MLP: "mlp", ConvNet: "convnet"}[type(model)]
+    name = {MLP: "mlp", ConvNet: "convnet", Mixer: "mixer"}[type(model)]
     said, images = models.cost(name, model), jnp.zeros((1, *model.image))
     params = nn.meta.unbox(jax.eval_shape(functools.partial(model.init, method="parameters"), jax.random.key(0)))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == said.params_total
@@ -80,6 +82,17 @@ def test_a_size_gives_the_nearest_shape(name, size):
     model.update(shape | {"size": None})
     built = models.build(model, precision(), *MNIST)
     assert models.cost(name, built).params_total == pytest.approx(size, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("name", "variant", "millions"), [("vit", "B/16", 86.5), ("mixer", "S/16", 18.5), ("mixer", "B/16", 59.9)]
+)
+def test_published_sizes(name, variant, millions):
+    """At 224 pixels and 1,000 classes (Tolstikhin et al. 2021, table 1; a ViT without a class token)."""
+    model, images = section(name=name, variant=variant), ((224, 224, 3), 1000)
+    model.update(models.options(model, *images))
+    said = models.cost(name, models.build(model, precision(), *images))
+    assert said.params_total / 1e6 == pytest.approx(millions, abs=0.1)
 
 
 def test_keys_that_are_given_go_before_the_variant():
