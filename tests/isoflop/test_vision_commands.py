@@ -98,6 +98,14 @@ def test_a_fine_tuned_run_names_its_parent(place, capsys):
     argv = ["--config=digits.py", "--config.start.run=run", "--config.start.fresh=('head/.*',)"]
     found = said(capsys, "train", *argv, "--workdir=child")
     assert found["parent"] == f"{parent['run_id']}:{parent['steps']}"
+    # Onto another set, of other classes: only with a new head.
+    other = ["--config.data.dataset=procedural", "--config.data.dataset_args.size=8", "--config.horizon.epochs=None"]
+    other += ["--config.data.dataset_args.num_classes=3", "--config.data.dataset_args.species=2"]
+    other += ["--config.data.dataset_args.frequency=1", "--config.horizon.steps=5"]
+    headless = said(capsys, "train", argv[0], argv[1], *other, "--workdir=foreign", code=2)
+    assert "start.run: run does not fit: head/bias is [10] there and [3] here; head/kernel" in headless
+    tuned = said(capsys, "train", *argv, *other, "--workdir=foreign")
+    assert tuned["num_classes"] == 3 and tuned["steps"] == 5
     wrong = said(capsys, "train", *argv, "--config.model.width=8", "--workdir=other", code=2)
     assert "start.run: run does not fit: hidden1/bias is [16] there and [8] here" in wrong
     assert not Path("other").exists()
