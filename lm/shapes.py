@@ -85,7 +85,9 @@ def _depth(width: int) -> int:
 
 
 def _fits(model: Any, width: int) -> bool:
-    return bool(sizes.head_counts(width, model.kv_heads or 1)) if model.heads is None else width % (2 * model.heads) == 0
+    return (
+        bool(sizes.head_counts(width, model.kv_heads or 1)) if model.heads is None else width % (2 * model.heads) == 0
+    )
 
 
 def _complete(model: Any, width: int, depth: int) -> dict[str, int]:

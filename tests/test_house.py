@@ -158,7 +158,8 @@ def run_readme(tmp_path, lines):
         assert run.stdout.strip(), line
 
 
-LONG = ("train", "generate", "sweep", "status", "collect", "evaluate", "reproduce")  # they train, or read what was trained
+# They train, or read what was trained.
+LONG = ("train", "generate", "sweep", "status", "collect", "evaluate", "reproduce")
 
 
 def test_the_quick_commands_of_the_readme_run(tmp_path):

@@ -40,7 +40,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
 
     path = Path(flags.workdir or Path("runs/reproduce") / plan.name)
     with progress.watching() as view:
-        outcome = launcher.run(plan, path, None, flags.workers, view)
+        outcome = launcher.run(plan, path, (), flags.workers, view)
     ids = {point.run_id for point in plan.points}
     rows = [row for row in pq.read_table(collect.collect(path)).to_pylist() if row["run_id"] in ids]
     if outcome["failed"] or any(row["status"] != "completed" for row in rows):
