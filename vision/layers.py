@@ -1,11 +1,13 @@
 """Convolutions, their norms and pools, and the head: pure functions of arrays (batch, height, width, channels)."""
 
 import functools
+import math
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from training.nets.initial import Leaf
@@ -38,6 +40,20 @@ class Classifier(nn.Module):
     def parameters(self, init_scale: Float[Array, ""] | float = 1.0) -> dict[str, Any]:
         """The parameter tree; under `init(key, init_scale, method="parameters")` it is drawn, and nothing else is run."""
         raise NotImplementedError
+
+    def filters(self, params: Any) -> Float[np.ndarray, "height width channels filters"] | None:
+        """What the first layer correlates images with; None: nothing that can be seen."""
+        kernels = [params[name]["kernel"] for name in ("stem", "conv1") if name in params]
+        if kernels:
+            return kernels[0]
+        kernel = next((params[name]["kernel"] for name in ("patch", "hidden1") if name in params), None)
+        height, width, channels = self.image  # type: ignore[attr-defined]
+        if kernel is None:
+            return None
+        sides = (
+            (height, width) if len(kernel) == height * width * channels else 2 * (math.isqrt(len(kernel) // channels),)
+        )
+        return kernel.reshape(*sides, channels, -1)
 
     def classify(
         self, images: Images, key: Array | None = None, rates: Rates | None = None, train: bool = False

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from training.cost import Cost
 from training.errors import BadInput
 from training.task import Arrays
-from vision import augment, datasets, metrics, models, rules as named_rules
+from vision import augment, datasets, figures, metrics, models, probe, rules as named_rules
 from vision.augment import Augment
 from vision.layers import Classifier
 
@@ -25,6 +25,7 @@ INDIFFERENT = (
 INPUTS = ("data.fold", "data.folds", "data.limit", "data.validation", "data.seed", "evaluation.split")
 UNIT = "images"  # what people count a run in
 SPLITS = ("test", "validation")
+SHOWN = 8  # images in a figure of attention
 
 
 def defaults() -> ConfigDict:
@@ -112,7 +113,7 @@ class ImageModel:
         rates = {name: hyper[name] for name in models.DROPS}
         variables = {"params": params, **stats}
         logits, stats = self.classifier.apply(  # type: ignore[misc]
-            variables, self._normalised(images), dropped, rates, True, method="classify"
+            variables, self.normalised(images), dropped, rates, True, method="classify"
         )
         logits = logits.astype(jnp.float32)
         total = -jnp.sum(targets * jax.nn.log_softmax(logits))
@@ -122,10 +123,11 @@ class ImageModel:
 
     def score(self, params: Any, stats: Any, batch: Any) -> jax.Array:
         """Logits [batch, classes], with running statistics and nothing dropped."""
-        images = self._normalised(batch["image"].astype(jnp.float32) / 255)
+        images = self.normalised(batch["image"].astype(jnp.float32) / 255)
         return self.classifier.apply({"params": params, **stats}, images).astype(jnp.float32)  # type: ignore[union-attr]
 
-    def _normalised(self, images: jax.Array) -> jax.Array:
+    def normalised(self, images: jax.Array) -> jax.Array:
+        """Pixels in [0, 1] as the model wants them: of mean 0 and deviation 1 over the dataset, by channel."""
         return (images - jnp.asarray(self.mean)) / jnp.asarray(self.std)
 
 
@@ -179,6 +181,35 @@ class VisionTask:
         columns = {"index": np.arange(len(labels)), "label": labels, "prediction": chances.argmax(axis=1)}
         columns |= {f"p_{name}": chances[:, i] for i, name in enumerate(self._data.classes)}
         return {"eval_set": self._split(final).name, **metrics.details(logits, labels, self._data.classes)}, columns
+
+    def probe(self, params: Any, stats: Any, shots: int) -> dict[str, float]:
+        """Accuracy on the reported set of a linear classifier on frozen features, from so many training images a class."""
+
+        @jax.jit
+        def features(images: jax.Array) -> jax.Array:
+            pixels = self.model.normalised(images.astype(jnp.float32) / 255)
+            found: Any = self.model.classifier.apply({"params": params, **stats}, pixels, method="features")
+            return found[0]
+
+        classes = len(self._data.classes)
+        return {f"probe_{shots}_shot": probe.few_shot(features, self._train, self._final, classes, shots)}  # type: ignore[arg-type]
+
+    def figures(self, params: Any, stats: Any, outputs: Iterable[np.ndarray]) -> dict[str, Any]:
+        """Confusions, and where the model has them, first-layer filters and attention on some of the images."""
+        logits, labels = self._scored(outputs, final=True)
+        made = {"confusion": figures.confusion(metrics.confusion(logits, labels), self._data.classes)}
+        found: Any = self.model.classifier
+        kernel = found.filters(jax.tree.map(np.asarray, params))
+        if kernel is not None:
+            made["filters"] = figures.filters(kernel)
+        if hasattr(found, "attention_maps"):
+            images = self._final.images(np.arange(min(SHOWN, self._final.count)))
+            pixels = self.model.normalised(jnp.asarray(images, jnp.float32) / 255)
+            maps = found.apply({"params": params, **stats}, pixels, method="attention_maps")
+            before = int(found.pool == "token")
+            received = np.asarray(maps).mean(axis=(2, 3))[..., before : before + found.grid[0] * found.grid[1]]
+            made["attention"] = figures.attention(images / 255, received.reshape(*received.shape[:2], *found.grid))
+        return made
 
     def facts(self) -> dict[str, Any]:
         """Record entries of the dataset and the attention chosen."""

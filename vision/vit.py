@@ -144,6 +144,18 @@ class ViT(Classifier):
         x = blocks.norm(self, params["final_norm"], x).reshape(batch, self.length, self.width)
         return _pool(self, params, x), {}
 
+    def attention_maps(self, images: Images) -> Float[Array, "depth batch heads length length"]:
+        """The softmax of every block's attention: how much each token (last axis but one) takes from each."""
+        params, batch = self.parameters(), images.shape[0]
+
+        def mix(q: Array, k: Array, v: Array, kept: None) -> tuple[Array, Array]:
+            weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k) * self.head_width**-0.5)
+            return jnp.einsum("bhqk,bkhd->bqhd", weights, v), weights
+
+        quick = self.clone(scan=True, remat="none")
+        how = {"batch": batch, "turn": lambda x: x, "mix": mix, "drop": blocks.dropper(None)}
+        return blocks.run(quick, params["blocks"], _embed(self, params, images), None, **how)[1]
+
 
 def variant(name: str) -> dict[str, int]:
     """The shape of a published model, with its patch: "B/16".

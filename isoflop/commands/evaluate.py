@@ -12,6 +12,7 @@ SUMMARY = "evaluate a run's checkpoint: every metric, by class where there are c
 EXAMPLE = """
 isoflop evaluate runs/fashion
 isoflop evaluate runs/fashion --split=validation --predictions=predictions.parquet
+isoflop evaluate runs/fashion --probe=10 --figures=figures
 """
 
 
@@ -24,6 +25,15 @@ def define(flags: absl_flags.FlagValues) -> None:
         None,
         "Write a row an example here (.csv or .parquet), where the family has any.",
         flag_values=flags,
+    )
+    absl_flags.DEFINE_integer(
+        "probe",
+        0,
+        "Of images: also the accuracy of a linear classifier on that many images a class.",
+        flag_values=flags,
+    )
+    absl_flags.DEFINE_string(
+        "figures", None, "Of images: draw confusions, filters and attention into this folder.", flag_values=flags
     )
 
 
@@ -52,11 +62,18 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     config.start = ConfigDict({"run": "", "step": None, "fresh": ()})
     config = configs.resolve(config)
     task, mesh = family_of(config.task).build(config), meshes.build(config.mesh)
+    for flag in ("probe", "figures"):
+        if flags[flag].value and not hasattr(task, flag):
+            raise BadInput(f"--{flag}: {config.task} has none")
     stats = checkpoint.load_part(folder, "stats", flags.step, mesh)
     params = checkpoint.load_part(folder, "ema", flags.step, mesh) or checkpoint.load_params(folder, flags.step, mesh)
     outputs = list(evaluation.scores(task, params, stats, mesh, config.precision.matmul))
     details = getattr(task, "details", None)
     payload, columns = (task.summarize(outputs), None) if details is None else details(outputs)
+    if flags.probe:
+        payload |= task.probe(params, stats, flags.probe)  # type: ignore[attr-defined]
+    if flags.figures:
+        payload["figures"] = _draw(task.figures(params, stats, outputs), Path(flags.figures))  # type: ignore[attr-defined]
     if target:
         if columns is None:
             raise BadInput(f"--predictions: {config.task} has none to export")
@@ -72,6 +89,13 @@ def _write(columns: dict[str, Any], target: Path) -> None:
         table.to_csv(target, index=False)
     else:
         table.to_parquet(target, index=False)
+
+
+def _draw(figures: dict[str, Any], folder: Path) -> list[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png", dpi=160)
+    return [str(folder / f"{name}.png") for name in figures]
 
 
 def _text(payload: dict[str, Any], target: Path | None) -> Any:
@@ -91,4 +115,4 @@ def _text(payload: dict[str, Any], target: Path | None) -> Any:
         for row, counts in zip(payload["classes"], payload["confusion"], strict=True):
             grid.add_row(row["class"], *map(str, counts))
         parts += ["", table, "", *([grid] if len(payload["classes"]) <= 12 else [])]
-    return Group(*parts, *([str(target)] if target else []))
+    return Group(*parts, *payload.get("figures", []), *([str(target)] if target else []))
