@@ -1,4 +1,7 @@
-"""A simulated sweep and its fit, shared by the tests of the laws."""
+"""A simulated sweep and its fit, shared by the tests of the laws.
+
+What is compiled for a law is compiled for a number of rows: tables of 28, as the four smaller budgets have, share it.
+"""
 
 import pandas as pd
 import pytest
@@ -19,6 +22,14 @@ def curves(sweep) -> pd.DataFrame:
 def below(sweep) -> pd.DataFrame:
     """All budgets but the largest."""
     return sweep[sweep["budget"] < 1e12]
+
+
+@pytest.fixture(scope="session")
+def held(sweep):
+    """The law of the four smaller budgets, with the fifth held out."""
+    import laws
+
+    return laws.load(sweep).fit("chinchilla", resamples=100, holdout_above=6e11)
 
 
 @pytest.fixture(scope="session")

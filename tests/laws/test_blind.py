@@ -1,9 +1,9 @@
 """Freezing and scoring: what was predicted before, against what was measured after."""
 
+import dataclasses
 import json
 
 import pytest
-from simulated import simulate
 
 import laws
 from laws.blind import freeze, score
@@ -12,14 +12,25 @@ from laws.errors import BadTable, NotBlind
 BEFORE, AFTER = -1000.0, 1000.0
 
 
+@pytest.fixture(scope="module")
+def files(below, tmp_path_factory):
+    """A fit of the smaller budgets, frozen: its files, and what they held when the prediction was made."""
+    folder = tmp_path_factory.mktemp("study")
+    below.to_parquet(folder / "runs.parquet")
+    fit_path = laws.load(folder / "runs.parquet").fit("chinchilla", resamples=50).save(folder / "fit.json")
+    freeze(laws.read_fit(fit_path), folder / "prediction.json", fit_path=fit_path, compute=1e12)
+    return {path: path.read_bytes() for path in folder.iterdir()}
+
+
 @pytest.fixture
-def study(sweep, below, tmp_path):
-    """A fit of the smaller budgets, frozen, and the table in which the largest was measured afterwards."""
-    path = tmp_path / "runs.parquet"
-    below.to_parquet(path)
-    fit_path = laws.load(path).fit("chinchilla", resamples=50).save(tmp_path / "fit.json")
-    frozen = tmp_path / "prediction.json"
-    at = freeze(laws.read_fit(fit_path), frozen, fit_path=fit_path, compute=1e12)["created_at"]
+def study(sweep, files):
+    """The files as they were, and the table in which the largest budget was measured afterwards."""
+    for file, content in files.items():
+        file.write_bytes(content)
+    frozen, fit_path, path = (
+        next(iter(files)).with_name(f"{n}") for n in ("prediction.json", "fit.json", "runs.parquet")
+    )
+    at = json.loads(frozen.read_text())["created_at"]
 
     def measure(shift: float = AFTER, **changes):
         grown = sweep.assign(ended_at=[at + (shift if budget == 1e12 else BEFORE) for budget in sweep.budget])
@@ -110,11 +121,12 @@ def test_without_times_it_is_not_shown_to_be_blind(study):
     assert any("ended_at" in text for text in found["warnings"])
 
 
-def test_an_uninformative_interval_is_called_so(tmp_path):
-    noisy = simulate(noise=0.03)
-    fitted = laws.load(noisy[noisy.budget <= 1.8e11]).fit("chinchilla", resamples=50)
-    freeze(fitted, tmp_path / "p.json", compute=1e12)
-    found = score(tmp_path / "p.json", laws.load(noisy.assign(ended_at=9e9)))
+def test_an_uninformative_interval_is_called_so(study, sweep, tmp_path):
+    _, fit_path, _ = study
+    fitted = laws.read_fit(fit_path)
+    loud = fitted.report | {"noise": fitted.report["noise"] | {"residual": 0.03}}
+    freeze(dataclasses.replace(fitted, report=loud), tmp_path / "p.json", compute=1e12)
+    found = score(tmp_path / "p.json", laws.load(sweep.assign(ended_at=9e9)))
     assert found["relative_width"] > 0.05
     assert not found["informative"]
     assert any("uninformative" in text for text in found["warnings"])

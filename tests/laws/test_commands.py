@@ -94,11 +94,16 @@ def test_plot(capsys, folder, tmp_path):
     assert {"isoflop.png", "learning_curves.svg"} <= {path.rsplit("/", 1)[1] for path in found["figures"]}
 
 
-def test_text_for_people(capsys, folder):
-    for argv in (["predict", "--compute=1e12"], ["plot", f"--out={folder / 'figures'}"]):
+def test_text_for_people(capsys, folder, tmp_path):
+    runs, plain = str(folder / "runs.parquet"), str(tmp_path / "plain.json")
+    for argv, part in (
+        (["predict", str(folder / "fit.json"), "--compute=1e12"], "loss "),
+        (["fit", runs, "--law=power_c", "--bootstrap=0", f"--out={plain}"], "L(C) = k / C^p"),
+        (["plot", plain, f"--out={tmp_path}"], f"{tmp_path / 'residuals.png'}\n"),
+    ):
         capsys.readouterr()
-        assert cli.main([argv[0], str(folder / "fit.json"), *argv[1:]]) == 0
-        assert capsys.readouterr().out.strip()
+        assert cli.main(argv) == 0
+        assert part in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

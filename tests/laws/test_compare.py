@@ -1,10 +1,10 @@
 """The compute multiplier: known truths, laws with floors, conventions, and the command."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
-from simulated import simulate
 
 import laws
 from isoflop import cli
@@ -15,11 +15,11 @@ TARGET = 1e12
 
 
 @pytest.fixture(scope="module")
-def fits(tmp_path_factory):
+def fits(tmp_path_factory, below):
     """A sweep, and one in which every run needs half the compute: each loss is that of twice the tokens."""
-    folder, frame = tmp_path_factory.mktemp("fits"), simulate()
+    folder, frame = tmp_path_factory.mktemp("fits"), below
     faster = frame.assign(**{name: frame[name] / 2 for name in ("tokens", "flops_exact", "flops_6nd")})
-    tables = {"a": frame, "b": faster, "worse": frame.assign(loss=frame.loss + 0.4)}
+    tables = {"a": frame, "b": faster}
     found = {name: laws.load(table).fit("chinchilla", resamples=64, target=TARGET) for name, table in tables.items()}
     for name, fitted in found.items():
         fitted.save(folder / f"{name}.json")
@@ -46,16 +46,19 @@ def test_a_law_with_itself_is_even(fits):
 
 def test_a_floor_above_the_loss_has_no_multiplier_and_says_why(fits):
     _, found = fits
+    report = found["a"].report
+    higher = {key: report[key] | {"E": np.array(report[key]["E"]) + 0.4} for key in ("params", "samples")}
+    worse = dataclasses.replace(found["a"], report=report | higher)
     high = float(found["a"].predict(compute=1e18)["loss"])
-    assert high < found["worse"].params["E"]
-    (point,) = compare(found["a"], found["worse"], np.array([1e18]))["points"]
+    assert high < worse.params["E"]
+    (point,) = compare(found["a"], worse, np.array([1e18]))["points"]
     assert point["multiplier"] is None and point["interval"] is None
     assert "B does not reach it" in point["reason"]
 
 
-def test_other_conventions_of_compute_are_refused(fits):
+def test_other_conventions_of_compute_are_refused(fits, below):
     _, found = fits
-    other = laws.load(simulate(), c="flops_6nd").fit("chinchilla", resamples=0)
+    other = laws.load(below, c="flops_6nd").fit("chinchilla", resamples=0)
     with pytest.raises(BadTable, match=r"count compute differently \(flops_exact and flops_6nd\)"):
         compare(found["a"], other)
 

@@ -34,8 +34,8 @@ def test_intervals_narrow_as_budgets_are_added_and_hold_the_truth(fitted):
     assert sum(cut["interval"][0] < truth < cut["interval"][1] for cut in found["cuts"]) >= 3
 
 
-def test_a_held_out_budget_is_forecast_and_never_seen(sweep):
-    found = laws.load(sweep).fit("chinchilla", resamples=40, holdout_above=6e11).report["rollout"]
+def test_a_held_out_budget_is_forecast_and_never_seen(sweep, held):
+    found = held.report["rollout"]
     top = sweep[sweep.budget == sweep.budget.max()]
     assert found["measured"] == pytest.approx(top.groupby("params_total").loss.mean().min())
     assert found["target"]["c"] == pytest.approx(1e12, rel=1e-3)

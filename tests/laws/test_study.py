@@ -46,8 +46,7 @@ def test_files_that_are_no_fit(tmp_path, content):
         laws.read_fit(tmp_path / "none.json")
 
 
-def test_hold_out_is_not_seen_by_the_fit(sweep, below, fitted):
-    held = laws.load(sweep).fit("chinchilla", resamples=100, holdout_above=6e11)
+def test_hold_out_is_not_seen_by_the_fit(sweep, below, held):
     alone = laws.load(below).fit("chinchilla", resamples=0)
     assert held.params == pytest.approx(alone.params, rel=1e-6)
     assert held.report["n_runs"] == len(below)
@@ -82,15 +81,16 @@ def test_baselines(sweep):
 
 
 def test_warnings_about_rows_and_runs(curves, sweep):
-    joined = curves.iloc[::20].merge(sweep[["run_id", "params_total"]], on="run_id")
-    found = laws.load(joined).fit("chinchilla", resamples=20)
+    joined = curves.iloc[99::100].merge(sweep[["run_id", "params_total"]], on="run_id")
+    found = laws.load(joined).fit("chinchilla", resamples=0)
     assert found.report["n_runs"] == len(sweep)
-    assert found.report["n_rows"] == len(joined)
+    assert found.report["n_rows"] == len(joined) == 2 * len(sweep)
     assert any("not independent" in text for text in found.warnings)
 
 
+@pytest.mark.slow
 def test_outliers_are_shown_to_matter(published):
-    """Trap: 2% of the published runs move a from 0.565 to 0.514."""
+    """Trap: 2% of the published runs move a from 0.565 to 0.514. (Fast: test_golden.py, less the resamples.)"""
     columns = {"n": "params", "d": "tokens"}
     shaken = laws.load(published / "chinchilla_figure4.csv", **columns).fit("chinchilla", resamples=100)
     assert any("outliers matter" in text and "from 0.565 to 0.51" in text for text in shaken.warnings)
@@ -107,7 +107,7 @@ def test_mixed_shapes_spoil_the_cost_curve(sweep):
 
 def test_reading_interface(below):
     """The three calls of the notebook."""
-    found = laws.load(below).fit("chinchilla", resamples=20)
+    found = laws.load(below).fit("chinchilla", resamples=0)
     assert found.predict(compute=1e12)["loss"] < below.loss.min()
     assert "L(N, D)" in str(found)
     with pytest.raises(AttributeError):

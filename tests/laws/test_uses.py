@@ -116,11 +116,11 @@ def test_curves_that_cannot_collapse():
 def ladder():
     """Runs whose task loss follows size and data, and whose accuracy follows the task loss."""
     rng = np.random.default_rng(0)
-    n, d = 10 ** rng.uniform(7, 9.5, 60), 10 ** rng.uniform(9, 11, 60)
+    n, d = 10 ** rng.uniform(7, 9.5, 28), 10 ** rng.uniform(9, 11, 28)
     law = find("chinchilla")
     loss = law.value({"A": 40.0, "B": 60.0, "E": 0.4, "alpha": 0.25, "beta": 0.24}, {"n": n, "d": d})
     accuracy = 0.25 + 0.7 / (1 + np.exp(4 * (loss - 0.9)))
-    noise = np.exp(0.003 * rng.standard_normal((2, 60)))
+    noise = np.exp(0.003 * rng.standard_normal((2, 28)))
     frame = pd.DataFrame({"n": n, "d": d, "bits": loss * noise[0], "accuracy": accuracy * noise[1]})
     first = laws.load(frame, n="n", d="d", loss="bits").fit("chinchilla", resamples=100)
     second = laws.load(frame, loss="accuracy", columns={"q": "bits"}).fit("task_accuracy", resamples=100)
