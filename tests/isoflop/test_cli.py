@@ -152,16 +152,16 @@ def test_a_plan_refuses_what_the_machine_cannot_do(capsys, override, message):
 
 def test_the_examples_of_commands_resolve(capsys):
     """Every config that an example of `--help` names, with the overrides it gives, is one that can be run."""
-    seen = 0
+    seen = set()
     for name in cli.COMMANDS:
         command = importlib.import_module(f"isoflop.commands.{name}")
         for example in command.EXAMPLE.strip().splitlines():
-            words = [word for word in shlex.split(example, comments=True) if word.startswith("--config")]
-            if words:
+            words = tuple(word for word in shlex.split(example, comments=True) if word.startswith("--config"))
+            if words and words not in seen:
                 code, _, err = run(capsys, "plan", *words, "--nomemory")
                 assert code == 0, f"{example}: {err}"
-                seen += 1
-    assert seen >= 4
+                seen.add(words)
+    assert len(seen) >= 4
 
 
 def test_none_opens_what_the_file_gives(capsys):

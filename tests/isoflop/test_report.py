@@ -289,7 +289,7 @@ def test_the_surface_holds_the_runs_and_the_frontier_of_the_law(study):
 
 def test_a_law_of_compute_alone_has_no_best_use_of_compute(folder, tmp_path):
     (tmp_path / "sweep").symlink_to(folder / "sweep")
-    laws.load(collect(folder / "sweep")).fit("power_offset_c", resamples=20).save(tmp_path / "fit.json")
+    laws.load(collect(folder / "sweep")).fit("power_offset_c", resamples=0).save(tmp_path / "fit.json")
     text = page.render(studies.load(tmp_path))
     assert sections(text) == ["isoflop", "compute", "residuals", "curves", "law", "runs", "provenance"]
     assert "Loss follows L(C) = E + k / C^p" in Page(text).said

@@ -60,7 +60,7 @@ def loss(model, length, batch=1):
 
 
 @given(decoders())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_parameters_equal_the_real_tree_by_component(model):
     tree, count = parameters(model), cost(model, model.max_length, model.vocab_size).params
     blocks = tree["blocks"]
@@ -78,14 +78,14 @@ def test_parameters_equal_the_real_tree_by_component(model):
 
 
 @given(decoders(), st.integers(1, 3))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_forward_products_equal_the_jaxpr(model, batch):
     counted = count_products(forward(model, model.max_length, batch))
     assert counted == batch * cost(model, model.max_length, model.vocab_size).flops_forward
 
 
 @given(decoders())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_training_products_and_recomputation_equal_the_gradient_jaxpr(model):
     counted = count_products(jax.make_jaxpr(loss(model, model.max_length))(parameters_unboxed(model)))
     expected = cost(model, model.max_length, model.vocab_size)

@@ -107,7 +107,9 @@ def test_fit_a_law_shows_its_figures_and_says_nothing_on_the_side(executed):
     assert [output for output in outputs(executed) if output.get("name") == "stderr"] == []
 
 
+@pytest.mark.slow
 def test_published_laws_come_out_as_published(refitted):
+    """The same numbers are those of tests/laws/test_golden.py."""
     found = json.loads(refitted.cells[-1].outputs[0].text)
     ours, theirs = found["constants"]["ours"], found["constants"]["Besiroglu et al."]
     assert ours == pytest.approx(theirs, rel=0.01)
@@ -124,6 +126,7 @@ def test_published_laws_come_out_as_published(refitted):
     assert found["experts"]["a"] == pytest.approx(-0.0835, abs=5e-5)
 
 
+@pytest.mark.slow
 def test_published_laws_are_shown_in_figures(refitted):
     images = [o for o in outputs(refitted) if "image/png" in o.get("data", {})]
     assert len(images) == 11

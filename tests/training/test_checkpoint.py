@@ -1,10 +1,11 @@
 """Checkpoints that cannot be written or read: one line, and nothing half-written."""
 
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 import toy
 
 from training import loop
@@ -52,23 +53,33 @@ READ = """
 import sys
 from pathlib import Path
 from training.checkpoint import load_params
-try:
-    load_params(Path(sys.argv[1]))
-except Exception as error:
-    print(type(error).__name__, error)
+for path in sys.argv[1:]:
+    try:
+        load_params(Path(path))
+    except Exception as error:
+        print(type(error).__name__, error)
 """
+HARM: dict[str, Callable[[bytes], bytes | None]] = {
+    "flipped": lambda content: bytes(byte ^ 255 for byte in content),
+    "cut": lambda content: content[: len(content) // 2],
+    "gone": lambda content: None,
+}
 
 
-@pytest.mark.parametrize("harm", ["flipped", "cut", "gone"])
-def test_a_damaged_checkpoint_is_one_line(tmp_path, harm):
-    loop.run(resolve(toy.config()), tmp_path)
-    (step,) = (tmp_path / "checkpoints").iterdir()
-    for path in (step / "params").rglob("*"):
-        if path.is_file() and "/d/" in str(path):
-            content = path.read_bytes()
-            path.unlink()
-            if harm != "gone":
-                path.write_bytes(content[: len(content) // 2] if harm == "cut" else bytes(b ^ 255 for b in content))
-    found = run(READ, tmp_path)
-    assert found.stdout.startswith(f"BadInput checkpoint {step}: damaged, ")
-    assert len(found.stdout.splitlines()) == 1 and "never awaited" not in found.stderr
+def test_a_damaged_checkpoint_is_one_line(tmp_path):
+    loop.run(resolve(toy.config()), tmp_path / "whole")
+    for name, harmed in HARM.items():
+        shutil.copytree(tmp_path / "whole", tmp_path / name)
+        (step,) = (tmp_path / name / "checkpoints").iterdir()
+        for path in (step / "params").rglob("*"):
+            if path.is_file() and "/d/" in str(path):
+                content = harmed(path.read_bytes())
+                path.unlink()
+                if content is not None:
+                    path.write_bytes(content)
+    found = run(READ, *(tmp_path / name for name in HARM))
+    lines = found.stdout.splitlines()
+    assert len(lines) == len(HARM) and "never awaited" not in found.stderr
+    for line, name in zip(lines, HARM, strict=True):
+        assert line.startswith(f"BadInput checkpoint {tmp_path / name / 'checkpoints'}/")
+        assert ": damaged, " in line

@@ -1,5 +1,7 @@
 """Initial values: what a module declares is what it draws, and what it reads again, stacked or not."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -23,6 +25,7 @@ class Net(nn.Module):
         return parameters(self, LEAVES, stacks, scale, "float32")
 
 
+@functools.lru_cache
 def boxed(model, scale=1.0):
     return model.init(jax.random.key(0), scale)["params"]
 

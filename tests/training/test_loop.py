@@ -73,9 +73,8 @@ def cut_at(step):
     return observe
 
 
-@pytest.mark.parametrize("stride", [1, 4])
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_a_cut_run_continues_bit_for_bit(tmp_path, stride, optimizer):
+@pytest.mark.parametrize(("optimizer", "stride"), [("adamw", 4), ("muon", 1)])
+def test_a_cut_run_continues_bit_for_bit(tmp_path, optimizer, stride):
     changes = {"steps_per_call": stride, "checkpoint.every_steps": 5, "model.dropout": 0.1, "optimizer.ema": 0.9}
     config = toy.config(**changes, **{"optimizer.name": optimizer, "horizon.steps": 26})
     whole = loop.run(config, tmp_path / "whole")
