@@ -12,7 +12,8 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
-from contenders import B1, B2, CLIP, DECAY, EPS, LEARNING_RATE, Step, engine, matmul_peak
+
+from benchmarks.contenders import B1, B2, CLIP, DECAY, EPS, LEARNING_RATE, Step, engine, matmul_peak
 
 IMAGE, CLASSES, MEAN, STD = (28, 28, 1), 10, 0.286, 0.353
 

@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(Path(__file__).parent)]
+sys.path[:0] = [str(ROOT)]
 
-import contenders  # noqa: E402
-import image_contenders  # noqa: E402
+from benchmarks import contenders, image_contenders  # noqa: E402
 
 # By shape: what is to be built, and by whom.
 SHAPES: dict[str, Any] = contenders.SHAPES | image_contenders.SHAPES
