@@ -11,8 +11,8 @@ from training.errors import BadInput
 
 SUMMARY = "train a baseline over its seeds or folds and compare with the mean that its config records"
 EXAMPLE = """
-isoflop reproduce --config=configs/vision/digits_mlp.py
-isoflop reproduce --config=configs/vision/fashion_convnet.py --workdir=runs/convnet --workers=2
+isoflop reproduce --config=configs/vision/perceptron.py:mnist5k
+isoflop reproduce --config=configs/vision/convnet.py --workdir=runs/convnet --workers=2
 """
 CONFIG = True
 
