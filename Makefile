@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 # The main job: a sweep of language models on real text, its law, a blind prediction, the score, figures and a report.
 demo: install
-	$(BIN)/python -m isoflop.demo --workdir $(WORKDIR)
+	$(BIN)/python -m isoflop study --config=configs/lm/demo.py --workdir=$(WORKDIR)
 
 test: install
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow'

@@ -22,6 +22,7 @@ COMMANDS = {
     "plan": "price the points of a run or sweep; nothing is run",
     "train": "train one run, resumable",
     "sweep": "train every point of a sweep that is not done",
+    "study": "sweep, fit, predict blind, score, report: one config, one command",
     "status": "the states of a sweep's points",
     "collect": "write runs.parquet and curves.parquet",
     "reproduce": "train a baseline and compare with the mean its config records",

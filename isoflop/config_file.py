@@ -55,6 +55,8 @@ def define_config(values: absl_flags.FlagValues, argv: list[str]) -> list[str]:
     spec, rest = _take(argv)
     if spec is None:
         raise BadInput("--config=FILE[:arg] is missing")
+    words = [word for word in rest if word.lstrip("-").startswith("config.")]
+    absl_flags.DEFINE_multi_string("config_words", [f"--config={spec}", *words], "As given.", flag_values=values)
     # The flag looks for its overrides in this list, not in what absl parses.
     config = load(spec)
     rest = _opened(config, rest)

@@ -42,6 +42,13 @@ def defaults() -> ConfigDict:
             "min_steps": 1,  # points with fewer steps are refused
             "max_epochs": placeholder(float),  # and points that see an example more often than this
             "strict": False,  # refused points are an error
+            # What `isoflop study` does beside the sweep: the largest value of the label `budget` is held out.
+            "study": {
+                "law": "chinchilla",
+                "d": "tokens",  # the column that is D: images are counted in "examples"
+                "loss": "loss",
+                "size": "",  # the key that makes the size; where a budget's best is at an edge, the next one is added
+            },
             # A baseline: the mean of `metric` over the runs as it was measured, and how far off another mean may be;
             # without a mean it has not been reproduced.
             "expected": {

@@ -1,7 +1,7 @@
 """The study of `make demo`: iso-FLOP curves of two-layer decoders on the source of Python's standard library, in minutes.
 
     isoflop plan --config=configs/lm/demo.py
-    isoflop sweep --config=configs/lm/demo.py --workdir=runs/demo
+    isoflop study --config=configs/lm/demo.py --workdir=runs/demo
 
 Five budgets of exact training FLOPs; the largest is trained only after its loss has been predicted from the other four
 (`make demo`). Every point makes at least 400 steps, since shorter runs are limited by their steps rather than by their
@@ -12,7 +12,7 @@ one curve: two blocks (single ones fall off it), two heads (one head lost 2% at 
 
 from ml_collections import ConfigDict
 
-from sweeps.design import axis, chain, label, product
+from configs import study
 
 WIDTHS = {
     1.0e11: (12, 16, 20, 24, 32, 40),
@@ -22,6 +22,7 @@ WIDTHS = {
     1.0e12: (24, 32, 48, 64, 80),
 }
 REPEATED = {1.0e11: 20, 1.8e11: 24, 3.2e11: 32, 5.8e11: 32, 1.0e12: 48}  # three seeds, for the noise
+LIMITS = {"min_steps": 400, "max_epochs": 1.0}
 
 
 def base() -> ConfigDict:
@@ -40,16 +41,6 @@ def base() -> ConfigDict:
     )
 
 
-def point(budget: float, width: int):
-    return label(product(axis("horizon.flops", [budget]), axis("model.width", [width])), budget=budget)
-
-
-def get_config(arg: str = "") -> ConfigDict:
-    """The sweep; `arg` adds widths to budgets, as in "1e11=56,1e12=96"."""
-    added = [(float(budget), int(width)) for budget, width in (pair.split("=") for pair in arg.split(",") if pair)]
-    grid = [point(budget, width) for budget, widths in WIDTHS.items() for width in widths]
-    grid += [point(budget, width) for budget, width in added]
-    again = [product(point(budget, width), axis("seed", (1, 2))) for budget, width in REPEATED.items()]
-    return ConfigDict(
-        {"name": "demo", "base": base(), "design": chain(*grid, *again), "min_steps": 400, "max_epochs": 1.0}
-    )
+def get_config() -> ConfigDict:
+    """The study."""
+    return study("demo", base(), WIDTHS, REPEATED, **LIMITS)

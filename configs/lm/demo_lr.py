@@ -24,4 +24,4 @@ def get_config(arg: str = "") -> ConfigDict:
             for budget, widths in POINTS.items()
         )
     )
-    return ConfigDict({"name": "demo_lr", "base": demo.base(), "design": design, "min_steps": 400, "max_epochs": 1.0})
+    return ConfigDict({"name": "demo_lr", "base": demo.base(), "design": design, **demo.LIMITS})

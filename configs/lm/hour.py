@@ -1,7 +1,7 @@
 """The study of `make demo` with an hour on two cores: larger budgets, on 77 MB of prose and documentation.
 
     isoflop prepare --config=configs/lm/hour.py
-    isoflop sweep --config=configs/lm/hour.py --workdir=runs/hour
+    isoflop study --config=configs/lm/hour.py --workdir=runs/hour
 
 The corpus is three Debian packages, fetched by `apt-get download` (no root). Without them, `configs/lm/hour.py:stdlib` runs
 the three smaller budgets on the standard library, which is too short for the others: no token would be seen only once.
@@ -9,8 +9,8 @@ the three smaller budgets on the standard library, which is too short for the ot
 
 from ml_collections import ConfigDict
 
+from configs import study
 from configs.lm import demo
-from sweeps.design import axis, chain, product
 
 WIDTHS = {
     1.0e12: (32, 48, 64, 80, 96),
@@ -33,9 +33,5 @@ def get_config(arg: str = "debian") -> ConfigDict:
         raise ValueError(f"the argument is debian or stdlib, got {arg!r}")
     base.batch_size = 8
     base.evaluation.tokens = 1_048_576
-    grid = [
-        demo.point(budget, width) for budget, widths in WIDTHS.items() if budget <= LARGEST[arg] for width in widths
-    ]
-    again = [product(demo.point(budget, width), axis("seed", (1, 2))) for budget, width in REPEATED.items()]
-    design = chain(*grid, *again)
-    return ConfigDict({"name": f"hour-{arg}", "base": base, "design": design, "min_steps": 400, "max_epochs": 1.0})
+    grid = {budget: widths for budget, widths in WIDTHS.items() if budget <= LARGEST[arg]}
+    return study(f"hour-{arg}", base, grid, REPEATED, **demo.LIMITS)

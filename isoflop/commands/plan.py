@@ -34,7 +34,7 @@ COLUMNS = {
 
 def define(flags: absl_flags.FlagValues) -> None:
     """The flags of the command."""
-    absl_flags.DEFINE_multi_string("where", [], "Only points that meet this, as in budget<=1e11.", flag_values=flags)
+    define_points(flags)
     absl_flags.DEFINE_boolean(
         "memory",
         None,
@@ -52,7 +52,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     """Plan, price and print."""
     if args:
         raise BadInput(f"plan takes no operands, got {args[0]!r}")
-    plan = plans.plan(flags.config, [condition(text) for text in flags.where])
+    plan = planned(flags)
     workers = flags.workers
     if workers is not None and workers < 1:
         raise BadInput(f"--workers: must be at least 1, got {workers}")
@@ -83,12 +83,36 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     return Output(payload, _text(payload, plan))
 
 
-def condition(text: str) -> design.Condition:
-    """The condition of a `--where`."""
+def define_points(flags: absl_flags.FlagValues) -> None:
+    """The flags that choose the points of a sweep."""
+    absl_flags.DEFINE_multi_string("where", [], "Only points that meet this, as in budget<=1e11.", flag_values=flags)
+    absl_flags.DEFINE_string(
+        "points", None, "More points than the config's, of a CSV or JSON file, as propose writes them.",
+        flag_values=flags,
+    )  # fmt: skip
+
+
+def planned(flags: absl_flags.FlagValues) -> plans.Plan:
+    """The plan of `--config` with `--points` and `--where`.
+
+    Raises:
+      BadInput: the flags are wrong, or the plan is.
+    """
+    config = flags.config
+    if flags.points is not None:
+        if "design" not in config:
+            raise BadInput("--points: the config is one run, not a sweep")
+        try:
+            added = design.table(flags.points)
+        except ValueError as error:
+            raise BadInput(f"--points: {error}") from error
+        with config.unlocked():
+            config.design = design.chain(config.design, added)
     try:
-        return design.condition(text)
+        where = [design.condition(text) for text in flags.where]
     except ValueError as error:
         raise BadInput(f"--where: {error}") from error
+    return plans.plan(config, where)
 
 
 def _prices(

@@ -14,7 +14,7 @@ SUMMARY = "the next runs for a FLOP budget: those that most reduce the error of 
 EXAMPLE = """
 isoflop propose fit.json --budget=1e13 --runs=10 --target=1e14
 isoflop propose fit.json --of=n --out=next.csv
-# in a sweep's config: "design": sweeps.design.table("next.csv")
+isoflop sweep --config=configs/lm/demo.py --points=next.csv --workdir=runs/demo/sweep
 """
 FORMATS = (".csv", ".json")
 

@@ -5,9 +5,9 @@ from pathlib import Path
 from absl import flags as absl_flags
 
 from isoflop.cli import Output
-from isoflop.commands.plan import condition
+from isoflop.commands.plan import define_points, planned
 from isoflop.commands.status import table
-from sweeps import plan as plans, store
+from sweeps import store
 from training.errors import BadInput
 
 SUMMARY = "train every point of a sweep that is not done: start, go on, retry, with the same command"
@@ -24,7 +24,7 @@ def define(flags: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_string(
         "only", "", "Only points in these states: missing, interrupted, failed.", flag_values=flags
     )
-    absl_flags.DEFINE_multi_string("where", [], "Only points that meet this, as in budget<=1e11.", flag_values=flags)
+    define_points(flags)
     absl_flags.DEFINE_integer("workers", None, "Worker processes; by default one a core or GPU.", flag_values=flags)
 
 
@@ -38,7 +38,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     if not workdir:
         raise BadInput("--workdir=DIR is missing")
     only = store.parse_states(flags.only)
-    plan = plans.plan(config, [condition(text) for text in flags.where])
+    plan = planned(flags)
     from sweeps import progress, run as launcher
 
     with progress.watching() as view:

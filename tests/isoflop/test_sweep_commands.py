@@ -98,6 +98,34 @@ def test_plan_keeps_to_the_conditions(capsys):
     assert [(point["budget"], point["seed"]) for point in plan["points"]] == [(2e4, 0), (2e4, 0)]
 
 
+def test_points_of_a_file_join_those_of_the_config(capsys):
+    Path("more.csv").write_text("label.budget,horizon.flops,model.size\n8e4,8e4,32\n2e4,2e4,4\n")
+    _, plan = said(capsys, "plan", "--config=sweep.py", "--memory=false", "--points=more.csv")
+    assert len(plan["points"]) == 11 and plan["points"][-1]["budget"] == 8e4 and plan["duplicates"] == 1
+    _, plan = said(capsys, "plan", "--config=sweep.py", "--memory=false", "--points=more.csv", "--where=budget==8e4")
+    assert len(plan["points"]) == 1
+    Path("more.csv").write_text("horizon.flops\n8e4,32\n")
+    assert "--points: more.csv: not a table of points" in refused(
+        capsys, "plan", "--config=sweep.py", "--points=more.csv"
+    )
+    assert "--points: the config is one run" in refused(capsys, "plan", "--config=run.py", "--points=more.csv")
+    assert "none.csv" in refused(capsys, "sweep", "--config=sweep.py", "--points=none.csv", "--workdir=out")
+    assert not Path("out").exists()
+
+
+def test_what_is_no_study(capsys):
+    one = SWEEP.replace("(2e4, 4e4)", "(2e4,)")
+    Path("one.py").write_text(one)
+    for words, message in {
+        ("--config=run.py", "--workdir=out"): "this is one run",
+        ("--config=sweep.py",): "--workdir=DIR is missing",
+        ("--config=one.py", "--workdir=out"): "a study needs a design of two budgets",
+        ("--config=sweep.py", "--workdir=out", "more"): "no operands",
+    }.items():
+        assert message in refused(capsys, "study", *words)
+    assert not Path("out").exists()
+
+
 def test_a_sweep_from_plan_to_tables(capsys):
     arguments = ("sweep", "--config=sweep.py", "--workdir=out", "--workers=2")
     first = isoflop(*arguments, "--where=budget<=2e4", "--config.base.optimizer.peak_lr=0.2")

@@ -112,6 +112,18 @@ def test_idx_files(tmp_path):
     assert np.array_equal(found[0][..., 0], images[[4, 0]]) and found[1].tolist() == [1, 9]
 
 
+def test_idx_files_resized(tmp_path):
+    halves = np.repeat(np.array([[0, 250]], np.uint8), 28, axis=0).repeat(14, axis=1)[None]
+    (tmp_path / "images.gz").write_bytes(idx(halves))
+    (tmp_path / "labels.gz").write_bytes(idx(np.array([9])))
+    found = fashion.read(tmp_path / "images.gz", tmp_path / "labels.gz", 14).read(np.array([0]))[0]
+    assert found.shape == (1, 14, 14, 1)
+    assert np.all(found[0, :, :5] == 0) and np.all(found[0, :, 9:] == 250)
+    small = datasets.open_source(section(tmp_path, "fashion", size=14))
+    assert small.image == (14, 14, 1)
+    assert small.identity() != datasets.open_source(section(tmp_path, "fashion")).identity()
+
+
 @pytest.mark.parametrize(
     ("images", "labels", "message"),
     [

@@ -37,7 +37,7 @@ class Row:
 
 
 DATASETS: dict[str, Row] = {
-    "fashion": Row("Fashion-MNIST, 60,000 and 10,000 of 28 x 28", fashion.source, ("path",)),
+    "fashion": Row("Fashion-MNIST, 60,000 and 10,000 of 28 x 28", fashion.source, ("path", "size")),
     **{
         table.name: Row(f"{table.count:,} handwritten digits of {table.side} x {table.side}", packaged.opener(table))
         for table in packaged.TABLES

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
+from PIL import Image
 
 from training.debian import fetch
 from training.errors import BadInput
+from vision.datasets.pixels import fit
 from vision.datasets.source import Examples, Source, of_arrays
 
 PACKAGE = "dataset-fashion-mnist"
@@ -28,6 +30,7 @@ FILES = {
         "t10k-labels-idx1-ubyte.gz": "0d30e22e447f3c33dab9ed536400ac01",
     },
 }
+SIDE = 28  # pixels, as they come
 UNSIGNED_BYTES = 8  # the type code of IDX files that hold pixels and labels
 
 
@@ -35,19 +38,23 @@ def source(args: Mapping[str, Any], cache_dir: Path) -> Source:
     """The dataset `fashion`: 60,000 and 10,000 images, the official split.
 
     Args:
-      args: `path`, a folder that holds the four files; without it they are fetched.
+      args: `path`, a folder that holds the four files; without it they are fetched. `size`: see `pixels.decode`.
       cache_dir: the package is unpacked there.
     """
+
+    size = args.get("size", SIDE)
 
     def examples() -> dict[str, Examples]:
         folder = (
             Path(args["path"]).expanduser() if "path" in args else fetch(PACKAGE, cache_dir, "data.dataset") / FOLDER
         )
         return {
-            split: read(*[checked(folder / name, md5) for name, md5 in files.items()]) for split, files in FILES.items()
+            split: read(*[checked(folder / name, md5) for name, md5 in files.items()], size)
+            for split, files in FILES.items()
         }
 
-    return Source("fashion", (28, 28, 1), CLASSES, lambda: FILES, examples)
+    identity = FILES if size == SIDE else {"size": size, **FILES}
+    return Source("fashion", (size, size, 1), CLASSES, lambda: identity, examples)
 
 
 def checked(path: Path, md5: str) -> Path:
@@ -66,8 +73,8 @@ def checked(path: Path, md5: str) -> Path:
     return path
 
 
-def read(images: Path, labels: Path) -> Examples:
-    """The examples of two IDX files.
+def read(images: Path, labels: Path, size: int = SIDE) -> Examples:
+    """The examples of two IDX files, the images resized.
 
     Raises:
       BadInput: one is no such file, or they hold different counts.
@@ -77,6 +84,8 @@ def read(images: Path, labels: Path) -> Examples:
         raise BadInput(f"{labels}: {len(numbers)} labels for the {len(pixels)} images of {images.name}")
     if numbers.max(initial=0) >= len(CLASSES):
         raise BadInput(f"{labels}: label {numbers.max()} is outside the {len(CLASSES)} classes")
+    if size != SIDE:
+        pixels = np.stack([np.asarray(fit(Image.fromarray(image), size)) for image in pixels])
     return of_arrays(pixels[..., None], numbers.astype(np.int32))
 
 

@@ -1,0 +1,83 @@
+"""Scaling laws of images in a quarter of an hour each on two cores: parameters x images seen, at five budgets of FLOPs.
+
+    isoflop study --config=configs/vision/scaling.py:vit-procedural --workdir=runs/vit-procedural
+    isoflop study --config=configs/vision/scaling.py:resnet-fashion --workdir=runs/resnet-fashion
+
+Width alone makes the size. The procedural source never repeats an image; a tenth of its labels are drawn anew, so that
+the least possible loss is known and is not zero. Fashion-MNIST is seen for several epochs, flipped and shifted.
+"""
+
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from configs import study
+
+
+class Setting(NamedTuple):
+    """Widths by budget of exact FLOPs, the points that are trained with three seeds, and what all runs share."""
+
+    widths: dict[float, tuple[int, ...]]
+    repeated: dict[float, int]
+    model: dict[str, Any]
+    optimizer: dict[str, Any]
+    data: dict[str, Any]
+
+
+VIT: tuple[dict[str, Any], dict[str, Any]] = (
+    {"name": "vit", "depth": 2, "heads": 2, "qk_norm": True},
+    {"name": "adamw", "b2": 0.99},
+)
+RESNET: tuple[dict[str, Any], dict[str, Any]] = (
+    {"name": "resnet", "stages": (1, 1, 1)},
+    {"name": "nesterov", "weight_decay": 5e-4, "clip": 0.0},
+)
+WORLD = {"shift": 1, "negatives": False, "noise": 0.5, "label_noise": 0.1}
+PROCEDURAL: dict[str, Any] = {"dataset": "procedural", "dataset_args": WORLD}
+FASHION: dict[str, Any] = {"dataset": "fashion", "augment": {"flip": True, "crop": 2}}
+# A residual network spends a hundred times as many FLOPs on a parameter: its images are small.
+SMALLER = {"dataset_args": WORLD | {"size": 8}}, {"dataset_args": {"size": 14}, "augment": {"flip": True, "crop": 1}}
+VIT_WIDTHS = {
+    1.5e11: (12, 16, 24, 32, 48),
+    3.0e11: (16, 24, 32, 48, 64),
+    6.0e11: (16, 24, 32, 48, 64),
+    1.2e12: (24, 32, 48, 64, 96),
+    2.4e12: (24, 32, 48, 64, 96),
+}
+RESNET_WIDTHS = {
+    0.8e11: (4, 6, 8, 10, 12),
+    1.5e11: (4, 6, 8, 12, 16),
+    3.0e11: (4, 6, 8, 12, 16),
+    6.0e11: (6, 8, 12, 16, 20),
+    1.2e12: (6, 8, 12, 16, 24),
+}
+VIT_REPEATED = {1.5e11: 24, 3.0e11: 32, 6.0e11: 32}
+RESNET_REPEATED = {0.8e11: 6, 1.5e11: 8, 3.0e11: 8}
+SETTINGS: dict[str, Setting] = {
+    "vit-procedural": Setting(VIT_WIDTHS, VIT_REPEATED, *VIT, PROCEDURAL),
+    "vit-fashion": Setting(VIT_WIDTHS, VIT_REPEATED, VIT[0] | {"patch": 7}, VIT[1], FASHION),
+    "resnet-procedural": Setting(RESNET_WIDTHS, RESNET_REPEATED, *RESNET, PROCEDURAL | SMALLER[0]),
+    "resnet-fashion": Setting(RESNET_WIDTHS, RESNET_REPEATED, *RESNET, FASHION | SMALLER[1]),
+}
+
+
+def base(setting: Setting) -> ConfigDict:
+    """The run that every point varies."""
+    return ConfigDict(
+        {
+            "task": "vision",
+            "model": setting.model,
+            "optimizer": setting.optimizer,
+            "data": setting.data,
+            "schedule": {"final_fraction": 0.0},
+            "checkpoint": {"final": False},
+        }
+    )
+
+
+def get_config(arg: str = "vit-procedural") -> ConfigDict:
+    """The study of that name in `SETTINGS`."""
+    if arg not in SETTINGS:
+        raise ValueError(f"the argument is one of {', '.join(SETTINGS)}, got {arg!r}")
+    found = SETTINGS[arg]
+    return study(arg, base(found), found.widths, found.repeated, min_steps=400, study={"d": "examples"})

@@ -1,0 +1,159 @@
+"""`isoflop study`: from one config file to a law, a prediction that was frozen before it could be known, and its score."""
+
+import contextlib
+import json
+import math
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from absl import flags as absl_flags
+
+from isoflop import cli
+from isoflop.cli import Output
+from sweeps import design
+from training.errors import BadInput
+from training.files import write_json
+
+SUMMARY = "sweep all budgets but the largest, fit, freeze a prediction for that one, train it too, keep score, report"
+EXAMPLE = """
+isoflop study --config=configs/lm/demo.py --workdir=runs/demo
+isoflop study --config=configs/vision/scaling.py:vit-fashion --workdir=runs/vit
+"""
+CONFIG = True
+ROUNDS = 3  # in which sizes are added where a best size lies at an edge
+
+
+class StepFailed(RuntimeError):
+    """A step ended with an error, which it has told."""
+
+    exit_code = 1
+
+
+def define(flags: absl_flags.FlagValues) -> None:
+    """The flags of the command."""
+    absl_flags.DEFINE_string("workdir", None, "The study's directory; made on first use.", flag_values=flags)
+    absl_flags.DEFINE_integer("workers", None, "Worker processes; by default one a core or GPU.", flag_values=flags)
+
+
+def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
+    """Run what is not done of the study; the exit code is that of its score."""
+    config = flags.config
+    if args:
+        raise BadInput(f"study takes no operands, got {args[0]!r}")
+    if "design" not in config:
+        raise BadInput("--config: this is one run, not a sweep; use isoflop train")
+    if not flags.workdir:
+        raise BadInput("--workdir=DIR is missing")
+    budgets = sorted({point["label.budget"] for point in config.design if "label.budget" in point})
+    if len(budgets) < 2:
+        raise BadInput("--config: a study needs a design of two budgets or more (sweeps.design.isoflop)")
+    began = time.monotonic()
+    steps = _Steps(config.study, Path(flags.workdir), list(flags.config_words), flags.workers)
+    with contextlib.redirect_stdout(sys.stderr) if flags.json else contextlib.nullcontext():
+        code = steps.run(budgets[-1])
+    score = json.loads(steps.file("score.json").read_text()) if steps.file("score.json").exists() else None
+    text = f"\n{time.monotonic() - began:.0f} s in all; the report is {steps.file('report.html')}"
+    return Output({"workdir": flags.workdir, "held_out": budgets[-1], "score": score}, text, code)
+
+
+class _Steps:
+    """Every step is a command that a person could type; it is printed before it runs. What is done is not done again."""
+
+    def __init__(self, study: Any, folder: Path, config: list[str], workers: int | None):
+        self._study, self._folder, self._config = study, folder, config
+        self._workers = [] if workers is None else [f"--workers={workers}"]
+
+    def file(self, name: str) -> Path:
+        """Of the study's directory."""
+        return self._folder / name
+
+    def run(self, top: float) -> int:
+        """All steps; `top` is the budget held out. Returns the exit code of the score."""
+        sweep, fit, frozen = (self.file(name) for name in ("sweep", "fit.json", "prediction.json"))
+        below = f"budget<{top:g}"
+        say("doctor", check=False)
+        say("plan", *self._config, "--nomemory")
+        if not frozen.exists():
+            self.grow(below)
+            columns = [f"--{role}={self._study[role]}" for role in ("d", "loss")]
+            where = [f"--where={below}", f"--target={top:g}"]
+            say("fit", sweep, f"--law={self._study.law}", *columns, *where, f"--out={fit}")
+            # From here on the prediction cannot change: it carries the hash of what it was made from.
+            say("predict", fit, f"--compute={top:g}", f"--freeze={frozen}")
+        self.grow(f"budget=={top:g}")
+        code = say("score", frozen, sweep, f"--out={self.file('score.json')}", check=False)
+        say("plot", fit, f"--out={self.file('figures')}")
+        say("report", self._folder)
+        return code
+
+    def grow(self, where: str) -> None:
+        """Train the points of some budgets; where the best size is the smallest or largest one, add the next and say so."""
+        added = self.file("added.json")
+        for _ in range(ROUNDS):
+            points = [f"--points={added}"] if added.exists() else []
+            folder = [f"--workdir={self.file('sweep')}", f"--where={where}"]
+            say("sweep", *self._config, *points, *folder, *self._workers)
+            found = edges(self.file("sweep"), where, self._study.size) if self._study.size else []
+            if not found:
+                break
+            for point in found:
+                size = f"{self._study.size} = {point[self._study.size]:g}"
+                print(
+                    f"\nthe best size at {point['label.budget']:g} FLOPs is at the edge of its sizes: {size} is added"
+                )
+            write_json(added, [*(design.table(added) if added.exists() else ()), *found])
+
+
+def edges(sweep: Path, where: str, key: str) -> list[design.Point]:
+    """For each budget whose lowest loss is at its smallest or largest size: a point with the next size beyond.
+
+    Args:
+      sweep: the sweep directory.
+      where: which budgets.
+      key: of the config, which makes the size.
+    """
+    import pandas as pd
+
+    from sweeps import collect
+
+    runs = pd.read_parquet(collect.collect(sweep))
+    label, symbol, value = design.condition(where)
+    chosen = runs[label].map(lambda budget: design.OPERATORS[symbol](budget, value))
+    found = []
+    for budget, group in runs[(runs.status == "completed") & chosen].groupby("budget"):
+        mean = group.groupby(key).loss.mean().sort_index()
+        sizes, best = list(mean.index), mean.idxmin()
+        size = beyond(sizes[::-1] if best == sizes[0] else sizes) if best in (sizes[0], sizes[-1]) else 0
+        if size > 0:
+            found.append({"label.budget": budget, "horizon.flops": budget, key: size})
+    return found
+
+
+def beyond(sizes: list[Any]) -> Any:
+    """The size after the last two at their ratio; of whole numbers, one that shares their common divisor, or 0."""
+    if len(sizes) < 2:
+        return 0
+    before, last = sizes[-2:]
+    following = last * last / before
+    if any(size != int(size) for size in sizes):
+        return following
+    unit = math.gcd(*map(int, sizes))
+    return unit * round(following / unit) if round(following / unit) * unit != last else 0
+
+
+def say(*words: object, check: bool = True) -> int:
+    """Print a command as a person would type it, and run it.
+
+    Raises:
+      StepFailed: it failed, and `check` asks that none does.
+    """
+    argv = [str(word) for word in words]
+    print(f"\n$ isoflop {shlex.join(argv)}", flush=True)
+    code = cli.main(argv)
+    sys.stdout.flush()
+    if check and code:
+        raise StepFailed(f"study: isoflop {argv[0]} failed")
+    return code
