@@ -20,11 +20,16 @@ class Rule(NamedTuple):
     warmup: float
 
 
+def _batch(d: float) -> float:
+    """128 images up to a million, then as D^0.5; never so many that under 400 steps remain."""
+    return min(128 * max(1.0, d / 1e6) ** 0.5, d / STEPS)
+
+
 TABLE: dict[str, Rule] = {
     "default": Rule(
         adaptive=lambda n, batch: min(0.15 * n**-0.4 * (batch / 128) ** 0.5, 0.01),
         plain=lambda n, batch: 0.1 * batch / 256,  # Goyal et al. 2017, of networks with batch norm
-        batch=lambda d: min(128, d / STEPS),
+        batch=_batch,
         warmup=0.05,
     ),
 }
