@@ -27,7 +27,7 @@ def _batch(d: float) -> float:
 
 TABLE: dict[str, Rule] = {
     "default": Rule(
-        adaptive=lambda n, batch: min(0.15 * n**-0.4 * (batch / 128) ** 0.5, 0.01),
+        adaptive=lambda n, batch: min(0.8 * n**-0.45 * (batch / 128) ** 0.5, 0.02),
         plain=lambda n, batch: 0.1 * batch / 256,  # Goyal et al. 2017, of networks with batch norm
         batch=_batch,
         warmup=0.05,

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from configs.vision import scaling
 from sweeps.design import axis, chain, product
 
-RATES = {"adamw": (0.0006, 0.0012, 0.0025, 0.005, 0.01), "nesterov": (0.1, 0.2, 0.4, 0.8, 1.6)}
+RATES = {"adamw": (0.0012, 0.0025, 0.005, 0.01, 0.02), "nesterov": (0.1, 0.2, 0.4, 0.8, 1.6)}
 POINTS = {  # widths and images
     "vit-procedural": ((16, 3e4), (16, 1.2e5), (32, 6e4), (64, 3e4), (64, 1.2e5)),
     "vit-fashion": ((16, 6e4), (48, 6e4), (48, 2.4e5)),
