@@ -25,7 +25,7 @@ class NotBlind(RuntimeError):
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint ``; did you mean 'x'?`` when some known name is close to ``name``, else nothing."""
     known = [str(item) for item in known]
-    close = difflib.get_close_matches(name.lower(), [item.lower() for item in known], n=1, cutoff=0.4)
+    close = difflib.get_close_matches(name.lower(), [item.lower() for item in known], n=1, cutoff=0.55)
     match = next((item for item in known if close and item.lower() == close[0]), None)
     match = match or next(
         (item for item in known if item.lower() in name.lower() or name.lower() in item.lower()), None

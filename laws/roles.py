@@ -63,5 +63,5 @@ def checked(role: str) -> str:
 
 
 def flag(role: str, value: str, others: str) -> str:
-    """How the command line names a role: ``--n COLUMN``, or ``--columns u=COLUMN``."""
-    return f"--{role} {value}" if role in CORE else f"--{others} {role}={value}"
+    """How the command line names a role: ``--n COLUMN``, ``--loss COLUMN``, or ``--columns u=COLUMN``."""
+    return f"--{role} {value}" if role in CORE or role not in ROLES else f"--{others} {role}={value}"

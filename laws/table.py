@@ -204,7 +204,8 @@ def _column(frame: pd.DataFrame, name: str, role: str, column: str) -> Float[np.
     import pandas as pd
 
     if column not in frame.columns:
-        raise BadTable(f"{name}: no column '{column}' for {role}{nearest(column, frame.columns)}")
+        hint = nearest(column, frame.columns) or f" (columns: {', '.join(map(str, frame.columns))})"
+        raise BadTable(f"{name}: no column '{column}' for {role}{hint}; map it with {flag(role, 'COLUMN', 'columns')}")
     numbers = np.asarray(pd.to_numeric(frame[column], errors="coerce"), np.float64)
     positive = role not in ROLES or ROLES[role].positive
     for bad, what in (

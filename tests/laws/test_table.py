@@ -69,6 +69,8 @@ def test_text_in_a_number_column():
 def test_missing_column_names_the_nearest():
     with pytest.raises(BadTable, match=r"no column 'parms' for n; did you mean 'params'\?"):
         laws.load(frame(), n="parms", d="tokens")
+    with pytest.raises(BadTable, match=r"no column 'y' for loss \(columns: .*params.*\); map it with --loss COLUMN"):
+        laws.load(frame(), **COLUMNS | {"loss": "y"})
     with pytest.raises(BadTable, match=r"needs a column for n.*did you mean 'params'\? \(map it with --n COLUMN\)"):
         laws.load(frame()).fit("chinchilla")
 
