@@ -39,6 +39,9 @@ COMMANDS = {
 }
 
 
+INTERRUPTED = 130  # exit code
+
+
 @dataclasses.dataclass(frozen=True)
 class Output:
     """What a command has to say: `payload` for `--json`, `text` (a string or a rich renderable) for people, a code."""
@@ -71,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
         output = _dispatch(argv[0], argv[1:])
     except KeyboardInterrupt:
         print("isoflop: interrupted; run the same command again to continue", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -38,11 +38,11 @@ FASHION: dict[str, Any] = {"dataset": "fashion", "augment": {"flip": True, "crop
 # A residual network spends a hundred times as many FLOPs on a parameter: its images are small.
 SMALLER = {"dataset_args": WORLD | {"size": 8}}, {"dataset_args": {"size": 14}, "augment": {"flip": True, "crop": 1}}
 VIT_WIDTHS = {
-    1.5e11: (12, 16, 24, 32, 48),
-    3.0e11: (16, 24, 32, 48, 64),
-    6.0e11: (16, 24, 32, 48, 64),
-    1.2e12: (24, 32, 48, 64, 96),
-    2.4e12: (24, 32, 48, 64, 96),
+    1.5e11: (8, 12, 16, 24, 32),
+    3.0e11: (8, 12, 16, 24, 32),
+    6.0e11: (12, 16, 24, 32, 48),
+    1.2e12: (12, 16, 24, 32, 48),
+    2.4e12: (16, 24, 32, 48, 64),
 }
 RESNET_WIDTHS = {
     0.8e11: (4, 6, 8, 10, 12),
@@ -51,7 +51,7 @@ RESNET_WIDTHS = {
     6.0e11: (6, 8, 12, 16, 20),
     1.2e12: (6, 8, 12, 16, 24),
 }
-VIT_REPEATED = {1.5e11: 24, 3.0e11: 32, 6.0e11: 32}
+VIT_REPEATED = {1.5e11: 12, 3.0e11: 16, 6.0e11: 24}
 RESNET_REPEATED = {0.8e11: 6, 1.5e11: 8, 3.0e11: 8}
 SETTINGS: dict[str, Setting] = {
     "vit-procedural": Setting(VIT_WIDTHS, VIT_REPEATED, *VIT, PROCEDURAL),

@@ -154,6 +154,8 @@ def say(*words: object, check: bool = True) -> int:
     print(f"\n$ isoflop {shlex.join(argv)}", flush=True)
     code = cli.main(argv)
     sys.stdout.flush()
+    if code == cli.INTERRUPTED:
+        raise KeyboardInterrupt
     if check and code:
         raise StepFailed(f"study: isoflop {argv[0]} failed")
     return code

@@ -106,6 +106,12 @@ def test_a_step_that_fails_ends_the_study(capsys):
     assert "$ isoflop fit missing.csv" in captured.out and "missing.csv" in captured.err
 
 
+def test_an_interrupted_step_interrupts_the_study(monkeypatch):
+    monkeypatch.setattr(study.cli, "main", lambda argv: 130)
+    with pytest.raises(KeyboardInterrupt):
+        study.say("score", "prediction.json", check=False)
+
+
 def test_the_design_keeps_its_promises():
     """At least five sizes of a budget, three seeds of one, 400 steps, one epoch, small batches; FLOPs as budgeted."""
     found = plan(complete(demo.get_config()))
