@@ -21,7 +21,7 @@ SCALES: dict[str, tuple[Callable, Callable]] = {
     "log": (log, exp),
     "linear": (lambda natural: natural, lambda free: free),
 }
-LOSS = "loss (nats per token)"
+LOSS = "loss (nats)"  # per token or per image, as the runs counted it
 LARGE = 2.0**300  # so much of a linear constant that beside it the rest of a law is lost in rounding
 
 

@@ -23,7 +23,7 @@ class Role(NamedTuple):
 
 ROLES: dict[str, Role] = {
     "n": Role("params_total", "N", "parameters"),
-    "d": Role("tokens", "D", "training tokens"),
+    "d": Role("tokens", "D", "training data"),
     "c": Role("flops_exact", "C", "training compute (FLOPs)"),
     "u": Role("unique_tokens", "U", "unique tokens"),
     "s": Role("steps", "S", "steps"),

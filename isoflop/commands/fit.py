@@ -32,7 +32,7 @@ def define(flags: absl_flags.FlagValues) -> None:
     text, real, whole = absl_flags.DEFINE_string, absl_flags.DEFINE_float, absl_flags.DEFINE_integer
     text("law", "chinchilla", "The law (kaplan, power_c, ...), or file.py:NAME for one of your own.", flag_values=flags)
     text("n", None, "Column of the parameters; params_total in collected tables.", flag_values=flags)
-    text("d", None, "Column of the training tokens; tokens in collected tables.", flag_values=flags)
+    text("d", None, "Column of the training data; tokens in collected tables (examples: images).", flag_values=flags)
     text("c", None, "Column of the training FLOPs; flops_exact in collected tables, else 6 N D.", flag_values=flags)
     text("loss", None, "Column of the loss, or of what else the law predicts; loss by default.", flag_values=flags)
     text("columns", None, "Columns of other roles, as in u=unique_tokens,e=experts.", flag_values=flags)

@@ -315,7 +315,7 @@ def curves(study: Study) -> go.Figure | None:
     shown, colours = go.Figure(), colour_of(study.points)
     tokens = np.concatenate([tokens for members in groups.values() for _, tokens, _ in members])
     shown.update_layout(height=480, xaxis=axis("d", tokens), yaxis=axis("loss", tokens))
-    shown.update_yaxes(title_text="smoothed loss (nats per token)")
+    shown.update_yaxes(title_text="smoothed loss (nats)")
     computes = study.points.groupby("budget")["c"].median()
     for budget, members in sorted(groups.items()):
         for i, (point, tokens, loss) in enumerate(sorted(members, key=lambda member: member[0].get("n", 0))):

@@ -67,7 +67,7 @@ def _in_words(report: dict[str, Any]) -> Html | None:
         f" {span(ends.get('a'), exponent)}. Ten times the compute is best spent on a model ",
         f"{number(n, 2)} times as large",
         f" ({level}{size})" if size else "",
-        f" that reads {number(d, 2)} times as many tokens",
+        f" that reads {number(d, 2)} times as much data",
         f" ({data})." if data else ".",
         class_="lead",
     )
@@ -98,8 +98,8 @@ def _cards(report: dict[str, Any]) -> Html | None:
     chosen = (
         ("a", "exponent of N*(C)"),
         ("n_opt", f"best parameters {at}"),
-        ("d_opt", f"best tokens {at}"),
-        ("tokens_per_param", f"tokens a parameter {at}"),
+        ("d_opt", f"best data {at}"),
+        ("tokens_per_param", f"data a parameter {at}"),
         ("loss_opt", f"loss of the law {at}"),
     )
     cards = []

@@ -15,7 +15,7 @@ from isoflop.report.study import Frame
 MEASURED = "#CC79A7"  # with those of `laws.style`, of Okabe and Ito's palette: told apart with any colour vision
 BAND = "rgba(0,114,178,0.18)"
 BUDGETS, FROM_TO = "Viridis", (0.2, 0.88)  # neither so dark nor so light that it would vanish
-AXES = {"n": "parameters N", "d": "tokens D", "c": "training FLOPs C", "loss": "loss (nats per token)"}
+AXES = {"n": "parameters N", "d": "training data D", "c": "training FLOPs C", "loss": "loss (nats)"}
 
 
 def colour_of(points: Frame) -> dict[int, str]:

@@ -62,7 +62,7 @@ POST = Law(
     ),
     value=_harm,
     linear=("C",),
-    observable="loss added by quantising (nats per token)",
+    observable="loss added by quantising (nats)",
 )
 
 SENSITIVE = tuple(
