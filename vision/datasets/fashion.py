@@ -49,7 +49,7 @@ def source(args: Mapping[str, Any], cache_dir: Path) -> Source:
             Path(args["path"]).expanduser() if "path" in args else fetch(PACKAGE, cache_dir, "data.dataset") / FOLDER
         )
         return {
-            split: read(*[checked(folder / name, md5) for name, md5 in files.items()], size)
+            split: read(*[checked(folder / name, md5) for name, md5 in files.items()], size=size)
             for split, files in FILES.items()
         }
 
