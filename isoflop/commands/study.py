@@ -73,17 +73,18 @@ class _Steps:
     def run(self, top: float) -> int:
         """All steps; `top` is the budget held out. Returns the exit code of the score."""
         sweep, fit, frozen = (self.file(name) for name in ("sweep", "fit.json", "prediction.json"))
-        below = f"budget<{top:g}"
+        target = said(top)
+        below = f"budget<{target}"
         say("doctor", check=False)
         say("plan", *self._config, "--nomemory")
         if not frozen.exists():
             self.grow(below)
             columns = [f"--{role}={self._study[role]}" for role in ("d", "loss")]
-            where = [f"--where={below}", f"--target={top:g}"]
+            where = [f"--where={below}", f"--target={target}"]
             say("fit", sweep, f"--law={self._study.law}", *columns, *where, f"--out={fit}")
             # From here on the prediction cannot change: it carries the hash of what it was made from.
-            say("predict", fit, f"--compute={top:g}", f"--freeze={frozen}")
-        self.grow(f"budget=={top:g}")
+            say("predict", fit, f"--compute={target}", f"--freeze={frozen}")
+        self.grow(f"budget=={target}")
         code = say("score", frozen, sweep, f"--out={self.file('score.json')}", check=False)
         say("plot", fit, f"--out={self.file('figures')}")
         say("report", self._folder)
@@ -105,6 +106,11 @@ class _Steps:
                     f"\nthe best size at {point['label.budget']:g} FLOPs is at the edge of its sizes: {size} is added"
                 )
             write_json(added, [*(design.table(added) if added.exists() else ()), *found])
+
+
+def said(value: float) -> str:
+    """A number as short as it can be said without changing it."""
+    return f"{value:g}" if float(f"{value:g}") == value else repr(float(value))
 
 
 def edges(sweep: Path, where: str, key: str) -> list[design.Point]:

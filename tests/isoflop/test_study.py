@@ -55,6 +55,11 @@ def test_the_next_size_keeps_the_ratio_and_the_divisor(sizes, following):
     assert study.beyond(sizes) == pytest.approx(following)
 
 
+@pytest.mark.parametrize(("value", "text"), [(1e12, "1e+12"), (1.5e11, "1.5e+11"), (1234567891, "1234567891.0")])
+def test_budgets_are_said_without_rounding(value, text):
+    assert study.said(value) == text and float(text) == value
+
+
 def test_a_study_grows_until_minima_are_inside_and_says_so(measured, monkeypatch, capsys, tmp_path):
     tables = iter([{1e11: INSIDE, 4e11: ABOVE}, {1e11: INSIDE, 4e11: {**ABOVE, 48: [2.3]}}])
     said = []
