@@ -1,4 +1,4 @@
-"""Scaling laws of images in a quarter of an hour each on two cores: parameters x images seen, at five budgets of FLOPs.
+"""Scaling laws of images: parameters x images seen at five budgets of FLOPs, 20 minutes on two cores for the transformers.
 
     isoflop study --config=configs/vision/scaling.py:vit-procedural --workdir=runs/vit-procedural
     isoflop study --config=configs/vision/scaling.py:resnet-fashion --workdir=runs/resnet-fashion
