@@ -144,6 +144,7 @@ def test_idx_files_resized(tmp_path):
         (idx(np.zeros((2, 28, 28))), idx(np.zeros(3)), "labels.gz: 3 labels for the 2 images of images.gz"),
         (idx(np.zeros((2, 28, 28))), idx(np.array([1, 10])), "labels.gz: label 10 is outside the 10 classes"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",  # bytes would be too long, and hold the time
 )
 def test_idx_files_that_are_refused(tmp_path, images, labels, message):
     (tmp_path / "images.gz").write_bytes(images)
