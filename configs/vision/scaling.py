@@ -36,7 +36,8 @@ WORLD = {"shift": 1, "negatives": False, "noise": 0.5, "label_noise": 0.1}
 PROCEDURAL: dict[str, Any] = {"dataset": "procedural", "dataset_args": WORLD}
 FASHION: dict[str, Any] = {"dataset": "fashion", "augment": {"flip": True, "crop": 2}}
 # A residual network spends a hundred times as many FLOPs on a parameter: its images are small.
-SMALLER = {"dataset_args": WORLD | {"size": 8}}, {"dataset_args": {"size": 14}, "augment": {"flip": True, "crop": 1}}
+PROCEDURAL_8 = PROCEDURAL | {"dataset_args": WORLD | {"size": 8}}
+FASHION_14 = FASHION | {"dataset_args": {"size": 14}, "augment": {"flip": True, "crop": 1}}
 VIT_WIDTHS = {
     1.5e11: (8, 12, 16, 24, 32),
     3.0e11: (8, 12, 16, 24, 32),
@@ -56,8 +57,8 @@ RESNET_REPEATED = {0.8e11: 6, 1.5e11: 8, 3.0e11: 8}
 SETTINGS: dict[str, Setting] = {
     "vit-procedural": Setting(VIT_WIDTHS, VIT_REPEATED, *VIT, PROCEDURAL),
     "vit-fashion": Setting(VIT_WIDTHS, VIT_REPEATED, VIT[0] | {"patch": 7}, VIT[1], FASHION),
-    "resnet-procedural": Setting(RESNET_WIDTHS, RESNET_REPEATED, *RESNET, PROCEDURAL | SMALLER[0]),
-    "resnet-fashion": Setting(RESNET_WIDTHS, RESNET_REPEATED, *RESNET, FASHION | SMALLER[1]),
+    "resnet-procedural": Setting(RESNET_WIDTHS, RESNET_REPEATED, *RESNET, PROCEDURAL_8),
+    "resnet-fashion": Setting(RESNET_WIDTHS, RESNET_REPEATED, *RESNET, FASHION_14),
 }
 
 

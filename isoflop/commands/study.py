@@ -13,6 +13,7 @@ from absl import flags as absl_flags
 
 from isoflop import cli
 from isoflop.cli import Output
+from isoflop.commands.sweep import directory
 from sweeps import design
 from training.errors import BadInput
 from training.files import write_json
@@ -41,17 +42,12 @@ def define(flags: absl_flags.FlagValues) -> None:
 def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     """Run what is not done of the study; the exit code is that of its score."""
     config = flags.config
-    if args:
-        raise BadInput(f"study takes no operands, got {args[0]!r}")
-    if "design" not in config:
-        raise BadInput("--config: this is one run, not a sweep; use isoflop train")
-    if not flags.workdir:
-        raise BadInput("--workdir=DIR is missing")
+    folder = directory(flags, args, "study")
     budgets = sorted({point["label.budget"] for point in config.design if "label.budget" in point})
     if len(budgets) < 2:
         raise BadInput("--config: a study needs a design of two budgets or more (sweeps.design.isoflop)")
     began = time.monotonic()
-    steps = _Steps(config.study, Path(flags.workdir), list(flags.config_words), flags.workers)
+    steps = _Steps(config.study, folder, list(flags.config_words), flags.workers)
     with contextlib.redirect_stdout(sys.stderr) if flags.json else contextlib.nullcontext():
         code = steps.run(budgets[-1])
     score = json.loads(steps.file("score.json").read_text()) if steps.file("score.json").exists() else None
@@ -97,7 +93,7 @@ class _Steps:
             points = [f"--points={added}"] if added.exists() else []
             folder = [f"--workdir={self.file('sweep')}", f"--where={where}"]
             say("sweep", *self._config, *points, *folder, *self._workers)
-            found = edges(self.file("sweep"), where, self._study.size) if self._study.size else []
+            found = edges(self.file("sweep"), where, self._study.size, self._study.loss) if self._study.size else []
             if not found:
                 break
             for point in found:
@@ -113,24 +109,25 @@ def said(value: float) -> str:
     return f"{value:g}" if float(f"{value:g}") == value else repr(float(value))
 
 
-def edges(sweep: Path, where: str, key: str) -> list[design.Point]:
+def edges(sweep: Path, where: str, key: str, loss: str = "loss") -> list[design.Point]:
     """For each budget whose lowest loss is at its smallest or largest size: a point with the next size beyond.
 
     Args:
       sweep: the sweep directory.
       where: which budgets.
       key: of the config, which makes the size.
+      loss: the column that is lowest at the best size.
     """
     import pandas as pd
 
     from sweeps import collect
 
-    runs = pd.read_parquet(collect.collect(sweep))
+    runs: Any = pd.read_parquet(collect.collect(sweep))
     label, symbol, value = design.condition(where)
     chosen = runs[label].map(lambda budget: design.OPERATORS[symbol](budget, value))
     found = []
     for budget, group in runs[(runs.status == "completed") & chosen].groupby("budget"):
-        mean = group.groupby(key).loss.mean().sort_index()
+        mean = group.groupby(key)[loss].mean().sort_index()
         sizes, best = list(mean.index), mean.idxmin()
         size = beyond(sizes[::-1] if best == sizes[0] else sizes) if best in (sizes[0], sizes[-1]) else 0
         if size > 0:

@@ -30,20 +30,14 @@ def define(flags: absl_flags.FlagValues) -> None:
 
 def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     """Run the sweep and show what became of its points."""
-    config, workdir = flags.config, flags.workdir
-    if args:
-        raise BadInput(f"sweep takes no operands, got {args[0]!r}")
-    if "design" not in config:
-        raise BadInput("--config: this is one run, not a sweep; use isoflop train")
-    if not workdir:
-        raise BadInput("--workdir=DIR is missing")
+    workdir = directory(flags, args, "sweep")
     only = store.parse_states(flags.only)
     plan = planned(flags)
     from sweeps import progress, run as launcher
 
     with progress.watching() as view:
-        outcome = launcher.run(plan, Path(workdir), only, flags.workers, view)
-    rows = {row["run_id"]: row for row in store.status(store.read(Path(workdir)))}
+        outcome = launcher.run(plan, workdir, only, flags.workers, view)
+    rows = {row["run_id"]: row for row in store.status(store.read(workdir))}
     payload = outcome | {
         "runs": [rows[point.run_id] for point in plan.points],
         "refused": len(plan.refused),
@@ -51,6 +45,21 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         "earlier": len(rows) - len(plan.points),
     }
     return Output(payload, _text(payload), 1 if outcome["failed"] else 0)
+
+
+def directory(flags: absl_flags.FlagValues, args: list[str], command: str) -> Path:
+    """The `--workdir` of a command about the sweep in `--config`.
+
+    Raises:
+      BadInput: it is missing, the config is one run, or there are operands.
+    """
+    if args:
+        raise BadInput(f"{command} takes no operands, got {args[0]!r}")
+    if "design" not in flags.config:
+        raise BadInput("--config: this is one run, not a sweep; use isoflop train")
+    if not flags.workdir:
+        raise BadInput("--workdir=DIR is missing")
+    return Path(flags.workdir)
 
 
 def _text(payload: dict) -> object:

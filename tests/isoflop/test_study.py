@@ -45,6 +45,9 @@ def test_a_minimum_at_an_edge_asks_for_the_next_width(measured):
     assert widths(study.edges(sweep, "budget<8e11", "model.width")) == {1e11: 8, 4e11: 40}
     assert widths(study.edges(sweep, "budget==8e11", "model.width")) == {8e11: 40}
     assert study.edges(measured({2e11: INSIDE}), "budget<8e11", "model.width") == []
+    rising = lambda path: pd.read_parquet(path).assign(error=lambda t: t["model.width"]).to_parquet(path)
+    rising(measured({2e11: INSIDE}) / "runs.parquet")
+    assert widths(study.edges(sweep, "budget<8e11", "model.width", "error")) == {2e11: 8}
 
 
 @pytest.mark.parametrize(
