@@ -1,6 +1,7 @@
 """Convolutions, their norms and pools, and the head: pure functions of arrays (batch, height, width, channels)."""
 
 import functools
+import itertools
 import math
 from typing import Any
 
@@ -145,15 +146,15 @@ _conv_on_cpu.defvjp(_conv_forward, _conv_backward)
 
 
 def max_pool(x: Images, size: int, stride: int, border: int = 0) -> Images:
-    """The largest value of every window; what is left over at the far edge is not read."""
-    return jax.lax.reduce_window(
-        x,
-        -jnp.inf,
-        jax.lax.max,
-        (1, size, size, 1),
-        (1, stride, stride, 1),
-        [(0, 0), (border, border), (border, border), (0, 0)],
-    )
+    """The largest value of every window; what is left over at the far edge is not read.
+
+    Made of one strided slice for every place in a window: XLA's gradient of `reduce_window` scatters what it selects, which
+    on CPUs takes fifteen times as long.
+    """
+    x = jnp.pad(x, ((0, 0), (border, border), (border, border), (0, 0)), constant_values=-jnp.inf)
+    down, across = (stride * ((side - size) // stride) + 1 for side in x.shape[1:3])
+    places = itertools.product(range(size), repeat=2)
+    return functools.reduce(jnp.maximum, (x[:, i : i + down : stride, j : j + across : stride] for i, j in places))
 
 
 def norm_leaves(kind: str, channels: int, scale: float = 1.0) -> tuple[dict[str, Leaf], dict[str, Leaf]]:

@@ -15,7 +15,11 @@ from ml_collections import ConfigDict
 from configs.vision import baseline, kfold, run, seeds
 
 EXPECTED: dict[str, dict[str, Any]] = {
-    "fashion": {},
+    "fashion": {
+        "mean": 0.9052,
+        "tolerance": 0.013,
+        "measured": "2026-11-22, 2 CPU cores, busy, 2,084 s of single-core runs",
+    },
     "mnist5k": {
         "mean": 0.9698,
         "tolerance": 0.006,

@@ -1,4 +1,4 @@
-"""ResNet-20 (He et al. 2015, section 4.2) on Fashion-MNIST: momentum, cosine decay, flips and crops, 5 epochs.
+"""ResNet-20 (He et al. 2015, section 4.2) on Fashion-MNIST: momentum, cosine decay, flips and crops, 3 epochs.
 
 isoflop reproduce --config=configs/vision/resnet20.py
 """
@@ -18,7 +18,7 @@ def get_config() -> ConfigDict:
         "fashion",
         "resnet",
         128,
-        5,
+        3,
         model__variant="20",
         optimizer__name="nesterov",
         optimizer__peak_lr=0.1,

@@ -1,4 +1,4 @@
-"""Scaling laws of images: parameters x images seen at five budgets of FLOPs, 20 minutes on two cores for the transformers.
+"""Scaling laws of images: parameters x images seen at five budgets of FLOPs, at most 15 minutes on two cores each.
 
     isoflop study --config=configs/vision/scaling.py:vit-procedural --workdir=runs/vit-procedural
     isoflop study --config=configs/vision/scaling.py:resnet-fashion --workdir=runs/resnet-fashion
@@ -39,21 +39,21 @@ FASHION: dict[str, Any] = {"dataset": "fashion", "augment": {"flip": True, "crop
 PROCEDURAL_8 = PROCEDURAL | {"dataset_args": WORLD | {"size": 8}}
 FASHION_14 = FASHION | {"dataset_args": {"size": 14}, "augment": {"flip": True, "crop": 1}}
 VIT_WIDTHS = {
-    1.5e11: (8, 12, 16, 24, 32),
-    3.0e11: (8, 12, 16, 24, 32),
-    6.0e11: (12, 16, 24, 32, 48),
-    1.2e12: (12, 16, 24, 32, 48),
-    2.4e12: (16, 24, 32, 48, 64),
+    1.0e11: (8, 12, 16, 24, 32),
+    2.0e11: (8, 12, 16, 24, 32),
+    4.0e11: (12, 16, 24, 32, 48),
+    8.0e11: (12, 16, 24, 32, 48),
+    1.6e12: (16, 24, 32, 48, 64),
 }
 RESNET_WIDTHS = {
-    0.8e11: (4, 6, 8, 10, 12),
-    1.5e11: (4, 6, 8, 12, 16),
-    3.0e11: (4, 6, 8, 12, 16),
-    6.0e11: (6, 8, 12, 16, 20),
-    1.2e12: (6, 8, 12, 16, 24),
+    0.5e11: (4, 6, 8, 10, 12),
+    1.0e11: (4, 6, 8, 12, 16),
+    2.0e11: (4, 6, 8, 12, 16),
+    4.0e11: (6, 8, 12, 16, 20),
+    8.0e11: (6, 8, 12, 16, 24),
 }
-VIT_REPEATED = {1.5e11: 12, 3.0e11: 16, 6.0e11: 24}
-RESNET_REPEATED = {0.8e11: 6, 1.5e11: 8, 3.0e11: 8}
+VIT_REPEATED = {1.0e11: 12, 2.0e11: 16, 4.0e11: 24}
+RESNET_REPEATED = {0.5e11: 6, 1.0e11: 8, 2.0e11: 8}
 SETTINGS: dict[str, Setting] = {
     "vit-procedural": Setting(VIT_WIDTHS, VIT_REPEATED, *VIT, PROCEDURAL),
     "vit-fashion": Setting(VIT_WIDTHS, VIT_REPEATED, VIT[0] | {"patch": 7}, VIT[1], FASHION),

@@ -1,4 +1,4 @@
-"""A vision transformer of 0.3 million parameters on Fashion-MNIST: 6 blocks of width 64 on patches of 4 x 4, 5 epochs.
+"""A vision transformer of 0.3 million parameters on Fashion-MNIST: 6 blocks of width 64 on patches of 7 x 7, 5 epochs.
 
 isoflop reproduce --config=configs/vision/vit_tiny.py
 """
@@ -9,7 +9,11 @@ from ml_collections import ConfigDict
 
 from configs.vision import baseline, run, seeds
 
-EXPECTED: dict[str, Any] = {}
+EXPECTED: dict[str, Any] = {
+    "mean": 0.8802,
+    "tolerance": 0.005,
+    "measured": "2026-11-22, 2 CPU cores, 1,111 s of single-core runs",
+}
 
 
 def get_config() -> ConfigDict:
@@ -21,6 +25,7 @@ def get_config() -> ConfigDict:
         5,
         model__width=64,
         model__depth=6,
+        model__patch=7,
         optimizer__peak_lr=0.002,
         schedule__name="cosine",
         schedule__final_fraction=0.0,

@@ -51,7 +51,7 @@ def test_batches_leave_enough_steps_and_grow_with_the_images():
 def test_rates_follow_the_batch_and_the_kind_of_optimizer():
     few, many = (rules.apply("default", 1e6, 1e6, "adamw", batch)["peak_lr"] for batch in (128, 512))
     assert many == pytest.approx(2 * few)
-    assert rules.apply("default", 1e6, 1e6, "momentum", 128)["peak_lr"] == pytest.approx(0.4)
+    assert rules.apply("default", 1e6, 1e6, "momentum", 128)["peak_lr"] == pytest.approx(0.6)
 
 
 def test_an_unknown_rule_is_named():
