@@ -32,6 +32,20 @@ def test_pools_take_the_largest_of_every_window():
     assert layers.max_pool(jnp.asarray(x), 3, 2, 1).shape == (2, 3, 2, 3)
 
 
+@pytest.mark.parametrize(("size", "stride", "border"), [(2, 2, 0), (3, 2, 1), (3, 1, 1)])
+def test_pools_and_their_gradients_are_those_of_reduce_window(size, stride, border):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(2, 7, 6, 3)).astype(np.float32))
+
+    def theirs(x):
+        edges = [(0, 0), (border, border), (border, border), (0, 0)]
+        return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, size, size, 1), (1, stride, stride, 1), edges)
+
+    ours, back = jax.vjp(lambda x: layers.max_pool(x, size, stride, border), x)
+    np.testing.assert_array_equal(ours, theirs(x))
+    weights = jnp.arange(ours.size, dtype=jnp.float32).reshape(ours.shape)
+    np.testing.assert_array_equal(back(weights)[0], jax.vjp(theirs, x)[1](weights)[0])
+
+
 def test_group_norm_is_of_each_example_and_group():
     x = np.random.default_rng(0).normal(2, 3, size=(2, 4, 4, 48)).astype(np.float32)
     p = {"scale": jnp.full(48, 2.0), "bias": jnp.ones(48)}
