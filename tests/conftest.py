@@ -4,11 +4,9 @@ import os
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Eight devices, and little of LLVM's time: tests compile more than they compute.
-for flag in ("--xla_force_host_platform_device_count=8", "--xla_backend_optimization_level=0"):
-    flags = os.environ.get("XLA_FLAGS", "")
-    if flag.split("=")[0] not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {flag}".strip()
+flags = os.environ.get("XLA_FLAGS", "")
+if "host_platform_device_count" not in flags:
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=8".strip()
 os.environ.setdefault("ISOFLOP_CACHE", str(Path(__file__).parents[1] / "runs" / "cache"))
 
 import pytest
