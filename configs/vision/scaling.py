@@ -1,10 +1,11 @@
-"""Scaling laws of images: parameters x images seen at five budgets of FLOPs, at most 15 minutes on two cores each.
+"""Scaling laws of images: parameters x images seen at five budgets of FLOPs.
 
     isoflop study --config=configs/vision/scaling.py:vit-procedural --workdir=runs/vit-procedural
     isoflop study --config=configs/vision/scaling.py:resnet-fashion --workdir=runs/resnet-fashion
 
 Width alone makes the size. The procedural source never repeats an image; a tenth of its labels are drawn anew, so that
-the least possible loss is known and is not zero. Fashion-MNIST is seen for several epochs, flipped and shifted.
+the least possible loss is known and is not zero. Fashion-MNIST is seen for several epochs, flipped and shifted. Each is
+meant for 15 minutes on two idle cores, and has not been timed on such.
 """
 
 from typing import Any, NamedTuple
