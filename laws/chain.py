@@ -46,7 +46,7 @@ def follow(first: Fitted, second: Fitted, *, compute: float | None = None, **giv
     return asked | {
         "q": upstream["loss"],
         "q_interval": upstream["interval"],
-        "observable": second.law.observable,
+        "observable": second.observable,
         "loss": float(second.law.value(behind.law.constants(behind.constants), {"q": upstream["loss"]})),
         "interval": [float(low), float(high)],
         "level": behind.level,

@@ -100,6 +100,11 @@ class Fitted:
         return self.report["warnings"]
 
     @property
+    def observable(self) -> str:
+        """What is predicted, with its unit where that is known."""
+        return self.report["observable"]
+
+    @property
     def predictor(self) -> Predictor:
         """The part of the fit that predictions need."""
         report = self.report
@@ -133,10 +138,12 @@ class Fitted:
         if (not given) if compute is None else set(given) & set(CORE):
             raise BadTable("a prediction needs either --compute or the law's own columns (--n, --d, --at), not both")
         if compute is None:
-            return predict_loss(self.predictor, **given)
-        if "c" in self.law.columns and not self.law.allocates:
-            return predict_loss(self.predictor, c=compute, **given)
-        return given | predict_compute(self.predictor.at(**given), compute)
+            found = predict_loss(self.predictor, **given)
+        elif "c" in self.law.columns and not self.law.allocates:
+            found = predict_loss(self.predictor, c=compute, **given)
+        else:
+            found = given | predict_compute(self.predictor.at(**given), compute)
+        return found | {"observable": self.observable}
 
     def plot(self, directory: str | Path, curves=None) -> list[Path]:
         """Every figure that the fit has data for, as PNG and SVG; returns the files."""

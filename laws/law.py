@@ -105,6 +105,10 @@ class Law:
         """Whether the law is of the loss, size and data (and compute) alone, so that an optimal split can exist."""
         return {"n", "d"} <= set(self.needed) <= {"n", "d", "c"} and self.observable == LOSS
 
+    def observed(self, column: str) -> str:
+        """What a fit to that column predicts: a law of the loss may be fitted to whatever falls as the loss does."""
+        return self.observable if self.observable != LOSS or "loss" in column.lower() else column
+
     def holding(self, fixed: Mapping[str, float] | None) -> "Law":
         """The law with some constants held at given values: they are no longer among its own.
 

@@ -252,7 +252,6 @@ def predict_loss(predictor: Predictor, **given: float) -> dict[str, Any]:
     at = {role: float(value[0]) for role, value in columns.items()}
     factors = extrapolation(predictor.ranges, at)
     return at | {
-        "observable": predictor.law.observable,
         "loss": float(loss[0]),
         "interval": [float(low[0]), float(high[0])],
         "level": predictor.level,

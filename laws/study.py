@@ -356,7 +356,7 @@ def _report(
         "declared_in": law.origin,
         "form": law.formula,
         "source": law.source,
-        "observable": law.observable,
+        "observable": law.observed(table.columns["loss"]),
         "fixed": dict(law.fixed),
         "params": optimum.constants,
         "objective": {

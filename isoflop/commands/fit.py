@@ -122,10 +122,11 @@ def _text(report: dict[str, Any], out: Path) -> Any:
     left_out = "; ".join(f"{rule['n']}: {rule['rule']}" for rule in report["excluded"]) or "none"
     fixed = ", ".join(f"{name} = {value:g}" for name, value in report["fixed"].items())
     delta = f" (delta {objective['delta']:g})" if "squared" not in objective["name"] else ""
+    column, observable = report["columns"]["loss"], report["observable"]
     lines = [
         report["form"] + (f"; held: {fixed}" if fixed else ""),
         f"{report['n_runs']} runs of {source}; left out: {left_out}",
-        f"{report['observable']}: {report['columns']['loss']}; weights: {report['weights']}",
+        f"{observable}{f': {column}' if column != observable else ''}; weights: {report['weights']}",
         f"summed {objective['name']} {objective['value']:.8g}{delta}; {starts['at_best']} of "
         f"{starts['n']} starts reached it; gradient {report['certificate']['gradient']:.1g}",
         *([f"compute: {report['columns']['c']} ({cost})"] if "c" in report["columns"] else []),

@@ -47,19 +47,19 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         raise BadTable("--freeze keeps the prediction of one fit, and --then asks for two")
     if flags.then:
         second = read_fit(flags.then)
-        return Output(found := plain(follow(fitted, second, **request)), _text(found, second.law.observable))
+        return Output(found := plain(follow(fitted, second, **request)), _text(found))
     if flags.freeze:
         frozen = freeze(fitted, flags.freeze, fit_path=path, command=_laws.typed("predict", flags, args), **request)
         found = frozen["prediction"] | {"frozen": flags.freeze, "sha256": frozen["sha256"]}
     else:
         found = plain(fitted.predict(**request))
-    return Output(found, _text(found, fitted.law.observable))
+    return Output(found, _text(found))
 
 
-def _text(found: dict[str, Any], observable: str) -> Any:
+def _text(found: dict[str, Any]) -> Any:
     level = f"{found['level']:.0%}"
     low, high = found["interval"]
-    lines = [f"{observable} {found['loss']:.5g}, {level} interval for one run [{low:.5g}, {high:.5g}]"]
+    lines = [f"{found['observable']} {found['loss']:.5g}, {level} interval for one run [{low:.5g}, {high:.5g}]"]
     for name, symbol in (("n", "N"), ("d", "D"), ("q", "upstream loss"), ("a", "a"), ("b", "b")):
         ends = found.get(f"{name}_interval")
         if name in found:

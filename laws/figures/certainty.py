@@ -117,8 +117,13 @@ def pairs_of(fitted: Fitted) -> list[tuple[str, str]]:
 
 
 def _contours(axes: Axes, x: Float[np.ndarray, " draws"], y: Float[np.ndarray, " draws"]) -> None:
-    """Contours within which given shares of the resamples lie, by a kernel density on the scales of the axes."""
+    """Contours within which given shares of the resamples lie, by a kernel density on the scales of the axes.
+
+    A resample at zero, as where a floor ended on its bound, has no place on a logarithmic axis.
+    """
     logs = [scale == "log" for scale in (axes.get_xscale(), axes.get_yscale())]
+    placed = np.all([v > 0 if log else np.full(len(v), True) for v, log in zip((x, y), logs, strict=True)], axis=0)
+    x, y = x[placed], y[placed]
     scaled = lambda pair: [np.log(v) if log else np.asarray(v) for v, log in zip(pair, logs, strict=True)]
     points, frame = np.stack(scaled((x, y))), scaled((axes.get_xlim(), axes.get_ylim()))
     if np.linalg.matrix_rank(np.cov(points / np.ptp(frame, axis=1)[:, None]), tol=1e-9) < 2:

@@ -8,7 +8,6 @@ import numpy as np
 
 from laws.figures.parts import bands, mark_end, reach, rows_of, smooth_curve
 from laws.fitted import Fitted
-from laws.law import LOSS
 from laws.style import INK, LAW, SECOND, SYMBOLS, THIRD, legend, log_ticks, log_x, panels
 
 if TYPE_CHECKING:
@@ -49,7 +48,7 @@ def loss_against_compute(fitted: Fitted, curves: dict | None = None) -> Figure |
     if drawn:
         axes.plot([], [], color="#C4C4C4", linewidth=1, label="learning curves")
     axes.set_ylim(min(band[1].min(), data["loss"].min()) * 0.985, top * 1.08)
-    axes.set(xlabel=SYMBOLS["c"], ylabel=LOSS)
+    axes.set(xlabel=SYMBOLS["c"], ylabel=fitted.observable)
     mark_end(axes, fitted, compute, 0.95)
     legend(axes)
     return figure

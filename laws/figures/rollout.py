@@ -57,7 +57,7 @@ def rollout(fitted: Fitted) -> Figure | None:
             axes.plot(cut["at"], high if above else low, "^" if above else "v", color=LAW, markersize=6, clip_on=False)
     log_x(axes, np.array([cut["at"] for cut in cuts]), 1.3)
     at = f"${ROLES[kept['role']].symbol}$ = {power(kept['target'][kept['role']])}"
-    observable = fitted.law.observable.partition(" (")[0]
+    observable = fitted.observable.partition(" (")[0]
     axes.set(xlabel=f"largest {SYMBOLS[kept['role']]} of the fitted runs", ylabel=f"{observable} at {at}")
     legend(axes)
     return figure

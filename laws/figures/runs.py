@@ -53,7 +53,7 @@ def isoflop_curves(fitted: Fitted) -> Figure | None:
     low = data["loss"][np.isin(group, full)].min()
     axes.set_ylim(low * 0.985, min(axes.get_ylim()[1], np.quantile(data["loss"][np.isin(group, full)], 0.97) * 1.04))
     log_x(axes, data["n"][np.isin(group, full)])
-    axes.set(xlabel=SYMBOLS["n"], ylabel=LOSS)
+    axes.set(xlabel=SYMBOLS["n"], ylabel=fitted.observable)
     axes.legend(title="$C$ (FLOPs)", title_fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), alignment="left")
     return figure
 
@@ -138,6 +138,6 @@ def one_column(fitted: Fitted) -> Figure | None:
         low, high = interval(np.exp(log_predictions(fitted.law, predictor.draws, {role: grid})), predictor.level)
         axes.fill_between(grid, low, high, color=LAW, alpha=0.22, linewidth=0, label=f"{predictor.level:.0%} interval")
     log_x(axes, grid)
-    axes.set(xlabel=SYMBOLS[role], ylabel=fitted.law.observable)
+    axes.set(xlabel=SYMBOLS[role], ylabel=fitted.observable)
     legend(axes, 1)
     return figure

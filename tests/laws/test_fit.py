@@ -272,6 +272,14 @@ def test_a_law_without_a_split_goes_all_the_way(tmp_path):
     assert {"residuals.png", "residuals.svg"} <= drawn and not {"isoflop.png", "surface.png"} & drawn
 
 
+def test_a_law_of_the_loss_fitted_to_the_error_says_so(tmp_path):
+    d = np.geomspace(1e3, 1e6, 12)
+    table = laws.load(pd.DataFrame({"d": d, "error": 0.1 + 0.8 * (d / 1e3) ** -0.4}), d="d", loss="error")
+    found = table.fit("power_offset_d", resamples=0)
+    assert found.predict(d=1e7)["observable"] == found.observable == "error"
+    assert laws.read_fit(found.save(tmp_path / "fit.json")).observable == "error"
+
+
 def test_predictions_of_more_columns(tmp_path):
     law = find("data_constrained")
     constants = (520.82, 1487.7, 1.86914, 0.3527, 0.3527, 15.4, 5.3)
