@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.special import gammaln, softmax
 
+from laws.budgets import budgets
 from laws.fit import log_predictions, starting_points
 from laws.forms import LAWS
-from laws.isoflop import budgets
 from laws.law import Coordinates, Law
 from laws.precision import float64
 from laws.refit import Refits, refit, restriction

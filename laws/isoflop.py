@@ -3,14 +3,14 @@
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
+from laws.budgets import budgets
 from laws.compute import Cost
 from laws.errors import BadTable
 from laws.table import Table
 from laws.uncertainty import interval
 
-SAME_BUDGET = 0.1  # runs within this relative distance of the smallest of a budget belong to it
 SAME_SIZE = 0.02  # sizes closer than this are one size
 ON_BUDGETS = 0.5  # share of the runs that must lie on budgets for a table to be iso-FLOP
 FEWEST_SIZES = 4
@@ -72,16 +72,6 @@ class Line:
     noise: float
     noise_from: str
     level: float
-
-
-def budgets(compute: Float[np.ndarray, " rows"]) -> Int[np.ndarray, " rows"]:
-    """Number of the budget of each row: rows within ``SAME_BUDGET`` of the smallest of a budget share it."""
-    number, count, start = np.empty(len(compute), int), -1, -np.inf
-    for row in np.argsort(compute, kind="stable"):
-        if compute[row] > start * (1 + SAME_BUDGET) or count < 0:
-            count, start = count + 1, compute[row]
-        number[row] = count
-    return number
 
 
 def _by_size(n: Float[np.ndarray, " rows"], loss: Float[np.ndarray, " rows"]):

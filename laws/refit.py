@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float
 
 from laws.law import Coordinates, Law
 from laws.precision import float64
-from laws.solve import in_a_block, minimise
+from laws.solve import filled, in_a_block, minimise
 
 MAX_STEPS = 160
 TOLERANCE = 1e-6  # expected further decrease, relative to the objective: under a hundredth of a standard error
@@ -47,14 +47,15 @@ def slopes_at(
     """Derivatives of the predicted log losses in the optimiser's coordinates."""
     inputs = {role: np.asarray(columns[role], np.float64) for role in law.columns}
     coordinates, runs = Coordinates.of(law, inputs), len(next(iter(inputs.values())))
-    together = in_a_block(law, runs)
+    inputs = {role: filled(values) for role, values in inputs.items()}
+    together = in_a_block(law, len(next(iter(inputs.values()))))
     found = np.empty((len(natural), runs, natural.shape[1]))
     with float64(), np.errstate(all="ignore"):
         free = np.clip(np.asarray(coordinates.free(np.asarray(natural, np.float64))), *coordinates.bounds())
         for first in range(0, len(free), together):
             rows = np.resize(np.arange(first, min(first + together, len(free))), together)  # one shape, one compile
             seen = np.asarray(_slopes(law)(free[rows], coordinates.centre, inputs))
-            found[first : first + together] = seen[: len(free) - first]
+            found[first : first + together] = seen[: len(free) - first, :runs]
     return found
 
 

@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.stats import t as student
 
+from laws.budgets import budgets
 from laws.ensemble import SPARE, Form, below_cuts, cuts, distance_role, forecast_errors, loose
 from laws.fit import log_predictions
-from laws.isoflop import budgets
 from laws.uncertainty import Fits, scatter
 
 CUTS = 12  # drawn, at most

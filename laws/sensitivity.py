@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
+from laws.budgets import budgets
 from laws.compute import Cost, cost_of
 from laws.errors import BadTable, FitFailed
 from laws.fit import Optimum, fit, weights_of
 from laws.fitted import Fitted
 from laws.forms import LAWS
-from laws.isoflop import budgets
 from laws.law import Law
 from laws.study import derive
 from laws.table import Table

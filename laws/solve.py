@@ -7,7 +7,7 @@ compiled program looks at a block of problems; whichever are unfinished fill the
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from laws.law import Coordinates, Law
 from laws.precision import float64
 
 BLOCK, CELLS = 128, 2**17  # problems looked at together: at most so many, and so many times the runs
+SHAPES = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # numbers of runs, of which small tables take the next
 MAX_STEPS = 300
 FIRST_DAMPING, LEAST_DAMPING, LARGEST_DAMPING = 1e-3, 1e-9, 1e9
 TOLERANCE = 1e-13  # expected further decrease, relative to the objective
@@ -90,6 +91,15 @@ class Solution:
 def in_a_block(law: Law, runs: int) -> int:
     """How many problems are looked at together: a power of two, bounded by what they hold in memory."""
     return max(1, min(BLOCK, 2 ** int(np.log2(max(CELLS / (runs * law.width), 1)))))
+
+
+def filled(
+    values: Float[np.ndarray, "*problems runs"], mode: Literal["edge", "constant"] = "edge"
+) -> Float[np.ndarray, "*problems more"]:
+    """Runs repeated, or zero ("constant"), up to the next of ``SHAPES``: tables of about one length share a program."""
+    runs = values.shape[-1]
+    extra = next((shape for shape in SHAPES if shape >= runs), runs) - runs
+    return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, extra)], mode) if extra else values
 
 
 @functools.lru_cache(maxsize=64)
@@ -208,6 +218,8 @@ def minimise(
     decrement, steepest, extremes = np.full(count, np.inf), np.full(count, np.inf), np.full((count, 2), np.nan)
     damping, steps, converged = np.full(count, FIRST_DAMPING), np.zeros(count, int), np.zeros(count, bool)
     program = _program(law, objective)
+    inputs = {role: filled(values) for role, values in inputs.items()}
+    log_loss, weight = filled(log_loss), filled(weight, "constant")
     together = in_a_block(law, log_loss.shape[-1])
     while True:
         i = np.flatnonzero(~converged & (steps < max_steps) & (damping < LARGEST_DAMPING))[:together]

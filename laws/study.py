@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from laws import diagnose
 from laws.allocate import allocate
+from laws.budgets import budgets, frontier
 from laws.compute import Cost, cost_of
 from laws.ensemble import DRAWS, Member, ensemble, pooled_growth
 from laws.envelope import Envelope, envelope
@@ -19,7 +20,7 @@ from laws.errors import BadTable
 from laws.fit import Optimum, fit, weights_of
 from laws.fitted import Fitted, samples_of
 from laws.forms import find
-from laws.isoflop import METHODS, Line, budgets, isoflop
+from laws.isoflop import METHODS, Line, isoflop
 from laws.law import Coordinates, Law
 from laws.precision import float64
 from laws.predict import Predictor, Rival
@@ -50,22 +51,13 @@ TITLES = {
 DERIVED = {"a": "a", "b": "b", "n_opt": "n", "d_opt": "d", "loss_opt": "loss"}
 
 
-def frontier(table: Table) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
-    """Compute and loss of the best run at each budget, those beaten by a cheaper run left out."""
-    compute, group = table.values["c"], budgets(table.values["c"])
-    best = np.array([min(np.flatnonzero(group == g), key=lambda row: table.loss[row]) for g in np.unique(group)])
-    best = best[np.argsort(compute[best])]
-    ahead = table.loss[best] <= np.minimum.accumulate(table.loss[best])
-    return compute[best[ahead]], table.loss[best[ahead]]
-
-
 def baselines(table: Table) -> dict[str, Any]:
     """What a naive forecaster would say: the best loss so far, and a power law without offset along the frontier."""
     out: dict[str, Any] = {"best_loss": float(table.loss.min()), "power_law": None}
     if "c" in table.values:
-        compute, loss = frontier(table)
-        if len(compute) >= 2:
-            slope, intercept = np.polyfit(np.log(compute), np.log(loss), 1)
+        rows = frontier(table.values["c"], table.loss)
+        if len(rows) >= 2:
+            slope, intercept = np.polyfit(np.log(table.values["c"][rows]), np.log(table.loss[rows]), 1)
             out["power_law"] = {"k": float(np.exp(intercept)), "p": float(-slope)}
     return out
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from laws import budgets
 from laws.errors import BadTable, nearest
 from laws.roles import CORE, ROLES, checked, flag
 
@@ -142,6 +143,18 @@ class Table:
         keep = np.ones(len(self), bool)
         keep[np.argsort(-self.loss, kind="stable")[:count]] = False
         return self.take(keep, f"the {count} highest losses")
+
+    def frontier(self) -> Table:
+        """The best run of each compute alone, those beaten by a cheaper run left out.
+
+        Raises:
+            BadTable: there is no compute.
+        """
+        if "c" not in self.values:
+            raise BadTable(f"{self.name}: a frontier needs compute: name its column ({flag('c', 'COLUMN', '')})")
+        keep = np.zeros(len(self), bool)
+        keep[budgets.frontier(self.values["c"], self.loss)] = True
+        return self.take(keep, "beaten by a run of the same compute or less")
 
     def fit(self, law: str | Law = "chinchilla", **options: Any) -> Fitted:
         """The law fitted to these runs; the options are those of ``laws.study.analyse``."""
@@ -284,6 +297,7 @@ def load(
     columns: Mapping[str, str] | None = None,
     noise: str | None = None,
     where: str | None = None,
+    frontier: bool = False,
     drop_highest: int = 0,
 ) -> Table:
     """A checked table of runs from Parquet, CSV, JSONL or a pandas frame.
@@ -298,6 +312,7 @@ def load(
             from their default columns when a law asks for them.
         noise: column of the standard error of each loss, by which fits weigh the rows.
         where: an expression that the rows must satisfy.
+        frontier: whether only the best run of each compute is kept, and of these none that a cheaper one beats.
         drop_highest: how many of the highest losses to leave out.
 
     Raises:
@@ -353,4 +368,6 @@ def load(
     )
     _refuse_duplicates(table)
     _refuse_units(table)
+    if frontier:
+        table = table.frontier()
     return table.drop_highest(drop_highest) if drop_highest else table

@@ -40,6 +40,13 @@ def define(flags: absl_flags.FlagValues) -> None:
     text("fixed", None, "Constants held at given values, as in alpha=0.35,E=1.7.", flag_values=flags)
     text("run", None, "Column that names the run of a row; run_id, else every row is a run.", flag_values=flags)
     text("where", None, "Only rows for which this holds, as in \"family == 'lm' and flops < 1e20\".", flag_values=flags)
+    flag = absl_flags.DEFINE_boolean
+    flag(
+        "frontier",
+        False,
+        "Only the best run of each compute, of those none that a cheaper one beats.",
+        flag_values=flags,
+    )
     whole("drop_highest", 0, "Leave out that many of the highest losses.", lower_bound=0, flag_values=flags)
     text("objective", "log_huber", OBJECTIVES, flag_values=flags)
     real("delta", 1e-3, "Huber's threshold, in log loss.", flag_values=flags)
@@ -50,7 +57,6 @@ def define(flags: absl_flags.FlagValues) -> None:
     real("level", 0.95, "Level of the intervals.", flag_values=flags)
     text("curves", None, "Learning curves for approach 1; curves.parquet beside runs.parquet.", flag_values=flags)
     whole("seed", 0, "Seed of all draws.", flag_values=flags)
-    flag = absl_flags.DEFINE_boolean
     flag("sensitivity", False, "Also fit under other objectives, outlier rules, forms, conventions.", flag_values=flags)
     text("out", None, "Where to write; fit.json in the sweep directory or here.", flag_values=flags)
 
@@ -65,7 +71,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
 
     path = _laws.table_path(operand)
     named: dict[str, Any] = {
-        role: flags[role].value for role in ("n", "d", "c", "loss", "run", "noise", "where", "drop_highest")
+        role: flags[role].value for role in ("n", "d", "c", "loss", "run", "noise", "where", "frontier", "drop_highest")
     }
     named["columns"] = _laws.pairs("columns", flags.columns)
     table = load(path, **named)

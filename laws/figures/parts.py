@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from laws.budgets import budgets
 from laws.envelope import levelled, smoothed
 from laws.fit import log_predictions
 from laws.fitted import Fitted
-from laws.isoflop import ON_BUDGETS, budgets
+from laws.isoflop import ON_BUDGETS
 from laws.style import NAIVE
 from laws.uncertainty import interval
 

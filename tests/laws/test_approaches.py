@@ -7,11 +7,12 @@ from simulated import TRUTH, simulate, simulate_curves
 
 import laws
 from laws.allocate import allocate
+from laws.budgets import budgets
 from laws.compute import cost_of
 from laws.envelope import envelope, load_curves, smoothed
 from laws.errors import BadTable
 from laws.forms import find
-from laws.isoflop import budgets, isoflop
+from laws.isoflop import isoflop
 
 
 def test_budgets_group_equal_compute():

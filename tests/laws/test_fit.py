@@ -63,6 +63,19 @@ def test_sum_and_tight_tolerance_reach_the_exponent():
     assert a == pytest.approx(0.5, abs=0.02)
 
 
+def test_filling_a_table_up_leaves_the_fit_as_it_is(monkeypatch):
+    d = np.geomspace(1e3, 1e6, 17)
+    noise = np.exp(0.01 * np.random.default_rng(0).standard_normal(17))
+    table = laws.load(pd.DataFrame({"d": d, "loss": (0.1 + 0.8 * (d / 1e3) ** -0.4) * noise}), d="d")
+    filled = table.fit("power_offset_d", resamples=20).report
+    monkeypatch.setattr("laws.solve.SHAPES", ())
+    plain = table.fit("power_offset_d", resamples=20).report
+    for key in ("params", "samples"):
+        for name, value in plain[key].items():
+            np.testing.assert_allclose(filled[key][name], value, rtol=1e-5)
+    assert filled["objective"]["value"] == pytest.approx(plain["objective"]["value"], rel=1e-12)
+
+
 def test_no_worse_than_scipy():
     """The same objective from the same starts, with scipy's L-BFGS-B and gradients by finite differences."""
     from scipy.optimize import minimize

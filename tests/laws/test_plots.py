@@ -7,7 +7,7 @@ from scipy.stats import t as student
 
 import laws
 from laws.allocate import allocate
-from laws.figures.certainty import pairs_of
+from laws.figures.certainty import clouds, pairs_of
 from laws.figures.surface import surface_of
 from laws.plots import FIGURES
 from laws.uncertainty import interval
@@ -129,6 +129,15 @@ def test_clouds_show_the_resamples_and_their_contours_hold_what_they_say(fitted,
         (contours,) = [c for c in axes.collections if hasattr(c, "levels")]
         inside = [sum(path.contains_points(np.stack([x, y], axis=1))) / len(x) for path in contours.get_paths()]
         assert inside == pytest.approx([0.95, 0.5], abs=0.04)
+
+
+def test_a_resample_at_zero_is_not_on_a_logarithmic_axis(fitted):
+    samples = dict(fitted.report["samples"])
+    samples["E"] = [0.0, *np.geomspace(0.1, 1.5, len(samples["E"]) - 1)]
+    figure = clouds(laws.Fitted(fitted.law, fitted.report | {"samples": samples}))
+    (axes,) = (axes for axes in figure.axes if axes.get_xlabel() == "$E$")
+    assert axes.get_xscale() == "log"
+    assert any(hasattr(collection, "levels") for collection in axes.collections)
 
 
 def test_pairs_of_laws_with_one_exponent(one_column_law, below):

@@ -7,7 +7,7 @@ import pytest
 
 import laws
 from laws.errors import BadTable
-from laws.study import baselines, frontier
+from laws.study import baselines
 
 KEYS = {
     "law", "form", "params", "objective", "n_runs", "excluded", "starts", "intervals", "derived", "ranges", "columns",
@@ -71,8 +71,10 @@ def test_the_target_defaults_to_the_largest_compute(sweep, fitted):
 
 def test_baselines(sweep):
     table = laws.load(sweep)
-    compute, loss = frontier(table)
+    best = table.frontier()
+    compute, loss = best.values["c"], best.loss
     assert len(compute) == 5
+    assert best.excluded[-1] == {"rule": "beaten by a run of the same compute or less", "n": len(table) - 5}
     assert (np.diff(loss) < 0).all()
     said = baselines(table)
     assert said["best_loss"] == sweep.loss.min()

@@ -36,6 +36,13 @@ print(json.dumps({
 }))"""
 
 
+FORETOLD = """import json
+print(json.dumps({
+    "foretold": foretold.to_dict("index"), "floors": floors.to_dict("index"),
+    "forms": residuals.to_dict("index"), "chance": chance, "least": least,
+}))"""
+
+
 def read(path):
     return nbformat.read(path, as_version=4)
 
@@ -82,6 +89,11 @@ def refitted(published):
 @pytest.fixture(scope="module")
 def proposed():
     return run("03_which_run_next.ipynb", PROPOSED)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return run("04_scaling_images.ipynb", FORETOLD)
 
 
 def outputs(notebook):
@@ -152,6 +164,27 @@ def test_which_run_next_proposes_within_the_budget_and_scores_the_frozen_predict
     said = "".join(output.get("text", "") for output in outputs(proposed))
     assert "was there before the prediction" in said
     assert sum("image/png" in output.get("data", {}) for output in outputs(proposed)) == 1
+
+
+def test_scaling_images_foretells_the_budgets_that_were_set_aside(images):
+    found = json.loads(images.cells[-1].outputs[0].text)
+    tables = {path.stem: pd.read_parquet(path) for path in (FOLDER / "data" / "images").glob("*.parquet")}
+    assert set(found["foretold"]) == {"vit-procedural", "vit-fashion", "resnet-procedural", "resnet-fashion"}
+    for name, row in found["foretold"].items():
+        top = tables[name][tables[name]["budget"] == tables[name]["budget"].max()]
+        assert row["measured"] == pytest.approx(top["loss"].min())
+        assert row["low"] < row["predicted"] < row["high"] and 0 < row["a"] < 1
+        assert row["predicted"] == pytest.approx(row["measured"], rel=0.1)
+    for name, row in found["floors"].items():
+        assert row["the floor"] == pytest.approx(tables[name]["bayes_nats"].iloc[0]) and row["E"] < row["best run"]
+    assert found["least"] < found["chance"] == 0.9
+    bounded, offset = (found["forms"][name] for name in ("bounded, M4", "power law with an offset"))
+    assert bounded["rms of log error"] < offset["rms of log error"]
+
+
+def test_scaling_images_shows_its_figures_and_says_nothing_on_the_side(images):
+    assert sum("image/png" in output.get("data", {}) for output in outputs(images)) == 2
+    assert [output for output in outputs(images) if output.get("name") == "stderr"] == []
 
 
 def test_the_data_of_the_notebooks_are_small_and_name_no_path():
