@@ -286,6 +286,13 @@ def _refuse_units(table: Table) -> None:
         raise BadTable(f"{said('c')} is {cost:.2g} times 6 N D: give training FLOPs")
 
 
+def _kept(frame: pd.DataFrame, kept: pd.DataFrame, rule: str, excluded: list[dict[str, Any]]) -> pd.DataFrame:
+    """What a rule keeps; how many rows it removed is noted."""
+    if len(kept) < len(frame):
+        excluded.append({"rule": rule, "n": len(frame) - len(kept)})
+    return kept
+
+
 def load(
     source: str | Path | pd.DataFrame,
     *,
@@ -327,16 +334,10 @@ def load(
     path = None if name == "table" else str(source)
     excluded: list[dict[str, Any]] = []
     for column, well, _ in ENDED:
-        if column in frame.columns:
-            done = frame.loc[frame[column] == well]
-            if len(done) < len(frame):
-                excluded.append({"rule": f"{column} is not {well}", "n": len(frame) - len(done)})
-            frame = done
+        if column in header:
+            frame = _kept(frame, frame.loc[frame[column] == well], f"{column} is not {well}", excluded)
     if where:
-        kept = select(frame, name, where)
-        if len(kept) < len(frame):
-            excluded.append({"rule": f"not ({where})", "n": len(frame) - len(kept)})
-        frame = kept
+        frame = _kept(frame, select(frame, name, where), f"not ({where})", excluded)
     if frame.empty:
         raise BadTable(f"{name}: no completed run")
     given = {checked(role): column for role, column in (columns or {}).items()}

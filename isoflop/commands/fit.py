@@ -30,6 +30,7 @@ INTERVALS = (
 def define(flags: absl_flags.FlagValues) -> None:
     """The flags of the command; the columns default to those of a collected table."""
     text, real, whole = absl_flags.DEFINE_string, absl_flags.DEFINE_float, absl_flags.DEFINE_integer
+    flag = absl_flags.DEFINE_boolean
     text("law", "chinchilla", "The law (kaplan, power_c, ...), or file.py:NAME for one of your own.", flag_values=flags)
     text("n", None, "Column of the parameters; params_total in collected tables.", flag_values=flags)
     text("d", None, "Column of the training data; tokens in collected tables (examples: images).", flag_values=flags)
@@ -40,13 +41,7 @@ def define(flags: absl_flags.FlagValues) -> None:
     text("fixed", None, "Constants held at given values, as in alpha=0.35,E=1.7.", flag_values=flags)
     text("run", None, "Column that names the run of a row; run_id, else every row is a run.", flag_values=flags)
     text("where", None, "Only rows for which this holds, as in \"family == 'lm' and flops < 1e20\".", flag_values=flags)
-    flag = absl_flags.DEFINE_boolean
-    flag(
-        "frontier",
-        False,
-        "Only the best run of each compute, of those none that a cheaper one beats.",
-        flag_values=flags,
-    )
+    flag("frontier", False, "Only the best run of each compute, if no cheaper one beats it.", flag_values=flags)
     whole("drop_highest", 0, "Leave out that many of the highest losses.", lower_bound=0, flag_values=flags)
     text("objective", "log_huber", OBJECTIVES, flag_values=flags)
     real("delta", 1e-3, "Huber's threshold, in log loss.", flag_values=flags)

@@ -8,11 +8,10 @@ import pytest
 from vision import layers
 
 
-@pytest.mark.parametrize("outputs", [2, 4])
 @pytest.mark.parametrize(("size", "stride", "border"), [(3, 1, 1), (3, 2, 1), (3, 1, 0), (1, 2, 0), (7, 2, 3)])
-def test_the_gradients_of_convolutions_are_xlas(size, stride, border, outputs):
+def test_the_gradients_of_convolutions_are_xlas(size, stride, border):
     x = jax.random.normal(jax.random.key(0), (2, 9, 8, 3))
-    kernel = jax.random.normal(jax.random.key(1), (size, size, 3, outputs))
+    kernel = jax.random.normal(jax.random.key(1), (size, size, 3, 4))
 
     def total(apply, x, kernel):
         return jnp.sum(jnp.sin(apply(x, kernel)))
