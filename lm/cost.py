@@ -12,7 +12,7 @@ def cost(model: Any, seq_len: int, vocab_size: int) -> Cost:
     """The cost of a decoder.
 
     Args:
-      model: a resolved `config.model` or a `Decoder`: its shape and options.
+      model: a `Decoder`, or whatever has its shape and options.
       seq_len: tokens of an example; also the rows of learned positions.
       vocab_size: symbols.
     """
@@ -41,4 +41,7 @@ def parameters(model: Any, seq_len: int, vocab_size: int) -> dict[str, int]:
 
 def forward(model: Any, seq_len: int, vocab_size: int) -> dict[str, float]:
     """FLOPs of the forward products of one example by component; `scores` are the products with full attention maps."""
-    return {**costs.forward(model, seq_len), "head": float(seq_len) * 2 * model.width * vocab_size}
+    products = costs.forward(model, seq_len)
+    if model.mixer == "linear":  # a recurrence has no products of its own
+        products["scores"] = 0.0
+    return {**products, "head": float(seq_len) * 2 * model.width * vocab_size}

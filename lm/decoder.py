@@ -31,9 +31,11 @@ from training.nets import blocks, initial, layers
 from training.nets.attention import Choice, attend, attend_cache, choose
 from training.nets.blocks import Dropout
 from training.nets.initial import Leaf
+from training.nets.recurrence import gated_linear
 
 POSITIONS = ("rotary", "learned", "none")
-Cache = dict[str, Array]
+MIXERS = ("attention", "linear")
+Cache = dict[str, Any]
 
 
 class Decoder(nn.Module):
@@ -55,6 +57,8 @@ class Decoder(nn.Module):
       tied: whether the head is the embedding.
       bias: whether projections and layer norms have biases.
       qk_norm: whether each head's queries and keys are RMS-normalised (Dehghani et al. 2023).
+      mixer: "attention", or "linear": the gated linear recurrence of `training.nets.recurrence`, whose output gate, forget
+        gate and values are what attention calls queries, keys and values.
       parallel: whether attention and MLP read one norm and are added together (Wang and Komatsuzaki 2021).
       dropout: whether embeddings and block outputs are dropped in training; the rate is an argument.
       param_dtype, compute_dtype, logit_dtype: names of dtypes.
@@ -78,6 +82,7 @@ class Decoder(nn.Module):
     tied: bool = True
     bias: bool = False
     qk_norm: bool = False
+    mixer: str = "attention"
     parallel: bool = False
     dropout: bool = False
     param_dtype: str = "float32"
@@ -93,8 +98,10 @@ class Decoder(nn.Module):
         return self.width // self.heads
 
     @property
-    def attention_choice(self) -> Choice:
-        """The attention implementation that this model uses here, and why."""
+    def attention_choice(self) -> Choice | None:
+        """The attention implementation that this model uses here, and why; None where it has no attention."""
+        if self.mixer == "linear":
+            return None
         return choose(self.attention, self.head_width, self.compute_dtype)
 
     @nn.compact
@@ -135,10 +142,13 @@ class Decoder(nn.Module):
         batch, length = tokens.shape
         drop = blocks.dropper(dropout if self.dropout else None)
         places = jnp.arange(length, dtype=jnp.int32) if segments is None else layers.positions_in_segments(segments)
-        implementation = self.attention_choice.name
+        choice = self.attention_choice
+        starts = None if segments is None else places == 0
 
         def mix(q: Array, k: Array, v: Array, kept: None) -> tuple[Array, None]:
-            return attend(q, k, v, segments, implementation), kept
+            if choice is None:
+                return gated_linear(q, k, v, starts)[0], kept
+            return attend(q, k, v, segments, choice.name), kept
 
         x = drop(_embed(self, params, tokens, places), -1, 0)
         x, _ = blocks.run(self, params["blocks"], x, None, batch=batch, turn=_turner(self, places), mix=mix, drop=drop)
@@ -155,7 +165,20 @@ class Decoder(nn.Module):
         params = self.parameters()
         batch, new = tokens.shape
         places = cache["length"] + jnp.arange(new, dtype=jnp.int32)
-        index = jnp.arange(cache["key"].shape[2])
+        # One compiled block, whatever `scan` says: a sampler compiles for a few short steps.
+        quick, mix = self.clone(scan=True, remat="none"), self._from_cache(cache, places)
+        how = {"batch": batch, "turn": _turner(self, places), "mix": mix, "drop": blocks.dropper(None)}
+        x = _embed(self, params, tokens, places)
+        x, kept = blocks.run(quick, params["blocks"], x, cache["kept"], **how)
+        x = blocks.norm(self, params["final_norm"], x).reshape(batch, new, self.width)
+        longer = cache | {"kept": kept, "length": cache["length"] + new}
+        return logits(x, _head(self, params), self.logit_dtype), longer
+
+    def _from_cache(self, cache: Cache, places: Array) -> Callable[..., Any]:
+        """What mixes new tokens at those places with what a layer kept of the earlier ones."""
+        if self.mixer == "linear":
+            return lambda q, k, v, kept: gated_linear(q, k, v, None, kept)
+        index = jnp.arange(cache["kept"][0].shape[2])
         visible = (index <= places[:, None]) & (index > places[:, None] - cache["window"])
 
         def mix(q: Array, k: Array, v: Array, kept: tuple[Array, Array]) -> tuple[Array, tuple[Array, Array]]:
@@ -165,27 +188,19 @@ class Decoder(nn.Module):
             )
             return attend_cache(q, keys, values, visible), (keys, values)
 
-        x = _embed(self, params, tokens, places)
-        # One compiled block, whatever `scan` says: a sampler compiles for a few short steps.
-        quick, kept = self.clone(scan=True, remat="none"), (cache["key"], cache["value"])
-        how = {"batch": batch, "turn": _turner(self, places), "mix": mix, "drop": blocks.dropper(None)}
-        x, (keys, values) = blocks.run(quick, params["blocks"], x, kept, **how)
-        x = blocks.norm(self, params["final_norm"], x).reshape(batch, new, self.width)
-        return logits(x, _head(self, params), self.logit_dtype), cache | {
-            "key": keys,
-            "value": values,
-            "length": cache["length"] + new,
-        }
+        return mix
 
-    def empty_cache(self, batch: int, length: int, window: int | None = None) -> Cache:
-        """A cache with room for `length` tokens, of which each sees the last `window` (itself included); None: all."""
-        shape = (self.depth, batch, length, self.kv_heads, self.head_width)
-        return {
-            "key": jnp.zeros(shape, self.compute_dtype),
-            "value": jnp.zeros(shape, self.compute_dtype),
-            "length": jnp.zeros((), jnp.int32),
-            "window": jnp.asarray(length if window is None else window, jnp.int32),
-        }
+    def empty_cache(self, batch: int, length: int, window: Any = None) -> Cache:
+        """A cache with room for `length` tokens, of which each attends to the last `window` (itself included); None: all.
+
+        What it keeps of a layer: keys and values [batch, length, kv_heads, head_width], or the recurrence's state."""
+        layer = (self.depth, batch, length, self.kv_heads, self.head_width)
+        if self.mixer == "linear":
+            kept: Any = jnp.zeros((self.depth, batch, self.heads, self.head_width), jnp.float32)
+        else:
+            kept = (jnp.zeros(layer, self.compute_dtype), jnp.zeros(layer, self.compute_dtype))
+        span = jnp.asarray(length if window is None else window, jnp.int32)
+        return {"kept": kept, "length": jnp.zeros((), jnp.int32), "window": span}
 
 
 def check(model: Decoder) -> None:
@@ -193,6 +208,10 @@ def check(model: Decoder) -> None:
     blocks.check(model)
     if model.positions not in POSITIONS:
         raise BadInput(f"model.positions: {model.positions!r} is not one of {', '.join(POSITIONS)}")
+    if model.mixer not in MIXERS:
+        raise BadInput(f"model.mixer: {model.mixer!r} is not one of {', '.join(MIXERS)}")
+    if model.mixer == "linear" and (model.positions != "none" or model.kv_heads != model.heads):
+        raise BadInput("model.mixer: a linear recurrence has neither positions nor shared keys")
     if model.vocab_size < 1:
         raise BadInput(f"model.vocab_size: must be at least 1, got {model.vocab_size}")
     if model.positions == "rotary" and model.head_width % 2:

@@ -1,4 +1,4 @@
-"""Text from a decoder, one token at a time, with a cache of keys and values."""
+"""Text from a language model, one token at a time, with a cache of what it keeps of those before."""
 
 import functools
 from collections.abc import Sequence
@@ -10,11 +10,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from lm.decoder import Decoder
+from lm.models import Model
 from training.errors import BadInput
 
 
 def generate(
-    model: Decoder,
+    model: Model,
     params: Any,
     prompts: Sequence[Sequence[int]],
     new: int,
@@ -29,7 +30,7 @@ def generate(
     """Continue every prompt; each row is drawn from its own key, so that what stands beside it changes nothing.
 
     Args:
-      model: a decoder.
+      model: a decoder or a recurrent model.
       params: its parameters, unboxed.
       prompts: at least one token each; lengths may differ.
       new: tokens to add to each.
@@ -37,7 +38,7 @@ def generate(
       temperature: divides the logits; 0 takes the likeliest token.
       top_k: draw among that many likeliest tokens; 0: all.
       top_p: draw among the fewest likeliest tokens whose probabilities, after `top_k`, reach it (Holtzman et al. 2020).
-      window: attend only to the last `window` tokens; None: to all.
+      window: attend only to the last `window` tokens; None: to all. A recurrence, which attends to nothing, has read all.
       end: a token that ends a row.
 
     Returns:
@@ -49,7 +50,7 @@ def generate(
     _check(model, prompts, new, temperature, top_k, top_p)
     lengths = np.array([len(prompt) for prompt in prompts], np.int32)
     total = int(lengths.max()) + new
-    if model.positions == "learned" and total > model.max_length:
+    if isinstance(model, Decoder) and model.positions == "learned" and total > model.max_length:
         raise BadInput(f"generate: {total} tokens are more than the model's {model.max_length} learned positions")
     tokens = np.zeros((len(prompts), total), np.int32)
     for row, prompt in zip(tokens, prompts, strict=True):
@@ -83,7 +84,7 @@ def pick(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _generate(
-    model: Decoder,
+    model: Model,
     known: int,
     params: Any,
     tokens: Array,
@@ -124,7 +125,7 @@ def _cut(row: np.ndarray, length: int, new: int, end: int | None) -> np.ndarray:
     return row[: length + ends[0] + 1] if len(ends) else row
 
 
-def _check(model: Decoder, prompts: Any, new: int, temperature: float, top_k: int, top_p: float) -> None:
+def _check(model: Model, prompts: Any, new: int, temperature: float, top_k: int, top_p: float) -> None:
     if not prompts or not all(len(prompt) for prompt in prompts):
         raise BadInput("generate: a prompt needs at least one token")
     if any(min(prompt) < 0 or max(prompt) >= model.vocab_size for prompt in prompts):

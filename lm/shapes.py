@@ -70,10 +70,11 @@ def _dial(model: Any) -> Iterator[tuple[int, int]]:
     if model.width is not None:
         yield from ((model.width, depth) for depth in range(LEAST_DEPTH, MOST_DEPTH + 1))
     else:
-        yield from ((width, model.depth or _depth(width)) for width in _widths())
+        yield from ((width, model.depth or _depth(width)) for width in widths())
 
 
-def _widths() -> Iterator[int]:
+def widths() -> Iterator[int]:
+    """Widths that the rules choose among."""
     width = 8
     while width <= WIDEST:
         yield width

@@ -4,14 +4,14 @@ import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from lm import cost as costs, rules as named_rules, shapes, tokens
-from lm.decoder import Decoder, check
+from lm import models, rules as named_rules, tokens
 from lm.objective import cross_entropy, z_penalty
 from lm.windows import Windows, segments
 from training.cost import Cost
@@ -23,38 +23,13 @@ INDIFFERENT = (
     *("model.size", "model.scan", "model.remat", "model.attention"),
     *("data.cache_dir", "data.corpus_args.data_dir", "data.shard_tokens", "evaluation.batch_size"),
 )
-SHAPE = ("depth", "width", "heads", "kv_heads", "mlp_width")
 
 
 def defaults() -> ConfigDict:
     """The sections `model`, `data` and `evaluation`."""
     return ConfigDict(
         {
-            "model": {
-                "name": "decoder",
-                "size": placeholder(float),  # target parameters; the shape follows (lm/shapes.py)
-                "depth": placeholder(int),
-                "width": placeholder(int),
-                "heads": placeholder(int),
-                "kv_heads": placeholder(int),
-                "mlp_width": placeholder(int),
-                "norm": "rms",
-                "norm_eps": 1e-5,
-                "positions": "rotary",
-                "rope_theta": 10_000.0,
-                "activation": "gelu",
-                "tied": True,
-                "bias": False,
-                "qk_norm": False,
-                "parallel": False,
-                "dropout": 0.0,
-                "z_loss": 0.0,
-                "init_scale": 1.0,
-                # Speed switches: same values, same tree.
-                "scan": False,
-                "remat": "none",
-                "attention": "auto",
-            },
+            "model": models.defaults(),
             "data": tokens.defaults(),
             "evaluation": {
                 "tokens": placeholder(int),  # of the fixed sample, spread over documents; None: the whole split
@@ -64,24 +39,21 @@ def defaults() -> ConfigDict:
     )
 
 
-def shape_for(size: float | None, config: ConfigDict) -> dict[str, int]:
-    """The decoder's shape for a target size, or what follows from the keys that are given."""
-    model = config.model
-    if None not in [model[key] for key in SHAPE]:
-        return {}
-    return shapes.shape_for(size, model, vocab_size=tokens.vocab_size(config.data), seq_len=config.data.seq_len)
+def shape_for(size: float | None, config: ConfigDict) -> dict[str, Any]:
+    """The options of the named model: given, of the target size, or its defaults."""
+    del size  # models.options reads it beside the other keys
+    return models.options(config.model, tokens.vocab_size(config.data), config.data.seq_len)
 
 
 def validate(config: ConfigDict) -> None:
     """Raise BadInput where the sections contradict each other."""
-    if config.model.name != "decoder":
-        raise BadInput(f"model.name: no language model {config.model.name!r} (known: decoder)")
-    for key in ("seq_len",):
-        if config.data[key] < 1:
-            raise BadInput(f"data.{key}: must be at least 1, got {config.data[key]}")
+    if config.data.seq_len < 1:
+        raise BadInput(f"data.seq_len: must be at least 1, got {config.data.seq_len}")
     if not 0 <= config.model.dropout < 1:
         raise BadInput(f"model.dropout: must be in [0, 1), got {config.model.dropout}")
-    check(decoder(config))
+    if config.model.carry and config.accumulate > 1:
+        raise BadInput("model.carry: a state is carried from batch to batch, not from micro-batch to micro-batch")
+    network(config)
 
 
 def rules(config: ConfigDict, n: int, d: float) -> dict[str, float | int]:
@@ -91,7 +63,7 @@ def rules(config: ConfigDict, n: int, d: float) -> dict[str, float | int]:
 
 def cost(config: ConfigDict) -> Cost:
     """Parameters and FLOPs."""
-    return costs.cost(config.model, config.data.seq_len, tokens.vocab_size(config.data))
+    return models.cost(config.model.name, network(config), config.data.seq_len)
 
 
 def available(config: ConfigDict) -> int | None:
@@ -119,22 +91,9 @@ def build(config: ConfigDict) -> "LanguageTask":
     return LanguageTask(config)
 
 
-def decoder(config: ConfigDict) -> Decoder:
+def network(config: ConfigDict) -> models.Model:
     """The model of a resolved config."""
-    model, precision = config.model, config.precision
-    structure = {field.name: model[field.name] for field in dataclasses.fields(Decoder) if field.name in model}
-    return Decoder(
-        **structure
-        | {
-            "name": None,
-            "vocab_size": tokens.vocab_size(config.data),
-            "max_length": config.data.seq_len if model.positions == "learned" else 0,
-            "dropout": model.dropout > 0,
-            "param_dtype": precision.params,
-            "compute_dtype": precision.compute,
-            "logit_dtype": precision.logits,
-        }
-    )
+    return models.build(config.model, config.precision, tokens.vocab_size(config.data), config.data.seq_len)
 
 
 def _documents_apart(data: ConfigDict) -> bool:
@@ -151,37 +110,57 @@ class LanguageModel:
     """The compiled part: next-token prediction over windows [batch, length + 1].
 
     Attributes:
-      decoder: the model.
+      network: the model.
       end: the end-of-document symbol where documents in a window are kept apart, else None.
+      z_loss: whether the total holds a z-loss.
+      carried: rows of a batch whose recurrent state is carried to the next batch, in the collection "carry"; 0: none.
     """
 
-    decoder: Decoder
+    network: models.Model
     end: int | None
     z_loss: bool
+    carried: int = 0
 
     def init(self, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
         """Boxed variables; `hyper["init_scale"]` multiplies every initial standard deviation."""
-        return self.decoder.init(key, hyper["init_scale"], method="parameters")
+        variables: Any = self.network.init(key, hyper["init_scale"], method="parameters")
+        if not self.carried:
+            return variables
+        state = {
+            name: nn.LogicallyPartitioned(part, ("layers", "batch", None))
+            for name, part in self.network.empty_cache(self.carried, 0).items()
+        }
+        ended = nn.LogicallyPartitioned(jnp.zeros(self.carried, bool), ("batch",))
+        return {**variables, "carry": {"state": state, "ended": ended}}
 
     def loss(self, params: Any, stats: Any, batch: Any, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
         """Nats summed over tokens, with z-loss on top; see `training.task.Model.loss`."""
-        dropout = (key, hyper["dropout"]) if self.decoder.dropout else None
-        nats, normaliser = self._nats(params, batch["tokens"], batch.get("segments"), dropout)
+        dropout = (key, hyper["dropout"]) if self.network.dropout else None
+        nats, normaliser, stats = self._nats(params, batch, dropout, stats)
         total = reported = jnp.sum(nats)
         if self.z_loss:
             total = reported + jnp.sum(z_penalty(normaliser, hyper["z_loss"]))
         return total, ({"loss": reported, "weight": jnp.float32(nats.size)}, stats)
 
     def score(self, params: Any, stats: Any, batch: Any) -> jax.Array:
-        """Nats of each predicted token [batch, length]."""
+        """Nats of each predicted token [batch, length]; a recurrent state starts from zero in every window."""
         del stats
-        return self._nats(params, batch["tokens"], batch.get("segments"), None)[0]
+        return self._nats(params, batch, None, {})[0]
 
-    def _nats(self, params: Any, window: jax.Array, ids: jax.Array | None, dropout: Any) -> tuple[jax.Array, jax.Array]:
-        window = window.astype(jnp.int32)
-        apply: Any = self.decoder.apply
-        states, head = apply({"params": params}, window[:, :-1], ids, dropout, method="hidden")
-        return cross_entropy(states, head, window[:, 1:], self.decoder.logit_dtype)
+    def _nats(self, params: Any, batch: Any, dropout: Any, stats: Any) -> tuple[jax.Array, jax.Array, Any]:
+        window, ids = batch["tokens"].astype(jnp.int32), batch.get("segments")
+        apply: Any = self.network.apply
+        if stats:
+            kept = ~(stats["carry"]["ended"] | batch["fresh"])[None, :, None]
+            state = {name: jnp.where(kept, part, 0) for name, part in stats["carry"]["state"].items()}
+            states, head, state = apply({"params": params}, window[:, :-1], ids, dropout, state, method="carried")
+            last = window[:, -2]
+            stats = {
+                "carry": {"state": state, "ended": jnp.zeros_like(last, bool) if self.end is None else last == self.end}
+            }
+        else:
+            states, head = apply({"params": params}, window[:, :-1], ids, dropout, method="hidden")
+        return *cross_entropy(states, head, window[:, 1:], self.network.logit_dtype), stats
 
 
 class LanguageTask:
@@ -194,18 +173,22 @@ class LanguageTask:
         self._train.need(config.batch_size, config.data.seq_len)
         self._windows = self._eval.eval_sample(config.evaluation.tokens, config.data.seq_len)
         apart = _documents_apart(self._config.data)
-        self.model = LanguageModel(decoder(config), self._text.end if apart else None, config.model.z_loss > 0)
+        end, carried = self._text.end if apart else None, config.batch_size if config.model.carry else 0
+        self.model = LanguageModel(network(config), end, config.model.z_loss > 0, carried)
 
     def hyper(self) -> dict[str, float]:
         """Scalars of the model that never recompile it."""
         return {name: float(self._config.model[name]) for name in ("dropout", "init_scale", "z_loss")}
 
     def batch(self, k: int, rows: slice) -> Arrays:
-        """Rows of global batch k: windows of the training split."""
+        """Rows of global batch k: windows of the training split, each where the state is carried the next of its row."""
         config = self._config
         # The store's own seed splits and shuffles documents; the run's seed draws the order of batches too, so that
         # runs which differ in it alone measure the noise of everything random in a run.
         seed = (config.seed << 32) + config.data.seed
+        if self.model.carried:
+            windows, fresh = self._train.streams(seed, k, config.batch_size, config.data.seq_len, rows)
+            return self._arrays(windows) | {"fresh": fresh}
         return self._arrays(self._train.batch(seed, k, config.batch_size, config.data.seq_len, rows))
 
     def eval_batches(self, final: bool = True) -> Iterator[Arrays]:
@@ -242,14 +225,14 @@ class LanguageTask:
 
     def facts(self) -> dict[str, Any]:
         """Record entries of the corpus, the tokenizer and the attention chosen."""
-        choice = self.model.decoder.attention_choice
+        choice = getattr(self.model.network, "attention_choice", None)
         windows = _unique_windows(self._train, self._config.data.seq_len)
         return {
             **self._text.facts(),
             "seq_len": self._config.data.seq_len,
             "available_tokens": None if windows is None else windows * self._config.data.seq_len,
             "documents_apart": _documents_apart(self._config.data),
-            "attention": f"{choice.name} ({choice.reason})",
+            **({} if choice is None else {"attention": f"{choice.name} ({choice.reason})"}),
         }
 
     def _arrays(self, window: np.ndarray) -> Arrays:

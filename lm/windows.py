@@ -89,6 +89,27 @@ class Windows(abc.ABC):
             index[of_epoch] = permute(index[of_epoch], n, seed, int(epoch))
         return self.windows(index, seq_len)
 
+    def streams(
+        self, seed: int, k: int, batch_size: int, seq_len: int, rows: Rows = slice(None)
+    ) -> tuple[UInt[np.ndarray, "rows {seq_len}+1"], Bool[np.ndarray, " rows"]]:
+        """Rows of global batch k, each the window after the same row's of batch k - 1, and which of them are not.
+
+        Each row reads a stretch of its own, all together every window once an epoch but for fewer than `batch_size`; where
+        the stretches begin is drawn anew each epoch. Arguments and errors as in `batch`.
+
+        Raises:
+          BadInput: the stream holds less than one batch, or never ends.
+        """
+        if self.num_tokens is None:
+            raise BadInput(f"corpus {self.name}: a stream without end has no order to carry a state along")
+        self.need(batch_size, seq_len)
+        n = self.num_windows(seq_len)
+        epoch, place = divmod(k, n // batch_size)
+        first = int(permute(np.zeros(1, np.int64), n, seed, epoch)[0])
+        row = np.arange(batch_size, dtype=np.int64)[rows]
+        index = (first + row * (n // batch_size) + place) % n
+        return self.windows(index, seq_len), (index == 0) | (place == 0)
+
     def eval_sample(self, tokens: int | None, seq_len: int) -> Int[np.ndarray, " rows"]:
         """Windows at even distances through the stream, and so across its documents: always the same ones.
 

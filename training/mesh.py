@@ -18,6 +18,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "batch": ("data", "fsdp"),
     "length": None,
     "layers": None,
+    "gates": None,
     "vocab": "tensor",
     "embed": "fsdp",
     "heads": "tensor",

@@ -40,6 +40,9 @@ class Optimizer(NamedTuple):
     weight_decay: float
 
 
+STACKS = ("layers", "gates")  # axes along which kernels are stacked
+
+
 class Axes(NamedTuple):
     """The logical axes of one parameter, a leaf of its own."""
 
@@ -54,7 +57,7 @@ def axes_of(boxed: Any) -> Any:
 def role(axes: Axes) -> str:
     """`embedding` where the vocabulary or a position is an axis (the untied head too), `vector` below two dimensions
     a layer (norm scales, biases), else `matrix`."""
-    names = [name for name in axes.names if name != "layers"]
+    names = [name for name in axes.names if name not in STACKS]
     if "vocab" in names or "position" in names:
         return "embedding"
     return "matrix" if len(names) >= 2 else "vector"
@@ -65,12 +68,12 @@ def _map(fn: Callable[[Axes], Any], axes: Any) -> Any:
 
 
 def _muon(axes: Any, momentum: float, b1: float, b2: float, eps: float) -> optax.GradientTransformation:
-    # Without dimension numbers optax sends stacked (layers, in, out) kernels to Adam; every axis but the layers and the
-    # last is reduced over.
+    # Without dimension numbers optax sends stacked (layers, in, out) kernels to Adam; every axis but those of stacks and
+    # the last is reduced over.
     def dimensions(leaf: Axes) -> contrib.MuonDimensionNumbers | None:
         if role(leaf) != "matrix":
             return None
-        inner = [i for i, name in enumerate(leaf.names) if name != "layers"]
+        inner = [i for i, name in enumerate(leaf.names) if name not in STACKS]
         return contrib.MuonDimensionNumbers(reduction_axis=tuple(inner[:-1]), output_axis=inner[-1])
 
     numbers = _map(dimensions, axes)

@@ -154,6 +154,8 @@ def options(model: Any, image: tuple[int, int, int], classes: int) -> dict[str, 
         if model[key] and key not in _fields(family.module):
             raise BadInput(f"model.{key}: {model.name} has none")
     given = {key: model[key] for key in family.options if model[key] is not None}
+    if len(given) == len(family.options):
+        return given  # resolved before
     if model.variant is not None:
         if family.variant is None:
             raise BadInput(f"model.variant: {model.name} has no published shapes; give model.width")

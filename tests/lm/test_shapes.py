@@ -18,6 +18,7 @@ OPTIONS = {
     "tied": True,
     "bias": False,
     "qk_norm": False,
+    "mixer": "attention",
     "parallel": False,
     "remat": "none",
 }
@@ -52,7 +53,7 @@ def test_no_neighbour_on_the_dial_is_nearer(size, activation, tied, depth, vocab
         if shape["width"] + step < 8:
             continue
         given = section(**{**vars(model), "width": shape["width"] + step})
-        if given.width not in set(shapes._widths()):
+        if given.width not in set(shapes.widths()):
             continue
         other = total(shapes.shape_for(None, given, vocab_size=vocab_size, seq_len=128), model, vocab_size)
         assert max(other / size, size / other) >= ratio * (1 - 1e-12)

@@ -106,6 +106,64 @@ def test_a_run_goes_from_text_to_record(text, tmp_path):
     assert again["loss"] == result["loss"]
 
 
+LSTM = {"model.name": "lstm", "model.heads": None}
+
+
+class Cut(Exception):
+    pass
+
+
+def test_a_carried_state_goes_on_after_a_cut(text, tmp_path):
+    changes = {"model.carry": True, "data.tokenizer": "bpe:280", "horizon.steps": 30, "checkpoint.every_steps": 5}
+    full = config(text, **LSTM, **changes)
+    whole = loop.run(full, tmp_path / "whole")
+
+    def cut(step, metrics):
+        del metrics
+        if step >= 17:
+            raise Cut
+
+    with pytest.raises(Cut):
+        loop.run(full, tmp_path / "cut", observers=[cut])
+    result = loop.run(full, tmp_path / "cut")
+    assert 0 < result["continued_from"] < 17 and result["loss"] == whole["loss"]
+    assert record.read_metrics(tmp_path / "cut")[-1]["loss"] == record.read_metrics(tmp_path / "whole")[-1]["loss"]
+
+
+def test_a_carried_state_is_that_of_the_row_s_last_window(text):
+    """Without documents kept apart, the losses of batches in a row are those of one long window."""
+    full = config(text, **LSTM, **{"model.carry": True, "data.segments": False})
+    task = family.build(configs.resolve(full))
+    first, second = (task.batch(k, slice(None)) for k in (3, 4))
+    assert not first["fresh"].any() and not second["fresh"].any()
+    np.testing.assert_array_equal(first["tokens"][:, -1], second["tokens"][:, 0])
+    variables = nn.meta.unbox(task.model.init(jax.random.key(0), {"init_scale": np.float32(3)}))
+    params, stats, hyper = variables["params"], {"carry": variables["carry"]}, {"dropout": 0.0, "z_loss": 0.0}
+    total = 0.0
+    for batch in (first, second):
+        loss, (_, stats) = task.model.loss(params, stats, batch, jax.random.key(0), hyper)
+        total += float(loss)
+    both = np.concatenate([first["tokens"], second["tokens"][:, 1:]], axis=1)
+    assert task.model.score(params, {}, {"tokens": both}).sum() == pytest.approx(total, rel=1e-5)
+    fresh = task.model.loss(params, stats, second | {"fresh": np.ones(8, bool)}, jax.random.key(0), hyper)[0]
+    assert float(fresh) == pytest.approx(
+        float(task.model.score(params, {}, {"tokens": second["tokens"]}).sum()), rel=1e-5
+    )
+
+
+def test_a_carried_state_ends_with_its_document(text):
+    task = family.build(configs.resolve(config(text, **LSTM, **{"model.carry": True, "data.segments": True})))
+    variables = nn.meta.unbox(task.model.init(jax.random.key(0), {"init_scale": np.float32(3)}))
+    params, stats, hyper = variables["params"], {"carry": variables["carry"]}, {"dropout": 0.0, "z_loss": 0.0}
+    batch = dict(task.batch(3, slice(None)))
+    batch["tokens"] = np.where(np.arange(33) == 31, task.model.end, batch["tokens"])  # the last that is read
+    _, (_, stats) = task.model.loss(params, stats, batch, jax.random.key(0), hyper)
+    assert stats["carry"]["ended"].all()
+    _, (_, stats) = task.model.loss(params, stats, task.batch(4, slice(None)), jax.random.key(0), hyper)
+    alone = task.model.loss(params, {"carry": variables["carry"]}, task.batch(4, slice(None)), jax.random.key(0), hyper)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), stats, alone[1][1])
+
+
 @pytest.fixture(scope="module")
 def losses(text, tmp_path_factory):
     """The logged losses of a run with some changes."""
@@ -116,6 +174,14 @@ def losses(text, tmp_path_factory):
         return [line["loss"] for line in record.read_metrics(path)]
 
     return losses
+
+
+@pytest.mark.parametrize("name", ["lstm", "gated_linear"])
+def test_recurrent_models_train_alike_on_any_mesh(losses, name):
+    changes = {**LSTM, "model.name": name} | ({"model.carry": True} if name == "lstm" else {})
+    one = losses(**changes)
+    assert one[-1] < one[0] - 0.5
+    np.testing.assert_allclose(losses(**changes, **{"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}), one, rtol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -174,7 +240,21 @@ def test_a_markov_language_is_learnt_to_its_entropy(tmp_path):
     ("changes", "message"),
     [
         ({"model.dropout": 1.5}, r"model.dropout: must be in \[0, 1\)"),
-        ({"model.name": "decoderr"}, "no language model 'decoderr'"),
+        ({"model.name": "decoderr"}, r"model.name: no 'decoderr'.* decoder"),
+        ({"model.name": "lstm"}, r"model.heads is not used by lstm \(it uses depth, width, tied, carry\)"),
+        ({**LSTM, "model.carry": True, "accumulate": 2}, "model.carry: .* from micro-batch to micro-batch"),
+        (
+            {
+                **LSTM,
+                "model.carry": True,
+                "data.corpus": "markov",
+                "evaluation.tokens": 64,
+                "data.corpus_args.paths": "",
+            },
+            "markov",
+        ),
+        ({"model.size": 1e5}, "model.size: width and depth are both given"),
+        ({**LSTM, "model.size": 1e5, "model.depth": None}, "model.size: the width is given"),
         ({"model.heads": 3}, "heads"),
         ({"data.seq_len": 0}, "data.seq_len: must be at least 1"),
         ({"data.seq_len": 100_000}, "less than one batch|no window"),

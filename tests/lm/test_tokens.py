@@ -113,6 +113,26 @@ def test_an_epoch_shows_every_window_once_and_epochs_differ(made):
     assert not np.array_equal(other, seen[:n])
 
 
+@given(st.integers(0, 10**9), st.integers(0, 50), st.integers(1, 40))
+def test_rows_of_streams_go_on_where_the_last_batch_ended(made, seed, k, size):
+    train = made.split("train")
+    (before, _), (after, fresh) = (train.streams(seed, step, size, 16) for step in (k, k + 1))
+    assert np.array_equal(before[~fresh, -1], after[~fresh, 0])
+    assert fresh.sum() <= 1 or (fresh.all() and (k + 1) % (train.num_windows(16) // size) == 0)
+    assert np.array_equal(train.streams(seed, k + 1, size, 16, slice(0, 1))[0], after[:1])
+
+
+def test_an_epoch_of_streams_shows_almost_every_window_once(made):
+    train = made.split("train")
+    n, size = train.num_windows(16), 13
+    batches = [train.streams(5, k, size, 16) for k in range(2 * (n // size))]
+    seen = sorted(bytes(row) for batch, _ in batches[: n // size] for row in batch)
+    everything = sorted(map(bytes, train.windows(np.arange(n), 16)))
+    assert len(seen) > n - size and len(set(seen) - set(everything)) == 0
+    assert len(seen) - len(set(seen)) <= len(everything) - len(set(everything))
+    assert batches[0][1].all() and not np.array_equal(batches[0][0], batches[n // size][0])
+
+
 def test_less_than_one_batch_is_refused(made):
     with pytest.raises(BadInput, match="less than one batch of 100000"):
         made.split("train").batch(0, 0, 100_000, 16)

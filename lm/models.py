@@ -1,0 +1,174 @@
+"""The language models by name: what each reads of the config, and how it grows with a size."""
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+from lm import cost as costs, decoder, recurrent, shapes
+from lm.decoder import Decoder
+from lm.recurrent import Recurrent
+from training.cost import Cost
+from training.errors import BadInput
+from training.nets import sizes
+from training.nets.recurrence import CELLS
+from training.schedule import chosen
+
+COMMON = {"name", "size", "dropout", "z_loss", "init_scale"}
+Model = Decoder | Recurrent
+
+
+class Kind(NamedTuple):
+    """One kind of model.
+
+    Attributes:
+      build: (options, vocab_size, seq_len, further fields) -> module.
+      options: the keys of the config's section `model` that it reads, with their defaults; None: it follows from the size
+        or the width.
+      shape: (size or None, options, vocab_size, seq_len) -> values for what is None.
+      check: raises BadInput where fields of a module contradict each other.
+      cost: (module, seq_len) -> its cost.
+    """
+
+    build: Callable[..., Any]
+    options: dict[str, Any]
+    shape: Callable[[float | None, Any, int, int], dict[str, int]]
+    check: Callable[[Any], None]
+    cost: Callable[[Any, int], Cost]
+
+
+BLOCKS: dict[str, Any] = {
+    "depth": None,
+    "width": None,
+    "mlp_width": None,
+    "norm": "rms",
+    "norm_eps": 1e-5,
+    "activation": "gelu",
+    "tied": True,
+    "bias": False,
+    "parallel": False,
+    # Speed switches: same values, same tree.
+    "scan": False,
+    "remat": "none",
+}
+ATTENTION: dict[str, Any] = {
+    "heads": None,
+    "kv_heads": None,
+    "positions": "rotary",
+    "rope_theta": 10_000.0,
+    "qk_norm": False,
+    "attention": "auto",
+}
+LINEAR: dict[str, Any] = {"mixer": "linear", "heads": 1, "kv_heads": 1, "positions": "none", "qk_norm": False}
+
+
+def _decoder(options: dict[str, Any], vocab_size: int, seq_len: int, **fields: Any) -> Decoder:
+    length = seq_len if options["positions"] == "learned" else 0
+    return Decoder(vocab_size=vocab_size, max_length=length, **options, **fields)
+
+
+def _decoder_shape(size: float | None, options: dict[str, Any], vocab_size: int, seq_len: int) -> dict[str, int]:
+    return shapes.shape_for(size, SimpleNamespace(**options), vocab_size=vocab_size, seq_len=seq_len)
+
+
+def _decoder_cost(model: Decoder, seq_len: int) -> Cost:
+    return costs.cost(model, seq_len, model.vocab_size)
+
+
+def _recurrent(cell: str) -> Kind:
+    def build(options: dict[str, Any], vocab_size: int, seq_len: int, **fields: Any) -> Recurrent:
+        del seq_len
+        fields |= {key: value for key, value in options.items() if key != "carry"}
+        return Recurrent(vocab_size=vocab_size, cell=cell, **fields)
+
+    def shape(size: float | None, options: dict[str, Any], vocab_size: int, seq_len: int) -> dict[str, int]:
+        """Of a size, the width: 2 layers, as Zaremba et al. (2014) have, unless the config says otherwise."""
+        width, depth = options["width"], options["depth"] or 2
+        if size is None:
+            if width is None:
+                raise BadInput("model: give a size or a width")
+            return {"width": width, "depth": depth}
+        if width is not None:
+            raise BadInput("model.size: the width is given, so no size is left to choose")
+
+        def count(shape: dict[str, int]) -> int:
+            return recurrent.cost(build(options | shape, vocab_size, seq_len), seq_len).params_total
+
+        return sizes.nearest(size, ({"width": width, "depth": depth} for width in shapes.widths()), count)
+
+    # carry: the state at the end of a batch is that at the start of the next, whose rows continue those before.
+    own = {"depth": None, "width": None, "tied": True, "carry": False}
+    return Kind(build, own, shape, recurrent.check, recurrent.cost)
+
+
+KINDS: dict[str, Kind] = {
+    "decoder": Kind(_decoder, BLOCKS | ATTENTION, _decoder_shape, decoder.check, _decoder_cost),
+    "gated_linear": Kind(
+        lambda options, *data, **fields: _decoder(options | LINEAR, *data, **fields),
+        BLOCKS,
+        lambda size, options, *data: _decoder_shape(size, options | LINEAR, *data),
+        decoder.check,
+        _decoder_cost,
+    ),
+    **{cell: _recurrent(cell) for cell in CELLS},
+}
+
+
+def defaults() -> ConfigDict:
+    """The config section `model`; None: the named model's own default, or what follows from the size."""
+    kinds = {key: type(value) for kind in KINDS.values() for key, value in kind.options.items() if value is not None}
+    kinds |= dict.fromkeys(shapes.SHAPE, int)
+    return ConfigDict(
+        {
+            "name": "decoder",
+            "size": placeholder(float),  # target parameters; the shape follows
+            **{key: placeholder(kind) for key, kind in kinds.items()},
+            "dropout": 0.0,
+            "z_loss": 0.0,
+            "init_scale": 1.0,
+        }
+    )
+
+
+def options(model: Any, vocab_size: int, seq_len: int) -> dict[str, Any]:
+    """All that the named model reads, filled in: what is given, then what follows from the size, then its defaults.
+
+    Args:
+      model: the config's section.
+      vocab_size: symbols.
+      seq_len: tokens of an example.
+
+    Raises:
+      BadInput: an unknown name, a key that the model does not read, or no shape of the wanted size.
+    """
+    kind, full = KINDS.get(model.name), chosen("model", KINDS, model, COMMON)
+    assert kind is not None
+    if all(value is not None for value in full.values()):
+        return full
+    shape = kind.shape(model.size, full, vocab_size, seq_len)
+    return {key: shape[key] if value is None else value for key, value in full.items()}
+
+
+def build(model: Any, precision: Any, vocab_size: int, seq_len: int) -> Model:
+    """The module of a resolved config.
+
+    Raises:
+      BadInput: its fields contradict each other.
+    """
+    kind = KINDS[model.name]
+    fields = {
+        "dropout": model.dropout > 0,
+        "param_dtype": precision.params,
+        "compute_dtype": precision.compute,
+        "logit_dtype": precision.logits,
+    }
+    built = kind.build({key: model[key] for key in kind.options}, vocab_size, seq_len, **fields)
+    kind.check(built)
+    return built
+
+
+def cost(name: str, built: Model, seq_len: int) -> Cost:
+    """Parameters and FLOPs of an example of `seq_len` tokens."""
+    return KINDS[name].cost(built, seq_len)
