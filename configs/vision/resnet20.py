@@ -9,7 +9,11 @@ from ml_collections import ConfigDict
 
 from configs.vision import baseline, run, seeds
 
-EXPECTED: dict[str, Any] = {}
+EXPECTED: dict[str, Any] = {
+    "mean": 0.9022,
+    "tolerance": 0.003,
+    "measured": "2026-11-23, 2 CPU cores, busy, 8,526 s of single-core runs",
+}
 
 
 def get_config() -> ConfigDict:
