@@ -10,8 +10,9 @@ Parameters (L layers, d width, g gates of the cell, in the order of `training.ne
     head/embedding              (V, d)    untied only
 
 Initial values: every kernel is normal with standard deviation 1 / sqrt(2 d), since a gate sums over two kernels; embeddings
-and the head are normal with 1 / sqrt(d); biases are zero but for the forget gate's, which is one (Jozefowicz et al. 2015).
-`init_scale` multiplies every standard deviation.
+and the head are normal with 1 / sqrt(d), and what is read is sqrt(d) times the embedding (Vaswani et al. 2017), of variance
+one, as torch begins: no norm would make up for less. Biases are zero but for the forget gate's, which is one (Jozefowicz
+et al. 2015). `init_scale` multiplies every standard deviation.
 """
 
 from typing import Any
@@ -101,7 +102,8 @@ class Recurrent(nn.Module):
         starts = None
         if segments is not None:
             starts = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)))
-        x = drop(params["embed"]["embedding"].astype(self.compute_dtype)[tokens], -1, 0)
+        embedding = self.width**0.5 * params["embed"]["embedding"].astype(self.compute_dtype)
+        x = drop(embedding[tokens], -1, 0)
         after = []
         for layer in range(self.depth):
             p = jax.tree.map(lambda leaf, layer=layer: leaf[layer], params["layers"])

@@ -84,7 +84,7 @@ def test_torch(cell):
             }
             for name, value in own.items():
                 getattr(theirs, f"{name}_l{layer}").copy_(torch.as_tensor(value.copy()))
-        expected = theirs(torch.as_tensor(np.array(params["embed"]["embedding"][TOKENS])))[0].numpy()
+        expected = theirs(torch.as_tensor(4 * np.array(params["embed"]["embedding"][TOKENS])))[0].numpy()
     states, _ = model.apply({"params": params}, TOKENS, method="hidden")
     np.testing.assert_allclose(states, expected, atol=1e-4)
 
