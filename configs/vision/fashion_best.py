@@ -1,0 +1,35 @@
+"""The best of ours on Fashion-MNIST within 30 minutes on two cores: a residual network of 3 blocks, 14 epochs.
+
+isoflop reproduce --config=configs/vision/fashion_best.py
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs.vision import baseline, run, seeds
+
+EXPECTED: dict[str, Any] = {}
+
+
+def get_config() -> ConfigDict:
+    """The baseline."""
+    base = run(
+        "fashion",
+        "resnet",
+        128,
+        14,
+        model__stages=(1, 1, 1),
+        model__width=16,
+        model__label_smoothing=0.1,
+        optimizer__name="nesterov",
+        optimizer__peak_lr=0.2,
+        optimizer__clip=0.0,
+        optimizer__weight_decay=5e-4,
+        schedule__name="cosine",
+        schedule__final_fraction=0.0,
+        schedule__warmup_fraction=0.1,
+        data__augment__flip=True,
+        data__augment__crop=2,
+    )
+    return baseline("fashion-best", base, seeds(3), **EXPECTED)
