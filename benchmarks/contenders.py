@@ -42,7 +42,7 @@ class Shape:
 
         model = SimpleNamespace(
             **vars(self), kv_heads=self.heads, mlp_width=4 * self.width, norm="layer", positions="learned",
-            activation="gelu", tied=True, bias=False, qk_norm=False, parallel=False, remat="none",
+            activation="gelu", mixer="attention", tied=True, bias=False, qk_norm=False, parallel=False, remat="none",
         )  # fmt: skip
         return self.batch * cost(model, self.length, self.vocab).flops_exact
 
@@ -100,7 +100,7 @@ def engine(model: Any, own: dict[str, float], data: dict[str, np.ndarray]) -> tu
 def ours(shape: Shape) -> tuple[Step, float]:
     """The engine's step of our decoder."""
     from lm.decoder import Decoder
-    from lm.task import LanguageModel
+    from lm.objectives.next_token import LanguageModel
 
     decoder = Decoder(
         vocab_size=shape.vocab, depth=shape.depth, width=shape.width, heads=shape.heads, kv_heads=shape.heads,

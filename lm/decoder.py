@@ -18,7 +18,7 @@ scales are one, biases zero. `init_scale` multiplies every standard deviation.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
@@ -92,6 +92,8 @@ class Decoder(nn.Module):
     remat: str = "none"
     attention: str = "auto"
 
+    placement: Literal["pre"] = "pre"
+
     @property
     def head_width(self) -> int:
         """Features of a head."""
@@ -150,8 +152,8 @@ class Decoder(nn.Module):
                 return gated_linear(q, k, v, starts)[0], kept
             return attend(q, k, v, segments, choice.name), kept
 
-        x = drop(_embed(self, params, tokens, places), -1, 0)
-        x, _ = blocks.run(self, params["blocks"], x, None, batch=batch, turn=_turner(self, places), mix=mix, drop=drop)
+        x = drop(embed(self, params, tokens, places), -1, 0)
+        x, _ = blocks.run(self, params["blocks"], x, None, batch=batch, turn=turner(self, places), mix=mix, drop=drop)
         x = blocks.norm(self, params["final_norm"], x)
         return x.reshape(batch, length, self.width), _head(self, params)
 
@@ -167,8 +169,8 @@ class Decoder(nn.Module):
         places = cache["length"] + jnp.arange(new, dtype=jnp.int32)
         # One compiled block, whatever `scan` says: a sampler compiles for a few short steps.
         quick, mix = self.clone(scan=True, remat="none"), self._from_cache(cache, places)
-        how = {"batch": batch, "turn": _turner(self, places), "mix": mix, "drop": blocks.dropper(None)}
-        x = _embed(self, params, tokens, places)
+        how = {"batch": batch, "turn": turner(self, places), "mix": mix, "drop": blocks.dropper(None)}
+        x = embed(self, params, tokens, places)
         x, kept = blocks.run(quick, params["blocks"], x, cache["kept"], **how)
         x = blocks.norm(self, params["final_norm"], x).reshape(batch, new, self.width)
         longer = cache | {"kept": kept, "length": cache["length"] + new}
@@ -247,7 +249,16 @@ def logits(
     return jnp.einsum("...d,vd->...v", states, head, preferred_element_type=jnp.dtype(dtype))
 
 
-def _embed(model: Decoder, params: Any, tokens: Array, places: Array) -> Array:
+def embed(model: Any, params: Any, tokens: Array, places: Array) -> Array:
+    """The embeddings of tokens (batch x length, width), with learned positions where the model has them.
+
+    Args:
+      model: has `compute_dtype`, `width`, `positions` and `max_length`.
+      places: of the tokens, [length] or [batch, length].
+
+    Raises:
+      BadInput: more tokens than learned positions.
+    """
     dtype = model.compute_dtype
     x = params["embed"]["embedding"].astype(dtype)[tokens]
     if model.positions == "learned":
@@ -261,8 +272,13 @@ def _head(model: Decoder, params: Any) -> Array:
     return params["embed" if model.tied else "head"]["embedding"].astype(model.compute_dtype)
 
 
-def _turner(model: Decoder, places: Array) -> Callable[[Array], Array]:
-    """Applies rotary positions to queries or keys; the identity for other positions."""
+def turner(model: Any, places: Array) -> Callable[[Array], Array]:
+    """Applies rotary positions to queries or keys; the identity for other positions.
+
+    Args:
+      model: has `positions`, `head_width` and `rope_theta`.
+      places: of the tokens, [length] or [batch, length].
+    """
     if model.positions != "rotary":
         return lambda x: x
     cos, sin = layers.rotary_angles(places, model.head_width, model.rope_theta)

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from lm import cost as costs, decoder, recurrent, shapes
+from lm import cost as costs, decoder, encoder, recurrent, shapes
 from lm.decoder import Decoder
+from lm.encoder import Encoder
 from lm.recurrent import Recurrent
 from training.cost import Cost
 from training.errors import BadInput
@@ -17,7 +18,8 @@ from training.nets.recurrence import CELLS
 from training.schedule import chosen
 
 COMMON = {"name", "size", "dropout", "z_loss", "init_scale"}
-Model = Decoder | Recurrent
+Causal = Decoder | Recurrent
+Model = Causal | Encoder
 
 
 class Kind(NamedTuple):
@@ -29,29 +31,29 @@ class Kind(NamedTuple):
         or the width.
       shape: (size or None, options, vocab_size, seq_len) -> values for what is None.
       check: raises BadInput where fields of a module contradict each other.
-      cost: (module, seq_len) -> its cost.
+      cost: (module, seq_len, predicted tokens of an example) -> its cost.
+      role: what it is trained for, a key of `lm.objectives.OBJECTIVES`.
     """
 
     build: Callable[..., Any]
     options: dict[str, Any]
     shape: Callable[[float | None, Any, int, int], dict[str, int]]
     check: Callable[[Any], None]
-    cost: Callable[[Any, int], Cost]
+    cost: Callable[[Any, int, int], Cost]
+    role: str = "causal"
 
 
+SHAPE: dict[str, Any] = {"depth": None, "width": None, "mlp_width": None}
+SWITCHES: dict[str, Any] = {"scan": False, "remat": "none"}  # of speed: same values, same tree
 BLOCKS: dict[str, Any] = {
-    "depth": None,
-    "width": None,
-    "mlp_width": None,
+    **SHAPE,
     "norm": "rms",
     "norm_eps": 1e-5,
     "activation": "gelu",
     "tied": True,
     "bias": False,
     "parallel": False,
-    # Speed switches: same values, same tree.
-    "scan": False,
-    "remat": "none",
+    **SWITCHES,
 }
 ATTENTION: dict[str, Any] = {
     "heads": None,
@@ -60,6 +62,21 @@ ATTENTION: dict[str, Any] = {
     "rope_theta": 10_000.0,
     "qk_norm": False,
     "attention": "auto",
+}
+BERT: dict[str, Any] = {
+    **SHAPE,
+    "heads": None,
+    "placement": "post",
+    "norm": "layer",
+    "norm_eps": 1e-12,
+    "activation": "gelu_exact",
+    "bias": True,
+    "positions": "learned",
+    "rope_theta": 10_000.0,
+    "qk_norm": False,
+    "attention": "auto",
+    "mask_fraction": 0.15,  # of the tokens, where masked ones are predicted
+    **SWITCHES,
 }
 LINEAR: dict[str, Any] = {"mixer": "linear", "heads": 1, "kv_heads": 1, "positions": "none", "qk_norm": False}
 
@@ -70,11 +87,29 @@ def _decoder(options: dict[str, Any], vocab_size: int, seq_len: int, **fields: A
 
 
 def _decoder_shape(size: float | None, options: dict[str, Any], vocab_size: int, seq_len: int) -> dict[str, int]:
-    return shapes.shape_for(size, SimpleNamespace(**options), vocab_size=vocab_size, seq_len=seq_len)
+    def count(shape: dict[str, int]) -> int:
+        return sum(costs.parameters(SimpleNamespace(**options | shape), seq_len, vocab_size).values())
+
+    return shapes.shape_for(size, SimpleNamespace(**options), count)
 
 
-def _decoder_cost(model: Decoder, seq_len: int) -> Cost:
+def _decoder_cost(model: Decoder, seq_len: int, predicted: int) -> Cost:
+    del predicted  # every token
     return costs.cost(model, seq_len, model.vocab_size)
+
+
+def _encoder(options: dict[str, Any], vocab_size: int, seq_len: int, **fields: Any) -> Encoder:
+    length = seq_len if options["positions"] == "learned" else 0
+    fields |= {key: value for key, value in options.items() if key != "mask_fraction"}
+    return Encoder(vocab_size=vocab_size, max_length=length, **fields)
+
+
+def _encoder_shape(size: float | None, options: dict[str, Any], vocab_size: int, seq_len: int) -> dict[str, int]:
+    def count(shape: dict[str, int]) -> int:
+        built = _encoder(options | {key: shape[key] for key in shape if key in options}, vocab_size, seq_len)
+        return encoder.cost(built, seq_len, 0).params_total
+
+    return shapes.shape_for(size, SimpleNamespace(**options, kv_heads=None), count)
 
 
 def _recurrent(cell: str) -> Kind:
@@ -94,7 +129,7 @@ def _recurrent(cell: str) -> Kind:
             raise BadInput("model.size: the width is given, so no size is left to choose")
 
         def count(shape: dict[str, int]) -> int:
-            return recurrent.cost(build(options | shape, vocab_size, seq_len), seq_len).params_total
+            return recurrent.cost(build(options | shape, vocab_size, seq_len), seq_len, seq_len).params_total
 
         return sizes.nearest(size, ({"width": width, "depth": depth} for width in shapes.widths()), count)
 
@@ -113,6 +148,7 @@ KINDS: dict[str, Kind] = {
         _decoder_cost,
     ),
     **{cell: _recurrent(cell) for cell in CELLS},
+    "encoder": Kind(_encoder, BERT, _encoder_shape, encoder.check, encoder.cost, "encoder"),
 }
 
 
@@ -151,14 +187,14 @@ def options(model: Any, vocab_size: int, seq_len: int) -> dict[str, Any]:
     return {key: shape[key] if value is None else value for key, value in full.items()}
 
 
-def build(model: Any, precision: Any, vocab_size: int, seq_len: int) -> Model:
-    """The module of a resolved config.
+def build(model: Any, precision: Any, vocab_size: int, seq_len: int, **fields: Any) -> Model:
+    """The module of a resolved config; `fields` are further ones of the module.
 
     Raises:
       BadInput: its fields contradict each other.
     """
     kind = KINDS[model.name]
-    fields = {
+    fields |= {
         "dropout": model.dropout > 0,
         "param_dtype": precision.params,
         "compute_dtype": precision.compute,
@@ -169,6 +205,6 @@ def build(model: Any, precision: Any, vocab_size: int, seq_len: int) -> Model:
     return built
 
 
-def cost(name: str, built: Model, seq_len: int) -> Cost:
-    """Parameters and FLOPs of an example of `seq_len` tokens."""
-    return KINDS[name].cost(built, seq_len)
+def cost(name: str, built: Model, seq_len: int, predicted: int | None = None) -> Cost:
+    """Parameters and FLOPs of an example of `seq_len` tokens, of which as many are predicted; None: all."""
+    return KINDS[name].cost(built, seq_len, seq_len if predicted is None else predicted)

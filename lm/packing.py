@@ -52,8 +52,8 @@ def build(
     """
     with building(path) as partial, progress(show) as bar:
         documents = corpus.documents()
-        digests, sizes = _index(documents, partial, bar)
-        held = held_out(digests, sizes, eval_fraction, corpus.name)
+        digests, sizes, groups = _index(documents, partial, bar)
+        held = held_out(groups, sizes, eval_fraction, corpus.name)
         used = sizes > 0
         made = _tokenizer(tokenizer, documents, digests, sizes, used & ~held, partial)
         task = bar.add_task("tokenizing", total=int(sizes.sum()))
@@ -75,6 +75,7 @@ def build(
             "tokenizer_file": describe(partial / "tokenizer.json"),
             "vocab_size": made.vocab_size,
             "end": made.end,
+            "parts": documents.parts,
             "seed": seed,
             "eval_fraction": eval_fraction,
             "splits": splits,
@@ -91,7 +92,7 @@ def held_out(
     never changes sides when others come or go. At least one, unless the fraction is 0.
 
     Args:
-      digests: hash of each text.
+      digests: hash of each text, or of what it must not be parted from.
       sizes: bytes of each text; empty documents count for nothing.
       fraction: expected share of the documents, in [0, 1).
       name: of the corpus, for the message.
@@ -122,25 +123,35 @@ def shuffled(
     return members[np.argsort(mix(digests[members] ^ np.uint64(fold(seed))), kind="stable")]
 
 
-def _index(documents: "Documents", partial: Path, bar: Progress) -> tuple[np.ndarray, np.ndarray]:
-    """Hash (the first 64 bits of SHA-256) and size in bytes of each text."""
+def _index(documents: "Documents", partial: Path, bar: Progress) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hash and size in bytes of each text, and the hash that decides its split: its own, or that of its group."""
     path = partial / "index.npz"
     if path.is_file():
         with contextlib.suppress(Exception), np.load(path) as saved:
             if len(saved["sizes"]) == len(documents):
-                return saved["digests"], saved["sizes"]
+                return saved["digests"], saved["sizes"], saved["groups"]
     digests, sizes = np.empty(len(documents), np.uint64), np.empty(len(documents), np.int64)
+    groups = digests.copy()
     task = bar.add_task("hashing", total=None)
     for start in range(0, len(documents), 256):
         rows = range(start, min(start + 256, len(documents)))
-        for row, text in zip(rows, documents.texts(rows), strict=True):
-            raw = text.encode()
-            digests[row] = int.from_bytes(hashlib.sha256(raw).digest()[:8], "big")
-            sizes[row] = len(raw)
+        texts = [text.encode() for text in documents.texts(rows)]
+        whole = [b"\0".join(texts[i : i + documents.parts]) for i in range(0, len(texts), documents.parts)]
+        digests[rows.start : rows.stop] = [_hash(raw) for raw in whole]
+        sizes[rows.start : rows.stop] = [len(raw) - documents.parts + 1 for raw in whole]
+        named = documents.groups(rows)
+        groups[rows.start : rows.stop] = (
+            digests[rows.start : rows.stop] if named is None else [_hash(name.encode()) for name in named]
+        )
         bar.advance(task, int(sizes[rows.start : rows.stop].sum()))
     bar.remove_task(task)
-    write(path, lambda file: np.savez(file, digests=digests, sizes=sizes))
-    return digests, sizes
+    write(path, lambda file: np.savez(file, digests=digests, sizes=sizes, groups=groups))
+    return digests, sizes, groups
+
+
+def _hash(raw: bytes) -> int:
+    """The first 64 bits of SHA-256."""
+    return int.from_bytes(hashlib.sha256(raw).digest()[:8], "big")
 
 
 def _tokenizer(
@@ -174,6 +185,7 @@ def _pack(
     advance: Any,
 ) -> dict[str, Any]:
     """Write the shards of a split; returns its entry in the manifest."""
+    parts = documents.parts
     shards, offsets = _finished(split, partial, tokenizer.end)
     done = sum(shard["documents"] for shard in shards)
     advance(int(sizes[order[:done]].sum()))
@@ -184,7 +196,7 @@ def _pack(
         tokens = np.concatenate(pending)
         write(path, lambda file: np.save(file, tokens))
         entry = describe(path) | {
-            "documents": len(pending),
+            "documents": len(pending) // parts,
             "tokens": len(tokens),
             "token_bytes": int(tokenizer.token_bytes[tokens].sum()),
         }
@@ -196,7 +208,7 @@ def _pack(
         for tokens in tokenizer.encode_batch(documents.texts(rows.tolist())):
             pending.append(np.append(tokens, tokens.dtype.type(tokenizer.end)))
             offsets.append(offsets[-1] + len(pending[-1]))
-            if sum(map(len, pending)) >= shard_tokens:
+            if len(pending) % parts == 0 and sum(map(len, pending)) >= shard_tokens:
                 close()
         advance(int(sizes[rows].sum()))
     if pending:

@@ -133,8 +133,9 @@ def check(model: Recurrent) -> None:
             raise BadInput(f"model.{field}: must be at least 1, got {getattr(model, field)}")
 
 
-def cost(model: Recurrent, seq_len: int) -> Cost:
-    """The cost of a model over examples of `seq_len` tokens; the scan over a sequence changes no count."""
+def cost(model: Recurrent, seq_len: int, predicted: int) -> Cost:
+    """The cost of a model over examples of `seq_len` tokens, all predicted; the scan over a sequence changes no count."""
+    del predicted
     cell, d, tokens = CELLS[model.cell], model.width, float(seq_len)
     biases = len(cell.gates) + cell.hidden_bias
     products = {

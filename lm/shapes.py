@@ -1,4 +1,4 @@
-"""From a target size to a decoder's shape.
+"""From a target size to the shape of a transformer.
 
 The rule, where the config leaves a value open: the width is the one dial. A model is 64 features wide a block, as GPT-2
 small and its successors are, and never less than two blocks deep: one block cannot copy from its own context, and
@@ -7,11 +7,9 @@ below 2,048, else 128, or the nearest even divisor of the width. Every query hea
 widths wide, or 8/3 where it is gated, which makes the counts equal (Shazeer 2020).
 """
 
-from collections.abc import Iterator
-from types import SimpleNamespace
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from lm.cost import parameters
 from training.errors import BadInput
 from training.nets import sizes
 from training.nets.layers import ACTIVATIONS
@@ -44,14 +42,13 @@ def standard(name: str) -> dict[str, int]:
     return dict(zip(SHAPE, STANDARD[name], strict=True))
 
 
-def shape_for(size: float | None, model: Any, *, vocab_size: int, seq_len: int) -> dict[str, int]:
-    """The shape whose `params_total` is nearest to a size, by ratio; values that the config gives are kept.
+def shape_for(size: float | None, model: Any, count: Callable[[dict[str, int]], int]) -> dict[str, int]:
+    """The shape whose number of parameters is nearest to a size, by ratio; values that the config gives are kept.
 
     Args:
       size: target number of parameters; None: the shape follows from the given width.
       model: the config's model section; None marks an open value.
-      vocab_size: symbols.
-      seq_len: tokens of an example (the rows of learned positions).
+      count: parameters of a shape.
 
     Raises:
       BadInput: the size is below the smallest shape or beyond the largest, nothing is left open, or heads do not fit.
@@ -63,7 +60,7 @@ def shape_for(size: float | None, model: Any, *, vocab_size: int, seq_len: int) 
     if model.width is not None and model.depth is not None:
         raise BadInput("model.size: width and depth are both given, so no size is left to choose")
     shapes = (_complete(model, width, depth) for width, depth in _dial(model) if _fits(model, width))
-    return sizes.nearest(size, shapes, lambda shape: _count(model, shape, vocab_size, seq_len))
+    return sizes.nearest(size, shapes, count)
 
 
 def _dial(model: Any) -> Iterator[tuple[int, int]]:
@@ -104,9 +101,3 @@ def _complete(model: Any, width: int, depth: int) -> dict[str, int]:
 
 def _round(value: float, multiple: int) -> int:
     return max(multiple, round(value / multiple) * multiple)
-
-
-def _count(model: Any, shape: dict[str, int], vocab_size: int, seq_len: int) -> int:
-    options = ("norm", "positions", "activation", "tied", "bias", "qk_norm", "parallel")
-    full = SimpleNamespace(**shape, **{name: getattr(model, name) for name in options})
-    return sum(parameters(full, seq_len, vocab_size).values())

@@ -38,14 +38,16 @@ class Split(Windows):
     Args:
       name: for messages.
       shards: the tokens of each shard, memory-mapped.
-      offsets: where each document begins, and where the last ends.
+      offsets: where each text begins, and where the last ends.
       num_bytes: raw bytes of the text.
+      parts: texts of a document, one after another: 1, or 2 of a pair.
     """
 
     name: str
     shards: tuple[UInt[np.ndarray, " _"], ...]
     offsets: Int[np.ndarray, " boundaries"]
     num_bytes: int
+    parts: int = 1
 
     @property
     def num_tokens(self) -> int:
@@ -53,7 +55,7 @@ class Split(Windows):
 
     @property
     def num_documents(self) -> int:
-        return len(self.offsets) - 1
+        return (len(self.offsets) - 1) // self.parts
 
     @functools.cached_property
     def _ends(self) -> list[int]:
@@ -79,7 +81,16 @@ class Split(Windows):
     def document_ids(self, indices: Int[np.ndarray, " rows"], seq_len: int) -> Int[np.ndarray, "rows {seq_len}"]:
         self.check(indices, seq_len)
         places = np.asarray(indices, np.int64)[:, None] * seq_len + np.arange(1, seq_len + 1)
-        return np.searchsorted(self.offsets, places, side="right") - 1
+        return (np.searchsorted(self.offsets, places, side="right") - 1) // self.parts
+
+    def texts(self, documents: Int[np.ndarray, " rows"], part: int = 0) -> list[UInt[np.ndarray, " _"]]:
+        """The tokens of one part of documents, without the symbol that ends it."""
+        at = np.asarray(documents, np.int64) * self.parts + part
+        found = []
+        for start, end in zip(self.offsets[at].tolist(), self.offsets[at + 1].tolist(), strict=True):
+            found.append(np.empty(end - start - 1, self.shards[0].dtype))
+            self.read(start, found[-1])
+        return found
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,7 +143,8 @@ class TokenStore:
         entry = self.manifest["splits"][name]
         shards = tuple(_mapped(self.path / shard["file"]) for shard in entry["shards"])
         offsets = _mapped(self.path / entry["offsets"]["file"])
-        return Split(f"{self.manifest['corpus']} ({name})", shards, offsets, entry["bytes"])
+        parts = self.manifest.get("parts", 1)
+        return Split(f"{self.manifest['corpus']} ({name})", shards, offsets, entry["bytes"], parts)
 
 
 def open_store(path: Path, tokenizer: tokenizers.Tokenizer | None = None, verify: bool = False) -> TokenStore:

@@ -5,8 +5,8 @@ import abc
 import numpy as np
 from jaxtyping import Bool, Int, Integer, UInt
 
+from training import permutation
 from training.errors import BadInput
-from training.permutation import permute
 
 Rows = slice | Int[np.ndarray, " rows"]
 
@@ -66,9 +66,7 @@ class Windows(abc.ABC):
     def batch(
         self, seed: int, k: int, batch_size: int, seq_len: int, rows: Rows = slice(None)
     ) -> UInt[np.ndarray, "rows {seq_len}+1"]:
-        """Rows of global batch k: a pure function of (seed, k), whoever asks for whichever rows.
-
-        The batches walk through a permutation of the windows that is drawn anew each epoch.
+        """Rows of global batch k; see `training.permutation.batch`.
 
         Args:
           seed: names the order of the data.
@@ -81,13 +79,7 @@ class Windows(abc.ABC):
           BadInput: the stream holds less than one batch.
         """
         self.need(batch_size, seq_len)
-        n = self.num_windows(seq_len)
-        place = k * batch_size + np.arange(batch_size, dtype=np.int64)[rows]
-        epochs, index = np.divmod(place, n)
-        for epoch in np.unique(epochs):
-            of_epoch = epochs == epoch
-            index[of_epoch] = permute(index[of_epoch], n, seed, int(epoch))
-        return self.windows(index, seq_len)
+        return self.windows(permutation.batch(seed, k, batch_size, self.num_windows(seq_len), rows), seq_len)
 
     def streams(
         self, seed: int, k: int, batch_size: int, seq_len: int, rows: Rows = slice(None)
@@ -105,7 +97,7 @@ class Windows(abc.ABC):
         self.need(batch_size, seq_len)
         n = self.num_windows(seq_len)
         epoch, place = divmod(k, n // batch_size)
-        first = int(permute(np.zeros(1, np.int64), n, seed, epoch)[0])
+        first = int(permutation.permute(np.zeros(1, np.int64), n, seed, epoch)[0])
         row = np.arange(batch_size, dtype=np.int64)[rows]
         index = (first + row * (n // batch_size) + place) % n
         return self.windows(index, seq_len), (index == 0) | (place == 0)

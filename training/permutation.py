@@ -93,6 +93,27 @@ def permute(index: Int[np.ndarray, "..."], n: int, seed: int, epoch: int = 0) ->
     return out.astype(np.int64).reshape(index.shape)
 
 
+def batch(
+    seed: int, k: int, batch_size: int, n: int, rows: slice | Int[np.ndarray, " rows"] = slice(None)
+) -> Int[np.ndarray, " rows"]:
+    """Which of n examples are in rows of global batch k: a pure function of (seed, k), whoever asks for whichever rows.
+
+    The batches walk through a permutation of the examples that is drawn anew each epoch.
+
+    Args:
+        seed: names the order of the data.
+        k: global step, from 0.
+        batch_size: examples a global batch.
+        n: examples in all.
+        rows: which rows of the batch.
+    """
+    epochs, index = np.divmod(k * batch_size + np.arange(batch_size, dtype=np.int64)[rows], n)
+    for epoch in np.unique(epochs):
+        of_epoch = epochs == epoch
+        index[of_epoch] = permute(index[of_epoch], n, seed, int(epoch))
+    return index
+
+
 def _network(x: UInt64[np.ndarray, " m"], n: int, keys: UInt64[np.ndarray, " rounds"]) -> UInt64[np.ndarray, " m"]:
     """Alternately shifts the row by a keyed function of the column and the column by one of the row: a bijection."""
     side = math.isqrt(n - 1) + 1

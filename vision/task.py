@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
+from training import classification
 from training.cost import Cost
 from training.errors import BadInput
 from training.task import Arrays
-from vision import augment, datasets, figures, metrics, models, probe, rules as named_rules
+from vision import augment, datasets, figures, models, probe, rules as named_rules
 from vision.augment import Augment
 from vision.layers import Classifier
 
@@ -164,10 +165,10 @@ class VisionTask:
             yield {"image": images, "label": labels}
 
     def summarize(self, outputs: Iterable[np.ndarray], final: bool = True) -> dict[str, float | int | str | None]:
-        """Record entries of an evaluation, as in `metrics.summary`."""
+        """Record entries of an evaluation, as in `classification.summary`."""
         split = self._split(final)
         return {
-            **metrics.summary(*self._scored(outputs, final)),
+            **classification.summary(*self._scored(outputs, final)),
             "eval_set": split.name,
             "eval_examples": split.count,
         }
@@ -177,10 +178,13 @@ class VisionTask:
     ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         """All that is said of an evaluation, and its predictions as columns with a row an image."""
         logits, labels = self._scored(outputs, final)
-        chances = np.exp(metrics.log_probabilities(logits))
+        chances = np.exp(classification.log_probabilities(logits))
         columns = {"index": np.arange(len(labels)), "label": labels, "prediction": chances.argmax(axis=1)}
         columns |= {f"p_{name}": chances[:, i] for i, name in enumerate(self._data.classes)}
-        return {"eval_set": self._split(final).name, **metrics.details(logits, labels, self._data.classes)}, columns
+        return {
+            "eval_set": self._split(final).name,
+            **classification.details(logits, labels, self._data.classes),
+        }, columns
 
     def probe(self, params: Any, stats: Any, shots: int) -> dict[str, float]:
         """Accuracy on the reported set of a linear classifier on frozen features, from so many training images a class."""
@@ -197,7 +201,7 @@ class VisionTask:
     def figures(self, params: Any, stats: Any, outputs: Iterable[np.ndarray]) -> dict[str, Any]:
         """Confusions, and where the model has them, first-layer filters and attention on some of the images."""
         logits, labels = self._scored(outputs, final=True)
-        made = {"confusion": figures.confusion(metrics.confusion(logits, labels), self._data.classes)}
+        made = {"confusion": figures.confusion(classification.confusion(logits, labels), self._data.classes)}
         found: Any = self.model.classifier
         kernel = found.filters(jax.tree.map(np.asarray, params))
         if kernel is not None:

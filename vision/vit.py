@@ -94,6 +94,7 @@ class ViT(Classifier):
     norm: Literal["layer"] = "layer"
     bias: Literal[True] = True
     parallel: Literal[False] = False
+    placement: Literal["pre"] = "pre"
 
     @property
     def kv_heads(self) -> int:

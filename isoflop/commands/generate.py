@@ -61,18 +61,20 @@ def _model(folder: Path) -> tuple[Any, Any, int]:
     """The model of a run, its tokenizer, and its context length."""
     from ml_collections import ConfigDict
 
-    from lm.task import network
+    from lm import models, objectives
     from training.files import read_object
 
     config = ConfigDict(read_object(folder / "config.json", "task"))
     if config.get("task") != "lm":
         raise BadInput(f"{folder}: generate needs a language model, this is a run of task {config.get('task')!r}")
+    if models.KINDS[config.model.name].role != "causal":
+        raise BadInput(f"{folder}: generate needs a model that continues text, this is of model {config.model.name!r}")
     tokenizer = _tokenizer(config.data)
     result = folder / "result.json"
     trained_with = read_object(result).get("tokenizer_hash") if result.is_file() else None
     if trained_with not in (None, tokenizer.hash):
         raise BadInput(f"{folder}: trained with another {config.data.tokenizer} tokenizer than the one found here")
-    return network(config), tokenizer, config.data.seq_len
+    return objectives.of(config).network(config), tokenizer, config.data.seq_len
 
 
 def _tokenizer(data: Any) -> Any:

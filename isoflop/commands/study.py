@@ -112,12 +112,16 @@ def said(value: float) -> str:
 def edges(sweep: Path, where: str, key: str, loss: str = "loss") -> list[design.Point]:
     """For each budget whose lowest loss is at its smallest or largest size: a point with the next size beyond.
 
+    Not where that size is better than its neighbour by less than a standard error of their difference, by how much seeds
+    differ in all the sweep: that is no sign that smaller or larger ones would be better.
+
     Args:
       sweep: the sweep directory.
       where: which budgets.
       key: of the config, which makes the size.
       loss: the column that is lowest at the best size.
     """
+    import numpy as np
     import pandas as pd
 
     from sweeps import collect
@@ -125,12 +129,18 @@ def edges(sweep: Path, where: str, key: str, loss: str = "loss") -> list[design.
     runs: Any = pd.read_parquet(collect.collect(sweep))
     label, symbol, value = design.condition(where)
     chosen = runs[label].map(lambda budget: design.OPERATORS[symbol](budget, value))
+    completed = runs[runs.status == "completed"].assign(log=lambda table: np.log(table[loss]))
+    spread = completed.groupby(["budget", key])["log"].var(ddof=1).mean()  # of those with several seeds
     found = []
-    for budget, group in runs[(runs.status == "completed") & chosen].groupby("budget"):
-        mean = group.groupby(key)[loss].mean().sort_index()
+    for budget, group in completed[chosen[completed.index]].groupby("budget"):
+        mean, count = (getattr(group.groupby(key)["log"], name)().sort_index() for name in ("mean", "count"))
         sizes, best = list(mean.index), mean.idxmin()
-        size = beyond(sizes[::-1] if best == sizes[0] else sizes) if best in (sizes[0], sizes[-1]) else 0
-        if size > 0:
+        if best not in (sizes[0], sizes[-1]):
+            continue
+        inwards = sizes if best == sizes[0] else sizes[::-1]
+        noise = np.sqrt(np.nan_to_num(spread) * (1 / count[inwards[:2]]).sum())
+        size = beyond(inwards[::-1])
+        if size > 0 and (len(sizes) < 2 or mean[inwards[1]] - mean[best] > noise):
             found.append({"label.budget": budget, "horizon.flops": budget, key: size})
     return found
 

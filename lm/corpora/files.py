@@ -1,6 +1,7 @@
 """Any text on this machine: plain files, JSONL and Parquet, compressed or not, found by patterns."""
 
 import bz2
+import contextlib
 import glob
 import gzip
 import io
@@ -15,7 +16,7 @@ from lm.corpora.source import Document, Source, decode
 from training.cache import digest
 from training.errors import BadInput, nearest
 
-ARGUMENTS = ("paths", "text_key", "separator", "encoding")
+ARGUMENTS = ("paths", "text_key", "target_key", "separator", "encoding")
 
 
 def source(args: Mapping[str, str], cache: Path) -> Source:
@@ -23,8 +24,9 @@ def source(args: Mapping[str, str], cache: Path) -> Source:
 
     Args:
       args: `paths`, patterns with commas between them (`**` goes through folders); `text_key`, the key of a JSONL line
-        or the column of a Parquet table that holds the text ("text"); `separator`, what parts the documents of a plain
-        file (none: a file is a document); `encoding` ("utf-8").
+        or the column of a Parquet table that holds the text ("text"); `target_key`, the same of the other side of pairs:
+        a translation, or a label; `separator`, what parts the documents of a plain file (none: a file is a document);
+        `encoding` ("utf-8").
       cache: not used.
 
     Raises:
@@ -36,11 +38,11 @@ def source(args: Mapping[str, str], cache: Path) -> Source:
     states = [[str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns] for path in found]
     options = {key: args[key] for key in ARGUMENTS[1:] if key in args}
     identity = {"files": len(found), "sha256": digest(states), **options}
-    return Source("files", identity, lambda: documents(found, **options))
+    return Source("files", identity, lambda: documents(found, **options), 2 if args.get("target_key") else 1)
 
 
-def expand(patterns: str) -> list[Path]:
-    """The files that patterns with commas between them name, sorted, each once.
+def expand(patterns: str, key: str = "data.corpus_args.paths") -> list[Path]:
+    """The files that patterns with commas between them name, sorted, each once; `key` is what messages name.
 
     Raises:
       BadInput: a pattern names no file, or a folder.
@@ -51,31 +53,41 @@ def expand(patterns: str) -> list[Path]:
         files = {path for path in matches if path.is_file()}
         if not files:
             kind = "is a folder; give a pattern, as in " + f"{pattern}/**/*.txt" if matches else "no such file"
-            raise BadInput(f"data.corpus_args.paths: {pattern}: {kind}")
+            raise BadInput(f"{key}: {pattern}: {kind}")
         found |= files
     return sorted(found)
 
 
 def documents(
-    paths: list[Path], text_key: str = "text", separator: str = "", encoding: str = "utf-8"
+    paths: list[Path], text_key: str = "text", target_key: str = "", separator: str = "", encoding: str = "utf-8"
 ) -> Iterator[Document]:
-    """The documents of files, named after file and line.
+    """The documents of files, named after file and line; pairs after their source, so that copies stay together.
 
     Raises:
       BadInput: a file that cannot be read or is not what its name says; names it.
     """
+    keys = [text_key, target_key] if target_key else [text_key]
     for path in paths:
         suffixes = [suffix for suffix in path.suffixes if suffix not in OPENERS]
         kind = suffixes[-1] if suffixes else ""
-        try:
+        with reading(path):
             if kind == ".parquet":
-                yield from _parquet(path, text_key)
+                yield from _parquet(path, keys)
             elif kind in (".jsonl", ".ndjson"):
-                yield from _jsonl(path, text_key, encoding)
+                yield from _jsonl(path, keys, encoding)
+            elif target_key:
+                raise BadInput(f"data.corpus_args.target_key: {path} has no keys; pairs are JSONL or Parquet")
             else:
                 yield from _plain(path, separator, encoding)
-        except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
-            raise BadInput(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """One line that names the file, for whatever is wrong with reading or unpacking it."""
+    try:
+        yield
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise BadInput(f"{path}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def cut(name: str, text: str, separator: str) -> Iterator[Document]:
@@ -94,7 +106,18 @@ def _plain(path: Path, separator: str, encoding: str) -> Iterator[Document]:
         yield from cut(str(path), decode(file.read(), encoding, path), separator)
 
 
-def _jsonl(path: Path, key: str, encoding: str) -> Iterator[Document]:
+def _document(where: str, texts: list[Any], said: list[str]) -> Document:
+    """A document, or a pair, whose label may be a number; `said` is what messages say of what is no text."""
+    texts = [texts[0], *(str(other) if isinstance(other, int) else other for other in texts[1:])]
+    for text, complaint in zip(texts, said, strict=True):
+        if not isinstance(text, str):
+            raise BadInput(complaint)
+        if len(texts) > 1 and not text.strip():
+            raise BadInput(f"{where}: an empty side, where a pair has two")
+    return (where, texts[0]) if len(texts) == 1 else (texts[0], *texts)
+
+
+def _jsonl(path: Path, keys: list[str], encoding: str) -> Iterator[Document]:
     with opened(path) as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -104,13 +127,12 @@ def _jsonl(path: Path, key: str, encoding: str) -> Iterator[Document]:
                 row = json.loads(decode(line, encoding, Path(where)))
             except json.JSONDecodeError as error:
                 raise BadInput(f"{where}: not JSON ({error.msg})") from None
-            if not isinstance(row, dict) or not isinstance(row.get(key), str):
-                keys = list(row) if isinstance(row, dict) else []
-                raise BadInput(f"{where}: no text under the key {key!r}{nearest(key, keys)}")
-            yield where, row[key]
+            found = row if isinstance(row, dict) else {}
+            said = [f"{where}: no text under the key {key!r}{nearest(key, list(found))}" for key in keys]
+            yield _document(where, [found.get(key) for key in keys], said)
 
 
-def _parquet(path: Path, column: str) -> Iterator[Document]:
+def _parquet(path: Path, columns: list[str]) -> Iterator[Document]:
     import pyarrow
     import pyarrow.parquet
 
@@ -118,14 +140,14 @@ def _parquet(path: Path, column: str) -> Iterator[Document]:
         with opened(path) as file:
             table = pyarrow.parquet.ParquetFile(io.BytesIO(file.read()) if path.suffix in OPENERS else file)
             names = table.schema_arrow.names
-            if column not in names:
-                raise BadInput(f"{path}: no column {column!r}{nearest(column, names)}")
+            for column in columns:
+                if column not in names:
+                    raise BadInput(f"{path}: no column {column!r}{nearest(column, names)}")
             row = 0
-            for batch in table.iter_batches(columns=[column], batch_size=1024):
-                for text in batch.column(0).to_pylist():
-                    if not isinstance(text, str):
-                        raise BadInput(f"{path}: row {row} of column {column!r} is no text")
-                    yield f"{path}:{row}", text
+            for batch in table.iter_batches(columns=columns, batch_size=1024):
+                for texts in zip(*(batch.column(column).to_pylist() for column in columns), strict=True):
+                    said = [f"{path}: row {row} of column {column!r} is no text" for column in columns]
+                    yield _document(f"{path}:{row}", list(texts), said)
                     row += 1
     except pyarrow.ArrowInvalid as error:
         raise BadInput(f"{path}: not Parquet ({error})") from None

@@ -33,8 +33,13 @@ def bible(args: Mapping[str, str], cache: Path) -> Source:
         )
     for name in wanted:
         _folder(f"{BIBLE}{name}", "bible", f"pythonbible-{name}")
-    identity = {name: importlib.metadata.version(f"pythonbible-{name}") for name in wanted}
+    identity = {name: version(name) for name in wanted}
     return Source("bible", identity, lambda: chapters(wanted))
+
+
+def version(translation: str) -> str:
+    """The version of a translation's package."""
+    return importlib.metadata.version(f"pythonbible-{translation}")
 
 
 def installed() -> list[str]:

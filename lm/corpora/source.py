@@ -7,7 +7,7 @@ from typing import Any
 
 from training.errors import BadInput
 
-Document = tuple[str, str]  # name, text
+Document = tuple[str, ...]  # name, text; of a corpus of pairs, the name of what must not be torn apart, source, target
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,12 +17,14 @@ class Source:
     Args:
       name: what messages and folders call it.
       identity: a JSON value; sources with equal identities hold the same documents.
-      documents: yields (name, text), in an order that the identity fixes.
+      documents: yields (name, text), or (group, source, target), in an order that the identity fixes.
+      parts: texts of a document: 1, or 2 of a pair.
     """
 
     name: str
     identity: Any
     documents: Callable[[], Iterator[Document]]
+    parts: int = 1
 
 
 def decode(raw: bytes, encoding: str, path: Path) -> str:

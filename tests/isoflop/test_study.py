@@ -50,6 +50,15 @@ def test_a_minimum_at_an_edge_asks_for_the_next_width(measured):
     assert widths(study.edges(sweep, "budget<8e11", "model.width", "error")) == {2e11: 8}
 
 
+def test_an_edge_that_is_better_by_less_than_the_noise_asks_for_nothing(measured):
+    # Seeds differ by 0.1 around 2: a standard error of the difference of two single runs is 0.07 of the loss.
+    noisy = {16: [2.0], 24: [2.05], 32: [2.2, 2.3, 2.4]}
+    assert study.edges(measured({1e11: noisy}), "budget<8e11", "model.width") == []
+    clear = {16: [2.0], 24: [2.25], 32: [2.2, 2.3, 2.4]}
+    assert widths(study.edges(measured({1e11: clear}), "budget<8e11", "model.width")) == {1e11: 8}
+    assert widths(study.edges(measured({1e11: {16: [2.0], 24: [2.01]}}), "budget<8e11", "model.width")) == {1e11: 8}
+
+
 @pytest.mark.parametrize(
     ("sizes", "following"),
     [([16, 24, 32], 40), ([32, 24, 16], 8), ([16, 32], 64), ([8, 4, 2], 0), ([1e4, 2.5e4], 60000), ([7], 0)],

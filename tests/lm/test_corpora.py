@@ -414,7 +414,7 @@ def test_names_that_are_refused(tmp_path):
     assert "did you mean 'stdlib'?" in refused("stdlip", tmp_path)
     assert "did you mean 'wiki40b'?" in refused("wiki41b/en", tmp_path)
     assert "corpus stdlib has no such argument (it reads none)" in refused("stdlib", tmp_path, paths="x")
-    assert "it reads paths, text_key, separator, encoding" in refused("files", tmp_path, packages="x")
+    assert "it reads paths, text_key, target_key, separator, encoding" in refused("files", tmp_path, packages="x")
 
 
 def test_every_argument_has_a_key():

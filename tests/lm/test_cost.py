@@ -7,7 +7,7 @@ from hypothesis import given, settings, strategies as st
 
 from lm.cost import cost
 from lm.decoder import Decoder
-from lm.objective import cross_entropy
+from lm.loss import cross_entropy
 from training.cost import count_products
 
 

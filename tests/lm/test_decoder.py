@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lm.decoder import Decoder
-from lm.objective import cross_entropy
+from lm.loss import cross_entropy
 from training import mesh as meshes
 from training.errors import BadInput
 

@@ -10,7 +10,7 @@ import pytest
 
 from lm import models, recurrent
 from lm.decoder import Decoder
-from lm.objective import cross_entropy
+from lm.loss import cross_entropy
 from lm.recurrent import Recurrent
 from training import mesh as meshes
 from training.cost import count_products

@@ -28,6 +28,10 @@ def section(**given):
     return SimpleNamespace(**{**OPEN, **OPTIONS, **given})
 
 
+def shape_for(size, model, vocab_size=256, seq_len=128):
+    return shapes.shape_for(size, model, lambda shape: total(shape, model, vocab_size, seq_len))
+
+
 def total(shape, model, vocab_size=256, seq_len=128):
     return cost(SimpleNamespace(**{**vars(model), **shape}), seq_len, vocab_size).params_total
 
@@ -43,9 +47,9 @@ def total(shape, model, vocab_size=256, seq_len=128):
 def test_no_neighbour_on_the_dial_is_nearer(size, activation, tied, depth, vocab_size):
     model = section(activation=activation, tied=tied, depth=depth)
     try:
-        shape = shapes.shape_for(size, model, vocab_size=vocab_size, seq_len=128)
+        shape = shape_for(size, model, vocab_size=vocab_size)
     except BadInput:
-        smallest = shapes.shape_for(None, section(**{**vars(model), "width": 8}), vocab_size=vocab_size, seq_len=128)
+        smallest = shape_for(None, section(**{**vars(model), "width": 8}), vocab_size=vocab_size)
         assert size < 0.9 * total(smallest, model, vocab_size)
         return
     ratio = max(total(shape, model, vocab_size) / size, size / total(shape, model, vocab_size))
@@ -55,7 +59,7 @@ def test_no_neighbour_on_the_dial_is_nearer(size, activation, tied, depth, vocab
         given = section(**{**vars(model), "width": shape["width"] + step})
         if given.width not in set(shapes.widths()):
             continue
-        other = total(shapes.shape_for(None, given, vocab_size=vocab_size, seq_len=128), model, vocab_size)
+        other = total(shape_for(None, given, vocab_size=vocab_size), model, vocab_size)
         assert max(other / size, size / other) >= ratio * (1 - 1e-12)
     assert shape["depth"] == (depth or shape["depth"]) >= 2
     assert shape["width"] % (2 * shape["heads"]) == 0
@@ -64,12 +68,12 @@ def test_no_neighbour_on_the_dial_is_nearer(size, activation, tied, depth, vocab
 def test_a_size_is_met_closely_at_a_fixed_depth():
     for size in (14e3, 41e3, 80e3, 131e3, 1e6, 1e8, 1e9):
         model = section(depth=2)
-        found = total(shapes.shape_for(size, model, vocab_size=256, seq_len=128), model)
+        found = total(shape_for(size, model), model)
         assert abs(found / size - 1) < (0.3 if size < 5e4 else 0.13)
 
 
 def test_the_rule_gives_gpt2_small():
-    shape = shapes.shape_for(None, section(width=768), vocab_size=50257, seq_len=1024)
+    shape = shape_for(None, section(width=768), vocab_size=50257, seq_len=1024)
     assert shape == shapes.standard("gpt2-small")
 
 
@@ -88,10 +92,10 @@ def test_standard_shapes_have_the_published_parameter_counts(name, options, voca
 
 def test_given_values_are_kept():
     model = section(width=64, kv_heads=2, mlp_width=96)
-    shape = shapes.shape_for(3e5, model, vocab_size=256, seq_len=128)
+    shape = shape_for(3e5, model)
     assert (shape["width"], shape["kv_heads"], shape["mlp_width"]) == (64, 2, 96)
     assert shape["depth"] > 2
-    grouped = shapes.shape_for(1e6, section(kv_heads=3), vocab_size=256, seq_len=128)
+    grouped = shape_for(1e6, section(kv_heads=3))
     assert grouped["kv_heads"] == 3 and grouped["heads"] % 3 == 0
 
 
@@ -109,7 +113,7 @@ def test_given_values_are_kept():
 )
 def test_bad_sizes_are_refused_in_one_line(size, given, message):
     with pytest.raises(BadInput, match=message) as error:
-        shapes.shape_for(size, section(**given), vocab_size=256, seq_len=128)
+        shape_for(size, section(**given))
     assert "\n" not in str(error.value) and error.value.exit_code == 2
 
 

@@ -65,7 +65,7 @@ def test_evaluation_does_not_depend_on_batches_or_devices(text, tokenizer, layou
             config(text, **{"evaluation.batch_size": size, "data.tokenizer": tokenizer}), devices
         )
     reference = results[64, 1]
-    assert reference["eval_tokens"] == len(task._windows) * 32 and len(task._windows) % 7
+    assert reference["eval_tokens"] == len(task.sample) * 32 and len(task.sample) % 7
     for key, result in results.items():
         np.testing.assert_allclose(result["loss"], reference["loss"], rtol=1e-6, err_msg=str(key))
         np.testing.assert_allclose(result["loss_sem"], reference["loss_sem"], rtol=1e-4)
@@ -74,7 +74,7 @@ def test_evaluation_does_not_depend_on_batches_or_devices(text, tokenizer, layou
 
 def test_bits_per_byte_count_the_raw_bytes(text):
     result, task = evaluated(config(text), 1)
-    windows = task._eval.windows(task._windows, 32)[:, 1:]
+    windows = task.eval.windows(task.sample, 32)[:, 1:]
     raw = np.count_nonzero(windows)  # byte 0 ends a document and is no text
     assert raw < windows.size
     assert result["bits_per_byte"] == pytest.approx(result["loss"] * windows.size / np.log(2) / raw)
@@ -82,9 +82,9 @@ def test_bits_per_byte_count_the_raw_bytes(text):
 
 def test_the_standard_error_is_that_of_a_ratio_over_documents(text):
     _, task = evaluated(config(text), 1)
-    nats = np.random.default_rng(1).normal(2.0, 0.1, (len(task._windows), 32))
+    nats = np.random.default_rng(1).normal(2.0, 0.1, (len(task.sample), 32))
     summary = task.summarize([nats])
-    ids = task._eval.document_ids(task._windows, 32)
+    ids = task.eval.document_ids(task.sample, 32)
     sums = np.array([nats[ids == d].sum() for d in np.unique(ids)])
     counts = np.array([(ids == d).sum() for d in np.unique(ids)])
     left_out = [(sums.sum() - s) / (counts.sum() - c) for s, c in zip(sums, counts, strict=True)]
@@ -156,7 +156,7 @@ def test_a_carried_state_ends_with_its_document(text):
     variables = nn.meta.unbox(task.model.init(jax.random.key(0), {"init_scale": np.float32(3)}))
     params, stats, hyper = variables["params"], {"carry": variables["carry"]}, {"dropout": 0.0, "z_loss": 0.0}
     batch = dict(task.batch(3, slice(None)))
-    batch["tokens"] = np.where(np.arange(33) == 31, task.model.end, batch["tokens"])  # the last that is read
+    batch["tokens"] = np.where(np.arange(33) == 31, task.end, batch["tokens"])  # the last that is read
     _, (_, stats) = task.model.loss(params, stats, batch, jax.random.key(0), hyper)
     assert stats["carry"]["ended"].all()
     _, (_, stats) = task.model.loss(params, stats, task.batch(4, slice(None)), jax.random.key(0), hyper)

@@ -17,6 +17,7 @@ from training.nets import layers
 from training.nets.initial import Leaf
 
 NORMS = ("rms", "layer")
+PLACEMENTS = ("pre", "post")
 REMAT: dict[str, Any] = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -42,6 +43,8 @@ class Blocks(Protocol):
       bias: whether projections and layer norms have biases.
       qk_norm: whether each head's queries and keys are RMS-normalised (Dehghani et al. 2023).
       parallel: whether attention and MLP read one norm and are added together (Wang and Komatsuzaki 2021).
+      placement: "pre" (a branch reads the norm of the stream) or "post" (the stream is the norm of its sum with a branch, as
+        in Vaswani et al. 2017).
       scan: one compiled block run `depth` times, instead of `depth` copies of it.
       remat: a name in `REMAT`: what the backward pass computes again.
     """
@@ -80,6 +83,9 @@ class Blocks(Protocol):
     def parallel(self) -> bool: ...
 
     @property
+    def placement(self) -> str: ...
+
+    @property
     def scan(self) -> bool: ...
 
     @property
@@ -91,7 +97,8 @@ class Blocks(Protocol):
 
 def check(model: Blocks) -> None:
     """Raise BadInput where the shape or the names of the blocks contradict each other."""
-    for field, known in {"norm": NORMS, "activation": tuple(layers.ACTIVATIONS), "remat": tuple(REMAT)}.items():
+    names = {"norm": NORMS, "activation": tuple(layers.ACTIVATIONS), "remat": tuple(REMAT), "placement": PLACEMENTS}
+    for field, known in names.items():
         if getattr(model, field) not in known:
             raise BadInput(f"model.{field}: {getattr(model, field)!r} is not one of {', '.join(known)}")
     for field in ("depth", "width", "heads", "kv_heads", "mlp_width"):
@@ -101,11 +108,14 @@ def check(model: Blocks) -> None:
         raise BadInput(f"model.heads: {model.heads} does not divide the width {model.width}")
     if model.heads % model.kv_heads:
         raise BadInput(f"model.kv_heads: {model.kv_heads} does not divide the {model.heads} heads")
+    if model.parallel and model.placement == "post":
+        raise BadInput("model.parallel: attention and MLP read one norm, so it stands before them")
 
 
 def leaves(model: Blocks) -> dict[str, Any]:
-    """The parameters of one block: kernels with 1 / sqrt(fan in), those that write to the residual stream over sqrt(2 L)."""
-    d, residual = model.width, (2 * model.depth) ** -0.5
+    """The parameters of one block: kernels with 1 / sqrt(fan in); before norms, whose stream grows with the depth, those
+    that write to it over sqrt(2 L)."""
+    d, residual = model.width, (2 * model.depth) ** -0.5 if model.placement == "pre" else 1.0
     q, kv = model.heads * model.head_width, model.kv_heads * model.head_width
 
     def projection(rows: int, columns: int, axes: tuple[str, str], factor: float = 1.0) -> dict[str, Leaf]:
@@ -164,14 +174,23 @@ def _block(
     model: Blocks, p: Any, x: Array, kept: Any, layer: Any, batch: int, turn: Any, mix: Any, drop: Any
 ) -> tuple[Array, Any]:
     """One block: x (batch x length, width) and what `mix` keeps of this layer, to the same."""
-    y = norm(model, p["attention_norm"], x)
-    mixed, kept = _attention(model, p["attention"], y, kept, batch, turn, mix)
-    mixed = drop(mixed, layer, 0)
     if model.parallel:
-        return constrain(x + mixed + drop(mlp(model, p["mlp"], y), layer, 1), "batch", None), kept
-    x = constrain(x + mixed, "batch", None)
-    y = norm(model, p["mlp_norm"], x)
-    return constrain(x + drop(mlp(model, p["mlp"], y), layer, 1), "batch", None), kept
+        y = norm(model, p["attention_norm"], x)
+        mixed, kept = _attention(model, p["attention"], y, kept, batch, turn, mix)
+        return constrain(x + drop(mixed, layer, 0) + drop(mlp(model, p["mlp"], y), layer, 1), "batch", None), kept
+
+    def add(x: Array, branch: Callable[[Array], Array], name: str, place: int) -> Array:
+        if model.placement == "post":
+            return constrain(norm(model, p[name], x + drop(branch(x), layer, place)), "batch", None)
+        return constrain(x + drop(branch(norm(model, p[name], x)), layer, place), "batch", None)
+
+    def attention(x: Array) -> Array:
+        nonlocal kept
+        mixed, kept = _attention(model, p["attention"], x, kept, batch, turn, mix)
+        return mixed
+
+    x = add(x, attention, "attention_norm", 0)
+    return add(x, lambda y: mlp(model, p["mlp"], y), "mlp_norm", 1), kept
 
 
 def _attention(model: Blocks, p: Any, x: Array, kept: Any, batch: int, turn: Any, mix: Any) -> tuple[Array, Any]:

@@ -5,7 +5,7 @@ from training.nets.layers import ACTIVATIONS
 
 
 def parameters(model: Blocks) -> dict[str, int]:
-    """Parameters of all blocks by component, the final norm included."""
+    """Parameters of all blocks by component, with one norm more: the final one, or after norms that of the embedding."""
     d, mlp, depth = model.width, model.mlp_width, model.depth
     head_width = d // model.heads
     kv = model.kv_heads * head_width
@@ -35,13 +35,13 @@ def recompute(model: Blocks, products: dict[str, float]) -> float:
     """FLOPs of the forward products that the backward pass repeats.
 
     "dots" keeps the projections and repeats the products of attention; "full" repeats every product but those whose
-    result only enters a sum: the MLP's last and, in parallel blocks, attention's.
+    result only enters a sum: before norms, the MLP's last and, in parallel blocks, attention's.
     """
     if model.remat == "none":
         return 0.0
     if model.remat == "dots":
         return products["scores"]
-    last = products["mlp"] / (3 if gated(model) else 2)
+    last = products["mlp"] / (3 if gated(model) else 2) if model.placement == "pre" else 0.0
     if model.parallel:
         d, kv = model.width, model.kv_heads * (model.width // model.heads)
         last += products["attention"] * d / (2 * d + 2 * kv)

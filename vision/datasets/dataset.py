@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
 
+from training import permutation
 from training.errors import BadInput
-from training.permutation import permute
 
 Rows = slice | Int[np.ndarray, " rows"]
 
@@ -48,9 +48,7 @@ class Split(abc.ABC):
         return self.read(indices)[1]
 
     def batch(self, seed: int, k: int, batch_size: int, rows: Rows = slice(None)) -> dict[str, np.ndarray]:
-        """Rows of global batch k, "image" and "label": a pure function of (seed, k), whoever asks for whichever rows.
-
-        The batches walk through a permutation of the images that is drawn anew each epoch.
+        """Rows of global batch k, "image" and "label"; see `training.permutation.batch`.
 
         Args:
           seed: names the order of the data.
@@ -63,12 +61,7 @@ class Split(abc.ABC):
         """
         if self.count < batch_size:
             raise BadInput(f"{self.name}: {self.count:,} images are less than one batch of {batch_size}")
-        place = k * batch_size + np.arange(batch_size, dtype=np.int64)[rows]
-        epochs, index = np.divmod(place, self.count)
-        for epoch in np.unique(epochs):
-            of_epoch = epochs == epoch
-            index[of_epoch] = permute(index[of_epoch], self.count, seed, int(epoch))
-        images, labels = self.read(index)
+        images, labels = self.read(permutation.batch(seed, k, batch_size, self.count, rows))
         return {"image": images, "label": labels}
 
 

@@ -7,11 +7,11 @@ from jaxtyping import Float, Int
 
 BINS = 15  # of confidence, for the calibration error (Guo et al. 2017)
 
-Logits = Float[np.ndarray, "images classes"]
-Labels = Int[np.ndarray, " images"]
+Logits = Float[np.ndarray, "examples classes"]
+Labels = Int[np.ndarray, " examples"]
 
 
-def log_probabilities(logits: Logits) -> Float[np.ndarray, "images classes"]:
+def log_probabilities(logits: Logits) -> Float[np.ndarray, "examples classes"]:
     """Their log-softmax."""
     centred = np.asarray(logits, np.float64) - np.max(logits, axis=1, keepdims=True)
     return centred - np.log(np.exp(centred).sum(axis=1, keepdims=True))
@@ -35,21 +35,21 @@ def summary(logits: Logits, labels: Labels) -> dict[str, float]:
     }
 
 
-def top(scores: Float[np.ndarray, "images classes"], labels: Labels, k: int) -> np.ndarray:
-    """Whether the label is among the k highest scores of each image; of equal scores, the lower class goes first."""
+def top(scores: Float[np.ndarray, "examples classes"], labels: Labels, k: int) -> np.ndarray:
+    """Whether the label is among the k highest scores of each example; of equal scores, the lower class goes first."""
     own = scores[np.arange(len(labels)), labels][:, None]
     before = np.arange(scores.shape[1]) < labels[:, None]
     return ((scores > own) | ((scores == own) & before)).sum(axis=1) < k
 
 
 def confusion(logits: Logits, labels: Labels) -> Int[np.ndarray, "classes classes"]:
-    """Numbers of images by label (rows) and predicted class (columns)."""
+    """Numbers of examples by label (rows) and predicted class (columns)."""
     n = logits.shape[1]
     return np.bincount(labels * n + np.argmax(logits, axis=1), minlength=n * n).reshape(n, n)
 
 
 def per_class(table: Int[np.ndarray, "classes classes"]) -> dict[str, Float[np.ndarray, " classes"]]:
-    """Precision, recall and F1 of every class, zero where undefined, and how many images it has."""
+    """Precision, recall and F1 of every class, zero where undefined, and how many examples it has."""
     hits, support, predicted = np.diag(table), table.sum(axis=1), table.sum(axis=0)
 
     def share(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -63,8 +63,8 @@ def per_class(table: Int[np.ndarray, "classes classes"]) -> dict[str, Float[np.n
     }
 
 
-def calibration_error(logp: Float[np.ndarray, "images classes"], right: np.ndarray) -> float:
-    """Mean distance of confidence and accuracy over equal bins, weighted by images (Guo et al. 2017, equation 3)."""
+def calibration_error(logp: Float[np.ndarray, "examples classes"], right: np.ndarray) -> float:
+    """Mean distance of confidence and accuracy over equal bins, weighted by examples (Guo et al. 2017, equation 3)."""
     confidence = np.exp(logp.max(axis=1))
     place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
     gap = np.bincount(place, right.astype(float), BINS) - np.bincount(place, confidence, BINS)

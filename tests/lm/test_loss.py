@@ -4,10 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lm import objective
-from lm.objective import z_penalty
+from lm import loss
+from lm.loss import z_penalty
 
-cross_entropy = jax.jit(objective.cross_entropy, static_argnums=3)
+cross_entropy = jax.jit(loss.cross_entropy, static_argnums=3)
 KEY = jax.random.key(0)
 STATES = jax.random.normal(KEY, (2, 5, 8))
 HEAD = jax.random.normal(jax.random.key(1), (11, 8))

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis.extra import numpy as npst
 
-from vision import metrics
+from training import classification as metrics
 
 
 @pytest.fixture(scope="module")

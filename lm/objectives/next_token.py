@@ -1,0 +1,134 @@
+"""Next-token prediction over windows of a stream of text."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from lm import models, tokens
+from lm.loss import by_document, cross_entropy, z_penalty
+from lm.objectives.stream import StreamTask, available
+from training.cost import Cost
+from training.errors import BadInput
+from training.task import Arrays
+
+__all__ = ["LanguageModel", "LanguageTask", "available", "build", "cost", "network"]
+
+
+def network(config: ConfigDict) -> models.Causal:
+    """The model of a resolved config."""
+    if config.model.carry and config.accumulate > 1:
+        raise BadInput("model.carry: a state is carried from batch to batch, not from micro-batch to micro-batch")
+    return models.build(config.model, config.precision, tokens.vocab_size(config.data), config.data.seq_len)  # type: ignore[return-value]
+
+
+def cost(config: ConfigDict) -> Cost:
+    """Parameters and FLOPs."""
+    return models.cost(config.model.name, network(config), config.data.seq_len)
+
+
+def build(config: ConfigDict) -> "LanguageTask":
+    """The task of a resolved config."""
+    return LanguageTask(config)
+
+
+@dataclasses.dataclass(frozen=True)
+class LanguageModel:
+    """The compiled part: next-token prediction over windows [batch, length + 1].
+
+    Attributes:
+      network: the model.
+      end: the end-of-document symbol where documents in a window are kept apart, else None.
+      z_loss: whether the total holds a z-loss.
+      carried: rows of a batch whose recurrent state is carried to the next batch, in the collection "carry"; 0: none.
+    """
+
+    network: models.Causal
+    end: int | None
+    z_loss: bool
+    carried: int = 0
+
+    def init(self, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
+        """Boxed variables; `hyper["init_scale"]` multiplies every initial standard deviation."""
+        variables: Any = self.network.init(key, hyper["init_scale"], method="parameters")
+        if not self.carried:
+            return variables
+        state = {
+            name: nn.LogicallyPartitioned(part, ("layers", "batch", None))
+            for name, part in self.network.empty_cache(self.carried, 0).items()
+        }
+        ended = nn.LogicallyPartitioned(jnp.zeros(self.carried, bool), ("batch",))
+        return {**variables, "carry": {"state": state, "ended": ended}}
+
+    def loss(self, params: Any, stats: Any, batch: Any, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
+        """Nats summed over tokens, with z-loss on top; see `training.task.Model.loss`."""
+        dropout = (key, hyper["dropout"]) if self.network.dropout else None
+        nats, normaliser, stats = self._nats(params, batch, dropout, stats)
+        total = reported = jnp.sum(nats)
+        if self.z_loss:
+            total = reported + jnp.sum(z_penalty(normaliser, hyper["z_loss"]))
+        return total, ({"loss": reported, "weight": jnp.float32(nats.size)}, stats)
+
+    def score(self, params: Any, stats: Any, batch: Any) -> jax.Array:
+        """Nats of each predicted token [batch, length]; a recurrent state starts from zero in every window."""
+        del stats
+        return self._nats(params, batch, None, {})[0]
+
+    def _nats(self, params: Any, batch: Any, dropout: Any, stats: Any) -> tuple[jax.Array, jax.Array, Any]:
+        window, ids = batch["tokens"].astype(jnp.int32), batch.get("segments")
+        apply: Any = self.network.apply
+        if stats:
+            kept = ~(stats["carry"]["ended"] | batch["fresh"])[None, :, None]
+            state = {name: jnp.where(kept, part, 0) for name, part in stats["carry"]["state"].items()}
+            states, head, state = apply({"params": params}, window[:, :-1], ids, dropout, state, method="carried")
+            last = window[:, -2]
+            stats = {
+                "carry": {"state": state, "ended": jnp.zeros_like(last, bool) if self.end is None else last == self.end}
+            }
+        else:
+            states, head = apply({"params": params}, window[:, :-1], ids, dropout, method="hidden")
+        return *cross_entropy(states, head, window[:, 1:], self.network.logit_dtype), stats
+
+
+class LanguageTask(StreamTask):
+    """One resolved run of next-token prediction."""
+
+    model: LanguageModel
+
+    def __init__(self, config: ConfigDict):
+        super().__init__(config)
+        carried = config.batch_size if config.model.carry else 0
+        self.model = LanguageModel(network(config), self.end, config.model.z_loss > 0, carried)
+
+    def batch(self, k: int, rows: slice) -> Arrays:
+        """Rows of global batch k: windows of the training split, each where the state is carried the next of its row."""
+        size, length = self.config.batch_size, self.config.data.seq_len
+        if self.model.carried:
+            windows, fresh = self.train.streams(self.seed, k, size, length, rows)
+            return self._arrays(windows) | {"fresh": fresh}
+        return self._arrays(self.train.batch(self.seed, k, size, length, rows))
+
+    def shown(self, numbers: np.ndarray, windows: np.ndarray) -> Arrays:
+        """Whole windows."""
+        del numbers
+        return self._arrays(windows)
+
+    def summarize(self, outputs: Iterable[np.ndarray], final: bool = True) -> dict[str, float | int | str | None]:
+        """Token-weighted loss in nats, its standard error by document, and bits per byte of the raw text."""
+        del final
+        length = self.config.data.seq_len
+        nats = np.concatenate([np.asarray(part, np.float64) for part in outputs])[: len(self.sample)]
+        raw_bytes = int(self.text.token_bytes[self.eval.windows(self.sample, length)[:, 1:]].sum())
+        return {
+            **by_document(nats, self.eval.document_ids(self.sample, length)),
+            "bits_per_byte": float(nats.sum() / np.log(2) / raw_bytes) if raw_bytes else None,
+            "eval_set": self.eval.name,
+        }
+
+    def _arrays(self, windows: np.ndarray) -> Arrays:
+        return {"tokens": windows, **self.apart(windows[:, :-1])}

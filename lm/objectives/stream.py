@@ -1,0 +1,81 @@
+"""What objectives over a stream of text share: its windows, the fixed sample that is evaluated, entries of the record."""
+
+import abc
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, Integer
+from ml_collections import ConfigDict
+
+from lm import tokens
+from lm.windows import segments
+from training.task import Arrays, Model
+
+
+def available(config: ConfigDict) -> int | None:
+    """Windows in the training split, None for a synthetic language; prepares the corpus where it is not there."""
+    split = tokens.prepare(config.data).split("train")
+    return None if split.num_tokens is None else split.num_windows(config.data.seq_len)
+
+
+def documents_apart(data: ConfigDict) -> bool:
+    """Whether attention stops at the ends of documents: as configured, else for every tokenizer but bytes."""
+    return data.tokenizer != "bytes" if data.segments is None else data.segments
+
+
+class StreamTask(abc.ABC):
+    """One resolved run on windows of running text.
+
+    Attributes:
+      end: the end-of-document symbol where documents in a window are kept apart, else None.
+    """
+
+    model: Model
+
+    def __init__(self, config: ConfigDict):
+        self.config = config
+        self.text = tokens.prepare(config.data)
+        self.train, self.eval = self.text.split("train"), self.text.split("eval")
+        self.train.need(config.batch_size, config.data.seq_len)
+        self.sample = self.eval.eval_sample(config.evaluation.tokens, config.data.seq_len)
+        self.end = self.text.end if documents_apart(config.data) else None
+
+    @property
+    def seed(self) -> int:
+        """Of the order of the training windows. The store's own seed splits and shuffles documents; the run's seed draws
+        the order of batches too, so that runs which differ in it alone measure the noise of everything random in a run."""
+        return (self.config.seed << 32) + self.config.data.seed
+
+    def hyper(self) -> dict[str, float]:
+        """Scalars of the model that never recompile it."""
+        return {name: float(self.config.model[name]) for name in ("dropout", "init_scale", "z_loss")}
+
+    def eval_batches(self, final: bool = True) -> Iterator[Arrays]:
+        """The windows of the one fixed sample in order; the last batch is filled up with the first window."""
+        del final
+        size, length = self.config.evaluation.batch_size, self.config.data.seq_len
+        for start in range(0, len(self.sample), size):
+            part = self.sample[start : start + size]
+            padded = np.concatenate([part, np.repeat(self.sample[:1], size - len(part))])
+            yield self.shown(padded, self.eval.windows(padded, length))
+
+    @abc.abstractmethod
+    def shown(self, numbers: Int[np.ndarray, " rows"], windows: Integer[np.ndarray, "rows length+1"]) -> Arrays:
+        """What the model is shown of windows of the evaluation split."""
+
+    def facts(self) -> dict[str, Any]:
+        """Record entries of the corpus, the tokenizer and the attention chosen."""
+        config, network = self.config, getattr(self.model, "network", None)
+        choice, windows = getattr(network, "attention_choice", None), available(config)
+        return {
+            **self.text.facts(),
+            "seq_len": config.data.seq_len,
+            "available_tokens": None if windows is None else windows * config.data.seq_len,
+            "documents_apart": self.end is not None,
+            **({} if choice is None else {"attention": f"{choice.name} ({choice.reason})"}),
+        }
+
+    def apart(self, read: Integer[np.ndarray, "rows length"]) -> Arrays:
+        """The documents of the tokens that are read, where they are kept apart."""
+        return {} if self.end is None else {"segments": segments(read, self.end)[0]}
