@@ -33,7 +33,7 @@ from training.nets.blocks import Dropout
 from training.nets.initial import Leaf
 from training.nets.recurrence import gated_linear
 
-POSITIONS = ("rotary", "learned", "none")
+POSITIONS = ("rotary", "learned", "sinusoidal", "none")
 MIXERS = ("attention", "linear")
 Cache = dict[str, Any]
 
@@ -50,7 +50,7 @@ class Decoder(nn.Module):
       mlp_width: hidden features of each block's MLP.
       norm: "rms" or "layer".
       norm_eps: added to a norm's variance.
-      positions: "rotary", "learned" or "none".
+      positions: a name in `POSITIONS`; with "sinusoidal" ones, embeddings are multiplied by sqrt(width).
       rope_theta: the base of rotary frequencies.
       max_length: rows of the table of learned positions.
       activation: a name in `training.nets.layers.ACTIVATIONS`.
@@ -250,7 +250,7 @@ def logits(
 
 
 def embed(model: Any, params: Any, tokens: Array, places: Array) -> Array:
-    """The embeddings of tokens (batch x length, width), with learned positions where the model has them.
+    """The embeddings of tokens (batch x length, width), with learned or sinusoidal positions where the model has them.
 
     Args:
       model: has `compute_dtype`, `width`, `positions` and `max_length`.
@@ -265,6 +265,8 @@ def embed(model: Any, params: Any, tokens: Array, places: Array) -> Array:
         if places.shape[-1] > model.max_length:
             raise BadInput(f"{places.shape[-1]} tokens are more than the {model.max_length} learned positions")
         x += params["position"]["embedding"].astype(dtype)[places]
+    if model.positions == "sinusoidal":
+        x = model.width**0.5 * x + layers.sinusoids(places, model.width).astype(dtype)
     return constrain(x.reshape(-1, model.width), "batch", None)
 
 

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from lm import cost as costs, decoder, encoder, recurrent, shapes
+from lm import cost as costs, decoder, encoder, encoder_decoder, recurrent, shapes
 from lm.decoder import Decoder
 from lm.encoder import Encoder
+from lm.encoder_decoder import EncoderDecoder
 from lm.recurrent import Recurrent
 from training.cost import Cost
 from training.errors import BadInput
@@ -19,7 +20,7 @@ from training.schedule import chosen
 
 COMMON = {"name", "size", "dropout", "z_loss", "init_scale"}
 Causal = Decoder | Recurrent
-Model = Causal | Encoder
+Model = Causal | Encoder | EncoderDecoder
 
 
 class Kind(NamedTuple):
@@ -62,6 +63,25 @@ ATTENTION: dict[str, Any] = {
     "rope_theta": 10_000.0,
     "qk_norm": False,
     "attention": "auto",
+}
+T5: dict[str, Any] = {
+    **SHAPE,
+    "encoder_depth": None,
+    "heads": None,
+    "placement": "pre",
+    "norm": "rms",
+    "norm_eps": 1e-6,
+    "activation": "relu",
+    "tied": True,
+    "bias": False,
+    "positions": "relative",
+    "rope_theta": 10_000.0,
+    "buckets": 32,
+    "farthest": 128,
+    "qk_norm": False,
+    "attention": "auto",
+    "label_smoothing": 0.0,  # a float that never recompiles; on or off does
+    **SWITCHES,
 }
 BERT: dict[str, Any] = {
     **SHAPE,
@@ -112,6 +132,26 @@ def _encoder_shape(size: float | None, options: dict[str, Any], vocab_size: int,
     return shapes.shape_for(size, SimpleNamespace(**options, kv_heads=None), count)
 
 
+def _pair(options: dict[str, Any], vocab_size: int, seq_len: int, **fields: Any) -> EncoderDecoder:
+    length = seq_len if options["positions"] == "learned" else 0
+    fields |= {key: value for key, value in options.items() if key != "label_smoothing"}
+    return EncoderDecoder(vocab_size=vocab_size, max_length=length, **fields)
+
+
+def _pair_shape(size: float | None, options: dict[str, Any], vocab_size: int, seq_len: int) -> dict[str, int]:
+    """The encoder is as deep as the decoder, unless the config says otherwise."""
+
+    def full(shape: dict[str, int]) -> dict[str, Any]:
+        return options | {"encoder_depth": shape["depth"]} | {key: shape[key] for key in shape if key in options}
+
+    def count(shape: dict[str, int]) -> int:
+        given = {key: value for key, value in options.items() if value is not None}
+        return encoder_decoder.cost(_pair(full(shape) | given, vocab_size, seq_len), 1, 1).params_total
+
+    shape = shapes.shape_for(size, SimpleNamespace(**options, kv_heads=None), count)
+    return shape | {"encoder_depth": shape["depth"]}
+
+
 def _recurrent(cell: str) -> Kind:
     def build(options: dict[str, Any], vocab_size: int, seq_len: int, **fields: Any) -> Recurrent:
         del seq_len
@@ -149,13 +189,14 @@ KINDS: dict[str, Kind] = {
     ),
     **{cell: _recurrent(cell) for cell in CELLS},
     "encoder": Kind(_encoder, BERT, _encoder_shape, encoder.check, encoder.cost, "encoder"),
+    "encoder_decoder": Kind(_pair, T5, _pair_shape, encoder_decoder.check, encoder_decoder.cost, "encoder_decoder"),
 }
 
 
 def defaults() -> ConfigDict:
     """The config section `model`; None: the named model's own default, or what follows from the size."""
     kinds = {key: type(value) for kind in KINDS.values() for key, value in kind.options.items() if value is not None}
-    kinds |= dict.fromkeys(shapes.SHAPE, int)
+    kinds |= dict.fromkeys((*shapes.SHAPE, "encoder_depth"), int)
     return ConfigDict(
         {
             "name": "decoder",

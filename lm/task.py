@@ -18,6 +18,10 @@ INDIFFERENT = (
 )
 
 
+# Facts that a run shares with the one whose parameters it begins with.
+INHERITED = ("tokenizer_hash",)
+
+
 def defaults() -> ConfigDict:
     """The sections `model`, `data` and `evaluation`."""
     return ConfigDict(

@@ -12,7 +12,9 @@ from lm.store import FORMAT, TokenStore, open_store
 from training import cache
 from training.errors import BadInput
 
-__all__ = ["TokenStore", "cache_dir", "defaults", "open_store", "prepare", "vocab_size"]
+__all__ = ["KEPT", "TokenStore", "cache_dir", "defaults", "keep", "open_store", "prepare", "vocab_size"]
+
+KEPT = "tokenizer.json"  # of a run
 
 
 def defaults() -> ConfigDict:
@@ -85,6 +87,12 @@ def prepare(data: Any, show: bool = True, verify: bool = False) -> TokenStore | 
             if not path.is_dir():
                 packing.build(path, corpus, data.tokenizer, data.eval_fraction, data.seed, data.shard_tokens, show)
     return open_store(path, tokenizer, verify)
+
+
+def keep(text: TokenStore | synthetic.Markov, folder: Path) -> None:
+    """Write the tokenizer of a corpus into a folder; the symbols of a synthetic language have none."""
+    if isinstance(text, TokenStore):
+        text.tokenizer.save(folder / KEPT)
 
 
 def _given(data: Any, tokenizer: tokenizers.Tokenizer | None, verify: bool) -> TokenStore:

@@ -54,6 +54,7 @@ def run(
         data.check_divisible(config, mesh)
         task = family.build(config)
         env = record.environment(config, mesh, **task.facts())
+        transfer.check_shared(config.start, {name: env[name] for name in getattr(family, "INHERITED", ())})
         directory.check_data(env)
         keep = config.checkpoint
         best = max(keep.keep_best, 1) if config.stopping.patience else keep.keep_best
@@ -90,7 +91,7 @@ def _train(
         state = saved.restore(start, program.abstract, program.shardings)
     else:
         state = transfer.begin(program.init(seed, hyper), config.start, program.shardings, mesh)
-    directory.start(config, env)
+    directory.start(config, env, task.keep)
     meter = Meter(directory, start, total, config.log.every, rates, config.derived.tokens // total, observers)
 
     def evaluate(final: bool) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +51,16 @@ class RunDirectory:
             if old != new:
                 raise BadInput(f"workdir {self.path}: {key} was {old} and is now {new}: the data has changed")
 
-    def start(self, config: ConfigDict, environment: dict[str, Any]) -> None:
-        """Begin an attempt, once nothing can be refused any more: note config and environment, open the metrics."""
+    def start(self, config: ConfigDict, environment: dict[str, Any], keep: Callable[[Path], None]) -> None:
+        """Begin an attempt, once nothing can be refused any more: note config, environment and what the task says to
+        `keep`, open the metrics."""
         if jax.process_index():
             return
         write_json(self.path / "config.json", json.loads(config.to_json_best_effort()))
         previous = read_metrics(self.path, every_attempt=True)
         self.attempt = 1 + max((line["attempt"] for line in previous), default=-1)
         write_json(self.path / "environment.json", environment)
+        keep(self.path)
         torn = self.path / "metrics.jsonl"
         cut = torn.exists() and torn.stat().st_size > 0 and not torn.read_bytes().endswith(b"\n")
         self._metrics = open(torn, "a", buffering=1)  # noqa: SIM115 - held for the length of the run

@@ -2,6 +2,7 @@
 
 import importlib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import jax
@@ -61,6 +62,10 @@ class Task(Protocol):
 
     def facts(self) -> dict[str, Any]:
         """Record entries known before training: hashes, vocabulary, unique tokens."""
+        ...
+
+    def keep(self, folder: Path) -> None:
+        """Write into the run directory what its checkpoints are worth nothing without, such as a vocabulary."""
         ...
 
 

@@ -5,7 +5,7 @@ Patterns are regular expressions of a parameter's whole path, as in `head/.*` or
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,16 @@ def parent(section: Any) -> str | None:
     if step not in steps:
         raise BadInput(f"start.run: {run} has no checkpoint{'' if step is None else f' of step {step}'}")
     return f"{read_object(run / 'config.json', 'task')['derived']['run_id']}:{step}"
+
+
+def check_shared(section: Any, facts: Mapping[str, Any]) -> None:
+    """Raise BadInput where the run that a config's section `start` names was trained with another value of these facts."""
+    if not section.run:
+        return
+    there = read_object(Path(section.run) / "environment.json")
+    for name, value in facts.items():
+        if there.get(name) != value:
+            raise BadInput(f"start.run: {section.run} has the {name} {there.get(name)}, and this run {value}")
 
 
 def begin(state: State, section: Any, shardings: State, mesh: Mesh) -> State:

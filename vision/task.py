@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -228,6 +229,9 @@ class VisionTask:
             "available_tokens": None if images is None else images * per_example,
             **({} if choice is None else {"attention": f"{choice.name} ({choice.reason})"}),
         }
+
+    def keep(self, folder: Path) -> None:
+        """Nothing: images need no vocabulary."""
 
     def _split(self, final: bool) -> datasets.Split:
         return self._final if final else self._data.split("validation")

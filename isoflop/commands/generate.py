@@ -9,35 +9,59 @@ from isoflop.cli import Output
 from training.errors import BadInput
 
 SUMMARY = "text from a checkpoint"
-EXAMPLE = 'isoflop generate runs/small --prompt "def " --tokens 200 --temperature 0.8 --top_k 40'
+EXAMPLE = """
+isoflop generate runs/small --prompt "def " --tokens 200 --temperature 0.8 --top_k 40
+isoflop generate runs/translation --prompt "Thou shalt not steal." --beams 4
+"""
 
 
 def define(flags: absl_flags.FlagValues) -> None:
     """Flags of the command."""
-    absl_flags.DEFINE_multi_string("prompt", [""], "Text to continue; may be repeated.", flag_values=flags)
+    absl_flags.DEFINE_multi_string(
+        "prompt", [""], "Text to continue, or to translate; may be repeated.", flag_values=flags
+    )
     absl_flags.DEFINE_integer("tokens", 200, "Tokens to add to each prompt.", flag_values=flags)
     absl_flags.DEFINE_float("temperature", 0.8, "0 takes the likeliest token every time.", flag_values=flags)
     absl_flags.DEFINE_integer("top_k", 0, "Draw among that many likeliest tokens; 0: all.", flag_values=flags)
     absl_flags.DEFINE_float("top_p", 1.0, "Draw among the likeliest tokens up to this probability.", flag_values=flags)
+    absl_flags.DEFINE_integer("beams", 1, "Of an encoder-decoder: hypotheses; 1: greedy.", flag_values=flags)
     absl_flags.DEFINE_integer("seed", 0, "Seed of the draws.", flag_values=flags)
     absl_flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest by default.", flag_values=flags)
 
 
 def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
-    """Load the checkpoint and continue every prompt; beyond its context a model sees the last `seq_len` tokens."""
+    """Load the checkpoint and continue every prompt; beyond its context a model sees the last `seq_len` tokens.
+
+    An encoder-decoder reads the prompt and writes what follows from it, by beam search."""
     if len(args) != 1:
         raise BadInput("generate: name one run directory")
+    folder = Path(args[0])
+    model, tokenizer, window, role = _model(folder)
+    given: dict[str, Any] = flags.flag_values_dict()
+    if any("\udc80" <= symbol <= "\udcff" for prompt in given["prompt"] for symbol in prompt):
+        raise BadInput("--prompt: not UTF-8")
+    if given["beams"] < 1 or (given["beams"] > 1 and role == "causal"):
+        raise BadInput(f"--beams: want 1, or more of an encoder-decoder, got {given['beams']}")
+    # An empty prompt starts a document: what ends one stands between it and the next.
+    encoded = [list(map(int, tokens)) or [tokenizer.end] for tokens in tokenizer.encode_batch(given["prompt"])]
+    written = (_continued if role == "causal" else _written)(folder, model, encoded, tokenizer.end, window, given)
+    texts = [
+        {"prompt": prompt, "text": tokenizer.decode(row), "tokens": len(row)}
+        for prompt, row in zip(given["prompt"], written, strict=True)
+    ]
+    between = "" if role == "causal" else "\n-> "
+    shown = "\n---\n".join(t["prompt"] + between + t["text"] for t in texts)
+    return Output({"run": str(folder), "samples": texts}, shown)
+
+
+def _continued(
+    folder: Path, model: Any, encoded: list[list[int]], end: int, window: int, given: dict[str, Any]
+) -> list[Any]:
+    """What a causal model writes after each prompt."""
     from lm.generate import generate
     from training import rng
     from training.checkpoint import load_params
 
-    folder = Path(args[0])
-    model, tokenizer, window = _model(folder)
-    given: dict[str, Any] = flags.flag_values_dict()
-    if any("\udc80" <= symbol <= "\udcff" for prompt in given["prompt"] for symbol in prompt):
-        raise BadInput("--prompt: not UTF-8")
-    # An empty prompt starts a document: what ends one stands between it and the next.
-    encoded = [list(map(int, tokens)) or [tokenizer.end] for tokens in tokenizer.encode_batch(given["prompt"])]
     rows = generate(
         model,
         load_params(folder, given["step"]),
@@ -48,17 +72,35 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         top_k=given["top_k"],
         top_p=given["top_p"],
         window=window,
-        end=tokenizer.end,
+        end=end,
     )
-    texts = [
-        {"prompt": prompt, "text": tokenizer.decode(row[len(start) :]), "tokens": len(row) - len(start)}
-        for prompt, start, row in zip(given["prompt"], encoded, rows, strict=True)
-    ]
-    return Output({"run": str(folder), "samples": texts}, "\n---\n".join(t["prompt"] + t["text"] for t in texts))
+    return [row[len(start) :] for start, row in zip(encoded, rows, strict=True)]
 
 
-def _model(folder: Path) -> tuple[Any, Any, int]:
-    """The model of a run, its tokenizer, and its context length."""
+def _written(
+    folder: Path, model: Any, encoded: list[list[int]], end: int, window: int, given: dict[str, Any]
+) -> list[Any]:
+    """What an encoder-decoder writes for each prompt, up to and with the symbol that ends it."""
+    import numpy as np
+
+    from lm.translate import search
+    from training.checkpoint import load_params
+
+    if given["tokens"] < 1:
+        raise BadInput(f"generate: the number of new tokens must be positive, got {given['tokens']}")
+    lengths = np.array([len(row) for row in encoded], np.int32)
+    if lengths.max() > window:
+        raise BadInput(f"--prompt: {lengths.max()} tokens, where the model was trained on up to {window}")
+    source = np.full((len(encoded), window), end, np.int32)
+    for row, tokens in zip(source, encoded, strict=True):
+        row[: len(tokens)] = tokens
+    params = load_params(folder, given["step"])
+    rows = np.asarray(search(model, params, source, lengths, min(given["tokens"], window), end, given["beams"]))
+    return [row[: np.argmax(np.append(row, end) == end) + 1] for row in rows]
+
+
+def _model(folder: Path) -> tuple[Any, Any, int, str]:
+    """The model of a run, its tokenizer, its context length, and its role."""
     from ml_collections import ConfigDict
 
     from lm import models, objectives
@@ -67,20 +109,17 @@ def _model(folder: Path) -> tuple[Any, Any, int]:
     config = ConfigDict(read_object(folder / "config.json", "task"))
     if config.get("task") != "lm":
         raise BadInput(f"{folder}: generate needs a language model, this is a run of task {config.get('task')!r}")
-    if models.KINDS[config.model.name].role != "causal":
-        raise BadInput(f"{folder}: generate needs a model that continues text, this is of model {config.model.name!r}")
-    tokenizer = _tokenizer(config.data)
-    result = folder / "result.json"
-    trained_with = read_object(result).get("tokenizer_hash") if result.is_file() else None
-    if trained_with not in (None, tokenizer.hash):
-        raise BadInput(f"{folder}: trained with another {config.data.tokenizer} tokenizer than the one found here")
-    return objectives.of(config).network(config), tokenizer, config.data.seq_len
+    role = models.KINDS[config.model.name].role
+    if role == "encoder":
+        raise BadInput(f"{folder}: generate needs a model that writes text, an {config.model.name} does not")
+    tokenizer = _tokenizer(folder, config.data)
+    return objectives.of(config).network(config), tokenizer, config.data.seq_len, role
 
 
-def _tokenizer(data: Any) -> Any:
-    """The tokenizer of a config's data section; one that is trained on the corpus is read from the prepared store."""
+def _tokenizer(folder: Path, data: Any) -> Any:
+    """The tokenizer that a run was trained with."""
     from lm import tokenizer, tokens
 
     if data.corpus == "markov":
         raise BadInput("generate: the symbols of a synthetic language are no text")
-    return tokenizer.ready(data.tokenizer) or tokens.prepare(data, show=False).tokenizer  # type: ignore[union-attr]
+    return tokenizer.load(folder / tokens.KEPT)

@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lm import corpora, models
-from lm.objectives import labels, masked, next_token
+from lm.objectives import labels, masked, next_token, pairs, prefix
 from training.errors import BadInput
 
 # (role of the model, whether the corpus holds pairs) -> what is minimised.
@@ -19,6 +19,8 @@ OBJECTIVES: dict[tuple[str, bool], Any] = {
     ("causal", False): next_token,
     ("encoder", False): masked,
     ("encoder", True): labels,
+    ("encoder_decoder", False): prefix,
+    ("encoder_decoder", True): pairs,
 }
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -194,6 +195,10 @@ class LabelTask:
             "num_classes": len(self._data.classes),
             "attention": f"{choice.name} ({choice.reason})",
         }
+
+    def keep(self, folder: Path) -> None:
+        """Write the tokenizer."""
+        tokens.keep(self._data.store, folder)
 
     def _arrays(self, split: Split, index: np.ndarray) -> Arrays:
         """Texts behind the symbol that asks for their class, cut at the model's length or filled up to it."""

@@ -2,6 +2,7 @@
 
 import abc
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,6 +76,10 @@ class StreamTask(abc.ABC):
             "documents_apart": self.end is not None,
             **({} if choice is None else {"attention": f"{choice.name} ({choice.reason})"}),
         }
+
+    def keep(self, folder: Path) -> None:
+        """Write the tokenizer."""
+        tokens.keep(self.text, folder)
 
     def apart(self, read: Integer[np.ndarray, "rows length"]) -> Arrays:
         """The documents of the tokens that are read, where they are kept apart."""

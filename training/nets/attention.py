@@ -64,8 +64,9 @@ def attend(
     segments: Int[Array, "batch length"] | None,
     implementation: str,
     causal: bool = True,
+    bias: Float[Array, "1 heads length length"] | None = None,
 ) -> Float[Array, "batch length heads width"]:
-    """softmax(q k / sqrt(width)) v over the keys that a query may see, within its segment.
+    """softmax(q k / sqrt(width) + bias) v over the keys that a query may see, within its segment.
 
     Args:
       q: queries; query head h attends with key head h // (heads // kv_heads).
@@ -74,11 +75,24 @@ def attend(
       segments: tokens attend only to tokens of an equal id; None: all one segment.
       implementation: "blocked", "xla" or "cudnn", the name in a `Choice`.
       causal: whether a query sees the keys at or before it only.
+      bias: added to the scores (queries before keys), by the implementation "xla" alone; None: nothing.
     """
+    assert bias is None or implementation == "xla"
     if implementation == "blocked":
         return _blocked(q, k, v, segments, causal)
     mask = None if segments is None else (segments[:, None, :, None] == segments[:, None, None, :])
-    return jax.nn.dot_product_attention(q, k, v, mask=mask, is_causal=causal, implementation=implementation)  # type: ignore[arg-type]
+    return jax.nn.dot_product_attention(q, k, v, bias, mask, is_causal=causal, implementation=implementation)  # type: ignore[arg-type]
+
+
+def attend_memory(
+    q: Float[Array, "batch length heads width"],
+    k: Float[Array, "batch memory heads width"],
+    v: Float[Array, "batch memory heads width"],
+    seen: Bool[Array, "batch memory"] | None,
+) -> Float[Array, "batch length heads width"]:
+    """Attention of a sequence over another, as far as `seen` says; None: all of it."""
+    mask = None if seen is None else seen[:, None, None, :]
+    return jax.nn.dot_product_attention(q, k, v, mask=mask, implementation="xla")
 
 
 def attend_cache(
@@ -86,9 +100,10 @@ def attend_cache(
     k: Float[Array, "batch length kv_heads width"],
     v: Float[Array, "batch length kv_heads width"],
     visible: Bool[Array, "new length"],
+    bias: Float[Array, "1 heads new length"] | None = None,
 ) -> Float[Array, "batch new heads width"]:
-    """Attention of new queries over a cache of keys and values, as far as `visible` says."""
-    return jax.nn.dot_product_attention(q, k, v, mask=visible[None, None], implementation="xla")
+    """Attention of new queries over a cache of keys and values, as far as `visible` says; `bias` is added to scores."""
+    return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=visible[None, None], implementation="xla")
 
 
 def _blocked(q: Array, k: Array, v: Array, segments: Array | None, causal: bool) -> Array:

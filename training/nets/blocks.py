@@ -112,10 +112,13 @@ def check(model: Blocks) -> None:
         raise BadInput("model.parallel: attention and MLP read one norm, so it stands before them")
 
 
-def leaves(model: Blocks) -> dict[str, Any]:
-    """The parameters of one block: kernels with 1 / sqrt(fan in); before norms, whose stream grows with the depth, those
-    that write to it over sqrt(2 L)."""
-    d, residual = model.width, (2 * model.depth) ** -0.5 if model.placement == "pre" else 1.0
+def leaves(model: Blocks, cross: bool = False) -> dict[str, Any]:
+    """The parameters of one block, with `cross` one that also attends to a memory.
+
+    Kernels have 1 / sqrt(fan in); after pre-norms, where the stream grows with the depth, those that write to it have that
+    over the root of how many do."""
+    d, writers = model.width, (3 if cross else 2) * model.depth
+    residual = writers**-0.5 if model.placement == "pre" else 1.0
     q, kv = model.heads * model.head_width, model.kv_heads * model.head_width
 
     def projection(rows: int, columns: int, axes: tuple[str, str], factor: float = 1.0) -> dict[str, Leaf]:
@@ -138,6 +141,8 @@ def leaves(model: Blocks) -> dict[str, Any]:
     if layers.ACTIVATIONS[model.activation][1]:
         mlp_leaves["gate"] = projection(d, model.mlp_width, ("embed", "mlp"))
     tree = {"attention_norm": norm_leaves(model, d), "attention": attention_leaves, "mlp": mlp_leaves}
+    if cross:
+        tree |= {"cross_norm": norm_leaves(model, d), "cross": attention_leaves}
     return tree if model.parallel else tree | {"mlp_norm": norm_leaves(model, d)}
 
 
@@ -171,7 +176,7 @@ def dropper(dropout: Dropout | None) -> Callable[[Array, Any, int], Array]:
 
 
 def _block(
-    model: Blocks, p: Any, x: Array, kept: Any, layer: Any, batch: int, turn: Any, mix: Any, drop: Any
+    model: Blocks, p: Any, x: Array, kept: Any, layer: Any, batch: int, turn: Any, mix: Any, drop: Any, cross: Any
 ) -> tuple[Array, Any]:
     """One block: x (batch x length, width) and what `mix` keeps of this layer, to the same."""
     if model.parallel:
@@ -190,6 +195,8 @@ def _block(
         return mixed
 
     x = add(x, attention, "attention_norm", 0)
+    if cross is not None:
+        x = add(x, lambda y: cross(p["cross"], y, kept), "cross_norm", 2)
     return add(x, lambda y: mlp(model, p["mlp"], y), "mlp_norm", 1), kept
 
 
@@ -214,7 +221,7 @@ def mlp(model: Blocks, p: Any, x: Array) -> Array:
 
 
 def run(
-    model: Blocks, stack: Any, x: Array, kept: Any, *, batch: int, turn: Any, mix: Any, drop: Any
+    model: Blocks, stack: Any, x: Array, kept: Any, *, batch: int, turn: Any, mix: Any, drop: Any, cross: Any = None
 ) -> tuple[Array, Any]:
     """All blocks, one after another, scanned or unrolled.
 
@@ -226,10 +233,11 @@ def run(
       turn: applied to queries and keys (batch, length, heads, head width): their positions.
       mix: attention, `(q, k, v, kept of the layer) -> (mixed values, kept of the layer)`.
       drop: `(x, layer, place) -> x`, of what a layer adds to the stream; see `dropper`.
+      cross: attention to a memory, `(parameters, x, kept of the layer) -> what it adds`; None: there is none.
     """
 
     def apply(p: Any, x: Array, kept: Any, layer: Any) -> tuple[Array, Any]:
-        return _block(model, p, x, kept, layer, batch, turn, mix, drop)
+        return _block(model, p, x, kept, layer, batch, turn, mix, drop, cross)
 
     policy = REMAT[model.remat]
     if policy is not None:

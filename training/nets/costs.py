@@ -4,8 +4,10 @@ from training.nets.blocks import Blocks
 from training.nets.layers import ACTIVATIONS
 
 
-def parameters(model: Blocks) -> dict[str, int]:
-    """Parameters of all blocks by component, with one norm more: the final one, or after norms that of the embedding."""
+def parameters(model: Blocks, cross: bool = False) -> dict[str, int]:
+    """Parameters of all blocks by component, with one norm more: the final one, or after norms that of the embedding.
+
+    `cross`: of blocks that also attend to a memory."""
     d, mlp, depth = model.width, model.mlp_width, model.depth
     head_width = d // model.heads
     kv = model.kv_heads * head_width
@@ -13,20 +15,26 @@ def parameters(model: Blocks) -> dict[str, int]:
     matrices = 3 if gated(model) else 2
     norm = d * (1 + (bias if model.norm == "layer" else 0))
     norms = (1 if model.parallel else 2) * norm + (2 * head_width if model.qk_norm else 0)
+    attention = 2 * d * d + 2 * d * kv + bias * (2 * d + 2 * kv)
+    if cross:
+        norms += norm + (2 * head_width if model.qk_norm else 0)
     return {
-        "attention": depth * (2 * d * d + 2 * d * kv + bias * (2 * d + 2 * kv)),
+        "attention": (2 if cross else 1) * depth * attention,
         "mlp": depth * (matrices * d * mlp + bias * ((matrices - 1) * mlp + d)),
         "norm": depth * norms + norm,
     }
 
 
-def forward(model: Blocks, length: int) -> dict[str, float]:
-    """FLOPs of the forward products over `length` tokens by component; `scores` are those of full attention maps."""
+def forward(model: Blocks, length: int, memory: int = 0) -> dict[str, float]:
+    """FLOPs of the forward products over `length` tokens by component; `scores` are those of full attention maps.
+
+    `memory`: tokens that the blocks also attend to."""
     d, tokens = model.width, float(length)
     kv = model.kv_heads * (d // model.heads)
+    crossing = 2 * d * d * tokens + 2 * d * kv * memory if memory else 0.0
     return {
-        "attention": model.depth * tokens * 2 * (2 * d * d + 2 * d * kv),
-        "scores": model.depth * tokens * 2 * 2 * length * d,
+        "attention": model.depth * 2 * (tokens * (2 * d * d + 2 * d * kv) + crossing),
+        "scores": model.depth * tokens * 2 * 2 * (length + memory) * d,
         "mlp": model.depth * tokens * 2 * (3 if gated(model) else 2) * d * model.mlp_width,
     }
 

@@ -41,6 +41,7 @@ ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], bool]] = {
     "gelu": (gelu, False),
     "gelu_exact": (functools.partial(jax.nn.gelu, approximate=False), False),
     "relu": (jax.nn.relu, False),
+    "geglu": (gelu, True),
     "swiglu": (jax.nn.silu, True),
 }
 
@@ -51,6 +52,37 @@ def positions_in_segments(segments: Int[Array, "batch length"]) -> Int[Array, "b
     first = jnp.ones_like(segments[:, :1], dtype=bool)
     starts = jnp.concatenate([first, segments[:, 1:] != segments[:, :-1]], axis=1)
     return index - jax.lax.cummax(jnp.where(starts, index, 0), axis=1)
+
+
+def sinusoids(positions: Int[Array, "*rows length"], width: int) -> Float[Array, "*rows length width"]:
+    """Sines in the first half of the features and cosines in the second, of wavelengths from 2 pi to 20,000 pi (Vaswani et
+    al. 2017, 3.5, which interleaves them)."""
+    half = (width + 1) // 2
+    angle = positions.astype(jnp.float32)[..., None] * 10_000.0 ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1)[..., :width]
+
+
+def relative_buckets(
+    queries: Int[Array, " new"], keys: Int[Array, " length"], count: int, farthest: int, causal: bool
+) -> Int[Array, "new length"]:
+    """The bucket of each distance from a query to a key: small ones have their own, larger ones share by their log up to
+    `farthest`, beyond which all share the last (Raffel et al. 2019, 2.1).
+
+    Args:
+      count: of the buckets; without `causal`, half of them are for the keys after the query.
+      causal: whether keys after the query are never looked up.
+    """
+    distance = queries[:, None] - keys[None, :]
+    after = jnp.zeros_like(distance)
+    if not causal:
+        count //= 2
+        after = jnp.where(distance < 0, count, 0)
+        distance = jnp.abs(distance)
+    distance = jnp.maximum(distance, 0)
+    exact = count // 2
+    ratio = jnp.log(jnp.maximum(distance, 1) / exact) / jnp.log(farthest / exact)
+    shared = exact + (ratio * (count - exact)).astype(jnp.int32)
+    return after + jnp.where(distance < exact, distance, jnp.minimum(shared, count - 1))
 
 
 def rotary_angles(
