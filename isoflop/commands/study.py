@@ -112,8 +112,8 @@ def said(value: float) -> str:
 def edges(sweep: Path, where: str, key: str, loss: str = "loss") -> list[design.Point]:
     """For each budget whose lowest loss is at its smallest or largest size: a point with the next size beyond.
 
-    Not where that size is better than its neighbour by less than a standard error of their difference, by how much seeds
-    differ in all the sweep: that is no sign that smaller or larger ones would be better.
+    Not where that size is better than the second best by less than a standard error of their difference, by how much
+    seeds differ in all the sweep: that is no sign that smaller or larger ones would be better.
 
     Args:
       sweep: the sweep directory.
@@ -137,10 +137,10 @@ def edges(sweep: Path, where: str, key: str, loss: str = "loss") -> list[design.
         sizes, best = list(mean.index), mean.idxmin()
         if best not in (sizes[0], sizes[-1]):
             continue
-        inwards = sizes if best == sizes[0] else sizes[::-1]
-        noise = np.sqrt(np.nan_to_num(spread) * (1 / count[inwards[:2]]).sum())
-        size = beyond(inwards[::-1])
-        if size > 0 and (len(sizes) < 2 or mean[inwards[1]] - mean[best] > noise):
+        size = beyond(sizes[::-1] if best == sizes[0] else sizes)
+        second = mean.drop(best).idxmin() if len(sizes) > 1 else best
+        noise = np.sqrt(np.nan_to_num(spread) * (1 / count[best] + 1 / count[second]))
+        if size > 0 and mean[second] - mean[best] > noise:
             found.append({"label.budget": budget, "horizon.flops": budget, key: size})
     return found
 
