@@ -232,7 +232,7 @@ def test_a_markov_language_is_learnt_to_its_entropy(tmp_path):
         }
     )
     result = loop.run(configs.complete(partial), tmp_path)
-    entropy = family.build(configs.resolve(configs.complete(partial)))._text.entropy_rate
+    entropy = family.build(configs.resolve(configs.complete(partial))).text.entropy_rate
     assert abs(result["loss"] - entropy) < 3 * result["loss_sem"] + 0.02 < np.log(16) - entropy
 
 

