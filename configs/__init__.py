@@ -29,3 +29,13 @@ def study(
     again = [product(point(budget, width), axis("seed", (1, 2))) for budget, width in repeated.items()]
     fitted = {"size": "model.width"} | keys.pop("study", {})
     return ConfigDict({"name": name, "base": base, "design": chain(*points, *again), "study": fitted, **keys})
+
+
+def baseline(name: str, base: ConfigDict, design: Design, **expected: Any) -> ConfigDict:
+    """A baseline for `isoflop reproduce`: what all runs share, their seeds or folds, and what was measured of them."""
+    return ConfigDict({"name": name, "base": base, "design": design, "expected": expected})
+
+
+def seeds(count: int) -> Design:
+    """As many runs that differ in their seed alone."""
+    return axis("seed", range(count))

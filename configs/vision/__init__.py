@@ -1,10 +1,13 @@
-"""What the vision configs share: a run's usual keys, and baselines as sweeps over seeds or folds."""
+"""What the vision configs share: a run's usual keys, and cross-validation."""
 
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from sweeps.design import Design, axis, folds
+from configs import baseline, seeds
+from sweeps.design import Design, folds
+
+__all__ = ["baseline", "kfold", "run", "seeds"]
 
 IMAGES = {"mnist": 60_000, "imagenet2012": 1_281_167}  # of sets that cannot be counted before they are downloaded
 
@@ -31,16 +34,6 @@ def run(dataset: str, model: str, batch_size: int, epochs: float, **keys: Any) -
             place = place[section]
         place[name] = value
     return config
-
-
-def baseline(name: str, base: ConfigDict, design: Design, **expected: Any) -> ConfigDict:
-    """A baseline for `isoflop reproduce`: what all runs share, their seeds or folds, and what was measured of them."""
-    return ConfigDict({"name": name, "base": base, "design": design, "expected": expected})
-
-
-def seeds(count: int) -> Design:
-    """As many runs that differ in their seed alone."""
-    return axis("seed", range(count))
 
 
 def kfold(base: ConfigDict, k: int) -> Design:

@@ -48,10 +48,11 @@ def isoflop_curves(fitted: Fitted) -> Figure | None:
     at = np.geomspace(data["c"].min(), data["c"].max(), 60)
     best = predictor.allocation(at)
     axes.plot(best.n[0], best.loss[0], "--", color=SECOND, linewidth=1.3, label="optimum of the law", zorder=4)
-    if any(m["reason"] is None for m in found.get("minima", [])):
+    measured = [minimum["loss"] for minimum in found.get("minima", []) if minimum["reason"] is None]
+    if measured:
         axes.plot([], [], "D", color=INK, markerfacecolor="white", markersize=4.5, label="measured minimum")
-    low = data["loss"][np.isin(group, full)].min()
-    axes.set_ylim(low * 0.985, min(axes.get_ylim()[1], np.quantile(data["loss"][np.isin(group, full)], 0.97) * 1.04))
+    shown = data["loss"][np.isin(group, full)]
+    axes.set_ylim(min([shown.min(), *measured]) * 0.98, min(axes.get_ylim()[1], np.quantile(shown, 0.97) * 1.04))
     log_x(axes, data["n"][np.isin(group, full)])
     axes.set(xlabel=SYMBOLS["n"], ylabel=fitted.observable)
     axes.legend(title="$C$ (FLOPs)", title_fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), alignment="left")

@@ -1,0 +1,45 @@
+"""BERT in small: masked bytes of WordNet's definitions, and the category of a definition, from scratch or fine-tuned.
+
+    isoflop reproduce --config=configs/lm/bert.py
+    isoflop reproduce --config=configs/lm/bert.py:categories
+    isoflop train --config=configs/lm/bert.py:tune --config.start.run=runs/reproduce/bert/runs/RUN_ID --workdir=runs/tuned
+
+The texts are in Debian's package wordnet-base. A category is one of 45, as noun.animal or verb.motion. Fine-tuning begins
+with a run of the first command, with the classifier drawn anew.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import baseline, seeds
+
+EXPECTED: dict[str, dict[str, Any]] = {"": {"metric": "loss"}, "categories": {"metric": "accuracy"}}
+
+
+def base(categories: bool) -> ConfigDict:
+    """A run: on the running text of the definitions, or on pairs of a definition and its category."""
+    data = {"corpus": "wordnet"} if categories else {"corpus": "debian", "corpus_args": {"packages": "wordnet-base"}}
+    return ConfigDict(
+        {
+            "task": "lm",
+            "batch_size": 32,
+            "horizon": {"steps": 2000},
+            "model": {"name": "encoder", "width": 96, "depth": 3},
+            "optimizer": {"peak_lr": 2e-3},
+            "data": {**data, "seq_len": 128},
+            "evaluation": {"tokens": 262_144},
+        }
+    )
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The baseline of that name, or the run that is fine-tuned."""
+    if arg not in ("", "categories", "tune"):
+        raise ValueError(f"the argument is categories, tune or nothing, got {arg!r}")
+    if arg == "tune":
+        config = base(True)
+        config.optimizer.peak_lr = 1e-3
+        config.start = ConfigDict({"fresh": ("pooler/.*", "classifier/.*")})
+        return config
+    return baseline("bert-categories" if arg else "bert", base(bool(arg)), seeds(3), **EXPECTED[arg])
