@@ -68,6 +68,7 @@ def engine(model: Any, own: dict[str, float], data: dict[str, np.ndarray]) -> tu
 
     from training import mesh as meshes, optimizer as optimizers
     from training.step import Recipe, compiled
+    from training.transforms import Transforms
 
     recipe = Recipe(
         model=model,
@@ -77,6 +78,7 @@ def engine(model: Any, own: dict[str, float], data: dict[str, np.ndarray]) -> tu
         ema=False,
         penalty=False,
         lr_factors=(),
+        transforms=Transforms(),
         accumulate=1,
         matmul="default",
         deterministic=False,

@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference, placeholder
 
-from training import optimizer, schedule, transfer
+from training import optimizer, schedule, transfer, transforms
 from training.errors import BadInput, nearest
 from training.task import Family, resolve as family_of
 
@@ -81,6 +81,19 @@ def defaults() -> ConfigDict:
             # Begin with the parameters of another run; those whose path matches a pattern of `fresh` are drawn anew.
             "start": {"run": "", "step": placeholder(int), "fresh": ()},
             "precision": {"params": "float32", "compute": "float32", "logits": "float32", "matmul": "default"},
+            # Weights cut by magnitude: the share of those roles that is zero in the end, or `pattern` n:m, from `begin` to
+            # `end` of the horizon (equal: at once), anew after so many steps.
+            "prune": {
+                "sparsity": 0.0,
+                "pattern": "",
+                "scope": "global",
+                "begin": 0.25,
+                "end": 0.75,
+                "every": 10,
+                "roles": ("matrix",),
+            },
+            # Formats such as int4 or fp8 in training ("": none), and those that the trained weights are also evaluated in.
+            "quantize": {"weights": "", "activations": "", "post": (), "roles": ("matrix",)},
             "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
             "checkpoint": {
                 "every_steps": 0,
@@ -189,6 +202,7 @@ def _validate(config: Any) -> None:
     optimizer.options(config.optimizer)
     schedule.options(config.schedule)
     transfer.check(config.optimizer.lr_factors)
+    transforms.of(config)
     given = [key for key, value in config.horizon.items() if value is not None]
     if len(given) != 1:
         raise BadInput(f"horizon: give exactly one of {', '.join(config.horizon)}; got {', '.join(given) or 'none'}")
@@ -264,6 +278,8 @@ def semantic(config: ConfigDict) -> dict[str, Any]:
         kept.pop(f"schedule.{key}", None)
     kept["steps"], kept["warmup_steps"] = config.derived.steps, config.derived.warmup_steps
     kept["parent"] = config.derived.get("parent")
+    off = transforms.unused(config)
+    kept = {key: value for key, value in kept.items() if not _under(key, off)}
     return kept
 
 

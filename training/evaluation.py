@@ -1,5 +1,6 @@
 """Evaluation over a task's whole fixed set."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,8 +8,11 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from training import mesh as meshes, step as steps
+from training import mesh as meshes, step as steps, transforms
+from training.nets.rounding import parsed
+from training.state import State
 from training.task import Task
+from training.transforms import quantize
 
 
 def evaluate(
@@ -20,6 +24,20 @@ def evaluate(
     in float64.
     """
     return task.summarize(scores(task, params, stats, mesh, matmul, final), final)
+
+
+def after_training(task: Task, config: Any, axes: Any, state: State, mesh: Mesh) -> list[dict[str, Any]]:
+    """The same of the weights rounded to each format of `quantize.post` after training: its name, bits, bytes, metrics."""
+    params = state.params if state.ema is None else state.ema
+    found = []
+    for name in config.quantize.post:
+        rounding = parsed(name, "quantize.post")
+        few = jax.jit(functools.partial(quantize.weights, axes=axes, roles=tuple(config.quantize.roles)))
+        scored = evaluate(task, few(params, rounding=rounding), state.stats, mesh, config.precision.matmul)
+        sizes = transforms.sizes(state.params, axes, state.masks)
+        size = transforms.bytes_of(sizes, tuple(config.quantize.roles), rounding.bits)
+        found.append({"format": name, "bits_post": rounding.bits, "size_bytes": size, **scored})
+    return found
 
 
 def scores(

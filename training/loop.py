@@ -20,6 +20,7 @@ from training import (
     step as steps,
     stopping,
     transfer,
+    transforms,
 )
 from training.config import resolve
 from training.meter import Diverged, Meter, Observer
@@ -91,11 +92,12 @@ def _train(
         state = saved.restore(start, program.abstract, program.shardings)
     else:
         state = transfer.begin(program.init(seed, hyper), config.start, program.shardings, mesh)
+        state = steps.begun(recipe, program, state, hyper)
     directory.start(config, env, task.keep)
     meter = Meter(directory, start, total, config.log.every, rates, config.derived.tokens // total, observers)
 
     def evaluate(final: bool) -> dict[str, Any]:
-        params = state.params if state.ema is None else state.ema
+        params = steps.read(recipe.transforms, program.axes, state, hyper)
         paused = time.perf_counter()
         scores = evaluation.evaluate(task, params, state.stats, mesh, config.precision.matmul, final)
         meter.uncounted(time.perf_counter() - paused)
@@ -143,11 +145,15 @@ def _train(
         scores = evaluate(final=True)
         if config.checkpoint.final:
             saved.save(step, state)
+        scores |= (
+            {"post": evaluation.after_training(task, config, program.axes, state, mesh)} if config.quantize.post else {}
+        )
     return step, {
         "status": status,
         **scores,
         "train_loss": meter.recent_loss(),
         "best_step": best.step if patience and best else None,
+        **transforms.facts(config, state.params, program.axes, state.masks),
         "last_good": meter.last_good if status == "diverged" else None,
         "wall_seconds": meter.earlier + time.perf_counter() - began,
         "train_seconds": seconds,

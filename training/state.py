@@ -1,6 +1,6 @@
 """The state of a run: one pytree of arrays, whose step is also the position in the data."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -18,7 +18,7 @@ class State(flax.struct.PyTreeNode):
     """Everything a run needs to go on.
 
     `step` counts the optimizer steps done; `stats` are the model's other collections (batch-norm means); `moments` are
-    the optimizer's; `ema` is the running mean of the parameters, or None.
+    the optimizer's; `ema` is the running mean of the parameters, or None; `masks` say which parameters are not cut, or None.
     """
 
     step: Any
@@ -26,12 +26,18 @@ class State(flax.struct.PyTreeNode):
     stats: Any
     moments: Any
     ema: Any
+    masks: Any = None
 
 
 def init(
-    model: Model, transform: optax.GradientTransformation, ema: bool, seed: Any, hyper: Mapping[str, Any]
+    model: Model,
+    transform: optax.GradientTransformation,
+    ema: bool,
+    seed: Any,
+    hyper: Mapping[str, Any],
+    masks: Callable[[Any], Any] = lambda params: None,
 ) -> State:
-    """The state at step 0: a pure function of the seed; `hyper` may scale the initial values."""
+    """The state at step 0: a pure function of the seed; `hyper` may scale the initial values, `masks` makes masks."""
     variables = nn.meta.unbox(dict(model.init(rng.key(seed, "init"), hyper)))
     params = variables.pop("params")
     return State(
@@ -40,6 +46,7 @@ def init(
         stats=variables,
         moments=transform.init(params),
         ema=jax.tree.map(jnp.copy, params) if ema else None,
+        masks=masks(params),
     )
 
 
@@ -78,7 +85,14 @@ def shardings(abstract: State, variables: Any, mesh: Mesh) -> State:
         stats={name: collection for name, collection in placed.items() if name != "params"},
         moments=jax.tree_util.tree_map_with_path(like_a_parameter, abstract.moments),
         ema=None if abstract.ema is None else params,
+        masks=None
+        if abstract.masks is None
+        else jax.tree.map(_like, abstract.masks, params, is_leaf=lambda x: x is None),
     )
+
+
+def _like(mask: Any, sharding: Any) -> Any:
+    return None if mask is None else sharding
 
 
 def axes(variables: Any) -> Any:

@@ -12,9 +12,10 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from training import mesh as meshes, optimizer as optimizers, rng, state as states, transfer
+from training import mesh as meshes, optimizer as optimizers, rng, state as states, transfer, transforms
 from training.state import State
 from training.task import Model, Task
+from training.transforms import prune
 
 
 class Recipe(NamedTuple):
@@ -27,6 +28,7 @@ class Recipe(NamedTuple):
     ema: bool
     penalty: bool
     lr_factors: transfer.Rules
+    transforms: transforms.Transforms
     accumulate: int
     matmul: str
     deterministic: bool
@@ -39,6 +41,7 @@ class Compiled(NamedTuple):
     train: Callable[..., tuple[State, dict[str, jax.Array]]]
     shardings: State
     abstract: State
+    axes: Any  # logical axes of the parameters
     seconds: float
     memory_bytes: int
 
@@ -53,6 +56,7 @@ def recipe(model: Model, config: Any) -> Recipe:
         ema=config.optimizer.ema > 0,
         penalty=config.optimizer.l1 > 0 or config.optimizer.l2 > 0,
         lr_factors=tuple((pattern, _tupled(factor)) for pattern, factor in config.optimizer.lr_factors),
+        transforms=transforms.of(config),
         accumulate=config.accumulate,
         matmul=config.precision.matmul,
         deterministic=config.deterministic,
@@ -71,6 +75,7 @@ def hyper(config: Any, task: Task) -> dict[str, np.float32]:
         "ema": config.optimizer.ema,
         "l1": config.optimizer.l1,
         "l2": config.optimizer.l2,
+        **transforms.hyper(config),
         **task.hyper(),
     }
     return {name: np.float32(value) for name, value in values.items()}
@@ -98,7 +103,8 @@ def train_step(
       The next state, and metrics: "loss", "grad_norm" and the model's own, averaged over the weight of the whole batch.
     """
     key = rng.key(seed, "dropout", state.step)
-    differentiate = jax.value_and_grad(recipe.model.loss, has_aux=True)
+    loss = transforms.within(recipe.transforms, recipe.model.loss, axes, state.masks, hyper)
+    differentiate = jax.value_and_grad(loss, has_aux=True)
     if recipe.accumulate == 1:
         (_, (sums, stats)), grads = differentiate(state.params, state.stats, batch, key, hyper)
     else:
@@ -117,7 +123,33 @@ def train_step(
     if recipe.ema:
         ema = jax.tree.map(lambda e, p: e + (1 - hyper["ema"]).astype(e.dtype) * (p - e), ema, params)
     metrics = {name: value / weight for name, value in sums.items()} | {"grad_norm": norm}
-    return State(step=state.step + 1, params=params, stats=stats, moments=moments, ema=ema), metrics
+    after = State(state.step + 1, params, stats, moments, ema, state.masks)
+    return pruned(recipe, axes, after, hyper), metrics
+
+
+def pruned(recipe: Recipe, axes: Any, state: State, hyper: Mapping[str, Any]) -> State:
+    """The state with its masks cut anew where the schedule says so, and zeros where they are."""
+    found = recipe.transforms.prune
+    if found is None:
+        return state
+    masks = prune.updated(found, state.masks, state.params, axes, state.step, hyper)
+    ema = None if state.ema is None else prune.applied(state.ema, masks)
+    return state.replace(params=prune.applied(state.params, masks), ema=ema, masks=masks)
+
+
+def begun(recipe: Recipe, program: Compiled, state: State, hyper: Mapping[str, Any]) -> State:
+    """The state before the first step, cut where the schedule cuts then."""
+    if recipe.transforms.prune is None:
+        return state
+    return jax.jit(functools.partial(pruned, recipe, program.axes), out_shardings=program.shardings)(state, hyper)
+
+
+def read(found: transforms.Transforms, axes: Any, state: State, hyper: Mapping[str, Any]) -> Any:
+    """The parameters that the model computes with when it is evaluated: their running mean where one is kept."""
+    params = state.params if state.ema is None else state.ema
+    if found.quantize is None:
+        return params
+    return jax.jit(functools.partial(transforms.effective, found, axes=axes))(params, hyper=hyper)
 
 
 def _accumulated(differentiate: Any, parts: int, state: State, batch: Any, key: jax.Array, hyper: Any) -> Any:
@@ -181,7 +213,8 @@ def compiled(
     variables = states.boxed(recipe.model, hyper)
     axes = states.axes(variables)
     transform = optimizers.build(recipe.optimizer, axes, **dict(recipe.options))
-    begin = functools.partial(states.init, recipe.model, transform, recipe.ema)
+    masks = functools.partial(transforms.masks, recipe.transforms, axes)
+    begin = functools.partial(states.init, recipe.model, transform, recipe.ema, masks=masks)
     abstract = jax.eval_shape(begin, scalar, hyper)
     placed = states.shardings(abstract, variables, mesh)
     whole = meshes.replicated(mesh)
@@ -208,7 +241,7 @@ def compiled(
         )
     memory = train.memory_analysis()
     needed = 0 if memory is None else memory.temp_size_in_bytes + memory.argument_size_in_bytes
-    return Compiled(init, train, placed, abstract, time.perf_counter() - started, needed)
+    return Compiled(init, train, placed, abstract, axes, time.perf_counter() - started, needed)
 
 
 def strides(total: int, stride: int) -> tuple[int, ...]:

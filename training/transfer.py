@@ -74,7 +74,7 @@ def begin(state: State, section: Any, shardings: State, mesh: Mesh) -> State:
     stats = _taken(state.stats, kept["stats"], fresh, run)
     params, stats = jax.device_put((params, stats), (shardings.params, shardings.stats))
     ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
-    return State(step=state.step, params=params, stats=stats, moments=state.moments, ema=ema)
+    return state.replace(params=params, stats=stats, ema=ema)
 
 
 def _taken(ours: Any, theirs: Any, fresh: list[re.Pattern[str]], run: Path) -> Any:

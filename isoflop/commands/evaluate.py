@@ -43,7 +43,15 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         raise BadInput("evaluate: name one run directory")
     from ml_collections import ConfigDict
 
-    from training import checkpoint, config as configs, evaluation, mesh as meshes
+    from training import (
+        checkpoint,
+        config as configs,
+        evaluation,
+        mesh as meshes,
+        restored,
+        state as states,
+        step as steps,
+    )
     from training.files import read_object
     from training.task import resolve as family_of
 
@@ -66,7 +74,8 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         if flags[flag].value and not hasattr(task, flag):
             raise BadInput(f"--{flag}: {config.task} has none")
     stats = checkpoint.load_part(folder, "stats", flags.step, mesh)
-    params = checkpoint.load_part(folder, "ema", flags.step, mesh) or checkpoint.load_params(folder, flags.step, mesh)
+    variables = states.boxed(task.model, steps.hyper(config, task))
+    params = restored.parameters(folder, config, variables, flags.step, mesh)
     outputs = list(evaluation.scores(task, params, stats, mesh, config.precision.matmul))
     details = getattr(task, "details", None)
     payload, columns = (task.summarize(outputs), None) if details is None else details(outputs)

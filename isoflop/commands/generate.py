@@ -36,7 +36,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     if len(args) != 1:
         raise BadInput("generate: name one run directory")
     folder = Path(args[0])
-    model, tokenizer, window, role = _model(folder)
+    model, params, tokenizer, window, role = _model(folder, flags.step)
     given: dict[str, Any] = flags.flag_values_dict()
     if any("\udc80" <= symbol <= "\udcff" for prompt in given["prompt"] for symbol in prompt):
         raise BadInput("--prompt: not UTF-8")
@@ -44,7 +44,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         raise BadInput(f"--beams: want 1, or more of an encoder-decoder, got {given['beams']}")
     # An empty prompt starts a document: what ends one stands between it and the next.
     encoded = [list(map(int, tokens)) or [tokenizer.end] for tokens in tokenizer.encode_batch(given["prompt"])]
-    written = (_continued if role == "causal" else _written)(folder, model, encoded, tokenizer.end, window, given)
+    written = (_continued if role == "causal" else _written)(params, model, encoded, tokenizer.end, window, given)
     texts = [
         {"prompt": prompt, "text": tokenizer.decode(row), "tokens": len(row)}
         for prompt, row in zip(given["prompt"], written, strict=True)
@@ -55,16 +55,15 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
 
 
 def _continued(
-    folder: Path, model: Any, encoded: list[list[int]], end: int, window: int, given: dict[str, Any]
+    params: Any, model: Any, encoded: list[list[int]], end: int, window: int, given: dict[str, Any]
 ) -> list[Any]:
     """What a causal model writes after each prompt."""
     from lm.generate import generate
     from training import rng
-    from training.checkpoint import load_params
 
     rows = generate(
         model,
-        load_params(folder, given["step"]),
+        params,
         encoded,
         given["tokens"],
         key=rng.key(given["seed"], "generate"),
@@ -78,13 +77,12 @@ def _continued(
 
 
 def _written(
-    folder: Path, model: Any, encoded: list[list[int]], end: int, window: int, given: dict[str, Any]
+    params: Any, model: Any, encoded: list[list[int]], end: int, window: int, given: dict[str, Any]
 ) -> list[Any]:
     """What an encoder-decoder writes for each prompt, up to and with the symbol that ends it."""
     import numpy as np
 
     from lm.translate import search
-    from training.checkpoint import load_params
 
     if given["tokens"] < 1:
         raise BadInput(f"generate: the number of new tokens must be positive, got {given['tokens']}")
@@ -94,16 +92,17 @@ def _written(
     source = np.full((len(encoded), window), end, np.int32)
     for row, tokens in zip(source, encoded, strict=True):
         row[: len(tokens)] = tokens
-    params = load_params(folder, given["step"])
     rows = np.asarray(search(model, params, source, lengths, min(given["tokens"], window), end, given["beams"]))
     return [row[: np.argmax(np.append(row, end) == end) + 1] for row in rows]
 
 
-def _model(folder: Path) -> tuple[Any, Any, int, str]:
-    """The model of a run, its tokenizer, its context length, and its role."""
+def _model(folder: Path, step: int | None) -> tuple[Any, Any, Any, int, str]:
+    """The model of a run, its parameters, its tokenizer, its context length, and its role."""
+    import jax
     from ml_collections import ConfigDict
 
     from lm import models, objectives
+    from training import restored
     from training.files import read_object
 
     config = ConfigDict(read_object(folder / "config.json", "task"))
@@ -113,7 +112,9 @@ def _model(folder: Path) -> tuple[Any, Any, int, str]:
     if role == "encoder":
         raise BadInput(f"{folder}: generate needs a model that writes text, an {config.model.name} does not")
     tokenizer = _tokenizer(folder, config.data)
-    return objectives.of(config).network(config), tokenizer, config.data.seq_len, role
+    model = objectives.of(config).network(config)
+    variables = jax.eval_shape(lambda key: model.init(key, method="parameters"), jax.random.key(0))
+    return model, restored.parameters(folder, config, variables, step), tokenizer, config.data.seq_len, role
 
 
 def _tokenizer(folder: Path, data: Any) -> Any:

@@ -15,6 +15,7 @@ from training.errors import BadInput
 from training.mesh import constrain
 from training.nets import layers
 from training.nets.initial import Leaf
+from training.nets.rounding import rounded
 
 NORMS = ("rms", "layer")
 PLACEMENTS = ("pre", "post")
@@ -160,7 +161,9 @@ def norm(model: Blocks, p: Any, x: Array) -> Array:
 
 
 def linear(p: Any, x: Array) -> Array:
-    """The product with a kernel, and a bias where there is one."""
+    """The product with a kernel, and a bias where there is one; of rounded inputs where the parameters say so."""
+    if "inputs" in p:
+        x = rounded(x, p["inputs"], -1)
     y = x @ p["kernel"].astype(x.dtype)
     return y + p["bias"].astype(x.dtype) if "bias" in p else y
 

@@ -1,0 +1,139 @@
+"""What stands between the parameters that are trained and those that a model computes with: masks, and rounding.
+
+A transform is a pure function of a tree of parameters, known by its structure (hashable, part of a compiled step's
+recipe) and its scalars (arrays, so that a sweep over sparsity or bits compiles once).
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from training.nets.rounding import Rounding, parsed
+from training.optimizer import Axes, role
+from training.transforms import prune, quantize
+from training.transforms.prune import Prune
+from training.transforms.quantize import Quantize
+
+
+class Transforms(NamedTuple):
+    """The structure of all that is done to parameters; None: nothing of the kind."""
+
+    prune: Prune | None = None
+    quantize: Quantize | None = None
+
+
+def of(config: Any) -> Transforms:
+    """What a config asks for.
+
+    Raises:
+      BadInput: its sections `prune` or `quantize` contradict themselves.
+    """
+    return Transforms(prune.of(config.prune), quantize.of(config.quantize))
+
+
+def unused(config: Any) -> tuple[str, ...]:
+    """The sections of a config that ask for nothing."""
+    found = of(config)
+    asked = {"prune": found.prune is not None, "quantize": found.quantize is not None or bool(config.quantize.post)}
+    return tuple(name for name, wanted in asked.items() if not wanted)
+
+
+def hyper(config: Any) -> dict[str, float]:
+    """The scalars of what a resolved config asks for."""
+    found = of(config)
+    made: dict[str, float] = {}
+    if found.prune:
+        made |= prune.hyper(config.prune, config.derived.steps)
+    if found.quantize:
+        made |= quantize.hyper(config.quantize)
+    return made
+
+
+def masks(found: Transforms, axes: Any, params: Any) -> Any:
+    """Those of the parameters that may be cut, of which none is yet; None: nothing is ever cut."""
+    return prune.masks(found.prune, params, axes) if found.prune else None
+
+
+def within(
+    found: Transforms, loss: Callable[..., Any], axes: Any, masks: Any, hyper: Mapping[str, jax.Array]
+) -> Callable[..., Any]:
+    """A model's loss as a function of the parameters that are trained."""
+    if found == Transforms():
+        return loss
+
+    def masked(params: Any, *rest: Any) -> Any:
+        cut = params if masks is None else prune.applied(params, masks)
+        return loss(effective(found, cut, axes, hyper), *rest)
+
+    return masked
+
+
+def effective(found: Transforms, params: Any, axes: Any, hyper: Mapping[str, jax.Array]) -> Any:
+    """What the model computes with, of parameters that are zero where they are cut."""
+    plan = found.quantize
+    if plan and plan.weights is not None:
+        params = quantize.weights(params, axes, plan.roles, Rounding(hyper["bits_weights"], plan.weights or None))
+    if plan and plan.activations is not None:
+        rounding = Rounding(hyper["bits_activations"], plan.activations or None)
+        params = quantize.activations(params, axes, plan.roles, rounding)
+    return params
+
+
+class Size(NamedTuple):
+    """Of one parameter: its axes, its shape, and how many values are not cut, of those that may be (None: it may not)."""
+
+    axes: Axes
+    shape: tuple[int, ...]
+    left: int | None
+
+    @property
+    def nonzero(self) -> int:
+        """How many values are not cut."""
+        return math.prod(self.shape) if self.left is None else self.left
+
+
+def sizes(params: Any, axes: Any, masks: Any) -> list[Size]:
+    """What is left of every parameter."""
+    names = jax.tree.leaves(axes, is_leaf=lambda x: isinstance(x, Axes))
+    kept = [None] * len(names) if masks is None else jax.tree.leaves(masks, is_leaf=lambda x: x is None)
+    return [
+        Size(axis, leaf.shape, None if mask is None else int(jnp.sum(mask)))
+        for axis, leaf, mask in zip(names, jax.tree.leaves(params), kept, strict=True)
+    ]
+
+
+def facts(config: Any, params: Any, axes: Any, masks: Any) -> dict[str, Any]:
+    """Record entries: how many parameters are not cut, bits, bytes.
+
+    `density` is the share that is left of the parameters that may be cut; for `size_bytes` see `bytes_of`.
+    """
+    found, every = of(config).quantize, sizes(params, axes, masks)
+    section = config.quantize
+    bits = {
+        name: parsed(section[name], "").bits if section[name] else quantize.OFF for name in ("weights", "activations")
+    }
+    subject = [size for size in every if size.left is not None]
+    density = sum(size.nonzero for size in subject) / sum(math.prod(size.shape) for size in subject) if subject else 1.0
+    return {
+        "params_nonzero": sum(size.nonzero for size in every),
+        "density": density,
+        "bits_weights": bits["weights"],
+        "bits_activations": bits["activations"],
+        "size_bytes": bytes_of(every, found.roles if found else (), bits["weights"]),
+    }
+
+
+def bytes_of(sizes: list[Size], roles: tuple[str, ...], bits: float) -> float:
+    """Bytes of what is not cut: these roles in so many bits with a float32 scale an output, others in float32; no index."""
+    total = 0.0
+    for size in sizes:
+        if role(size.axes) in roles and bits < quantize.OFF:
+            shared = quantize.summed(size.axes)
+            scales = math.prod(length for i, length in enumerate(size.shape) if i not in shared)
+            total += size.nonzero * bits / 8 + 4 * scales
+        else:
+            total += 4 * size.nonzero
+    return total
