@@ -48,7 +48,10 @@ def validate(config: ConfigDict) -> None:
         raise BadInput(f"data.seq_len: must be at least 1, got {config.data.seq_len}")
     if not 0 <= config.model.dropout < 1:
         raise BadInput(f"model.dropout: must be in [0, 1), got {config.model.dropout}")
-    objectives.of(config).cost(config)
+    objective = objectives.of(config)
+    if config.teacher.run and objective is not objectives.next_token:
+        raise BadInput(f"teacher.run: {config.model.name} learns from no teacher; models that continue a text do")
+    objective.cost(config)
 
 
 def rules(config: ConfigDict, n: int, d: float) -> dict[str, float | int]:

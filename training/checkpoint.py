@@ -99,11 +99,12 @@ class Checkpoints:
                 pending.result()
 
     def restore(self, step: int, abstract: State, shardings: State) -> State:
-        """The state of one step, laid out by `shardings`, which may belong to another mesh than it was saved from.
+        """The state of one step without a teacher, laid out by `shardings`, which may belong to another mesh than before.
 
         Raises:
           BadInput: the checkpoint is damaged, or its leaves are not those of `abstract` (all are named).
         """
+        abstract, shardings = abstract.replace(teacher=None), shardings.replace(teacher=None)
         wanted = _parts(jax.tree.map(_with_sharding, abstract, shardings))
         path = Path(self._manager.directory) / str(step)
         _compare(path, wanted, _metadata(path))
@@ -170,7 +171,7 @@ def saved_steps(run: Path) -> list[int]:
 def _parts(state: State) -> dict[str, Any]:
     return {
         "params": state.params,
-        "rest": {name: leaf for name, leaf in named(state).items() if not name.startswith("params/")},
+        "rest": {name: leaf for name, leaf in named(state).items() if not name.startswith(("params/", "teacher/"))},
     }
 
 

@@ -27,6 +27,8 @@ INDIFFERENT = (
     "rules",
     "start.run",
     "start.step",
+    "teacher.run",
+    "teacher.step",
 )
 WARMUP = ("warmup_steps", "warmup_tokens", "warmup_fraction")
 
@@ -80,6 +82,8 @@ def defaults() -> ConfigDict:
             },
             # Begin with the parameters of another run; those whose path matches a pattern of `fresh` are drawn anew.
             "start": {"run": "", "step": placeholder(int), "fresh": ()},
+            # Learn from what another run's model says beside the data: `weight` is its share of the loss.
+            "teacher": {"run": "", "step": placeholder(int), "weight": 1.0, "temperature": 1.0},
             "precision": {"params": "float32", "compute": "float32", "logits": "float32", "matmul": "default"},
             # Weights cut by magnitude: the share of those roles that is zero in the end, or `pattern` n:m, from `begin` to
             # `end` of the horizon (equal: at once), anew after so many steps.
@@ -186,6 +190,7 @@ def resolve(config: Any) -> ConfigDict:
     config.derived = ConfigDict(
         {
             "parent": transfer.parent(config.start),
+            "teacher": transfer.identity(config.teacher, "teacher"),
             "steps": steps,
             "warmup_steps": warmup,
             "params_total": cost.params_total,
@@ -203,6 +208,7 @@ def _validate(config: Any) -> None:
     schedule.options(config.schedule)
     transfer.check(config.optimizer.lr_factors)
     transforms.of(config)
+    transfer.check_teacher(config.teacher)
     given = [key for key, value in config.horizon.items() if value is not None]
     if len(given) != 1:
         raise BadInput(f"horizon: give exactly one of {', '.join(config.horizon)}; got {', '.join(given) or 'none'}")
@@ -279,6 +285,10 @@ def semantic(config: ConfigDict) -> dict[str, Any]:
     kept["steps"], kept["warmup_steps"] = config.derived.steps, config.derived.warmup_steps
     kept["parent"] = config.derived.get("parent")
     off = transforms.unused(config)
+    if config.derived.get("teacher"):
+        kept["teacher"] = config.derived.teacher
+    else:
+        off += ("teacher",)
     kept = {key: value for key, value in kept.items() if not _under(key, off)}
     return kept
 

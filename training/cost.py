@@ -26,6 +26,7 @@ class Cost:
       params_active: parameters that one token uses; None: all of them.
       recompute: FLOPs of the forward products that rematerialisation repeats in the backward pass.
       from_data: FLOPs of the forward products of which one factor is the data, whose gradient nobody needs.
+      teacher: FLOPs of the forward products of a teacher, which is not trained.
     """
 
     params: Mapping[str, int]
@@ -36,6 +37,7 @@ class Cost:
     params_active: int | None = None
     recompute: float = 0.0
     from_data: float = 0.0
+    teacher: float = 0.0
 
     @property
     def params_total(self) -> int:
@@ -75,13 +77,13 @@ class Cost:
 
     @property
     def flops_exact(self) -> float:
-        """Training products, full attention: 3 times forward, but for the gradient of the data."""
-        return self.flops_forward + self.flops_backward
+        """Training products, full attention: 3 times forward, but for the gradient of the data; and a teacher's, forward."""
+        return self.flops_forward + self.flops_backward + self.teacher
 
     @property
     def flops_exact_causal(self) -> float:
-        """Training products that a causal mask keeps."""
-        return 3.0 * sum(self.forward_causal.values()) - self.from_data
+        """Training products that a causal mask keeps; a teacher's are counted in full."""
+        return 3.0 * sum(self.forward_causal.values()) - self.from_data + self.teacher
 
     @property
     def flops_hardware(self) -> float:

@@ -17,6 +17,7 @@ from training import (
     record,
     schedule,
     signals,
+    state as states,
     step as steps,
     stopping,
     transfer,
@@ -55,7 +56,7 @@ def run(
         data.check_divisible(config, mesh)
         task = family.build(config)
         env = record.environment(config, mesh, **task.facts())
-        transfer.check_shared(config.start, {name: env[name] for name in getattr(family, "INHERITED", ())})
+        transfer.check_shared(config, {name: env[name] for name in getattr(family, "INHERITED", ())})
         directory.check_data(env)
         keep = config.checkpoint
         best = max(keep.keep_best, 1) if config.stopping.patience else keep.keep_best
@@ -87,17 +88,19 @@ def _train(
     programs = {n: steps.compiled(recipe, mesh, n, shapes, tuple(hyper)) for n in steps.strides(total, stride)}
     compiling = time.perf_counter() - began
     program = next(iter(programs.values()))
+    axes = states.axes(program.variables)
     step = start = saved.latest() or 0
     if start:
         state = saved.restore(start, program.abstract, program.shardings)
     else:
         state = transfer.begin(program.init(seed, hyper), config.start, program.shardings, mesh)
         state = steps.begun(recipe, program, state, hyper)
+    state = transfer.taught(state, config, program.variables, program.shardings, mesh)
     directory.start(config, env, task.keep)
     meter = Meter(directory, start, total, config.log.every, rates, config.derived.tokens // total, observers)
 
     def evaluate(final: bool) -> dict[str, Any]:
-        params = steps.read(recipe.transforms, program.axes, state, hyper)
+        params = steps.read(recipe.transforms, axes, state, hyper)
         paused = time.perf_counter()
         scores = evaluation.evaluate(task, params, state.stats, mesh, config.precision.matmul, final)
         meter.uncounted(time.perf_counter() - paused)
@@ -145,15 +148,13 @@ def _train(
         scores = evaluate(final=True)
         if config.checkpoint.final:
             saved.save(step, state)
-        scores |= (
-            {"post": evaluation.after_training(task, config, program.axes, state, mesh)} if config.quantize.post else {}
-        )
+        scores |= {"post": evaluation.after_training(task, config, axes, state, mesh)} if config.quantize.post else {}
     return step, {
         "status": status,
         **scores,
         "train_loss": meter.recent_loss(),
         "best_step": best.step if patience and best else None,
-        **transforms.facts(config, state.params, program.axes, state.masks),
+        **transforms.facts(config, state.params, axes, state.masks),
         "last_good": meter.last_good if status == "diverged" else None,
         "wall_seconds": meter.earlier + time.perf_counter() - began,
         "train_seconds": seconds,

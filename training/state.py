@@ -18,7 +18,8 @@ class State(flax.struct.PyTreeNode):
     """Everything a run needs to go on.
 
     `step` counts the optimizer steps done; `stats` are the model's other collections (batch-norm means); `moments` are
-    the optimizer's; `ema` is the running mean of the parameters, or None; `masks` say which parameters are not cut, or None.
+    the optimizer's; `ema` is the running mean of the parameters, or None; `masks` say which parameters are not cut, or None;
+    `teacher` are the parameters of another run's model, or None: they never change, and no checkpoint holds them.
     """
 
     step: Any
@@ -27,6 +28,12 @@ class State(flax.struct.PyTreeNode):
     moments: Any
     ema: Any
     masks: Any = None
+    teacher: Any = None
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """What the model reads beside its parameters: its other collections, and its teacher's parameters."""
+        return self.stats if self.teacher is None else {**self.stats, "teacher": self.teacher}
 
 
 def init(
@@ -39,7 +46,7 @@ def init(
 ) -> State:
     """The state at step 0: a pure function of the seed; `hyper` may scale the initial values, `masks` makes masks."""
     variables = nn.meta.unbox(dict(model.init(rng.key(seed, "init"), hyper)))
-    params = variables.pop("params")
+    params, teacher = variables.pop("params"), variables.pop("teacher", None)
     return State(
         step=jnp.zeros((), jnp.int32),
         params=params,
@@ -47,6 +54,7 @@ def init(
         moments=transform.init(params),
         ema=jax.tree.map(jnp.copy, params) if ema else None,
         masks=masks(params),
+        teacher=teacher,
     )
 
 
@@ -79,20 +87,18 @@ def shardings(abstract: State, variables: Any, mesh: Mesh) -> State:
                 return sharding
         return whole
 
+    masks = abstract.masks
+    if masks is not None:
+        masks = jax.tree.map(lambda m, where: None if m is None else where, masks, params, is_leaf=lambda x: x is None)
     return State(
         step=whole,
         params=params,
-        stats={name: collection for name, collection in placed.items() if name != "params"},
+        stats={name: collection for name, collection in placed.items() if name not in ("params", "teacher")},
         moments=jax.tree_util.tree_map_with_path(like_a_parameter, abstract.moments),
+        teacher=placed.get("teacher"),
         ema=None if abstract.ema is None else params,
-        masks=None
-        if abstract.masks is None
-        else jax.tree.map(_like, abstract.masks, params, is_leaf=lambda x: x is None),
+        masks=masks,
     )
-
-
-def _like(mask: Any, sharding: Any) -> Any:
-    return None if mask is None else sharding
 
 
 def axes(variables: Any) -> Any:

@@ -41,7 +41,7 @@ class Compiled(NamedTuple):
     train: Callable[..., tuple[State, dict[str, jax.Array]]]
     shardings: State
     abstract: State
-    axes: Any  # logical axes of the parameters
+    variables: Any  # of the model, abstract and boxed with their logical axes
     seconds: float
     memory_bytes: int
 
@@ -106,7 +106,7 @@ def train_step(
     loss = transforms.within(recipe.transforms, recipe.model.loss, axes, state.masks, hyper)
     differentiate = jax.value_and_grad(loss, has_aux=True)
     if recipe.accumulate == 1:
-        (_, (sums, stats)), grads = differentiate(state.params, state.stats, batch, key, hyper)
+        (_, (sums, stats)), grads = differentiate(state.params, state.known, batch, key, hyper)
     else:
         sums, stats, grads = _accumulated(differentiate, recipe.accumulate, state, batch, key, hyper)
     weight = sums.pop("weight")
@@ -123,7 +123,7 @@ def train_step(
     if recipe.ema:
         ema = jax.tree.map(lambda e, p: e + (1 - hyper["ema"]).astype(e.dtype) * (p - e), ema, params)
     metrics = {name: value / weight for name, value in sums.items()} | {"grad_norm": norm}
-    after = State(state.step + 1, params, stats, moments, ema, state.masks)
+    after = state.replace(step=state.step + 1, params=params, stats=stats, moments=moments, ema=ema)
     return pruned(recipe, axes, after, hyper), metrics
 
 
@@ -141,7 +141,8 @@ def begun(recipe: Recipe, program: Compiled, state: State, hyper: Mapping[str, A
     """The state before the first step, cut where the schedule cuts then."""
     if recipe.transforms.prune is None:
         return state
-    return jax.jit(functools.partial(pruned, recipe, program.axes), out_shardings=program.shardings)(state, hyper)
+    axes = states.axes(program.variables)
+    return jax.jit(functools.partial(pruned, recipe, axes), out_shardings=program.shardings)(state, hyper)
 
 
 def read(found: transforms.Transforms, axes: Any, state: State, hyper: Mapping[str, Any]) -> Any:
@@ -167,13 +168,13 @@ def _accumulated(differentiate: Any, parts: int, state: State, batch: Any, key: 
     def body(carry: Any, part: Any) -> Any:
         index, micro = part
         (_, (sums, stats)), grads = differentiate(
-            state.params, state.stats, micro, jax.random.fold_in(key, index), hyper
+            state.params, state.known, micro, jax.random.fold_in(key, index), hyper
         )
         return jax.tree.map(jnp.add, carry, (sums, stats, grads)), None
 
     micro_batches = jax.tree.map(split, batch)
     first = jax.tree.map(lambda x: x[0], micro_batches)
-    shapes = jax.eval_shape(differentiate, state.params, state.stats, first, key, hyper)
+    shapes = jax.eval_shape(differentiate, state.params, state.known, first, key, hyper)
     (_, (sums, stats)), grads = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     (sums, stats, grads), _ = jax.lax.scan(body, (sums, stats, grads), (jnp.arange(parts), micro_batches))
     return sums, jax.tree.map(lambda total: total / parts, stats), grads
@@ -241,7 +242,7 @@ def compiled(
         )
     memory = train.memory_analysis()
     needed = 0 if memory is None else memory.temp_size_in_bytes + memory.argument_size_in_bytes
-    return Compiled(init, train, placed, abstract, axes, time.perf_counter() - started, needed)
+    return Compiled(init, train, placed, abstract, variables, time.perf_counter() - started, needed)
 
 
 def strides(total: int, stride: int) -> tuple[int, ...]:

@@ -25,7 +25,8 @@ class Model(Protocol):
         ...
 
     def loss(self, params: Any, stats: Any, batch: Any, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
-        """(total, (sums, stats)): the SUM of what is minimised over the batch's weight, and sums for the metrics.
+        """(total, (sums, stats)): the SUM of what is minimised over the batch's weight, and sums for the metrics; `stats`
+        are the model's other collections, and among those that enter, not those that leave, a "teacher" where it has one.
 
         `sums` holds at least "weight" (tokens or images) and "loss" (the reported loss, summed); the engine divides
         totals and gradients by the weight of the whole batch, so accumulation and sharding leave the result exact."""

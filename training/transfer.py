@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
-from training import checkpoint
+from training import checkpoint, restored
 from training.errors import BadInput
 from training.files import read_object
 from training.state import State
@@ -34,25 +35,60 @@ def parent(section: Any) -> str | None:
         for key in ("step", "fresh"):
             if section[key]:
                 raise BadInput(f"start.{key}: says how to start from another run; give start.run")
+    return identity(section, "start")
+
+
+def identity(section: Any, name: str) -> str | None:
+    """The identity of the checkpoint of `run` and `step` in a config's section: "run_id:step"; None where it names none.
+
+    Raises:
+      BadInput: there is no such run or checkpoint.
+    """
+    if not section.run:
         return None
     run = Path(section.run)
     if not (run / "config.json").is_file():
-        raise BadInput(f"start.run: {run} is no run directory")
+        raise BadInput(f"{name}.run: {run} is no run directory")
     steps = checkpoint.saved_steps(run)
     step = max(steps, default=None) if section.step is None else section.step
     if step not in steps:
-        raise BadInput(f"start.run: {run} has no checkpoint{'' if step is None else f' of step {step}'}")
+        raise BadInput(f"{name}.run: {run} has no checkpoint{'' if step is None else f' of step {step}'}")
     return f"{read_object(run / 'config.json', 'task')['derived']['run_id']}:{step}"
 
 
-def check_shared(section: Any, facts: Mapping[str, Any]) -> None:
-    """Raise BadInput where the run that a config's section `start` names was trained with another value of these facts."""
-    if not section.run:
-        return
-    there = read_object(Path(section.run) / "environment.json")
-    for name, value in facts.items():
-        if there.get(name) != value:
-            raise BadInput(f"start.run: {section.run} has the {name} {there.get(name)}, and this run {value}")
+def check_shared(config: Any, facts: Mapping[str, Any]) -> None:
+    """Raise BadInput where a run that a config names was trained with another value of these facts."""
+    for name in ("start", "teacher"):
+        run = config[name].run
+        there = read_object(Path(run) / "environment.json") if run else {}
+        for fact, value in facts.items():
+            if run and there.get(fact) != value:
+                raise BadInput(f"{name}.run: {run} has the {fact} {there.get(fact)}, and this run {value}")
+
+
+def check_teacher(section: Any) -> None:
+    """Raise BadInput where a config's section `teacher` asks for what cannot be."""
+    identity(section, "teacher")
+    if not 0 < section.weight <= 1:
+        raise BadInput(f"teacher.weight: must be in (0, 1], got {section.weight}")
+    if not 0 < section.temperature < math.inf:
+        raise BadInput(f"teacher.temperature: must be positive, got {section.temperature}")
+
+
+def taught(state: State, config: Any, variables: Any, shardings: State, mesh: Mesh) -> State:
+    """The state with the parameters of the teacher that a config names; as it is where it names none.
+
+    Args:
+      variables: of the model, boxed and abstract; those of the teacher are among them.
+    Raises:
+      BadInput: the teacher has other parameters than its config says.
+    """
+    if not config.teacher.run:
+        return state
+    run = Path(config.teacher.run)
+    theirs = ConfigDict(read_object(run / "config.json", "task"))
+    found = restored.parameters(run, theirs, {"params": variables["teacher"]}, config.teacher.step, mesh)
+    return state.replace(teacher=jax.device_put(found, shardings.teacher))
 
 
 def begin(state: State, section: Any, shardings: State, mesh: Mesh) -> State:

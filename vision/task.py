@@ -51,6 +51,8 @@ def validate(config: ConfigDict) -> None:
             raise BadInput(f"model.{key}: must be in [0, 1), got {config.model[key]}")
     if config.evaluation.split not in SPLITS:
         raise BadInput(f"evaluation.split: {config.evaluation.split!r} is not one of {', '.join(SPLITS)}")
+    if config.teacher.run:
+        raise BadInput("teacher.run: models of images learn from no teacher")
     augment.from_config(config.data.augment)
     classifier(config)
 

@@ -65,9 +65,10 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         if "split" not in config.evaluation:
             raise BadInput(f"--split: {config.task} has one evaluation set")
         config.evaluation.split = flags.split
-    # On any mesh, and whatever became of the run that this one began with.
+    # On any mesh, and whatever became of the runs that this one began with and learnt from.
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
-    config.start = ConfigDict({"run": "", "step": None, "fresh": ()})
+    config.start.run, config.start.step, config.start.fresh = "", None, ()
+    config.teacher.run, config.teacher.step = "", None
     config = configs.resolve(config)
     task, mesh = family_of(config.task).build(config), meshes.build(config.mesh)
     for flag in ("probe", "figures"):

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from lm import models, tokens
-from lm.loss import by_document, cross_entropy, z_penalty
+from lm import models, teachers, tokens
+from lm.loss import by_document, cross_entropy, divergence, z_penalty
 from lm.objectives.stream import StreamTask, available
 from training.cost import Cost
 from training.errors import BadInput
@@ -28,8 +28,13 @@ def network(config: ConfigDict) -> models.Causal:
 
 
 def cost(config: ConfigDict) -> Cost:
-    """Parameters and FLOPs."""
-    return models.cost(config.model.name, network(config), config.data.seq_len)
+    """Parameters and FLOPs, those of a teacher's forward pass among them."""
+    found = models.cost(config.model.name, network(config), config.data.seq_len)
+    if not config.teacher.run:
+        return found
+    theirs = teachers.config_of(config)
+    taught = models.cost(theirs.model.name, teachers.network(config), config.data.seq_len)
+    return dataclasses.replace(found, teacher=taught.flops_forward)
 
 
 def build(config: ConfigDict) -> "LanguageTask":
@@ -46,16 +51,21 @@ class LanguageModel:
       end: the end-of-document symbol where documents in a window are kept apart, else None.
       z_loss: whether the total holds a z-loss.
       carried: rows of a batch whose recurrent state is carried to the next batch, in the collection "carry"; 0: none.
+      teacher: a model whose predictions are learnt too, its parameters in the collection "teacher"; None: there is none.
     """
 
     network: models.Causal
     end: int | None
     z_loss: bool
     carried: int = 0
+    teacher: models.Causal | None = None
 
     def init(self, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
         """Boxed variables; `hyper["init_scale"]` multiplies every initial standard deviation."""
         variables: Any = self.network.init(key, hyper["init_scale"], method="parameters")
+        if self.teacher:  # in place of what is loaded
+            theirs: Any = jax.eval_shape(lambda: self.teacher.init(key, 1.0, method="parameters"))  # type: ignore[union-attr]
+            variables = {**variables, "teacher": jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), theirs["params"])}
         if not self.carried:
             return variables
         state = {
@@ -66,20 +76,34 @@ class LanguageModel:
         return {**variables, "carry": {"state": state, "ended": ended}}
 
     def loss(self, params: Any, stats: Any, batch: Any, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
-        """Nats summed over tokens, with z-loss on top; see `training.task.Model.loss`."""
+        """Nats summed over tokens, with a teacher's part and z-loss; see `training.task.Model.loss`."""
         dropout = (key, hyper["dropout"]) if self.network.dropout else None
-        nats, normaliser, stats = self._nats(params, batch, dropout, stats)
+        stats = dict(stats)
+        taught = stats.pop("teacher", None)
+        nats, normaliser, states, head, stats = self._nats(params, batch, dropout, stats)
         total = reported = jnp.sum(nats)
+        sums = {"loss": reported, "weight": jnp.float32(nats.size)}
+        if self.teacher:
+            read, ids = batch["tokens"].astype(jnp.int32)[:, :-1], batch.get("segments")
+            apply: Any = self.teacher.apply
+            their_states, their_head = apply({"params": taught}, read, ids, None, method="hidden")
+            dtype, temperature = self.network.logit_dtype, hyper["temperature"]
+            apart = jnp.sum(divergence(states, head, their_states, their_head, temperature, dtype))
+            total = (1 - hyper["teacher"]) * reported + hyper["teacher"] * apart
+            sums["divergence"] = apart
         if self.z_loss:
-            total = reported + jnp.sum(z_penalty(normaliser, hyper["z_loss"]))
-        return total, ({"loss": reported, "weight": jnp.float32(nats.size)}, stats)
+            total += jnp.sum(z_penalty(normaliser, hyper["z_loss"]))
+        return total, (sums, stats)
 
     def score(self, params: Any, stats: Any, batch: Any) -> jax.Array:
         """Nats of each predicted token [batch, length]; a recurrent state starts from zero in every window."""
         del stats
         return self._nats(params, batch, None, {})[0]
 
-    def _nats(self, params: Any, batch: Any, dropout: Any, stats: Any) -> tuple[jax.Array, jax.Array, Any]:
+    def _nats(
+        self, params: Any, batch: Any, dropout: Any, stats: Any
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, Any]:
+        """Nats of each token, logs of the normalisers, what their product are the logits, and the other collections."""
         window, ids = batch["tokens"].astype(jnp.int32), batch.get("segments")
         apply: Any = self.network.apply
         if stats:
@@ -92,7 +116,7 @@ class LanguageModel:
             }
         else:
             states, head = apply({"params": params}, window[:, :-1], ids, dropout, method="hidden")
-        return *cross_entropy(states, head, window[:, 1:], self.network.logit_dtype), stats
+        return *cross_entropy(states, head, window[:, 1:], self.network.logit_dtype), states, head, stats
 
 
 class LanguageTask(StreamTask):
@@ -103,7 +127,19 @@ class LanguageTask(StreamTask):
     def __init__(self, config: ConfigDict):
         super().__init__(config)
         carried = config.batch_size if config.model.carry else 0
-        self.model = LanguageModel(network(config), self.end, config.model.z_loss > 0, carried)
+        teacher = teachers.network(config) if config.teacher.run else None
+        self.model = LanguageModel(network(config), self.end, config.model.z_loss > 0, carried, teacher)
+
+    def hyper(self) -> dict[str, float]:
+        """Scalars of the model that never recompile it."""
+        section = self.config.teacher
+        return super().hyper() | (
+            {"teacher": section.weight, "temperature": section.temperature} if section.run else {}
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """As of any stream, with those of a teacher."""
+        return super().facts() | (teachers.facts(self.config) if self.config.teacher.run else {})
 
     def batch(self, k: int, rows: slice) -> Arrays:
         """Rows of global batch k: windows of the training split, each where the state is carried the next of its row."""

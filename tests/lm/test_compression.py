@@ -1,12 +1,18 @@
-"""Language models of few bits and few weights, from a config to what is evaluated and generated."""
+"""Smaller language models: few bits, few weights, and students of a teacher, from a config to what is evaluated."""
 
 import json
 
+import jax.numpy as jnp
+import numpy as np
 import pytest
+import scipy
 from ml_collections import ConfigDict
 
 from isoflop import cli
-from training import config as configs, loop
+from lm.loss import divergence
+from training import checkpoint, config as configs, loop, record
+from training.errors import BadInput
+from training.signals import Interrupted
 
 
 def config(**changes):
@@ -45,3 +51,93 @@ def test_sparse_models_keep_their_embedding(tmp_path):
     dense = result["params_total"]
     assert result["density"] == pytest.approx(0.25, abs=0.01)
     assert result["params_nonzero"] == pytest.approx(dense - 0.75 * 2 * 12 * 16**2, rel=0.01)
+
+
+def teacher(path, **changes):
+    return loop.run(config(**{"model.width": 32, "horizon.steps": 80, **changes}), path)
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher")
+    return str(folder), teacher(folder)
+
+
+def test_divergence_is_that_of_two_distributions():
+    rng = np.random.default_rng(0)
+    states, theirs = rng.normal(size=(2, 3, 4)), rng.normal(size=(2, 3, 6))
+    head, their_head = rng.normal(size=(7, 4)), rng.normal(size=(7, 6))
+    for temperature in (1.0, 2.5):
+        p, q = (scipy.special.softmax(x / temperature, axis=-1) for x in (theirs @ their_head.T, states @ head.T))
+        wanted = temperature**2 * scipy.special.rel_entr(p, q).sum(axis=-1)
+        arrays = (jnp.asarray(x, jnp.float32) for x in (states, head, theirs, their_head))
+        np.testing.assert_allclose(divergence(*arrays, temperature), wanted, rtol=1e-4)
+
+
+def test_a_student_learns_what_its_teacher_says(taught, tmp_path):
+    folder, theirs = taught
+    scratch = loop.run(config(), tmp_path / "scratch")
+    student = loop.run(config(**{"teacher.run": folder}), tmp_path / "student")
+    assert student["teacher"] == f"{theirs['run_id']}:80" and student["run_id"] != scratch["run_id"]
+    assert student["teacher_loss"] == theirs["loss"] and student["teacher_params"] == theirs["params_total"]
+    assert theirs["loss"] < student["loss"] < scratch["loss"] + 0.03
+    lines = record.read_metrics(tmp_path / "student")
+    assert lines[-1]["divergence"] < 0.5 * lines[0]["divergence"]
+    extra = student["flops_exact"] - scratch["flops_exact"]
+    assert extra == pytest.approx(theirs["flops_forward"] / theirs["examples"] * student["examples"])
+    assert "teacher" not in checkpoint_names(tmp_path / "student")
+
+
+def checkpoint_names(run):
+    (folder,) = (run / "checkpoints").iterdir()
+    return {name.split("/")[0] for name in checkpoint._metadata(folder)["rest"]}
+
+
+def test_a_model_that_is_its_own_teacher_has_nothing_to_learn(taught, tmp_path):
+    folder, _ = taught
+    own = {"model.width": 32, "teacher.run": folder, "start.run": folder, "horizon.steps": 2, "log.every": 1}
+    loop.run(config(**own), tmp_path)
+    assert record.read_metrics(tmp_path)[0]["divergence"] == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("changes", [{"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}, {"accumulate": 4}])
+def test_a_taught_run_is_the_same_on_any_mesh_and_in_parts(taught, tmp_path, changes):
+    base = {"teacher.run": taught[0], "teacher.weight": 0.5, "teacher.temperature": 2.0, "horizon.steps": 10}
+    one = loop.run(config(**base), tmp_path / "one")
+    other = loop.run(config(**base, **changes), tmp_path / "other")
+    assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
+
+
+def test_a_taught_run_that_was_cut_goes_on(taught, tmp_path):
+    base = {"teacher.run": taught[0], "horizon.steps": 20, "checkpoint.every_steps": 8}
+    whole = loop.run(config(**base), tmp_path / "whole")
+
+    def stop(step, metrics):
+        if step >= 10:
+            raise KeyboardInterrupt
+
+    with pytest.raises((KeyboardInterrupt, Interrupted)):
+        loop.run(config(**base, **{"log.every": 1}), tmp_path / "cut", [stop])
+    again = loop.run(config(**base, **{"log.every": 1}), tmp_path / "cut")
+    assert again["continued_from"] == 8 and again["loss"] == whole["loss"]
+
+
+def test_a_recurrent_student_of_a_decoder(taught, tmp_path):
+    changes = {"model.name": "lstm", "model.heads": None, "teacher.run": taught[0], "horizon.steps": 5}
+    assert loop.run(config(**changes), tmp_path)["status"] == "completed"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"teacher.run": "nowhere"}, "teacher.run: nowhere is no run directory"),
+        ({"teacher.step": 3}, "teacher.run: .* has no checkpoint of step 3"),
+        ({"teacher.weight": 0.0}, r"teacher.weight: must be in \(0, 1\]"),
+        ({"teacher.temperature": 0.0}, "teacher.temperature: must be positive"),
+        ({"data.corpus_args.symbols": 9}, "teacher.run: .* has a vocabulary of 8 symbols, and this run of 9"),
+        ({"model.name": "encoder"}, "teacher.run: encoder learns from no teacher"),
+    ],
+)
+def test_a_teacher_that_cannot_be_is_refused(taught, changes, message):
+    with pytest.raises(BadInput, match=message):
+        configs.resolve(config(**{"teacher.run": taught[0], **changes}))
