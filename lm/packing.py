@@ -190,6 +190,7 @@ def _pack(
     done = sum(shard["documents"] for shard in shards)
     advance(int(sizes[order[:done]].sum()))
     pending: list[np.ndarray] = []
+    begun = offsets[-1]  # tokens in whole shards
 
     def close() -> None:
         path = partial / f"{split}-{len(shards):05d}.npy"
@@ -208,8 +209,9 @@ def _pack(
         for tokens in tokenizer.encode_batch(documents.texts(rows.tolist())):
             pending.append(np.append(tokens, tokens.dtype.type(tokenizer.end)))
             offsets.append(offsets[-1] + len(pending[-1]))
-            if len(pending) % parts == 0 and sum(map(len, pending)) >= shard_tokens:
+            if len(pending) % parts == 0 and offsets[-1] - begun >= shard_tokens:
                 close()
+                begun = offsets[-1]
         advance(int(sizes[rows].sum()))
     if pending:
         close()

@@ -24,7 +24,7 @@ def base(categories: bool) -> ConfigDict:
         {
             "task": "lm",
             "batch_size": 32,
-            "horizon": {"steps": 2000},
+            "horizon": {"steps": 1000},
             "model": {"name": "encoder", "width": 96, "depth": 3},
             "optimizer": {"peak_lr": 2e-3},
             "data": {**data, "seq_len": 128},
