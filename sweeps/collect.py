@@ -1,7 +1,8 @@
-"""From a sweep directory to tidy tables: `runs.parquet`, a row a run that has ended, and `curves.parquet`."""
+"""From a sweep directory to tidy tables: `runs.parquet`, a row a run that has ended, `curves.parquet`, `post.parquet`."""
 
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ def collect(path: Path | str) -> Path:
 
     `runs.parquet` holds each record with the sweep's name, the labels and the overrides of its point; a run that
     failed has its status, its labels and its plan. What is nested is JSON text. `curves.parquet` holds the logged
-    training losses of every run that has begun.
+    training losses of every run that has begun. Where runs were also evaluated in formats of few bits, `post.parquet`
+    holds a row for each: that of the run, with `bits_post`, the metrics then, `loss_before` and what was `loss_added`.
 
     Returns:
       The path of `runs.parquet`.
@@ -36,6 +38,8 @@ def collect(path: Path | str) -> Path:
     sweep = store.read(path)
     rows = [row for entry in sweep.entries.values() if (row := _row(sweep, entry)) is not None]
     _write(path / "curves.parquet", _curves(sweep))
+    if post := list(_post(rows)):
+        _write(path / "post.parquet", _table(post))
     _write(path / "runs.parquet", _table(rows))
     return path / "runs.parquet"
 
@@ -50,6 +54,13 @@ def _row(sweep: store.Sweep, entry: store.Entry) -> dict[str, Any] | None:
         return None
     planned = {"params_total": entry.params, "steps": entry.steps, "flops_exact": entry.flops}
     return {"run_id": entry.run_id, "status": "failed", **planned, **design, **entry.overrides}
+
+
+def _post(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for row in rows:
+        for kind in row.get("post") or ():
+            added = {"loss_before": row["loss"], "loss_added": kind["loss"] - row["loss"]}
+            yield {name: value for name, value in row.items() if name != "post"} | kind | added
 
 
 def _curves(sweep: store.Sweep) -> pa.Table:

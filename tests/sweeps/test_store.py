@@ -163,6 +163,19 @@ def test_collected_columns_are_those_of_the_design(sweep):
     assert len(columns) == len(set(columns))
 
 
+def test_formats_after_training_are_a_table_of_their_own(make, tmp_path):
+    base = {"mesh": {"data": 1}, "quantize": {"post": ("int8", "int3"), "roles": ("matrix", "vector")}}
+    sweep = store.add(tmp_path / "study", plans.plan(make(base=base)))
+    results = [train(sweep, run_id) for run_id in sweep.entries]
+    collect.collect(sweep.path)
+    rows = pq.read_table(sweep.path / "post.parquet").to_pylist()
+    assert [(row["run_id"], row["bits_post"]) for row in rows] == [
+        (result["run_id"], bits) for result in results for bits in (8.0, 3.0)
+    ]
+    for row, result in zip(rows, (r for r in results for _ in range(2)), strict=True):
+        assert row["loss_before"] == result["loss"] and row["loss_added"] == row["loss"] - result["loss"]
+
+
 def test_a_label_that_is_a_number_here_and_a_word_there_is_text(make, tmp_path):
     design = ({"seed": 0, "label.kind": 3}, {"seed": 1, "label.kind": "x"}, {"seed": 2, "label.kind": [1, 2]})
     sweep = store.add(tmp_path / "study", plans.plan(make(design)))

@@ -1,0 +1,20 @@
+"""An LSTM of two layers on the source of Python's standard library, beside the decoders of `make demo`.
+
+isoflop reproduce --config=configs/lm/lstm.py
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import baseline, seeds
+from configs.lm import demo
+
+EXPECTED: dict[str, Any] = {"metric": "bits_per_byte"}
+
+
+def get_config() -> ConfigDict:
+    """The baseline."""
+    base = demo.base()
+    base.model, base.horizon = ConfigDict({"name": "lstm", "width": 96}), ConfigDict({"tokens": 2.0e6})
+    return baseline("lstm", base, seeds(3), **EXPECTED)

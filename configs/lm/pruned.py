@@ -1,0 +1,35 @@
+"""Pruning: three quarters of the weights cut while training, and sparsity x size x tokens for its law.
+
+    isoflop reproduce --config=configs/lm/pruned.py
+    isoflop sweep --config=configs/lm/pruned.py:law --workdir=runs/sparsity
+    isoflop fit runs/sparsity --law=sparsity --n=params_nonzero
+
+The text and the shape are those of `make demo`. Weights are cut by magnitude among all matrices, from a quarter to three
+quarters of the horizon.
+"""
+
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from configs import baseline, seeds
+from configs.lm import demo
+from sweeps.design import axis, product
+
+EXPECTED: dict[str, Any] = {"metric": "loss"}
+SPARSITIES = (0.0, 0.5, 0.75, 0.875)
+WIDTHS = (24, 32, 48, 64)
+TOKENS = (0.5e6, 1.0e6, 2.0e6)
+
+
+def get_config(arg: str = "") -> ConfigDict:
+    """The baseline, or the sweep of the law."""
+    if arg not in ("", "law"):
+        raise ValueError(f"the argument is law or nothing, got {arg!r}")
+    base = demo.base()
+    if not arg:
+        base.model.width, base.horizon = 64, ConfigDict({"tokens": 2.0e6})
+        base.prune = ConfigDict({"sparsity": 0.75})
+        return baseline("pruned", base, seeds(3), **EXPECTED)
+    points = axis("model.width", WIDTHS), axis("horizon.tokens", TOKENS), axis("prune.sparsity", SPARSITIES)
+    return ConfigDict({"name": "sparsity", "base": base, "design": product(*points), **demo.LIMITS})
