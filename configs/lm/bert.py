@@ -5,7 +5,8 @@
     isoflop train --config=configs/lm/bert.py:tune --config.start.run=runs/reproduce/bert/runs/RUN_ID --workdir=runs/tuned
 
 The texts are in Debian's package wordnet-base. A category is one of 45, as noun.animal or verb.motion. Fine-tuning begins
-with a run of the first command, with the classifier drawn anew.
+with a run of the first command, with the classifier drawn anew. Positions are rotary: with learned ones, as BERT has them,
+the loss stood still at 2.8 nats, near that of the bytes' frequencies, for all of 770 steps.
 """
 
 from typing import Any
@@ -25,7 +26,7 @@ def base(categories: bool) -> ConfigDict:
             "task": "lm",
             "batch_size": 32,
             "horizon": {"steps": 1000},
-            "model": {"name": "encoder", "width": 96, "depth": 3},
+            "model": {"name": "encoder", "width": 96, "depth": 3, "positions": "rotary"},
             "optimizer": {"peak_lr": 2e-3},
             "data": {**data, "seq_len": 128},
             "evaluation": {"tokens": 262_144},
