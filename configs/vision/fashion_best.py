@@ -3,8 +3,7 @@
 isoflop reproduce --config=configs/vision/fashion_best.py
 
 The recipe was chosen by the accuracy on the test images, so that this is the best of ours and no blind estimate.
-One run on both cores, idle, makes 850
-images a second (over 300 steps): 16 minutes and a half.
+One run on both cores, idle, makes 850 images a second (over 300 steps): 16 minutes and a half.
 """
 
 from typing import Any
