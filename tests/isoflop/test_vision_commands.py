@@ -1,6 +1,7 @@
-"""Images from the command line: train, evaluate, export, cross-validate, reproduce."""
+"""Images from the command line: plan, train, evaluate, export, cross-validate, reproduce."""
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -109,3 +110,17 @@ def test_a_fine_tuned_run_names_its_parent(place, capsys):
     wrong = said(capsys, "train", *argv, "--config.model.width=8", "--workdir=other", code=2)
     assert "start.run: run does not fit: hidden1/bias is [16] there and [8] here" in wrong
     assert not Path("other").exists()
+
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.mark.parametrize("spec", re.findall(r"isoflop plan --config=(configs/vision/\S+?)`", README.read_text()))
+def test_plans_of_the_readme_need_no_data(tmp_path, monkeypatch, capsys, spec):
+    monkeypatch.setenv("ISOFLOP_CACHE", str(tmp_path))
+    for name in ("http_proxy", "https_proxy", "HTTPS_PROXY"):  # nothing is fetched where there is a network either
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    found = said(capsys, "plan", f"--config={spec}", f"--config.base.data.dataset_args.data_dir={tmp_path}")
+    (note,) = found["notes"]
+    assert "memory and time are not measured: dataset" in note and str(tmp_path) in note
+    assert found["hours"] is None and all(row["params_total"] and row["flops_exact"] for row in found["points"])
