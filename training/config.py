@@ -16,7 +16,6 @@ MATMUL = ("default", "highest", "high", "tensorfloat32", "bfloat16", "float32")
 
 # Keys that change how fast or where a run goes, never what it computes: no part of its identity.
 INDIFFERENT = (
-    "accumulate",
     "steps_per_call",
     "deterministic",
     "mesh",
@@ -28,6 +27,8 @@ INDIFFERENT = (
     "start.run",
     "start.step",
 )
+# Keys that are part of it only at another value than this one: the runs that went before them keep their names.
+LATER = {"accumulate": 1}
 WARMUP = ("warmup_steps", "warmup_tokens", "warmup_fraction")
 
 
@@ -38,7 +39,7 @@ def defaults() -> ConfigDict:
             "task": "lm",
             "seed": 0,
             "batch_size": placeholder(int),  # examples a step
-            "accumulate": 1,  # micro-batches a step
+            "accumulate": 1,  # micro-batches a step: each has draws, and statistics of batch norm, of its own
             "steps_per_call": 1,  # optimizer steps in one jitted call: fewer dispatches for tiny models
             "deterministic": False,  # on GPUs: only operations whose result repeats bit for bit, as on CPUs they all do
             # Exactly one; flops are exact training FLOPs (products, full attention).
@@ -257,8 +258,10 @@ def _warmup(config: ConfigDict, steps: int, tokens_per_example: int, rule: dict[
 
 def semantic(config: ConfigDict) -> dict[str, Any]:
     """What a resolved config means, flat (`model.width`: 256): no paths, speed switches, hosts or dates."""
-    indifferent = (*INDIFFERENT, *getattr(family_of(config.task), "INDIFFERENT", ()))
-    flat = flatten(config.to_dict())
+    family = family_of(config.task)
+    indifferent = (*INDIFFERENT, *getattr(family, "INDIFFERENT", ()))
+    later = LATER | getattr(family, "LATER", {})
+    flat = {key: value for key, value in flatten(config.to_dict()).items() if key not in later or value != later[key]}
     kept = {key: value for key, value in flat.items() if not _under(key, indifferent)}
     for key in WARMUP:
         kept.pop(f"schedule.{key}", None)

@@ -28,7 +28,8 @@ class Model(Protocol):
         """(total, (sums, stats)): the SUM of what is minimised over the batch's weight, and sums for the metrics.
 
         `sums` holds at least "weight" (tokens or images) and "loss" (the reported loss, summed); the engine divides
-        totals and gradients by the weight of the whole batch, so accumulation and sharding leave the result exact."""
+        totals and gradients by the weight of the whole batch. So sharding leaves the result exact; accumulation does where
+        nothing is drawn and an example's loss depends on no other, for each micro-batch has a key of its own."""
         ...
 
     def score(self, params: Any, stats: Any, batch: Any) -> Any:

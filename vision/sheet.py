@@ -31,8 +31,8 @@ def settings(side: int) -> list[Augment]:
     """Each augmentation alone, strong enough to see on images of so many pixels, and many together."""
     crop = max(side // 8, 1)
     return [
-        *(Augment(), Augment(flip=True), Augment(crop=crop), Augment(rotate=30.0), Augment(shear=20.0)),
-        *(Augment(zoom=0.4), Augment(colour=0.6), Augment(randaugment=2), Augment(erase=1.0)),
+        *(Augment(), Augment(flip=True), Augment(crop=crop), Augment(resized_crop=0.2), Augment(rotate=30.0)),
+        *(Augment(shear=20.0), Augment(zoom=0.4), Augment(colour=0.6), Augment(randaugment=2), Augment(erase=1.0)),
         *(Augment(mixup=1.0), Augment(cutmix=1.0)),
         Augment(flip=True, crop=crop, rotate=15.0, colour=0.4, erase=0.25, mixup=0.2, cutmix=1.0),
     ]

@@ -23,6 +23,7 @@ INDIFFERENT = (
     *("model.size", "model.variant", "model.scan", "model.remat", "model.attention"),
     *("data.cache_dir", "data.dataset_args.data_dir", "evaluation.batch_size"),
 )
+LATER = {"data.augment.resized_crop": 0.0}  # as in `training.config`
 # Keys that never change a compiled step.
 INPUTS = ("data.fold", "data.folds", "data.limit", "data.validation", "data.seed", "evaluation.split")
 UNIT = "images"  # what people count a run in
