@@ -33,15 +33,17 @@ def score(metrics: dict[str, Any], metric: str) -> float:
     return float(-value if metric in LOWER else value)
 
 
-def judge(run: Path, step: int, metric: str, patience: int) -> Verdict:
-    """The verdict over the evaluations of a run up to a step, as its `metrics.jsonl` has them.
+def judge(run: Path, step: int, metric: str, patience: int) -> Verdict | None:
+    """The verdict over the evaluations of a run up to a step, as its `metrics.jsonl` has them; None: there were none.
 
     Args:
-      run: its directory, in which at least one evaluation was logged.
+      run: its directory.
       metric: name, as in `score`.
       patience: evaluations in a row without a better one that end a run; 0: none do.
     """
     lines = [line for line in record.read_metrics(run) if line["step"] <= step and f"eval_{metric}" in line]
+    if not lines:
+        return None
     scores = [score({metric: line[f"eval_{metric}"]}, metric) for line in lines]
     best = max(range(len(scores)), key=lambda i: (scores[i], -i))
     return Verdict(lines[best]["step"], scores[best], 0 < patience <= len(scores) - 1 - best)
