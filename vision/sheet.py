@@ -23,6 +23,7 @@ from vision.datasets import pixels
 Images = Float[np.ndarray, "count height width channels"]
 Rows = dict[str, tuple[Images, list[str]]]  # by label, with a note under each image or none
 
+SUFFIXES = (".png", ".svg", ".pdf")
 SIDE = 0.9  # inches of an image's width
 GAP = 0.16  # between images, in widths
 
@@ -88,7 +89,7 @@ def draw(rows: Rows) -> Figure:
 
 
 def write(rows: Rows, path: Path) -> None:
-    """The rows as a figure: PNG, SVG or PDF by the file's suffix."""
+    """The rows as a figure: PNG, SVG or PDF by the file's suffix, one of `SUFFIXES`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draw(rows).savefig(path, dpi=200, bbox_inches="tight", pad_inches=0.15)
 
@@ -136,6 +137,8 @@ def main(argv: list[str] | None = None) -> int:
     if min(given.columns, given.size) < 1 or not 0 <= given.magnitude <= 10:
         parser.error("--columns and --size must be at least 1, --magnitude in [0, 10]")
     try:
+        if given.out.suffix.lower() not in SUFFIXES:
+            raise BadInput(f"--out: {given.out} ends in none of {', '.join(SUFFIXES)}")
         images = from_files(given.images, given.size) if given.images else from_dataset(given.dataset, given.columns)
     except BadInput as error:
         print(error, file=sys.stderr)
