@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -146,13 +147,14 @@ def resolve(config: Any) -> ConfigDict:
     """
     config = ConfigDict(config.copy_and_resolve_references())
     config.unlock()
-    if "derived" in config:
-        del config.derived
     family = family_of(config.task)
     _validate(config)
-    for key, value in family.shape_for(config.model.get("size"), config).items():
-        if config.model[key] is None:
-            config.model[key] = value
+    if "derived" in config:  # resolved before: its size has become a shape
+        del config.derived
+    else:
+        for key, value in family.shape_for(config.model.get("size"), config).items():
+            if config.model[key] is None:
+                config.model[key] = value
     family.validate(config)
     cost = family.cost(config)
     examples = _examples(config, family, cost)
@@ -190,6 +192,11 @@ def _validate(config: Any) -> None:
     optimizer.options(config.optimizer)
     schedule.options(config.schedule)
     transfer.check(config.optimizer.lr_factors)
+    if not -(2**31) <= config.seed < 2**31:
+        raise BadInput(f"seed: must be a whole number of 32 bits, got {config.seed}")
+    size = config.model.get("size")
+    if size is not None and not 0 < size < math.inf:
+        raise BadInput(f"model.size: must be a number of parameters, got {size}")
     given = [key for key, value in config.horizon.items() if value is not None]
     if len(given) != 1:
         raise BadInput(f"horizon: give exactly one of {', '.join(config.horizon)}; got {', '.join(given) or 'none'}")

@@ -1,6 +1,7 @@
 """Which evaluation of a run was the best, and whether to stop: pure functions of what its metrics say."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,12 +26,17 @@ def score(metrics: dict[str, Any], metric: str) -> float:
       BadInput: the evaluation has no such metric.
     """
     if metric not in metrics or isinstance(metrics[metric], str):
-        known = ", ".join(name for name, value in metrics.items() if isinstance(value, float))
-        raise BadInput(f"stopping.metric: the evaluation gives no {metric!r} (it gives {known})")
+        check(metric, [name for name, value in metrics.items() if isinstance(value, float)])
     value = metrics[metric]
     if value is None or not math.isfinite(value):
         return -math.inf
     return float(-value if metric in LOWER else value)
+
+
+def check(metric: str, known: Iterable[str]) -> None:
+    """Raise BadInput where a metric is none of those that an evaluation gives."""
+    if metric not in known:
+        raise BadInput(f"stopping.metric: the evaluation gives no {metric!r} (it gives {', '.join(known)})")
 
 
 def judge(run: Path, step: int, metric: str, patience: int) -> Verdict | None:

@@ -60,6 +60,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     # On any mesh, and whatever became of the run that this one began with.
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
     config.start = ConfigDict({"run": "", "step": None, "fresh": ()})
+    config.stopping.patience = 0  # whatever was chosen by the validation images, they may be looked at
     config = configs.resolve(config)
     task, mesh = family_of(config.task).build(config), meshes.build(config.mesh)
     for flag in ("probe", "figures"):
