@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from isoflop.cli import main
 
@@ -92,6 +93,30 @@ def test_cross_validation_reproduces_its_mean_or_says_that_it_does_not(place, ca
     assert main(["reproduce", config, tolerance, f"--config.expected.mean={mean - 0.02}"]) == 1
     assert "OUTSIDE" in capsys.readouterr().out
     assert "give both mean and tolerance" in said(capsys, "reproduce", config, tolerance, code=2)
+
+
+def test_evaluate_probes_and_draws(place, capsys):
+    found = said(capsys, "evaluate", "run", "--probe=5", "--figures=drawn")
+    assert 0.5 < found["probe_5_shot"] < 1 and found["figures"] == ["drawn/confusion.png", "drawn/filters.png"]
+    for name in found["figures"]:
+        with Image.open(name) as drawn:
+            assert drawn.width > 300 and len(drawn.convert("L").getcolors()) > 20
+    assert main(["evaluate", "run", "--probe=5"]) == 0
+    assert f"probe_5_shot       {found['probe_5_shot']:.5g}" in capsys.readouterr().out
+    assert "2000 shots of a class with 142 images" in said(capsys, "evaluate", "run", "--probe=2000", code=2)
+
+
+def test_attention_is_drawn_and_what_was_chosen_by_may_be_looked_at(place, capsys):
+    vit = ["--config.model.name=vit", "--config.model.width=8", "--config.model.depth=1"]
+    chosen = ["--config.data.validation=0.1", "--config.stopping.patience=2", "--config.log.evaluate_every=10"]
+    trained = said(capsys, "train", "--config=digits.py", *vit, *chosen, "--workdir=vit")
+    assert trained["best_step"] and trained["eval_set"] == "dataset digits (test)"
+    found = said(capsys, "evaluate", "vit", "--split=validation", "--figures=seen")
+    assert found["eval_set"] == "dataset digits (validation)"
+    assert set(found["figures"]) == {"seen/confusion.png", "seen/filters.png", "seen/attention.png"}
+    refused = said(capsys, "train", "--config=digits.py", *vit, *chosen, "--config.evaluation.split=validation",
+                   "--workdir=other", code=2)  # fmt: skip
+    assert "stopping.patience: chooses by the validation images" in refused
 
 
 def test_a_fine_tuned_run_names_its_parent(place, capsys):
