@@ -222,7 +222,7 @@ def options(model: Any, vocab_size: int, seq_len: int) -> dict[str, Any]:
     """
     kind, full = KINDS.get(model.name), chosen("model", KINDS, model, COMMON)
     assert kind is not None
-    if all(value is not None for value in full.values()):
+    if model.size is None and all(value is not None for value in full.values()):
         return full
     shape = kind.shape(model.size, full, vocab_size, seq_len)
     return {key: shape[key] if value is None else value for key, value in full.items()}

@@ -1,5 +1,7 @@
 """Language modelling as a family: what the engine and the sweeps need of it, and nothing else."""
 
+import functools
+import math
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -7,6 +9,7 @@ from ml_collections.config_dict import placeholder
 
 from lm import models, objectives, rules as named_rules, tokens
 from lm.store import TokenStore
+from training import stopping, transfer
 from training.cost import Cost
 from training.errors import BadInput
 from training.task import Task
@@ -48,10 +51,16 @@ def validate(config: ConfigDict) -> None:
         raise BadInput(f"data.seq_len: must be at least 1, got {config.data.seq_len}")
     if not 0 <= config.model.dropout < 1:
         raise BadInput(f"model.dropout: must be in [0, 1), got {config.model.dropout}")
+    if not 0 <= config.model.init_scale < math.inf:
+        raise BadInput(f"model.init_scale: must not be negative, got {config.model.init_scale}")
+    if config.evaluation.batch_size < 1:
+        raise BadInput(f"evaluation.batch_size: must be at least 1, got {config.evaluation.batch_size}")
     objective = objectives.of(config)
     if config.teacher.run and objective is not objectives.next_token:
         raise BadInput(f"teacher.run: {config.model.name} learns from no teacher; models that continue a text do")
+    stopping.check(config.stopping.metric, objective.METRICS)
     objective.cost(config)
+    transfer.check_names(config, functools.partial(objective.network(config).init, method="parameters"))
 
 
 def rules(config: ConfigDict, n: int, d: float) -> dict[str, float | int]:

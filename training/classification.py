@@ -5,6 +5,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+METRICS = (  # of a summary
+    *("loss", "loss_sem", "accuracy", "error", "top5", "precision", "recall", "f1"),
+    "calibration_error",
+)
 BINS = 15  # of confidence, for the calibration error (Guo et al. 2017)
 
 Logits = Float[np.ndarray, "examples classes"]

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -16,7 +17,6 @@ MATMUL = ("default", "highest", "high", "tensorfloat32", "bfloat16", "float32")
 
 # Keys that change how fast or where a run goes, never what it computes: no part of its identity.
 INDIFFERENT = (
-    "accumulate",
     "steps_per_call",
     "deterministic",
     "mesh",
@@ -30,6 +30,8 @@ INDIFFERENT = (
     "teacher.run",
     "teacher.step",
 )
+# Keys that are part of it only at another value than this one: the runs that went before them keep their names.
+LATER = {"accumulate": 1}
 WARMUP = ("warmup_steps", "warmup_tokens", "warmup_fraction")
 
 
@@ -40,7 +42,7 @@ def defaults() -> ConfigDict:
             "task": "lm",
             "seed": 0,
             "batch_size": placeholder(int),  # examples a step
-            "accumulate": 1,  # micro-batches a step
+            "accumulate": 1,  # micro-batches a step: each has draws, and statistics of batch norm, of its own
             "steps_per_call": 1,  # optimizer steps in one jitted call: fewer dispatches for tiny models
             "deterministic": False,  # on GPUs: only operations whose result repeats bit for bit, as on CPUs they all do
             # Exactly one; flops are exact training FLOPs (products, full attention).
@@ -162,13 +164,14 @@ def resolve(config: Any) -> ConfigDict:
     """
     config = ConfigDict(config.copy_and_resolve_references())
     config.unlock()
-    if "derived" in config:
-        del config.derived
     family = family_of(config.task)
     _validate(config)
-    for key, value in family.shape_for(config.model.get("size"), config).items():
-        if config.model[key] is None:
-            config.model[key] = value
+    if "derived" in config:  # resolved before: its size has become a shape
+        del config.derived
+    else:
+        for key, value in family.shape_for(config.model.get("size"), config).items():
+            if config.model[key] is None:
+                config.model[key] = value
     family.validate(config)
     cost = family.cost(config)
     examples = _examples(config, family, cost)
@@ -209,6 +212,11 @@ def _validate(config: Any) -> None:
     transfer.check(config.optimizer.lr_factors)
     transforms.of(config)
     transfer.check_teacher(config.teacher)
+    if not -(2**31) <= config.seed < 2**31:
+        raise BadInput(f"seed: must be a whole number of 32 bits, got {config.seed}")
+    size = config.model.get("size")
+    if size is not None and not 0 < size < math.inf:
+        raise BadInput(f"model.size: must be a number of parameters, got {size}")
     given = [key for key, value in config.horizon.items() if value is not None]
     if len(given) != 1:
         raise BadInput(f"horizon: give exactly one of {', '.join(config.horizon)}; got {', '.join(given) or 'none'}")
@@ -277,8 +285,10 @@ def _warmup(config: ConfigDict, steps: int, tokens_per_example: int, rule: dict[
 
 def semantic(config: ConfigDict) -> dict[str, Any]:
     """What a resolved config means, flat (`model.width`: 256): no paths, speed switches, hosts or dates."""
-    indifferent = (*INDIFFERENT, *getattr(family_of(config.task), "INDIFFERENT", ()))
-    flat = flatten(config.to_dict())
+    family = family_of(config.task)
+    indifferent = (*INDIFFERENT, *getattr(family, "INDIFFERENT", ()))
+    later = LATER | getattr(family, "LATER", {})
+    flat = {key: value for key, value in flatten(config.to_dict()).items() if key not in later or value != later[key]}
     kept = {key: value for key, value in flat.items() if not _under(key, indifferent)}
     for key in WARMUP:
         kept.pop(f"schedule.{key}", None)

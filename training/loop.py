@@ -16,7 +16,6 @@ from training import (
     mesh as meshes,
     record,
     schedule,
-    signals,
     state as states,
     step as steps,
     stopping,
@@ -25,6 +24,7 @@ from training import (
 )
 from training.config import resolve
 from training.meter import Diverged, Meter, Observer
+from training.signals import Interrupted, stoppable
 from training.task import Task, resolve as family_of
 
 
@@ -45,7 +45,7 @@ def run(
       extra: entries for the record, e.g. the sweep and its design columns.
     Raises:
       BadInput: a config, workdir, checkpoint or corpus that does not fit.
-      signals.Interrupted: stopped by a signal, after saving a checkpoint.
+      Interrupted: stopped by a signal, after saving a checkpoint.
     """
     config = resolve(config)
     with record.open_run(Path(workdir), config, allow_change) as directory:
@@ -106,11 +106,11 @@ def _train(
         meter.uncounted(time.perf_counter() - paused)
         return scores
 
-    status, scores, best = "completed", {"loss": None, "loss_sem": None}, None
-    metric, patience = config.stopping.metric, config.stopping.patience
-    saved_at = time.perf_counter()
+    status, scores, saved_at = "completed", {"loss": None, "loss_sem": None}, time.perf_counter()
+    metric, patience, keep = config.stopping.metric, config.stopping.patience, config.checkpoint
+    best = stopping.judge(directory.path, start, metric, patience) if patience else None
     try:
-        with signals.stoppable() as stop:
+        with stoppable() as stop:
             while step < total and not (best and best.exhausted):
                 n = stride if step + stride <= total else 1
                 batch = data.batches(task, shapes, mesh, step, n)
@@ -120,40 +120,40 @@ def _train(
                 if step == total and not patience:
                     break  # what follows the loop evaluates and saves
                 minutes, score = (time.perf_counter() - saved_at) / 60, None
-                due = _crossed(step, n, config.checkpoint.every_steps) or 0 < config.checkpoint.every_minutes <= minutes
-                asked = _crossed(step, n, config.log.evaluate_every) or step == total
-                if asked or (due and config.checkpoint.keep_best):
+                due = _crossed(step, n, keep.every_steps) or 0 < keep.every_minutes <= minutes
+                if step == total or _crossed(step, n, config.log.evaluate_every) or (due and keep.keep_best):
                     meter.flush()
                     interim = evaluate(final=False)
                     score = stopping.score(interim, metric)
                     directory.log(step, **{f"eval_{name}": value for name, value in interim.items()})
-                    best = stopping.judge(directory.path, step, metric, patience)
-                    if patience:  # the end saves the best of all steps in the place of the last one
-                        due = best.step == step or (due and step < total and not best.exhausted)
+                    best = stopping.judge(directory.path, step, metric, patience) if patience else None
+                    if best and (best.exhausted or step == total):
+                        break  # what follows the loop saves the best of all steps in the place of this one
+                    due = due or (best is not None and best.step == step)
                 if due or stop:
                     meter.flush()
                     saved.save(step, state, score)
                     saved_at = time.perf_counter()
                     if stop:
                         saved.wait()
-                        raise signals.Interrupted(stop[0], step)
+                        raise Interrupted(stop[0], step)
             meter.flush()
     except Diverged as error:
         status, step = "diverged", error.step
     seconds = meter.seconds()
     if status == "completed":
-        if patience and best and best.step != step:
+        if best and best.step != step:
             saved.wait()
             state = saved.restore(best.step, program.abstract, program.shardings)
         scores = evaluate(final=True)
-        if config.checkpoint.final:
+        if keep.final:
             saved.save(step, state)
         scores |= {"post": evaluation.after_training(task, config, axes, state, mesh)} if config.quantize.post else {}
     return step, {
         "status": status,
         **scores,
         "train_loss": meter.recent_loss(),
-        "best_step": best.step if patience and best else None,
+        "best_step": best.step if best else None,
         **transforms.facts(config, state.params, axes, state.masks),
         "last_good": meter.last_good if status == "diverged" else None,
         "wall_seconds": meter.earlier + time.perf_counter() - began,

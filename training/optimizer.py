@@ -30,6 +30,7 @@ SHARED = {
     "l2",
     "lr_factors",
 }  # keys of every optimizer
+MEANS = {"momentum", "b1", "b2"}  # options that say how much of a running mean a step keeps
 
 
 class Optimizer(NamedTuple):
@@ -119,12 +120,16 @@ def options(config: Mapping[str, Any]) -> dict[str, Any]:
     """The options of the named optimizer.
 
     Raises:
-      BadInput: an unknown name or role, or an option that this optimizer does not use.
+      BadInput: an unknown name or role, an option that this optimizer does not use, or one out of range.
     """
     for name in config["decay_roles"]:
         if name not in ROLES:
             raise BadInput(f"optimizer.decay_roles: no role {name!r} (known: {', '.join(ROLES)})")
-    return chosen("optimizer", TABLE, config, SHARED)
+    found = chosen("optimizer", TABLE, config, SHARED)
+    for name in MEANS & found.keys():
+        if not 0 <= found[name] < 1:
+            raise BadInput(f"optimizer.{name}: must be in [0, 1), got {found[name]}")
+    return found
 
 
 def weight_decay(config: Mapping[str, Any]) -> float:

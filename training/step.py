@@ -156,8 +156,10 @@ def read(found: transforms.Transforms, axes: Any, state: State, hyper: Mapping[s
 def _accumulated(differentiate: Any, parts: int, state: State, batch: Any, key: jax.Array, hyper: Any) -> Any:
     """Sums and gradients over micro-batches, one after another in a scan; every micro-batch spans all devices.
 
-    Each micro-batch starts from the same statistics (of batch norm), and what they make of them is averaged: running
-    means move as they do with the whole batch, running variances by the mean of those within micro-batches.
+    The same step as that of the whole batch only where an example's loss depends on no other and nothing is drawn: each
+    micro-batch has a key of its own (dropout, augmentation), and batch norm sees one micro-batch at a time. Each starts
+    from the same running statistics, and what they make of them is averaged: means move as with the whole batch,
+    variances by the mean of those within micro-batches, without the variance between their means.
     """
 
     def split(x: jax.Array) -> jax.Array:

@@ -1,6 +1,7 @@
 """Which evaluation of a run was the best, and whether to stop: pure functions of what its metrics say."""
 
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,23 +26,30 @@ def score(metrics: dict[str, Any], metric: str) -> float:
       BadInput: the evaluation has no such metric.
     """
     if metric not in metrics or isinstance(metrics[metric], str):
-        known = ", ".join(name for name, value in metrics.items() if isinstance(value, float))
-        raise BadInput(f"stopping.metric: the evaluation gives no {metric!r} (it gives {known})")
+        check(metric, [name for name, value in metrics.items() if isinstance(value, float)])
     value = metrics[metric]
     if value is None or not math.isfinite(value):
         return -math.inf
     return float(-value if metric in LOWER else value)
 
 
-def judge(run: Path, step: int, metric: str, patience: int) -> Verdict:
-    """The verdict over the evaluations of a run up to a step, as its `metrics.jsonl` has them.
+def check(metric: str, known: Iterable[str]) -> None:
+    """Raise BadInput where a metric is none of those that an evaluation gives."""
+    if metric not in known:
+        raise BadInput(f"stopping.metric: the evaluation gives no {metric!r} (it gives {', '.join(known)})")
+
+
+def judge(run: Path, step: int, metric: str, patience: int) -> Verdict | None:
+    """The verdict over the evaluations of a run up to a step, as its `metrics.jsonl` has them; None: there were none.
 
     Args:
-      run: its directory, in which at least one evaluation was logged.
+      run: its directory.
       metric: name, as in `score`.
       patience: evaluations in a row without a better one that end a run; 0: none do.
     """
     lines = [line for line in record.read_metrics(run) if line["step"] <= step and f"eval_{metric}" in line]
+    if not lines:
+        return None
     scores = [score({metric: line[f"eval_{metric}"]}, metric) for line in lines]
     best = max(range(len(scores)), key=lambda i: (scores[i], -i))
     return Verdict(lines[best]["step"], scores[best], 0 < patience <= len(scores) - 1 - best)

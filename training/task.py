@@ -29,7 +29,8 @@ class Model(Protocol):
         are the model's other collections, and among those that enter, not those that leave, a "teacher" where it has one.
 
         `sums` holds at least "weight" (tokens or images) and "loss" (the reported loss, summed); the engine divides
-        totals and gradients by the weight of the whole batch, so accumulation and sharding leave the result exact."""
+        totals and gradients by the weight of the whole batch. So sharding leaves the result exact; accumulation does where
+        nothing is drawn and an example's loss depends on no other, for each micro-batch has a key of its own."""
         ...
 
     def score(self, params: Any, stats: Any, batch: Any) -> Any:

@@ -5,10 +5,11 @@ Patterns are regular expressions of a parameter's whole path, as in `head/.*` or
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -100,11 +101,12 @@ def begin(state: State, section: Any, shardings: State, mesh: Mesh) -> State:
       shardings: of the state.
       mesh: where the state lies.
     Raises:
-      BadInput: parameters are missing there, or have another shape.
+      BadInput: parameters are missing there, or have another shape; or a pattern of `fresh` matches none.
     """
     if not section.run:
         return state
     run, fresh = Path(section.run), [_compiled(pattern, "start.fresh") for pattern in section.fresh]
+    _check_fresh(fresh, state.params, state.stats)
     kept = {name: checkpoint.load_part(run, name, section.step, mesh) for name in ("params", "ema", "stats")}
     params = _taken(state.params, kept["ema"] or kept["params"], fresh, run)
     stats = _taken(state.stats, kept["stats"], fresh, run)
@@ -131,6 +133,27 @@ def _taken(ours: Any, theirs: Any, fresh: list[re.Pattern[str]], run: Path) -> A
     if problems:
         raise BadInput(f"start.run: {run} does not fit: {'; '.join(problems)} (what is to be drawn anew: start.fresh)")
     return jax.tree.unflatten(tree, found)
+
+
+def _check_fresh(fresh: list[re.Pattern[str]], *trees: Any) -> None:
+    names = [name for tree in trees for name in checkpoint.named(tree)]
+    for pattern in fresh:
+        if not any(map(pattern.fullmatch, names)):
+            raise BadInput(f"start.fresh: no parameter matches {pattern.pattern!r}")
+
+
+def check_names(config: Any, init: Callable[[jax.Array], Any]) -> None:
+    """Raise BadInput where `start.fresh` or `optimizer.lr_factors` of a config name no parameter, before any is drawn.
+
+    Args:
+      config: complete.
+      init: key -> the variables of its model, boxed.
+    """
+    if config.start.fresh or config.optimizer.lr_factors:
+        variables = nn.meta.unbox(dict(jax.eval_shape(init, jax.random.key(0))))
+        params = variables.pop("params")
+        _check_fresh([_compiled(pattern, "start.fresh") for pattern in config.start.fresh], params, variables)
+        factors(params, config.optimizer.lr_factors)
 
 
 def check(rules: Rules) -> None:

@@ -22,6 +22,7 @@ from vision.vit import ViT
 COMMON = {"name", "size", "variant", "dropout", "stochastic_depth", "label_smoothing", "init_scale"}
 DROPS = ("dropout", "stochastic_depth")
 WIDEST = 65_536
+COUNTS = ("width", "depth", "heads", "mlp_width", "token_width", "patch", "stages")
 
 
 class Family(NamedTuple):
@@ -43,21 +44,21 @@ class Family(NamedTuple):
     variant: Callable[[str], dict[str, Any]] | None = None
 
 
+def _depth(width: int) -> int:
+    """16 features a block up to 12 blocks, as Ti, S and B have, then 64."""
+    return max(2, min(round(width / 16), 12), round(width / 64))
+
+
 def _vit_shape(options: dict[str, Any]) -> dict[str, Any]:
-    """Of a width: 16 features a block up to 12 blocks, as Ti, S and B have, then 64; heads as in `training.nets.sizes`;
-    an MLP of four widths."""
+    """Of a width: the depth; heads as in `training.nets.sizes`; an MLP of four widths."""
     width = options["width"]
-    return {
-        "depth": max(2, min(round(width / 16), 12), round(width / 64)),
-        "heads": sizes.heads(width),
-        "mlp_width": 4 * width,
-    }
+    return {"depth": _depth(width), "heads": options["heads"] or sizes.heads(width), "mlp_width": 4 * width}
 
 
 def _mixer_shape(options: dict[str, Any]) -> dict[str, Any]:
     """Of a width: as many blocks as a vision transformer has, and the proportions of the published models."""
     width = options["width"]
-    return {"depth": _vit_shape(options)["depth"], "mlp_width": 4 * width, "token_width": max(1, width // 2)}
+    return {"depth": _depth(width), "mlp_width": 4 * width, "token_width": max(1, width // 2)}
 
 
 FAMILIES: dict[str, Family] = {
@@ -121,9 +122,7 @@ def defaults() -> ConfigDict:
         {
             "name": "vit",
             "size": placeholder(float),  # target parameters; the width follows
-            "variant": placeholder(
-                str
-            ),  # a published shape: "B/16" of vit, "50" of resnet; keys that are given go before
+            "variant": placeholder(str),  # a published shape: "B/16" of vit, "50" of resnet
             **{key: placeholder(kind) for key, kind in kinds.items()},
             "dropout": 0.0,
             "stochastic_depth": 0.0,
@@ -134,7 +133,7 @@ def defaults() -> ConfigDict:
 
 
 def options(model: Any, image: tuple[int, int, int], classes: int) -> dict[str, Any]:
-    """All that the named model reads, filled in: what is given, then its variant, its size, its defaults.
+    """All that the named model reads, filled in: what is given or its variant has, then its size, its defaults.
 
     Args:
       model: the config's section.
@@ -142,7 +141,8 @@ def options(model: Any, image: tuple[int, int, int], classes: int) -> dict[str, 
       classes: numbers to tell apart.
 
     Raises:
-      BadInput: an unknown name or variant, a key that the model does not read, or no shape of the wanted size.
+      BadInput: an unknown name or variant, a key that the model does not read or its variant has otherwise, a number that
+        counts nothing, or no shape of the wanted size.
     """
     if model.name not in FAMILIES:
         raise BadInput(
@@ -154,12 +154,12 @@ def options(model: Any, image: tuple[int, int, int], classes: int) -> dict[str, 
         if model[key] and key not in _fields(family.module):
             raise BadInput(f"model.{key}: {model.name} has none")
     given = {key: model[key] for key in family.options if model[key] is not None}
-    if len(given) == len(family.options):
-        return given  # resolved before
+    for key in filter(given.__contains__, COUNTS):
+        numbers = given[key] if key == "stages" else (given[key],)
+        if not numbers or any(type(number) is not int or number < 1 for number in numbers):
+            raise BadInput(f"model.{key}: wants whole numbers of at least 1, got {given[key]!r}")
     if model.variant is not None:
-        if family.variant is None:
-            raise BadInput(f"model.variant: {model.name} has no published shapes; give model.width")
-        given = family.variant(model.variant) | given
+        given |= _published(family, model, given)
     if model.size is None:
         return _complete(family, given)
     if "width" in given:
@@ -169,6 +169,18 @@ def options(model: Any, image: tuple[int, int, int], classes: int) -> dict[str, 
         return family.cost(_module(family, shape, image, classes)).params_total
 
     return sizes.nearest(model.size, (_complete(family, given | {"width": width}) for width in _widths()), count)
+
+
+def _published(family: Family, model: Any, given: dict[str, Any]) -> dict[str, Any]:
+    """The options of the config's variant, which no option that is given contradicts."""
+    if family.variant is None:
+        raise BadInput(f"model.variant: {model.name} has no published shapes; give model.width")
+    shape = family.variant(model.variant)
+    other = [key for key in shape if key in given and _plain(given[key]) != shape[key]]
+    if other:
+        has, gives = (", ".join(f"{key}={values[key]}" for key in other) for values in (shape, given))
+        raise BadInput(f"model.variant: {model.variant!r} has {has}, and the config gives {gives} (None opens a key)")
+    return shape
 
 
 def build(model: Any, precision: Any, image: tuple[int, int, int], classes: int) -> Classifier:
@@ -191,8 +203,12 @@ def cost(name: str, built: Classifier) -> Cost:
 
 
 def _module(family: Family, shape: dict[str, Any], image: tuple[int, int, int], classes: int, **extra: Any) -> Any:
-    plain = {key: tuple(value) if isinstance(value, list) else value for key, value in shape.items()}
+    plain = {key: _plain(value) for key, value in shape.items()}
     return family.module(classes=classes, image=image, **plain, **extra)
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _complete(family: Family, given: dict[str, Any]) -> dict[str, Any]:

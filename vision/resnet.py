@@ -177,6 +177,8 @@ def check(model: ResNet) -> None:
         raise BadInput(f"model.stages: every stage needs a block, got {model.stages}")
     if model.width < 1:
         raise BadInput(f"model.width: must be at least 1, got {model.width}")
+    if not 0 <= model.momentum < 1:
+        raise BadInput(f"model.momentum: must be in [0, 1), got {model.momentum}")
 
 
 def convolutions(model: ResNet) -> Iterator[Convolution]:

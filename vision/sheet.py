@@ -23,6 +23,7 @@ from vision.datasets import pixels
 Images = Float[np.ndarray, "count height width channels"]
 Rows = dict[str, tuple[Images, list[str]]]  # by label, with a note under each image or none
 
+SUFFIXES = (".png", ".svg", ".pdf")
 SIDE = 0.9  # inches of an image's width
 GAP = 0.16  # between images, in widths
 
@@ -31,8 +32,8 @@ def settings(side: int) -> list[Augment]:
     """Each augmentation alone, strong enough to see on images of so many pixels, and many together."""
     crop = max(side // 8, 1)
     return [
-        *(Augment(), Augment(flip=True), Augment(crop=crop), Augment(rotate=30.0), Augment(shear=20.0)),
-        *(Augment(zoom=0.4), Augment(colour=0.6), Augment(randaugment=2), Augment(erase=1.0)),
+        *(Augment(), Augment(flip=True), Augment(crop=crop), Augment(resized_crop=0.2), Augment(rotate=30.0)),
+        *(Augment(shear=20.0), Augment(zoom=0.4), Augment(colour=0.6), Augment(randaugment=2), Augment(erase=1.0)),
         *(Augment(mixup=1.0), Augment(cutmix=1.0)),
         Augment(flip=True, crop=crop, rotate=15.0, colour=0.4, erase=0.25, mixup=0.2, cutmix=1.0),
     ]
@@ -88,7 +89,7 @@ def draw(rows: Rows) -> Figure:
 
 
 def write(rows: Rows, path: Path) -> None:
-    """The rows as a figure: PNG, SVG or PDF by the file's suffix."""
+    """The rows as a figure: PNG, SVG or PDF by the file's suffix, one of `SUFFIXES`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draw(rows).savefig(path, dpi=200, bbox_inches="tight", pad_inches=0.15)
 
@@ -136,6 +137,8 @@ def main(argv: list[str] | None = None) -> int:
     if min(given.columns, given.size) < 1 or not 0 <= given.magnitude <= 10:
         parser.error("--columns and --size must be at least 1, --magnitude in [0, 10]")
     try:
+        if given.out.suffix.lower() not in SUFFIXES:
+            raise BadInput(f"--out: {given.out} ends in none of {', '.join(SUFFIXES)}")
         images = from_files(given.images, given.size) if given.images else from_dataset(given.dataset, given.columns)
     except BadInput as error:
         print(error, file=sys.stderr)

@@ -1,6 +1,8 @@
 """Image classification as a family: what the engine and the sweeps need of it, and nothing else."""
 
 import dataclasses
+import functools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from training import classification
+from training import classification, stopping, transfer
 from training.cost import Cost
 from training.errors import BadInput
 from training.task import Arrays
@@ -23,6 +25,7 @@ INDIFFERENT = (
     *("model.size", "model.variant", "model.scan", "model.remat", "model.attention"),
     *("data.cache_dir", "data.dataset_args.data_dir", "evaluation.batch_size"),
 )
+LATER = {"data.augment.resized_crop": 0.0}  # as in `training.config`
 # Keys that never change a compiled step.
 INPUTS = ("data.fold", "data.folds", "data.limit", "data.validation", "data.seed", "evaluation.split")
 UNIT = "images"  # what people count a run in
@@ -49,12 +52,24 @@ def validate(config: ConfigDict) -> None:
     for key in (*models.DROPS, "label_smoothing"):
         if not 0 <= config.model[key] < 1:
             raise BadInput(f"model.{key}: must be in [0, 1), got {config.model[key]}")
-    if config.evaluation.split not in SPLITS:
-        raise BadInput(f"evaluation.split: {config.evaluation.split!r} is not one of {', '.join(SPLITS)}")
+    if not 0 <= config.model.init_scale < math.inf:
+        raise BadInput(f"model.init_scale: must not be negative, got {config.model.init_scale}")
+    evaluated = config.evaluation
+    if evaluated.split not in SPLITS:
+        raise BadInput(f"evaluation.split: {evaluated.split!r} is not one of {', '.join(SPLITS)}")
+    if evaluated.batch_size < 1:
+        raise BadInput(f"evaluation.batch_size: must be at least 1, got {evaluated.batch_size}")
+    if config.stopping.patience and evaluated.split == "validation":
+        fold = f" of fold {config.data.fold}" if config.data.folds else ""
+        raise BadInput(
+            f"stopping.patience: chooses by the validation images{fold}, so they cannot be reported (evaluation.split)"
+        )
     if config.teacher.run:
         raise BadInput("teacher.run: models of images learn from no teacher")
-    augment.from_config(config.data.augment)
-    classifier(config)
+    stopping.check(config.stopping.metric, classification.METRICS)
+    built: Any = classifier(config)
+    augment.check(augment.from_config(config.data.augment), *built.image[:2])
+    transfer.check_names(config, functools.partial(built.init, method="parameters"))
 
 
 def rules(config: ConfigDict, n: int, d: float) -> dict[str, float | int]:

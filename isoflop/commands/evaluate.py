@@ -69,6 +69,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
     config.start.run, config.start.step, config.start.fresh = "", None, ()
     config.teacher.run, config.teacher.step = "", None
+    config.stopping.patience = 0  # whatever was chosen by the validation images, they may be looked at
     config = configs.resolve(config)
     task, mesh = family_of(config.task).build(config), meshes.build(config.mesh)
     for flag in ("probe", "figures"):

@@ -38,7 +38,8 @@ def define(flags: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_boolean(
         "memory",
         None,
-        f"Compile every distinct shape for its memory, and time it; by default up to {price.MOST_SHAPES} shapes.",
+        f"Compile every distinct shape for its memory, and time it; by default up to {price.MOST_SHAPES} shapes, "
+        "where the data is on this machine.",
         flag_values=flags,
     )
     absl_flags.DEFINE_float(
@@ -136,7 +137,12 @@ def _prices(
     if wanted is None and len(shapes) > price.MOST_SHAPES:
         notes.append(_unasked(shapes))
         shapes = price.representatives(plan, price.SAMPLES)
-    found = price.measured(plan.base, shapes, place)
+    try:
+        found = price.measured(plan.base, shapes, place)
+    except BadInput as error:  # data that is not here yet, or a mesh of another machine: the counts hold all the same
+        if wanted:
+            raise
+        return {}, speed, [*notes, f"memory and time are not measured: {error}"]
     timed = tuple((each.params, each.flops_per_second) for each in found.values())
     source = f"a few steps of {len(shapes)} shape{'s' * (len(shapes) > 1)}, timed on {place}"
     return found, speed or price.Speed(timed, source), notes

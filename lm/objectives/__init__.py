@@ -4,6 +4,8 @@ network(config)     the module of a resolved config
 cost(config)        its parameters and FLOPs
 available(config)   examples in the training split, None where they never end; prepares the corpus
 build(config)       the task (see `training.task.Task`)
+
+and METRICS, the names of what an evaluation says of the model.
 """
 
 from typing import Any

@@ -21,6 +21,7 @@ from training.errors import BadInput
 from training.permutation import batch as order
 from training.task import Arrays
 
+METRICS = classification.METRICS
 PAD = -1  # the segment of what fills a text up
 MOST = 10_000  # classes
 

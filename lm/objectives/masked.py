@@ -25,6 +25,7 @@ from training.task import Arrays
 
 __all__ = ["MaskedModel", "MaskedTask", "available", "build", "corrupt", "cost", "network"]
 
+METRICS = ("loss", "loss_sem")
 MASKED, SWAPPED = 0.8, 0.1  # of the chosen tokens; the rest are shown as they are
 
 

@@ -19,6 +19,8 @@ from training.task import Arrays
 
 __all__ = ["LanguageModel", "LanguageTask", "available", "build", "cost", "network"]
 
+METRICS = ("loss", "loss_sem", "bits_per_byte")
+
 
 def network(config: ConfigDict) -> models.Causal:
     """The model of a resolved config."""

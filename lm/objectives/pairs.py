@@ -20,6 +20,8 @@ from training.errors import BadInput
 from training.permutation import batch as order
 from training.task import Arrays
 
+METRICS = ("loss", "loss_sem", "bits_per_byte", "bleu", "chrf")
+
 
 def network(config: ConfigDict) -> EncoderDecoder:
     """The model of a resolved config."""

@@ -16,6 +16,8 @@ from training.task import Arrays
 
 __all__ = ["PrefixTask", "available", "build", "cost", "network"]
 
+METRICS = ("loss", "loss_sem", "bits_per_byte")
+
 
 def cost(config: ConfigDict) -> Cost:
     """Parameters and FLOPs of a window."""

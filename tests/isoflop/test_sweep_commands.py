@@ -93,6 +93,18 @@ def test_plan_measures_memory_and_speed_and_says_where(capsys):
     assert not Path("runs").exists()
 
 
+def test_plan_goes_without_prices_where_the_data_is_missing(capsys):
+    note = "memory and time are not measured: data: there is no such corpus"
+    for argv, hours in ((), False), (("--flops_per_second=1000",), True):
+        code, plan = said(capsys, "plan", "--config=missing.py", *argv)
+        assert code == 0 and len(plan["points"]) == 2 and plan["notes"] == [note]
+        assert (plan["hours"] is not None) == hours
+        assert all(point["flops_exact"] and point["memory_bytes"] is None for point in plan["points"])
+    assert main(["plan", "--config=missing.py"]) == 0
+    assert note in capsys.readouterr().out
+    assert "there is no such corpus" in refused(capsys, "plan", "--config=missing.py", "--memory")  # what was asked for
+
+
 def test_plan_keeps_to_the_conditions(capsys):
     _, plan = said(capsys, "plan", "--config=sweep.py", "--memory=false", "--where=budget<=2e4", "--where", "seed==0")
     assert [(point["budget"], point["seed"]) for point in plan["points"]] == [(2e4, 0), (2e4, 0)]

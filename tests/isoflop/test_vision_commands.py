@@ -1,10 +1,12 @@
-"""Images from the command line: train, evaluate, export, cross-validate, reproduce."""
+"""Images from the command line: plan, train, evaluate, export, cross-validate, reproduce."""
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from PIL import Image
 
 from isoflop.cli import main
 
@@ -93,6 +95,30 @@ def test_cross_validation_reproduces_its_mean_or_says_that_it_does_not(place, ca
     assert "give both mean and tolerance" in said(capsys, "reproduce", config, tolerance, code=2)
 
 
+def test_evaluate_probes_and_draws(place, capsys):
+    found = said(capsys, "evaluate", "run", "--probe=5", "--figures=drawn")
+    assert 0.5 < found["probe_5_shot"] < 1 and found["figures"] == ["drawn/confusion.png", "drawn/filters.png"]
+    for name in found["figures"]:
+        with Image.open(name) as drawn:
+            assert drawn.width > 300 and len(drawn.convert("L").getcolors()) > 20
+    assert main(["evaluate", "run", "--probe=5"]) == 0
+    assert f"probe_5_shot       {found['probe_5_shot']:.5g}" in capsys.readouterr().out
+    assert "2000 shots of a class with 142 images" in said(capsys, "evaluate", "run", "--probe=2000", code=2)
+
+
+def test_attention_is_drawn_and_what_was_chosen_by_may_be_looked_at(place, capsys):
+    vit = ["--config.model.name=vit", "--config.model.width=8", "--config.model.depth=1"]
+    chosen = ["--config.data.validation=0.1", "--config.stopping.patience=2", "--config.log.evaluate_every=10"]
+    trained = said(capsys, "train", "--config=digits.py", *vit, *chosen, "--workdir=vit")
+    assert trained["best_step"] and trained["eval_set"] == "dataset digits (test)"
+    found = said(capsys, "evaluate", "vit", "--split=validation", "--figures=seen")
+    assert found["eval_set"] == "dataset digits (validation)"
+    assert set(found["figures"]) == {"seen/confusion.png", "seen/filters.png", "seen/attention.png"}
+    refused = said(capsys, "train", "--config=digits.py", *vit, *chosen, "--config.evaluation.split=validation",
+                   "--workdir=other", code=2)  # fmt: skip
+    assert "stopping.patience: chooses by the validation images" in refused
+
+
 def test_a_fine_tuned_run_names_its_parent(place, capsys):
     parent = json.loads((place / "run/result.json").read_text())
     argv = ["--config=digits.py", "--config.start.run=run", "--config.start.fresh=('head/.*',)"]
@@ -109,3 +135,17 @@ def test_a_fine_tuned_run_names_its_parent(place, capsys):
     wrong = said(capsys, "train", *argv, "--config.model.width=8", "--workdir=other", code=2)
     assert "start.run: run does not fit: hidden1/bias is [16] there and [8] here" in wrong
     assert not Path("other").exists()
+
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.mark.parametrize("spec", re.findall(r"isoflop plan --config=(configs/vision/\S+?)`", README.read_text()))
+def test_plans_of_the_readme_need_no_data(tmp_path, monkeypatch, capsys, spec):
+    monkeypatch.setenv("ISOFLOP_CACHE", str(tmp_path))
+    for name in ("http_proxy", "https_proxy", "HTTPS_PROXY"):  # nothing is fetched where there is a network either
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    found = said(capsys, "plan", f"--config={spec}", f"--config.base.data.dataset_args.data_dir={tmp_path}")
+    (note,) = found["notes"]
+    assert "memory and time are not measured: dataset" in note and str(tmp_path) in note
+    assert found["hours"] is None and all(row["params_total"] and row["flops_exact"] for row in found["points"])

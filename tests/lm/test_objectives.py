@@ -107,7 +107,9 @@ def test_masked_windows_hold_the_wanted_number_of_tokens(texts):
 
 
 def losses(texts, path, labelled=False, **changes):
-    result = loop.run(config(texts, labelled, **changes), path)
+    full = config(texts, labelled, **changes)
+    result = loop.run(full, path)
+    assert set(objectives.of(full).METRICS) <= result.keys()  # what may decide when to stop
     return result, [line["loss"] for line in record.read_metrics(path)]
 
 
@@ -203,6 +205,7 @@ def test_a_translation_is_learnt_and_scored(texts, languages, tmp_path):
     changes["model.positions"] = "sinusoidal"
     full = translated(texts, languages, **changes)
     result = loop.run(full, tmp_path / "run")
+    assert set(objectives.of(full).METRICS) <= result.keys()
     assert result["loss"] < 0.1 and result["bleu"] > 85 and result["chrf"] > 85 and result["bits_per_byte"] < 1
     assert result["pairs_left_out"] > 0 and result["tokens"] == 300 * 16 * 16
     task = built(full)

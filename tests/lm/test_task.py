@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from lm import task as family
+from lm import objectives, task as family
 from training import config as configs, evaluation, loop, mesh as meshes, record
 from training.errors import BadInput
 
@@ -78,6 +78,7 @@ def test_bits_per_byte_count_the_raw_bytes(text):
     raw = np.count_nonzero(windows)  # byte 0 ends a document and is no text
     assert raw < windows.size
     assert result["bits_per_byte"] == pytest.approx(result["loss"] * windows.size / np.log(2) / raw)
+    assert set(objectives.of(config(text)).METRICS) == {name for name, value in result.items() if type(value) is float}
 
 
 def test_the_standard_error_is_that_of_a_ratio_over_documents(text):
@@ -255,6 +256,15 @@ def test_a_markov_language_is_learnt_to_its_entropy(tmp_path):
         ),
         ({"model.size": 1e5}, "model.size: width and depth are both given"),
         ({**LSTM, "model.size": 1e5, "model.depth": None}, "model.size: the width is given"),
+        (
+            {f"model.{key}": 32 if key == "mlp_width" else 2 for key in ("kv_heads", "mlp_width")}
+            | {"model.size": 1e5},
+            "model.size: width and depth are both given",
+        ),
+        ({"model.init_scale": -0.5}, "model.init_scale: must not be negative, got -0.5"),
+        ({"evaluation.batch_size": 0}, "evaluation.batch_size: must be at least 1, got 0"),
+        ({"stopping.metric": "accuracy"}, "stopping.metric: the evaluation gives no 'accuracy' .it gives loss, "),
+        ({"optimizer.lr_factors": (("heads", 0.0),)}, "optimizer.lr_factors: no parameter matches 'heads'"),
         ({"model.heads": 3}, "heads"),
         ({"data.seq_len": 0}, "data.seq_len: must be at least 1"),
         ({"data.seq_len": 100_000}, "less than one batch|no window"),

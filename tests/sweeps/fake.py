@@ -74,6 +74,7 @@ def available(config):
 
 
 def build(config):
+    available(config)
     return Task(config)
 
 

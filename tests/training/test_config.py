@@ -51,6 +51,15 @@ def test_a_key_or_type_at_fault_is_named(sections, message):
         ({"precision.matmul": "fast"}, "precision.matmul"),
         ({"accumulate": 3}, "3 does not divide batch_size 16"),
         ({"optimizer.ema": 1.0}, r"must be in \[0, 1\)"),
+        ({"optimizer.b1": 1.0}, r"optimizer.b1: must be in \[0, 1\), got 1"),
+        ({"optimizer.b2": -0.1}, r"optimizer.b2: must be in \[0, 1\), got -0.1"),
+        (
+            {"optimizer.name": "nesterov", "optimizer.momentum": 1.5},
+            r"optimizer.momentum: must be in \[0, 1\), got 1.5",
+        ),
+        ({"seed": 2**31}, "seed: must be a whole number of 32 bits, got 2147483648"),
+        ({"model.size": float("nan")}, "model.size: must be a number of parameters, got nan"),
+        ({"model.size": float("inf")}, "model.size: must be a number of parameters, got inf"),
         ({"optimizer.peak_lr": 0.0}, "optimizer.peak_lr: must be positive"),
         ({"optimizer.decay_roles": ("matrices",)}, "no role 'matrices'"),
         ({"batch_size": None}, "horizon.steps needs batch_size"),
@@ -102,7 +111,6 @@ def test_identity_is_of_meaning_alone():
     base = configs.resolve(toy.config()).derived.run_id
     same = {
         "mesh.data": 2,
-        "accumulate": 2,
         "steps_per_call": 4,
         "log.every": 3,
         "checkpoint.every_steps": 7,
@@ -111,8 +119,31 @@ def test_identity_is_of_meaning_alone():
     for key, value in same.items():
         assert configs.resolve(toy.config(**{key: value})).derived.run_id == base, key
     assert configs.resolve(toy.config(**{"horizon.examples": 384.0})).derived.run_id == base
-    for key, value in {"seed": 1, "model.width": 9, "optimizer.peak_lr": 0.1, "horizon.steps": 25}.items():
+    for key, value in {
+        "seed": 1,
+        "accumulate": 2,
+        "model.width": 9,
+        "optimizer.peak_lr": 0.1,
+        "horizon.steps": 25,
+    }.items():
         assert configs.resolve(toy.config(**{key: value})).derived.run_id != base, key
+
+
+def test_keys_that_came_later_leave_earlier_identities(monkeypatch):
+    """Old records say nothing of such a key, and mean the value that changes nothing."""
+    old = configs.semantic(configs.resolve(toy.config()))
+    assert "accumulate" not in old and configs.semantic(configs.resolve(toy.config(accumulate=2)))["accumulate"] == 2
+    defaults = toy.defaults
+
+    def more():
+        full = defaults()
+        full.model.gate = 0.0
+        return full
+
+    monkeypatch.setattr(toy, "defaults", more)
+    monkeypatch.setattr(toy, "LATER", {"model.gate": 0.0}, raising=False)
+    assert configs.semantic(configs.resolve(toy.config())) == old
+    assert configs.semantic(configs.resolve(toy.config(**{"model.gate": 0.5}))) == old | {"model.gate": 0.5}
 
 
 def test_the_deterministic_setting_reaches_the_compiler_and_the_record_but_not_the_identity(monkeypatch, tmp_path):

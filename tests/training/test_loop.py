@@ -1,5 +1,6 @@
 """One run through the engine: records, resumption, divergence, accumulation, calls of several steps."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -192,6 +193,38 @@ def test_patience_ends_a_run_with_the_parameters_of_the_best_evaluation(tmp_path
     assert [resumed[key] for key in ("steps", "best_step", "loss")] == [
         stopped[key] for key in ("steps", "best_step", "loss")
     ]
+
+
+@pytest.mark.parametrize("cut", ["signal", "evaluation", "record"])
+@pytest.mark.parametrize("patience", [3, 24])
+def test_a_run_that_is_cut_at_its_end_ends_as_one_that_was_not(tmp_path, monkeypatch, patience, cut):
+    """Where patience runs out, and at the last step: by a signal, in the evaluation of the end, and after its checkpoint."""
+    config = toy.config(**RESTLESS, **{"stopping.patience": patience, "checkpoint.every_steps": 2})
+    whole = loop.run(config, tmp_path / "whole")
+    assert whole["best_step"] < whole["steps"] and (whole["steps"] == 24) == (patience == 24)
+    evaluate, raised = evaluation.evaluate, []
+
+    def once(*arguments):
+        raised.append(1)
+        raise Cut
+
+    def signalled(step, line):
+        if step == whole["steps"] and not raised:
+            raised.append(1)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch, contextlib.suppress(Cut, signals.Interrupted):
+        if cut == "record":
+            patch.setattr(record.RunDirectory, "finish", once)
+        if cut == "evaluation":
+            patch.setattr(evaluation, "evaluate", lambda *given: once() if given[-1] else evaluate(*given))
+        loop.run(config, tmp_path / "cut", observers=[signalled] if cut == "signal" else [])
+    assert raised
+    resumed = loop.run(config, tmp_path / "cut")
+    for key in ("status", "steps", "best_step", "loss", "eval_set"):
+        assert resumed[key] == whole[key], key
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+    same(params(tmp_path / "cut"), params(tmp_path / "whole"))
 
 
 def test_stopping_needs_evaluations_and_a_metric_that_they_give(tmp_path):

@@ -79,6 +79,7 @@ def test_a_stack_has_a_factor_a_layer_and_the_first_rule_counts():
         ({"start.fresh": ("head",)}, "start.fresh: says how to start from another run; give start.run"),
         ({"start.run": "PARENT", "start.step": 7}, "has no checkpoint of step 7"),
         ({"start.run": "PARENT", "start.fresh": ("(",)}, r"start.fresh: '\(' is no regular expression"),
+        ({"start.run": "PARENT", "start.fresh": ("head", "tail")}, "start.fresh: no parameter matches 'tail'"),
         ({"start.run": "PARENT", "model.width": 4}, r"does not fit: bias is \[8\] there and \[4\] here; head.*fresh"),
         ({"optimizer.lr_factors": (("nothing", 0.0),)}, "lr_factors: no parameter matches 'nothing'"),
         ({"optimizer.lr_factors": ("head", 0.0)}, "lr_factors: want pairs of a pattern and a factor, got 'head'"),

@@ -18,7 +18,7 @@ from vision import augment
 from vision.augment import Augment, operations
 
 COLOUR, GREY = (32, 12, 10, 3), (32, 12, 10, 1)
-EVERYTHING = Augment(True, 2, 15.0, 10.0, 0.2, 0.4, 2, 9.0, 0.5, 0.4, 1.0)
+EVERYTHING = Augment(True, 2, 0.3, 15.0, 10.0, 0.2, 0.4, 2, 9.0, 0.5, 0.4, 1.0)
 TARGETS = np.eye(32, dtype=np.float32)
 
 
@@ -165,6 +165,46 @@ def axes_after(spec):
 
 def uniform(values, most):
     return stats.kstest(values, stats.uniform(-most, 2 * most).cdf).pvalue > 1e-3
+
+
+def test_a_window_of_the_wanted_area_is_stretched_over_the_image():
+    """Two slopes say where every pixel was read: the window's sides, and that it never leaves the image."""
+    height, width = 9, 13
+    y, x = np.mgrid[:height, :width].astype(np.float32)
+    images = np.broadcast_to(np.stack([y / (height - 1), x / (width - 1)], axis=-1), (600, height, width, 2))
+    result = changed(Augment(resized_crop=0.1), images)
+    tall, broad = result[:, -1, 0, 0] - result[:, 0, 0, 0], result[:, 0, -1, 1] - result[:, 0, 0, 1]
+    area, ratio = tall * broad, tall / broad
+    assert stats.kstest(area, stats.uniform(0.1, 0.9).cdf).pvalue > 1e-3 and 0.1 <= area.min() < area.max() <= 1 + 1e-5
+    small = np.log(ratio[area < 0.75]) / np.log(4 / 3)  # all ratios fit
+    assert uniform(small, 1.0)
+    # Each window is cut and resized bilinearly: straight, and anywhere in the image.
+    rows = result[:, :1, :1, 0] + tall[:, None, None] * y / (height - 1)
+    columns = result[:, :1, :1, 1] + broad[:, None, None] * x / (width - 1)
+    np.testing.assert_allclose(result, np.stack([rows, columns], axis=-1), atol=1e-5)
+    for first, side in ((result[:, 0, 0, 0], tall), (result[:, 0, 0, 1], broad)):
+        free = side < 0.9
+        assert stats.kstest((first / (1 - side))[free], stats.uniform(0, 1).cdf).pvalue > 1e-3
+
+
+def test_a_window_of_everything_is_the_image():
+    images = pictures(COLOUR)
+    np.testing.assert_allclose(changed(Augment(resized_crop=1.0), images), images, atol=1e-5)
+    one, again, other = (changed(Augment(resized_crop=0.2), images, seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, again)
+    assert (np.abs(one - other).max(axis=(1, 2, 3)) > 0.01).all()
+    # It is the image that is cut, and what is left of it that is turned.
+    still = {"rotate": 1e-7, "resized_crop": 0.2}
+    np.testing.assert_allclose(changed(Augment(**still), images), one, atol=1e-4)
+
+
+def test_what_was_drawn_before_there_were_windows_is_drawn_still():
+    """Other draws than those of earlier runs would be other results under the same identity."""
+    spec = EVERYTHING._replace(resized_crop=0.0)
+    images, targets = map(np.asarray, run(spec, jax.random.key(3), pictures(COLOUR), TARGETS))
+    assert [images.mean(), images.std(), targets.max(axis=1).mean()] == pytest.approx(
+        [0.41638184, 0.30417144, 0.8069211], rel=1e-5
+    )
 
 
 def test_angles_and_zooms_are_uniform_in_their_units():

@@ -116,6 +116,16 @@ def test_normalisation_is_of_every_image_that_is_not_for_testing(stores):
     assert (small.mean, small.std) == (plain.mean, plain.std)
 
 
+def test_normalisation_of_a_run_knows_nothing_of_its_fold(stores):
+    folds = [cut.cut(stores[0], section(test=0.0, folds=4, fold=fold)) for fold in range(4)]
+    for data in folds:
+        numbers = np.array(sorted(members(data, "train"))) / 255
+        assert data.mean == pytest.approx([numbers.mean()]) and data.std == pytest.approx([numbers.std()])
+    assert len({data.mean for data in folds}) > 1
+    small = cut.cut(stores[0], section(test=0.0, folds=4, limit=8))
+    assert small.mean == folds[0].mean
+
+
 def test_the_hash_is_of_content_and_cut(stores):
     of = lambda which=0, **keys: cut.cut(stores[which], section(**keys)).hash
     assert of(test=0.0, seed=1) == of(test=0.0, seed=2)  # nothing was drawn

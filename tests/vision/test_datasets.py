@@ -84,6 +84,7 @@ def test_packages_that_are_not_there_or_damaged(tmp_path, monkeypatch):
         (gzip.compress(lines[: len(lines) // 2].rsplit(b"\n", 1)[0]), "damaged, not 1797 images of 64 pixels up to 16"),
         (gzip.compress(lines.replace(b"16", b"17")), "damaged, not 1797 images"),
         (b"nonsense", "damaged"),
+        (gzip.compress(lines)[:10] + b"\xff" * 400, "damaged .Error -3 while decompressing data"),
     ]:
         path.write_bytes(raw)
         with pytest.raises(BadInput, match=f"^{path}: {message}"):
@@ -283,9 +284,12 @@ def split_up(root: Path) -> None:
 WRONG_FOLDERS = [
     (
         lambda root, odd: picture(odd, size=(7, 4)),
-        "b/9.png: 7 x 4 with 3 channels, but 0.png is 6 x 4 with 3 channels; data.dataset_args.size makes them one",
+        "b/9.png is 7 x 4 with 3 channels, but {}/a/0.png is 6 x 4 with 3 channels; data.dataset_args.size makes them one",
     ),
-    (lambda root, odd: picture(odd, mode="L"), "9.png: 6 x 4 with 1 channel, but 0.png is 6 x 4 with 3 channels"),
+    (
+        lambda root, odd: picture(odd, mode="L"),
+        "b/9.png is 6 x 4 with 1 channel, but {}/a/0.png is 6 x 4 with 3 channels; data.dataset_args.channels makes ",
+    ),
     (lambda root, odd: odd.write_bytes(b"nonsense"), "b/9.png: not an image that can be read"),
     (lambda root, odd: odd.write_bytes((odd.parent / "0.png").read_bytes()[:60]), "9.png: not an image that can be"),
     (lambda root, odd: Image.fromarray(np.zeros((4, 6), np.uint16)).save(odd), "9.png: pixels of mode I;16; want"),
@@ -303,7 +307,30 @@ def test_folders_that_are_refused(tmp_path, change, message):
         for i in range(2):
             picture(root / name / f"{i}.png", seed=i)
     change(root, root / "b" / "9.png")
-    assert message in refused(tmp_path / "cache", "folder", path=str(root))
+    assert message.format(root) in refused(tmp_path / "cache", "folder", path=str(root))
+
+
+def test_channels_make_grey_and_coloured_images_one(tmp_path):
+    root, found = tmp_path / "pictures", {}
+    for name, mode in {"a": "L", "b": "RGB"}.items():
+        for i in range(2):
+            found[name, i] = picture(root / name / f"{i}.png", mode=mode, seed=i)
+    Image.fromarray(np.zeros((4, 6), np.uint16)).save(root / "b" / "2.png")
+    assert "2.png: pixels of mode I;16; want" in refused(tmp_path / "cache", "folder", path=str(root), channels=3)
+    (root / "b" / "2.png").unlink()
+    for channels in (1, 3):
+        data = section(tmp_path / "cache", "folder", path=str(root), channels=channels)
+        data.test = 0.0
+        assert datasets.head(data)[0] == (4, 6, channels)
+        images, labels = content(datasets.load(data))
+        for i, name in enumerate("ab"):
+            wanted = found[name, 0]
+            if wanted.shape[2] > channels:
+                wanted = np.asarray(Image.fromarray(wanted).convert("L"))[..., None]
+            assert (images[labels == i][0] == wanted).all()
+    assert "channels: dataset folder wants 1 or 3, got 2" in refused(
+        tmp_path / "other", "folder", path=str(root), channels=2
+    )
 
 
 # TFDS's catalogue
@@ -431,7 +458,7 @@ def test_names_that_are_refused(tmp_path):
     assert "did you mean 'cifar10'?" in refused(tmp_path, "cifar_10")
     assert "did you mean 'folder'?" in refused(tmp_path, "foldr", path="x")
     assert "dataset digits has no such argument (it reads none)" in refused(tmp_path, "digits", size=8)
-    assert "data.dataset_args.species: dataset folder has no such argument (it reads path, size)" in refused(
+    assert "data.dataset_args.species: dataset folder has no such argument (it reads path, size, channels)" in refused(
         tmp_path, "folder", species=3
     )
     assert "data.dataset_args.path: dataset folder needs it" in refused(tmp_path, "folder")

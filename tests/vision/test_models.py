@@ -80,7 +80,10 @@ def test_a_size_gives_the_nearest_shape(name, size):
     model = section(name=name, size=size)
     shape = models.options(model, *MNIST)
     model.update(shape)
-    assert models.options(model, *MNIST) == shape  # what is resolved stays as it is
+    with pytest.raises(BadInput, match="model.size: the width is given, so no size is left to choose"):
+        models.options(model, *MNIST)  # all is given, and the size would be passed over
+    model.size = None
+    assert models.options(model, *MNIST) == shape
     built = models.build(model, precision(), *MNIST)
     assert models.cost(name, built).params_total == pytest.approx(size, rel=0.25)
 
@@ -96,10 +99,13 @@ def test_published_sizes(name, variant, millions):
     assert said.params_total / 1e6 == pytest.approx(millions, abs=0.1)
 
 
-def test_keys_that_are_given_go_before_the_variant():
-    shape = models.options(section(name="resnet", variant="50", width=16), (32, 32, 3), 10)
-    assert (shape["width"], shape["bottleneck"], shape["stages"]) == (16, True, (3, 4, 6, 3))
+def test_keys_that_are_given_agree_with_the_variant_or_are_not_of_it():
+    shape = models.options(section(name="resnet", variant="50", stages=(3, 4, 6, 3), norm="group"), (32, 32, 3), 10)
+    assert (shape["width"], shape["bottleneck"], shape["norm"]) == (64, True, "group")
     assert models.options(section(variant="Ti/16"), (224, 224, 3), 1000)["depth"] == 12
+    contradicts = "model.variant: '50' has stages=.3, 4, 6, 3., width=64, and the config gives stages=.3, 4., width=16 "
+    with pytest.raises(BadInput, match=contradicts):
+        models.options(section(name="resnet", variant="50", width=16, stages=(3, 4), bottleneck=True), *MNIST)
 
 
 @pytest.mark.parametrize(
@@ -111,6 +117,14 @@ def test_keys_that_are_given_go_before_the_variant():
         ({"name": "mlp", "variant": "B/16"}, "model.variant: mlp has no published shapes"),
         ({"size": 1e6, "width": 8}, "model.size: the width is given"),
         ({"size": 10.0}, "model.size: 10 parameters are below the smallest shape"),
+        ({"width": 0}, "model.width: wants whole numbers of at least 1, got 0"),
+        ({"width": 3}, "model.width: 3 features make no heads of an even width"),
+        ({"heads": -1}, "model.heads: wants whole numbers of at least 1"),
+        ({"name": "mixer", "patch": 0}, "model.patch: wants whole numbers of at least 1"),
+        ({"name": "mlp", "depth": 0}, "model.depth: wants whole numbers of at least 1"),
+        ({"name": "resnet", "stages": ()}, r"model.stages: wants whole numbers of at least 1, got \(\)"),
+        ({"name": "resnet", "stages": (1, 1.5), "size": 1e5}, r"model.stages: wants whole numbers .* got \(1, 1.5\)"),
+        ({"name": "resnet", "stages": ("a",)}, "model.stages: wants whole numbers"),
     ],
 )
 def test_contradictions_are_refused(given, message):
@@ -124,7 +138,6 @@ def test_contradictions_are_refused(given, message):
         ({"patch": 5}, "patch: 5 does not divide the image's 28 pixels"),
         ({"name": "convnet", "depth": 5}, "depth: 5 convolutions leave nothing of 28x28 pixels"),
         ({"name": "convnet", "padding": "full"}, "padding: 'full' is not one of valid, same"),
-        ({"name": "mlp", "depth": 0}, "depth: must be at least 1"),
     ],
 )
 def test_shapes_that_do_not_fit_the_images_are_refused(given, message):

@@ -175,9 +175,10 @@ def test_limits_are_nested(tmp_path):
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        ({"size": 1}, "data.dataset_args.size: dataset procedural wants 2 to 1024, got 1"),
+        ({"size": 2}, "data.dataset_args.size: dataset procedural wants 3 to 1024, got 2"),
         ({"num_classes": 1}, "data.dataset_args.num_classes"),
-        ({"species": 0}, "data.dataset_args.species"),
+        ({"species": 0}, "data.dataset_args.species: dataset procedural wants 1 to 16777216, got 0"),
+        ({"species": 1 << 24, "size": 16}, "data.dataset_args.species: 16,777,216 patterns of 3 classes take "),
         ({"frequency": 3}, "data.dataset_args.frequency: dataset procedural wants 1 to 2, got 3"),
         ({"shift": 4}, "data.dataset_args.shift: dataset procedural wants 0 to 3, got 4"),
         ({"noise": -1.0}, "data.dataset_args.noise"),

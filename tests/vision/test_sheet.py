@@ -60,6 +60,8 @@ def test_the_command_writes_a_sheet_of_files(tmp_path, monkeypatch, capsys):
     (tmp_path / "b.png").write_text("no picture")
     assert sheet.main(["--images", *files, f"--out={tmp_path / 'none.png'}"]) == 2
     assert str(tmp_path / "b.png") in capsys.readouterr().err and not (tmp_path / "none.png").exists()
+    assert sheet.main(["--dataset=digits", "--out=sheet.doc"]) == 2
+    assert capsys.readouterr().err == "--out: sheet.doc ends in none of .png, .svg, .pdf\n"
 
 
 def test_the_command_knows_datasets(tmp_path, monkeypatch):

@@ -1,12 +1,23 @@
 """Images through the engine: records, sharding, accumulation with batch norm, choosing apart from reporting."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from training import checkpoint, data as batches, evaluation, loop, mesh as meshes, record, step as steps
-from training.config import complete, resolve
+from training import (
+    checkpoint,
+    classification,
+    data as batches,
+    evaluation,
+    loop,
+    mesh as meshes,
+    record,
+    step as steps,
+)
+from training.config import complete, resolve, semantic
 from training.errors import BadInput
 from training.task import resolve as family_of
 
@@ -54,6 +65,7 @@ def test_a_run_leaves_a_record_of_images(tmp_path):
         assert found[name] is not None, name
     assert np.log(10) * 0.9 < found["train_loss"] < 3  # a head of zeros starts at log(classes)
     assert found["epochs"] == pytest.approx(192 / 1438)
+    assert set(classification.METRICS) <= {name for name, value in found.items() if isinstance(value, float)}
 
 
 def test_devices_leave_the_losses_and_the_statistics(tmp_path):
@@ -109,6 +121,66 @@ def test_evaluation_is_whole_whatever_the_batch(tmp_path):
         assert found[-1].pop("eval_set") == "dataset digits (test)"
     for other in found[1:]:
         assert other == pytest.approx(found[0], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.name": "vit", "model.stages": None, "model.width": None, "model.size": 1e4, "model.depth": 2},
+        {"model.variant": "20", "model.stages": None, "model.width": None},
+    ],
+)
+def test_resolution_is_idempotent(changes):
+    once = resolve(config(**changes))
+    assert resolve(once).to_dict() == once.to_dict() and once.model.width == resolve(config(**changes)).model.width
+    read = ConfigDict(json.loads(once.to_json_best_effort()))  # as a run keeps it
+    assert resolve(read).derived.run_id == once.derived.run_id
+    assert "data.augment.resized_crop" not in semantic(once)  # runs from before there were any keep their names
+    del read.data.augment["resized_crop"]
+    assert resolve(read).derived.run_id == once.derived.run_id
+
+
+CHOOSES = {"stopping.patience": 2, "log.evaluate_every": 2}
+REFUSED = [
+    ({"evaluation.split": "validation", "data.validation": 0.1}, "chooses by the validation images, so they"),
+    ({"evaluation.split": "validation", "data.folds": 3, "data.fold": 1}, "chooses by the validation images of fold 1"),
+]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        *((changes | CHOOSES, f"stopping.patience: {message}") for changes, message in REFUSED),
+        ({"evaluation.batch_size": 0}, "evaluation.batch_size: must be at least 1, got 0"),
+        ({"model.init_scale": -1.0}, "model.init_scale: must not be negative, got -1"),
+        ({"model.momentum": 1.0}, r"model.momentum: must be in \[0, 1\), got 1"),
+        (
+            {"stopping.metric": "acuracy"},
+            "stopping.metric: the evaluation gives no 'acuracy' .it gives loss, .*accuracy",
+        ),
+        ({"data.augment.crop": 8}, "data.augment.crop: 8 pixels can miss an image of 8 x 8"),
+        ({"optimizer.lr_factors": (("stem", 0.0),)}, "optimizer.lr_factors: no parameter matches 'stem'"),
+        ({"optimizer.lr_factors": (("stem/.*", (0.0, 1.0)),)}, "optimizer.lr_factors: 2 factors for stem/"),
+    ],
+)
+def test_what_a_run_would_be_refused_for_is_refused_in_its_plan(changes, message):
+    with pytest.raises(BadInput, match=message):
+        resolve(config(**changes))
+
+
+@pytest.mark.parametrize("pattern", ["head/.*", "batch_stats/stem/.*"])
+def test_patterns_match_what_is_there(pattern, tmp_path):
+    parent = loop.run(config(**{"horizon.steps": 1}), tmp_path / "parent")
+    start = {"start.run": str(tmp_path / "parent"), "start.fresh": (pattern,)}
+    factors = {"optimizer.lr_factors": (("stem/kernel", 0.0),)}
+    assert resolve(config(**start, **factors)).derived.parent == f"{parent['run_id']}:1"
+    with pytest.raises(BadInput, match="start.fresh: no parameter matches 'haed'"):
+        resolve(config(**start | {"start.fresh": (pattern, "haed")}))
+
+
+def test_what_is_chosen_by_the_fold_is_reported_on_the_test_images(tmp_path):
+    found = loop.run(config(**CHOOSES, **{"data.folds": 3, "model.name": "mlp", "model.stages": None}), tmp_path)
+    assert found["best_step"] and found["eval_set"] == "dataset digits (test)"
 
 
 @pytest.mark.parametrize(

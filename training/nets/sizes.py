@@ -43,9 +43,17 @@ def heads(width: int, multiple: int = 1) -> int:
     Args:
       width: features of the residual stream.
       multiple: key heads, which divide the heads.
+
+    Raises:
+      BadInput: there is none.
     """
     target = 16 if width < 128 else 32 if width < 512 else 64 if width < 2048 else 128
-    return min(head_counts(width, multiple), key=lambda n: (abs(math.log(width / n / target)), n))
+    counts = head_counts(width, multiple)
+    if not counts:
+        raise BadInput(
+            f"model.width: {width} features make no heads of an even width; another width, or give model.heads"
+        )
+    return min(counts, key=lambda n: (abs(math.log(width / n / target)), n))
 
 
 def head_counts(width: int, multiple: int = 1) -> list[int]:

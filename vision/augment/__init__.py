@@ -1,11 +1,13 @@
 """Augmentation of images in training: pure functions of a key, for the inside of a jitted step.
 
-Everything drawn for an image depends on the key and the image's place in the global batch alone, so that neither the
-number of devices nor the rest of the batch changes it; what one operation draws does not depend on which others are on.
+Everything drawn for an image depends on the key and the image's place in the batch alone, so that neither the number
+of devices nor the rest of the batch changes it; what one operation draws does not depend on which others are on. A batch
+that is accumulated is several: each micro-batch has a key of its own, and mixes its own neighbours.
 The order: flips; one resampling of all that moves pixels; colours; erasing; mixing of neighbours.
 """
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -29,6 +31,7 @@ from vision.augment.operations import (
     table,
     then,
     wide,
+    window,
 )
 
 SECTION = "data.augment"
@@ -41,6 +44,8 @@ class Augment(NamedTuple):
       flip: left and right change places in half of the images.
       crop: zero padding in pixels before a random crop of the image's own size (He et al. 2016): a shift, uniform over
         whole pixels, by up to as many either way.
+      resized_crop: least share of the area; a window of a share uniform between it and 1, its sides in a ratio of 3:4 to
+        4:3, uniform on a logarithmic scale, is stretched over the image (Szegedy et al. 2015, section 6); 0: off.
       rotate: degrees, uniform up to this either way.
       shear: degrees along each axis, uniform up to this either way.
       zoom: share; the scale is uniform in [1 - zoom, 1 + zoom].
@@ -54,6 +59,7 @@ class Augment(NamedTuple):
 
     flip: bool = False
     crop: int = 0
+    resized_crop: float = 0.0
     rotate: float = 0.0
     shear: float = 0.0
     zoom: float = 0.0
@@ -67,7 +73,7 @@ class Augment(NamedTuple):
 
 # The largest value of each key; the smallest is 0.
 LARGEST = {
-    **{"crop": 1024, "rotate": 180.0, "shear": 60.0, "zoom": 0.9, "colour": 1.0},
+    **{"crop": 1024, "resized_crop": 1.0, "rotate": 180.0, "shear": 60.0, "zoom": 0.9, "colour": 1.0},
     **{"randaugment": 16, "magnitude": 10.0, "erase": 1.0, "mixup": 100.0, "cutmix": 100.0},
 }
 
@@ -83,11 +89,19 @@ def from_config(section: Any) -> Augment:
     Raises:
       BadInput: a value is out of range.
     """
-    spec = Augment(**{name: section[name] for name in Augment._fields})
+    spec = Augment(
+        **{name: section[name] for name in Augment._fields if name in section}
+    )  # runs may be older than a key
     for name, largest in LARGEST.items():
-        if not 0 <= section[name] <= largest:
-            raise BadInput(f"{SECTION}.{name}: must be in [0, {largest}], got {section[name]}")
+        if not 0 <= getattr(spec, name) <= largest:
+            raise BadInput(f"{SECTION}.{name}: must be in [0, {largest}], got {getattr(spec, name)}")
     return spec
+
+
+def check(spec: Augment, height: int, width: int) -> None:
+    """Raise BadInput where the crop can miss an image of so many pixels."""
+    if spec.crop >= min(height, width):
+        raise BadInput(f"{SECTION}.crop: {spec.crop} pixels can miss an image of {height} x {width}")
 
 
 def apply(
@@ -104,10 +118,9 @@ def apply(
       BadInput: the crop can miss the image.
     """
     batch, height, width, channels = images.shape
-    if spec.crop >= min(height, width):
-        raise BadInput(f"{SECTION}.crop: {spec.crop} pixels can miss an image of {height} x {width}")
-    scalars, noise = jax.random.split(key)
-    drawn = dict(zip(DRAWS, jax.random.uniform(scalars, (batch, len(DRAWS))).T, strict=True))
+    check(spec, height, width)
+    scalars, noise, windows = jax.random.split(key, 3)
+    drawn = _drawn(scalars, DRAWS, batch) | _drawn(windows, WINDOW, batch)
     chosen = _chosen(spec, drawn, table(channels))
     images = _moved(spec, drawn, chosen, images)
     images = _coloured(spec, drawn, chosen, images)
@@ -124,14 +137,20 @@ def smooth(targets: Float[Array, "batch classes"], amount: float | Float[Array, 
     return (1.0 - amount) * targets + amount / targets.shape[-1]
 
 
-# What is drawn for every image, all on [0, 1) and whatever is on: so no operation changes what another draws.
+# What is drawn for every image, all on [0, 1) and whatever is on: so no operation changes what another draws. A row more
+# would change all that are drawn with it.
 DRAWS = (
     *("flip", "rotate", "shear_y", "shear_x", "zoom", "crop_y", "crop_x", "brightness", "contrast", "saturation"),
     *("erase", "area", "ratio", "top", "left", "mixup", "cutmix", "coin", "centre_y", "centre_x"),
     *(f"{what}{i}" for i in range(LARGEST["randaugment"]) for what in ("operation", "sign")),
 )
+WINDOW = ("window_area", "window_ratio", "window_y", "window_x")
 Drawn = dict[str, Float[Array, " batch"]]
 Chosen = list[tuple[Int[Array, " batch"], Float[Array, " batch"]]]
+
+
+def _drawn(key: Array, names: tuple[str, ...], batch: int) -> Drawn:
+    return dict(zip(names, jax.random.uniform(key, (batch, len(names))).T, strict=True))
 
 
 def _chosen(spec: Augment, drawn: Drawn, names: tuple[str, ...]) -> Chosen:
@@ -149,6 +168,8 @@ def _moved(spec: Augment, drawn: Drawn, chosen: Chosen, images: Images) -> Image
     either = lambda name, most: most * (2 * drawn[name] - 1)
     down, right = (jnp.floor((2 * spec.crop + 1) * drawn[name]) - spec.crop for name in ("crop_y", "crop_x"))
     moves = []
+    if spec.resized_crop:
+        moves.append(_window(spec, drawn, height, width))
     if spec.rotate or spec.shear or spec.zoom:
         angle = jnp.radians(either("rotate", spec.rotate))
         slope_y, slope_x = (jnp.tan(jnp.radians(either(f"shear_{axis}", spec.shear))) for axis in "yx")
@@ -159,6 +180,19 @@ def _moved(spec: Augment, drawn: Drawn, chosen: Chosen, images: Images) -> Image
     if moves:
         return resample(images, functools.reduce(then, [*moves, affine(translate_y=down, translate_x=right)]))
     return crop(images, jnp.stack([down, right], axis=1).astype(jnp.int32), spec.crop) if spec.crop else images
+
+
+def _window(spec: Augment, drawn: Drawn, height: int, width: int) -> Float[Array, "batch 3 3"]:
+    """The resized crop; of a large window, the ratio keeps to what fits into the image."""
+    area = spec.resized_crop + (1 - spec.resized_crop) * drawn["window_area"]
+    widest = jnp.minimum(math.log(4 / 3), -jnp.log(area))
+    ratio = jnp.exp(widest * (2 * drawn["window_ratio"] - 1))
+    tall, broad = jnp.sqrt(area * ratio), jnp.sqrt(area / ratio)
+    down, right = (
+        (1 - share) * (side - 1) * (drawn[name] - 0.5)
+        for share, side, name in ((tall, height, "window_y"), (broad, width, "window_x"))
+    )
+    return window(tall, broad, down, right)
 
 
 def _coloured(spec: Augment, drawn: Drawn, chosen: Chosen, images: Images) -> Images:

@@ -36,13 +36,23 @@ def affine(
         ((both * cos + shear_y * sin) / zoom, (both * sin - shear_y * cos) / zoom),
         ((-shear_x * cos - sin) / zoom, (-shear_x * sin + cos) / zoom),
     )
-    rows = [(down, right, -down * translate_y - right * translate_x) for down, right in back]
-    entries = jnp.broadcast_arrays(*(jnp.float32(entry) for row in (*rows, (0, 0, 1)) for entry in row))
-    return jnp.stack(entries, axis=-1).reshape(*entries[0].shape, 3, 3)
+    return _matrix(*((down, right, -down * translate_y - right * translate_x) for down, right in back))
+
+
+def window(tall: Any, broad: Any, down: Any, right: Any) -> Float[Array, "*batch 3 3"]:
+    """A window of the image is stretched over the whole of it, as the way back like that of `affine`.
+
+    Both are measured between the centres of their outer pixels, so that `resample` never reads beyond the image.
+
+    Args:
+      tall, broad: sides of the window as shares of the image's.
+      down, right: pixels from the image's centre to the window's.
+    """
+    return _matrix((tall, 0, down), (0, broad, right))
 
 
 def resample(images: Images, back: Float[Array, "batch 3 3"]) -> Images:
-    """Images read at the places that `affine` gives, between pixels linearly; zeros lie outside.
+    """Images read at the places that `affine` and `window` give, between pixels linearly; zeros lie outside.
 
     A border of zeros is laid round the image, and places beyond it are pulled on to it.
     """
@@ -186,6 +196,11 @@ def between(a: Array, b: Array, share: Array) -> Array:
 def then(first: Float[Array, "*batch 3 3"], second: Float[Array, "*batch 3 3"]) -> Float[Array, "*batch 3 3"]:
     """One map of `affine` and then another."""
     return jnp.matmul(first, second, precision="highest")  # places are pixels: three digits do not do
+
+
+def _matrix(*rows: tuple[Any, Any, Any]) -> Float[Array, "*batch 3 3"]:
+    entries = jnp.broadcast_arrays(*(jnp.float32(entry) for row in (*rows, (0, 0, 1)) for entry in row))
+    return jnp.stack(entries, axis=-1).reshape(*entries[0].shape, 3, 3)
 
 
 def _at(entries: Shaped[Array, "batch n ..."], index: Int[Array, "batch ..."]) -> Shaped[Array, "batch ..."]:

@@ -42,7 +42,7 @@ DATASETS: dict[str, Row] = {
         table.name: Row(f"{table.count:,} handwritten digits of {table.side} x {table.side}", packaged.opener(table))
         for table in packaged.TABLES
     },
-    "folder": Row("any folder of image files, a subfolder a class", folder.source, ("path", "size")),
+    "folder": Row("any folder of image files, a subfolder a class", folder.source, ("path", "size", "channels")),
     "glyphs": Row("62 letters and digits in Debian's fonts", glyphs.source, ("packages", "path", "size")),
     "procedural": Row("endless drawn images whose Bayes error is known", procedural.source, procedural.ARGUMENTS),
 }

@@ -12,7 +12,6 @@ from vision.datasets import pixels
 from vision.datasets.source import Examples, Source
 
 ARGUMENTS = ("size", "train_split", "test_split", "image_key", "label_key", "data_dir")
-MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 HELD_OUT = ("test", "validation")  # the first that has labels; ImageNet's test split has none
 
 
@@ -35,7 +34,7 @@ def source(name: str, args: Mapping[str, Any], known: Iterable[str]) -> Source:
     label_key = _feature(name, builder.info, "label_key", args.get("label_key"), kinds.ClassLabel)
     feature, size = builder.info.features[image_key], args.get("size")
     height, width, channels = feature.shape
-    if channels not in MODES or feature.np_dtype != np.uint8:
+    if channels not in pixels.MODES or feature.np_dtype != np.uint8:
         raise BadInput(
             f"dataset {name}: its images are {feature.np_dtype} with {channels} channels, not bytes with 1, 3 or 4"
         )
@@ -72,7 +71,7 @@ def _examples(
         if not isinstance(content, bytes):  # an image that is not stored as a file
             image = Image.fromarray(content.squeeze(-1) if shape[2] == 1 else content)
             return np.asarray(pixels.fit(image, size)).reshape(shape)
-        found = pixels.decode(content, f"dataset {name}: an image", size, MODES[shape[2]])
+        found = pixels.decode(content, f"dataset {name}: an image", size, pixels.MODES[shape[2]])
         if found.shape != shape:
             raise BadInput(
                 f"dataset {name}: an image of {found.shape} among those of {shape}; give data.dataset_args.size"

@@ -51,8 +51,10 @@ def cut(store: Store, data: Any) -> Dataset:
     }
     if official:
         splits["test"] = Part(f"dataset {name} (test)", store.images("test"), store.labels("test"))
-    sums = store.sums("train")[kept].sum(axis=0)
-    mean, square = sums / (len(kept) * np.prod(store.manifest["image"][:2]) * np.array([[255.0], [255.0**2]]))
+    # A fold that is held out is what its run is judged by, and no part of what the run knows.
+    seen = np.setdiff1d(kept, validation) if data.folds else kept
+    sums = store.sums("train")[seen].sum(axis=0)
+    mean, square = sums / (len(seen) * np.prod(store.manifest["image"][:2]) * np.array([[255.0], [255.0**2]]))
     return Dataset(
         name=name,
         classes=classes,

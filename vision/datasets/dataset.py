@@ -100,7 +100,8 @@ class Dataset:
       name: as in the config.
       classes: their names, in the order of the labels.
       image: height, width and channels.
-      mean, std: of the pixels of every image that is not for testing, by channel, in units where white is 1.
+      mean, std: of the pixels of every image that is neither for testing nor in a fold that is held out, by channel, in
+        units where white is 1.
       hash: of content and cut, in hex.
       splits: "train", and "validation" and "test" where they exist.
       missing: why a split does not exist.

@@ -23,24 +23,29 @@ def source(args: Mapping[str, Any], cache_dir: Path) -> Source:
     Args:
       args: `path`, a folder of `train/<class>/*` and perhaps `test/<class>/*` (or `val`), or of `<class>/*`, which has
         no test split of its own. Hidden files and those that are no images by their ending do not count. `size`: see
-        `pixels.decode`; without it all images must have one shape.
+        `pixels.decode`; `channels`: 1 makes all images grey, 3 gives all of them colours. Without these, all images must
+        have one shape.
       cache_dir: not used.
 
     Raises:
-      BadInput: no path, no classes, an empty class, or a first image that cannot be read.
+      BadInput: no path, no classes, an empty class, other channels than 1 or 3, or a first image that cannot be read.
     """
     if "path" not in args:
         raise BadInput("data.dataset_args.path: dataset folder needs it, a folder of train/<class>/* or <class>/*")
-    root, size = Path(args["path"]).expanduser(), args.get("size")
+    root, size, channels = Path(args["path"]).expanduser(), args.get("size"), args.get("channels")
+    if channels not in (None, 1, 3):
+        raise BadInput(f"data.dataset_args.channels: dataset folder wants 1 or 3, got {channels}")
+    mode = None if channels is None else pixels.MODES[channels]
     classes, files = find(root)
     first = files["train"][0][0]
-    shape = pixels.decode(first, str(first), size).shape
+    shape = pixels.decode(first, str(first), size, mode).shape
 
     def read_file(path: Path) -> np.ndarray:
-        found = pixels.decode(path, str(path), size)
+        found = pixels.decode(path, str(path), size, mode)
         if found.shape != shape:
-            hint = "" if size or found.shape[2] != shape[2] else "; data.dataset_args.size makes them one"
-            raise BadInput(f"{path}: {_said(found.shape)}, but {first.name} is {_said(shape)}{hint}")
+            key = "size" if found.shape[2] == shape[2] else "channels"
+            said = f"{path} is {_said(found.shape)}, but {first} is {_said(shape)}"
+            raise BadInput(f"{said}; data.dataset_args.{key} makes them one")
         return found
 
     def examples(named: Sequence[tuple[Path, int]]) -> Examples:
@@ -54,7 +59,8 @@ def source(args: Mapping[str, Any], cache_dir: Path) -> Source:
     def identity() -> Any:
         stats = [(path, path.stat()) for split in files.values() for path, _ in split]
         states = [[str(path.relative_to(root)), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
-        return {"root": str(root.resolve()), "files": len(states), "sha256": cache.digest(states)}
+        made = {} if channels is None else {"channels": channels}
+        return {"root": str(root.resolve()), "files": len(states), "sha256": cache.digest(states), **made}
 
     return Source(
         "folder", shape, classes, identity, lambda: {split: examples(found) for split, found in files.items()}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.util
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def read(table: Table, path: Path) -> Examples:
     """
     try:
         lines = np.loadtxt(path, np.float32, delimiter=",", ndmin=2)
-    except (OSError, EOFError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zlib.error) as error:
         raise BadInput(f"{path}: damaged ({error}); install {table.package} again") from None
     pixels, labels = lines[:, :-1], lines[:, -1].astype(np.int32)
     if lines.shape != (table.count, table.side**2 + 1) or not 0 <= pixels.min() <= pixels.max() <= table.white:

@@ -13,8 +13,9 @@ from PIL import Image
 
 from training.errors import BadInput
 
+MODES = {1: "L", 3: "RGB", 4: "RGBA"}  # Pillow's, by channels
 # Palettes and bitmaps are unpacked; every other mode must have eight bits a channel.
-UNPACKED = {"P": "RGB", "1": "L"}
+UNPACKED = {"P": "RGB", "PA": "RGBA", "1": "L"}
 BYTES = ("L", "LA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV")
 BROKEN = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)  # what Pillow raises of bad files
 
@@ -38,10 +39,10 @@ def decode(
         with Image.open(content if isinstance(content, Path) else io.BytesIO(content)) as image:
             if size is not None:
                 image.draft(None, (size, size))  # JPEG: decoded at the least scale that is large enough
-            kind = mode or UNPACKED.get(image.mode, image.mode)
-            if kind not in BYTES:
+            own = UNPACKED.get(image.mode, image.mode)
+            if own not in BYTES:  # Pillow would cut them off at 255
                 raise BadInput(f"{where}: pixels of mode {image.mode}; want eight bits a channel")
-            fitted = fit(image.convert(kind), size)
+            fitted = fit(image.convert(mode or own), size)
             return np.asarray(fitted).reshape(fitted.height, fitted.width, -1)
     except BadInput:
         raise

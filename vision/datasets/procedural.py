@@ -33,6 +33,7 @@ LEVELS = 1 << 16  # equally likely values of the noise, finer than a pixel's 256
 STREAMS = ("patterns", "train", "validation", "test", "bayes")
 COMPARED = 1 << 18  # likelihoods computed together
 LEAST = np.float32(-80)  # powers of e below are nothing beside the largest, and slow: their results are denormal
+MEMORY = 16 << 30  # bytes of all patterns, at most
 VIEWS = 2_000_000_000  # comparisons of an image with a view of a pattern from which a Bayes error is estimated
 
 
@@ -70,7 +71,7 @@ class Procedural:
 
     def __post_init__(self) -> None:
         ranges = {
-            "size": (2, 1024),
+            "size": (3, 1024),  # a wave goes into it
             "channels": (1, 16),
             "num_classes": (2, 1 << 20),
             "species": (1, 1 << 24),
@@ -83,6 +84,12 @@ class Procedural:
         for key, (least, most) in ranges.items():
             if not least <= (value := getattr(self, key)) <= most:
                 raise BadInput(f"data.dataset_args.{key}: dataset procedural wants {least} to {most}, got {value}")
+        views = 4 * self.num_classes * self.species * self.channels * (self.size + 2 * self.shift) ** 2
+        if views > MEMORY:
+            raise BadInput(
+                f"data.dataset_args.species: {self.species:,} patterns of {self.num_classes:,} classes take "
+                f"{views >> 20:,} MiB of memory, and at most {MEMORY >> 20:,} are used"
+            )
 
     @property
     def image(self) -> tuple[int, int, int]:
