@@ -167,9 +167,9 @@ def norm_leaves(kind: str, channels: int, scale: float = 1.0) -> tuple[dict[str,
 def norm(kind: str, p: Any, stats: Any, x: Images, train: bool, momentum: float) -> tuple[Images, Any]:
     """Batch or group norm, computed in float32, and the running statistics after it.
 
-    Batch norm (Ioffe and Szegedy 2015) uses the mean and variance over the whole global batch in training, which under
-    a mesh is a sum over all devices, and moves its running ones towards them by a share 1 - `momentum` (the variance
-    with n / (n - 1), as in Torch); otherwise it uses the running ones.
+    Batch norm (Ioffe and Szegedy 2015) uses the mean and variance over the whole batch in training (over each micro-batch
+    where it is accumulated), which under a mesh is a sum over all devices, and moves its running ones towards them by a
+    share 1 - `momentum` (the variance with n / (n - 1), as in Torch); otherwise it uses the running ones.
     """
     full = wide(x)
     if kind == "group":
