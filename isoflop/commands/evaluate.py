@@ -11,6 +11,7 @@ from training.errors import BadInput
 SUMMARY = "evaluate a run's checkpoint: every metric, by class where there are classes; export of predictions"
 EXAMPLE = """
 isoflop evaluate runs/fashion
+isoflop evaluate runs/small --predictions=tokens.parquet
 isoflop evaluate runs/fashion --split=validation --predictions=predictions.parquet
 isoflop evaluate runs/fashion --probe=10 --figures=figures
 """
@@ -23,7 +24,7 @@ def define(flags: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_string(
         "predictions",
         None,
-        "Write a row an example here (.csv or .parquet), where the family has any.",
+        "Write a row an example, or a token, here (.csv or .parquet).",
         flag_values=flags,
     )
     absl_flags.DEFINE_integer(

@@ -157,13 +157,31 @@ class LanguageTask(StreamTask):
         return self._arrays(windows)
 
     def summarize(self, outputs: Iterable[np.ndarray], final: bool = True) -> dict[str, float | int | str | None]:
-        """Token-weighted loss in nats, its standard error by document, and bits per byte of the raw text."""
+        """Token-weighted loss in nats, its standard error by document, bits per byte of the raw text, and the loss over the
+        second half of the windows, which is what the prefix task (`lm.objectives.prefix`) predicts."""
         del final
+        return self._summary(self._scored(outputs))
+
+    def details(self, outputs: Iterable[np.ndarray], final: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
+        """All that is said of an evaluation, and each token of its sample as columns: its window, its place there, nats."""
+        del final
+        nats = self._scored(outputs)
+        window, position = np.indices(nats.shape)
+        columns = {"window": window, "position": position, "token": self._windows()[:, 1:], "nats": nats}
+        return self._summary(nats), {name: column.ravel() for name, column in columns.items()}
+
+    def _windows(self) -> np.ndarray:
+        return self.eval.windows(self.sample, self.config.data.seq_len)
+
+    def _scored(self, outputs: Iterable[np.ndarray]) -> np.ndarray:
+        return np.concatenate([np.asarray(part, np.float64) for part in outputs])[: len(self.sample)]
+
+    def _summary(self, nats: np.ndarray) -> dict[str, Any]:
         length = self.config.data.seq_len
-        nats = np.concatenate([np.asarray(part, np.float64) for part in outputs])[: len(self.sample)]
-        raw_bytes = int(self.text.token_bytes[self.eval.windows(self.sample, length)[:, 1:]].sum())
+        raw_bytes = int(self.text.token_bytes[self._windows()[:, 1:]].sum())
         return {
             **by_document(nats, self.eval.document_ids(self.sample, length)),
+            "loss_second_half": float(nats[:, length // 2 - 1 : -1].mean()) if length > 1 else None,
             "bits_per_byte": float(nats.sum() / np.log(2) / raw_bytes) if raw_bytes else None,
             "eval_set": self.eval.name,
         }

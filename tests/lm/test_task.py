@@ -5,9 +5,11 @@ import functools
 import flax.linen as nn
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 from ml_collections import ConfigDict
 
+from isoflop import cli
 from lm import objectives, task as family
 from training import config as configs, evaluation, loop, mesh as meshes, record
 from training.errors import BadInput
@@ -234,6 +236,12 @@ def test_a_markov_language_is_learnt_to_its_entropy(tmp_path):
     )
     result = loop.run(configs.complete(partial), tmp_path)
     entropy = family.build(configs.resolve(configs.complete(partial))).text.entropy_rate
+    assert cli.main(["evaluate", str(tmp_path), f"--predictions={tmp_path}/tokens.parquet"]) == 0
+    tokens = pd.read_parquet(tmp_path / "tokens.parquet")
+    assert len(tokens) == result["eval_tokens"] and tokens["nats"].mean() == pytest.approx(result["loss"], rel=1e-5)
+    by_position = tokens.groupby("position")["nats"].mean()
+    assert len(by_position) == 64
+    assert by_position[31:63].mean() == pytest.approx(result["loss_second_half"], rel=1e-5)
     assert abs(result["loss"] - entropy) < 3 * result["loss_sem"] + 0.02 < np.log(16) - entropy
 
 
