@@ -28,6 +28,11 @@ COMMAND = (sys.executable, "-m", "sweeps.price")
 MOST_SHAPES = 20  # compiled for memory unless asked
 SAMPLES = 3  # shapes that are timed where memory was not asked for
 SECONDS = 0.5  # spent on timing a shape, at least
+NO_DATA = 3  # what the process behind `measured` ends with where it raises `NoData`
+
+
+class NoData(BadInput):
+    """The data of a run cannot be opened on this machine."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,10 +92,18 @@ def representatives(plan: Plan, most: int | None = None) -> list[Point]:
 
 
 def measure(config: ConfigDict) -> Measured:
-    """Compile the train step of a resolved config and time it on this machine's devices; opens its data."""
+    """Compile the train step of a resolved config and time it on this machine's devices; opens its data.
+
+    Raises:
+      NoData: the data cannot be opened.
+      BadInput: the point contradicts the machine: its mesh, its batch.
+    """
     mesh = meshes.build(config.mesh)
     data.check_divisible(config, mesh)
-    task = family_of(config.task).build(config)
+    try:
+        task = family_of(config.task).build(config)
+    except BadInput as error:
+        raise NoData(str(error)) from error
     hyper, shapes, n = steps.hyper(config, task), data.shapes(task, config.batch_size), config.steps_per_call
     n = min(n, config.derived.steps)
     began = time.perf_counter()
@@ -114,7 +127,8 @@ def measured(base: ConfigDict, points: Iterable[Point], place: Place) -> dict[st
     """`measure` of each point, by group, in a process of its own that is placed as a worker would be.
 
     Raises:
-      BadInput: a point contradicts the machine: its mesh, its batch, its data.
+      NoData: the data of a point is not on this machine.
+      BadInput: a point contradicts the machine: its mesh, its batch.
       RunFailed: the process died, or a point cannot be compiled; the message is its own.
     """
     overrides = {point.group: point.overrides for point in points}
@@ -128,7 +142,8 @@ def measured(base: ConfigDict, points: Iterable[Point], place: Place) -> dict[st
     )
     if done.returncode:
         said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise BadInput(said) if done.returncode == BadInput.exit_code else RunFailed(f"cannot compile the plan: {said}")
+        refused = {BadInput.exit_code: BadInput, NO_DATA: NoData}.get(done.returncode)
+        raise refused(said) if refused else RunFailed(f"cannot compile the plan: {said}")
     return {group: Measured(**values) for group, values in json.loads(done.stdout.splitlines()[-1]).items()}
 
 
@@ -144,7 +159,7 @@ def main() -> int:
             found[group] = dataclasses.asdict(measure(resolve(configure(base, overrides))))
     except BadInput as error:
         print(error, file=sys.stderr)
-        return error.exit_code
+        return NO_DATA if isinstance(error, NoData) else error.exit_code
     print(json.dumps(found))
     return 0
 

@@ -139,7 +139,7 @@ def _prices(
         shapes = price.representatives(plan, price.SAMPLES)
     try:
         found = price.measured(plan.base, shapes, place)
-    except BadInput as error:  # data that is not here yet, or a mesh of another machine: the counts hold all the same
+    except price.NoData as error:  # the counts hold all the same
         if wanted:
             raise
         return {}, speed, [*notes, f"memory and time are not measured: {error}"]
