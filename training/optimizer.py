@@ -40,7 +40,7 @@ class Optimizer(NamedTuple):
     weight_decay: float
 
 
-STACKS = ("layers", "gates")  # axes along which kernels are stacked
+STACKS = ("layers", "gates", "expert")  # axes along which kernels are stacked
 
 
 class Axes(NamedTuple):

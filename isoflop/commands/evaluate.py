@@ -58,7 +58,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
             raise BadInput(f"--split: {config.task} has one evaluation set")
         config.evaluation.split = flags.split
     # On any mesh, and whatever became of the run that this one began with.
-    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    config.mesh = ConfigDict({"data": -1})
     config.start = ConfigDict({"run": "", "step": None, "fresh": ()})
     config = configs.resolve(config)
     task, mesh = family_of(config.task).build(config), meshes.build(config.mesh)
