@@ -13,10 +13,12 @@ from training.task import Task
 
 # Keys that change how fast or where a run goes, never what it computes.
 INDIFFERENT = (
-    *("model.size", "model.scan", "model.remat", "model.attention"),
+    *("model.size", "model.scan", "model.remat", "model.attention", "model.dispatch"),
     *("data.cache_dir", "data.corpus_args.data_dir", "data.shard_tokens", "evaluation.batch_size"),
 )
 
+# Keys that are no part of a run's identity while they are unset, so that runs from before there were any keep theirs.
+YOUNG = tuple(f"model.{key}" for key in models.MIXTURE)
 
 # Facts that a run shares with the one whose parameters it begins with.
 INHERITED = ("tokenizer_hash",)

@@ -81,7 +81,7 @@ def defaults() -> ConfigDict:
             # Begin with the parameters of another run; those whose path matches a pattern of `fresh` are drawn anew.
             "start": {"run": "", "step": placeholder(int), "fresh": ()},
             "precision": {"params": "float32", "compute": "float32", "logits": "float32", "matmul": "default"},
-            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+            "mesh": {"data": -1, "fsdp": 1, "expert": 1, "tensor": 1},
             "checkpoint": {
                 "every_steps": 0,
                 "every_minutes": 5.0,
@@ -257,9 +257,11 @@ def _warmup(config: ConfigDict, steps: int, tokens_per_example: int, rule: dict[
 
 def semantic(config: ConfigDict) -> dict[str, Any]:
     """What a resolved config means, flat (`model.width`: 256): no paths, speed switches, hosts or dates."""
-    indifferent = (*INDIFFERENT, *getattr(family_of(config.task), "INDIFFERENT", ()))
+    family = family_of(config.task)
+    indifferent, young = (*INDIFFERENT, *getattr(family, "INDIFFERENT", ())), getattr(family, "YOUNG", ())
     flat = flatten(config.to_dict())
     kept = {key: value for key, value in flat.items() if not _under(key, indifferent)}
+    kept = {key: value for key, value in kept.items() if value is not None or key not in young}
     for key in WARMUP:
         kept.pop(f"schedule.{key}", None)
     kept["steps"], kept["warmup_steps"] = config.derived.steps, config.derived.warmup_steps

@@ -15,6 +15,7 @@ from lm.loss import by_document, cross_entropy, z_penalty
 from lm.objectives.stream import StreamTask, available
 from training.cost import Cost
 from training.errors import BadInput
+from training.nets import experts
 from training.task import Arrays
 
 __all__ = ["LanguageModel", "LanguageTask", "available", "build", "cost", "network"]
@@ -65,22 +66,34 @@ class LanguageModel:
         ended = nn.LogicallyPartitioned(jnp.zeros(self.carried, bool), ("batch",))
         return {**variables, "carry": {"state": state, "ended": ended}}
 
+    @property
+    def mixture(self) -> bool:
+        """Whether the model has experts."""
+        return bool(getattr(self.network, "experts", 0))
+
     def loss(self, params: Any, stats: Any, batch: Any, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
-        """Nats summed over tokens, with z-loss on top; see `training.task.Model.loss`."""
+        """Nats summed over tokens; in the total alone z-loss, and what keeps the experts of every layer even (see
+        `training.nets.experts.told`, whose means over layers are metrics). As `training.task.Model.loss`."""
         dropout = (key, hyper["dropout"]) if self.network.dropout else None
-        nats, normaliser, stats = self._nats(params, batch, dropout, stats)
+        nats, normaliser, stats, told = self._nats(params, batch, dropout, stats, training=True)
         total = reported = jnp.sum(nats)
         if self.z_loss:
             total = reported + jnp.sum(z_penalty(normaliser, hyper["z_loss"]))
-        return total, ({"loss": reported, "weight": jnp.float32(nats.size)}, stats)
+        if told:
+            total += sum(hyper[name] * jnp.sum(told[name]) for name in models.PENALTIES)
+        means = {name: jnp.mean(layers) for name, layers in told.items()}
+        return total, ({"loss": reported, **means, "weight": jnp.float32(nats.size)}, stats)
 
     def score(self, params: Any, stats: Any, batch: Any) -> jax.Array:
         """Nats of each predicted token [batch, length]; a recurrent state starts from zero in every window."""
         del stats
-        return self._nats(params, batch, None, {})[0]
+        return self._nats(params, batch, None, {}, training=False)[0]
 
-    def _nats(self, params: Any, batch: Any, dropout: Any, stats: Any) -> tuple[jax.Array, jax.Array, Any]:
-        window, ids = batch["tokens"].astype(jnp.int32), batch.get("segments")
+    def _nats(
+        self, params: Any, batch: Any, dropout: Any, stats: Any, training: bool
+    ) -> tuple[jax.Array, jax.Array, Any, dict[str, jax.Array]]:
+        """Nats and log normaliser of each token, what becomes of `stats`, and what layers of experts tell."""
+        window, ids, told = batch["tokens"].astype(jnp.int32), batch.get("segments"), {}
         apply: Any = self.network.apply
         if stats:
             kept = ~(stats["carry"]["ended"] | batch["fresh"])[None, :, None]
@@ -90,9 +103,11 @@ class LanguageModel:
             stats = {
                 "carry": {"state": state, "ended": jnp.zeros_like(last, bool) if self.end is None else last == self.end}
             }
+        elif training and self.mixture:
+            states, head, told = apply({"params": params}, window[:, :-1], ids, dropout, method="routed")
         else:
             states, head = apply({"params": params}, window[:, :-1], ids, dropout, method="hidden")
-        return *cross_entropy(states, head, window[:, 1:], self.network.logit_dtype), stats
+        return *cross_entropy(states, head, window[:, 1:], self.network.logit_dtype), stats, told
 
 
 class LanguageTask(StreamTask):
@@ -104,6 +119,23 @@ class LanguageTask(StreamTask):
         super().__init__(config)
         carried = config.batch_size if config.model.carry else 0
         self.model = LanguageModel(network(config), self.end, config.model.z_loss > 0, carried)
+
+    def hyper(self) -> dict[str, float]:
+        """Scalars of the model that never recompile it, the weights of its experts' penalties among them."""
+        own = models.PENALTIES if self.model.mixture else ()
+        return super().hyper() | {name: float(self.config.model[name]) for name in own}
+
+    def facts(self) -> dict[str, Any]:
+        """Record entries of the text and of the experts, whose granularity is how many times an expert would fit into an
+        MLP of four widths (Krajewski et al. 2024)."""
+        network: Any = self.model.network
+        if not self.model.mixture:
+            return super().facts()
+        return super().facts() | {
+            **{name: getattr(network, name) for name in ("experts", "experts_per_token", "shared_experts", "capacity")},
+            "granularity": 4 * network.width / network.mlp_width,
+            "dispatch": "{} ({})".format(*experts.choose(network.dispatch)),
+        }
 
     def batch(self, k: int, rows: slice) -> Arrays:
         """Rows of global batch k: windows of the training split, each where the state is carried the next of its row."""
