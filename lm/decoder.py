@@ -8,7 +8,8 @@ Parameters (L layers, d width, h head width; biases and norm biases only with `b
     blocks/attention/query/kernel      (L, d, heads h)  beside key, value (L, d, kv_heads h) and out (L, heads h, d)
     blocks/attention/{query,key}_norm  (L, h)           qk_norm only
     blocks/mlp_norm/{scale,bias}       (L, d)           not in parallel blocks, which share attention_norm
-    blocks/mlp/{up,gate,down}/kernel   (L, d, mlp) and (L, mlp, d); gate only where the activation is gated
+    blocks/mlp/{up,gate,down}/kernel   (L, d, mlp) and (L, mlp, d); gate only where the activation is gated; with experts see
+                                       `training.nets.experts`
     final_norm/{scale,bias}            (d,)
     head/embedding                     (V, d)           untied only
 
@@ -27,7 +28,7 @@ from jaxtyping import Array, Float, Int
 
 from training.errors import BadInput
 from training.mesh import constrain
-from training.nets import blocks, initial, layers
+from training.nets import blocks, experts, initial, layers
 from training.nets.attention import Choice, attend, attend_cache, choose
 from training.nets.blocks import Dropout
 from training.nets.initial import Leaf
@@ -60,6 +61,7 @@ class Decoder(nn.Module):
       mixer: "attention", or "linear": the gated linear recurrence of `training.nets.recurrence`, whose output gate, forget
         gate and values are what attention calls queries, keys and values.
       parallel: whether attention and MLP read one norm and are added together (Wang and Komatsuzaki 2021).
+      experts, experts_per_token, shared_experts, capacity, normalise, dispatch: see `training.nets.experts.Mixture`.
       dropout: whether embeddings and block outputs are dropped in training; the rate is an argument.
       param_dtype, compute_dtype, logit_dtype: names of dtypes.
       scan: one compiled block run `depth` times, instead of `depth` copies of it.
@@ -84,6 +86,12 @@ class Decoder(nn.Module):
     qk_norm: bool = False
     mixer: str = "attention"
     parallel: bool = False
+    experts: int = 0
+    experts_per_token: int = 1
+    shared_experts: int = 0
+    capacity: float = 0.0
+    normalise: bool = True
+    dispatch: str = "auto"
     dropout: bool = False
     param_dtype: str = "float32"
     compute_dtype: str = "float32"
@@ -114,7 +122,8 @@ class Decoder(nn.Module):
           init_scale: factor of every initial standard deviation; may be traced.
         """
         check(self)
-        stacks = {"blocks": (blocks.leaves(self), self.depth)}
+        layer = blocks.leaves(self) | ({"mlp": experts.leaves(self)} if self.experts else {})
+        stacks = {"blocks": (layer, self.depth)}
         return initial.parameters(self, top(self), stacks, init_scale, self.param_dtype)
 
     def __call__(
@@ -140,6 +149,21 @@ class Decoder(nn.Module):
           segments: ids of the document of each token: attention stays within them and positions restart; None: one.
           dropout: (key, rate), used by models with `dropout`; None: nothing is dropped.
         """
+        return self._states(tokens, segments, dropout, training=False)[:2]
+
+    def routed(
+        self,
+        tokens: Int[Array, "batch length"],
+        segments: Int[Array, "batch length"] | None = None,
+        dropout: Dropout | None = None,
+    ) -> tuple[Float[Array, "batch length width"], Float[Array, "vocab width"], dict[str, Float[Array, " depth"]]]:
+        """As `hidden`, in training, where experts have their capacity; and what each layer tells of its routing, see
+        `training.nets.experts.told`."""
+        return self._states(tokens, segments, dropout, training=True)
+
+    def _states(
+        self, tokens: Array, segments: Array | None, dropout: Dropout | None, training: bool
+    ) -> tuple[Array, Array, Any]:
         params = self.parameters()
         batch, length = tokens.shape
         drop = blocks.dropper(dropout if self.dropout else None)
@@ -153,9 +177,14 @@ class Decoder(nn.Module):
             return attend(q, k, v, segments, choice.name), kept
 
         x = drop(embed(self, params, tokens, places), -1, 0)
-        x, _ = blocks.run(self, params["blocks"], x, None, batch=batch, turn=turner(self, places), mix=mix, drop=drop)
+        how = {"turn": turner(self, places), "mix": mix, "drop": drop, "feed": self._feed(batch, training)}
+        x, told = blocks.run(self, params["blocks"], x, None, batch=batch, **how)
         x = blocks.norm(self, params["final_norm"], x)
-        return x.reshape(batch, length, self.width), _head(self, params)
+        return x.reshape(batch, length, self.width), _head(self, params), told
+
+    def _feed(self, batch: int, training: bool) -> Any:
+        """What blocks have in place of an MLP; None: nothing."""
+        return experts.feed(self, batch, training) if self.experts else None
 
     def extend(self, tokens: Int[Array, "batch new"], cache: Cache) -> tuple[Float[Array, "batch new vocab"], Cache]:
         """Logits of tokens that continue those in a cache, and the longer cache.
@@ -170,6 +199,7 @@ class Decoder(nn.Module):
         # One compiled block, whatever `scan` says: a sampler compiles for a few short steps.
         quick, mix = self.clone(scan=True, remat="none"), self._from_cache(cache, places)
         how = {"batch": batch, "turn": turner(self, places), "mix": mix, "drop": blocks.dropper(None)}
+        how["feed"] = self._feed(batch, training=False)
         x = embed(self, params, tokens, places)
         x, kept = blocks.run(quick, params["blocks"], x, cache["kept"], **how)
         x = blocks.norm(self, params["final_norm"], x).reshape(batch, new, self.width)
@@ -208,6 +238,8 @@ class Decoder(nn.Module):
 def check(model: Decoder) -> None:
     """Raise BadInput where the fields of a model contradict each other."""
     blocks.check(model)
+    if model.experts:
+        experts.check(model)
     if model.positions not in POSITIONS:
         raise BadInput(f"model.positions: {model.positions!r} is not one of {', '.join(POSITIONS)}")
     if model.mixer not in MIXERS:

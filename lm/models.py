@@ -14,7 +14,7 @@ from lm.encoder_decoder import EncoderDecoder
 from lm.recurrent import Recurrent
 from training.cost import Cost
 from training.errors import BadInput
-from training.nets import sizes
+from training.nets import experts, sizes
 from training.nets.recurrence import CELLS
 from training.schedule import chosen
 
@@ -98,6 +98,17 @@ BERT: dict[str, Any] = {
     "mask_fraction": 0.15,  # of the tokens, where masked ones are predicted
     **SWITCHES,
 }
+MIXTURE: dict[str, Any] = {
+    "experts": 8,
+    "experts_per_token": 2,
+    "shared_experts": 0,
+    "capacity": 0.0,  # 0: no token is dropped
+    "normalise": True,
+    "dispatch": "auto",
+    "balance": 0.01,  # weights of penalties, floats that never recompile
+    "router_z": 0.001,
+}
+PENALTIES = ("balance", "router_z")
 LINEAR: dict[str, Any] = {"mixer": "linear", "heads": 1, "kv_heads": 1, "positions": "none", "qk_norm": False}
 
 
@@ -116,6 +127,18 @@ def _decoder_shape(size: float | None, options: dict[str, Any], vocab_size: int,
 def _decoder_cost(model: Decoder, seq_len: int, predicted: int) -> Cost:
     del predicted  # every token
     return costs.cost(model, seq_len, model.vocab_size)
+
+
+def _mixture(options: dict[str, Any], *data: Any, **fields: Any) -> Decoder:
+    for key in PENALTIES:
+        if options[key] < 0:
+            raise BadInput(f"model.{key}: must not be negative, got {options[key]}")
+    return _decoder({key: value for key, value in options.items() if key not in PENALTIES}, *data, **fields)
+
+
+def _check_mixture(model: Decoder) -> None:
+    experts.check(model)  # of none at all too, which would be a dense decoder
+    decoder.check(model)
 
 
 def _encoder(options: dict[str, Any], vocab_size: int, seq_len: int, **fields: Any) -> Encoder:
@@ -187,6 +210,7 @@ KINDS: dict[str, Kind] = {
         decoder.check,
         _decoder_cost,
     ),
+    "moe": Kind(_mixture, BLOCKS | ATTENTION | MIXTURE, _decoder_shape, _check_mixture, _decoder_cost),
     **{cell: _recurrent(cell) for cell in CELLS},
     "encoder": Kind(_encoder, BERT, _encoder_shape, encoder.check, encoder.cost, "encoder"),
     "encoder_decoder": Kind(_pair, T5, _pair_shape, encoder_decoder.check, encoder_decoder.cost, "encoder_decoder"),

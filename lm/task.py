@@ -16,10 +16,11 @@ from training.task import Task
 
 # Keys that change how fast or where a run goes, never what it computes.
 INDIFFERENT = (
-    *("model.size", "model.scan", "model.remat", "model.attention"),
+    *("model.size", "model.scan", "model.remat", "model.attention", "model.dispatch"),
     *("data.cache_dir", "data.corpus_args.data_dir", "data.shard_tokens", "evaluation.batch_size"),
 )
 
+LATER: dict[str, Any] = dict.fromkeys(f"model.{key}" for key in models.MIXTURE)  # as in `training.config`
 
 # Facts that a run shares with the one whose parameters it begins with.
 INHERITED = ("tokenizer_hash",)

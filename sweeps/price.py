@@ -70,6 +70,7 @@ def row(point: Point) -> dict[str, Any]:
         **point.labels,
         "params_total": cost.params_total,
         "params_non_embedding": cost.params_non_embedding,
+        "params_active": cost.active,
         "tokens": derived.tokens,
         "epochs": point.epochs,
         "steps": derived.steps,
@@ -78,6 +79,7 @@ def row(point: Point) -> dict[str, Any]:
         "seed": config.seed,
         "flops_6nd": 6.0 * cost.params_total * derived.tokens,
         "flops_6nd_non_embedding": 6.0 * cost.params_non_embedding * derived.tokens,
+        "flops_6nd_active": 6.0 * cost.active * derived.tokens,
         "flops_exact": derived.flops,
     }
 

@@ -100,7 +100,7 @@ def defaults() -> ConfigDict:
             },
             # Formats such as int4 or fp8 in training ("": none), and those that the trained weights are also evaluated in.
             "quantize": {"weights": "", "activations": "", "post": (), "roles": ("matrix",)},
-            "mesh": {"data": -1, "fsdp": 1, "tensor": 1},
+            "mesh": {"data": -1, "fsdp": 1, "expert": 1, "tensor": 1},
             "checkpoint": {
                 "every_steps": 0,
                 "every_minutes": 5.0,

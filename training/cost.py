@@ -25,7 +25,8 @@ class Cost:
       tokens_per_example: tokens (patches, ...) of an example.
       params_active: parameters that one token uses; None: all of them.
       recompute: FLOPs of the forward products that rematerialisation repeats in the backward pass.
-      from_data: FLOPs of the forward products of which one factor is the data, whose gradient nobody needs.
+      from_data: FLOPs of the forward products of which one factor is the data, or made of whole numbers: nobody needs its
+        gradient.
       teacher: FLOPs of the forward products of a teacher, which is not trained.
     """
 
@@ -56,7 +57,7 @@ class Cost:
 
     @property
     def flops_per_example_6n(self) -> float:
-        """6 N a token, N all parameters (Hoffmann et al. 2022)."""
+        """6 N a token, N all parameters (Hoffmann et al. 2022), those of experts that a token skips among them."""
         return 6.0 * self.params_total * self.tokens_per_example
 
     @property
@@ -159,7 +160,7 @@ def mfu(flops: float, seconds: float, devices: int, peak: float | None) -> float
 
 
 def count_products(jaxpr: Any) -> float:
-    """FLOPs of every `dot_general` and convolution in a (closed) jaxpr, whatever it is nested in.
+    """FLOPs of every `dot_general`, `ragged_dot` and convolution in a (closed) jaxpr, whatever it is nested in.
 
     The body of a scan counts as often as it runs; a conditional as its dearest branch.
 
@@ -176,6 +177,14 @@ def _products(equation: Any) -> float:
         (contracted, _), _ = params["dimension_numbers"]
         left = equation.invars[0].aval.shape
         return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+    if name == "ragged_dot_general":
+        # Every row meets the matrix of its own group alone. Where rows are summed over, in gradients of the matrices, each
+        # row enters the sum of one group.
+        numbers, left = params["ragged_dot_dimension_numbers"], equation.invars[0].aval.shape
+        (contracted, _), _ = numbers.dot_dimension_numbers
+        each = 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+        summed = numbers.lhs_ragged_dimensions[0] in contracted
+        return each / equation.invars[2].aval.shape[-1] if summed else each
     if name == "conv_general_dilated":
         # Each output element sums over a kernel window of the input features of its group. Where the output has more
         # places than the input, as in gradients with respect to it, each place of the input meets the window instead

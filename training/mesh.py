@@ -1,7 +1,7 @@
 """One mesh and one rule table: which mesh axes each logical axis of a parameter or activation is split over."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -11,11 +11,13 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from training.errors import BadInput
 
-AXES = ("data", "fsdp", "tensor")
+AXES = ("data", "fsdp", "expert", "tensor")
 
 # logical axis -> mesh axes. A model names logical axes; an axis that is not in this table is an error.
 RULES: dict[str, str | tuple[str, ...] | None] = {
-    "batch": ("data", "fsdp"),
+    "batch": ("data", "fsdp", "expert"),
+    "group": ("data", "fsdp"),  # the batch where experts are an axis beside it
+    "expert": "expert",
     "length": None,
     "layers": None,
     "gates": None,
@@ -31,13 +33,13 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 
 
 def build(sizes: Mapping[str, int], devices: list[Any] | None = None) -> Mesh:
-    """The mesh of `sizes` (an entry per axis of `AXES`; one may be -1: all devices that are left).
+    """The mesh of `sizes` (by axis of `AXES`, 1 where there is no entry; one may be -1: all devices that are left).
 
     Raises:
       BadInput: the product of the sizes is not the number of devices it may use, or a size is not positive.
     """
     devices = jax.devices() if devices is None else devices
-    shape = [sizes[axis] for axis in AXES]
+    shape = [sizes.get(axis, 1) for axis in AXES]
     if shape.count(-1) > 1 or any(size < 1 and size != -1 for size in shape):
         raise BadInput(f"mesh: sizes must be positive with at most one -1, got {dict(zip(AXES, shape, strict=True))}")
     if -1 in shape:
@@ -55,7 +57,7 @@ def build(sizes: Mapping[str, int], devices: list[Any] | None = None) -> Mesh:
 
 def batch_ways(mesh: Mesh) -> int:
     """Number of shards that a batch is split into."""
-    return mesh.shape["data"] * mesh.shape["fsdp"]
+    return _ways(RULES["batch"], mesh)
 
 
 def spec(*logical: str | None) -> PartitionSpec:
@@ -87,11 +89,13 @@ def shardings(abstract: Any, mesh: Mesh) -> Any:
 
 
 def _divisible(partition: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    def ways(entry: Any) -> int:
-        names = () if entry is None else (entry,) if isinstance(entry, str) else entry
-        return math.prod(mesh.shape[name] for name in names)
+    split = zip(partition, shape, strict=True)
+    return PartitionSpec(*(entry if size % _ways(entry, mesh) == 0 else None for entry, size in split))
 
-    return PartitionSpec(*(e if size % ways(e) == 0 else None for e, size in zip(partition, shape, strict=True)))
+
+def _ways(entry: str | tuple[str, ...] | None, mesh: Mesh) -> int:
+    names = () if entry is None else (entry,) if isinstance(entry, str) else entry
+    return math.prod(mesh.shape[name] for name in names)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
@@ -105,6 +109,24 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
     if mesh.empty or mesh.size == 1:
         return x
     return jax.lax.with_sharding_constraint(x, _divisible(spec(*logical), x.shape, mesh))  # type: ignore[arg-type]
+
+
+def by_rows(fn: Callable[..., jax.Array], rows: tuple[jax.Array, ...], whole: Any) -> jax.Array:
+    """`fn(*rows, whole)` of each device's own rows, on the mesh of the surrounding `jax.set_mesh`.
+
+    For what the compiler would not split by rows, such as sorting them, where each row's result depends on the row alone.
+
+    Args:
+      rows: arrays whose first axis is the batch, or the batch's tokens.
+      whole: a tree of arrays that every device needs all of.
+    """
+    mesh, axes = jax.sharding.get_abstract_mesh(), RULES["batch"]
+    assert isinstance(axes, tuple)
+    if mesh.empty or mesh.size == 1 or len(rows[0]) % _ways(axes, mesh):  # type: ignore[arg-type]
+        return fn(*rows, whole)
+    split, every = PartitionSpec(axes), PartitionSpec()
+    specs = (*(split for _ in rows), every)
+    return jax.shard_map(fn, in_specs=specs, out_specs=split, axis_names=set(axes))(*rows, whole)
 
 
 def place(rows: Any, shape: tuple[int, ...], mesh: Mesh, batch_axis: int = 0) -> Any:

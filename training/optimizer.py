@@ -41,7 +41,7 @@ class Optimizer(NamedTuple):
     weight_decay: float
 
 
-STACKS = ("layers", "gates")  # axes along which kernels are stacked
+STACKS = ("layers", "gates", "expert")  # axes along which kernels are stacked
 
 
 class Axes(NamedTuple):

@@ -67,7 +67,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
             raise BadInput(f"--split: {config.task} has one evaluation set")
         config.evaluation.split = flags.split
     # On any mesh, and whatever became of the runs that this one began with and learnt from.
-    config.mesh = ConfigDict({"data": -1, "fsdp": 1, "tensor": 1})
+    config.mesh = ConfigDict({"data": -1})
     config.start.run, config.start.step, config.start.fresh = "", None, ()
     config.teacher.run, config.teacher.step = "", None
     config.stopping.patience = 0  # whatever was chosen by the validation images, they may be looked at

@@ -18,6 +18,7 @@ CONFIG = True
 COLUMNS = {
     "run_id": ("run", "{}"),
     "params_total": ("N", "{:,}"),
+    "params_active": ("N active", "{:,}"),
     "params_non_embedding": ("N non-emb.", "{:,}"),
     "tokens": ("D", "{:.3g}"),
     "epochs": ("epochs", "{:.2g}"),
@@ -158,6 +159,8 @@ def _text(payload: dict[str, Any], plan: plans.Plan) -> Any:
 
     labels = list(dict.fromkeys(name for point in plan.points for name in point.labels))
     shown = [name for name in COLUMNS if any(row.get(name) is not None for row in payload["points"])]
+    if all(row.get("params_active") == row.get("params_total") for row in payload["points"]):
+        shown = [name for name in shown if name != "params_active"]
     table = Table(box=None, pad_edge=False)
     for name in [*shown[:1], *labels, *shown[1:]]:
         table.add_column(COLUMNS[name][0] if name in COLUMNS else name, justify="right")

@@ -30,6 +30,7 @@ CONVENTIONS = {
     "flops_exact_causal": "counted product by product, causal attention",
     "flops_6nd": "6 N D",
     "flops_6nd_non_embedding": "6 N D without embeddings",
+    "flops_6nd_active": "6 N D of the parameters that act on a token",
     "6ND": "6 N D, for want of a column",
 }
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,6 +15,7 @@ from lm.loss import by_document, cross_entropy, divergence, z_penalty
 from lm.objectives.stream import StreamTask, available
 from training.cost import Cost
 from training.errors import BadInput
+from training.nets import experts
 from training.task import Arrays
 
 __all__ = ["LanguageModel", "LanguageTask", "available", "build", "cost", "network"]
@@ -42,6 +43,18 @@ def cost(config: ConfigDict) -> Cost:
 def build(config: ConfigDict) -> "LanguageTask":
     """The task of a resolved config."""
     return LanguageTask(config)
+
+
+class Predicted(NamedTuple):
+    """Nats of each token and logs of the normalisers; states and head, whose product are the logits; the other collections
+    after this batch; what layers of experts tell."""
+
+    nats: jax.Array
+    normaliser: jax.Array
+    states: jax.Array
+    head: jax.Array
+    stats: Any
+    told: dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,36 +90,42 @@ class LanguageModel:
         ended = nn.LogicallyPartitioned(jnp.zeros(self.carried, bool), ("batch",))
         return {**variables, "carry": {"state": state, "ended": ended}}
 
+    @property
+    def mixture(self) -> bool:
+        """Whether the model has experts."""
+        return bool(getattr(self.network, "experts", 0))
+
     def loss(self, params: Any, stats: Any, batch: Any, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
-        """Nats summed over tokens, with a teacher's part and z-loss; see `training.task.Model.loss`."""
+        """Nats summed over tokens; in the total alone a teacher's part, z-loss, and what keeps the experts of every layer
+        even (see `training.nets.experts.told`, whose means over layers are metrics). As `training.task.Model.loss`."""
         dropout = (key, hyper["dropout"]) if self.network.dropout else None
         stats = dict(stats)
         taught = stats.pop("teacher", None)
-        nats, normaliser, states, head, stats = self._nats(params, batch, dropout, stats)
-        total = reported = jnp.sum(nats)
-        sums = {"loss": reported, "weight": jnp.float32(nats.size)}
+        found = self._predict(params, batch, dropout, stats, training=True)
+        total = reported = jnp.sum(found.nats)
+        sums = {"loss": reported, "weight": jnp.float32(found.nats.size)}
         if self.teacher:
             read, ids = batch["tokens"].astype(jnp.int32)[:, :-1], batch.get("segments")
             apply: Any = self.teacher.apply
             their_states, their_head = apply({"params": taught}, read, ids, None, method="hidden")
             dtype, temperature = self.network.logit_dtype, hyper["temperature"]
-            apart = jnp.sum(divergence(states, head, their_states, their_head, temperature, dtype))
+            apart = jnp.sum(divergence(found.states, found.head, their_states, their_head, temperature, dtype))
             total = (1 - hyper["teacher"]) * reported + hyper["teacher"] * apart
             sums["divergence"] = apart
         if self.z_loss:
-            total += jnp.sum(z_penalty(normaliser, hyper["z_loss"]))
-        return total, (sums, stats)
+            total += jnp.sum(z_penalty(found.normaliser, hyper["z_loss"]))
+        if found.told:
+            total += sum(hyper[name] * jnp.sum(found.told[name]) for name in models.PENALTIES)
+        sums |= {name: jnp.mean(layers) for name, layers in found.told.items()}
+        return total, (sums, found.stats)
 
     def score(self, params: Any, stats: Any, batch: Any) -> jax.Array:
         """Nats of each predicted token [batch, length]; a recurrent state starts from zero in every window."""
         del stats
-        return self._nats(params, batch, None, {})[0]
+        return self._predict(params, batch, None, {}, training=False).nats
 
-    def _nats(
-        self, params: Any, batch: Any, dropout: Any, stats: Any
-    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, Any]:
-        """Nats of each token, logs of the normalisers, what their product are the logits, and the other collections."""
-        window, ids = batch["tokens"].astype(jnp.int32), batch.get("segments")
+    def _predict(self, params: Any, batch: Any, dropout: Any, stats: Any, training: bool) -> Predicted:
+        window, ids, told = batch["tokens"].astype(jnp.int32), batch.get("segments"), {}
         apply: Any = self.network.apply
         if stats:
             kept = ~(stats["carry"]["ended"] | batch["fresh"])[None, :, None]
@@ -116,9 +135,12 @@ class LanguageModel:
             stats = {
                 "carry": {"state": state, "ended": jnp.zeros_like(last, bool) if self.end is None else last == self.end}
             }
+        elif training and self.mixture:
+            states, head, told = apply({"params": params}, window[:, :-1], ids, dropout, method="routed")
         else:
             states, head = apply({"params": params}, window[:, :-1], ids, dropout, method="hidden")
-        return *cross_entropy(states, head, window[:, 1:], self.network.logit_dtype), states, head, stats
+        nats, normaliser = cross_entropy(states, head, window[:, 1:], self.network.logit_dtype)
+        return Predicted(nats, normaliser, states, head, stats, told)
 
 
 class LanguageTask(StreamTask):
@@ -133,15 +155,23 @@ class LanguageTask(StreamTask):
         self.model = LanguageModel(network(config), self.end, config.model.z_loss > 0, carried, teacher)
 
     def hyper(self) -> dict[str, float]:
-        """Scalars of the model that never recompile it."""
-        section = self.config.teacher
-        return super().hyper() | (
-            {"teacher": section.weight, "temperature": section.temperature} if section.run else {}
-        )
+        """Scalars of the model that never recompile it, those of its experts' penalties and of its teacher among them."""
+        own, section = models.PENALTIES if self.model.mixture else (), self.config.teacher
+        taught = {"teacher": section.weight, "temperature": section.temperature} if section.run else {}
+        return super().hyper() | {name: float(self.config.model[name]) for name in own} | taught
 
     def facts(self) -> dict[str, Any]:
-        """As of any stream, with those of a teacher."""
-        return super().facts() | (teachers.facts(self.config) if self.config.teacher.run else {})
+        """Record entries of the text, of a teacher, and of the experts, whose granularity is how many times an expert would
+        fit into an MLP of four widths (Krajewski et al. 2024)."""
+        network: Any = self.model.network
+        made = super().facts() | (teachers.facts(self.config) if self.config.teacher.run else {})
+        if not self.model.mixture:
+            return made
+        return made | {
+            **{name: getattr(network, name) for name in ("experts", "experts_per_token", "shared_experts", "capacity")},
+            "granularity": 4 * network.width / network.mlp_width,
+            "dispatch": "{} ({})".format(*experts.choose(network.dispatch)),
+        }
 
     def batch(self, k: int, rows: slice) -> Arrays:
         """Rows of global batch k: windows of the training split, each where the state is carried the next of its row."""

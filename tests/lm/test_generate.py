@@ -20,6 +20,7 @@ MODELS = {
     "learned, biased": Decoder(**SHAPE, kv_heads=4, positions="learned", max_length=20, norm="layer", bias=True),
     "parallel, gated": Decoder(**SHAPE, kv_heads=1, parallel=True, activation="swiglu", qk_norm=True, tied=False),
     "gated linear": Decoder(**SHAPE | {"heads": 1}, kv_heads=1, positions="none", mixer="linear"),
+    "experts": Decoder(**SHAPE, kv_heads=2, experts=4, experts_per_token=2, capacity=0.5, shared_experts=1),
     "lstm": Recurrent(17, "lstm", depth=2, width=16),
     "gru": Recurrent(17, "gru", depth=2, width=16, tied=False),
 }
@@ -51,7 +52,7 @@ def test_cached_logits_equal_the_uncached_forward_pass(name):
     assert int(cache.get("length", 12)) == 12
 
 
-@pytest.mark.parametrize("name", ["rotary, grouped", "learned, biased", "gated linear", "lstm"])
+@pytest.mark.parametrize("name", ["rotary, grouped", "learned, biased", "gated linear", "experts", "lstm"])
 def test_greedy_generation_is_the_argmax_of_the_uncached_pass(name):
     model = MODELS[name]
     params = params_of(model)

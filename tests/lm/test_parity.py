@@ -1,4 +1,4 @@
-"""The decoder against transformers: with the same weights, GPT-2 and Llama give the same logits."""
+"""The decoder against transformers: with the same weights, GPT-2, Llama and Mixtral give the same logits."""
 
 import functools
 
@@ -123,3 +123,60 @@ def test_llama_with_grouped_queries():
     )  # fmt: skip
     assert same_tree(model, params)
     np.testing.assert_allclose(jax.jit(model.apply)({"params": params}, TOKENS), logits_of(reference), atol=1e-4)
+
+
+@pytest.mark.parametrize("dispatch", ["blocked", "ragged"])
+def test_mixtral(dispatch):
+    reference = transformers.MixtralForCausalLM(
+        transformers.MixtralConfig(
+            vocab_size=101, hidden_size=48, intermediate_size=40, num_hidden_layers=2, num_attention_heads=6,
+            num_key_value_heads=2, max_position_embeddings=32, rms_norm_eps=1e-6, tie_word_embeddings=False,
+            num_local_experts=5, num_experts_per_tok=2, sliding_window=None,
+        )
+    ).eval()  # fmt: skip
+    weights = weights_of(reference)
+    theta = getattr(reference.config, "rope_theta", None) or reference.config.rope_parameters["rope_theta"]
+    layer = functools.partial(stacked, weights, depth=2)
+
+    def linear(name, transform=lambda w: jnp.swapaxes(w, -1, -2)):
+        return {"kernel": layer(f"model.layers.{{}}.{name}", transform=transform)}
+
+    def half(part):
+        return lambda w: jnp.swapaxes(jnp.split(w, 2, axis=1)[part], -1, -2)
+
+    def norm(name):
+        return {"scale": layer(f"model.layers.{{}}.{name}.weight")}
+
+    projections = {"query": "q_proj", "key": "k_proj", "value": "v_proj", "out": "o_proj"}
+    params = {
+        "embed": {"embedding": weights["model.embed_tokens.weight"]},
+        "blocks": {
+            "attention_norm": norm("input_layernorm"),
+            "attention": {ours: linear(f"self_attn.{theirs}.weight") for ours, theirs in projections.items()},
+            "mlp_norm": norm("post_attention_layernorm"),
+            "mlp": {
+                "router": linear("mlp.gate.weight"),
+                "gate": linear("mlp.experts.gate_up_proj", half(0)),
+                "up": linear("mlp.experts.gate_up_proj", half(1)),
+                "down": linear("mlp.experts.down_proj"),
+            },
+        },
+        "final_norm": {"scale": weights["model.norm.weight"]},
+        "head": {"embedding": weights["lm_head.weight"]},
+    }
+    model = Decoder(
+        vocab_size=101, depth=2, width=48, heads=6, kv_heads=2, mlp_width=40, norm="rms", norm_eps=1e-6,
+        positions="rotary", rope_theta=theta, activation="swiglu", tied=False, experts=5, experts_per_token=2,
+        dispatch=dispatch,
+    )  # fmt: skip
+    assert same_tree(model, params)
+    np.testing.assert_allclose(jax.jit(model.apply)({"params": params}, TOKENS), logits_of(reference), atol=1e-4)
+    # Over one example our balance is theirs, but for their counting every one of a token's choices as a whole one.
+    with torch.no_grad():
+        routers = reference(torch.as_tensor(TOKENS[:1], dtype=torch.long), output_router_logits=True).router_logits
+    loss = transformers.models.mixtral.modeling_mixtral.load_balancing_loss_func
+    told = jax.jit(functools.partial(model.apply, method="routed"))({"params": params}, TOKENS[:1])[2]
+    theirs = [float(loss((router,), 5, 2)) / 2 for router in routers]
+    np.testing.assert_allclose(told["balance"] / TOKENS.shape[1], theirs, rtol=1e-4)
+    z = [float(torch.logsumexp(router, dim=-1).square().mean()) for router in routers]
+    np.testing.assert_allclose(told["router_z"] / TOKENS.shape[1], z, rtol=1e-4)

@@ -48,6 +48,15 @@ def test_products_are_counted_inside_every_nesting():
     assert counted(jax.vmap(jnp.matmul, (0, None)), jnp.ones((7, 3, 4)), B) == 7 * PRODUCT
 
 
+def test_products_of_groups_count_each_row_once():
+    def grouped(a, b):
+        return jax.lax.ragged_dot(a, b, jnp.array([1, 0, 2])).sum()
+
+    kernels = jnp.ones((3, 4, 4))
+    assert counted(grouped, A, kernels) == PRODUCT
+    assert counted(jax.grad(grouped, (0, 1)), A, kernels) == 3 * PRODUCT
+
+
 def test_a_custom_gradient_counts_once_forward_and_as_written_backward():
     @jax.custom_vjp
     def product(a, b):

@@ -14,7 +14,9 @@ from training.errors import BadInput
 
 
 def test_one_axis_takes_what_is_left():
-    assert dict(mesh.build({"data": -1, "fsdp": 2, "tensor": 2}).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    found = mesh.build({"data": -1, "fsdp": 2, "tensor": 2})
+    assert dict(found.shape) == {"data": 2, "fsdp": 2, "expert": 1, "tensor": 2}
+    assert dict(mesh.build({"data": -1, "expert": 4}).shape) == {"data": 2, "fsdp": 1, "expert": 4, "tensor": 1}
     with pytest.raises(BadInput, match="8 devices are not divisible by 3"):
         mesh.build({"data": -1, "fsdp": 3, "tensor": 1})
     with pytest.raises(BadInput, match="at most one -1"):
@@ -28,6 +30,8 @@ def test_every_parameter_must_be_covered():
     box = lambda *names: nn.LogicallyPartitioned(jax.ShapeDtypeStruct((8, 6), jnp.float32), names)
     placed = mesh.shardings({"a": box("embed", "mlp"), "b": box("vocab", None)}, grid)
     assert placed["a"].spec == P("fsdp", "tensor") and placed["b"].spec == P("tensor", None)
+    grid = mesh.build({"data": 2, "expert": 4})
+    assert mesh.batch_ways(grid) == 8
     with pytest.raises(BadInput, match="no rule for the logical axis 'colour'"):
         mesh.shardings({"a": box("colour", None)}, grid)
     with pytest.raises(BadInput, match=r"parameter \['a'\] names no logical axes"):
@@ -72,3 +76,18 @@ def test_rows_are_made_only_where_they_lie():
     array = mesh.place(rows, (16,), grid)
     np.testing.assert_array_equal(array, np.arange(16))
     assert sorted(set(asked)) == [(i, i + 2) for i in range(0, 16, 2)]
+
+
+def test_each_device_handles_its_own_rows():
+    """What is sorted is the rows of a device; where they cannot be split evenly, all of them."""
+
+    def ranked(rows, weights, whole):
+        return jnp.sort(rows) * whole["factor"] + 0 * weights
+
+    rows, whole = np.arange(16.0)[::-1].copy(), {"factor": np.float32(2)}
+    with jax.set_mesh(mesh.build({"data": 2, "expert": 2, "tensor": 2})):
+        apply = jax.jit(lambda rows: mesh.by_rows(ranked, (rows, rows), whole))
+        split, uneven = apply(rows), apply(rows[:6])
+    np.testing.assert_array_equal(split, 2 * np.concatenate([np.sort(part) for part in np.split(rows, 4)]))
+    np.testing.assert_array_equal(uneven, 2 * np.sort(rows[:6]))
+    np.testing.assert_array_equal(mesh.by_rows(ranked, (rows, rows), whole), 2 * np.sort(rows))

@@ -22,7 +22,10 @@ PLACEMENTS = ("pre", "post")
 REMAT: dict[str, Any] = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names("expert"),  # projections too, though stacked
+    ),
 }
 
 Dropout = tuple[Array, Array]  # a key and a rate
@@ -179,13 +182,25 @@ def dropper(dropout: Dropout | None) -> Callable[[Array, Any, int], Array]:
 
 
 def _block(
-    model: Blocks, p: Any, x: Array, kept: Any, layer: Any, batch: int, turn: Any, mix: Any, drop: Any, cross: Any
+    model: Blocks,
+    p: Any,
+    x: Array,
+    kept: Any,
+    layer: Any,
+    batch: int,
+    turn: Any,
+    mix: Any,
+    drop: Any,
+    cross: Any,
+    feed: Any,
 ) -> tuple[Array, Any]:
-    """One block: x (batch x length, width) and what `mix` keeps of this layer, to the same."""
+    """One block: x (batch x length, width) and what `mix` and `feed` keep of this layer, to the same."""
     if model.parallel:
         y = norm(model, p["attention_norm"], x)
         mixed, kept = _attention(model, p["attention"], y, kept, batch, turn, mix)
-        return constrain(x + drop(mixed, layer, 0) + drop(mlp(model, p["mlp"], y), layer, 1), "batch", None), kept
+        x = x + drop(mixed, layer, 0)
+        fed, kept = feed(p["mlp"], y, kept)
+        return constrain(x + drop(fed, layer, 1), "batch", None), kept
 
     def add(x: Array, branch: Callable[[Array], Array], name: str, place: int) -> Array:
         if model.placement == "post":
@@ -197,10 +212,15 @@ def _block(
         mixed, kept = _attention(model, p["attention"], x, kept, batch, turn, mix)
         return mixed
 
+    def fed(x: Array) -> Array:
+        nonlocal kept
+        out, kept = feed(p["mlp"], x, kept)
+        return out
+
     x = add(x, attention, "attention_norm", 0)
     if cross is not None:
         x = add(x, lambda y: cross(p["cross"], y, kept), "cross_norm", 2)
-    return add(x, lambda y: mlp(model, p["mlp"], y), "mlp_norm", 1), kept
+    return add(x, fed, "mlp_norm", 1), kept
 
 
 def _attention(model: Blocks, p: Any, x: Array, kept: Any, batch: int, turn: Any, mix: Any) -> tuple[Array, Any]:
@@ -216,31 +236,43 @@ def _projections(model: Blocks) -> tuple[tuple[str, int], ...]:
     return ("query", model.heads), ("key", model.kv_heads), ("value", model.kv_heads)
 
 
-def mlp(model: Blocks, p: Any, x: Array) -> Array:
-    """The MLP of a block."""
+def mlp(model: Blocks, p: Any, x: Array, linear: Callable[[Any, Array], Array] = linear) -> Array:
+    """The MLP of a block; `linear` is its product with a kernel."""
     activation, gated = layers.ACTIVATIONS[model.activation]
     y = activation(linear(p["gate"], x)) * linear(p["up"], x) if gated else activation(linear(p["up"], x))
     return linear(p["down"], y)
 
 
 def run(
-    model: Blocks, stack: Any, x: Array, kept: Any, *, batch: int, turn: Any, mix: Any, drop: Any, cross: Any = None
+    model: Blocks,
+    stack: Any,
+    x: Array,
+    kept: Any,
+    *,
+    batch: int,
+    turn: Any,
+    mix: Any,
+    drop: Any,
+    cross: Any = None,
+    feed: Any = None,
 ) -> tuple[Array, Any]:
     """All blocks, one after another, scanned or unrolled.
 
     Args:
       stack: their parameters, with a leading axis of layers.
       x: the residual stream (batch x length, width).
-      kept: what `mix` keeps of each layer, with a leading axis of layers; None: nothing.
+      kept: what `mix` and `feed` are given of each layer, with a leading axis of layers, as what they return; None: nothing.
       batch: examples.
       turn: applied to queries and keys (batch, length, heads, head width): their positions.
       mix: attention, `(q, k, v, kept of the layer) -> (mixed values, kept of the layer)`.
       drop: `(x, layer, place) -> x`, of what a layer adds to the stream; see `dropper`.
       cross: attention to a memory, `(parameters, x, kept of the layer) -> what it adds`; None: there is none.
+      feed: in place of the MLP, `(parameters, x, kept of the layer) -> (what it adds, kept of the layer)`; None: the MLP.
     """
+    feed = feed or (lambda p, x, kept: (mlp(model, p, x), kept))
 
     def apply(p: Any, x: Array, kept: Any, layer: Any) -> tuple[Array, Any]:
-        return _block(model, p, x, kept, layer, batch, turn, mix, drop, cross)
+        return _block(model, p, x, kept, layer, batch, turn, mix, drop, cross, feed)
 
     policy = REMAT[model.remat]
     if policy is not None:
@@ -249,9 +281,11 @@ def run(
     if model.scan:
         index = jnp.arange(model.depth)
         return jax.lax.scan(lambda x, inputs: apply(inputs[0], x, inputs[1], inputs[2]), x, (stack, kept, index))
+    after = []
     for layer, p in enumerate(_unstack(stack, model.depth)):
-        x, _ = apply(p, x, None, layer)
-    return x, None
+        x, layer_kept = apply(p, x, None, layer)
+        after.append(layer_kept)
+    return x, jax.tree.map(lambda *parts: jnp.stack(parts), *after)
 
 
 def _unstack(stack: Any, depth: int) -> list[Any]:

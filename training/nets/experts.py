@@ -1,0 +1,290 @@
+"""Mixtures of experts in the place of a block's MLP: where tokens are sent, what the experts make of them, and how evenly.
+
+Of E experts, each an MLP, a token goes through the k to which its router gives the largest probabilities, and these weigh
+what they put out (Shazeer et al. 2017, Lepikhin et al. 2020). Parameters of a block (d width; shapes without the layers):
+
+    router/kernel              (d, E)
+    {up,gate,down}/kernel      (E, d, mlp) and (E, mlp, d); gate only where the activation is gated
+    {up,gate,down}/bias        (E, mlp) and (E, d); with biases only
+    shared/{up,gate,down}/...  those of one MLP of width S mlp: the S shared experts, which every token goes through (Dai et
+                               al. 2024)
+
+Without a capacity no token is dropped: the tokens are sorted by expert, every device its own, and multiplied with the
+kernels of all experts. With one, experts take a fixed number of tokens of each example, first come first served, and of
+what is dropped the residual stream alone goes on; that is a product with zeros and ones, which the compiler partitions:
+tokens travel to where their expert lies. An example depends neither on the others of its batch nor on the tokens that
+follow, so that loss and gradients are the same however a batch is split.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float, Int
+
+from training.errors import BadInput
+from training.mesh import by_rows, constrain
+from training.nets import blocks
+from training.nets.attention import Choice
+from training.nets.blocks import Blocks
+from training.nets.initial import Leaf
+from training.nets.layers import wide
+
+DISPATCHES = ("auto", "blocked", "ragged")
+Told = dict[str, Float[Array, ""]]
+
+
+class Mixture(Blocks, Protocol):
+    """What a model says of the experts in its blocks.
+
+    Attributes:
+      mlp_width: hidden features of each expert.
+      experts: routed experts; 0: the blocks have a dense MLP.
+      experts_per_token: how many of them a token goes through.
+      shared_experts: more of them that every token goes through.
+      capacity: in training, how many times its even share of an example's tokens an expert takes; 0: all that come.
+      normalise: whether the weights of a token's experts are divided by their sum, as in Mixtral (Jiang et al. 2024).
+      dispatch: a name in `DISPATCHES`: how the products of a sorted batch are made; a switch of speed.
+    """
+
+    @property
+    def experts(self) -> int: ...
+
+    @property
+    def experts_per_token(self) -> int: ...
+
+    @property
+    def shared_experts(self) -> int: ...
+
+    @property
+    def capacity(self) -> float: ...
+
+    @property
+    def normalise(self) -> bool: ...
+
+    @property
+    def dispatch(self) -> str: ...
+
+
+class Routed(NamedTuple):
+    """Where tokens are sent.
+
+    Attributes:
+      chosen: the experts of each token, the likeliest first.
+      gates: their weights.
+      probabilities: of all experts.
+      normaliser: logs of the normalisers of the router's softmax.
+    """
+
+    chosen: Int[Array, "tokens k"]
+    gates: Float[Array, "tokens k"]
+    probabilities: Float[Array, "tokens experts"]
+    normaliser: Float[Array, " tokens"]
+
+
+def check(model: Mixture) -> None:
+    """Raise BadInput where the fields of a mixture contradict each other."""
+    if model.experts_per_token < 1:
+        raise BadInput(f"model.experts_per_token: must be at least 1, got {model.experts_per_token}")
+    if model.experts < model.experts_per_token:
+        raise BadInput(f"model.experts: {model.experts} are fewer than the {model.experts_per_token} of a token")
+    for field in ("shared_experts", "capacity"):
+        if getattr(model, field) < 0:
+            raise BadInput(f"model.{field}: must not be negative, got {getattr(model, field)}")
+    choose(model.dispatch)
+
+
+def choose(requested: str, platform: str | None = None) -> Choice:
+    """How the products of sorted tokens with their experts' kernels are made, and why.
+
+    Args:
+      requested: one of `DISPATCHES`; "auto" chooses by platform.
+      platform: "cpu", "gpu" or "tpu"; None: JAX's default backend.
+
+    Raises:
+      BadInput: there is no such way.
+    """
+    platform = jax.default_backend() if platform is None else platform
+    if requested not in DISPATCHES:
+        raise BadInput(f"model.dispatch: {requested!r} is not one of {', '.join(DISPATCHES)}")
+    if requested != "auto":
+        return Choice(requested, "as configured")
+    # On CPUs XLA multiplies every row with the kernels of all experts, and masks.
+    return Choice("blocked" if platform == "cpu" else "ragged", f"auto on {platform}")
+
+
+def slots(model: Mixture, length: int) -> int:
+    """Tokens of an example of `length` that an expert takes at most, in training with a capacity."""
+    return min(math.ceil(model.capacity * length * model.experts_per_token / model.experts), length)
+
+
+def leaves(model: Any) -> dict[str, Any]:
+    """The parameters in place of a block's MLP; initial values as an MLP of each width has, the router's as of projections.
+
+    Args:
+      model: a module with the fields of `Mixture`.
+    """
+
+    def mlp(width: int) -> dict[str, dict[str, Leaf]]:
+        return blocks.leaves(model.clone(mlp_width=width))["mlp"]
+
+    def stacked(leaf: Leaf) -> Leaf:
+        return Leaf((model.experts, *leaf.shape), ("expert", *leaf.axes), leaf.std, leaf.offset)
+
+    router = {"kernel": Leaf((model.width, model.experts), ("embed", None), model.width**-0.5)}
+    tree = {"router": router, **jax.tree.map(stacked, mlp(model.mlp_width))}
+    return tree | ({"shared": mlp(model.shared_experts * model.mlp_width)} if model.shared_experts else {})
+
+
+def feed(model: Mixture, batch: int, training: bool) -> Callable[[Any, Array, Any], tuple[Array, Any]]:
+    """What `training.nets.blocks.run` calls in place of the MLP, over `batch` examples.
+
+    In training experts have their capacity, and what is kept of a layer is what it told; see `told`. Otherwise no token is
+    dropped, and what is kept passes.
+    """
+
+    def mixture(p: Any, x: Array, kept: Any) -> tuple[Array, Any]:
+        routed = route(p["router"]["kernel"], x, model.experts_per_token, model.normalise)
+        if training and model.capacity:
+            y, taken = _capped(model, p, x, routed, batch)
+        else:
+            y, taken = by_rows(functools.partial(_sorted, model), (x, routed.chosen, routed.gates), p), None
+        if "shared" in p:
+            y += blocks.mlp(model, p["shared"], x)
+        return y, told(routed, batch, taken) if training else kept
+
+    return mixture
+
+
+def route(kernel: Float[Array, "width experts"], x: Float[Array, "tokens width"], k: int, normalise: bool) -> Routed:
+    """The k likeliest experts of each token, in float32 whatever the rest of the model computes in.
+
+    Args:
+      kernel: of the router.
+      x: tokens.
+      normalise: whether a token's weights sum to one; else they are the probabilities among all experts.
+    """
+    logits = jnp.matmul(wide(x), wide(kernel), precision=jax.lax.Precision.HIGHEST)
+    normaliser = jax.nn.logsumexp(logits, axis=-1)
+    probabilities = jnp.exp(logits - normaliser[:, None])
+    gates, chosen = jax.lax.top_k(probabilities, k)
+    return Routed(
+        chosen, gates / jnp.sum(gates, axis=-1, keepdims=True) if normalise else gates, probabilities, normaliser
+    )
+
+
+def told(routed: Routed, batch: int, taken: Float[Array, ""] | None = None) -> Told:
+    """What a layer says of its routing, each summed over the tokens of `batch` examples.
+
+    balance: experts times the sum, over them, of the share of an example's choices that fall on one and its mean
+      probability (Fedus et al. 2021, equations 4 to 6, with examples in place of the batch); 1 where all is even.
+    router_z: squared logs of the router's normalisers (Zoph et al. 2022, equation 5).
+    dropped: the share of a token's choices that no expert took.
+
+    Args:
+      taken: choices that experts took; None: all.
+    """
+    (tokens, k), experts = routed.chosen.shape, routed.probabilities.shape[1]
+    share = jnp.mean(_among(routed.chosen, experts).reshape(batch, -1, experts), axis=1) / k
+    mean = jnp.mean(routed.probabilities.reshape(batch, -1, experts), axis=1)
+    return {
+        "balance": tokens / batch * experts * jnp.sum(share * mean),
+        "router_z": jnp.sum(jnp.square(routed.normaliser)),
+        "dropped": jnp.zeros(()) if taken is None else tokens - taken / k,
+    }
+
+
+def _among(chosen: Int[Array, "tokens k"], experts: int) -> Float[Array, "tokens experts"]:
+    """One where a token chose an expert, else zero."""
+    return jnp.sum(chosen[:, :, None] == jnp.arange(experts), axis=1, dtype=jnp.float32)
+
+
+# With a capacity: every expert has `slots` of each example. -------------------------------------------------------------
+
+
+def _capped(model: Mixture, p: Any, x: Array, routed: Routed, batch: int) -> tuple[Array, Array]:
+    """What the experts make of the tokens that they have room for, and how many choices these were."""
+    chose = _among(routed.chosen, model.experts).reshape(batch, -1, model.experts)
+    earlier = jnp.cumsum(chose, axis=1) - chose
+    free = earlier[..., None] == jnp.arange(slots(model, chose.shape[1]))
+    sent = chose[..., None] * free  # (batch, length, expert, slot)
+    each = jnp.sum(routed.gates[:, :, None] * (routed.chosen[:, :, None] == jnp.arange(model.experts)), axis=1).reshape(
+        chose.shape
+    )
+
+    def linear(p: Any, rows: Array) -> Array:
+        y = jnp.einsum("ebsi,eij->ebsj", rows, p["kernel"].astype(rows.dtype))
+        y = y + p["bias"].astype(rows.dtype)[:, None, None] if "bias" in p else y
+        return checkpoint_name(y, "expert")
+
+    tokens = constrain(x.reshape(batch, -1, model.width), "batch", None, None)
+    rows = jnp.einsum("btes,btd->ebsd", sent.astype(x.dtype), tokens)
+    # First where the example lies, then where the expert lies: that is an exchange of slots, not a copy of all tokens.
+    rows = constrain(constrain(rows, None, "batch", None, None), "expert", "group", None, None)
+    out = constrain(blocks.mlp(model, p, checkpoint_name(rows, "expert"), linear), "expert", "group", None, None)
+    out = constrain(out, None, "batch", None, None)
+    y = jnp.einsum("btes,ebsd->btd", (sent * each[..., None]).astype(x.dtype), out)
+    return constrain(y.reshape(x.shape), "batch", None), jnp.sum(sent)
+
+
+# Without: tokens sorted by expert. --------------------------------------------------------------------------------------
+
+
+def _sorted(model: Mixture, x: Array, chosen: Array, gates: Array, p: Any) -> Array:
+    """What the experts make of all tokens."""
+    (tokens, k), blocked = chosen.shape, choose(model.dispatch).name == "blocked"
+    # Blocks of a quarter of an expert's even share: of the rows, about an eighth is filled up.
+    size = max(tokens * k // (4 * model.experts), 16) if blocked else 1
+    there, back, begins = _places(chosen.reshape(-1), model.experts, size)
+
+    def linear(p: Any, rows: Array) -> Array:
+        kernel, bias = p["kernel"].astype(rows.dtype), p["bias"].astype(rows.dtype) if "bias" in p else None
+        if not blocked:
+            y = jax.lax.ragged_dot(rows, kernel, jnp.diff(begins))
+            owners = jnp.take(chosen, there) if bias is not None else None
+            return checkpoint_name(y if bias is None else y + bias[owners], "expert")
+        starts = jnp.arange(len(there) // size) * size
+        owners = jnp.sum(begins[1:-1] <= starts[:, None], axis=1)  # blocks that nobody needs are the last expert's
+        y = jnp.einsum("bri,bij->brj", rows.reshape(-1, size, rows.shape[-1]), kernel[owners])
+        y = y if bias is None else y + bias[owners][:, None]
+        return checkpoint_name(y.reshape(len(there), -1), "expert")
+
+    out = _moved(blocks.mlp(model, p, _moved(jnp.repeat(x, k, axis=0), there, back), linear), back, there)
+    return jnp.sum(wide(out).reshape(tokens, k, -1) * gates[:, :, None], axis=1).astype(x.dtype)
+
+
+def _places(
+    chosen: Int[Array, " choices"], experts: int, size: int
+) -> tuple[Int[Array, " rows"], Int[Array, " choices"], Int[Array, " experts+1"]]:
+    """Choices sorted by expert, in rows of which each expert has a multiple of `size`.
+
+    Returns:
+      The choice that stands in each row, or their number where there is none; the row of each choice; and the row where
+      each expert begins, with that after the last.
+    """
+    count, index = len(chosen), jnp.arange(len(chosen), dtype=jnp.int32)
+    # Each expert that has rows at all fills up at most size - 1.
+    rows = (count + min(experts, count) * (size - 1)) // size * size
+    order = jnp.argsort(chosen, stable=True)
+    counts = jnp.bincount(chosen, length=experts)
+    begins = jnp.pad(jnp.cumsum(-(-counts // size) * size), (1, 0))
+    owner = chosen[order]
+    row = begins[owner] + index - (jnp.cumsum(counts) - counts)[owner]
+    there = jnp.full(rows, count, jnp.int32).at[row].set(order)
+    return there, jnp.zeros(count, jnp.int32).at[order].set(row), begins
+
+
+@jax.custom_vjp
+def _moved(rows: Array, there: Array, back: Array) -> Array:
+    """rows[there], zero where `there` lies beyond them; `back` is the inverse, so that the gradient is a gather too."""
+    return rows.at[there].get(mode="fill", fill_value=0)
+
+
+_moved.defvjp(
+    lambda rows, there, back: (_moved(rows, there, back), (there, back)),
+    lambda places, grad: (_moved(grad, places[1], places[0]), None, None),
+)
