@@ -1,4 +1,4 @@
-"""Learning rate, batch size and warmup of a decoder as named functions of parameters N and tokens D."""
+"""Learning rate, batch size and warmup as named functions of parameters N and tokens D, those of a decoder."""
 
 import math
 from collections.abc import Callable
@@ -25,11 +25,16 @@ def _batch(d: float) -> float:
 # benchmarks/results/demo_lr.csv): at 15 of 18 combinations of size, budget, decay and model the rule is within 25% of the
 # best rate, and half or twice the rule's rate is nowhere better by a standard error. Larger models are extrapolation.
 TABLE: dict[str, Rule] = {
-    "default": Rule(lr=lambda n, d, batch: min(0.22 * n**-0.46 * batch**0.25, 0.05), batch=_batch, warmup=0.05),
+    "default": Rule(lr=lambda n, d, batch: 0.22 * n**-0.46 * batch**0.25, batch=_batch, warmup=0.05),
 }
 
 
-def apply(name: str, n: float, d: float, seq_len: int, batch_size: int | None = None) -> dict[str, float | int]:
+MOST = 0.05  # the largest rate that a rule gives
+
+
+def apply(
+    name: str, n: float, d: float, seq_len: int, batch_size: int | None = None, factor: float = 1.0
+) -> dict[str, float | int]:
     """Batch size, learning rate and warmup by a named rule.
 
     Args:
@@ -38,6 +43,7 @@ def apply(name: str, n: float, d: float, seq_len: int, batch_size: int | None = 
       d: training tokens, the true horizon.
       seq_len: tokens an example.
       batch_size: examples a step where the config gives them: learning rate and warmup then follow from it.
+      factor: how many times the rate of a decoder a model wants.
     Returns:
       `batch_size` in examples (a power of two), `peak_lr`, `warmup_steps`.
     Raises:
@@ -52,6 +58,6 @@ def apply(name: str, n: float, d: float, seq_len: int, batch_size: int | None = 
     steps = d / (batch * seq_len)
     return {
         "batch_size": batch,
-        "peak_lr": rule.lr(n, d, batch * seq_len),
+        "peak_lr": min(factor * rule.lr(n, d, batch * seq_len), MOST),
         "warmup_steps": round(rule.warmup * steps),
     }

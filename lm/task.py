@@ -66,7 +66,8 @@ def validate(config: ConfigDict) -> None:
 
 def rules(config: ConfigDict, n: int, d: float) -> dict[str, float | int]:
     """Batch, learning rate and warmup by the named rule, for N parameters and D examples."""
-    return named_rules.apply(config.rules, n, d * config.data.seq_len, config.data.seq_len, config.batch_size)
+    length, factor = config.data.seq_len, models.KINDS[config.model.name].rate
+    return named_rules.apply(config.rules, n, d * length, length, config.batch_size, factor)
 
 
 def cost(config: ConfigDict) -> Cost:

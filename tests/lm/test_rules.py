@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lm import rules
+from lm import models, rules
 from training.errors import BadInput
 
 MEASURED = Path(__file__).parents[2] / "benchmarks" / "results" / "demo_lr.csv"
@@ -38,6 +38,27 @@ def test_half_and_twice_the_rate_are_no_better_by_a_standard_error(key):
     for other in (rule / 2, 2 * rule):
         if rates[0] <= other <= rates[-1]:
             assert at(rule) - at(other) < errors.min()
+
+
+def recurrent():
+    """(N, D, tokens a step) -> rate and loss of each run of an LSTM."""
+    groups = defaultdict(list)
+    for row in csv.DictReader(MEASURED.with_name("recurrent_lr.csv").open()):
+        key = tuple(int(row[name]) for name in ("params_total", "tokens", "batch_tokens"))
+        groups[key].append((float(row["peak_lr"]), float(row["loss"])))
+    return groups
+
+
+@pytest.mark.parametrize("key", sorted(recurrent()))
+def test_the_rate_of_an_lstm_is_within_two_percent_of_the_best_loss(key):
+    n, d, batch_tokens = key
+    rates, losses = map(np.array, zip(*sorted(recurrent()[key]), strict=True))
+    at = lambda rate: np.interp(np.log(rate), np.log(rates), losses)
+    ours, decoder = (
+        rules.apply("default", n, d, 128, batch_tokens // 128, factor)["peak_lr"]
+        for factor in (models.RATES["lstm"], 1)
+    )
+    assert at(ours) < 1.02 * losses.min() and at(ours) < at(decoder)
 
 
 def test_batches_leave_enough_steps_and_grow_with_the_data():
