@@ -53,6 +53,15 @@ def test_sparse_models_keep_their_embedding(tmp_path):
     assert result["params_nonzero"] == pytest.approx(dense - 0.75 * 2 * 12 * 16**2, rel=0.01)
 
 
+def test_activations_that_nothing_rounds_are_refused(tmp_path):
+    for name, message in (("moe", "what goes into experts is not rounded"), ("lstm", "has no linear maps in blocks")):
+        changes = {"model.name": name, "quantize.activations": "int8"} | (
+            {"model.heads": None} if name == "lstm" else {}
+        )
+        with pytest.raises(BadInput, match=f"quantize.activations: .*{message}"):
+            loop.run(config(**changes), tmp_path / name)
+
+
 def teacher(path, **changes):
     return loop.run(config(**{"model.width": 32, "horizon.steps": 80, **changes}), path)
 

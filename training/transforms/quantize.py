@@ -73,7 +73,7 @@ def activations(params: Any, axes: Any, roles: tuple[str, ...], rounding: Roundi
     """The parameters with how the inputs of each linear map of these roles are rounded, which `nets.blocks.linear` reads.
 
     Raises:
-      BadInput: no map of the model would read it.
+      BadInput: no map of the model would read it, or that of experts would not.
     """
     found = False
 
@@ -83,7 +83,10 @@ def activations(params: Any, axes: Any, roles: tuple[str, ...], rounding: Roundi
             return tree
         made = {key: visit(value, names[key]) for key, value in tree.items()}
         kernel = names.get("kernel")
-        if isinstance(kernel, Axes) and kernel.names[:1] == ("layers",) and role(kernel) in roles:
+        stacks = [name for name in kernel.names if name in STACKS] if isinstance(kernel, Axes) else []
+        if "expert" in stacks:
+            raise BadInput("quantize.activations: what goes into experts is not rounded; quantize.weights is")
+        if stacks == ["layers"] and role(kernel) in roles:
             found = True
             made["inputs"] = Rounding(jax.numpy.broadcast_to(rounding.bits, tree["kernel"].shape[:1]), rounding.dtype)
         return made
