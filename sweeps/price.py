@@ -21,10 +21,11 @@ from sweeps.plan import Plan, Point, configure
 from sweeps.worker import prepare
 from training import data, mesh as meshes, step as steps
 from training.config import complete, resolve
-from training.errors import BadInput, RunFailed
+from training.errors import Absent, BadInput, RunFailed
 from training.task import resolve as family_of
 
 COMMAND = (sys.executable, "-m", "sweeps.price")
+ABSENT = 3  # exit code of its process where the data is not on this machine
 MOST_SHAPES = 20  # compiled for memory unless asked
 SAMPLES = 3  # shapes that are timed where memory was not asked for
 SECONDS = 0.5  # spent on timing a shape, at least
@@ -114,7 +115,8 @@ def measured(base: ConfigDict, points: Iterable[Point], place: Place) -> dict[st
     """`measure` of each point, by group, in a process of its own that is placed as a worker would be.
 
     Raises:
-      BadInput: a point contradicts the machine: its mesh, its batch, its data.
+      BadInput: a point contradicts the machine or its data: its mesh, its batch.
+      Absent: the data is not on this machine.
       RunFailed: the process died, or a point cannot be compiled; the message is its own.
     """
     overrides = {point.group: point.overrides for point in points}
@@ -128,7 +130,8 @@ def measured(base: ConfigDict, points: Iterable[Point], place: Place) -> dict[st
     )
     if done.returncode:
         said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise BadInput(said) if done.returncode == BadInput.exit_code else RunFailed(f"cannot compile the plan: {said}")
+        known = {BadInput.exit_code: BadInput, ABSENT: Absent}.get(done.returncode)
+        raise known(said) if known else RunFailed(f"cannot compile the plan: {said}")
     return {group: Measured(**values) for group, values in json.loads(done.stdout.splitlines()[-1]).items()}
 
 
@@ -144,7 +147,7 @@ def main() -> int:
             found[group] = dataclasses.asdict(measure(resolve(configure(base, overrides))))
     except BadInput as error:
         print(error, file=sys.stderr)
-        return error.exit_code
+        return ABSENT if isinstance(error, Absent) else error.exit_code
     print(json.dumps(found))
     return 0
 
