@@ -21,18 +21,14 @@ from sweeps.plan import Plan, Point, configure
 from sweeps.worker import prepare
 from training import data, mesh as meshes, step as steps
 from training.config import complete, resolve
-from training.errors import BadInput, RunFailed
+from training.errors import Absent, BadInput, RunFailed
 from training.task import resolve as family_of
 
 COMMAND = (sys.executable, "-m", "sweeps.price")
+ABSENT = 3  # exit code of its process where the data is not on this machine
 MOST_SHAPES = 20  # compiled for memory unless asked
 SAMPLES = 3  # shapes that are timed where memory was not asked for
 SECONDS = 0.5  # spent on timing a shape, at least
-NO_DATA = 3  # what the process behind `measured` ends with where it raises `NoData`
-
-
-class NoData(BadInput):
-    """The data of a run cannot be opened on this machine."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,15 +93,12 @@ def measure(config: ConfigDict) -> Measured:
     """Compile the train step of a resolved config and time it on this machine's devices; opens its data.
 
     Raises:
-      NoData: the data cannot be opened.
+      Absent: the data is not on this machine.
       BadInput: the point contradicts the machine: its mesh, its batch.
     """
     mesh = meshes.build(config.mesh)
     data.check_divisible(config, mesh)
-    try:
-        task = family_of(config.task).build(config)
-    except BadInput as error:
-        raise NoData(str(error)) from error
+    task = family_of(config.task).build(config)
     hyper, shapes, n = steps.hyper(config, task), data.shapes(task, config.batch_size), config.steps_per_call
     n = min(n, config.derived.steps)
     began = time.perf_counter()
@@ -129,8 +122,8 @@ def measured(base: ConfigDict, points: Iterable[Point], place: Place) -> dict[st
     """`measure` of each point, by group, in a process of its own that is placed as a worker would be.
 
     Raises:
-      NoData: the data of a point is not on this machine.
-      BadInput: a point contradicts the machine: its mesh, its batch.
+      BadInput: a point contradicts the machine or its data: its mesh, its batch.
+      Absent: the data is not on this machine.
       RunFailed: the process died, or a point cannot be compiled; the message is its own.
     """
     overrides = {point.group: point.overrides for point in points}
@@ -144,8 +137,8 @@ def measured(base: ConfigDict, points: Iterable[Point], place: Place) -> dict[st
     )
     if done.returncode:
         said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        refused = {BadInput.exit_code: BadInput, NO_DATA: NoData}.get(done.returncode)
-        raise refused(said) if refused else RunFailed(f"cannot compile the plan: {said}")
+        known = {BadInput.exit_code: BadInput, ABSENT: Absent}.get(done.returncode)
+        raise known(said) if known else RunFailed(f"cannot compile the plan: {said}")
     return {group: Measured(**values) for group, values in json.loads(done.stdout.splitlines()[-1]).items()}
 
 
@@ -161,7 +154,7 @@ def main() -> int:
             found[group] = dataclasses.asdict(measure(resolve(configure(base, overrides))))
     except BadInput as error:
         print(error, file=sys.stderr)
-        return NO_DATA if isinstance(error, NoData) else error.exit_code
+        return ABSENT if isinstance(error, Absent) else error.exit_code
     print(json.dumps(found))
     return 0
 

@@ -6,7 +6,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from training.errors import BadInput
+from training.errors import Absent, BadInput
 from training.files import locked
 
 VERSION = ".version"  # the file that keeps a package's version beside its content
@@ -21,7 +21,8 @@ def fetch(package: str, cache: Path, key: str) -> Path:
       key: the config key that asks for it, for messages.
 
     Raises:
-      BadInput: no such package, no apt, or no way to the archive.
+      BadInput: a name that is none.
+      Absent: no such package, no apt, or no way to the archive.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9.+-]+", package):
         raise BadInput(f"{key}: {package!r} is no name of a Debian package")
@@ -30,7 +31,7 @@ def fetch(package: str, cache: Path, key: str) -> Path:
         return folder
     for tool in ("apt-get", "dpkg-deb"):
         if not shutil.which(tool):
-            raise BadInput(f"{key}: fetching the Debian package {package} needs {tool}, which this machine lacks")
+            raise Absent(f"{key}: fetching the Debian package {package} needs {tool}, which this machine lacks")
     with locked(folder.with_name(f"{package}.lock"), "", wait=True):
         if not folder.is_dir():
             with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{package}-") as scratch:
@@ -52,5 +53,5 @@ def _run(where: str, command: tuple[str, ...], folder: str) -> str:
     if done.returncode:
         lines = done.stderr.splitlines() or ["failed"]
         first = next((line for line in lines if line.startswith("E:")), lines[0])
-        raise BadInput(f"{where}: {' '.join(command[:2])}: {first.removeprefix('E: ')}")
+        raise Absent(f"{where}: {' '.join(command[:2])}: {first.removeprefix('E: ')}")
     return done.stdout

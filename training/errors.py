@@ -10,6 +10,10 @@ class BadInput(ValueError):
     exit_code = 2
 
 
+class Absent(BadInput):
+    """What the user named is not on this machine, and cannot be fetched to it."""
+
+
 class RunFailed(RuntimeError):
     """A run ended without a usable result; the message is one line that says why."""
 

@@ -13,7 +13,7 @@ from urllib.parse import urlparse
 
 from absl import logging as absl_logging
 
-from training.errors import BadInput, nearest
+from training.errors import Absent, BadInput, nearest
 
 
 def release() -> str:
@@ -52,26 +52,26 @@ def prepare(what: str, name: str, builder: Any) -> None:
     """Write a dataset's files unless they are there.
 
     Raises:
-      BadInput: it needs Beam, a package or a download that cannot be had.
+      Absent: it needs Beam, a package or a download that cannot be had.
     """
     import tensorflow_datasets as tfds
 
     if Path(builder.data_dir).exists():
         return
     if isinstance(builder, tfds.core.BeamBasedBuilder) and not importlib.util.find_spec("apache_beam"):
-        raise BadInput(f"{what} {name}: TFDS prepares it with Apache Beam, which is not installed")
+        raise Absent(f"{what} {name}: TFDS prepares it with Apache Beam, which is not installed")
     for host in sorted({urlparse(url).hostname or "" for url in builder.url_infos or ()} - {""})[:1]:
         try:
             socket.getaddrinfo(host, None)
         except OSError:
-            raise BadInput(
+            raise Absent(
                 f"{what} {name}: not in {builder.data_dir}, and {host} cannot be reached to download it"
             ) from None
     try:
         with quiet():
             builder.download_and_prepare()
     except Exception as error:
-        raise refused(what, name, error) from None
+        raise Absent(str(refused(what, name, error))) from None
 
 
 def source(what: str, name: str, builder: Any, split: str, decoders: Any = None) -> Any:

@@ -7,7 +7,7 @@ from absl import flags as absl_flags
 
 from isoflop.cli import Output
 from sweeps import design, placement, plan as plans, price
-from training.errors import BadInput
+from training.errors import Absent, BadInput
 
 SUMMARY = "price the points of a run or sweep: N, D, FLOPs, steps, memory, hours; nothing is run"
 EXAMPLE = """
@@ -140,7 +140,7 @@ def _prices(
         shapes = price.representatives(plan, price.SAMPLES)
     try:
         found = price.measured(plan.base, shapes, place)
-    except price.NoData as error:  # the counts hold all the same
+    except Absent as error:  # the counts hold all the same
         if wanted:
             raise
         return {}, speed, [*notes, f"memory and time are not measured: {error}"]

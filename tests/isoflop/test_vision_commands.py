@@ -115,7 +115,7 @@ def test_attention_is_drawn_and_what_was_chosen_by_may_be_looked_at(place, capsy
     assert found["eval_set"] == "dataset digits (validation)"
     assert set(found["figures"]) == {"seen/confusion.png", "seen/filters.png", "seen/attention.png"}
     refused = said(capsys, "train", "--config=digits.py", *vit, *chosen, "--config.evaluation.split=validation",
-                   "--workdir=other", code=2)  # fmt: skip
+                   "--workdir=reported", code=2)  # fmt: skip
     assert "stopping.patience: chooses by the validation images" in refused
 
 

@@ -21,7 +21,7 @@ from ml_collections.config_dict import placeholder
 
 from training import task as tasks
 from training.cost import Cost
-from training.errors import BadInput
+from training.errors import Absent, BadInput
 
 CLI = (sys.executable, __file__, "cli")
 WORKER = (sys.executable, __file__, "worker")
@@ -69,7 +69,7 @@ def cost(config):
 
 def available(config):
     if config.data.missing:
-        raise BadInput("data: there is no such corpus")
+        raise Absent("data: there is no such corpus")
     return EXAMPLES
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from training import cache
-from training.errors import BadInput
+from training.errors import Absent, BadInput
 from vision.datasets.source import Examples, Source, of_arrays
 
 DIGITS = tuple("0123456789")
@@ -83,7 +83,7 @@ def read(table: Table, path: Path) -> Examples:
 def _path(table: Table) -> Path:
     spec = importlib.util.find_spec(table.module)
     if spec is None or not spec.submodule_search_locations:
-        raise BadInput(
+        raise Absent(
             f"data.dataset: {table.name} lies in the package {table.package}, which is not installed: "
             "pip install 'isoflop[vision]'"
         )
