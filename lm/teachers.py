@@ -6,13 +6,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lm import models, tokens
+from training import restored
 from training.errors import BadInput
 from training.files import read_object
 
 
 def config_of(config: ConfigDict) -> ConfigDict:
     """The config of the run that `teacher.run` names."""
-    return ConfigDict(read_object(Path(config.teacher.run) / "config.json", "task"))
+    return restored.config_of(Path(config.teacher.run))
 
 
 def network(config: ConfigDict) -> models.Causal:

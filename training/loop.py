@@ -15,6 +15,7 @@ from training import (
     evaluation,
     mesh as meshes,
     record,
+    restored,
     schedule,
     state as states,
     step as steps,
@@ -95,7 +96,7 @@ def _train(
     else:
         state = transfer.begin(program.init(seed, hyper), config.start, program.shardings, mesh)
         state = steps.begun(recipe, program, state, hyper)
-    state = transfer.taught(state, config, program.variables, program.shardings, mesh)
+    state = restored.taught(state, config, program.variables, program.shardings, mesh)
     directory.start(config, env, task.keep)
     meter = Meter(directory, start, total, config.log.every, rates, config.derived.tokens // total, observers)
 

@@ -1,4 +1,4 @@
-"""The parameters that the model of a run computes with, from the run's directory."""
+"""What a run's directory holds of its model: its config, and the parameters that it computes with."""
 
 import functools
 from pathlib import Path
@@ -6,8 +6,31 @@ from typing import Any
 
 import jax
 from jax.sharding import Mesh
+from ml_collections import ConfigDict
 
 from training import checkpoint, optimizer, transforms
+from training.config import complete
+from training.errors import BadInput
+from training.files import read_object
+from training.state import State
+
+
+def config_of(run: Path) -> ConfigDict:
+    """The resolved config of a run, with defaults for keys that there were none of when it was made.
+
+    Raises:
+      BadInput: it is no run directory, or its config has a key that there is no more.
+    """
+    path = run / "config.json"
+    if not path.is_file():
+        raise BadInput(f"{run}: no run directory")
+    found = ConfigDict(read_object(path, "task", "derived"))
+    derived = found.derived
+    del found.derived
+    config = complete(found, str(path))
+    with config.unlocked():
+        config.derived = derived
+    return config
 
 
 def parameters(run: Path, config: Any, variables: Any, step: int | None = None, mesh: Mesh | None = None) -> Any:
@@ -27,3 +50,18 @@ def parameters(run: Path, config: Any, variables: Any, step: int | None = None, 
     if found.quantize is None:
         return params
     return jax.jit(functools.partial(transforms.effective, found, axes=axes))(params, hyper=transforms.hyper(config))
+
+
+def taught(state: State, config: Any, variables: Any, shardings: State, mesh: Mesh) -> State:
+    """The state with the parameters of the teacher that a config names; as it is where it names none.
+
+    Args:
+      variables: of the model, boxed and abstract; those of the teacher are among them.
+    Raises:
+      BadInput: the teacher has other parameters than its config says.
+    """
+    if not config.teacher.run:
+        return state
+    run = Path(config.teacher.run)
+    found = parameters(run, config_of(run), {"params": variables["teacher"]}, config.teacher.step, mesh)
+    return state.replace(teacher=jax.device_put(found, shardings.teacher))

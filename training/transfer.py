@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from ml_collections import ConfigDict
 
-from training import checkpoint, restored
+from training import checkpoint
 from training.errors import BadInput
 from training.files import read_object
 from training.state import State
@@ -74,22 +73,6 @@ def check_teacher(section: Any) -> None:
         raise BadInput(f"teacher.weight: must be in (0, 1], got {section.weight}")
     if not 0 < section.temperature < math.inf:
         raise BadInput(f"teacher.temperature: must be positive, got {section.temperature}")
-
-
-def taught(state: State, config: Any, variables: Any, shardings: State, mesh: Mesh) -> State:
-    """The state with the parameters of the teacher that a config names; as it is where it names none.
-
-    Args:
-      variables: of the model, boxed and abstract; those of the teacher are among them.
-    Raises:
-      BadInput: the teacher has other parameters than its config says.
-    """
-    if not config.teacher.run:
-        return state
-    run = Path(config.teacher.run)
-    theirs = ConfigDict(read_object(run / "config.json", "task"))
-    found = restored.parameters(run, theirs, {"params": variables["teacher"]}, config.teacher.step, mesh)
-    return state.replace(teacher=jax.device_put(found, shardings.teacher))
 
 
 def begin(state: State, section: Any, shardings: State, mesh: Mesh) -> State:

@@ -53,15 +53,12 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         state as states,
         step as steps,
     )
-    from training.files import read_object
     from training.task import resolve as family_of
 
     folder, target = Path(args[0]), flags.predictions and Path(flags.predictions)
-    if not (folder / "config.json").is_file():
-        raise BadInput(f"{folder}: no run directory")
     if target and target.suffix not in (".csv", ".parquet"):
         raise BadInput(f"--predictions: {target} ends neither in .csv nor in .parquet")
-    config = ConfigDict(read_object(folder / "config.json", "task"))
+    config = restored.config_of(folder)
     if flags.split:
         if "split" not in config.evaluation:
             raise BadInput(f"--split: {config.task} has one evaluation set")

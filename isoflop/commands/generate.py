@@ -99,15 +99,13 @@ def _written(
 def _model(folder: Path, step: int | None) -> tuple[Any, Any, Any, int, str]:
     """The model of a run, its parameters, its tokenizer, its context length, and its role."""
     import jax
-    from ml_collections import ConfigDict
 
     from lm import models, objectives
     from training import restored
-    from training.files import read_object
 
-    config = ConfigDict(read_object(folder / "config.json", "task"))
-    if config.get("task") != "lm":
-        raise BadInput(f"{folder}: generate needs a language model, this is a run of task {config.get('task')!r}")
+    config = restored.config_of(folder)
+    if config.task != "lm":
+        raise BadInput(f"{folder}: generate needs a language model, this is a run of task {config.task!r}")
     role = models.KINDS[config.model.name].role
     if role == "encoder":
         raise BadInput(f"{folder}: generate needs a model that writes text, an {config.model.name} does not")

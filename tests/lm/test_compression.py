@@ -46,6 +46,20 @@ def test_few_bits_of_weights_and_activations(tmp_path, capsys, scan):
     assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(far["loss"], rel=1e-5)
 
 
+def test_a_run_from_before_there_were_such_sections_is_evaluated(tmp_path, capsys):
+    result = loop.run(config(), tmp_path)
+    file = tmp_path / "config.json"
+    old = {
+        key: value for key, value in json.loads(file.read_text()).items() if key not in ("prune", "quantize", "teacher")
+    }
+    file.write_text(json.dumps(old))
+    assert cli.main(["evaluate", str(tmp_path), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(result["loss"], rel=1e-5)
+    file.write_text(json.dumps(old | {"gone": 1}))
+    assert cli.main(["evaluate", str(tmp_path)]) == 2
+    assert "config.json: unknown key 'gone'" in capsys.readouterr().err
+
+
 def test_sparse_models_keep_their_embedding(tmp_path):
     result = loop.run(config(**{"prune.sparsity": 0.75, "prune.every": 1}), tmp_path)
     dense = result["params_total"]
