@@ -157,7 +157,7 @@ def resolve(config: Any) -> ConfigDict:
     """The config with everything derivable filled in, and a section `derived`; idempotent, locked.
 
     The order: the model's shape from `model.size`, N from the shape, D from the horizon, then batch, learning rate and
-    warmup by the named rule of (N, D), unless the config gives them.
+    warmup by the named rule of (N, D), unless the config gives them; N are the parameters that one token uses.
 
     Raises:
       BadInput: a section contradicts itself, or the horizon is shorter than one step.
@@ -175,7 +175,7 @@ def resolve(config: Any) -> ConfigDict:
     family.validate(config)
     cost = family.cost(config)
     examples = _examples(config, family, cost)
-    rule = family.rules(config, cost.params_total, examples)
+    rule = family.rules(config, cost.active, examples)
     if config.batch_size is None:
         config.batch_size = int(rule["batch_size"])
     steps = round(examples / config.batch_size)

@@ -88,8 +88,8 @@ class Family(Protocol):
         ...
 
     def rules(self, config: ConfigDict, n: int, d: float) -> dict[str, float | int]:
-        """`batch_size` (examples), `peak_lr` and `warmup_steps` by the named rule, for N parameters and D examples;
-        keys that the config gives are passed on to the rules that depend on them."""
+        """`batch_size` (examples), `peak_lr` and `warmup_steps` by the named rule, for N parameters, those that one token
+        uses, and D examples; keys that the config gives are passed on to the rules that depend on them."""
         ...
 
     def cost(self, config: ConfigDict) -> Cost:

@@ -22,9 +22,9 @@ def base(dense: bool) -> ConfigDict:
         {
             "task": "lm",
             "batch_size": 16,
-            "horizon": {"steps": 1500},
+            "horizon": {"steps": 4000},
             "model": {"width": 64, "depth": 2, "heads": 2, "qk_norm": True, **({} if dense else EXPERTS)},
-            "optimizer": {"peak_lr": 4e-3, "b2": 0.99},
+            "optimizer": {"b2": 0.99},
             "data": {"corpus": "stdlib", "seq_len": 128, "eval_fraction": 0.1},
             "evaluation": {"tokens": 131_072},
         }

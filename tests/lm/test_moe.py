@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from ml_collections import ConfigDict
 
-from lm import models, task as family
+from lm import models, rules, task as family
 from lm.cost import cost
 from lm.decoder import Decoder
 from lm.loss import cross_entropy
@@ -305,6 +305,13 @@ def test_a_size_counts_all_experts(tmp_path):
 def test_bad_sections_are_refused(tmp_path, changes, message):
     with pytest.raises(BadInput, match=message):
         configs.resolve(config(tmp_path, **changes))
+
+
+def test_the_learning_rate_goes_by_the_parameters_at_work(tmp_path):
+    resolved = configs.resolve(config(tmp_path, **{"optimizer.peak_lr": None, "horizon.steps": 200}))
+    seen, active = resolved.derived.tokens, family.cost(resolved).active
+    assert resolved.optimizer.peak_lr == rules.apply("default", active, seen, 32, 8)["peak_lr"]
+    assert active < resolved.derived.params_total
 
 
 def test_identity_knows_experts_where_there_are_some(tmp_path):
