@@ -30,6 +30,9 @@ INPUTS = (
     "optimizer.weight_decay",
     "optimizer.clip",
     "optimizer.ema",
+    "replicas.every",
+    "replicas.outer.lr",
+    "replicas.outer.momentum",
 )
 
 

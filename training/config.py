@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference, placeholder
 
-from training import optimizer, schedule, transfer, transforms
+from training import optimizer, replicas, schedule, transfer, transforms
 from training.errors import BadInput, nearest
 from training.task import Family, resolve as family_of
 
@@ -31,7 +31,14 @@ INDIFFERENT = (
     "teacher.step",
 )
 # Keys that are part of it only at another value than this one: the runs that went before them keep their names.
-LATER = {"accumulate": 1}
+LATER = {
+    "accumulate": 1,
+    "replicas.count": 1,
+    "replicas.every": 1,
+    "replicas.outer.name": "average",
+    "replicas.outer.lr": None,
+    "replicas.outer.momentum": None,
+}
 WARMUP = ("warmup_steps", "warmup_tokens", "warmup_fraction")
 
 
@@ -100,7 +107,13 @@ def defaults() -> ConfigDict:
             },
             # Formats such as int4 or fp8 in training ("": none), and those that the trained weights are also evaluated in.
             "quantize": {"weights": "", "activations": "", "post": (), "roles": ("matrix",)},
-            "mesh": {"data": -1, "fsdp": 1, "expert": 1, "tensor": 1},
+            # M replicas that train apart on shares of every batch, and synchronise after every H steps.
+            "replicas": {
+                "count": 1,
+                "every": 1,
+                "outer": {"name": "average", "lr": placeholder(float), "momentum": placeholder(float)},
+            },
+            "mesh": {"replica": 1, "data": -1, "fsdp": 1, "expert": 1, "tensor": 1},
             "checkpoint": {
                 "every_steps": 0,
                 "every_minutes": 5.0,
@@ -178,6 +191,7 @@ def resolve(config: Any) -> ConfigDict:
     rule = family.rules(config, cost.active, examples)
     if config.batch_size is None:
         config.batch_size = int(rule["batch_size"])
+    replicas.check_split(config, config.mesh.replica)
     steps = round(examples / config.batch_size)
     if steps < 1:
         raise BadInput(
@@ -232,6 +246,7 @@ def _validate(config: Any) -> None:
             raise BadInput(f"{key}: must be at least 1, got {config[key]}")
     if config.batch_size is not None and config.batch_size % config.accumulate:
         raise BadInput(f"accumulate: {config.accumulate} does not divide batch_size {config.batch_size}")
+    replicas.check(config)
     if sum(config.schedule[key] is not None for key in WARMUP) > 1:
         raise BadInput(f"schedule: give at most one of {', '.join(WARMUP)}")
     if not 0 <= config.optimizer.ema < 1:

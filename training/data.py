@@ -7,7 +7,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from training import mesh as meshes
+from training import mesh as meshes, replicas
 from training.errors import BadInput
 from training.task import Task
 
@@ -37,10 +37,11 @@ def batches(task: Task, shapes: Shapes, mesh: Mesh, step: int, n: int) -> dict[s
 
 
 def check_divisible(config: ConfigDict, mesh: Mesh) -> None:
-    """Raise BadInput where the batch does not split evenly over the mesh and the micro-batches."""
-    ways = meshes.batch_ways(mesh) * config.accumulate
+    """Raise BadInput where the batch does not split evenly over the replicas, the mesh and the micro-batches."""
+    replicas.check_split(config, mesh.shape["replica"])
+    ways = meshes.batch_ways(mesh) * config.accumulate * config.replicas.count
     if config.batch_size % ways:
         raise BadInput(
             f"batch_size: {config.batch_size} is not divisible by {ways} "
-            f"(mesh {dict(mesh.shape)}, accumulate {config.accumulate})"
+            f"(mesh {dict(mesh.shape)}, accumulate {config.accumulate}, replicas {config.replicas.count})"
         )

@@ -44,6 +44,7 @@ def scores(
     task: Task, params: Any, stats: Any, mesh: Mesh, matmul: str = "default", final: bool = True
 ) -> Iterator[Any]:
     """What the model's `score` says of every batch; those of batch i are fetched after batch i+1 is dispatched."""
+    mesh = meshes.folded(mesh)
     score, pending = steps.scorer(task.model, mesh, matmul), None
     for batch in task.eval_batches(final):
         placed = {name: meshes.place(array.__getitem__, array.shape, mesh) for name, array in batch.items()}

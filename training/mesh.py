@@ -11,11 +11,13 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from training.errors import BadInput
 
-AXES = ("data", "fsdp", "expert", "tensor")
+AXES = ("replica", "data", "fsdp", "expert", "tensor")
 
 # logical axis -> mesh axes. A model names logical axes; an axis that is not in this table is an error.
 RULES: dict[str, str | tuple[str, ...] | None] = {
-    "batch": ("data", "fsdp", "expert"),
+    "rows": ("replica", "data", "fsdp", "expert"),  # the batch before it is shared out among replicas
+    "replica": "replica",
+    "batch": ("data", "fsdp", "expert"),  # of one replica
     "group": ("data", "fsdp"),  # the batch where experts are an axis beside it
     "expert": "expert",
     "length": None,
@@ -55,8 +57,16 @@ def build(sizes: Mapping[str, int], devices: list[Any] | None = None) -> Mesh:
     return jax.make_mesh(tuple(shape), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices[:wanted])
 
 
+def folded(mesh: Mesh) -> Mesh:
+    """The same devices with the axis of replicas folded into that of data, for what is not replicated: evaluation."""
+    if mesh.shape["replica"] == 1:
+        return mesh
+    devices = mesh.devices.reshape(1, -1, *mesh.devices.shape[2:])
+    return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
+
+
 def batch_ways(mesh: Mesh) -> int:
-    """Number of shards that a batch is split into."""
+    """Number of shards that the batch of a replica is split into."""
     return _ways(RULES["batch"], mesh)
 
 
@@ -126,7 +136,9 @@ def by_rows(fn: Callable[..., jax.Array], rows: tuple[jax.Array, ...], whole: An
         return fn(*rows, whole)
     split, every = PartitionSpec(axes), PartitionSpec()
     specs = (*(split for _ in rows), every)
-    return jax.shard_map(fn, in_specs=specs, out_specs=split, axis_names=set(axes))(*rows, whole)
+    # Among replicas too, whose axis `vmap` puts in front; the check of what varies along which axis does not know of that.
+    names = {*axes, "replica"}
+    return jax.shard_map(fn, in_specs=specs, out_specs=split, axis_names=names, check_vma=False)(*rows, whole)
 
 
 def place(rows: Any, shape: tuple[int, ...], mesh: Mesh, batch_axis: int = 0) -> Any:
@@ -140,6 +152,6 @@ def place(rows: Any, shape: tuple[int, ...], mesh: Mesh, batch_axis: int = 0) ->
     if mesh.size == 1:
         return np.asarray(rows(slice(None)))  # the call itself moves it, in a tenth of the time: tiny steps notice
     partition: list[Any] = [None] * len(shape)
-    partition[batch_axis] = RULES["batch"]
+    partition[batch_axis] = RULES["rows"]
     sharding = NamedSharding(mesh, _divisible(PartitionSpec(*partition), shape, mesh))
     return jax.make_array_from_callback(shape, sharding, lambda index: np.asarray(rows((index or ())[batch_axis])))

@@ -1,5 +1,6 @@
 """The state of a run: one pytree of arrays, whose step is also the position in the data."""
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,7 +9,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from training import mesh as meshes, optimizer as optimizers, rng
 from training.task import Model
@@ -17,9 +18,11 @@ from training.task import Model
 class State(flax.struct.PyTreeNode):
     """Everything a run needs to go on.
 
-    `step` counts the optimizer steps done; `stats` are the model's other collections (batch-norm means); `moments` are
-    the optimizer's; `ema` is the running mean of the parameters, or None; `masks` say which parameters are not cut, or None;
-    `teacher` are the parameters of another run's model, or None: they never change, and no checkpoint holds them.
+    `step` counts the optimizer steps done; `params` are what is evaluated and handed on; `stats` are the model's other
+    collections (batch-norm means); `moments` are the optimizer's; `ema` is the running mean of the parameters, or None;
+    `masks` say which parameters are not cut, or None; `teacher` are the parameters of another run's model, or None: they
+    never change, and no checkpoint holds them; `replicas` are those of `training.replicas`, every leaf with an axis [M] in
+    front, or None.
     """
 
     step: Any
@@ -29,6 +32,7 @@ class State(flax.struct.PyTreeNode):
     ema: Any
     masks: Any = None
     teacher: Any = None
+    replicas: Any = None
 
     @property
     def known(self) -> dict[str, Any]:
@@ -67,37 +71,41 @@ def shardings(abstract: State, variables: Any, mesh: Mesh) -> State:
     """The sharding of every leaf of a state.
 
     Moments lie as the parameters they belong to, found by the end of their path and their shape; anything else is whole
-    on every device.
+    on every device. What replicas hold lies so too, behind their own axis.
     """
     placed = meshes.shardings(variables, mesh)
     params = placed["params"]
+    stats = {name: collection for name, collection in placed.items() if name not in ("params", "teacher")}
     by_path = {
-        _names(path): (leaf.shape, sharding)
+        _names(path[1:]): (leaf.shape, sharding.spec)
         for (path, leaf), sharding in zip(
-            jax.tree_util.tree_leaves_with_path(abstract.params), jax.tree.leaves(params), strict=True
+            jax.tree_util.tree_leaves_with_path((abstract.params, abstract.stats)),
+            jax.tree.leaves((params, stats)),
+            strict=True,
         )
     }
-    whole = meshes.replicated(mesh)
 
-    def like_a_parameter(path: Any, leaf: Any) -> Any:
-        names = _names(path)
+    def like_its_namesake(path: Any, leaf: Any, ahead: tuple[str, ...] = ()) -> NamedSharding:
+        names, shape = _names(path), leaf.shape[len(ahead) :]
         for start in range(len(names)):
-            shape, sharding = by_path.get(names[start:], (None, None))
-            if shape == leaf.shape:
-                return sharding
-        return whole
+            found, partition = by_path.get(names[start:], (None, ()))
+            if found == shape:
+                return NamedSharding(mesh, PartitionSpec(*ahead, *partition))
+        return NamedSharding(mesh, PartitionSpec(*ahead))
 
     masks = abstract.masks
     if masks is not None:
         masks = jax.tree.map(lambda m, where: None if m is None else where, masks, params, is_leaf=lambda x: x is None)
+    of_replicas = functools.partial(like_its_namesake, ahead=("replica",))
     return State(
-        step=whole,
+        step=meshes.replicated(mesh),
         params=params,
-        stats={name: collection for name, collection in placed.items() if name not in ("params", "teacher")},
-        moments=jax.tree_util.tree_map_with_path(like_a_parameter, abstract.moments),
+        stats=stats,
+        moments=jax.tree_util.tree_map_with_path(like_its_namesake, abstract.moments),
         teacher=placed.get("teacher"),
         ema=None if abstract.ema is None else params,
         masks=masks,
+        replicas=jax.tree_util.tree_map_with_path(of_replicas, abstract.replicas),
     )
 
 

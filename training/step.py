@@ -12,7 +12,8 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from training import mesh as meshes, optimizer as optimizers, rng, state as states, transfer, transforms
+from training import mesh as meshes, optimizer as optimizers, replicas, rng, state as states, transfer, transforms
+from training.replicas import Scheme
 from training.state import State
 from training.task import Model, Task
 from training.transforms import prune
@@ -32,6 +33,7 @@ class Recipe(NamedTuple):
     accumulate: int
     matmul: str
     deterministic: bool
+    replicas: Scheme | None = None
 
 
 class Compiled(NamedTuple):
@@ -60,6 +62,7 @@ def recipe(model: Model, config: Any) -> Recipe:
         accumulate=config.accumulate,
         matmul=config.precision.matmul,
         deterministic=config.deterministic,
+        replicas=replicas.scheme(config),
     )
 
 
@@ -68,7 +71,7 @@ def _tupled(factor: Any) -> float | tuple[float, ...]:
 
 
 def hyper(config: Any, task: Task) -> dict[str, np.float32]:
-    """The scalars that enter a step as arrays: the optimizer's and the task's own."""
+    """The scalars that enter a step as arrays: the optimizer's, those of replicas and the task's own."""
     values = {
         "weight_decay": config.optimizer.weight_decay,
         "clip": config.optimizer.clip or math.inf,
@@ -76,6 +79,7 @@ def hyper(config: Any, task: Task) -> dict[str, np.float32]:
         "l1": config.optimizer.l1,
         "l2": config.optimizer.l2,
         **transforms.hyper(config),
+        **replicas.hyper(config),
         **task.hyper(),
     }
     return {name: np.float32(value) for name, value in values.items()}
@@ -88,21 +92,20 @@ def train_step(
     state: State,
     batch: Any,
     lr: jax.Array,
-    seed: jax.Array,
+    key: jax.Array,
     hyper: Mapping[str, jax.Array],
 ) -> tuple[State, dict[str, jax.Array]]:
-    """One optimizer step.
+    """One optimizer step, of the run or of one of its replicas.
 
     Args:
       state: the state after `state.step` steps.
       batch: arrays [batch, ...].
       lr: the learning rate of this step; () float32.
-      seed: the run's seed; dropout is drawn from (seed, "dropout", step, micro-batch).
+      key: of dropout; each micro-batch folds in its number.
       hyper: scalars: "weight_decay", "clip", "ema", "l1", "l2" and the model's own.
     Returns:
       The next state, and metrics: "loss", "grad_norm" and the model's own, averaged over the weight of the whole batch.
     """
-    key = rng.key(seed, "dropout", state.step)
     loss = transforms.within(recipe.transforms, recipe.model.loss, axes, state.masks, hyper)
     differentiate = jax.value_and_grad(loss, has_aux=True)
     if recipe.accumulate == 1:
@@ -153,6 +156,20 @@ def read(found: transforms.Transforms, axes: Any, state: State, hyper: Mapping[s
     return jax.jit(functools.partial(transforms.effective, found, axes=axes))(params, hyper=hyper)
 
 
+def scheme_step(
+    recipe: Recipe, transform: Any, axes: Any, state: State, batch: Any, lr: Any, seed: Any, hyper: Any
+) -> tuple[State, dict[str, jax.Array]]:
+    """One step of the run: `train_step` alone, or of each replica; dropout is drawn from (seed, "dropout", step)."""
+
+    def inner(state: State, batch: Any, key: jax.Array) -> tuple[State, dict[str, jax.Array]]:
+        return train_step(recipe, transform, axes, state, batch, lr, key, hyper)
+
+    key = rng.key(seed, "dropout", state.step)
+    if recipe.replicas is None:
+        return inner(state, batch, key)
+    return replicas.step(recipe.replicas, inner, state, batch, key, hyper)
+
+
 def _accumulated(differentiate: Any, parts: int, state: State, batch: Any, key: jax.Array, hyper: Any) -> Any:
     """Sums and gradients over micro-batches, one after another in a scan; every micro-batch spans all devices.
 
@@ -187,14 +204,13 @@ def train_steps(
 ) -> Any:
     """As many steps as `lr` is long, in one call; batches [steps, batch, ...], metrics [steps]."""
     if lr.shape[0] == 1:
-        state, metrics = train_step(
-            recipe, transform, axes, state, jax.tree.map(lambda x: x[0], batches), lr[0], seed, hyper
-        )
+        batch = jax.tree.map(lambda x: x[0], batches)
+        state, metrics = scheme_step(recipe, transform, axes, state, batch, lr[0], seed, hyper)
         return state, jax.tree.map(lambda m: m[None], metrics)
 
     def body(state: State, inputs: Any) -> Any:
         batch, rate = inputs
-        return train_step(recipe, transform, axes, state, batch, rate, seed, hyper)
+        return scheme_step(recipe, transform, axes, state, batch, rate, seed, hyper)
 
     return jax.lax.scan(body, state, (batches, lr))
 
@@ -217,13 +233,17 @@ def compiled(
     axes = states.axes(variables)
     transform = optimizers.build(recipe.optimizer, axes, **dict(recipe.options))
     masks = functools.partial(transforms.masks, recipe.transforms, axes)
-    begin = functools.partial(states.init, recipe.model, transform, recipe.ema, masks=masks)
+
+    def begin(seed: Any, hyper: Any) -> State:
+        state = states.init(recipe.model, transform, recipe.ema, seed, hyper, masks)
+        return state if recipe.replicas is None else replicas.begin(recipe.replicas, state)
+
     abstract = jax.eval_shape(begin, scalar, hyper)
     placed = states.shardings(abstract, variables, mesh)
     whole = meshes.replicated(mesh)
     inputs = {
         name: jax.ShapeDtypeStruct(
-            (steps, *shape), dtype, sharding=NamedSharding(mesh, PartitionSpec(None, meshes.RULES["batch"]))
+            (steps, *shape), dtype, sharding=NamedSharding(mesh, PartitionSpec(None, meshes.RULES["rows"]))
         )
         for name, shape, dtype in batch
     }

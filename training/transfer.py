@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from training import checkpoint
+from training import checkpoint, replicas
 from training.errors import BadInput
 from training.files import read_object
 from training.state import State
@@ -95,7 +95,8 @@ def begin(state: State, section: Any, shardings: State, mesh: Mesh) -> State:
     stats = _taken(state.stats, kept["stats"], fresh, run)
     params, stats = jax.device_put((params, stats), (shardings.params, shardings.stats))
     ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
-    return state.replace(params=params, stats=stats, ema=ema)
+    state = state.replace(params=params, stats=stats, ema=ema)
+    return state if state.replicas is None else jax.jit(replicas.follow, out_shardings=shardings)(state)
 
 
 def _taken(ours: Any, theirs: Any, fresh: list[re.Pattern[str]], run: Path) -> Any:

@@ -27,6 +27,8 @@ def network(config: ConfigDict) -> models.Causal:
     """The model of a resolved config."""
     if config.model.carry and config.accumulate > 1:
         raise BadInput("model.carry: a state is carried from batch to batch, not from micro-batch to micro-batch")
+    if config.model.carry and config.get("replicas", {}).get("count", 1) > 1:
+        raise BadInput("model.carry: the state is that of a whole batch, which replicas would share out")
     return models.build(config.model, config.precision, tokens.vocab_size(config.data), config.data.seq_len)  # type: ignore[return-value]
 
 

@@ -61,7 +61,7 @@ def test_a_seed_gives_the_same_text_again(capsys, trained):
     ("argv", "message"),
     [
         ([], "name one run directory"),
-        (["nowhere"], "nowhere/config.json"),
+        (["nowhere"], "nowhere: no run directory"),
         (["RUN", "--step=7"], "no checkpoint of step 7"),
         (["RUN", "--temperature=-1"], "temperature"),
         (["RUN", "--tokens=0"], "new tokens"),
@@ -78,13 +78,13 @@ def test_bad_input_is_one_line(capsys, trained, argv, message):
 def test_what_writes_no_text_is_refused(capsys, trained, tmp_path):
     capsys.readouterr()
     config = json.loads((trained / "config.json").read_text())
-    encoder = {"model": config["model"] | {"name": "encoder"}}
-    for change, message in (
-        ({"task": "vision"}, "needs a language model"),
+    encoder = {"task": "lm", "model": {"name": "encoder"}, "derived": {}}
+    for found, message in (
+        ({"task": "vision", "derived": {}}, "needs a language model"),
         (encoder, "needs a model that writes text, an encoder does not"),
-        ({}, "no file"),
+        (config, "no file"),
     ):
-        (tmp_path / "config.json").write_text(json.dumps(config | change))
+        (tmp_path / "config.json").write_text(json.dumps(found))
         assert cli.main(["generate", str(tmp_path)]) == 2
         assert message in capsys.readouterr().err
 

@@ -116,10 +116,12 @@ def checkpoint_names(run):
     return {name.split("/")[0] for name in checkpoint._metadata(folder)["rest"]}
 
 
-def test_a_model_that_is_its_own_teacher_has_nothing_to_learn(taught, tmp_path):
+@pytest.mark.parametrize("apart", [{}, {"replicas.count": 2, "replicas.every": 2}])
+def test_a_model_that_is_its_own_teacher_has_nothing_to_learn(taught, tmp_path, apart):
     folder, _ = taught
     own = {"model.width": 32, "teacher.run": folder, "start.run": folder, "horizon.steps": 2, "log.every": 1}
-    loop.run(config(**own), tmp_path)
+    loop.run(config(**own, **apart), tmp_path)
+    assert "teacher" not in checkpoint_names(tmp_path)
     assert record.read_metrics(tmp_path)[0]["divergence"] == pytest.approx(0, abs=1e-5)
 
 

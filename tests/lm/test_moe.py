@@ -285,6 +285,16 @@ def test_accumulation_and_meshes_leave_the_losses(tmp_path):
     np.testing.assert_allclose(losses("wide", **wide), losses("one"), rtol=1e-4, atol=1e-6)
 
 
+def test_experts_of_replicas_train_alike_on_any_mesh(tmp_path):
+    def losses(name, **changes):
+        apart = {"replicas.count": 2, "replicas.every": 3, "replicas.outer.name": "nesterov", "horizon.steps": 4}
+        loop.run(config(tmp_path, **apart, **changes), tmp_path / name)
+        return [(line["loss"], line["balance"]) for line in record.read_metrics(tmp_path / name)]
+
+    wide = {"mesh.replica": 2, "mesh.data": 2, "mesh.expert": 2}
+    np.testing.assert_allclose(losses("wide", **wide), losses("one"), rtol=1e-4, atol=1e-6)
+
+
 def test_a_size_counts_all_experts(tmp_path):
     open_shape = {"model.width": None, "model.heads": None, "model.mlp_width": None}
     resolved = configs.resolve(config(tmp_path, **open_shape, **{"model.size": 1e6, "model.depth": 2}))

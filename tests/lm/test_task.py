@@ -205,6 +205,14 @@ def test_speed_switches_and_meshes_leave_the_losses(losses, plain, switch):
     np.testing.assert_allclose(losses(**switch), plain, rtol=1e-5)
 
 
+def test_replicas_train_alike_on_any_mesh(losses):
+    """The model pins its activations to the mesh within each replica."""
+    apart = {"replicas.count": 2, "replicas.every": 5, "replicas.outer.name": "nesterov", "model.scan": True}
+    one = losses(**apart)
+    mesh = {"mesh.replica": 2, "mesh.data": 2, "mesh.tensor": 2}
+    np.testing.assert_allclose(losses(**apart, **mesh), one, rtol=1e-5)
+
+
 def test_the_seed_draws_values_and_the_order_of_the_text(text):
     def first(seed):
         return family.build(configs.resolve(config(text, seed=seed))).batch(0, slice(None))["tokens"]
@@ -252,6 +260,7 @@ def test_a_markov_language_is_learnt_to_its_entropy(tmp_path):
         ({"model.name": "decoderr"}, r"model.name: no 'decoderr'.* decoder"),
         ({"model.name": "lstm"}, r"model.heads is not used by lstm \(it uses depth, width, tied, carry\)"),
         ({**LSTM, "model.carry": True, "accumulate": 2}, "model.carry: .* from micro-batch to micro-batch"),
+        ({**LSTM, "model.carry": True, "replicas.count": 2}, "model.carry: .* which replicas would share out"),
         (
             {
                 **LSTM,

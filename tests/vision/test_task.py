@@ -77,6 +77,20 @@ def test_devices_leave_the_losses_and_the_statistics(tmp_path):
     assert eight["loss"] == pytest.approx(one["loss"], rel=1e-4)
 
 
+def test_replicas_share_their_statistics_when_they_synchronise(tmp_path):
+    """Each sees its own rows in between; on any mesh."""
+    apart = {"replicas.count": 4, "replicas.every": 4, "mesh.data": 1}
+    one = loop.run(config(**apart), tmp_path / "one")
+    mesh = loop.run(config(**apart | {"mesh.data": 2, "mesh.replica": 4}), tmp_path / "mesh")
+    assert mesh["num_devices"] == 8
+    assert mesh["loss"] == pytest.approx(one["loss"], rel=1e-4)
+    stats = [jax.tree.map(np.asarray, checkpoint.load_part(tmp_path / name, "stats")) for name in ("one", "mesh")]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *stats)
+    of_replicas = checkpoint.load_part(tmp_path / "one", "replicas")["stats"]
+    for x, copies in zip(jax.tree.leaves(stats[0]), jax.tree.leaves(of_replicas), strict=True):
+        np.testing.assert_array_equal(copies, np.stack([x] * 4))
+
+
 def test_accumulation_averages_the_statistics_of_micro_batches():
     run = resolve(config(**{"mesh.data": 1}))
     task, mesh = family_of("vision").build(run), meshes.build(run.mesh)
