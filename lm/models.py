@@ -177,7 +177,7 @@ def _pair_shape(size: float | None, options: dict[str, Any], vocab_size: int, se
     return shape | {"encoder_depth": shape["depth"]}
 
 
-# Measured on 8 to 82 thousand parameters (configs/lm/recurrent_lr.py; the runs are in benchmarks/results/recurrent_lr.csv):
+# Measured on 8 to 82 thousand parameters (configs/lm/families_lr.py; the runs are in benchmarks/results/families_lr.csv):
 # the best of five rates was 2 to 4 times the rule's. Of other cells it was not measured.
 RATES = {"lstm": 3.0}
 

@@ -43,7 +43,7 @@ def test_half_and_twice_the_rate_are_no_better_by_a_standard_error(key):
 def recurrent():
     """(N, D, tokens a step) -> rate and loss of each run of an LSTM."""
     groups = defaultdict(list)
-    for row in csv.DictReader(MEASURED.with_name("recurrent_lr.csv").open()):
+    for row in csv.DictReader(MEASURED.with_name("families_lr.csv").open()):
         key = tuple(int(row[name]) for name in ("params_total", "tokens", "batch_tokens"))
         groups[key].append((float(row["peak_lr"]), float(row["loss"])))
     return groups
