@@ -12,7 +12,8 @@ The text and the model are those of `make demo`. Inner AdamW at the rule's learn
 momentum 0.9 (Douillard et al. 2023, arXiv 2311.08105), neither tuned by M or H. In the sweep every size sees 20 tokens a
 parameter, in batches of the same 1,024 tokens, of which each of M replicas takes its share. `sync_every` is H; where
 `outer_optimizer` is "average" the run is a plain one, which is data-parallel training on the same tokens. The law is that
-of Charles et al. (2025, arXiv 2503.09799): loss by size and M, at one H. Workers of the parameter server deliver by turns, a gradient of the whole batch each.
+of Charles et al. (2025, arXiv 2503.09799): loss by size and M, at one H. Workers of the parameter server deliver by
+turns, each the gradient of a whole batch.
 """
 
 from typing import Any
