@@ -89,7 +89,8 @@ def defaults() -> ConfigDict:
                 "boundaries": placeholder(tuple),
                 "factor": placeholder(float),
             },
-            # Begin with the parameters of another run; those whose path matches a pattern of `fresh` are drawn anew.
+            # Begin with the parameters of another run, or of the one run of a sweep directory that has this model; those
+            # whose path matches a pattern of `fresh` are drawn anew.
             "start": {"run": "", "step": placeholder(int), "fresh": ()},
             # Learn from what another run's model says beside the data: `weight` is its share of the loss.
             "teacher": {"run": "", "step": placeholder(int), "weight": 1.0, "temperature": 1.0},
@@ -185,6 +186,7 @@ def resolve(config: Any) -> ConfigDict:
         for key, value in family.shape_for(config.model.get("size"), config).items():
             if config.model[key] is None:
                 config.model[key] = value
+    config.start.run = transfer.located(config.start.run, _model(config))
     family.validate(config)
     cost = family.cost(config)
     examples = _examples(config, family, cost)
@@ -207,6 +209,7 @@ def resolve(config: Any) -> ConfigDict:
     config.derived = ConfigDict(
         {
             "parent": transfer.parent(config.start),
+            "parent_tokens": transfer.tokens_before(config.start),
             "teacher": transfer.identity(config.teacher, "teacher"),
             "steps": steps,
             "warmup_steps": warmup,
@@ -316,6 +319,12 @@ def semantic(config: ConfigDict) -> dict[str, Any]:
         off += ("teacher",)
     kept = {key: value for key, value in kept.items() if not _under(key, off)}
     return kept
+
+
+def _model(config: ConfigDict) -> dict[str, Any]:
+    """The section `model` as it is stored, without what is no part of a run's identity."""
+    indifferent = getattr(family_of(config.task), "INDIFFERENT", ())
+    return {key: _plain(value) for key, value in config.model.items() if not _under(f"model.{key}", indifferent)}
 
 
 def run_id(config: ConfigDict) -> str:

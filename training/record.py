@@ -240,6 +240,7 @@ def result(
         **facts,
         "run_id": config.derived.run_id,
         "parent": config.derived.parent,
+        "parent_tokens": config.derived.parent_tokens,
         "teacher": config.derived.teacher,
         "task": config.task,
         "family": config.model.get("name", config.task),

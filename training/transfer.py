@@ -38,6 +38,44 @@ def parent(section: Any) -> str | None:
     return identity(section, "start")
 
 
+def located(run: str, model: Mapping[str, Any]) -> str:
+    """The run directory that `start.run` names: itself, or of a sweep directory the run that has the same model.
+
+    Args:
+      run: the key's value.
+      model: the semantic keys of the section `model`; those that a run of an older version lacks are taken to be equal.
+    Raises:
+      BadInput: no completed run there has that model, or several have.
+    """
+    if not run or not (Path(run) / "sweep.json").is_file():
+        return run
+    found = []
+    for result in sorted(Path(run).glob("runs/*/result.json")):
+        theirs = read_object(result.parent / "config.json", "model")["model"]
+        same = all(theirs.get(key, value) == value for key, value in model.items())
+        if same and read_object(result)["status"] == "completed":
+            found.append(result.parent)
+    if len(found) != 1:
+        which = f"{len(found)} completed runs" if found else "no completed run"
+        raise BadInput(f"start.run: the sweep {run} has {which} of this model{': name one of them' if found else ''}")
+    return str(found[0])
+
+
+def tokens_before(section: Any) -> float:
+    """Training tokens behind the parameters that a config's section `start` names, its parent's parents' among them."""
+    if not section.run:
+        return 0.0
+    theirs = read_object(Path(section.run) / "config.json", "derived")["derived"]
+    step = int(identity(section, "start").split(":")[1])  # type: ignore[union-attr]
+    return theirs.get("parent_tokens", 0.0) + theirs["tokens"] * step / theirs["steps"]
+
+
+def trained(params: Any, rules: Rules) -> int:
+    """How many parameters learn: those whose factor is not 0."""
+    moved = jax.tree.map(lambda p, f: p.size * np.count_nonzero(f) // f.size, params, factors(params, rules))
+    return int(sum(jax.tree.leaves(moved)))
+
+
 def identity(section: Any, name: str) -> str | None:
     """The identity of the checkpoint of `run` and `step` in a config's section: "run_id:step"; None where it names none.
 
