@@ -45,17 +45,16 @@ TRANSFER_LOSS = Law(
 
 
 def _transferred(p, x):
-    """Data in effect: a run that starts from another's parameters has as much more as the transfer is worth."""
-    more = p["k"] * power(x["d"], p["a"]) * power(x["n"], p["b"])
-    return x["d"] + (x["dp"] > 0) * more
+    """Data in effect: a run that begins with another's parameters has as much more as these are worth."""
+    return x["d"] + x["p"] * TRANSFER.value(p, {"f": x["d"], "n": x["n"]})
 
 
 TRANSFER_JOINT = Law(
     name="transfer_joint",
-    formula="L(N, D) = E + A / N^alpha + B / (D + D_T)^beta, D_T = k D^a N^b where pre-trained, else 0",
+    formula="L(N, D) = E + A / N^alpha + B / (D + p D_T)^beta, D_T = k D^a N^b, p = 1 where pre-trained, else 0",
     source="ours: Hoffmann et al. 2022 at the data in effect of Hernandez et al. 2021, arXiv 2102.01293, equation 1.1; "
     "one fit to runs from scratch and from a parent, so that the intervals of k, a and b hold what is not known of both",
-    columns=("n", "d", "dp"),
+    columns=("n", "d", "p"),
     params=(
         Param("E", "irreducible loss"),
         Param("A", "weight of the size term"),
