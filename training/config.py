@@ -11,6 +11,7 @@ from ml_collections.config_dict import FieldReference, placeholder
 from training import optimizer, replicas, schedule, transfer, transforms
 from training.errors import BadInput, nearest
 from training.task import Family, resolve as family_of
+from training.transforms import lora
 
 DTYPES = ("float32", "bfloat16", "float16")
 MATMUL = ("default", "highest", "high", "tensorfloat32", "bfloat16", "float32")
@@ -108,6 +109,9 @@ def defaults() -> ConfigDict:
             },
             # Formats such as int4 or fp8 in training ("": none), and those that the trained weights are also evaluated in.
             "quantize": {"weights": "", "activations": "", "post": (), "roles": ("matrix",)},
+            # Low-rank factors beside what another run has learnt, which then stands still: their rank (0: none), the scale
+            # alpha / rank of what they add, and patterns of the paths of the matrices that have them.
+            "lora": {"rank": 0, "alpha": 16.0, "targets": (".*/kernel",)},
             # M replicas that train apart on shares of every batch, and synchronise after every H steps.
             "replicas": {
                 "count": 1,
@@ -250,6 +254,7 @@ def _validate(config: Any) -> None:
     if config.batch_size is not None and config.batch_size % config.accumulate:
         raise BadInput(f"accumulate: {config.accumulate} does not divide batch_size {config.batch_size}")
     replicas.check(config)
+    lora.check(config)
     if sum(config.schedule[key] is not None for key in WARMUP) > 1:
         raise BadInput(f"schedule: give at most one of {', '.join(WARMUP)}")
     if not 0 <= config.optimizer.ema < 1:
@@ -347,7 +352,7 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(one) for one in value] if isinstance(value, tuple | list) else value
 
 
 def _under(key: str, sections: tuple[str, ...]) -> bool:

@@ -19,6 +19,7 @@ from training import checkpoint, replicas
 from training.errors import BadInput
 from training.files import read_object
 from training.state import State
+from training.transforms import lora
 
 Rules = tuple[tuple[str, float | tuple[float, ...]], ...]  # pattern -> factor, or one factor a layer of a stack
 
@@ -129,7 +130,8 @@ def begin(state: State, section: Any, shardings: State, mesh: Mesh) -> State:
     run, fresh = Path(section.run), [_compiled(pattern, "start.fresh") for pattern in section.fresh]
     _check_fresh(fresh, state.params, state.stats)
     kept = {name: checkpoint.load_part(run, name, section.step, mesh) for name in ("params", "ema", "stats")}
-    params = _taken(state.params, kept["ema"] or kept["params"], fresh, run)
+    drawn = [*fresh, re.compile(lora.OWN)]  # the factors of another run are merged into what they adapt
+    params = _taken(state.params, lora.merged(kept["ema"] or kept["params"]), drawn, run)
     stats = _taken(state.stats, kept["stats"], fresh, run)
     params, stats = jax.device_put((params, stats), (shardings.params, shardings.stats))
     ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
@@ -165,14 +167,17 @@ def _check_fresh(fresh: list[re.Pattern[str]], *trees: Any) -> None:
 
 
 def check_names(config: Any, init: Callable[[jax.Array], Any]) -> None:
-    """Raise BadInput where `start.fresh` or `optimizer.lr_factors` of a config name no parameter, before any is drawn.
+    """Raise BadInput where `start.fresh`, `optimizer.lr_factors` or `lora.targets` name no parameter, before any is drawn.
 
     Args:
       config: complete.
       init: key -> the variables of its model, boxed.
     """
-    if config.start.fresh or config.optimizer.lr_factors:
-        variables = nn.meta.unbox(dict(jax.eval_shape(init, jax.random.key(0))))
+    if config.start.fresh or config.optimizer.lr_factors or config.lora.rank:
+        boxed = dict(jax.eval_shape(init, jax.random.key(0)))
+        if config.lora.rank:
+            lora.added(boxed["params"], config.lora.targets, lambda name, leaf: {})
+        variables = nn.meta.unbox(boxed)
         params = variables.pop("params")
         _check_fresh([_compiled(pattern, "start.fresh") for pattern in config.start.fresh], params, variables)
         factors(params, config.optimizer.lr_factors)

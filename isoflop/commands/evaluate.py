@@ -65,6 +65,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         config.evaluation.split = flags.split
     # On any mesh, as one model, and whatever became of the runs that this one began with and learnt from.
     config.mesh, config.replicas = ConfigDict({"data": -1}), configs.defaults().replicas
+    config.lora = configs.defaults().lora  # its factors are merged
     config.start.run, config.start.step, config.start.fresh = "", None, ()
     config.teacher.run, config.teacher.step = "", None
     config.stopping.patience = 0  # whatever was chosen by the validation images, they may be looked at

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -85,11 +85,12 @@ def transfer(fitted: Fitted) -> Figure | None:
     return figure
 
 
-def _worth(axes: Axes, fitted: Fitted, n: float, grid: Float[np.ndarray, " points"], colour: object) -> None:
+def _worth(axes: Axes, fitted: Fitted, n: float, grid: Float[np.ndarray, " points"], colour: Any) -> None:
     """The law's data transferred to one size, with its band."""
     columns = {"n": n, "f": grid}
     value = lambda constants: TRANSFER.value(fitted.law.constants(constants), columns)
     axes.plot(grid, value(fitted.predictor.constants), color=colour, linewidth=1.2)
     if len(fitted.predictor.draws):
         spread = np.stack([value(draw) for draw in fitted.predictor.draws])
-        axes.fill_between(grid, *interval(spread, fitted.predictor.level), color=colour, alpha=0.12, linewidth=0)
+        low, high = interval(spread, fitted.predictor.level)
+        axes.fill_between(grid, low, high, color=colour, alpha=0.12, linewidth=0)

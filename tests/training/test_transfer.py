@@ -54,21 +54,21 @@ def test_an_earlier_step_and_another_place_of_the_parent(tmp_path, parent):
 def test_a_sweep_directory_names_the_run_in_it_that_has_the_model(tmp_path):
     sweep = tmp_path / "parents"
     records = {}
-    for width in (4, 5):
+    for width in (13, 14):
         records[width] = loop.run(toy.config(**{"model.width": width}), sweep / "runs" / f"of{width}")
-    start = {"start.run": str(sweep), "model.width": 5}
+    start = {"start.run": str(sweep), "model.width": 14}
     with pytest.raises(BadInput, match="parents is no run directory"):
         resolve(toy.config(**start))
     (sweep / "sweep.json").write_text("{}")
     child = resolve(toy.config(**start))
-    assert child.derived.parent == f"{records[5]['run_id']}:24"
-    direct = resolve(toy.config(**start | {"start.run": str(sweep / "runs" / "of5")}))
+    assert child.derived.parent == f"{records[14]['run_id']}:24"
+    direct = resolve(toy.config(**start | {"start.run": str(sweep / "runs" / "of14")}))
     assert child.to_dict() == direct.to_dict() == resolve(child).to_dict()
     with pytest.raises(BadInput, match="start.run: the sweep .*parents has no completed run of this model"):
-        resolve(toy.config(**start | {"model.width": 6}))
+        resolve(toy.config(**start | {"model.width": 15}))
     with pytest.raises(BadInput, match="no completed run of this model"):
         resolve(toy.config(**start, **{"model.noise": 0.2}))
-    loop.run(toy.config(**{"model.width": 5, "seed": 1}), sweep / "runs" / "again")
+    loop.run(toy.config(**{"model.width": 14, "seed": 1}), sweep / "runs" / "again")
     with pytest.raises(BadInput, match="has 2 completed runs of this model: name one of them"):
         resolve(toy.config(**start))
 
