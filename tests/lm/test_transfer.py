@@ -1,11 +1,14 @@
 """Fine-tuning a language model on another corpus: in its parent's symbols, all of it, its head alone, layer by layer."""
 
+import json
+
 import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
 from configs.lm import transfer as configured
+from isoflop import cli
 from sweeps import plan as plans
 from training import checkpoint, config as configs, loop, transfer
 from training.errors import BadInput
@@ -63,7 +66,8 @@ def params(path):
 def moved(path, parent):
     """By parameter, how far each of its first dimension is from the parent's."""
     before = params(parent)
-    return {name: np.abs(p - before[name]).reshape(len(p), -1).max(axis=1) for name, p in params(path).items()}
+    after = params(path)
+    return {name: np.abs(after[name] - p).reshape(len(p), -1).max(axis=1) for name, p in before.items()}
 
 
 def test_another_corpus_is_learnt_in_the_symbols_of_the_parent(texts, parent, tmp_path):
@@ -91,6 +95,20 @@ def test_the_head_alone_and_layers_at_rates_of_their_own(texts, parent, tmp_path
     found = checkpoint.named(transfer.factors(checkpoint.load_params(path), rates))
     assert found["blocks/mlp/up/kernel"].ravel().tolist() == [0.5, 1.0]
     assert found["embed/embedding"].item() == 0.25 and found["final_norm/scale"].item() == 1.0
+
+
+def test_low_rank_factors_learn_and_are_merged_wherever_the_run_is_used(texts, parent, tmp_path, capsys):
+    path, record = parent
+    lora = {"lora.rank": 2, "lora.targets": ("blocks/attention/(query|value)/kernel",)}
+    first = loop.run(config(texts, "prose", **child_of(path, **lora, **STILL)), tmp_path / "first")
+    tuned = loop.run(config(texts, "prose", **child_of(path, **lora)), tmp_path / "tuned")
+    assert tuned["loss"] < first["loss"]
+    assert tuned["params_trained"] == 2 * 2 * 2 * (8 + 8) and tuned["params_total"] == record["params_total"]
+    still = {name: far.max() for name, far in moved(tmp_path / "tuned", path).items()}
+    assert still.keys() == params(path).keys() and not any(still.values())
+    assert cli.main(["evaluate", str(tmp_path / "tuned"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["loss"] == pytest.approx(tuned["loss"], rel=1e-5)
+    assert cli.main(["generate", str(tmp_path / "tuned"), "--prompt=the ", "--tokens=4"]) == 0
 
 
 def test_the_sweep_begins_every_size_with_its_own_parent(tmp_path, monkeypatch, texts):
