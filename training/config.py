@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference, placeholder
 
-from training import optimizer, replicas, schedule, transfer, transforms
+from training import asynchronous, optimizer, replicas, schedule, transfer, transforms
 from training.errors import BadInput, nearest
 from training.task import Family, resolve as family_of
 from training.transforms import lora
@@ -39,6 +39,8 @@ LATER = {
     "replicas.outer.name": "average",
     "replicas.outer.lr": None,
     "replicas.outer.momentum": None,
+    "server.workers": 1,
+    "server.order": "round_robin",
 }
 WARMUP = ("warmup_steps", "warmup_tokens", "warmup_fraction")
 
@@ -118,6 +120,8 @@ def defaults() -> ConfigDict:
                 "every": 1,
                 "outer": {"name": "average", "lr": placeholder(float), "momentum": placeholder(float)},
             },
+            # Workers of a parameter server, whose gradients are those of parameters fetched earlier.
+            "server": {"workers": 1, "order": "round_robin"},
             "mesh": {"replica": 1, "data": -1, "fsdp": 1, "expert": 1, "tensor": 1},
             "checkpoint": {
                 "every_steps": 0,
@@ -254,6 +258,7 @@ def _validate(config: Any) -> None:
     if config.batch_size is not None and config.batch_size % config.accumulate:
         raise BadInput(f"accumulate: {config.accumulate} does not divide batch_size {config.batch_size}")
     replicas.check(config)
+    asynchronous.check(config)
     lora.check(config)
     if sum(config.schedule[key] is not None for key in WARMUP) > 1:
         raise BadInput(f"schedule: give at most one of {', '.join(WARMUP)}")

@@ -22,7 +22,7 @@ class State(flax.struct.PyTreeNode):
     collections (batch-norm means); `moments` are the optimizer's; `ema` is the running mean of the parameters, or None;
     `masks` say which parameters are not cut, or None; `teacher` are the parameters of another run's model, or None: they
     never change, and no checkpoint holds them; `replicas` are those of `training.replicas`, every leaf with an axis [M] in
-    front, or None.
+    front, or None; `workers` are those of `training.asynchronous`, or None.
     """
 
     step: Any
@@ -33,6 +33,7 @@ class State(flax.struct.PyTreeNode):
     masks: Any = None
     teacher: Any = None
     replicas: Any = None
+    workers: Any = None
 
     @property
     def known(self) -> dict[str, Any]:
@@ -85,7 +86,7 @@ def shardings(abstract: State, variables: Any, mesh: Mesh) -> State:
         )
     }
 
-    def like_its_namesake(path: Any, leaf: Any, ahead: tuple[str, ...] = ()) -> NamedSharding:
+    def like_its_namesake(path: Any, leaf: Any, ahead: tuple[str | None, ...] = ()) -> NamedSharding:
         names, shape = _names(path), leaf.shape[len(ahead) :]
         for start in range(len(names)):
             found, partition = by_path.get(names[start:], (None, ()))
@@ -97,6 +98,7 @@ def shardings(abstract: State, variables: Any, mesh: Mesh) -> State:
     if masks is not None:
         masks = jax.tree.map(lambda m, where: None if m is None else where, masks, params, is_leaf=lambda x: x is None)
     of_replicas = functools.partial(like_its_namesake, ahead=("replica",))
+    of_workers = functools.partial(like_its_namesake, ahead=(None,))
     return State(
         step=meshes.replicated(mesh),
         params=params,
@@ -106,6 +108,7 @@ def shardings(abstract: State, variables: Any, mesh: Mesh) -> State:
         ema=None if abstract.ema is None else params,
         masks=masks,
         replicas=jax.tree_util.tree_map_with_path(of_replicas, abstract.replicas),
+        workers=jax.tree_util.tree_map_with_path(of_workers, abstract.workers),
     )
 
 

@@ -13,7 +13,16 @@ import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from training import mesh as meshes, optimizer as optimizers, replicas, rng, state as states, transfer, transforms
+from training import (
+    asynchronous,
+    mesh as meshes,
+    optimizer as optimizers,
+    replicas,
+    rng,
+    state as states,
+    transfer,
+    transforms,
+)
 from training.replicas import Scheme
 from training.state import State
 from training.task import Model, Task
@@ -35,6 +44,7 @@ class Recipe(NamedTuple):
     matmul: str
     deterministic: bool
     replicas: Scheme | None = None
+    workers: tuple[int, str] = (1, "")  # of a parameter server, and the order in which they deliver
 
 
 class Compiled(NamedTuple):
@@ -66,6 +76,7 @@ def recipe(model: Model, config: Any) -> Recipe:
         matmul=config.precision.matmul,
         deterministic=config.deterministic,
         replicas=replicas.scheme(config),
+        workers=(config.server.workers, config.server.order if config.server.workers > 1 else ""),
     )
 
 
@@ -97,6 +108,7 @@ def train_step(
     lr: jax.Array,
     key: jax.Array,
     hyper: Mapping[str, jax.Array],
+    at: Any = None,
 ) -> tuple[State, dict[str, jax.Array]]:
     """One optimizer step, of the run or of one of its replicas.
 
@@ -106,19 +118,21 @@ def train_step(
       lr: the learning rate of this step; () float32.
       key: of dropout; each micro-batch folds in its number.
       hyper: scalars: "weight_decay", "clip", "ema", "l1", "l2" and the model's own.
+      at: the parameters at which the gradient is taken, where they are not those that it updates.
     Returns:
       The next state, and metrics: "loss", "grad_norm" and the model's own, averaged over the weight of the whole batch.
     """
     loss = transforms.within(recipe.transforms, recipe.model.loss, axes, state.masks, hyper)
     differentiate = jax.value_and_grad(loss, has_aux=True)
+    at = state.params if at is None else at
     if recipe.accumulate == 1:
-        (_, (sums, stats)), grads = differentiate(state.params, state.known, batch, key, hyper)
+        (_, (sums, stats)), grads = differentiate(at, state.known, batch, key, hyper)
     else:
-        sums, stats, grads = _accumulated(differentiate, recipe.accumulate, state, batch, key, hyper)
+        sums, stats, grads = _accumulated(differentiate, recipe.accumulate, at, state.known, batch, key, hyper)
     weight = sums.pop("weight")
     grads = jax.tree.map(lambda g: (g / weight).astype(g.dtype), grads)
     if recipe.penalty:
-        grads = optimizers.penalised(grads, state.params, axes, recipe.decay_roles, hyper["l1"], hyper["l2"])
+        grads = optimizers.penalised(grads, at, axes, recipe.decay_roles, hyper["l1"], hyper["l2"])
     factors = transfer.factors(state.params, recipe.lr_factors) if recipe.lr_factors else None
     if factors is not None:  # what is frozen takes no part in the norm, and XLA leaves its gradient out
         grads = jax.tree.map(lambda g, f: g if f.any() else jnp.zeros_like(g), grads, factors)
@@ -162,18 +176,21 @@ def read(found: transforms.Transforms, axes: Any, state: State, hyper: Mapping[s
 def scheme_step(
     recipe: Recipe, transform: Any, axes: Any, state: State, batch: Any, lr: Any, seed: Any, hyper: Any
 ) -> tuple[State, dict[str, jax.Array]]:
-    """One step of the run: `train_step` alone, or of each replica; dropout is drawn from (seed, "dropout", step)."""
+    """One step of the run: `train_step` alone, of each replica, or of a parameter server with the gradient of a worker;
+    dropout is drawn from (seed, "dropout", step)."""
 
-    def inner(state: State, batch: Any, key: jax.Array) -> tuple[State, dict[str, jax.Array]]:
-        return train_step(recipe, transform, axes, state, batch, lr, key, hyper)
+    def inner(state: State, batch: Any, key: jax.Array, at: Any = None) -> tuple[State, dict[str, jax.Array]]:
+        return train_step(recipe, transform, axes, state, batch, lr, key, hyper, at)
 
     key = rng.key(seed, "dropout", state.step)
+    if state.workers is not None:
+        return asynchronous.step(recipe.workers[1], inner, state, batch, seed, key)
     if recipe.replicas is None:
         return inner(state, batch, key)
     return replicas.step(recipe.replicas, inner, state, batch, key, hyper)
 
 
-def _accumulated(differentiate: Any, parts: int, state: State, batch: Any, key: jax.Array, hyper: Any) -> Any:
+def _accumulated(differentiate: Any, parts: int, at: Any, known: Any, batch: Any, key: jax.Array, hyper: Any) -> Any:
     """Sums and gradients over micro-batches, one after another in a scan; every micro-batch spans all devices.
 
     The same step as that of the whole batch only where an example's loss depends on no other and nothing is drawn: each
@@ -189,14 +206,12 @@ def _accumulated(differentiate: Any, parts: int, state: State, batch: Any, key: 
 
     def body(carry: Any, part: Any) -> Any:
         index, micro = part
-        (_, (sums, stats)), grads = differentiate(
-            state.params, state.known, micro, jax.random.fold_in(key, index), hyper
-        )
+        (_, (sums, stats)), grads = differentiate(at, known, micro, jax.random.fold_in(key, index), hyper)
         return jax.tree.map(jnp.add, carry, (sums, stats, grads)), None
 
     micro_batches = jax.tree.map(split, batch)
     first = jax.tree.map(lambda x: x[0], micro_batches)
-    shapes = jax.eval_shape(differentiate, state.params, state.known, first, key, hyper)
+    shapes = jax.eval_shape(differentiate, at, known, first, key, hyper)
     (_, (sums, stats)), grads = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     (sums, stats, grads), _ = jax.lax.scan(body, (sums, stats, grads), (jnp.arange(parts), micro_batches))
     return sums, jax.tree.map(lambda total: total / parts, stats), grads
@@ -239,7 +254,8 @@ def compiled(
 
     def begin(seed: Any, hyper: Any) -> State:
         state = states.init(recipe.model, transform, recipe.ema, seed, hyper, masks)
-        return state if recipe.replicas is None else replicas.begin(recipe.replicas, state)
+        state = state if recipe.replicas is None else replicas.begin(recipe.replicas, state)
+        return state if recipe.workers[0] == 1 else asynchronous.begin(recipe.workers[0], state)
 
     abstract = jax.eval_shape(begin, scalar, hyper)
     placed = states.shardings(abstract, variables, mesh)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from training import checkpoint, replicas
+from training import asynchronous, checkpoint, replicas
 from training.errors import BadInput
 from training.files import read_object
 from training.state import State
@@ -136,7 +136,9 @@ def begin(state: State, section: Any, shardings: State, mesh: Mesh) -> State:
     params, stats = jax.device_put((params, stats), (shardings.params, shardings.stats))
     ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
     state = state.replace(params=params, stats=stats, ema=ema)
-    return state if state.replicas is None else jax.jit(replicas.follow, out_shardings=shardings)(state)
+    for copies, follow in ((state.replicas, replicas.follow), (state.workers, asynchronous.follow)):
+        state = state if copies is None else jax.jit(follow, out_shardings=shardings)(state)
+    return state
 
 
 def _taken(ours: Any, theirs: Any, fresh: list[re.Pattern[str]], run: Path) -> Any:

@@ -23,7 +23,7 @@ EXPECTED: dict[str, Any] = {
     "measured": "2026-11-23, 2 CPU cores, busy, 394 s of single-core runs",
 }
 SPARSITIES = (0.0, 0.5, 0.75, 0.875)
-WIDTHS = (24, 32, 48, 64)
+WIDTHS = (24, 32, 48)
 TOKENS = (0.5e6, 1.0e6, 2.0e6)
 
 

@@ -24,7 +24,7 @@ EXPECTED: dict[str, Any] = {
 }
 FORMATS = ("int2", "int3", "int4", "int6", "")
 POST = ("int8", "int6", "int4", "int3")
-WIDTHS = (24, 32, 48, 64)
+WIDTHS = (24, 32, 48)
 TOKENS = (0.5e6, 1.0e6, 2.0e6)
 
 

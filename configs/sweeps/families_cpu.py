@@ -18,7 +18,7 @@ from configs.lm import demo
 from sweeps.design import Design, axis, chain, product
 
 WIDTHS = (16, 24, 32, 48)
-TOKENS = (0.5e6, 1.0e6, 2.0e6)
+TOKENS = (0.5e6, 1.0e6, 2.0e6, 4.0e6)
 ATTENTION: dict[str, Any] = {"model.depth": 2, "model.heads": 2, "model.qk_norm": True}
 FAMILIES: dict[str, dict[str, Any]] = {
     "decoder": ATTENTION,

@@ -40,25 +40,32 @@ def test_half_and_twice_the_rate_are_no_better_by_a_standard_error(key):
             assert at(rule) - at(other) < errors.min()
 
 
-def recurrent():
-    """(N, D, tokens a step) -> rate and loss of each run of an LSTM."""
+def families():
+    """(model, active N, D, tokens a step) -> rate and loss of each run of another family than the decoder."""
     groups = defaultdict(list)
-    for row in csv.DictReader(MEASURED.with_name("recurrent_lr.csv").open()):
-        key = tuple(int(row[name]) for name in ("params_total", "tokens", "batch_tokens"))
+    for row in csv.DictReader(MEASURED.with_name("families_lr.csv").open()):
+        key = row["model"], *(int(row[name]) for name in ("params_active", "tokens", "batch_tokens"))
         groups[key].append((float(row["peak_lr"]), float(row["loss"])))
     return groups
 
 
-@pytest.mark.parametrize("key", sorted(recurrent()))
-def test_the_rate_of_an_lstm_is_within_two_percent_of_the_best_loss(key):
-    n, d, batch_tokens = key
-    rates, losses = map(np.array, zip(*sorted(recurrent()[key]), strict=True))
-    at = lambda rate: np.interp(np.log(rate), np.log(rates), losses)
-    ours, decoder = (
-        rules.apply("default", n, d, 128, batch_tokens // 128, factor)["peak_lr"]
-        for factor in (models.RATES["lstm"], 1)
-    )
-    assert at(ours) < 1.02 * losses.min() and at(ours) < at(decoder)
+def excess(key, factor):
+    """What that multiple of the rule's rate costs over the best of the rates, as a log ratio of losses."""
+    _, n, d, batch_tokens = key
+    rates, losses = map(np.array, zip(*sorted(families()[key]), strict=True))
+    rate = rules.apply("default", n, d, 128, batch_tokens // 128, factor)["peak_lr"]
+    return np.log(np.interp(np.log(rate), np.log(rates), losses) / losses.min())
+
+
+@pytest.mark.parametrize("key", sorted(families()), ids=str)
+def test_the_rate_of_a_family_loses_little_against_the_best(key):
+    assert excess(key, models.KINDS[key[0]].rate) < 0.022
+
+
+@pytest.mark.parametrize("name", sorted(models.RATES))
+def test_a_rate_of_its_own_serves_a_family_better_on_average(name):
+    keys = [key for key in families() if key[0] == name]
+    assert np.mean([excess(key, 1) - excess(key, models.RATES[name]) for key in keys]) > 0.005
 
 
 def test_batches_leave_enough_steps_and_grow_with_the_data():

@@ -49,6 +49,7 @@ def check(config: Any) -> None:
         "prune": config.prune.sparsity or config.prune.pattern,
         "quantize": quantized,
         "replicas": config.replicas.count > 1 or config.replicas.outer.name != "average",
+        "server": config.server.workers > 1,
     }
     for name, asked in others.items():
         if asked:
