@@ -13,6 +13,7 @@ from laws.figures.multiplier import multiplier
 from laws.figures.rollout import rollout
 from laws.figures.runs import isoflop_curves, learning_curves, one_column, residuals
 from laws.figures.surface import surface
+from laws.figures.transfer import transfer
 from laws.fitted import Fitted
 from laws.style import STYLE, save
 
@@ -25,6 +26,7 @@ FIGURES: dict[str, Callable[[Fitted, dict | None], Figure | None]] = {
     "loss_vs_compute": loss_against_compute,
     "optimum_vs_compute": lambda fitted, curves: optimum_against_compute(fitted),
     "surface": lambda fitted, curves: surface(fitted),
+    "transfer": lambda fitted, curves: transfer(fitted),
     "residuals": lambda fitted, curves: residuals(fitted),
     "learning_curves": learning_curves,
     "law": lambda fitted, curves: one_column(fitted),

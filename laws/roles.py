@@ -43,6 +43,7 @@ ROLES: dict[str, Role] = {
     "m": Role("replicas", "M", "replicas"),
     "t": Role("teacher_loss", "L_T", "loss of the teacher"),
     "f": Role("finetune_tokens", "D_F", "fine-tuning tokens"),
+    "p": Role("pretrained", "p", "begun from another run (1, else 0)", positive=False),
     "q": Role("upstream_loss", "L", "upstream loss"),
     "s1": Role("rate_area", "S_1", "summed learning rate"),
     "s2": Role("annealed_area", "S_2", "annealed area", positive=False),

@@ -30,6 +30,7 @@ INPUTS = (
     "optimizer.weight_decay",
     "optimizer.clip",
     "optimizer.ema",
+    "lora.alpha",
     "replicas.every",
     "replicas.outer.lr",
     "replicas.outer.momentum",

@@ -11,6 +11,7 @@ from ml_collections.config_dict import FieldReference, placeholder
 from training import asynchronous, optimizer, replicas, schedule, transfer, transforms
 from training.errors import BadInput, nearest
 from training.task import Family, resolve as family_of
+from training.transforms import lora
 
 DTYPES = ("float32", "bfloat16", "float16")
 MATMUL = ("default", "highest", "high", "tensorfloat32", "bfloat16", "float32")
@@ -91,7 +92,8 @@ def defaults() -> ConfigDict:
                 "boundaries": placeholder(tuple),
                 "factor": placeholder(float),
             },
-            # Begin with the parameters of another run; those whose path matches a pattern of `fresh` are drawn anew.
+            # Begin with the parameters of another run, or of the one run of a sweep directory that has this model; those
+            # whose path matches a pattern of `fresh` are drawn anew.
             "start": {"run": "", "step": placeholder(int), "fresh": ()},
             # Learn from what another run's model says beside the data: `weight` is its share of the loss.
             "teacher": {"run": "", "step": placeholder(int), "weight": 1.0, "temperature": 1.0},
@@ -109,6 +111,9 @@ def defaults() -> ConfigDict:
             },
             # Formats such as int4 or fp8 in training ("": none), and those that the trained weights are also evaluated in.
             "quantize": {"weights": "", "activations": "", "post": (), "roles": ("matrix",)},
+            # Low-rank factors beside what another run has learnt, which then stands still: their rank (0: none), the scale
+            # alpha / rank of what they add, and patterns of the paths of the matrices that have them.
+            "lora": {"rank": 0, "alpha": 16.0, "targets": (".*/kernel",)},
             # M replicas that train apart on shares of every batch, and synchronise after every H steps.
             "replicas": {
                 "count": 1,
@@ -189,6 +194,7 @@ def resolve(config: Any) -> ConfigDict:
         for key, value in family.shape_for(config.model.get("size"), config).items():
             if config.model[key] is None:
                 config.model[key] = value
+    config.start.run = transfer.located(config.start.run, _model(config))
     family.validate(config)
     cost = family.cost(config)
     examples = _examples(config, family, cost)
@@ -211,6 +217,7 @@ def resolve(config: Any) -> ConfigDict:
     config.derived = ConfigDict(
         {
             "parent": transfer.parent(config.start),
+            "parent_tokens": transfer.tokens_before(config.start),
             "teacher": transfer.identity(config.teacher, "teacher"),
             "steps": steps,
             "warmup_steps": warmup,
@@ -252,6 +259,7 @@ def _validate(config: Any) -> None:
         raise BadInput(f"accumulate: {config.accumulate} does not divide batch_size {config.batch_size}")
     replicas.check(config)
     asynchronous.check(config)
+    lora.check(config)
     if sum(config.schedule[key] is not None for key in WARMUP) > 1:
         raise BadInput(f"schedule: give at most one of {', '.join(WARMUP)}")
     if not 0 <= config.optimizer.ema < 1:
@@ -323,6 +331,12 @@ def semantic(config: ConfigDict) -> dict[str, Any]:
     return kept
 
 
+def _model(config: ConfigDict) -> dict[str, Any]:
+    """The section `model` as it is stored, without what is no part of a run's identity."""
+    indifferent = getattr(family_of(config.task), "INDIFFERENT", ())
+    return {key: _plain(value) for key, value in config.model.items() if not _under(f"model.{key}", indifferent)}
+
+
 def run_id(config: ConfigDict) -> str:
     """The first 12 hex digits of the SHA-256 of the resolved semantic config."""
     text = json.dumps(semantic(config), sort_keys=True, default=list)
@@ -343,7 +357,7 @@ def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 
 def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(one) for one in value] if isinstance(value, tuple | list) else value
 
 
 def _under(key: str, sections: tuple[str, ...]) -> bool:

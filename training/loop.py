@@ -155,6 +155,7 @@ def _train(
         **scores,
         "train_loss": meter.recent_loss(),
         "best_step": best.step if best else None,
+        "params_trained": transfer.trained(state.params, recipe.lr_factors),
         **transforms.facts(config, state.params, axes, state.masks),
         "last_good": meter.last_good if status == "diverged" else None,
         "wall_seconds": meter.earlier + time.perf_counter() - began,

@@ -240,6 +240,8 @@ def result(
         **facts,
         "run_id": config.derived.run_id,
         "parent": config.derived.parent,
+        "parent_tokens": config.derived.parent_tokens,
+        "pretrained": int(config.derived.parent is not None),
         "teacher": config.derived.teacher,
         "task": config.task,
         "family": config.model.get("name", config.task),

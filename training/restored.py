@@ -13,6 +13,7 @@ from training.config import complete
 from training.errors import BadInput
 from training.files import read_object
 from training.state import State
+from training.transforms import lora
 
 
 def config_of(run: Path) -> ConfigDict:
@@ -34,7 +35,8 @@ def config_of(run: Path) -> ConfigDict:
 
 
 def parameters(run: Path, config: Any, variables: Any, step: int | None = None, mesh: Mesh | None = None) -> Any:
-    """The parameters of a checkpoint, their running mean where one was kept, rounded where the run rounds them.
+    """The parameters of a checkpoint, their running mean where one was kept, low-rank factors merged, rounded where
+    the run rounds them.
 
     Args:
       run: a run directory.
@@ -45,7 +47,7 @@ def parameters(run: Path, config: Any, variables: Any, step: int | None = None, 
     Raises:
       BadInput: there is no such checkpoint, or it is damaged.
     """
-    params = checkpoint.load_part(run, "ema", step, mesh) or checkpoint.load_params(run, step, mesh)
+    params = lora.merged(checkpoint.load_part(run, "ema", step, mesh) or checkpoint.load_params(run, step, mesh))
     found, axes = transforms.of(config), optimizer.axes_of(variables["params"])
     if found.quantize is None:
         return params

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -25,7 +26,7 @@ from training import (
 from training.replicas import Scheme
 from training.state import State
 from training.task import Model, Task
-from training.transforms import prune
+from training.transforms import lora, prune
 
 
 class Recipe(NamedTuple):
@@ -61,13 +62,15 @@ class Compiled(NamedTuple):
 def recipe(model: Model, config: Any) -> Recipe:
     """The recipe of a model under a resolved config."""
     return Recipe(
-        model=model,
+        model=lora.wrapped(model, config.lora),
         optimizer=config.optimizer.name,
         options=tuple(sorted(optimizers.options(config.optimizer).items())),
         decay_roles=tuple(config.optimizer.decay_roles),
         ema=config.optimizer.ema > 0,
         penalty=config.optimizer.l1 > 0 or config.optimizer.l2 > 0,
-        lr_factors=tuple((pattern, _tupled(factor)) for pattern, factor in config.optimizer.lr_factors),
+        lr_factors=tuple(
+            (pattern, _tupled(factor)) for pattern, factor in lora.rules(config.lora, config.optimizer.lr_factors)
+        ),
         transforms=transforms.of(config),
         accumulate=config.accumulate,
         matmul=config.precision.matmul,
@@ -164,7 +167,7 @@ def begun(recipe: Recipe, program: Compiled, state: State, hyper: Mapping[str, A
 
 def read(found: transforms.Transforms, axes: Any, state: State, hyper: Mapping[str, Any]) -> Any:
     """The parameters that the model computes with when it is evaluated: their running mean where one is kept."""
-    params = state.params if state.ema is None else state.ema
+    params = lora.merged(state.params if state.ema is None else state.ema)
     if found.quantize is None:
         return params
     return jax.jit(functools.partial(transforms.effective, found, axes=axes))(params, hyper=hyper)
@@ -246,7 +249,7 @@ def compiled(
     scalar = jax.ShapeDtypeStruct((), jnp.int32)
     variables = states.boxed(recipe.model, hyper)
     axes = states.axes(variables)
-    transform = optimizers.build(recipe.optimizer, axes, **dict(recipe.options))
+    transform = _transform(recipe, axes, variables)
     masks = functools.partial(transforms.masks, recipe.transforms, axes)
 
     def begin(seed: Any, hyper: Any) -> State:
@@ -281,6 +284,16 @@ def compiled(
     memory = train.memory_analysis()
     needed = 0 if memory is None else memory.temp_size_in_bytes + memory.argument_size_in_bytes
     return Compiled(init, train, placed, abstract, variables, time.perf_counter() - started, needed)
+
+
+def _transform(recipe: Recipe, axes: Any, variables: Any) -> optax.GradientTransformation:
+    """The optimizer's transformation; beside low-rank factors, what stands still has no moments."""
+    if not isinstance(recipe.model, lora.Lora):
+        return optimizers.build(recipe.optimizer, axes, **dict(recipe.options))
+    factors = transfer.factors(nn.meta.unbox(variables["params"]), recipe.lr_factors)
+    moved = jax.tree.map(lambda factor: bool(factor.any()), factors)
+    known = jax.tree.map(lambda moves, axis: axis if moves else optax.MaskedNode(), moved, axes)
+    return optax.masked(optimizers.build(recipe.optimizer, known, **dict(recipe.options)), moved)
 
 
 def strides(total: int, stride: int) -> tuple[int, ...]:

@@ -19,6 +19,7 @@ from training import asynchronous, checkpoint, replicas
 from training.errors import BadInput
 from training.files import read_object
 from training.state import State
+from training.transforms import lora
 
 Rules = tuple[tuple[str, float | tuple[float, ...]], ...]  # pattern -> factor, or one factor a layer of a stack
 
@@ -36,6 +37,44 @@ def parent(section: Any) -> str | None:
             if section[key]:
                 raise BadInput(f"start.{key}: says how to start from another run; give start.run")
     return identity(section, "start")
+
+
+def located(run: str, model: Mapping[str, Any]) -> str:
+    """The run directory that `start.run` names: itself, or of a sweep directory the run that has the same model.
+
+    Args:
+      run: the key's value.
+      model: the semantic keys of the section `model`; those that a run of an older version lacks are taken to be equal.
+    Raises:
+      BadInput: no completed run there has that model, or several have.
+    """
+    if not run or not (Path(run) / "sweep.json").is_file():
+        return run
+    found = []
+    for result in sorted(Path(run).glob("runs/*/result.json")):
+        theirs = read_object(result.parent / "config.json", "model")["model"]
+        same = all(theirs.get(key, value) == value for key, value in model.items())
+        if same and read_object(result)["status"] == "completed":
+            found.append(result.parent)
+    if len(found) != 1:
+        which = f"{len(found)} completed runs" if found else "no completed run"
+        raise BadInput(f"start.run: the sweep {run} has {which} of this model{': name one of them' if found else ''}")
+    return str(found[0])
+
+
+def tokens_before(section: Any) -> float:
+    """Training tokens behind the parameters that a config's section `start` names, its parent's parents' among them."""
+    if not section.run:
+        return 0.0
+    theirs = read_object(Path(section.run) / "config.json", "derived")["derived"]
+    step = int(identity(section, "start").split(":")[1])  # type: ignore[union-attr]
+    return theirs.get("parent_tokens", 0.0) + theirs["tokens"] * step / theirs["steps"]
+
+
+def trained(params: Any, rules: Rules) -> int:
+    """How many parameters learn: those whose factor is not 0."""
+    moved = jax.tree.map(lambda p, f: p.size * np.count_nonzero(f) // f.size, params, factors(params, rules))
+    return int(sum(jax.tree.leaves(moved)))
 
 
 def identity(section: Any, name: str) -> str | None:
@@ -91,7 +130,8 @@ def begin(state: State, section: Any, shardings: State, mesh: Mesh) -> State:
     run, fresh = Path(section.run), [_compiled(pattern, "start.fresh") for pattern in section.fresh]
     _check_fresh(fresh, state.params, state.stats)
     kept = {name: checkpoint.load_part(run, name, section.step, mesh) for name in ("params", "ema", "stats")}
-    params = _taken(state.params, kept["ema"] or kept["params"], fresh, run)
+    drawn = [*fresh, re.compile(lora.OWN)]  # the factors of another run are merged into what they adapt
+    params = _taken(state.params, lora.merged(kept["ema"] or kept["params"]), drawn, run)
     stats = _taken(state.stats, kept["stats"], fresh, run)
     params, stats = jax.device_put((params, stats), (shardings.params, shardings.stats))
     ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
@@ -129,14 +169,17 @@ def _check_fresh(fresh: list[re.Pattern[str]], *trees: Any) -> None:
 
 
 def check_names(config: Any, init: Callable[[jax.Array], Any]) -> None:
-    """Raise BadInput where `start.fresh` or `optimizer.lr_factors` of a config name no parameter, before any is drawn.
+    """Raise BadInput where `start.fresh`, `optimizer.lr_factors` or `lora.targets` name no parameter, before any is drawn.
 
     Args:
       config: complete.
       init: key -> the variables of its model, boxed.
     """
-    if config.start.fresh or config.optimizer.lr_factors:
-        variables = nn.meta.unbox(dict(jax.eval_shape(init, jax.random.key(0))))
+    if config.start.fresh or config.optimizer.lr_factors or config.lora.rank:
+        boxed = dict(jax.eval_shape(init, jax.random.key(0)))
+        if config.lora.rank:
+            lora.added(boxed["params"], config.lora.targets, lambda name, leaf: {})
+        variables = nn.meta.unbox(boxed)
         params = variables.pop("params")
         _check_fresh([_compiled(pattern, "start.fresh") for pattern in config.start.fresh], params, variables)
         factors(params, config.optimizer.lr_factors)

@@ -62,7 +62,8 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
             raise BadInput(f"--split: {config.task} has one evaluation set")
         config.evaluation.split = flags.split
     # On any mesh, as one model, and whatever became of the runs that this one began with and learnt from.
-    config.mesh, config.replicas = configs.defaults().mesh, configs.defaults().replicas
+    plain = configs.defaults()
+    config.mesh, config.replicas, config.lora = plain.mesh, plain.replicas, plain.lora  # whose factors are merged
     config.start.run, config.start.step, config.start.fresh = "", None, ()
     config.teacher.run, config.teacher.step = "", None
     config.stopping.patience = 0  # whatever was chosen by the validation images, they may be looked at

@@ -1,5 +1,6 @@
 """What pre-training is worth, in tokens of the task that follows."""
 
+from laws.forms.allocation import CHINCHILLA
 from laws.forms.parts import exponent
 from laws.law import Law, Param
 from laws.ops import power
@@ -42,4 +43,30 @@ TRANSFER_LOSS = Law(
     ),
 )
 
-LAWS = (TRANSFER, TRANSFER_LOSS)
+
+def _transferred(p, x):
+    """Data in effect: a run that begins with another's parameters has as much more as these are worth."""
+    return x["d"] + x["p"] * TRANSFER.value(p, {"f": x["d"], "n": x["n"]})
+
+
+TRANSFER_JOINT = Law(
+    name="transfer_joint",
+    formula="L(N, D) = E + A / N^alpha + B / (D + p D_T)^beta, D_T = k D^a N^b, p = 1 where pre-trained, else 0",
+    source="ours: Hoffmann et al. 2022 at the data in effect of Hernandez et al. 2021, arXiv 2102.01293, equation 1.1; "
+    "one fit to runs from scratch and from a parent, so that the intervals of k, a and b hold what is not known of both",
+    columns=("n", "d", "p"),
+    params=(
+        Param("E", "irreducible loss"),
+        Param("A", "weight of the size term"),
+        Param("B", "weight of the data term"),
+        exponent("alpha", "exponent of size", 0.2, 0.4, 0.7),
+        exponent("beta", "exponent of data", 0.2, 0.4, 0.7),
+        Param("k", "weight of the transfer", 1e-12, 1e15, starts=(1e1, 1e3, 1e5)),
+        exponent("a", "exponent of fine-tuning tokens", 0.1, 0.5, low=-2.0, high=3.0),
+        exponent("b", "exponent of size in the transfer", 0.1, 0.5, low=-2.0, high=3.0),
+    ),
+    value=lambda p, x: CHINCHILLA.value(p, {"n": x["n"], "d": _transferred(p, x)}),
+    linear=("E", "A", "B"),
+)
+
+LAWS = (TRANSFER, TRANSFER_LOSS, TRANSFER_JOINT)

@@ -51,6 +51,46 @@ def test_an_earlier_step_and_another_place_of_the_parent(tmp_path, parent):
     np.testing.assert_allclose(params(tmp_path / "run")["head"], params(path, step=12)["head"], atol=1e-6)
 
 
+def test_a_sweep_directory_names_the_run_in_it_that_has_the_model(tmp_path):
+    sweep = tmp_path / "parents"
+    records = {}
+    for width in (13, 14):
+        records[width] = loop.run(toy.config(**{"model.width": width}), sweep / "runs" / f"of{width}")
+    start = {"start.run": str(sweep), "model.width": 14}
+    with pytest.raises(BadInput, match="parents is no run directory"):
+        resolve(toy.config(**start))
+    (sweep / "sweep.json").write_text("{}")
+    child = resolve(toy.config(**start))
+    assert child.derived.parent == f"{records[14]['run_id']}:24"
+    direct = resolve(toy.config(**start | {"start.run": str(sweep / "runs" / "of14")}))
+    assert child.to_dict() == direct.to_dict() == resolve(child).to_dict()
+    with pytest.raises(BadInput, match="start.run: the sweep .*parents has no completed run of this model"):
+        resolve(toy.config(**start | {"model.width": 15}))
+    with pytest.raises(BadInput, match="no completed run of this model"):
+        resolve(toy.config(**start, **{"model.noise": 0.2}))
+    loop.run(toy.config(**{"model.width": 14, "seed": 1}), sweep / "runs" / "again")
+    with pytest.raises(BadInput, match="has 2 completed runs of this model: name one of them"):
+        resolve(toy.config(**start))
+
+
+def test_the_record_says_what_was_seen_before_and_what_learns(tmp_path, parent):
+    path, record = parent
+    assert (record["pretrained"], record["parent_tokens"], record["params_trained"]) == (0, 0.0, record["params_total"])
+    rules = (("head", 0.0),)
+    start = {"start.run": str(path), "start.step": 12, "optimizer.lr_factors": rules}
+    child = loop.run(toy.config(**start), tmp_path / "child")
+    assert (child["pretrained"], child["parent_tokens"]) == (1, record["tokens"] / 2)
+    assert child["params_trained"] == child["params_total"] - 8  # of the width
+    grandchild = resolve(toy.config(**{"start.run": str(tmp_path / "child")}))
+    assert grandchild.derived.parent_tokens == record["tokens"] / 2 + child["tokens"]
+
+
+def test_of_a_stack_the_layers_that_learn_are_counted():
+    tree = {"blocks": {"up": jnp.zeros((3, 4, 5))}, "head": jnp.zeros((5, 2))}
+    assert transfer.trained(tree, ()) == 70
+    assert transfer.trained(tree, (("blocks/.*", (0.0, 0.5, 1.0)), ("head", 0.0))) == 40
+
+
 def test_factors_freeze_and_slow_down(tmp_path):
     plain = {"optimizer.name": "sgd", "optimizer.clip": 0.0, "horizon.steps": 1, "schedule.warmup_steps": 0}
     plain |= {"optimizer.peak_lr": 0.1, "optimizer.weight_decay": 0.1, "schedule.name": "constant"}

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from training.nets.rounding import Rounding, parsed
 from training.optimizer import Axes, role
-from training.transforms import prune, quantize
+from training.transforms import lora, prune, quantize
 from training.transforms.prune import Prune
 from training.transforms.quantize import Quantize
 
@@ -38,6 +38,7 @@ def unused(config: Any) -> tuple[str, ...]:
     """The sections of a config that ask for nothing."""
     found = of(config)
     asked = {"prune": found.prune is not None, "quantize": found.quantize is not None or bool(config.quantize.post)}
+    asked["lora"] = "lora" in config and config.lora.rank > 0
     return tuple(name for name, wanted in asked.items() if not wanted)
 
 
@@ -49,6 +50,8 @@ def hyper(config: Any) -> dict[str, float]:
         made |= prune.hyper(config.prune, config.derived.steps)
     if found.quantize:
         made |= quantize.hyper(config.quantize)
+    if config.lora.rank:
+        made["lora_alpha"] = config.lora.alpha
     return made
 
 
@@ -110,7 +113,7 @@ def facts(config: Any, params: Any, axes: Any, masks: Any) -> dict[str, Any]:
 
     `density` is the share that is left of the parameters that may be cut; for `size_bytes` see `bytes_of`.
     """
-    found, every = of(config).quantize, sizes(params, axes, masks)
+    found, every = of(config).quantize, sizes(lora.merged(params), lora.plain(axes), masks)
     section = config.quantize
     bits = {
         name: parsed(section[name], "").bits if section[name] else quantize.OFF for name in ("weights", "activations")
