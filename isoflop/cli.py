@@ -36,6 +36,8 @@ COMMANDS = {
     "plot": "figures of a table and its fit",
     "report": "one self-contained report.html",
     "generate": "text from a checkpoint",
+    "export": "a run's model as StableHLO, or in the layout of transformers",
+    "import": "a folder of transformers as a run directory",
 }
 
 

@@ -7,12 +7,12 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from lm import models, objectives, rules as named_rules, tokens
+from lm import forward as forwards, models, objectives, rules as named_rules, tokens
 from lm.store import TokenStore
 from training import stopping, transfer
 from training.cost import Cost
 from training.errors import BadInput
-from training.task import Task
+from training.task import Forward, Task
 
 # Keys that change how fast or where a run goes, never what it computes.
 INDIFFERENT = (
@@ -98,3 +98,8 @@ def prepare(config: ConfigDict, verify: bool) -> dict[str, Any]:
 def build(config: ConfigDict) -> Task:
     """The task of a resolved config; prepares its corpus where that has not been done."""
     return objectives.of(config).build(config)
+
+
+def forward(config: ConfigDict, batch: int | None, length: int | None) -> Forward:
+    """The model of a resolved config as a function of arrays, for export; see `lm.forward`."""
+    return forwards.forward(config, batch, length)

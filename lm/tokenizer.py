@@ -234,6 +234,25 @@ def load(path: Path) -> Tokenizer:
     return Subwords(definition, str(path))
 
 
+def published(tokenizer: Tokenizer) -> tuple[dict[str, Any], str]:
+    """A `tokenizer.json` that gives the same symbols, and the text of its end-of-document token."""
+    if isinstance(tokenizer, Subwords):
+        added = {token["id"]: token["content"] for token in tokenizer.definition["added_tokens"]}
+        return tokenizer.definition, added[tokenizer.end]
+    from tokenizers import Tokenizer as Rust, decoders, models, pre_tokenizers
+
+    # The byte alphabet of the format: printable bytes are themselves, the others are counted from 256 on.
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(ALPHABET) if byte not in printable]
+    letters = {byte: chr(byte) for byte in printable} | {byte: chr(ALPHABET + i) for i, byte in enumerate(others)}
+    vocabulary = {END if byte == Bytes.end else letter: byte for byte, letter in letters.items()}
+    rust = Rust(models.BPE(vocab=vocabulary, merges=[]))
+    rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    rust.decoder = decoders.ByteLevel()
+    rust.add_special_tokens([END])
+    return json.loads(rust.to_str()), END
+
+
 def bpe_size(spec: str) -> int | None:
     """The vocabulary size that `bpe:SIZE` asks for; None for tokenizers that need no corpus.
 

@@ -159,7 +159,7 @@ def run_readme(tmp_path, lines):
 
 
 # They train, or read what was trained; every figure is drawn in tests/laws/test_plots.py too.
-LONG = ("train", "generate", "study", "sweep", "status", "collect", "evaluate", "reproduce", "plot")
+LONG = ("train", "generate", "export", "import", "study", "sweep", "status", "collect", "evaluate", "reproduce", "plot")
 
 
 def test_the_quick_commands_of_the_readme_run(tmp_path):

@@ -158,7 +158,7 @@ def load_part(run: Path, name: str, step: int | None = None, mesh: Mesh | None =
         return {}
     found = {key: _abstract(leaf, where) for key, leaf in stored["rest"].items()}
     leaves = _load(path, {"rest": found})["rest"]
-    return _nested({key.removeprefix(prefix): leaf for key, leaf in leaves.items() if key.startswith(prefix)})
+    return nested({key.removeprefix(prefix): leaf for key, leaf in leaves.items() if key.startswith(prefix)})
 
 
 def saved_steps(run: Path) -> list[int]:
@@ -185,7 +185,7 @@ def name_of(path: Any) -> str:
     return "/".join(str(getattr(e, "key", getattr(e, "name", getattr(e, "idx", e)))) for e in path)
 
 
-def _nested(flat: dict[str, Any]) -> dict[str, Any]:
+def nested(flat: dict[str, Any]) -> dict[str, Any]:
     tree: dict[str, Any] = {}
     for name, leaf in flat.items():
         *folders, last = name.split("/")

@@ -1,7 +1,8 @@
 """What a family of models tells the engine, and the one dynamic import by which the house finds it."""
 
+import dataclasses
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +16,36 @@ from training.errors import BadInput, nearest
 FAMILIES = ("lm", "vision")
 
 Arrays = dict[str, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Input:
+    """An array that goes in: its name, its dtype, and its shape of numbers and symbols."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Forward:
+    """A model as a pure function of arrays, as its family offers it for export.
+
+    Attributes:
+      apply: (parameters, other collections, *inputs) -> logits.
+      inputs: what goes in, in order.
+      output: names of the axes of the logits.
+      variables: of the model, boxed with their logical axes, and abstract.
+      bounds: what holds of the symbols, as in "t <= 128".
+      facts: what a reader of the artifact must know beside.
+    """
+
+    apply: Callable[..., jax.Array]
+    inputs: tuple[Input, ...]
+    output: tuple[str, ...]
+    variables: Any
+    bounds: tuple[str, ...] = ()
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 class Model(Protocol):
@@ -109,6 +140,10 @@ class Family(Protocol):
 
     def build(self, config: ConfigDict) -> Task:
         """The task of a resolved config; opens its data."""
+        ...
+
+    def forward(self, config: ConfigDict, batch: int | None, length: int | None) -> Forward:
+        """The model of a resolved config as a function of arrays, for `isoflop export`; None: of any size."""
         ...
 
 

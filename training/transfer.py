@@ -68,7 +68,8 @@ def tokens_before(section: Any) -> float:
         return 0.0
     theirs = read_object(Path(section.run) / "config.json", "derived")["derived"]
     step = int(identity(section, "start").split(":")[1])  # type: ignore[union-attr]
-    return theirs.get("parent_tokens", 0.0) + theirs["tokens"] * step / theirs["steps"]
+    per_step = theirs["tokens"] / max(theirs["steps"], 1)  # none in a run that was imported
+    return theirs.get("parent_tokens", 0.0) + per_step * step
 
 
 def trained(params: Any, rules: Rules) -> int:

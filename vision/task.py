@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from training import classification, stopping, transfer
 from training.cost import Cost
 from training.errors import BadInput
-from training.task import Arrays
+from training.task import Arrays, Forward, Input
 from vision import augment, datasets, figures, models, probe, rules as named_rules
 from vision.augment import Augment
 from vision.layers import Classifier
@@ -100,6 +100,34 @@ def build(config: ConfigDict) -> "VisionTask":
 def classifier(config: ConfigDict) -> Classifier:
     """The model of a resolved config."""
     return models.build(config.model, config.precision, *datasets.head(config.data))
+
+
+def forward(config: ConfigDict, batch: int | None, length: int | None) -> Forward:
+    """The model of a resolved config as a function of images as they are stored (uint8), which it normalises itself.
+
+    Args:
+      config: of the run; its dataset, whose mean and deviation are part of the program, is prepared where it is not there.
+      batch: images; None: any number.
+      length: None, for images have none.
+
+    Raises:
+      BadInput: a size that is no size.
+    """
+    if length is not None:
+        raise BadInput("--length: images have none")
+    if batch is not None and batch < 1:
+        raise BadInput(f"--batch: must be at least 1, got {batch}")
+    found: Any = classifier(config)
+    found = found.clone(attention="xla") if hasattr(found, "attention") else found
+    data = datasets.load(config.data)
+    model = ImageModel(found, data.mean, data.std, augment.from_config(config.data.augment))
+
+    def apply(params: Any, stats: Any, images: jax.Array) -> jax.Array:
+        return model.score(params, stats, {"image": images})
+
+    variables = jax.eval_shape(lambda key: found.init(key, method="parameters"), jax.random.key(0))
+    image = Input("images", "uint8", ("b" if batch is None else batch, *found.image))
+    return Forward(apply, (image,), ("batch", "classes"), variables, facts={"classes": list(data.classes)})
 
 
 @dataclasses.dataclass(frozen=True)

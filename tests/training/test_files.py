@@ -9,6 +9,7 @@ from lm.store import FORMAT, open_store
 from training import loop
 from training.config import resolve
 from training.errors import BadInput
+from training.files import new_folder
 from training.record import read_metrics
 
 
@@ -35,3 +36,21 @@ def test_a_manifest_without_a_key_is_refused(tmp_path):
     (tmp_path / "manifest.json").write_text(json.dumps({"format": FORMAT, "corpus": "x"}))
     with pytest.raises(BadInput, match=r"manifest\.json: damaged, it holds no 'corpus_hash'"):
         open_store(tmp_path)
+
+
+def test_a_new_folder_is_there_whole_or_not_at_all(tmp_path):
+    made = tmp_path / "above" / "made"
+    with new_folder(made) as folder:
+        (folder / "file").touch()
+        assert not made.exists()
+    assert [path.name for path in made.iterdir()] == ["file"]
+    with pytest.raises(BadInput, match="made: is there already"), new_folder(made):
+        raise AssertionError("begun")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(RuntimeError), new_folder(tmp_path / "empty") as folder:
+        (folder / "file").touch()
+        raise RuntimeError
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["above", "empty", "file", "made"]
+    with new_folder(tmp_path / "empty") as folder:
+        (folder / "file").touch()
+    assert (tmp_path / "empty" / "file").exists()

@@ -266,9 +266,10 @@ def _places(
       The choice that stands in each row, or their number where there is none; the row of each choice; and the row where
       each expert begins, with that after the last.
     """
-    count, index = len(chosen), jnp.arange(len(chosen), dtype=jnp.int32)
+    count = chosen.shape[0]  # a symbol where a model is exported for any number of tokens, as long as the size is one
+    index = jnp.arange(count, dtype=jnp.int32)
     # Each expert that has rows at all fills up at most size - 1.
-    rows = (count + min(experts, count) * (size - 1)) // size * size
+    rows = count if size == 1 else (count + min(experts, count) * (size - 1)) // size * size
     order = jnp.argsort(chosen, stable=True)
     counts = jnp.bincount(chosen, length=experts)
     begins = jnp.pad(jnp.cumsum(-(-counts // size) * size), (1, 0))
