@@ -5,7 +5,7 @@ With the defaults it is T5's (Raffel et al. 2019): norms before the branches, re
 
 Parameters (L layers, d width, h heads; the blocks are those of `training/nets/blocks.py`):
 
-    embed/embedding                      (V, d)       of both sides
+    embed/embedding                      (V, d)       of both sides; V with the sentinels
     position/embedding                   (length, d)  learned positions only
     {encoder,decoder}_relative/embedding (buckets, h) relative positions only; of all blocks of a stack
     {encoder,decoder}_norm/{scale,bias}  (d,)         norms before the branches only: the final ones
@@ -40,7 +40,8 @@ class EncoderDecoder(nn.Module):
     """An encoder-decoder; hashable, so that equal models share compiled steps.
 
     Attributes:
-      vocab_size: symbols.
+      vocab_size: symbols of the tokenizer.
+      sentinels: symbols behind these, which stand for what was cut out (`lm.objectives.spans`).
       encoder_depth, depth: blocks of the encoder and of the decoder.
       width, heads, mlp_width: shape of the blocks.
       placement: "pre" or "post".
@@ -78,8 +79,14 @@ class EncoderDecoder(nn.Module):
     scan: bool = False
     remat: str = "none"
     attention: str = "auto"
+    sentinels: int = 0
 
     parallel: Literal[False] = False
+
+    @property
+    def symbols(self) -> int:
+        """Rows of the embedding."""
+        return self.vocab_size + self.sentinels
 
     @property
     def kv_heads(self) -> int:
@@ -119,7 +126,7 @@ class EncoderDecoder(nn.Module):
         """What the encoder makes of a source.
 
         Args:
-          source: ids below `vocab_size`.
+          source: ids below `symbols`.
           seen: which tokens are no pads; None: all.
           dropout: (key, rate), used by models with `dropout`; None: nothing is dropped.
         """
@@ -237,6 +244,8 @@ class EncoderDecoder(nn.Module):
 def check(model: EncoderDecoder) -> None:
     """Raise BadInput where the fields of a model contradict each other."""
     blocks.check(model)
+    if model.sentinels < 0:
+        raise BadInput(f"model.sentinels: must not be negative, got {model.sentinels}")
     if model.positions not in POSITIONS:
         raise BadInput(f"model.positions: {model.positions!r} is not one of {', '.join(POSITIONS)}")
     if model.encoder_depth < 1:
@@ -256,16 +265,16 @@ def cost(model: EncoderDecoder, source: int, target: int) -> Cost:
     own = model.depth * 4.0 * target * target * d  # of the decoder's scores, those of its own tokens
     products = {f"encoder_{name}": flops for name, flops in read.items()}
     products |= {f"decoder_{name}": flops for name, flops in written.items()}
-    products["head"] = 2.0 * target * d * model.vocab_size
+    products["head"] = 2.0 * target * d * model.symbols
     causal = products | {"decoder_scores": products["decoder_scores"] - own * (target - 1) / (2 * target)}
-    params = {"embedding": model.vocab_size * d}
+    params = {"embedding": model.symbols * d}
     params["position"] = model.max_length * d if model.positions == "learned" else 0
     params["relative"] = 2 * model.buckets * model.heads if model.positions == "relative" else 0
     final = d * (1 + (model.bias and model.norm == "layer")) if model.placement == "post" else 0
     for side, found in (("encoder", costs.parameters(shallow)), ("decoder", costs.parameters(model, cross=True))):
         params |= {f"{side}_{name}": number for name, number in found.items()}
         params[f"{side}_norm"] -= final
-    params["head"] = 0 if model.tied else model.vocab_size * d
+    params["head"] = 0 if model.tied else model.symbols * d
     return Cost(
         params=params,
         embedding=("embedding", "position"),
@@ -277,7 +286,7 @@ def cost(model: EncoderDecoder, source: int, target: int) -> Cost:
 
 
 def _top(model: EncoderDecoder) -> dict[str, Any]:
-    table = Leaf((model.vocab_size, model.width), ("vocab", "embed"), model.width**-0.5)
+    table = Leaf((model.symbols, model.width), ("vocab", "embed"), model.width**-0.5)
     tree: dict[str, Any] = {"embed": {"embedding": table}}
     if model.positions == "learned":
         tree["position"] = {"embedding": Leaf((model.max_length, model.width), ("position", "embed"), table.std)}

@@ -53,7 +53,7 @@ def forward(config: ConfigDict, batch: int | None, length: int | None) -> Forwar
 
 def _symbols(model: Any, config: ConfigDict) -> dict[str, int]:
     """Ids that mean something to the model beside those of its text."""
-    own = {name: getattr(model, name) for name in ("mask", "question") if hasattr(model, name)}
+    own = {name: getattr(model, name) for name in ("mask", "question", "sentinels") if hasattr(model, name)}
     return {"vocabulary": tokens.vocab_size(config.data), **own}
 
 

@@ -83,6 +83,7 @@ T5: dict[str, Any] = {
     "qk_norm": False,
     "attention": "auto",
     "label_smoothing": 0.0,  # a float that never recompiles; on or off does
+    "sentinels": 0,  # symbols for what is cut out of running text; 0: its second half is predicted from the first
     **SWITCHES,
 }
 BERT: dict[str, Any] = {

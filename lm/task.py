@@ -20,7 +20,8 @@ INDIFFERENT = (
     *("data.cache_dir", "data.corpus_args.data_dir", "data.shard_tokens", "evaluation.batch_size"),
 )
 
-LATER: dict[str, Any] = dict.fromkeys(f"model.{key}" for key in models.MIXTURE)  # as in `training.config`
+# As in `training.config`.
+LATER: dict[str, Any] = dict.fromkeys(f"model.{key}" for key in models.MIXTURE) | {"model.sentinels": 0}
 
 # Facts that a run shares with the one whose parameters it begins with.
 INHERITED = ("tokenizer_hash",)

@@ -55,7 +55,7 @@ def search(
     def step(state: Any) -> Any:
         place, tokens, scores, last, ended, cache = state
         logits, cache = apply(last.reshape(-1, 1), cache, method="extend")
-        logp = jax.nn.log_softmax(logits[:, 0].astype(jnp.float32)).reshape(batch, beams, -1)
+        logp = jax.nn.log_softmax(logits[:, 0, : model.vocab_size].astype(jnp.float32)).reshape(batch, beams, -1)
         symbols = logp.shape[-1]
         # What has ended goes on with `end` alone, at no cost.
         stay = jnp.where(jnp.arange(symbols) == end, 0.0, -jnp.inf)

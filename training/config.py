@@ -31,7 +31,7 @@ INDIFFERENT = (
     "teacher.run",
     "teacher.step",
 )
-# Keys that are part of it only at another value than this one: the runs that went before them keep their names.
+# Keys that are part of it only at another value than this one, or none: the runs before them keep their names.
 LATER = {
     "accumulate": 1,
     "replicas.count": 1,
@@ -316,7 +316,11 @@ def semantic(config: ConfigDict) -> dict[str, Any]:
     family = family_of(config.task)
     indifferent = (*INDIFFERENT, *getattr(family, "INDIFFERENT", ()))
     later = LATER | getattr(family, "LATER", {})
-    flat = {key: value for key, value in flatten(config.to_dict()).items() if key not in later or value != later[key]}
+    flat = {
+        key: value
+        for key, value in flatten(config.to_dict()).items()
+        if key not in later or value not in (None, later[key])
+    }
     kept = {key: value for key, value in flat.items() if not _under(key, indifferent)}
     for key in WARMUP:
         kept.pop(f"schedule.{key}", None)

@@ -13,7 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lm import corpora, models
-from lm.objectives import labels, masked, next_token, pairs, prefix
+from lm.objectives import labels, masked, next_token, pairs, prefix, spans
 from training.errors import BadInput
 
 # (role of the model, whether the corpus holds pairs) -> what is minimised.
@@ -37,4 +37,4 @@ def of(config: ConfigDict) -> Any:
     if found is None:
         kind = "pairs" if paired else "running text"
         raise BadInput(f"model.name: {config.model.name} does not learn from {kind}, as corpus {config.data.corpus} is")
-    return found
+    return spans if found is prefix and config.model.sentinels else found

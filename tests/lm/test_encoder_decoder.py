@@ -24,7 +24,7 @@ SEEN = np.arange(11) < LENGTHS[:, None]
 T5 = EncoderDecoder(vocab_size=19, encoder_depth=2, depth=2, width=16, heads=2, mlp_width=24, buckets=8, farthest=16)
 GATED = T5.clone(activation="geglu", tied=False)
 ORIGINAL = T5.clone(placement="post", norm="layer", norm_eps=1e-5, positions="sinusoidal", bias=True, encoder_depth=1)
-MODERN = T5.clone(positions="rotary", qk_norm=True, encoder_depth=3)
+MODERN = T5.clone(positions="rotary", qk_norm=True, encoder_depth=3, sentinels=3)
 MODELS = {"t5": T5, "t5 1.1": GATED, "original": ORIGINAL, "rotary": MODERN}
 
 
@@ -253,5 +253,7 @@ def test_bad_shapes_are_named():
         encoder_decoder.check(T5.clone(attention="blocked"))
     with pytest.raises(BadInput, match=r"model\.buckets: want at least 4"):
         encoder_decoder.check(T5.clone(buckets=2))
+    with pytest.raises(BadInput, match=r"model\.sentinels: must not be negative"):
+        encoder_decoder.check(T5.clone(sentinels=-1))
     with pytest.raises(BadInput, match=r"model\.encoder_depth: must be at least 1"):
         encoder_decoder.check(T5.clone(encoder_depth=0))

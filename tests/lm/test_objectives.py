@@ -2,14 +2,17 @@
 
 import functools
 import json
+import math
 
 import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from hypothesis import assume, given, strategies as st
 from ml_collections import ConfigDict
 
 from lm import objectives, task as family
+from lm.objectives import spans as spans_of
 from training import config as configs, evaluation, loop, mesh as meshes, record
 from training.errors import BadInput
 
@@ -253,6 +256,78 @@ def test_a_prefix_is_read_and_the_rest_predicted(texts, tmp_path):
     assert result["eval_tokens"] == 16 * len(built(full).sample)
     with pytest.raises(BadInput, match=r"data\.segments: an encoder-decoder sees all"):
         configs.resolve(config(texts, **PAIRED, **{"data.segments": True}))
+
+
+@given(
+    length=st.integers(8, 60),
+    cut=st.integers(1, 20),
+    spans=st.integers(1, 8),
+    number=st.integers(0, 2**40),
+    key=st.integers(0, 9),
+)
+def test_what_is_cut_out_of_a_window_is_in_its_target(length, cut, spans, number, key):
+    assume(spans <= cut and spans <= length - cut)
+    read, numbers = np.arange(3 * length).reshape(3, length), np.array([number, 0, 1])
+    made = spans_of.corrupt(read, key, numbers, cut, spans, sentinel=1000)
+    alone = spans_of.corrupt(read[:1], key, numbers[:1], cut, spans, sentinel=1000)
+    assert made["source"].shape == (3, length - cut + spans) and made["predicted"].shape == (3, cut + spans + 1)
+    for row in range(3):
+        source, target = made["source"][row].tolist(), made["predicted"][row].tolist()
+        assert [symbol - 1000 for symbol in source if symbol >= 1000] == [*range(spans)]
+        assert [symbol - 1000 for symbol in target if symbol >= 1000] == [*range(spans + 1)] and target[
+            -1
+        ] == 1000 + spans
+        gone = {symbol: [] for symbol in target if symbol >= 1000}
+        current = 1000
+        for symbol in target:
+            current = symbol if symbol >= 1000 else current
+            gone[current] += [symbol] if symbol < 1000 else []
+        assert gone.pop(1000 + spans) == [] and all(gone.values())
+        whole = [token for symbol in source for token in (gone[symbol] if symbol >= 1000 else [symbol])]
+        assert whole == read[row].tolist()
+        places = made["places"][row]
+        assert [read[row][place] for place, symbol in zip(places, target, strict=True) if symbol < 1000] == [
+            symbol for symbol in target if symbol < 1000
+        ]
+    assert all((alone[name][0] == made[name][0]).all() for name in made)
+
+
+def test_spans_are_spread_evenly_over_all_that_there_are():
+    """Of 6 tokens, 3 in 2 spans: 2 x 2 windows, each as likely."""
+    made = spans_of.corrupt(np.tile(np.arange(6), (4000, 1)), 5, np.arange(4000), 3, 2, sentinel=10)
+    found, times = np.unique(made["source"], axis=0, return_counts=True)
+    assert len(found) == 4 and times.min() > 900
+
+
+def test_spans_are_cut_and_predicted_before_translation(texts, languages, tmp_path):
+    """T5's way: one network is trained on running text first, then on pairs, in the symbols of the same tokenizer."""
+    model = {"model.sentinels": 8, "data.tokenizer": "bytes", "data.seq_len": 40}
+    full = config(texts, **PAIRED, **model, **{"horizon.steps": 30, "checkpoint.final": True, "seed": 1})
+    assert objectives.of(full).__name__ == "lm.objectives.spans"
+    result = loop.run(full, tmp_path / "parent")
+    assert 0 < result["loss"] < math.log(256) and result["loss_sem"] > 0
+    resolved = configs.resolve(full)
+    task = family.build(resolved)
+    batch = task.batch(0, slice(0, 4))
+    assert batch["source"].shape == (4, 40 - 6 + 2) and batch["predicted"].shape == (4, 6 + 2 + 1)
+    assert result["tokens"] == 30 * 16 * (40 - 6 + 2 + 6 + 2 + 1)
+    again = task.batch(0, slice(2, 4))
+    assert all((again[name] == batch[name][2:]).all() for name in batch)
+    tuned = translated(texts, languages, **model, **{"start.run": str(tmp_path / "parent"), "horizon.steps": 2})
+    child = loop.run(tuned, tmp_path / "child")
+    assert child["bleu"] >= 0 and child["parent"] == f"{result['run_id']}:30"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model.sentinels": 2}, "model.sentinels: 2 spans of a window of 32 want 3, got 2"),
+        ({"data.seq_len": 1}, "data.seq_len: no span can be cut from a window of 1"),
+    ],
+)
+def test_spans_that_cannot_be_cut(texts, changes, message):
+    with pytest.raises(BadInput, match=f"^{message}$"):
+        configs.resolve(config(texts, **{"model.name": "encoder_decoder", "model.sentinels": 8, **changes}))
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,15 @@ print(json.dumps({
 }))"""
 
 
+COMPARED = """import json
+print(json.dumps({
+    "multipliers": multipliers.to_dict("index"), "exponents": {name: fit.derived["a"] for name, fit in fits.items()},
+    "read": blocks["difference"].to_list(), "apart": {name: fit.params for name, fit in laws_apart.items()},
+    "p": sparsity.params["p"], "b": transferred.params["b"], "taught": taught["loss"].to_list(),
+    "law_says": law_says.tolist(), "gamma_w": precision.params["gamma_w"],
+}))"""
+
+
 def read(path):
     return nbformat.read(path, as_version=4)
 
@@ -94,6 +103,11 @@ def proposed():
 @pytest.fixture(scope="module")
 def images():
     return run("04_scaling_images.ipynb", FORETOLD)
+
+
+@pytest.fixture(scope="module")
+def families():
+    return run("05_families.ipynb", COMPARED)
 
 
 def outputs(notebook):
@@ -185,6 +199,26 @@ def test_scaling_images_foretells_the_budgets_that_were_set_aside(images):
 def test_scaling_images_shows_its_figures_and_says_nothing_on_the_side(images):
     assert sum("image/png" in output.get("data", {}) for output in outputs(images)) == 2
     assert [output for output in outputs(images) if output.get("name") == "stderr"] == []
+
+
+@pytest.mark.slow
+def test_families_are_compared_by_their_laws(families):
+    found = json.loads(families.cells[-1].outputs[0].text)
+    assert set(found["multipliers"]) == {"lstm", "gated_linear", "encoder_decoder", "moe"}
+    for row in found["multipliers"].values():
+        assert row["low"] < row["multiplier"] < row["high"]
+    moe, lstm = (found["multipliers"][name] for name in ("moe", "lstm"))
+    assert lstm["high"] < 1 < moe["low"]
+    assert all(0 < a < 1.1 for a in found["exponents"].values())
+    assert found["read"][0] < 0 < found["read"][1] < found["read"][-1]  # a decoder gains more from what it has read
+    assert found["law_says"] == pytest.approx(found["taught"], rel=0.1)
+    assert len(found["apart"]) == 3 and all(row["p"] > 0 for row in found["apart"].values())
+
+
+@pytest.mark.slow
+def test_families_show_their_figures_and_say_nothing_on_the_side(families):
+    assert sum("image/png" in output.get("data", {}) for output in outputs(families)) == 6
+    assert [output for output in outputs(families) if output.get("name") == "stderr"] == []
 
 
 def test_the_data_of_the_notebooks_are_small_and_name_no_path():
