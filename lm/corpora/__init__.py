@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from lm.corpora import catalogue, debian, files, packages, pairs, stdlib
+from lm.corpora import catalogue, debian, files, manuals, packages, pairs, stdlib
 from lm.corpora.source import Source
 from training.errors import BadInput, nearest
 
@@ -44,6 +44,7 @@ CORPORA: dict[str, Row] = {
     "debian": Row("prose and documentation in Debian packages", debian.source, ("packages",)),
     "wordnet": Row("117,659 definitions, each with one of 45 categories", pairs.wordnet, pairs=True),
     "verses": Row("verses of one translation of the Bible with another's", pairs.verses, ("translations",), pairs=True),
+    "libreoffice": Row("LibreOffice's help in two languages", manuals.libreoffice, ("languages",), pairs=True),
     "aligned": Row("line-aligned files", pairs.aligned, pairs.ALIGNED, pairs=True),
 }
 

