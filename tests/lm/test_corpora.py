@@ -250,8 +250,8 @@ def test_shakespeare(tmp_path, monkeypatch):
 
 PAGE = """<html><body><h1 id="hd_1" dir="auto">{title}</h1><a name="x"></a>
 <p id="par_1" class="paragraph">{before} <span class="emph">{menu}</span><br><img src="x.png">
-<span id="switch"><span hidden="true" id="MAC1">{menu} <span>X</span></span><span hidden="true" id="default1">OK</span></span>.
-</p>
+<span id="switch"><span hidden="true" id="MAC1">{menu} <span>X</span></span>
+<span hidden="true" id="default1">OK</span></span>.</p>
 <p id="par_2">f(x) &amp; 1</p><p class="related">{title}</p>{more}</body></html>"""
 
 
