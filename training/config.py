@@ -3,6 +3,7 @@
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -191,9 +192,7 @@ def resolve(config: Any) -> ConfigDict:
     if "derived" in config:  # resolved before: its size has become a shape
         del config.derived
     else:
-        for key, value in family.shape_for(config.model.get("size"), config).items():
-            if config.model[key] is None:
-                config.model[key] = value
+        fill(config.model, family.shape_for(config.model.get("size"), config))
     config.start.run = transfer.located(config.start.run, _model(config))
     family.validate(config)
     cost = family.cost(config)
@@ -333,6 +332,13 @@ def semantic(config: ConfigDict) -> dict[str, Any]:
         off += ("teacher",)
     kept = {key: value for key, value in kept.items() if not _under(key, off)}
     return kept
+
+
+def fill(model: ConfigDict, options: Mapping[str, Any]) -> None:
+    """Give the keys of a model that are None their values among its options."""
+    for key, value in options.items():
+        if model[key] is None:
+            model[key] = value
 
 
 def _model(config: ConfigDict) -> dict[str, Any]:

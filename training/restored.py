@@ -9,10 +9,11 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from training import checkpoint, optimizer, transforms
-from training.config import complete
+from training.config import complete, fill
 from training.errors import BadInput
 from training.files import read_object
 from training.state import State
+from training.task import resolve as family_of
 from training.transforms import lora
 
 
@@ -31,6 +32,10 @@ def config_of(run: Path) -> ConfigDict:
     config = complete(found, str(path))
     with config.unlocked():
         config.derived = derived
+        if set(config.model) - set(found.model):
+            size, config.model.size = config.model.get("size"), None  # it has become a shape
+            fill(config.model, family_of(config.task).shape_for(None, config))
+            config.model.size = size
     return config
 
 

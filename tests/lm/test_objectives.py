@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from lm import objectives, task as family
 from lm.objectives import spans as spans_of
-from training import config as configs, evaluation, loop, mesh as meshes, record
+from training import config as configs, evaluation, loop, mesh as meshes, record, restored
 from training.errors import BadInput
 
 TOPICS = {
@@ -316,6 +316,18 @@ def test_spans_are_cut_and_predicted_before_translation(texts, languages, tmp_pa
     tuned = translated(texts, languages, **model, **{"start.run": str(tmp_path / "parent"), "horizon.steps": 2})
     child = loop.run(tuned, tmp_path / "child")
     assert child["bleu"] >= 0 and child["parent"] == f"{result['run_id']}:30"
+
+
+def test_a_run_of_before_sentinels_has_none(texts, tmp_path):
+    full = config(texts, **PAIRED, **{"data.tokenizer": "bytes", "horizon.steps": 1})
+    result = loop.run(full, tmp_path / "run")
+    path = tmp_path / "run" / "config.json"
+    kept = json.loads(path.read_text())
+    assert kept["model"].pop("sentinels") == 0
+    path.write_text(json.dumps(kept))
+    again = restored.config_of(tmp_path / "run")
+    assert again.model.sentinels == 0 and again.model.width == 16 and configs.run_id(again) == result["run_id"]
+    assert objectives.of(again).__name__ == "lm.objectives.prefix"
 
 
 @pytest.mark.parametrize(
