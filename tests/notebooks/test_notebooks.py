@@ -48,7 +48,7 @@ print(json.dumps({
     "multipliers": multipliers.to_dict("index"), "exponents": {name: fit.derived["a"] for name, fit in fits.items()},
     "read": blocks["difference"].to_list(), "apart": {name: fit.params for name, fit in laws_apart.items()},
     "p": sparsity.params["p"], "b": transferred.params["b"], "taught": taught["loss"].to_list(),
-    "law_says": law_says.tolist(), "gamma_w": precision.params["gamma_w"],
+    "law_says": law_says.tolist(), "post": post.params,
 }))"""
 
 
@@ -211,6 +211,7 @@ def test_families_are_compared_by_their_laws(families):
     assert lstm["high"] < 1 < moe["low"]
     assert all(0 < a < 1.1 for a in found["exponents"].values())
     assert found["read"][0] < 0 < found["read"][1] < found["read"][-1]  # a decoder gains more from what it has read
+    assert 0.1 < found["post"]["gamma_N"] < 1 and 0.1 < found["post"]["gamma_D"] < 1  # longer training stands it less
     assert found["law_says"] == pytest.approx(found["taught"], rel=0.1)
     assert len(found["apart"]) == 3 and all(row["p"] > 0 for row in found["apart"].values())
 
