@@ -6,7 +6,8 @@
 
 The texts are in Debian's package wordnet-base. A category is one of 45, as noun.animal or verb.motion. Fine-tuning begins
 with a run of the first command, with the classifier drawn anew. Positions are rotary: with learned ones, as BERT has them,
-the loss stood still at 2.8 nats, near that of the bytes' frequencies, for all of 770 steps.
+the loss stood still at 2.8 nats, near that of the bytes' frequencies, for all of 770 steps. From scratch, categories are
+read in subwords: in bytes, three seeds of the first model ended at an accuracy of 0.18 with a standard error of 0.03.
 """
 
 from typing import Any
@@ -26,9 +27,9 @@ EXPECTED: dict[str, dict[str, Any]] = {
 }
 
 
-def base(categories: bool) -> ConfigDict:
-    """A run: on the running text of the definitions, or on pairs of a definition and its category."""
-    data = {"corpus": "wordnet"} if categories else {"corpus": "debian", "corpus_args": {"packages": "wordnet-base"}}
+def base(paired: bool) -> ConfigDict:
+    """A run on the running text of the definitions, or on pairs of a definition and its category."""
+    data = {"corpus": "wordnet"} if paired else {"corpus": "debian", "corpus_args": {"packages": "wordnet-base"}}
     return ConfigDict(
         {
             "task": "lm",
@@ -46,9 +47,13 @@ def get_config(arg: str = "") -> ConfigDict:
     """The baseline of that name, or the run that is fine-tuned."""
     if arg not in ("", "categories", "tune"):
         raise ValueError(f"the argument is categories, tune or nothing, got {arg!r}")
+    config = base(bool(arg))
     if arg == "tune":
-        config = base(True)
         config.optimizer.peak_lr = 1e-3
         config.start = ConfigDict({"fresh": ("pooler/.*", "classifier/.*")})
         return config
-    return baseline("bert-categories" if arg else "bert", base(bool(arg)), seeds(3), **EXPECTED[arg])
+    if arg:
+        config.model.depth, config.model.placement = 2, "pre"
+        config.data.tokenizer, config.data.seq_len, config.batch_size = "bpe:4096", 32, 64
+        config.horizon.steps = 1500
+    return baseline("bert-categories" if arg else "bert", config, seeds(3), **EXPECTED[arg])
