@@ -32,7 +32,7 @@ def config_of(run: Path) -> ConfigDict:
     config = complete(found, str(path))
     with config.unlocked():
         config.derived = derived
-        if set(config.model) - set(found.model):
+        if set(config.model) - set(found.get("model", config.model)):
             size, config.model.size = config.model.get("size"), None  # it has become a shape
             fill(config.model, family_of(config.task).shape_for(None, config))
             config.model.size = size

@@ -15,7 +15,7 @@ isoflop import downloads/gpt2 --workdir=runs/gpt2
 isoflop generate runs/gpt2 --prompt="def "
 isoflop import downloads/llama --workdir=runs/llama --config=configs/lm/hour.py
 
-and to go on from it, in another run: --config.start.run=runs/gpt2, or --config.teacher.run=runs/gpt2
+Other runs go on from it, or learn from it, with start.run=runs/gpt2 or teacher.run=runs/gpt2 in their configs.
 """
 
 

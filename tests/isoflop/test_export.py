@@ -303,7 +303,7 @@ def text(tmp_path_factory):
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("tokenizer", ["bytes", "bpe:260"])
+@pytest.mark.parametrize("tokenizer", ["bytes", pytest.param("bpe:260", marks=pytest.mark.slow)])
 def test_an_imported_run_is_evaluated_written_from_and_learnt_from(tmp_path, capsys, text, tokenizer):
     data = text | {"tokenizer": tokenizer}
     run = made(tmp_path / "run", TEXT | {"model": LLAMA, "data": data, "evaluation": {"tokens": 240}}, keep=True)

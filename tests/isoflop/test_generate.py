@@ -78,7 +78,8 @@ def test_bad_input_is_one_line(capsys, trained, argv, message):
 def test_what_writes_no_text_is_refused(capsys, trained, tmp_path):
     capsys.readouterr()
     config = json.loads((trained / "config.json").read_text())
-    encoder = {"task": "lm", "model": {"name": "encoder"}, "derived": {}}
+    shape = {"width": 8, "depth": 1, "heads": 1, "mlp_width": 8}
+    encoder = {"task": "lm", "model": {"name": "encoder", **shape}, "derived": {}}
     for found, message in (
         ({"task": "vision", "derived": {}}, "needs a language model"),
         (encoder, "needs a model that writes text, an encoder does not"),

@@ -93,6 +93,7 @@ def test_plan_measures_memory_and_speed_and_says_where(capsys):
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_plan_goes_without_prices_where_the_data_is_missing(capsys):
     note = "memory and time are not measured: data: there is no such corpus"
     for argv, hours in ((), False), (("--flops_per_second=1000",), True):

@@ -45,6 +45,7 @@ def test_exponents_and_the_data_transferred_are_found_again(exact):
     assert worth(noisy.params) == pytest.approx(worth(TRUTH), rel=0.15)
 
 
+@pytest.mark.slow
 def test_pre_training_that_is_worth_nothing_is_found_to_be():
     found = fitted(runs(0.005, k=0.0), resamples=0)
     assert worth(found.params) < 0.05 * 5e5

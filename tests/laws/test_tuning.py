@@ -32,6 +32,7 @@ def joint(untuned):
     return laws.load(untuned).fit("chinchilla_lr", resamples=40)
 
 
+@pytest.mark.slow
 def test_the_exponent_comes_out_of_untuned_runs(untuned, joint):
     """The plain law misses it even where it sees the better of the two rates only."""
     best = untuned.loc[untuned.groupby(["params_total", "tokens"]).loss.idxmin()]

@@ -216,6 +216,7 @@ def test_a_translation_is_learnt_and_scored(texts, languages, tmp_path):
     assert max(kept) <= 8 and task._train.num_documents == len(kept) + result["pairs_left_out"]
 
 
+@pytest.mark.slow
 def test_pairs_train_alike_on_any_mesh_and_smoothing_is_not_reported(texts, languages, tmp_path):
     def curve(name, **changes):
         loop.run(translated(texts, languages, **changes), tmp_path / name)

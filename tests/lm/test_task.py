@@ -179,7 +179,7 @@ def losses(text, tmp_path_factory):
     return losses
 
 
-@pytest.mark.parametrize("name", ["lstm", "gated_linear"])
+@pytest.mark.parametrize("name", ["lstm", pytest.param("gated_linear", marks=pytest.mark.slow)])
 def test_recurrent_models_train_alike_on_any_mesh(losses, name):
     changes = {**LSTM, "model.name": name} | ({"model.carry": True} if name == "lstm" else {})
     one = losses(**changes)

@@ -74,7 +74,7 @@ def cut_at(step):
     return observe
 
 
-@pytest.mark.parametrize(("optimizer", "stride"), [("adamw", 4), ("muon", 1)])
+@pytest.mark.parametrize(("optimizer", "stride"), [("adamw", 4), pytest.param("muon", 1, marks=pytest.mark.slow)])
 def test_a_cut_run_continues_bit_for_bit(tmp_path, optimizer, stride):
     changes = {"steps_per_call": stride, "checkpoint.every_steps": 5, "model.dropout": 0.1, "optimizer.ema": 0.9}
     config = toy.config(**changes, **{"optimizer.name": optimizer, "horizon.steps": 26})

@@ -334,7 +334,7 @@ def test_smoothed_targets_are_distributions():
 
 
 @pytest.mark.parametrize("shape", [GREY, COLOUR])
-@settings(max_examples=25)
+@settings(max_examples=10)
 @given(seed=st.integers(0, 2**31 - 1), dark=st.booleans())
 def test_pixels_stay_pixels_and_targets_distributions(shape, seed, dark):
     images = pictures(shape).round() if dark else pictures(shape)
