@@ -45,6 +45,7 @@ def test_the_exponent_comes_out_of_untuned_runs(untuned, joint):
     assert joint.params["h_lr"] == pytest.approx(TUNING["h_lr"], rel=0.1)
 
 
+@pytest.mark.slow
 def test_a_prediction_may_leave_the_rate_out(joint):
     """It is then the best there is; with a rate it is never better."""
     at = {"n": 2e9, "d": 4e10}
