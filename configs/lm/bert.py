@@ -2,6 +2,8 @@
 
     isoflop reproduce --config=configs/lm/bert.py
     isoflop reproduce --config=configs/lm/bert.py:categories
+    isoflop sweep --config=configs/lm/bert.py:law --workdir=runs/encoders
+    isoflop fit runs/encoders --law=chinchilla
     isoflop train --config=configs/lm/bert.py:tune --config.start.run=runs/reproduce/bert/runs/RUN_ID --workdir=runs/tuned
 
 The texts are in Debian's package wordnet-base. A category is one of 45, as noun.animal or verb.motion. Fine-tuning begins
@@ -15,6 +17,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import baseline, seeds
+from configs.lm import demo
+from sweeps.design import axis, product
 
 EXPECTED: dict[str, dict[str, Any]] = {
     "": {
@@ -30,6 +34,8 @@ EXPECTED: dict[str, dict[str, Any]] = {
         "measured": "2026-11-23, 2 CPU cores, busy, 514 s of single-core runs",
     },
 }
+WIDTHS = (24, 32, 48, 64)
+TOKENS = (1.0e6, 2.0e6, 4.0e6)
 
 
 def base(paired: bool) -> ConfigDict:
@@ -49,9 +55,15 @@ def base(paired: bool) -> ConfigDict:
 
 
 def get_config(arg: str = "") -> ConfigDict:
-    """The baseline of that name, or the run that is fine-tuned."""
-    if arg not in ("", "categories", "tune"):
-        raise ValueError(f"the argument is categories, tune or nothing, got {arg!r}")
+    """The baseline of that name, the sweep of the law of masked bytes, or the run that is fine-tuned."""
+    if arg not in ("", "categories", "law", "tune"):
+        raise ValueError(f"the argument is categories, law, tune or nothing, got {arg!r}")
+    if arg == "law":
+        config = base(False)
+        config.model.depth, config.horizon = 2, ConfigDict({})
+        config.batch_size, config.optimizer.peak_lr = 8, None  # the rate of the rule
+        points = axis("model.width", WIDTHS), axis("horizon.tokens", TOKENS)
+        return ConfigDict({"name": "encoders", "base": config, "design": product(*points), **demo.LIMITS})
     config = base(bool(arg))
     if arg == "tune":
         config.optimizer.peak_lr = 1e-3
