@@ -7,9 +7,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 flags = os.environ.get("XLA_FLAGS", "")
 if "host_platform_device_count" not in flags:
     flags += " --xla_force_host_platform_device_count=8"
-if (
-    "backend_optimization_level" not in flags
-):  # half of the time would go into optimising what runs once; not so of fits
+# Half of the time would go into optimising what runs once; not so of fits, for which the Makefile gives another level.
+if "backend_optimization_level" not in flags:
     flags += " --xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = flags.strip()
 os.environ.setdefault("ISOFLOP_CACHE", str(Path(__file__).parents[1] / "runs" / "cache"))
