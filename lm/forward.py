@@ -29,11 +29,8 @@ def forward(config: ConfigDict, batch: int | None, length: int | None) -> Forwar
       length: tokens of a row; None: any number, up to that of learned positions.
 
     Raises:
-      BadInput: a size that is no size, or one that must be given because the model is compiled for it.
+      BadInput: a length that must be given because the model is compiled for it, or one that it cannot read.
     """
-    for name, size in (("batch", batch), ("length", length)):
-        if size is not None and size < 1:
-            raise BadInput(f"--{name}: must be at least 1, got {size}")
     model: Any = objectives.of(config).network(config)
     model = model.clone(**{name: value for name, value in PORTABLE.items() if hasattr(model, name)})
     if length is None and getattr(model, "mixer", "") == "linear":

@@ -111,12 +111,10 @@ def forward(config: ConfigDict, batch: int | None, length: int | None) -> Forwar
       length: None, for images have none.
 
     Raises:
-      BadInput: a size that is no size.
+      BadInput: a length was given.
     """
     if length is not None:
         raise BadInput("--length: images have none")
-    if batch is not None and batch < 1:
-        raise BadInput(f"--batch: must be at least 1, got {batch}")
     found: Any = classifier(config)
     found = found.clone(attention="xla") if hasattr(found, "attention") else found
     data = datasets.load(config.data)

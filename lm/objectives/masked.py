@@ -151,12 +151,8 @@ class MaskedTask(StreamTask):
         """Loss in nats a hidden token, and its standard error by document."""
         del final
         nats = np.concatenate([np.asarray(part, np.float64) for part in outputs])[: len(self.sample)]
-        length = self.config.data.seq_len
-        ids = self.eval.document_ids(self.sample, length)
-        places = self.shown(self.sample, self.eval.windows(self.sample, length))["places"]
-        # document_ids are those of a window's last tokens: of token i stands at i - 1, and none for the first.
-        documents = np.take_along_axis(ids, np.maximum(places - 1, 0), axis=1)
-        return {**by_document(nats, documents), "eval_set": self.eval.name}
+        places = self.shown(self.sample, self.eval.windows(self.sample, self.config.data.seq_len))["places"]
+        return {**by_document(nats, self.documents(places)), "eval_set": self.eval.name}
 
     def _arrays(self, read: np.ndarray, key: int, numbers: np.ndarray) -> Arrays:
         network = self.model.network

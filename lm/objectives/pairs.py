@@ -28,6 +28,17 @@ def network(config: ConfigDict) -> EncoderDecoder:
     return models.build(config.model, config.precision, tokens.vocab_size(config.data), config.data.seq_len)  # type: ignore[return-value]
 
 
+def scalars(config: ConfigDict) -> dict[str, float]:
+    """Scalars of an encoder-decoder that never recompile it."""
+    return {name: float(config.model[name]) for name in ("dropout", "init_scale", "label_smoothing")}
+
+
+def unsegmented(config: ConfigDict) -> None:
+    """Raise BadInput where documents of running text are to be kept apart."""
+    if config.data.segments:
+        raise BadInput("data.segments: an encoder-decoder sees all of what it reads")
+
+
 def cost(config: ConfigDict) -> Cost:
     """Parameters and FLOPs of a pair, each side filled up to `data.seq_len`."""
     length = config.data.seq_len
@@ -139,7 +150,7 @@ class PairTask:
 
     def hyper(self) -> dict[str, float]:
         """Scalars of the model that never recompile it."""
-        return {name: float(self._config.model[name]) for name in ("dropout", "init_scale", "label_smoothing")}
+        return scalars(self._config)
 
     def batch(self, k: int, rows: slice) -> Arrays:
         """Rows of global batch k of the training pairs."""

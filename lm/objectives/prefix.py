@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from lm import models
 from lm.loss import by_document
-from lm.objectives.pairs import PairModel, network
+from lm.objectives.pairs import PairModel, network, scalars, unsegmented
 from lm.objectives.stream import StreamTask, available
 from training.cost import Cost
 from training.errors import BadInput
@@ -38,8 +38,7 @@ def _half(config: ConfigDict) -> int:
     """
     if config.data.seq_len < 2:
         raise BadInput(f"data.seq_len: a window of {config.data.seq_len} has no half to be read")
-    if config.data.segments:
-        raise BadInput("data.segments: an encoder-decoder sees all of what it reads")
+    unsegmented(config)
     return config.data.seq_len // 2
 
 
@@ -55,7 +54,7 @@ class PrefixTask(StreamTask):
 
     def hyper(self) -> dict[str, float]:
         """Scalars of the model that never recompile it."""
-        return {name: float(self.config.model[name]) for name in ("dropout", "init_scale", "label_smoothing")}
+        return scalars(self.config)
 
     def batch(self, k: int, rows: slice) -> Arrays:
         """Rows of global batch k of the training windows."""

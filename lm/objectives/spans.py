@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from lm import models
 from lm.loss import by_document
-from lm.objectives.pairs import PairModel, network
+from lm.objectives.pairs import PairModel, network, scalars, unsegmented
 from lm.objectives.stream import StreamTask, available
 from training.cost import Cost
 from training.errors import BadInput
@@ -51,8 +51,7 @@ def counts(config: ConfigDict) -> tuple[int, int]:
         raise BadInput(f"data.seq_len: no span can be cut from a window of {length}")
     if sentinels < spans + 1:
         raise BadInput(f"model.sentinels: {spans} spans of a window of {length} want {spans + 1}, got {sentinels}")
-    if config.data.segments:
-        raise BadInput("data.segments: an encoder-decoder sees all of what it reads")
+    unsegmented(config)
     return cut, spans
 
 
@@ -120,7 +119,7 @@ class SpanTask(StreamTask):
 
     def hyper(self) -> dict[str, float]:
         """Scalars of the model that never recompile it."""
-        return {name: float(self.config.model[name]) for name in ("dropout", "init_scale", "label_smoothing")}
+        return scalars(self.config)
 
     def batch(self, k: int, rows: slice) -> Arrays:
         """Rows of global batch k of the training windows; the same window is cut otherwise in every epoch."""
@@ -136,12 +135,9 @@ class SpanTask(StreamTask):
         """Loss in nats a token of the targets, sentinels among them, and its standard error by document."""
         del final
         nats = np.concatenate([np.asarray(part["nats"], np.float64) for part in outputs])[: len(self.sample)]
-        length = self.config.data.seq_len
-        ids, windows = self.eval.document_ids(self.sample, length), self.eval.windows(self.sample, length)
+        windows = self.eval.windows(self.sample, self.config.data.seq_len)
         places = self._corrupted(windows, fold(0, 2), self.sample)["places"]
-        # document_ids are those of a window's last tokens: of token i stands at i - 1, and none for the first.
-        documents = np.take_along_axis(ids, np.maximum(places - 1, 0), axis=1)
-        return {**by_document(nats, documents), "eval_set": self.eval.name}
+        return {**by_document(nats, self.documents(places)), "eval_set": self.eval.name}
 
     def _corrupted(self, windows: np.ndarray, key: int, numbers: np.ndarray) -> Arrays:
         return corrupt(windows[:, :-1], key, numbers, *self._counts, self.model.network.vocab_size)

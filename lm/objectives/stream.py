@@ -81,6 +81,12 @@ class StreamTask(abc.ABC):
         """Write the tokenizer."""
         tokens.keep(self.text, folder)
 
+    def documents(self, places: Int[np.ndarray, "sample tokens"]) -> Int[np.ndarray, "sample tokens"]:
+        """The documents of tokens of the sample, by their places in the windows."""
+        ids = self.eval.document_ids(self.sample, self.config.data.seq_len)
+        # They are those of a window's last tokens: of token i stands at i - 1, and none for the first.
+        return np.take_along_axis(ids, np.maximum(places - 1, 0), axis=1)
+
     def apart(self, read: Integer[np.ndarray, "rows length"]) -> Arrays:
         """The documents of the tokens that are read, where they are kept apart."""
         return {} if self.end is None else {"segments": segments(read, self.end)[0]}
