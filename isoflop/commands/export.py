@@ -70,9 +70,9 @@ def _program(run: Path, config: Any, step: int, folder: Path, flags: absl_flags.
     from training.task import resolve as family_of
 
     export.check_platforms(flags.platforms)
-    for name in ("batch", "length"):
-        if flags[name].value is not None and flags[name].value < 1:
-            raise BadInput(f"--{name}: must be at least 1, got {flags[name].value}")
+    for name, size in (("batch", flags.batch), ("length", flags.length)):
+        if size is not None and size < 1:
+            raise BadInput(f"--{name}: must be at least 1, got {size}")
     forward = family_of(config.task).forward(config, flags.batch, flags.length)
     params = restored.parameters(run, config, forward.variables, step)
     stats = checkpoint.load_part(run, "stats", step)

@@ -180,7 +180,6 @@ def test_which_run_next_proposes_within_the_budget_and_scores_the_frozen_predict
     assert sum("image/png" in output.get("data", {}) for output in outputs(proposed)) == 1
 
 
-@pytest.mark.slow
 def test_scaling_images_foretells_the_budgets_that_were_set_aside(images):
     found = json.loads(images.cells[-1].outputs[0].text)
     tables = {path.stem: pd.read_parquet(path) for path in (FOLDER / "data" / "images").glob("*.parquet")}
@@ -197,7 +196,6 @@ def test_scaling_images_foretells_the_budgets_that_were_set_aside(images):
     assert bounded["rms of log error"] < offset["rms of log error"]
 
 
-@pytest.mark.slow
 def test_scaling_images_shows_its_figures_and_says_nothing_on_the_side(images):
     assert sum("image/png" in output.get("data", {}) for output in outputs(images)) == 2
     assert [output for output in outputs(images) if output.get("name") == "stderr"] == []
