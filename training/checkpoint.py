@@ -1,7 +1,8 @@
 """Checkpoints through Orbax: the only module that imports it.
 
-A checkpoint is `<run>/checkpoints/<step>/` with two parts: `params`, which load from nothing but the path, and `rest`,
-the other leaves of the state by their path. The step is the position in the data too: nothing else is needed to go on.
+A checkpoint is `<run>/checkpoints/<step>/` with three parts: `params`, which load from nothing but the path, `rest`, the
+other leaves of the state by their path, and `sums`, by which it is seen whether both are as they were saved. The step is
+the position in the data too: nothing else is needed to go on. One that was found damaged becomes `<step>.damaged`.
 """
 
 import contextlib
@@ -16,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from training import mesh as meshes
@@ -23,7 +26,12 @@ from training.errors import BadInput
 from training.state import State
 
 FOLDER = "checkpoints"
+DAMAGED = ".damaged"
 NO_ROOM = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
+
+
+class Damaged(BadInput):
+    """A checkpoint that is not as it was saved."""
 
 
 def _orbax() -> Any:
@@ -89,7 +97,9 @@ class Checkpoints:
             return
         metrics = None if score is None else {"score": score}
         with _saving(self._folder):
-            self._pending = self._manager.save_checkpointables_async(step, _parts(state), metrics=metrics, force=True)
+            self._pending = self._manager.save_checkpointables_async(
+                step, _summed(_parts(state)), metrics=metrics, force=True
+            )
 
     def wait(self) -> None:
         """Wait for the save under way; raises what went wrong in it."""
@@ -98,17 +108,38 @@ class Checkpoints:
             with _saving(self._folder):
                 pending.result()
 
+    def newest(self, abstract: State, shardings: State) -> tuple[int, State | None]:
+        """The newest checkpoint that is as it was saved: its step and state; 0 and None where there is none.
+
+        Those found damaged on the way are put aside. Over many hosts they are an error: each sees only its own part.
+
+        Raises:
+          BadInput: a checkpoint is of another model.
+        """
+        while (step := self.latest()) is not None:
+            try:
+                return step, self.restore(step, abstract, shardings)
+            except Damaged as error:
+                if jax.process_count() > 1:
+                    raise
+                warnings.warn(f"{error}; it is put aside", stacklevel=2)
+                os.replace(self._folder / str(step), self._folder / f"{step}{DAMAGED}")
+                self._manager.reload()
+        return 0, None
+
     def restore(self, step: int, abstract: State, shardings: State) -> State:
         """The state of one step without a teacher, laid out by `shardings`, which may belong to another mesh than before.
 
         Raises:
-          BadInput: the checkpoint is damaged, or its leaves are not those of `abstract` (all are named).
+          Damaged: it is not as it was saved.
+          BadInput: its leaves are not those of `abstract` (all are named).
         """
         abstract, shardings = abstract.replace(teacher=None), shardings.replace(teacher=None)
         wanted = _parts(jax.tree.map(_with_sharding, abstract, shardings))
         path = Path(self._manager.directory) / str(step)
-        _compare(path, wanted, _metadata(path))
-        parts = _load(path, wanted)
+        stored = _metadata(path)
+        _compare(path, wanted, stored)
+        parts = _load(path, wanted, stored)
         leaves = {**named(parts["params"], "params/"), **parts["rest"]}
         paths, structure = jax.tree_util.tree_flatten_with_path(abstract)
         return jax.tree.unflatten(structure, [leaves[name_of(key)] for key, _ in paths])
@@ -152,12 +183,12 @@ def load_part(run: Path, name: str, step: int | None = None, mesh: Mesh | None =
     stored = _metadata(path)
     if name == "params":
         wanted = {"params": jax.tree.map(lambda m: _abstract(m, where), stored["params"])}
-        return _load(path, wanted)["params"]
+        return _load(path, wanted, stored)["params"]
     prefix = f"{name}/"
     if not any(key.startswith(prefix) for key in stored["rest"]):
         return {}
     found = {key: _abstract(leaf, where) for key, leaf in stored["rest"].items()}
-    leaves = _load(path, {"rest": found})["rest"]
+    leaves = _load(path, {"rest": found}, stored)["rest"]
     return nested({key.removeprefix(prefix): leaf for key, leaf in leaves.items() if key.startswith(prefix)})
 
 
@@ -168,11 +199,35 @@ def saved_steps(run: Path) -> list[int]:
     return sorted(int(name) for name in names if name.isdigit())
 
 
+def damaged_steps(run: Path) -> list[int]:
+    """The steps of the checkpoints of a run that were found damaged and put aside, in order."""
+    return sorted(int(path.name.removesuffix(DAMAGED)) for path in (run / FOLDER).glob(f"*{DAMAGED}"))
+
+
 def _parts(state: State) -> dict[str, Any]:
     return {
         "params": state.params,
         "rest": {name: leaf for name, leaf in named(state).items() if not name.startswith(("params/", "teacher/"))},
     }
+
+
+def _summed(parts: dict[str, Any]) -> dict[str, Any]:
+    return {**parts, "sums": {name: _sums(tree) for name, tree in parts.items()}}
+
+
+@jax.jit
+def _sums(tree: Any) -> jax.Array:
+    """The words of each leaf summed modulo 2^32 [leaves]: integers, so that no layout over devices changes them."""
+
+    def of(leaf: jax.Array) -> jax.Array:
+        if leaf.dtype == jnp.bool_:
+            return jnp.sum(leaf, dtype=jnp.uint32)
+        bits = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}[leaf.dtype.itemsize]
+        return jnp.sum(jax.lax.bitcast_convert_type(leaf, bits), dtype=jnp.uint32)
+
+    return (
+        jnp.stack([of(leaf) for leaf in jax.tree.leaves(tree)]) if jax.tree.leaves(tree) else jnp.zeros(0, jnp.uint32)
+    )
 
 
 def named(tree: Any, prefix: str = "") -> dict[str, Any]:
@@ -208,15 +263,26 @@ def _metadata(path: Path) -> dict[str, Any]:
     try:
         stored = _orbax().checkpointables_metadata(path).metadata
         parts = {"params": stored["params"], "rest": stored["rest"]}
+        parts |= {"sums": stored["sums"]} if "sums" in stored else {}  # there were none at first
     except Exception as error:
-        raise BadInput(f"checkpoint {path}: not readable as a checkpoint of a run ({type(error).__name__})") from error
+        raise Damaged(f"checkpoint {path}: not readable as a checkpoint of a run ({type(error).__name__})") from error
     for name, tree in parts.items():
         if tree is None:
-            raise BadInput(f"checkpoint {path}: damaged, the structure of {name} cannot be read")
+            raise Damaged(f"checkpoint {path}: damaged, the structure of {name} cannot be read")
     return parts
 
 
-def _load(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+def _load(path: Path, wanted: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
+    """The wanted parts of a checkpoint whose metadata is `stored`, found to be as they were saved."""
+    parts = _read(path, wanted | {name: stored[name] for name in ("sums",) if name in stored})
+    sums = parts.pop("sums", {})
+    for name, tree in parts.items():
+        if name in sums and not np.array_equal(np.asarray(_sums(tree)), np.asarray(sums[name])):
+            raise Damaged(f"checkpoint {path}: damaged, its {name} are not those that were saved")
+    return parts
+
+
+def _read(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         try:
@@ -224,7 +290,7 @@ def _load(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
         except Exception as error:
             failure = type(error).__name__
         gc.collect()  # Orbax leaves coroutines behind, which Python would complain of later
-    raise BadInput(f"checkpoint {path}: damaged, its arrays cannot be read ({failure})")
+    raise Damaged(f"checkpoint {path}: damaged, its arrays cannot be read ({failure})")
 
 
 def _compare(path: Path, wanted: dict[str, Any], stored: dict[str, Any]) -> None:

@@ -127,7 +127,7 @@ def defaults() -> ConfigDict:
             "checkpoint": {
                 "every_steps": 0,
                 "every_minutes": 5.0,
-                "keep_last": 1,
+                "keep_last": 2,  # one to go on from where the newest is damaged
                 "keep_best": 0,
                 "keep_every": 0,
                 "final": True,

@@ -1,6 +1,6 @@
 """Global batches: each process makes only the rows that its devices hold, of pure functions of the step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -34,6 +34,25 @@ def batches(task: Task, shapes: Shapes, mesh: Mesh, step: int, n: int) -> dict[s
         return get
 
     return {name: meshes.place(rows(name), (n, *shape), mesh, batch_axis=1) for name, shape, _ in shapes}
+
+
+def packed(tasks: Sequence[Task], shapes: Shapes, mesh: Mesh, starts: Sequence[int], n: int) -> dict[str, jax.Array]:
+    """The n batches of each run of a pack, from its own step on, as global arrays [runs, n, batch, ...]."""
+    made: dict[int, dict[str, np.ndarray]] = {}
+
+    def of(run: int) -> dict[str, np.ndarray]:
+        if run not in made:
+            each = [tasks[run].batch(k, slice(None)) for k in range(starts[run], starts[run] + n)]
+            made[run] = {name: np.stack([batch[name] for batch in each]) for name in each[0]}
+        return made[run]
+
+    def runs(name: str) -> Callable[[slice], np.ndarray]:
+        return lambda part: np.stack([of(run)[name] for run in range(len(tasks))[part]])
+
+    return {
+        name: meshes.place(runs(name), (len(tasks), n, *shape), mesh, batch_axis=0, axis="run")
+        for name, shape, _ in shapes
+    }
 
 
 def check_divisible(config: ConfigDict, mesh: Mesh) -> None:

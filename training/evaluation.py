@@ -1,7 +1,7 @@
 """Evaluation over a task's whole fixed set."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -15,15 +15,35 @@ from training.task import Task
 from training.transforms import quantize
 
 
+class Stopped(RuntimeError):
+    """An evaluation that was asked to stop."""
+
+
 def evaluate(
-    task: Task, params: Any, stats: Any, mesh: Mesh, matmul: str = "default", final: bool = True
+    task: Task,
+    params: Any,
+    stats: Any,
+    mesh: Mesh,
+    matmul: str = "default",
+    final: bool = True,
+    stop: Sequence[int] = (),
 ) -> dict[str, Any]:
     """The metrics of the task's evaluation set, the last partial batch included; or of the set that a run may choose by.
 
     Batch size and devices change the result by no more than rounding: the task sums what the batches return on the host,
     in float64.
+
+    Raises:
+      Stopped: something came to lie in `stop` meanwhile.
     """
-    return task.summarize(scores(task, params, stats, mesh, matmul, final), final)
+
+    def watched() -> Iterator[Any]:
+        for found in scores(task, params, stats, mesh, matmul, final):
+            if stop:
+                raise Stopped
+            yield found
+
+    return task.summarize(watched(), final)
 
 
 def after_training(task: Task, config: Any, axes: Any, state: State, mesh: Mesh) -> list[dict[str, Any]]:

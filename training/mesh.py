@@ -11,11 +11,12 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from training.errors import BadInput
 
-AXES = ("replica", "data", "fsdp", "expert", "tensor")
+AXES = ("run", "replica", "data", "fsdp", "expert", "tensor")  # "run" is that of a pack, and in no config
 
 # logical axis -> mesh axes. A model names logical axes; an axis that is not in this table is an error.
 RULES: dict[str, str | tuple[str, ...] | None] = {
     "rows": ("replica", "data", "fsdp", "expert"),  # the batch before it is shared out among replicas
+    "run": "run",
     "replica": "replica",
     "batch": ("data", "fsdp", "expert"),  # of one replica
     "group": ("data", "fsdp"),  # the batch where experts are an axis beside it
@@ -58,10 +59,10 @@ def build(sizes: Mapping[str, int], devices: list[Any] | None = None) -> Mesh:
 
 
 def folded(mesh: Mesh) -> Mesh:
-    """The same devices with the axis of replicas folded into that of data, for what is not replicated: evaluation."""
-    if mesh.shape["replica"] == 1:
+    """The same devices with the axes of runs and replicas folded into that of data: an evaluation has neither."""
+    if mesh.shape["run"] * mesh.shape["replica"] == 1:
         return mesh
-    devices = mesh.devices.reshape(1, -1, *mesh.devices.shape[2:])
+    devices = mesh.devices.reshape(1, 1, -1, *mesh.devices.shape[3:])
     return Mesh(devices, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
@@ -136,22 +137,24 @@ def by_rows(fn: Callable[..., jax.Array], rows: tuple[jax.Array, ...], whole: An
         return fn(*rows, whole)
     split, every = PartitionSpec(axes), PartitionSpec()
     specs = (*(split for _ in rows), every)
-    # Among replicas too, whose axis `vmap` puts in front; the check of what varies along which axis does not know of that.
-    names = {*axes, "replica"}
+    # Among runs and replicas too, whose axes `vmap` puts in front; the check of what varies along which axis does not
+    # know of that.
+    names = {*axes, "run", "replica"}
     return jax.shard_map(fn, in_specs=specs, out_specs=split, axis_names=names, check_vma=False)(*rows, whole)
 
 
-def place(rows: Any, shape: tuple[int, ...], mesh: Mesh, batch_axis: int = 0) -> Any:
-    """A global array split over the batch axis, of which this process makes only the rows that its devices hold;
+def place(rows: Any, shape: tuple[int, ...], mesh: Mesh, batch_axis: int = 0, axis: str = "rows") -> Any:
+    """A global array split along one axis, of which this process makes only the part that its devices hold;
     on a mesh of one device, the host's array as it is.
 
     Args:
-      rows: `rows(slice) -> array`, those rows of the global array along `batch_axis`.
+      rows: `rows(slice) -> array`, that part of the global array along `batch_axis`.
       shape: the global shape.
+      axis: the logical axis that is split.
     """
     if mesh.size == 1:
         return np.asarray(rows(slice(None)))  # the call itself moves it, in a tenth of the time: tiny steps notice
     partition: list[Any] = [None] * len(shape)
-    partition[batch_axis] = RULES["rows"]
+    partition[batch_axis] = RULES[axis]
     sharding = NamedSharding(mesh, _divisible(PartitionSpec(*partition), shape, mesh))
     return jax.make_array_from_callback(shape, sharding, lambda index: np.asarray(rows((index or ())[batch_axis])))

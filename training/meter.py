@@ -5,12 +5,12 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import jax
 import numpy as np
 
 from training.record import RunDirectory, finite, read_metrics
 
 Observer = Callable[[int, dict[str, Any]], None]
+Fetch = Callable[[], dict[str, np.ndarray]]
 
 
 class Diverged(RuntimeError):
@@ -53,7 +53,7 @@ class Meter:
         self.earlier = earlier[-1]["seconds"] if earlier else 0.0  # seconds of earlier attempts
         self.last_good = next((line for line in earlier if line["step"] == start), {"step": start}) if start else None
         self._began = time.perf_counter() - self.earlier
-        self._pending: tuple[int, dict[str, jax.Array]] | None = None
+        self._pending: tuple[int, Fetch] | None = None
 
     def seconds(self) -> float:
         """Seconds spent training, over all attempts."""
@@ -69,13 +69,13 @@ class Meter:
         tail = losses[-max(1, len(losses) // 10) :]
         return sum(tail) / len(tail) if tail else None
 
-    def put(self, step: int, metrics: dict[str, jax.Array]) -> None:
-        """Take the metrics [n] of the call that began at `step`, and settle those of the call before.
+    def put(self, step: int, fetch: Fetch) -> None:
+        """Take what fetches the metrics [n] of the call that began at `step`, and settle those of the call before.
 
         Raises:
           Diverged: a loss of the call before was not finite.
         """
-        previous, self._pending = self._pending, (step, metrics)
+        previous, self._pending = self._pending, (step, fetch)
         self._settle(previous)
 
     def flush(self) -> None:
@@ -83,10 +83,10 @@ class Meter:
         previous, self._pending = self._pending, None
         self._settle(previous)
 
-    def _settle(self, pending: tuple[int, dict[str, jax.Array]] | None) -> None:
+    def _settle(self, pending: tuple[int, Fetch] | None) -> None:
         if pending is None:
             return
-        begin, metrics = pending[0], {name: np.asarray(values) for name, values in pending[1].items()}
+        begin, metrics = pending[0], pending[1]()
         for i, loss in enumerate(metrics["loss"]):
             step = begin + i + 1
             if not math.isfinite(loss):

@@ -1,9 +1,10 @@
 """The pure train and evaluation steps, and the one place where they are jitted."""
 
+import contextlib
 import functools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -235,7 +236,13 @@ def train_steps(
 
 @functools.lru_cache(maxsize=64)
 def compiled(
-    recipe: Recipe, mesh: Mesh, steps: int, batch: tuple[tuple[str, tuple[int, ...], Any], ...], names: tuple[str, ...]
+    recipe: Recipe,
+    mesh: Mesh,
+    steps: int,
+    batch: tuple[tuple[str, tuple[int, ...], Any], ...],
+    names: tuple[str, ...],
+    runs: int = 1,
+    shared: bool = False,
 ) -> Compiled:
     """Compile initialisation and `steps` train steps of a recipe, once for all runs of a shape.
 
@@ -244,7 +251,59 @@ def compiled(
       steps: optimizer steps a call.
       batch: (name, shape [batch, ...], dtype) of each array of a batch.
       names: the names of the scalars in `hyper`.
+      runs: how many runs a call steps; with more than one, whatever goes into `train` and comes out of it has an axis
+        [runs] in front.
+      shared: the runs of a call see the same batches, without that axis.
     """
+    began = _begun(recipe, mesh, names)
+    axes, ahead = states.axes(began.variables), () if runs == 1 else ("run",)
+
+    def packed(tree: Any) -> Any:
+        """The same with the axis of runs in front, where there is one."""
+        if runs == 1:
+            return tree
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(
+                (runs, *x.shape), x.dtype, sharding=NamedSharding(mesh, PartitionSpec("run", *x.sharding.spec))
+            ),
+            tree,
+        )
+
+    def placed(shape: tuple[int, ...], dtype: Any, *partition: Any) -> Any:
+        return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec(*partition)))
+
+    state = packed(
+        jax.tree.map(lambda x, where: placed(x.shape, x.dtype, *where.spec), began.abstract, began.shardings)
+    )
+    batches = {name: placed((steps, *shape), dtype, None, meshes.RULES["rows"]) for name, shape, dtype in batch}
+    batches = batches if shared else packed(batches)
+    rates, seed = packed(placed((steps,), jnp.float32)), packed(placed((), jnp.int32))
+    hyper = packed({name: placed((), jnp.float32) for name in names})
+    function = functools.partial(train_steps, recipe, _transform(recipe, axes, began.variables), axes)
+    if runs > 1:
+        function = jax.vmap(function, (0, None if shared else 0, 0, 0, 0), spmd_axis_name="run")
+    inputs = (state, batches, rates, seed, hyper)
+    started = time.perf_counter()
+    with _settings(recipe, mesh):
+        jitted = jax.jit(
+            function,
+            in_shardings=jax.tree.map(lambda x: x.sharding, inputs),
+            out_shardings=(
+                jax.tree.map(lambda x: x.sharding, state),
+                NamedSharding(mesh, PartitionSpec(*ahead)),
+            ),
+            donate_argnums=0,
+        )
+        train = jitted.lower(*inputs).compile(_options(recipe))
+    memory = train.memory_analysis()
+    needed = 0 if memory is None else memory.temp_size_in_bytes + memory.argument_size_in_bytes
+    seconds = began.seconds + time.perf_counter() - started
+    return began._replace(train=train, seconds=seconds, memory_bytes=needed)
+
+
+@functools.lru_cache(maxsize=64)
+def _begun(recipe: Recipe, mesh: Mesh, names: tuple[str, ...]) -> Compiled:
+    """What does not depend on how many steps a call takes, or for how many runs: initial values and where they lie."""
     hyper = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in names}
     scalar = jax.ShapeDtypeStruct((), jnp.int32)
     variables = states.boxed(recipe.model, hyper)
@@ -259,31 +318,20 @@ def compiled(
 
     abstract = jax.eval_shape(begin, scalar, hyper)
     placed = states.shardings(abstract, variables, mesh)
-    whole = meshes.replicated(mesh)
-    inputs = {
-        name: jax.ShapeDtypeStruct(
-            (steps, *shape), dtype, sharding=NamedSharding(mesh, PartitionSpec(None, meshes.RULES["rows"]))
-        )
-        for name, shape, dtype in batch
-    }
-    rates = jax.ShapeDtypeStruct((steps,), jnp.float32, sharding=whole)
-    options: dict[str, str | bool] | None = {"xla_gpu_deterministic_ops": True} if recipe.deterministic else None
     started = time.perf_counter()
+    with _settings(recipe, mesh):
+        init = jax.jit(begin, out_shardings=placed).lower(scalar, hyper).compile(_options(recipe))
+    return Compiled(init, init, placed, abstract, variables, time.perf_counter() - started, 0)
+
+
+@contextlib.contextmanager
+def _settings(recipe: Recipe, mesh: Mesh) -> Iterator[None]:
     with jax.set_mesh(mesh), jax.default_matmul_precision(None if recipe.matmul == "default" else recipe.matmul):
-        init = jax.jit(begin, out_shardings=placed).lower(scalar, hyper).compile(options)
-        train = (
-            jax.jit(
-                functools.partial(train_steps, recipe, transform, axes),
-                in_shardings=(placed, jax.tree.map(lambda x: x.sharding, inputs), whole, whole, whole),
-                out_shardings=(placed, whole),
-                donate_argnums=0,
-            )
-            .lower(abstract, inputs, rates, scalar, hyper)
-            .compile(options)
-        )
-    memory = train.memory_analysis()
-    needed = 0 if memory is None else memory.temp_size_in_bytes + memory.argument_size_in_bytes
-    return Compiled(init, train, placed, abstract, variables, time.perf_counter() - started, needed)
+        yield
+
+
+def _options(recipe: Recipe) -> dict[str, str | bool] | None:
+    return {"xla_gpu_deterministic_ops": True} if recipe.deterministic else None
 
 
 def _transform(recipe: Recipe, axes: Any, variables: Any) -> optax.GradientTransformation:

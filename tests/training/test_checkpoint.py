@@ -6,9 +6,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import jax
+import numpy as np
+import pytest
 import toy
 
-from training import loop
+from training import checkpoint, loop
 from training.config import resolve
 
 TESTS = Path(__file__).parents[1]
@@ -81,5 +84,70 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path):
     lines = found.stdout.splitlines()
     assert len(lines) == len(HARM) and "never awaited" not in found.stderr
     for line, name in zip(lines, HARM, strict=True):
-        assert line.startswith(f"BadInput checkpoint {tmp_path / name / 'checkpoints'}/")
+        assert line.startswith(f"Damaged checkpoint {tmp_path / name / 'checkpoints'}/")
         assert ": damaged, " in line
+
+
+def harm(run: Path, step: int, how: str) -> None:
+    """Damage the arrays of one checkpoint: a byte flipped in the middle of each file of data, cut, or gone."""
+    for path in (run / "checkpoints" / str(step)).rglob("*"):
+        if path.is_file() and "/d/" in str(path):
+            content = bytearray(path.read_bytes())
+            content[len(content) // 2] ^= 1
+            path.unlink()
+            if how != "gone":
+                path.write_bytes(content if how == "flipped" else content[: len(content) // 2])
+
+
+def stopped(config, run: Path, at: int) -> None:
+    """Train a run until just after a step."""
+
+    class Cut(Exception):
+        pass
+
+    def cut(step: int, line: dict) -> None:
+        if step == at:
+            raise Cut
+
+    with pytest.raises(Cut):
+        loop.run(config, run, observers=[cut])
+
+
+@pytest.mark.parametrize(("how", "left"), [("flipped", [10]), ("cut", [10]), ("gone", [10]), ("flipped", [])])
+def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole(tmp_path, how, left):
+    config = toy.config(**{"checkpoint.every_steps": 5, "checkpoint.keep_last": 2, "model.width": 64})
+    whole = loop.run(config, tmp_path / "whole")
+    stopped(config, tmp_path / "run", 17)
+    found = checkpoint.saved_steps(tmp_path / "run")
+    assert found == [10, 15]
+    for step in sorted(set(found) - set(left)):
+        harm(tmp_path / "run", step, how)
+    with pytest.warns(UserWarning, match="checkpoints/15: damaged, .*; it is put aside"):
+        again = loop.run(config, tmp_path / "run")
+    assert again["continued_from"] == (left[-1] if left else None)
+    assert again["damaged_checkpoints"] == sorted(set(found) - set(left))
+    assert again["loss"] == whole["loss"]
+    for a, b in zip(*(jax.tree.leaves(checkpoint.load_params(tmp_path / n)) for n in ("whole", "run")), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_sums_are_the_same_on_any_mesh(tmp_path):
+    """A checkpoint saved on eight devices is whole when one device reads it."""
+    config = toy.config(**{"mesh.data": 2, "mesh.fsdp": 4})
+    loop.run(config, tmp_path)
+    params = checkpoint.load_params(tmp_path)
+    assert jax.tree.leaves(params)[0].sharding.device_set == {jax.local_devices()[0]}
+
+
+def test_what_was_altered_without_a_trace_is_seen_by_its_sums(tmp_path, monkeypatch):
+    """As a disk that returns other bytes than it was given: here what is saved is not what the sums are of."""
+    summed = checkpoint._summed
+
+    def altered(parts):
+        state = {**parts["params"], "last": parts["params"]["last"] + 1e-7}
+        return summed(parts) | {"params": state}
+
+    monkeypatch.setattr(checkpoint, "_summed", altered)
+    loop.run(toy.config(), tmp_path)
+    with pytest.raises(checkpoint.Damaged, match="its params are not those that were saved"):
+        checkpoint.load_params(tmp_path)
