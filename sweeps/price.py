@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from sweeps import store
 from sweeps.placement import Place, pin
 from sweeps.plan import Plan, Point, configure
 from sweeps.worker import prepare
-from training import data, mesh as meshes, step as steps
+from training import data, mesh as meshes, pack, step as steps
 from training.config import complete, resolve
 from training.errors import Absent, BadInput, RunFailed
 from training.task import resolve as family_of
@@ -33,13 +33,17 @@ SECONDS = 0.5  # spent on timing a shape, at least
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """One compiled shape: bytes of a training step, seconds to compile it and to take it, and its FLOP/s."""
+    """One compiled shape: bytes of a training step, seconds to compile it and to take it, and its FLOP/s.
+
+    With several `runs` as one program, all of these are those of the pack.
+    """
 
     params: int
     memory_bytes: int
     compile_seconds: float
     step_seconds: float
     flops_per_second: float
+    runs: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,45 +93,58 @@ def representatives(plan: Plan, most: int | None = None) -> list[Point]:
     return [ordered[round(i * (len(ordered) - 1) / (most - 1))] for i in range(most)]
 
 
-def measure(config: ConfigDict) -> Measured:
+def measure(config: ConfigDict, runs: int = 1) -> Measured:
     """Compile the train step of a resolved config and time it on this machine's devices; opens its data.
 
+    Args:
+      runs: how many of its shape are stepped as one program, each on data of its own.
     Raises:
       Absent: the data is not on this machine.
       BadInput: the point contradicts the machine: its mesh, its batch.
     """
-    mesh = meshes.build(config.mesh)
+    mesh = meshes.build(config.mesh) if runs == 1 else pack.mesh(runs)
     data.check_divisible(config, mesh)
     task = family_of(config.task).build(config)
     hyper, shapes, n = steps.hyper(config, task), data.shapes(task, config.batch_size), config.steps_per_call
     n = min(n, config.derived.steps)
     began = time.perf_counter()
-    program = steps.compiled(steps.recipe(task.model, config), mesh, n, shapes, tuple(hyper))
+    recipe, packed = steps.recipe(task.model, config), () if runs == 1 else (runs,)
+    program = steps.compiled(recipe, mesh, n, shapes, tuple(hyper), *packed)
     compiling = time.perf_counter() - began
     seed, rates = np.int32(config.seed), np.zeros(n, np.float32)
     state = program.init(seed, hyper)
-    calls, began = -1, time.perf_counter()
-    while calls < 2 or time.perf_counter() - began < SECONDS:
-        state, metrics = program.train(state, data.batches(task, shapes, mesh, 0, n), rates, seed, hyper)
+    if runs > 1:
+        state = pack.stacked([state] * runs, program.shardings)
+        seed, rates, hyper = jax.tree.map(lambda x: np.stack([x] * runs), (seed, rates, hyper))
+    taken: list[float] = []
+    while len(taken) < 4 or sum(taken[1:]) < SECONDS:  # the first call warms up
+        began = time.perf_counter()
+        if runs == 1:
+            batch = data.batches(task, shapes, mesh, 0, n)
+        else:
+            batch = data.packed([task] * runs, shapes, mesh, [0] * runs, n)
+        state, metrics = program.train(state, batch, rates, seed, hyper)
         jax.block_until_ready(metrics)
-        calls += 1
-        if calls == 0:  # the first one warms up
-            began = time.perf_counter()
-    seconds = (time.perf_counter() - began) / (calls * n)
-    speed = config.derived.flops / config.derived.steps / seconds
-    return Measured(config.derived.params_total, program.memory_bytes, compiling, seconds, speed)
+        taken.append(time.perf_counter() - began)
+    seconds = float(np.median(taken[1:])) / n  # the median: machines do other things too
+    speed = runs * config.derived.flops / config.derived.steps / seconds
+    return Measured(config.derived.params_total, program.memory_bytes, compiling, seconds, speed, runs)
 
 
-def measured(base: ConfigDict, points: Iterable[Point], place: Place) -> dict[str, Measured]:
+def measured(
+    base: ConfigDict, points: Iterable[Point], place: Place, runs: Mapping[str, int] | None = None
+) -> dict[str, list[Measured]]:
     """`measure` of each point, by group, in a process of its own that is placed as a worker would be.
 
+    Args:
+      runs: how many there are of each group, to measure packs of them too, as `sweeps.pack.tried` does.
     Raises:
       BadInput: a point contradicts the machine or its data: its mesh, its batch.
       Absent: the data is not on this machine.
       RunFailed: the process died, or a point cannot be compiled; the message is its own.
     """
     overrides = {point.group: point.overrides for point in points}
-    job = {"cores": place.cores, "base": json.loads(base.to_json_best_effort()), "overrides": overrides}
+    job = {"cores": place.cores, "base": json.loads(base.to_json_best_effort()), "overrides": overrides, "runs": runs}
     done = subprocess.run(
         COMMAND,
         input=json.dumps(job),
@@ -139,7 +156,8 @@ def measured(base: ConfigDict, points: Iterable[Point], place: Place) -> dict[st
         said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
         known = {BadInput.exit_code: BadInput, ABSENT: Absent}.get(done.returncode)
         raise known(said) if known else RunFailed(f"cannot compile the plan: {said}")
-    return {group: Measured(**values) for group, values in json.loads(done.stdout.splitlines()[-1]).items()}
+    found = json.loads(done.stdout.splitlines()[-1])
+    return {group: [Measured(**values) for values in each] for group, each in found.items()}
 
 
 def main() -> int:
@@ -147,11 +165,15 @@ def main() -> int:
     job = json.load(sys.stdin)
     pin(job["cores"])
     prepare()
+    from sweeps import pack as packs
+
     found = {}
     base = complete(ConfigDict(job["base"]))
     try:
         for group, overrides in job["overrides"].items():
-            found[group] = dataclasses.asdict(measure(resolve(configure(base, overrides))))
+            most = (job["runs"] or {}).get(group, 1)
+            each = packs.tried(resolve(configure(base, overrides)), most)
+            found[group] = [dataclasses.asdict(one) for one in each]
     except BadInput as error:
         print(error, file=sys.stderr)
         return ABSENT if isinstance(error, Absent) else error.exit_code

@@ -192,7 +192,7 @@ class _Engine:
         self._pack, self._alone = pack, len(pack) == 1
         if any(member.ready.recipe != first.recipe or member.ready.shapes != first.shapes for member in pack):
             raise ValueError("the runs of a pack must have one recipe and one shape of batch")
-        self._mesh = meshes.build(first.config.mesh) if self._alone else _mesh(len(pack))
+        self._mesh = meshes.build(first.config.mesh) if self._alone else mesh(len(pack))
         for member in pack:
             data.check_divisible(member.ready.config, self._mesh)
         self._shared = not self._alone and len({_data(member.ready.config) for member in pack}) == 1
@@ -222,12 +222,11 @@ class _Engine:
         self._shared = self._shared and len({member.step for member in live}) == 1
         if self._alone or not live:
             return
-        spec = jax.tree.map(lambda s: _ahead(s), live[0].seat.program.shardings)
-        take = jax.jit(lambda tree, i: jax.tree.map(lambda x: x[i], tree), out_shardings=live[0].seat.program.shardings)
+        shardings = live[0].seat.program.shardings
+        take = jax.jit(lambda tree, i: jax.tree.map(lambda x: x[i], tree), out_shardings=shardings)
         states = [(member if member.live else live[0]).seat.state for member in self._pack]
-        self._states = jax.jit(lambda *leaves: jax.tree.map(lambda *x: jnp.stack(x), *leaves), out_shardings=spec)(
-            *states
-        )
+        self._states = stacked(states, shardings)
+        del states
         for i, member in enumerate(self._pack):
             if member.live:
                 member.seat.give()
@@ -269,14 +268,16 @@ class _Engine:
         return self._programs[n, shared]
 
 
-def _mesh(runs: int) -> Mesh:
+def mesh(runs: int) -> Mesh:
     """As many devices as share the runs evenly, along the axis of runs."""
     devices = jax.devices()
     return meshes.build({"run": math.gcd(runs, len(devices))}, devices)
 
 
-def _ahead(sharding: NamedSharding) -> NamedSharding:
-    return NamedSharding(sharding.mesh, PartitionSpec("run", *sharding.spec))
+def stacked(states: Sequence[State], shardings: State) -> State:
+    """The states of runs, each laid out by `shardings`, as one with the axis of runs in front."""
+    ahead = jax.tree.map(lambda s: NamedSharding(s.mesh, PartitionSpec("run", *s.spec)), shardings)
+    return jax.jit(lambda *each: jax.tree.map(lambda *x: jnp.stack(x), *each), out_shardings=ahead)(*states)
 
 
 def _data(config: ConfigDict) -> tuple[Any, ...]:

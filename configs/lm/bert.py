@@ -62,7 +62,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config = base(False)
         config.model.depth, config.horizon = 2, ConfigDict({})
         config.batch_size, config.optimizer.peak_lr = 8, None  # the rate of the rule
-        points = axis("model.width", WIDTHS), axis("horizon.tokens", TOKENS)
+        points = axis("model.width", WIDTHS), axis("horizon.tokens", TOKENS), axis("seed", (0, 1, 2))
         return ConfigDict({"name": "encoders", "base": config, "design": product(*points), **demo.LIMITS})
     config = base(bool(arg))
     if arg == "tune":

@@ -6,7 +6,7 @@ from typing import Any
 from absl import flags as absl_flags
 
 from isoflop.cli import Output
-from sweeps import design, placement, plan as plans, price
+from sweeps import design, pack, placement, plan as plans, price
 from training.errors import Absent, BadInput
 
 SUMMARY = "price the points of a run or sweep: N, D, FLOPs, steps, memory, hours; nothing is run"
@@ -43,6 +43,12 @@ def define(flags: absl_flags.FlagValues) -> None:
         "where the data is on this machine.",
         flag_values=flags,
     )
+    absl_flags.DEFINE_boolean(
+        "pack",
+        None,
+        "Time packs too, several runs of a shape as one program; by default where there is an accelerator.",
+        flag_values=flags,
+    )
     absl_flags.DEFINE_float(
         "flops_per_second", None, "The speed of one worker, instead of timing it.", flag_values=flags
     )
@@ -60,16 +66,19 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         raise BadInput(f"--workers: must be at least 1, got {workers}")
     largest = max(point.config.derived.params_total for point in plan.points if point.config)
     places = placement.places(workers, len(plan.points), largest)
-    found, speed, notes = _prices(flags, plan, places[0])
+    timed, speed, notes = _prices(flags, plan, places[0])
+    found = {group: each[0] for group, each in timed.items()}
     rows = [price.row(point) for point in plan.points]
     for row, point in zip(rows, plan.points, strict=True):
         row["memory_bytes"] = found[point.group].memory_bytes if point.group in found else None
         row["minutes"] = None
-    hours = None
+    hours, packs = None, []
     if speed is not None:
         for row, seconds in zip(rows, price.seconds(plan.points, speed, found), strict=True):
             row["minutes"] = seconds / 60
-        hours = sum(row["minutes"] for row in rows) / 60 / len(places)
+        packs = [_pack(plan, group, each) for group, each in timed.items() if len(each) > 1]
+        saved = sum(pack["minutes_alone"] - pack["minutes"] for pack in packs)
+        hours = (sum(row["minutes"] for row in rows) - saved) / 60 / len(places)
     payload = {
         "name": plan.name,
         "points": rows,
@@ -80,9 +89,25 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         "workers": [str(place) for place in places],
         "hours": hours,
         "hours_source": None if speed is None else speed.source,
+        "packs": packs,
         "notes": notes,
     }
     return Output(payload, _text(payload, plan))
+
+
+def _pack(plan: plans.Plan, group: str, each: list[price.Measured]) -> dict[str, Any]:
+    """What packs of the runs of a shape would gain: the size that is best, its speed over one run at a time, minutes."""
+    flops = [point.flops for point in plan.points if point.group == group]
+    alone, chosen = each[0], pack.best(each)
+    return {
+        "params_total": alone.params,
+        "runs": len(flops),
+        "size": chosen.runs,
+        "gain": chosen.flops_per_second / alone.flops_per_second,
+        "gains": {one.runs: one.flops_per_second / alone.flops_per_second for one in each},
+        "minutes_alone": sum(flops) / alone.flops_per_second / 60,
+        "minutes": sum(flops) / chosen.flops_per_second / 60,
+    }
 
 
 def define_points(flags: absl_flags.FlagValues) -> None:
@@ -119,7 +144,7 @@ def planned(flags: absl_flags.FlagValues) -> plans.Plan:
 
 def _prices(
     flags: absl_flags.FlagValues, plan: plans.Plan, place: placement.Place
-) -> tuple[dict[str, price.Measured], price.Speed | None, list[str]]:
+) -> tuple[dict[str, list[price.Measured]], price.Speed | None, list[str]]:
     """What was compiled and timed by group, the speed of the rest, and what to say about it."""
     wanted, stated, workdir = flags.memory, flags.flops_per_second, flags.workdir
     if stated is not None and stated <= 0:
@@ -138,13 +163,14 @@ def _prices(
     if wanted is None and len(shapes) > price.MOST_SHAPES:
         notes.append(_unasked(shapes))
         shapes = price.representatives(plan, price.SAMPLES)
+    packed = placement.accelerators()[0] != "cpu" if flags.pack is None else flags.pack
     try:
-        found = price.measured(plan.base, shapes, place)
+        found = price.measured(plan.base, shapes, place, plan.groups if packed else None)
     except Absent as error:  # the counts hold all the same
         if wanted:
             raise
         return {}, speed, [*notes, f"memory and time are not measured: {error}"]
-    timed = tuple((each.params, each.flops_per_second) for each in found.values())
+    timed = tuple((each[0].params, each[0].flops_per_second) for each in found.values())
     source = f"a few steps of {len(shapes)} shape{'s' * (len(shapes) > 1)}, timed on {place}"
     return found, speed or price.Speed(timed, source), notes
 
@@ -173,6 +199,12 @@ def _text(payload: dict[str, Any], plan: plans.Plan) -> Any:
         lines.append(f"about {_duration(payload['hours'])} of training on {where} (speed: {payload['hours_source']})")
     else:
         lines.append("no estimate of hours: --memory, --flops_per_second or --workdir would give one")
+    for found in payload["packs"]:
+        gains = ", ".join(f"{size} at a time {gain:.2f}" for size, gain in found["gains"].items() if size > 1)
+        chosen = f"packs of {found['size']}" if found["size"] > 1 else "one at a time"
+        lines.append(
+            f"{found['runs']} runs of N {found['params_total']:,}: {chosen} (speed over one at a time: {gains})"
+        )
     if plan.duplicates:
         lines.append(f"{len(plan.duplicates)} points are the same run as another and were dropped")
     for point in plan.refused:
