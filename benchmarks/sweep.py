@@ -72,6 +72,22 @@ def config(shape: contenders.Shape, folder: Path) -> Path:
     return file
 
 
+def cache(folder: Path) -> str:
+    """A cache with the data that is prepared already, and no compiled programs."""
+    made = folder / f"cache-{len(list(folder.glob('cache-*')))}"
+    made.mkdir()
+    for entry in _cache().iterdir():
+        if entry.name not in ("compiled", "packs"):
+            (made / entry.name).symlink_to(entry.absolute())
+    return str(made)
+
+
+def _cache() -> Path:
+    from training import cache
+
+    return cache.folder()
+
+
 def command(arguments: list[str], cores: list[int] | None = None, **environment: str) -> None:
     """Run a command to its end, on these cores; compiled programs of earlier commands are not there."""
     pinned = ["taskset", "-c", ",".join(map(str, cores))] if cores else []
@@ -92,7 +108,7 @@ def ours(*flags: str) -> Callable[[str, Path, int], float]:
     def run(shape: str, folder: Path, processes: int) -> float:
         del processes
         arguments = [f"--config={config(SHAPES[shape], folder)}", f"--workdir={folder / 'sweep'}", *flags]
-        command(["isoflop", "sweep", *arguments], ISOFLOP_COMPILED=str(folder / "compiled"))
+        command(["isoflop", "sweep", *arguments], ISOFLOP_CACHE=cache(folder))
         return 1.0
 
     return run
@@ -104,7 +120,7 @@ def ours_processes(shape: str, folder: Path, processes: int) -> float:
         seed, rate = divmod(i, 4)
         where = [f"--where=seed=={seed}", f"--where=optimizer.peak_lr=={(rate + 1) * 1e-3:g}"]
         arguments = [f"--config={config(SHAPES[shape], folder)}", f"--workdir={folder / 'sweep'}", *where]
-        command(["isoflop", "sweep", *arguments, "--workers=1"], ISOFLOP_COMPILED=str(folder / f"compiled{i}"))
+        command(["isoflop", "sweep", *arguments, "--workers=1"], ISOFLOP_CACHE=cache(folder))
     return processes / RUNS
 
 
