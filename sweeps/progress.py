@@ -21,7 +21,7 @@ class Tally:
         self.sweep: Any = None
         self.total = self.done = 0
         self.places: tuple[Any, ...] = ()
-        self.at: dict[int, dict[str, Any]] = {}
+        self.at: dict[int, dict[str, dict[str, Any]]] = {}  # by worker, and by the runs that it is at
         self._left: dict[str, float] = {}
         self._first = 0.0
         self._began = time.monotonic()
@@ -35,24 +35,25 @@ class Tally:
             self._first = sum(self._left.values())
             self.done = self.total - len(self._left)
         elif kind == "begin":
-            self.at[event["worker"]] = {"run_id": event["run_id"], "step": 0, "loss": None}
-        elif kind == "progress" and event["worker"] in self.at:
-            self.at[event["worker"]].update(step=event["step"], loss=event["loss"])
+            self.at.setdefault(event["worker"], {})[event["run_id"]] = {"step": 0, "loss": None}
+        elif kind == "progress" and event["run_id"] in self.at.get(event["worker"], {}):
+            self.at[event["worker"]][event["run_id"]].update(step=event["step"], loss=event["loss"])
         elif kind in ("end", "error"):
-            self.at.pop(event["worker"], None)
+            self.at.get(event["worker"], {}).pop(event["run_id"], None)
             self._left.pop(event["run_id"], None)
             self.done += 1
         elif kind == "gone":
             self.at.pop(event["worker"], None)
 
-    def share(self, worker: int) -> float:
-        """How much of its run a worker has done."""
-        at = self.at[worker]
-        return at["step"] / max(self.sweep.entries[at["run_id"]].steps, 1)
+    def share(self, worker: int, run_id: str) -> float:
+        """How much of a run a worker has done."""
+        return self.at[worker][run_id]["step"] / max(self.sweep.entries[run_id].steps, 1)
 
     def eta(self) -> float | None:
         """Seconds left, by FLOPs; None before there is anything to go by."""
-        under_way = sum(self.share(worker) * self._left.get(at["run_id"], 0.0) for worker, at in self.at.items())
+        under_way = sum(
+            self.share(worker, run_id) * self._left.get(run_id, 0.0) for worker, at in self.at.items() for run_id in at
+        )
         left = sum(self._left.values()) - under_way
         done = self._first - left
         elapsed = time.monotonic() - self._began
@@ -88,13 +89,18 @@ def watching(console: Console | None = None) -> Iterator[View]:
 
 def _worker(tally: Tally, index: int) -> Text:
     name = f"{tally.places[index]!s:>8}  "
-    if index not in tally.at:
+    at = tally.at.get(index)
+    if not at:
         return Text(f"{name}...", style="dim")
-    at = tally.at[index]
-    entry = tally.sweep.entries[at["run_id"]]
-    loss = "" if at["loss"] is None else f"  loss {at['loss']:.4f}"
+    run_id = min(
+        at, key=lambda run_id: tally.share(index, run_id)
+    )  # of a pack, that which is the furthest from its end
+    entry, loss = tally.sweep.entries[run_id], at[run_id]["loss"]
+    pack = f"  and {len(at) - 1} more in a pack" if len(at) > 1 else ""
+    shown = "" if loss is None else f"  loss {loss:.4f}"
     return Text(
-        f"{name}{at['run_id']}  N {entry.params:,}  step {at['step']:,}/{entry.steps:,} {tally.share(index):4.0%}{loss}"
+        f"{name}{run_id}  N {entry.params:,}  step {at[run_id]['step']:,}/{entry.steps:,} "
+        f"{tally.share(index, run_id):4.0%}{shown}{pack}"
     )
 
 

@@ -39,12 +39,12 @@ class Stopped(RuntimeError):
 
 @dataclasses.dataclass
 class Worker:
-    """A worker process, and the point that it is at."""
+    """A worker process, and the points that it is at: several where it trains a pack."""
 
     index: int
     place: Place
     process: subprocess.Popen[str]
-    run_id: str | None = None
+    run_ids: set[str] = dataclasses.field(default_factory=set)
 
 
 def run(
@@ -54,6 +54,7 @@ def run(
     workers: int | None = None,
     view: View = lambda event: None,
     command: Sequence[str] | None = None,
+    pack: int | None = None,
 ) -> dict[str, Any]:
     """Run every point of a plan that has not ended, and return what became of all of them.
 
@@ -64,6 +65,7 @@ def run(
       workers: processes; by default as `placement.places` says.
       view: called with every event, each with the `worker` it came from, and once a turn with {"event": "tick"}.
       command: starts a worker; `COMMAND` by default.
+      pack: how many runs of a shape a worker trains as one program; by default what `sweeps.pack.choose` finds.
     Returns:
       `sweep`, `path`, `states` (runs by state), `failed` ({run_id, message} each), `ran`, `seconds`, `workers`.
     Raises:
@@ -84,7 +86,7 @@ def run(
     largest = max((sweep.entries[run_id].params for run_id in left), default=0)
     chosen = places(workers, len(left), largest) if left else ()
     view({"event": "start", "sweep": sweep, "left": left, "total": len(mine), "places": chosen})
-    ran = _Launcher(sweep, left, view, command or COMMAND).run(chosen) if left else 0
+    ran = _Launcher(sweep, left, view, command or COMMAND, pack).run(chosen) if left else 0
     states = {run_id: store.state(sweep, run_id) for run_id in mine}
     failed = [
         {"run_id": run_id, "message": (store.failure(sweep.run(run_id)) or {}).get("message")}
@@ -110,8 +112,10 @@ def _left(state: str, only: tuple[str, ...]) -> bool:
 class _Launcher:
     """The processes of one invocation."""
 
-    def __init__(self, sweep: store.Sweep, left: list[str], view: View, command: Sequence[str]):
+    def __init__(self, sweep: store.Sweep, left: list[str], view: View, command: Sequence[str], pack: int | None):
         self._sweep, self._left, self._view, self._command = sweep, left, view, tuple(command)
+        self._pack, self._count = pack, 1
+        self._alone: set[str] = set()  # points that were in a pack in which a worker died
         self._session = uuid.uuid4().hex
         self._events: queue.Queue[tuple[Worker, dict[str, Any]]] = queue.Queue()
         self._workers: list[Worker] = []
@@ -121,6 +125,7 @@ class _Launcher:
 
     def run(self, chosen: Sequence[Place]) -> int:
         """Start a worker a place, and watch them to their end; returns the number of runs that ended."""
+        self._count = len(chosen)
         with _caught(self._signals):
             try:
                 for index, place in enumerate(chosen):
@@ -153,6 +158,9 @@ class _Launcher:
             "run_ids": self._left,
             "session": self._session,
             "cores": place.cores,
+            "pack": self._pack,
+            "workers": self._count,
+            "alone": sorted(self._alone),
         }
         assert process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it has died already, which `_watch` will see
@@ -191,30 +199,36 @@ class _Launcher:
     def _take(self, worker: Worker, event: dict[str, Any]) -> None:
         kind = event["event"]
         if kind == "begin":
-            worker.run_id = event["run_id"]
+            worker.run_ids.add(event["run_id"])
         elif kind in ("end", "error"):
-            worker.run_id = None
+            worker.run_ids.discard(event["run_id"])
             self._ran += kind == "end"
         elif kind == "gone":
             self._workers.remove(worker)
             code = worker.process.wait()
-            event = {"event": "gone", "run_id": worker.run_id, "code": code}
+            event = {"event": "gone", "run_ids": sorted(worker.run_ids), "code": code}
             if code and not self._signals:
                 self._replace(worker, code)
         self._view({**event, "worker": worker.index})
 
     def _replace(self, worker: Worker, code: int) -> None:
-        """A worker died: give up the point that kills worker after worker, and start another worker for the rest."""
-        self._deaths[worker.run_id or ""] += 1
-        reason = f"its worker died ({_death(code)})"
-        log = self._sweep.path / "logs" / f"worker-{worker.index}.log"
-        if self._deaths[worker.run_id or ""] >= DEATHS:
-            if worker.run_id is None:
-                raise RunFailed(f"worker {worker.index}: {reason}; {log} says why")
-            run = self._sweep.run(worker.run_id)
-            with store.claim(run) as held:
-                if held:
-                    store.fail(run, f"{reason} {DEATHS} times", "", self._session)
+        """A worker died: give up the point that kills worker after worker, and start another worker for the rest.
+
+        Which point of a pack it was is seen when they run alone.
+        """
+        at = next(iter(worker.run_ids)) if len(worker.run_ids) == 1 else None
+        self._alone |= worker.run_ids
+        if at is not None or not worker.run_ids:
+            self._deaths[at or ""] += 1
+            reason = f"its worker died ({_death(code)})"
+            if self._deaths[at or ""] >= DEATHS:
+                if at is None:
+                    log = self._sweep.path / "logs" / f"worker-{worker.index}.log"
+                    raise RunFailed(f"worker {worker.index}: {reason}; {log} says why")
+                run = self._sweep.run(at)
+                with store.claim(run) as held:
+                    if held:
+                        store.fail(run, f"{reason} {DEATHS} times", "", self._session)
         self._start(worker.index, worker.place)
 
     def _kill(self) -> None:

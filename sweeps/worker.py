@@ -54,7 +54,28 @@ class Queue:
         return sorted(self.entries.values(), key=rank)
 
 
-def work(path: Path, run_ids: Iterable[str], session: str, report: Report) -> None:
+@dataclasses.dataclass(frozen=True)
+class Packing:
+    """How many runs of a shape a worker takes at once.
+
+    Attributes:
+      size: a number of runs; None: what `sweeps.pack.choose` finds.
+      workers: among whom the points of a shape are shared out.
+      alone: points that are not packed, since a worker died in a pack with them.
+    """
+
+    size: int | None = 1
+    workers: int = 1
+    alone: frozenset[str] = frozenset()
+
+
+def work(
+    path: Path,
+    run_ids: Iterable[str],
+    session: str,
+    report: Report,
+    packing: Packing = Packing(),
+) -> None:
     """Run points of a sweep directory until none of them is left to begin.
 
     Args:
@@ -62,6 +83,7 @@ def work(path: Path, run_ids: Iterable[str], session: str, report: Report) -> No
       run_ids: the points that may be run.
       session: names this invocation of the sweep; a point that failed in it is not tried again.
       report: called with an event ("begin", "progress", "end", "error") and its values.
+      packing: how many of them at once.
     Raises:
       Interrupted, Stopped: by a signal; everything can be continued.
     """
@@ -69,24 +91,61 @@ def work(path: Path, run_ids: Iterable[str], session: str, report: Report) -> No
 
     sweep = store.read(path)
     queue = Queue({run_id: sweep.entries[run_id] for run_id in run_ids}, sweep.run)
-    while _next(sweep, queue, session, report):
+    while _next(sweep, queue, session, report, packing):
         pass
 
 
-def _next(sweep: Any, queue: Queue, session: str, report: Report) -> bool:
-    """Run the best point that is free; False where others hold all that is left, and will end it."""
+def _next(sweep: Any, queue: Queue, session: str, report: Report, packing: Packing) -> bool:
+    """Run the best point that is free, and those that go with it; False where others hold all that is left, and will
+    end it."""
+    with contextlib.ExitStack() as held:
+        taken = _take(sweep, queue, session, queue.ranked(), 1, held)
+        if not taken:
+            return False
+        first = taken[0]
+        queue.mine.add(first.group)
+        if first.run_id not in packing.alone:
+            others = [e for e in queue.ranked() if e.group == first.group and e.run_id not in packing.alone]
+            size = _size(sweep, [first, *others], packing)
+            taken += _take(sweep, queue, session, others, size - 1, held)
+        _run(sweep, taken, session, report)
+        return True
+
+
+def _take(
+    sweep: Any, queue: Queue, session: str, entries: Iterable[Any], most: int, held: contextlib.ExitStack
+) -> list[Any]:
+    """Claim up to `most` of some points, from the first on; claims are held until `held` is closed."""
     from sweeps import store
 
-    for entry in queue.ranked():
-        with store.claim(sweep.run(entry.run_id)) as held:
-            if not held:
+    taken: list[Any] = []
+    for entry in entries:
+        if len(taken) == most:
+            break
+        with contextlib.ExitStack() as claims:
+            if not claims.enter_context(store.claim(sweep.run(entry.run_id))):
                 continue
             del queue.entries[entry.run_id]
             if _wanted(sweep.run(entry.run_id), session):
-                queue.mine.add(entry.group)
-                _run(sweep, entry, session, report)
-                return True
-    return False
+                taken.append(entry)
+                held.push(claims.pop_all())
+    return taken
+
+
+def _size(sweep: Any, entries: list[Any], packing: Packing) -> int:
+    """How many of some points of one shape to run at once."""
+    from sweeps import pack, store
+    from training.config import resolve
+    from training.errors import BadInput
+
+    if packing.size is not None or len(entries) == 1:
+        return packing.size or 1
+    free = [entry for entry in entries if store.state(sweep, entry.run_id) != "running" or entry is entries[0]]
+    share = -(-len(free) // packing.workers)
+    try:
+        return pack.choose(resolve(sweep.config(entries[0])), share, sum(entry.flops for entry in free[:share]))
+    except BadInput:  # what is wrong with the point is said when it is run
+        return 1
 
 
 def _wanted(run: Path, session: str) -> bool:
@@ -98,34 +157,52 @@ def _wanted(run: Path, session: str) -> bool:
     return (store.failure(run) or {}).get("session") != session
 
 
-def _run(sweep: Any, entry: Any, session: str, report: Report) -> None:
-    """One run to its end; what goes wrong in it is recorded, and is no reason to stop."""
-    from sweeps import store
-    from training import loop, signals
+def _run(sweep: Any, entries: list[Any], session: str, report: Report) -> None:
+    """Runs of one shape to their ends; what goes wrong in one is recorded, and is no reason to stop.
 
-    run = sweep.run(entry.run_id)
+    What failed in a pack is tried alone, before anything is said of it: the pack may have been too large.
+    """
+    from sweeps import store
+    from training import loop
+
+    for entry in entries:
+        report("begin", run_id=entry.run_id)
+    began = time.monotonic()
+    outcomes: list[Any] = [None] * len(entries)
+    jobs: list[Any] = [None] * len(entries)
+    for i, entry in enumerate(entries):
+        (sweep.run(entry.run_id) / "error.json").unlink(missing_ok=True)
+        try:
+            extra = {"sweep": sweep.name, **entry.labels}
+            jobs[i] = loop.Job(
+                sweep.config(entry), sweep.run(entry.run_id), (_observer(entry.run_id, report),), extra=extra
+            )
+        except Exception as error:
+            outcomes[i] = error
+    able = [i for i, job in enumerate(jobs) if job is not None]
+    for i, outcome in zip(able, loop.together([jobs[i] for i in able]), strict=True):
+        alone = isinstance(outcome, Exception) and len(able) > 1
+        outcomes[i] = loop.together([jobs[i]])[0] if alone else outcome
+    for entry, outcome in zip(entries, outcomes, strict=True):
+        if isinstance(outcome, Exception):
+            message = f"{type(outcome).__name__}: {' '.join(str(outcome).split())}"
+            trace = "".join(traceback.format_exception(outcome))
+            store.fail(sweep.run(entry.run_id), message, trace, session)
+            report("error", run_id=entry.run_id, message=message)
+        else:
+            seconds = time.monotonic() - began
+            report("end", run_id=entry.run_id, status=outcome["status"], loss=outcome["loss"], seconds=seconds)
+
+
+def _observer(run_id: str, report: Report) -> Callable[[int, dict[str, Any]], None]:
     told = [0.0]
 
     def observe(step: int, metrics: dict[str, Any]) -> None:
         if time.monotonic() - told[0] > QUIET:
             told[0] = time.monotonic()
-            report("progress", run_id=entry.run_id, step=step, loss=metrics.get("loss"))
+            report("progress", run_id=run_id, step=step, loss=metrics.get("loss"))
 
-    report("begin", run_id=entry.run_id)
-    began = time.monotonic()
-    try:
-        (run / "error.json").unlink(missing_ok=True)
-        extra = {"sweep": sweep.name, **entry.labels}
-        result = loop.run(sweep.config(entry), run, observers=(observe,), extra=extra)
-    except signals.Interrupted:
-        raise
-    except Exception as error:
-        message = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        store.fail(run, message, traceback.format_exc(), session)
-        report("error", run_id=entry.run_id, message=message)
-    else:
-        seconds = time.monotonic() - began
-        report("end", run_id=entry.run_id, status=result["status"], loss=result["loss"], seconds=seconds)
+    return observe
 
 
 def main() -> int:
@@ -156,7 +233,8 @@ def main() -> int:
         from training.signals import Interrupted
 
         try:
-            work(Path(job["path"]), job["run_ids"], job["session"], report)
+            packing = Packing(job["pack"], job["workers"], frozenset(job["alone"]))
+            work(Path(job["path"]), job["run_ids"], job["session"], report, packing)
         except Interrupted as error:
             return error.exit_code
     except Stopped as error:

@@ -7,7 +7,7 @@ from absl import flags as absl_flags
 from isoflop.cli import Output
 from isoflop.commands.plan import define_points, planned
 from isoflop.commands.status import table
-from sweeps import store
+from sweeps import pack, store
 from training.errors import BadInput
 
 SUMMARY = "train every point of a sweep that is not done: start, go on, retry, with the same command"
@@ -26,17 +26,23 @@ def define(flags: absl_flags.FlagValues) -> None:
     )
     define_points(flags)
     absl_flags.DEFINE_integer("workers", None, "Worker processes; by default one a core or GPU.", flag_values=flags)
+    absl_flags.DEFINE_string(
+        "pack",
+        "auto",
+        "Runs of one shape that a worker trains as one program; by default as many as were measured to pay.",
+        flag_values=flags,
+    )
 
 
 def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     """Run the sweep and show what became of its points."""
     workdir = directory(flags, args, "sweep")
-    only = store.parse_states(flags.only)
+    only, size = store.parse_states(flags.only), pack.parse(flags.pack)
     plan = planned(flags)
     from sweeps import progress, run as launcher
 
     with progress.watching() as view:
-        outcome = launcher.run(plan, workdir, only, flags.workers, view)
+        outcome = launcher.run(plan, workdir, only, flags.workers, view, pack=size)
     rows = {row["run_id"]: row for row in store.status(store.read(workdir))}
     payload = outcome | {
         "runs": [rows[point.run_id] for point in plan.points],

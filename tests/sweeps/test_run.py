@@ -81,6 +81,51 @@ def test_a_killed_worker_s_run_goes_on_from_its_checkpoint_to_the_same_numbers(m
     ]
 
 
+def test_packs_leave_the_records_that_runs_alone_leave(make, tmp_path, fake):
+    """Of one shape, with a run that diverges and one that fails among them; each shape is compiled once."""
+    seeds = d.product(d.axis("seed", (0, 1, 2)), d.axis("optimizer.peak_lr", (0.05, 0.1)))
+    other = ({"seed": 3, "data.crash": "no such corpus"}, {"seed": 4, "data.nan_at": 20}, {"model.size": 9.0})
+    sweep = make(d.chain(seeds, other), base={"model": {"size": 8.0}}, strict=True)
+    plan = plans.plan(sweep)
+    alone, _ = launch(plan, tmp_path / "alone", fake, workers=1, pack=1)
+    packed, _ = launch(plan, tmp_path / "packed", fake, workers=1, pack=8)
+    assert packed["states"] == alone["states"] == {"failed": 1, "completed": 7, "diverged": 1}
+    assert packed["failed"] == alone["failed"]
+    ones, others = results(tmp_path / "alone"), results(tmp_path / "packed")
+    assert ones.keys() == others.keys()
+    for run_id, one in ones.items():
+        found = others[run_id]
+        assert (found["status"], found["steps"]) == (one["status"], one["steps"])
+        assert one["loss"] is None or found["loss"] == pytest.approx(one["loss"], rel=1e-5)
+    assert sorted(found["pack"] for found in others.values())[-6:] == [6] * 6
+    assert sum(found["compiles"] for found in ones.values()) == 2  # one a distinct shape
+
+
+def test_a_pack_that_kills_its_worker_is_run_one_by_one(make, tmp_path, fake):
+    """What kills depends on the data, which is no part of a shape here, as the memory that runs take is none."""
+    points = ({"seed": 0}, {"seed": 1, "log.every": 3}, {"seed": 2})
+    plan = plans.plan(make(points))
+    path, killed = tmp_path / "study", []
+
+    def kill(event):
+        if event["event"] == "begin" and not killed:
+            killed.append(1)
+            os.kill(workers[0], signal.SIGKILL)
+
+    workers = []
+    start = launcher._Launcher._start
+
+    def started(self, index, place):
+        start(self, index, place)
+        workers.append(self._workers[-1].process.pid)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(launcher._Launcher, "_start", started)
+        outcome, _ = launch(plan, path, fake, workers=1, pack=3, view=kill)
+    assert outcome["states"] == {"completed": 3} and len(workers) == 2
+    assert [found["pack"] for found in results(path).values()] == [1, 1, 1]
+
+
 @pytest.fixture
 def slow_config(tmp_path):
     """A sweep config file whose runs take some seconds each."""
