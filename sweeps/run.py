@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeps import plan as plans, store
+from sweeps import lease, plan as plans, store
 from sweeps.placement import Place, places
 from training.errors import BadInput, RunFailed
 from training.task import resolve as family_of
@@ -226,7 +226,7 @@ class _Launcher:
                     log = self._sweep.path / "logs" / f"worker-{worker.index}.log"
                     raise RunFailed(f"worker {worker.index}: {reason}; {log} says why")
                 run = self._sweep.run(at)
-                with store.claim(run) as held:
+                with lease.claim(run) as held:
                     if held:
                         store.fail(run, f"{reason} {DEATHS} times", "", self._session)
         self._start(worker.index, worker.place)

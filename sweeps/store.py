@@ -1,24 +1,23 @@
 """The sweep directory: `sweep.json`, and one run directory a point under `runs/`, whose files say what state it is in.
 
 `sweep.json` holds the bases (completed configs) and the points (a base, overrides, labels), by run id. Points are only
-ever added: what an earlier design asked for stays. A point is worked on by whoever holds the lock of
-`runs/<run_id>/claim`, and the kernel releases that lock when its holder dies. `error.json` is what an exception left.
+ever added: what an earlier design asked for stays. A point is worked on by whoever holds its lease (`sweeps.lease`).
+`error.json` is what an exception left.
 """
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from sweeps import plan as plans
+from sweeps import lease, plan as plans
 from training import config as configs
 from training.errors import BadInput, nearest
 from training.files import locked, read_json, write_json
@@ -132,7 +131,7 @@ def state(sweep: Sweep, run_id: str) -> str:
     ended = result(run)
     if ended is not None:
         return str(ended.get("status"))
-    if is_claimed(run):
+    if lease.is_claimed(run):
         return "running"
     if (run / "error.json").exists():
         return "failed"
@@ -165,34 +164,6 @@ def parse_states(text: str, choices: tuple[str, ...] = ("missing", "interrupted"
         if word not in choices:
             raise BadInput(f"--only: no state {word!r}{nearest(word, choices)} (known: {', '.join(choices)})")
     return wanted or choices
-
-
-@contextlib.contextmanager
-def claim(run: Path) -> Iterator[bool]:
-    """Try to hold a run; False where a live process holds it."""
-    run.mkdir(parents=True, exist_ok=True)
-    with open(run / "claim", "a") as file:
-        for _ in range(5):
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                time.sleep(0.005)  # someone may only have looked, as `is_claimed` does
-                continue
-            yield True
-            return
-        yield False
-
-
-def is_claimed(run: Path) -> bool:
-    """Whether a live process holds a run."""
-    try:
-        with open(run / "claim") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except FileNotFoundError:
-        return False
-    except BlockingIOError:
-        return True
-    return False
 
 
 def fail(run: Path, message: str, traceback: str, session: str) -> None:

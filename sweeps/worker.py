@@ -7,6 +7,7 @@ loop, `work`, needs nothing of this: any launcher that can start a process can c
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -87,12 +88,16 @@ def work(
     Raises:
       Interrupted, Stopped: by a signal; everything can be continued.
     """
-    from sweeps import store
+    from sweeps import lease, store
 
     sweep = store.read(path)
     queue = Queue({run_id: sweep.entries[run_id] for run_id in run_ids}, sweep.run)
-    while _next(sweep, queue, session, report, packing):
-        pass
+    while True:
+        while _next(sweep, queue, session, report, packing):
+            pass
+        if not any(lease.doubtful(sweep.run(run_id)) for run_id in queue.entries):
+            return
+        time.sleep(lease.seconds() / lease.BEATS)  # until it is seen whether their holders, elsewhere, are alive
 
 
 def _next(sweep: Any, queue: Queue, session: str, report: Report, packing: Packing) -> bool:
@@ -104,8 +109,8 @@ def _next(sweep: Any, queue: Queue, session: str, report: Report, packing: Packi
             return False
         first = taken[0]
         queue.mine.add(first.group)
-        if first.run_id not in packing.alone:
-            others = [e for e in queue.ranked() if e.group == first.group and e.run_id not in packing.alone]
+        if _packable(sweep, first, packing):
+            others = [e for e in queue.ranked() if e.group == first.group and _packable(sweep, e, packing)]
             size = _size(sweep, [first, *others], packing)
             taken += _take(sweep, queue, session, others, size - 1, held)
         _run(sweep, taken, session, report)
@@ -116,20 +121,27 @@ def _take(
     sweep: Any, queue: Queue, session: str, entries: Iterable[Any], most: int, held: contextlib.ExitStack
 ) -> list[Any]:
     """Claim up to `most` of some points, from the first on; claims are held until `held` is closed."""
-    from sweeps import store
+    from sweeps import lease
 
     taken: list[Any] = []
     for entry in entries:
         if len(taken) == most:
             break
         with contextlib.ExitStack() as claims:
-            if not claims.enter_context(store.claim(sweep.run(entry.run_id))):
+            if not claims.enter_context(lease.claim(sweep.run(entry.run_id))):
                 continue
             del queue.entries[entry.run_id]
             if _wanted(sweep.run(entry.run_id), session):
                 taken.append(entry)
                 held.push(claims.pop_all())
     return taken
+
+
+def _packable(sweep: Any, entry: Any, packing: Packing) -> bool:
+    """Whether a point may go into a pack: not where a worker died that was at it."""
+    from sweeps import lease
+
+    return entry.run_id not in packing.alone and not lease.deaths(sweep.run(entry.run_id))
 
 
 def _size(sweep: Any, entries: list[Any], packing: Packing) -> int:
@@ -162,7 +174,7 @@ def _run(sweep: Any, entries: list[Any], session: str, report: Report) -> None:
 
     What failed in a pack is tried alone, before anything is said of it: the pack may have been too large.
     """
-    from sweeps import store
+    from sweeps import lease, store
     from training import loop
 
     for entry in entries:
@@ -171,11 +183,15 @@ def _run(sweep: Any, entries: list[Any], session: str, report: Report) -> None:
     outcomes: list[Any] = [None] * len(entries)
     jobs: list[Any] = [None] * len(entries)
     for i, entry in enumerate(entries):
-        (sweep.run(entry.run_id) / "error.json").unlink(missing_ok=True)
+        run = sweep.run(entry.run_id)
+        (run / "error.json").unlink(missing_ok=True)
         try:
-            extra = {"sweep": sweep.name, **entry.labels}
             jobs[i] = loop.Job(
-                sweep.config(entry), sweep.run(entry.run_id), (_observer(entry.run_id, report),), extra=extra
+                sweep.config(entry),
+                run,
+                (_observer(entry.run_id, report),),
+                extra={"sweep": sweep.name, **entry.labels},
+                check=functools.partial(lease.check, run),
             )
         except Exception as error:
             outcomes[i] = error

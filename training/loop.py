@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Job:
       observers: called with (step, metrics) at every logged step, e.g. a progress bar or a mirror.
       allow_change: semantic keys that may differ from the config that began the run.
       extra: entries for the record, e.g. the sweep and its design columns.
+      check: called before the record is written; what it raises is raised.
     """
 
     config: ConfigDict
@@ -46,6 +47,7 @@ class Job:
     observers: Sequence[Observer] = ()
     allow_change: tuple[str, ...] = ()
     extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+    check: Callable[[], None] = lambda: None
 
 
 def run(
@@ -96,6 +98,7 @@ def _run(job: Job) -> pack.Run:
         finally:
             saved.close()
         result = record.result(config, family.cost(config), task.facts(), env, done, measured) | job.extra
+        job.check()
         directory.finish(result)
         return result
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps import design as d, placement, plan as plans, run as launcher, store
+from sweeps import design as d, lease, placement, plan as plans, run as launcher, store
 from sweeps.worker import Queue
 from training.errors import BadInput, RunFailed
 
@@ -229,7 +229,7 @@ def test_a_run_held_by_another_process_is_left_to_it(make, tmp_path, fake):
     plan = plans.plan(make())
     sweep = store.add(tmp_path / "study", plan)
     first, second = sweep.entries
-    with store.claim(sweep.run(first)) as held:
+    with lease.claim(sweep.run(first)) as held:
         assert held
         outcome, events = launch(plan, sweep.path, fake)
     assert outcome["states"] == {"running": 1, "completed": 1}

@@ -7,14 +7,14 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
-from sweeps import collect, design as d, plan as plans, store
+from sweeps import collect, design as d, lease, plan as plans, store
 from training import loop
 from training.errors import BadInput
 
 HOLD = """
 import sys, pathlib
-from sweeps import store
-with store.claim(pathlib.Path(sys.argv[1])) as held:
+from sweeps import lease
+with lease.claim(pathlib.Path(sys.argv[1])) as held:
     print(held, flush=True)
     sys.stdin.read()
 """
@@ -55,12 +55,12 @@ def test_states_are_read_from_files(sweep):
     )
     assert holder.stdout.readline() == "True\n"
     assert store.state(sweep, fourth) == "running"
-    with store.claim(sweep.run(fourth)) as held:
+    with lease.claim(sweep.run(fourth)) as held:
         assert not held
     holder.kill()
     holder.wait()
     assert store.state(sweep, fourth) == "missing"  # the kernel let go
-    with store.claim(sweep.run(fourth)) as held:
+    with lease.claim(sweep.run(fourth)) as held:
         assert held
 
 
