@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from sweeps.run import View
+from sweeps.launch import View
 
 
 class Tally:
@@ -75,7 +75,7 @@ def watching(console: Console | None = None) -> Iterator[View]:
     with Live(bar, console=console, refresh_per_second=4, transient=True) as live:
 
         def view(event: dict[str, Any]) -> None:
-            if event["event"] in ("end", "error", "stopping"):
+            if event["event"] in ("end", "error", "stopping", "note"):
                 _line(console, tally, event)
             else:
                 tally.take(event)
@@ -122,6 +122,8 @@ def _line(console: Console, tally: Tally, event: dict[str, Any]) -> None:
         )
     elif kind == "error":
         console.print(f"{tally.done:>4}/{tally.total}  {event['run_id']}  failed: {event['message']}", markup=False)
+    elif kind == "note":
+        console.print(event["text"], markup=False)
     elif kind == "stopping":
         console.print("stopping: the workers save and leave (once more to stop at once)")
 

@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -221,8 +221,55 @@ def _observer(run_id: str, report: Report) -> Callable[[int, dict[str, Any]], No
     return observe
 
 
+def serve(
+    path: Path, run_ids: Iterable[str], session: str, packing: Packing, report: Report, cores: Sequence[int] = ()
+) -> int | None:
+    """Be a worker in this process, which answers signals meanwhile; returns the one that stopped it, None where none did.
+
+    Args: as in `work`, and
+      cores: to be pinned to.
+    """
+    from sweeps import placement
+
+    with _answering():
+        try:
+            placement.pin(cores)
+            prepare()
+            from training.signals import Interrupted
+
+            try:
+                work(path, run_ids, session, report, packing)
+            except Interrupted as error:
+                return error.number
+        except Stopped as error:
+            return error.args[0]
+    return None
+
+
+@contextlib.contextmanager
+def _answering() -> Iterator[None]:
+    """Raise `Stopped` in the main thread at a signal, where the loop of a run does not catch it; a second one ends all."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+
+    def stop(number: int, frame: object) -> None:
+        del frame
+        for each in numbers:
+            signal.signal(each, signal.SIG_DFL)
+        raise Stopped(number)
+
+    previous = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
 def main() -> int:
-    """The process: reads its job, pins itself, works, and answers signals."""
+    """The process of the local launcher: reads its job from standard input, and writes events to standard output."""
     job = json.loads(sys.stdin.readline())
     events = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print must not end up among the events
@@ -231,31 +278,10 @@ def main() -> int:
         with contextlib.suppress(BrokenPipeError):  # the parent is gone: `_watch` sees to that
             events.write(json.dumps({"event": event, **values}) + "\n")
 
-    def stop(number: int, frame: object) -> None:
-        del frame
-        for each in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(each, signal.SIG_DFL)  # a second one ends it at once
-        raise Stopped(number)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
     threading.Thread(target=_watch, daemon=True).start()
-
-    from sweeps import placement
-
-    try:
-        placement.pin(job["cores"])
-        prepare()
-        from training.signals import Interrupted
-
-        try:
-            packing = Packing(job["pack"], job["workers"], frozenset(job["alone"]))
-            work(Path(job["path"]), job["run_ids"], job["session"], report, packing)
-        except Interrupted as error:
-            return error.exit_code
-    except Stopped as error:
-        return 128 + error.args[0]
-    return 0
+    packing = Packing(job["pack"], job["workers"], frozenset(job["alone"]))
+    stopped = serve(Path(job["path"]), job["run_ids"], job["session"], packing, report, job["cores"])
+    return 0 if stopped is None else 128 + stopped
 
 
 def _watch() -> None:

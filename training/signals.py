@@ -1,11 +1,15 @@
-"""Stopping politely: the first SIGINT or SIGTERM asks the loop to save and leave, a second one leaves at once."""
+"""Stopping politely: the first signal asks the loop to save and leave, a second one leaves at once.
+
+They are those of a person (SIGINT), of a machine that is taken away (SIGTERM), and of a cluster whose time is nearly up
+(SIGUSR1 or SIGUSR2, as it is asked).
+"""
 
 import contextlib
 import signal
 import threading
 from collections.abc import Iterator
 
-CAUGHT = (signal.SIGINT, signal.SIGTERM)
+CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Interrupted(RuntimeError):
@@ -13,7 +17,7 @@ class Interrupted(RuntimeError):
 
     def __init__(self, number: int, step: int):
         super().__init__(f"stopped by {signal.Signals(number).name} at step {step}; the same command continues it")
-        self.exit_code = 128 + number
+        self.number, self.exit_code = number, 128 + number
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ from typing import Any
 from absl import flags as absl_flags
 
 from isoflop.cli import Output
+from isoflop.commands.sweep import define_launch, options
 from sweeps import plan as plans
 from training.errors import BadInput
 
@@ -20,7 +21,7 @@ CONFIG = True
 def define(flags: absl_flags.FlagValues) -> None:
     """The flags of the command."""
     absl_flags.DEFINE_string("workdir", None, "The sweep directory; runs/reproduce/NAME by default.", flag_values=flags)
-    absl_flags.DEFINE_integer("workers", None, "Worker processes; by default one a core or GPU.", flag_values=flags)
+    define_launch(flags)
 
 
 def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
@@ -33,14 +34,14 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     expected = config.expected
     if (expected.mean is None) != (expected.tolerance is None):
         raise BadInput("expected: give both mean and tolerance, or neither")
-    plan = plans.plan(config)
+    plan, chosen = plans.plan(config), options(flags)
     import pyarrow.parquet as pq
 
     from sweeps import collect, progress, run as launcher, summary
 
     path = Path(flags.workdir or Path("runs/reproduce") / plan.name)
     with progress.watching() as view:
-        outcome = launcher.run(plan, path, (), flags.workers, view)
+        outcome = launcher.run(plan, path, (), view, flags.launcher, chosen)
     ids = {point.run_id for point in plan.points}
     rows = [row for row in pq.read_table(collect.collect(path)).to_pylist() if row["run_id"] in ids]
     if outcome["failed"] or any(row["status"] != "completed" for row in rows):

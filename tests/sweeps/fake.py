@@ -140,9 +140,10 @@ if __name__ == "__main__":
     install()
     if sys.argv[1] == "cli":
         from isoflop.cli import main
-        from sweeps import price, run
+        from sweeps import price
+        from sweeps.launch import local
 
-        run.COMMAND, price.COMMAND = WORKER, PRICE
+        local.COMMAND, price.COMMAND = WORKER, PRICE
         del sys.argv[1]
         sys.exit(main(sys.argv[1:]))
     sys.exit(importlib.import_module(f"sweeps.{sys.argv[1]}").main())

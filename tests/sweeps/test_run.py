@@ -11,19 +11,20 @@ from pathlib import Path
 import pytest
 
 from sweeps import design as d, lease, placement, plan as plans, run as launcher, store
+from sweeps.launch import Options, local
 from sweeps.worker import Queue
 from training.errors import BadInput, RunFailed
 
 
 def launch(plan, path, fake, **options):
     events = []
-    view = options.pop("view", lambda event: None)
+    view, only = options.pop("view", lambda event: None), options.pop("only", ())
 
     def seen(event):
         events.append(event)
         view(event)
 
-    return launcher.run(plan, path, view=seen, command=fake.WORKER, **options), events
+    return launcher.run(plan, path, only, seen, options=Options(command=fake.WORKER, **options)), events
 
 
 def results(path):
@@ -113,14 +114,14 @@ def test_a_pack_that_kills_its_worker_is_run_one_by_one(make, tmp_path, fake):
             os.kill(workers[0], signal.SIGKILL)
 
     workers = []
-    start = launcher._Launcher._start
+    start = local._Processes._start
 
     def started(self, index, place):
         start(self, index, place)
         workers.append(self._workers[-1].process.pid)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(launcher._Launcher, "_start", started)
+        patch.setattr(local._Processes, "_start", started)
         outcome, _ = launch(plan, path, fake, workers=1, pack=3, view=kill)
     assert outcome["states"] == {"completed": 3} and len(workers) == 2
     assert [found["pack"] for found in results(path).values()] == [1, 1, 1]
@@ -215,13 +216,15 @@ def test_workers_outlive_a_killed_parent_only_to_save(tmp_path, fake, slow_confi
 
 def test_a_sweep_without_workers_is_refused_before_anything_is_written(make, tmp_path):
     with pytest.raises(BadInput, match="--workers: must be at least 1"):
-        launcher.run(plans.plan(make()), tmp_path / "study", workers=0)
+        launcher.run(plans.plan(make()), tmp_path / "study", options=Options(workers=0))
     assert not (tmp_path / "study").exists()
 
 
 def test_workers_that_cannot_start_are_an_error_that_names_the_log(make, tmp_path):
     with pytest.raises(RunFailed, match=r"worker 0: its worker died \(exit code 1\); .*worker-0.log says why"):
-        launcher.run(plans.plan(make()), tmp_path / "study", workers=1, command=(sys.executable, "-c", "1/0"))
+        launcher.run(
+            plans.plan(make()), tmp_path / "study", options=Options(workers=1, command=(sys.executable, "-c", "1/0"))
+        )
     assert "ZeroDivisionError" in (tmp_path / "study" / "logs" / "worker-0.log").read_text()
 
 

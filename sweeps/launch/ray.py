@@ -1,0 +1,117 @@
+"""Ray: tasks that are workers on the sweep directory, on a cluster that is there or on this machine.
+
+Ray starts a task again where its process or its node dies, and the leases of its points make them free. With a fraction of
+a GPU, several tasks share one, each with its share of the memory.
+"""
+
+import importlib.util
+import logging
+import os
+import socket
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from sweeps import store
+from sweeps.launch.launcher import Options, View, elsewhere, parsed
+from sweeps.launch.watch import watch
+from training.errors import BadInput, RunFailed
+
+KINDS: dict[str, Any] = {
+    "address": str,  # of a cluster, "auto" for the one that this machine belongs to; without it, Ray starts here
+    "num_cpus": float,  # of each worker
+    "num_gpus": float,
+    "memory": float,  # bytes
+    "max_retries": int,
+}
+RETRIES = 100  # of a task whose node is taken away
+GRACE = 60.0  # seconds to save after a signal
+
+
+def check(options: Options) -> None:
+    """Raise BadInput where an option is wrong, or where there is no Ray."""
+    parsed(options.engine, KINDS)
+    if options.detach:
+        raise BadInput("--detach: Ray's tasks end with the process that started them; submit the command as a Ray job")
+    if not importlib.util.find_spec("ray"):
+        raise BadInput("--launcher=ray: Ray is not installed: pip install 'isoflop[ray]'")
+    host, colon, port = options.engine.get("address", "").removeprefix("ray://").rpartition(":")
+    if colon and port.isdigit():  # Ray itself would try for minutes
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise BadInput(f"--engine address={host}:{port}: no Ray cluster there ({error.strerror})") from error
+
+
+def places(sweep: store.Sweep, left: list[str], options: Options) -> Sequence[str]:
+    """A name for every task; by default as many as the cluster has room for."""
+    del sweep
+    return [f"task {i}" for i in range(min(options.workers or _room(options), len(left)))]
+
+
+def launch(sweep: store.Sweep, left: list[str], options: Options, view: View, signals: list[int]) -> int:
+    """Run points in Ray tasks; see `sweeps.launch.launcher.Launcher`."""
+    ray = _joined(options)
+    count = len(places(sweep, left, options))
+    wanted = {"max_retries": RETRIES, **_resources(options)}
+    gpus = wanted.get("num_gpus", 0)
+    if 0 < gpus < 1:
+        share = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 * gpus:.3f}"}
+        wanted["runtime_env"] = {"env_vars": share}
+    task = ray.remote(elsewhere).options(**wanted)  # type: ignore[attr-defined]
+    session = uuid.uuid4().hex
+    tasks = [task.remote(str(sweep.path), left, session, options.pack, count) for _ in range(count)]
+
+    def alive() -> bool:
+        return len(ray.wait(tasks, num_returns=len(tasks), timeout=0)[1]) > 0
+
+    ended = watch(sweep, left, count, view, alive, signals)
+    if signals:
+        view({"event": "stopping"})
+        for each in tasks:
+            ray.cancel(each)  # as Ctrl-C in the task: it saves and leaves
+        deadline = time.monotonic() + GRACE
+        while alive() and time.monotonic() < deadline and len(signals) < 2:
+            time.sleep(0.5)
+        for each in tasks:
+            ray.cancel(each, force=True)
+    else:
+        try:
+            ray.get(tasks)
+        except ray.exceptions.RayError as error:
+            if not ended:
+                said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+                raise RunFailed(f"ray: no worker came to its end: {said}") from error
+    return ended
+
+
+def _resources(options: Options) -> dict[str, Any]:
+    return {name: value for name, value in parsed(options.engine, KINDS).items() if name != "address"}
+
+
+def _joined(options: Options) -> Any:
+    """The library, in a cluster."""
+    import ray
+
+    if not ray.is_initialized():
+        address = options.engine.get("address", os.environ.get("RAY_ADDRESS"))
+        try:
+            ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError) as error:
+            said = " ".join(str(error).split())
+            raise BadInput(f"--engine address={address}: no Ray cluster there ({said})") from error
+    return ray
+
+
+def _room(options: Options) -> int:
+    """How many workers fit into the cluster, which is joined, or started."""
+    ray = _joined(options)
+    wanted = {"num_cpus": 1.0, **_resources(options)}
+    there = ray.cluster_resources()
+    names = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
+    fits = [there.get(names[name], 0.0) / value for name, value in wanted.items() if name in names and value > 0]
+    room = int(min(fits))
+    if room < 1:
+        raise BadInput(f"--engine: no node of the Ray cluster has room for a worker with {wanted}")
+    return room
