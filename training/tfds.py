@@ -34,7 +34,8 @@ def builder(what: str, name: str, data_dir: str | None, known: Iterable[str]) ->
       BadInput: there is no such dataset, or it needs a package that is not there.
     """
     import tensorflow_datasets as tfds
-    import tensorflow_datasets.text  # registers the older datasets, c4 and wiki40b among them
+    import tensorflow_datasets.text  # these register the older datasets, c4, wiki40b and WMT among them
+    import tensorflow_datasets.translate
 
     known = tuple(known)
     try:

@@ -12,10 +12,12 @@ import subprocess
 import tokenize
 from pathlib import Path
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 import zstandard
+from ml_collections import ConfigDict
 
 from lm import corpora
 from lm.corpora import catalogue, debian, files, manuals, packages, stdlib
@@ -388,6 +390,78 @@ def test_catalogue_signatures(mocked, tmp_path, name, args):
     texts = listed(name, tmp_path, **args)
     assert len(texts) == 5 and all(isinstance(text, str) and "\0" not in text for text in texts)
     assert any(texts) and texts == listed(name, tmp_path, **args)
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "labels"),
+    [
+        ("imdb_reviews", {"target_key": "label"}, {"neg", "pos"}),
+        (
+            "ag_news_subset",
+            {"text_key": "description", "target_key": "label"},
+            {"World", "Sports", "Business", "Sci/Tech"},
+        ),
+        ("glue/sst2", {"target_key": "label"}, {"negative", "positive"}),
+        ("wmt16_translate/de-en", {"text_key": "en", "target_key": "de"}, None),
+        ("ted_hrlr_translate/pt_to_en", {"text_key": "pt", "target_key": "en"}, None),
+    ],
+)
+def test_catalogue_pairs(mocked, tmp_path, name, args, labels):
+    """Labelled texts come with the names of their classes, translations with both sides, kept together by their source."""
+    texts = listed(name, tmp_path, **args)
+    sources, targets = texts[::2], texts[1::2]
+    assert len(sources) == len(targets) == 5 and texts == listed(name, tmp_path, **args)
+    assert labels is None or set(targets) <= labels
+    assert labels is not None or any(targets)
+    documents = corpora.open_corpus(name, args, tmp_path).documents()
+    assert documents.groups(range(5)) == sources
+
+
+def test_a_labelled_and_a_translated_dataset_for_real(tmp_path):
+    """Registered datasets are prepared without TensorFlow and become the batches of their objectives."""
+    import tensorflow_datasets as tfds
+
+    from lm import task as family
+    from training import config as configs
+
+    class LocalPairs(tfds.core.GeneratorBasedBuilder):
+        """A hundred lines, each with its translation and its topic."""
+
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            said = tfds.features.Translation(["en", "de"])
+            topic = tfds.features.ClassLabel(names=["weather", "food"])
+            features = tfds.features.FeaturesDict({"said": said, "topic": topic})
+            return tfds.core.DatasetInfo(builder=self, features=features)
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples()}
+
+        def _generate_examples(self):
+            for i in range(100):
+                said = {"en": f"line {i} of rain", "de": f"Zeile {i} vom Regen"}
+                yield i, {"said": said, "topic": i % 2}
+
+    def first(model, target):
+        args = {"text_key": "said/en", "target_key": target, "data_dir": str(tmp_path / "tfds")}
+        data = {
+            "corpus": "local_pairs",
+            "corpus_args": args,
+            "seq_len": 32,
+            "cache_dir": str(tmp_path),
+            "eval_fraction": 0.2,
+        }
+        short = {"task": "lm", "model": model, "data": data, "batch_size": 4, "horizon": {"steps": 2}}
+        task = family.build(configs.resolve(configs.complete(ConfigDict(short))))
+        return task.batch(0, slice(None)), task.facts()
+
+    small = {"width": 16, "depth": 1, "heads": 2}
+    batch, facts = first({"name": "encoder", **small}, "topic")
+    assert set(np.unique(batch["label"])) <= {0, 1} and facts["num_classes"] == 2
+    batch, facts = first({"name": "encoder_decoder", **small}, "said/de")
+    rows = [bytes(int(b) for b in row if 0 < b < 256).decode() for row in batch["source"]]
+    assert all(row.startswith("line ") and row.endswith(" of rain") for row in rows)
 
 
 def test_catalogue_features(tmp_path):
