@@ -1,4 +1,4 @@
-"""Stopping politely: the first signal asks the loop to save and leave, a second one leaves at once.
+"""Stopping politely: the first signal asks the loop to save and leave, the same one once more leaves at once.
 
 They are those of a person (SIGINT), of a machine that is taken away (SIGTERM), and of a cluster whose time is nearly up
 (SIGUSR1 or SIGUSR2, as it is asked).
@@ -32,8 +32,8 @@ def stoppable() -> Iterator[list[int]]:
     def note(number: int, frame: object) -> None:
         del frame
         received.append(number)
-        for each, handler in previous.items():
-            signal.signal(each, handler)
+        # Another kind may follow, as a cluster's warning follows its preemption: that is no second request.
+        signal.signal(number, previous[signal.Signals(number)])
 
     for number in CAUGHT:
         signal.signal(number, note)

@@ -78,8 +78,11 @@ def parsed(engine: Mapping[str, str], kinds: Mapping[str, Callable[[str], Any]])
     return values
 
 
-def elsewhere(path: str, run_ids: Sequence[str], session: str, pack: int | None, workers: int) -> int | None:
-    """Be a worker in a process that an engine started; returns the signal that stopped it, None where none did."""
+def elsewhere(
+    path: str, run_ids: Sequence[str], session: str, pack: int | None, workers: int
+) -> tuple[int | None, bool]:
+    """Be a worker in a process that an engine started; returns the signal that stopped it, None where none did, and
+    whether any run moved meanwhile."""
     from sweeps import placement, worker
 
     kind, _ = placement.accelerators()
@@ -87,8 +90,11 @@ def elsewhere(path: str, run_ids: Sequence[str], session: str, pack: int | None,
     if kind == "cpu" and len(cores) == 1:
         os.environ.update(placement.Place(cores=tuple(cores)).environment())
 
+    moved = []
+
     def report(event: str, **values: Any) -> None:
+        moved.extend([event] if event in ("progress", "end") and not moved else [])
         if event != "progress":
             print(json.dumps({"event": event, **values}), flush=True)
 
-    return worker.serve(Path(path), run_ids, session, worker.Packing(pack, workers), report)
+    return worker.serve(Path(path), run_ids, session, worker.Packing(pack, workers), report), bool(moved)

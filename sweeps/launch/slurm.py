@@ -56,8 +56,10 @@ class Work:
 
     def __call__(self) -> None:
         """Work on the sweep until nothing is left, or until SLURM says stop."""
-        stopped = elsewhere(self.path, self.run_ids, self.session, self.pack, self.workers)
-        if stopped == signal.SIGUSR2:
+        stopped, moved = elsewhere(self.path, self.run_ids, self.session, self.pack, self.workers)
+        if stopped == signal.SIGUSR2 and not moved:
+            print("no step was made in the time that SLURM gave: not put back into the queue", flush=True)
+        elif stopped == signal.SIGUSR2:
             job = os.environ.get("SLURM_ARRAY_JOB_ID", os.environ["SLURM_JOB_ID"])
             task = os.environ.get("SLURM_ARRAY_TASK_ID")
             subprocess.run(["scontrol", "requeue", f"{job}_{task}" if task else job], check=True, timeout=60)
@@ -132,6 +134,8 @@ def _parameters(options: Options) -> dict[str, Any]:
 
 
 def _queued(number: str) -> bool:
-    """Whether any task of a job waits or runs."""
+    """Whether any task of a job waits or runs; so it is taken to be while SLURM does not answer."""
     found = subprocess.run(["squeue", "-h", "-j", number, "-o", "%T"], capture_output=True, text=True)
+    if found.returncode:
+        return "Invalid job id" not in found.stderr  # what SLURM says of a job that ended a while ago
     return bool(found.stdout.strip())
