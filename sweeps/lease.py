@@ -1,12 +1,12 @@
 """Who works on a run: a lease that its holder renews, on any shared file system.
 
-`<run>/leases/<generation>` is made whole and exclusively, by a hard link; whoever made the highest generation holds the
-run. It says who that is, on which boot of which machine, counts heartbeats, and says at last that it is released. On one
-machine a lock of `<run>/claim`, which the kernel releases when its holder dies, tells at once who is alive. Of a holder on
-another machine only its heartbeats are believed: a lease that has not changed for `seconds()` on the clock of the one who
-looks, which no change of the date moves, is taken over. A holder that finds a higher generation than its own, or could not
-renew its lease for as long, leaves its process at once, writing nothing; at worst two work on one run for one beat, which
-the files of a run survive (lines of metrics name their attempt, all else is written whole).
+`<run>/leases/<generation>` is made whole and exclusively, by a hard link, and stays; whoever made the highest generation
+holds the run. It says who that is, on which boot of which machine, counts heartbeats, and says at last that it is released.
+On one machine a lock of `<run>/claim`, which the kernel releases when its holder dies, tells at once who is alive. Of a
+holder on another machine only its heartbeats are believed: a lease that has not changed for as long as it lives on the clock
+of the one who looks, which no change of the date moves, is taken over. A holder that finds a higher generation than its own,
+or could not renew its lease for most of its life, leaves its process at once, writing nothing; at worst two work on one run
+for one beat, which the files of a run survive (lines of metrics name their attempt, all else is written whole).
 """
 
 import contextlib
@@ -14,27 +14,49 @@ import dataclasses
 import errno
 import fcntl
 import json
+import math
 import os
 import socket
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from training.errors import BadInput
 
 LOST = 75  # exit code of a process that lost a lease
 FOLDER = "leases"
 BEATS = 6  # in the life of a lease
+MARGIN = 2 / 3  # of its life, after which a holder that could not renew it leaves
+BRIEF = (
+    errno.EROFS,
+    errno.EIO,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EAGAIN,
+)  # errors of a directory that may come back
 WORKER = uuid.uuid4().hex  # this process
 # What is taken from a file that a crash tore, where there are no hard links, or that was taken over this moment.
-UNKNOWN = {"worker": "", "boot": "", "beat": -1, "released": False, "deaths": 0}
+UNKNOWN = {"worker": "", "boot": "", "beat": -1, "released": False, "deaths": 0, "seconds": 0.0}
 
 
 def seconds() -> float:
-    """For how long a lease that is not renewed is respected: `$ISOFLOP_LEASE_SECONDS`, else a minute."""
-    return float(os.environ.get("ISOFLOP_LEASE_SECONDS", 60.0))
+    """For how long a lease that is not renewed is respected: `$ISOFLOP_LEASE_SECONDS`, else a minute.
+
+    Raises:
+      BadInput: the variable holds no positive number.
+    """
+    text = os.environ.get("ISOFLOP_LEASE_SECONDS", "60")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise BadInput(f"ISOFLOP_LEASE_SECONDS: must be a positive number of seconds, got {text!r}")
+    return value
 
 
 def boot() -> str:
@@ -45,13 +67,20 @@ def boot() -> str:
         return f"{uuid.getnode():x}"
 
 
+def _here(run: Path) -> str:
+    """This boot of this machine, and the file system of a run as it is mounted: where a lock is seen by all."""
+    return f"{boot()}:{run.stat().st_dev}"
+
+
 @contextlib.contextmanager
 def claim(run: Path) -> Iterator[bool]:
-    """Try to hold a run; False where a live process holds it, or one that may be alive."""
-    run.mkdir(parents=True, exist_ok=True)
-    with open(run / "claim", "a") as file:
-        local = _lock(file)
-        lease = None if local is False else _taken(run, exact=local is True)
+    """Try to hold a run; False where a live process holds it, or one that may be alive.
+
+    Raises:
+      OSError: the directory cannot be written, and did not come back within the life of a lease.
+    """
+    with contextlib.ExitStack() as stack:
+        lease = _attempt(run, stack)
         if lease is None:
             yield False
             return
@@ -61,6 +90,21 @@ def claim(run: Path) -> Iterator[bool]:
         finally:
             _heart.remove(lease)
             lease.write(released=True)
+
+
+def _attempt(run: Path, stack: contextlib.ExitStack) -> "Lease | None":
+    deadline = _now() + seconds()
+    while True:
+        try:
+            run.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(open(run / "claim", "a"))  # noqa: SIM115 - closed with the stack
+            local = _lock(file)
+            return None if local is False else _taken(run, exact=local is True)
+        except OSError as error:
+            stack.close()
+            if error.errno not in BRIEF or _now() > deadline:
+                raise
+            time.sleep(seconds() / BEATS)
 
 
 def check(run: Path) -> None:
@@ -78,7 +122,7 @@ def is_claimed(run: Path) -> bool:
     except FileNotFoundError:
         return False
     _, found = _newest(run)
-    if found is None or found["released"] or found["boot"] == boot():
+    if found is None or found["released"] or found["boot"] == _here(run):
         return False
     with contextlib.suppress(OSError):
         return time.time() - (run / FOLDER).stat().st_mtime < seconds()
@@ -88,7 +132,7 @@ def is_claimed(run: Path) -> bool:
 def doubtful(run: Path) -> bool:
     """Whether it has yet to be seen if the holder of a run, on another machine, is alive."""
     _, found = _newest(run)
-    if found is None or found["released"] or found["boot"] == boot():
+    if found is None or found["released"] or found["boot"] == _here(run):
         return False
     return not _look(run, found).alive
 
@@ -110,12 +154,14 @@ class Lease:
             "worker": WORKER,
             "host": socket.gethostname(),
             "pid": os.getpid(),
-            "boot": boot(),
+            "boot": _here(run),
+            "seconds": seconds(),
             "deaths": deaths,
             "beat": 0,
             "released": False,
         }
         self._renewed = _now()
+        self._writing = threading.Lock()
 
     def make(self) -> bool:
         """Make the file, whole and first; False where another was faster."""
@@ -136,10 +182,17 @@ class Lease:
                 return False
         finally:
             temporary.unlink(missing_ok=True)
-        for old in self._folder.iterdir():
-            if old.name.isdigit() and int(old.name) < self._generation:
-                old.unlink(missing_ok=True)
         return True
+
+    @property
+    def overdue(self) -> bool:
+        """Whether it could not be renewed for so long that another may be about to take over."""
+        return _now() - self._renewed > MARGIN * self.seconds
+
+    @property
+    def seconds(self) -> float:
+        """For how long it is respected without being renewed."""
+        return self._content["seconds"]
 
     def of(self, run: Path) -> bool:
         """Whether this is a lease of a run."""
@@ -151,20 +204,23 @@ class Lease:
 
     def beat(self) -> bool:
         """Renew the lease; False where it is lost."""
+        began = _now()
         try:
             if self.superseded():
                 return False
             self.write(released=False)
-        except OSError:  # slow or read-only for a while
-            return _now() - self._renewed < seconds()
-        self._renewed = _now()
+        except OSError:  # read-only for a while, or gone: see `overdue`
+            return True
+        self._renewed = began
         return True
 
     def write(self, released: bool) -> None:
-        """Write the next beat. No fsync: a beat that a crash loses was nobody's."""
-        self._content |= {"beat": self._content["beat"] + 1, "released": released}
-        temporary = self._temporary()
-        with contextlib.suppress(OSError) if released else contextlib.nullcontext():
+        """Write the next beat, the last where it is released. No fsync: a beat that a crash loses was nobody's."""
+        with self._writing, contextlib.suppress(OSError) if released else contextlib.nullcontext():
+            if self._content["released"]:
+                return  # a beat that was under way when the run ended
+            self._content |= {"beat": self._content["beat"] + 1, "released": released}
+            temporary = self._temporary()
             temporary.write_text(json.dumps(self._content))
             os.replace(temporary, self._path(self._generation))
 
@@ -179,40 +235,52 @@ class Lease:
 
 
 class _Heart:
-    """The thread that renews the leases of this process."""
+    """The threads of this process that renew its leases, and that leave where they cannot be renewed."""
 
     def __init__(self) -> None:
         self._leases: set[Lease] = set()
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
+        self._changed = threading.Condition()
+        self._started = False
 
     def add(self, lease: Lease) -> None:
-        with self._lock:
+        with self._changed:
             self._leases.add(lease)
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._run, daemon=True)
-                self._thread.start()
+            self._changed.notify_all()
+            if not self._started:
+                self._started = True
+                for act in (self._renew, self._guard):
+                    threading.Thread(target=self._beat, args=(act,), daemon=True).start()
 
     def remove(self, lease: Lease) -> None:
-        with self._lock:
+        with self._changed:
             self._leases.discard(lease)
 
     def check(self, run: Path) -> None:
-        with self._lock:
-            for lease in self._leases:
-                if lease.of(run) and lease.superseded():
-                    leave(lease)
+        for lease in self._held():
+            if lease.of(run) and lease.superseded():
+                leave(lease)
 
-    def _run(self) -> None:
+    def _held(self) -> list[Lease]:
+        with self._changed:
+            return list(self._leases)
+
+    def _beat(self, act: Callable[[Lease], None]) -> None:
         while True:
-            time.sleep(seconds() / BEATS)
-            with self._lock:
-                if not self._leases:
-                    self._thread = None
-                    return
-                for lease in self._leases:
-                    if not lease.beat():
-                        leave(lease)
+            with self._changed:
+                self._changed.wait_for(lambda: self._leases)
+                period = min(lease.seconds for lease in self._leases) / BEATS
+            time.sleep(period)
+            for lease in self._held():
+                act(lease)
+
+    def _renew(self, lease: Lease) -> None:
+        if not lease.beat() and lease in self._held():
+            leave(lease)
+
+    def _guard(self, lease: Lease) -> None:
+        """Apart from the writing, which may hang for as long as a server is away."""
+        if lease.overdue:
+            leave(lease)
 
 
 def leave(lease: Lease) -> None:
@@ -227,20 +295,30 @@ _seen: dict[Path, "_Seen"] = {}
 
 @dataclasses.dataclass(frozen=True)
 class _Seen:
-    """What a lease said when this process last looked, since when, and whether it has been seen to change."""
+    """What a lease said when this process last looked, and when that was, since when, and whether it was seen to change."""
 
     content: dict[str, Any]
     since: float
     alive: bool
+    looked: float
 
 
 def _look(run: Path, content: dict[str, Any]) -> _Seen:
     """Remember what a lease says now."""
-    before = _seen.get(run)
-    if before is None or before.content != content:
+    before, now = _seen.get(run), _now()
+    if before is not None and before.content == content:
+        _seen[run] = dataclasses.replace(before, looked=now)
+    else:
+        # A change proves life only where it happened lately: not where the one before was seen an hour ago.
         same = before is not None and before.content["worker"] == content["worker"]
-        _seen[run] = _Seen(content, time.monotonic(), same)
+        alive = same and before is not None and now - before.looked < _life(content)
+        _seen[run] = _Seen(content, now, alive, now)
     return _seen[run]
+
+
+def _life(content: dict[str, Any]) -> float:
+    """For how long a lease is respected: as long as its holder counts on, and as those who look are told to."""
+    return max(content["seconds"], seconds())
 
 
 def _lock(file: Any, kind: int = fcntl.LOCK_EX, tries: int = 5) -> bool | None:
@@ -262,9 +340,9 @@ def _taken(run: Path, exact: bool) -> Lease | None:
     """The next lease of a run, where there is none that counts; `exact`: no live process of this machine holds it."""
     generation, found = _newest(run)
     died = found is not None and not found["released"]
-    if found is not None and died and not (exact and found["boot"] == boot()):
-        still = time.monotonic() - _look(run, found).since
-        if still < seconds():
+    if found is not None and died and not (exact and found["boot"] == _here(run)):
+        still = _now() - _look(run, found).since
+        if still < _life(found):
             return None
     lease = Lease(run, generation + 1, found["deaths"] + 1 if found is not None and died else 0)
     return lease if lease.make() else None

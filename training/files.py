@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from training.errors import BadInput
 
 def write_text(path: Path, text: str) -> None:
     """Write a file atomically: after a crash it is as before or whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
         with open(temporary, "w", encoding="utf-8") as file:
             file.write(text)
@@ -69,7 +70,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     path = path.absolute()
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise BadInput(f"{path}: is there already; name a new folder")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     temporary.mkdir(parents=True)
     try:
         yield temporary

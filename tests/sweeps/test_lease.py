@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from sweeps import lease
+from training.errors import BadInput
 
 LIFE = 1.2  # seconds of a lease in these tests
 # A worker on a machine of its own, which trusts no lock: takes every run in a folder to its end, each in some seconds.
@@ -80,8 +81,9 @@ def test_a_run_has_one_holder_and_is_free_once_it_is_released(tmp_path):
     assert not lease.is_claimed(tmp_path)
     with lease.claim(tmp_path) as again:
         assert again and lease.deaths(tmp_path) == 0
-    (kept,) = (tmp_path / "leases").iterdir()
-    assert kept.name == "00000002" and json.loads(kept.read_text())["released"]
+    first, second = sorted((tmp_path / "leases").iterdir())
+    assert [file.name for file in (first, second)] == ["00000001", "00000002"]
+    assert json.loads(second.read_text())["released"]
 
 
 def test_on_one_machine_the_dead_are_replaced_at_once(tmp_path):
@@ -141,7 +143,7 @@ def test_a_directory_that_cannot_be_written_for_a_while_loses_nothing_and_for_lo
     with lease.claim(tmp_path) as held:
         assert held
         monkeypatch.setattr(os, "replace", refuse)
-        time.sleep(0.6 * LIFE)
+        time.sleep(0.3 * LIFE)
         monkeypatch.setattr(os, "replace", replace)
         time.sleep(0.6 * LIFE)
         assert not lost
@@ -149,6 +151,73 @@ def test_a_directory_that_cannot_be_written_for_a_while_loses_nothing_and_for_lo
         time.sleep(1.5 * LIFE)
         assert lost
         monkeypatch.setattr(os, "replace", replace)
+
+
+def test_a_holder_whose_writes_hang_leaves_before_another_may_take_over(tmp_path, monkeypatch):
+    lost = []
+    monkeypatch.setattr(lease, "leave", lambda lease: lost.append(time.monotonic()))
+    replace = os.replace
+
+    def hang(*given):
+        time.sleep(1.5 * LIFE)
+        replace(*given)
+
+    with lease.claim(tmp_path) as held:
+        assert held
+        monkeypatch.setattr(os, "replace", hang)
+        began = time.monotonic()
+        while not lost:
+            time.sleep(0.01)
+        assert lost[0] - began < 1.1 * LIFE
+        monkeypatch.setattr(os, "replace", replace)
+        time.sleep(1.5 * LIFE)
+
+
+def test_one_who_was_slow_to_take_a_run_takes_no_generation_that_was_there(tmp_path, elsewhere, monkeypatch):
+    """It saw the first lease stale; meanwhile others held the second to the fourth."""
+    with lease.claim(tmp_path):
+        pass
+    newest = lease._newest(tmp_path)
+    for _ in range(3):
+        with lease.claim(tmp_path):
+            pass
+    monkeypatch.setattr(lease, "_newest", lambda run: newest)
+    with lease.claim(tmp_path) as held:
+        assert not held
+
+
+def test_a_directory_that_is_read_only_for_a_moment_is_waited_for(tmp_path, monkeypatch):
+    link, refused = os.link, []
+
+    def refuse(*given):
+        if len(refused) < 2:
+            refused.append(1)
+            raise OSError(errno.EROFS, "Read-only file system")
+        link(*given)
+
+    monkeypatch.setattr(os, "link", refuse)
+    with lease.claim(tmp_path) as held:
+        assert held and len(refused) == 2
+
+
+@pytest.mark.parametrize("text", ["0", "-5", "nan", "inf", "x"])
+def test_a_life_that_is_none_is_refused(tmp_path, monkeypatch, text):
+    monkeypatch.setenv("ISOFLOP_LEASE_SECONDS", text)
+    with pytest.raises(BadInput, match="ISOFLOP_LEASE_SECONDS: must be a positive number"), lease.claim(tmp_path):
+        pass
+
+
+def test_a_beat_long_after_the_last_look_is_no_sign_of_life(tmp_path, elsewhere, monkeypatch):
+    left_behind(tmp_path)
+    elsewhere("there")
+    with lease.claim(tmp_path) as held:
+        assert not held
+    file = tmp_path / "leases" / "00000001"
+    later = json.loads(file.read_text()) | {"beat": 7}
+    time.sleep(1.2 * LIFE)
+    file.write_text(json.dumps(later))  # it beat once more before it died
+    with lease.claim(tmp_path) as held:
+        assert not held and lease.doubtful(tmp_path)
 
 
 def test_a_file_that_is_torn_is_that_of_a_holder_who_is_not_known(tmp_path):
