@@ -19,7 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from training import mesh as meshes
 from training.errors import BadInput
@@ -122,6 +122,8 @@ class Checkpoints:
             except Damaged as error:
                 if jax.process_count() > 1:
                     raise
+                if _is_whole(self._folder / str(step)):
+                    raise BadInput(f"{error}, on these devices: read by one of them it is whole") from error
                 warnings.warn(f"{error}; it is put aside", stacklevel=2)
                 os.replace(self._folder / str(step), self._folder / f"{step}{DAMAGED}")
                 self._manager.reload()
@@ -274,12 +276,26 @@ def _metadata(path: Path) -> dict[str, Any]:
 
 def _load(path: Path, wanted: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
     """The wanted parts of a checkpoint whose metadata is `stored`, found to be as they were saved."""
-    parts = _read(path, wanted | {name: stored[name] for name in ("sums",) if name in stored})
+    where = jax.tree.leaves(wanted)[0].sharding
+    whole = NamedSharding(where.mesh, PartitionSpec()) if isinstance(where, NamedSharding) else where
+    told = jax.tree.map(lambda s: _abstract(s, whole), {"sums": stored["sums"]}) if "sums" in stored else {}
+    parts = _read(path, wanted | told)
     sums = parts.pop("sums", {})
     for name, tree in parts.items():
         if name in sums and not np.array_equal(np.asarray(_sums(tree)), np.asarray(sums[name])):
             raise Damaged(f"checkpoint {path}: damaged, its {name} are not those that were saved")
     return parts
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a checkpoint can be read by one device, and is as it was saved."""
+    try:
+        stored, where = _metadata(path), jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        parts = {name: stored[name] for name in ("params", "rest")}
+        _load(path, jax.tree.map(lambda leaf: _abstract(leaf, where), parts), stored)
+    except Damaged:
+        return False
+    return True
 
 
 def _read(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from training import (
     checkpoint,
     data,
     evaluation,
+    hosts,
     pack,
     record,
     restored,
@@ -133,7 +134,7 @@ def _train(
 
     def evaluate(state: states.State, final: bool) -> dict[str, Any]:
         params, paused = steps.read(recipe.transforms, axes, state, hyper), time.perf_counter()
-        heard = stop if final else ()
+        heard = stop if final and env["num_processes"] == 1 else ()  # one host of many may not leave the others
         scores = evaluation.evaluate(task, params, state.stats, mesh, config.precision.matmul, final, heard)
         meter.uncounted(time.perf_counter() - paused)
         return scores
@@ -148,24 +149,29 @@ def _train(
             step += n
             if step == total and not patience:
                 break  # what follows the loop evaluates and saves
-            minutes, score = (time.perf_counter() - saved_at) / 60, None
+            minutes, asked, score = (time.perf_counter() - saved_at) / 60, stop, None
+            if env["num_processes"] > 1:  # the hosts do at a step what any of them was asked for, or none of them
+                told = _crossed(step, n, config.log.every)
+                minutes, number = hosts.agreed(minutes, stop[0] if stop else 0) if told else (0.0, 0)
+                asked = [int(number)] if number else []
             due = _crossed(step, n, keep.every_steps) or 0 < keep.every_minutes <= minutes
             if step == total or _crossed(step, n, config.log.evaluate_every) or (due and keep.keep_best):
                 meter.flush()
                 interim = evaluate(seat.state, final=False)
                 score = stopping.score(interim, metric)
                 directory.log(step, **{f"eval_{name}": value for name, value in interim.items()})
+                hosts.agreed(0.0)  # the line is there for all hosts to judge by
                 best = stopping.judge(directory.path, step, metric, patience) if patience else None
                 if best and (best.exhausted or step == total):
                     break  # what follows the loop saves the best of all steps in the place of this one
                 due = due or (best is not None and best.step == step)
-            if due or stop:
+            if due or asked:
                 meter.flush()
                 saved.save(step, seat.state, score)
                 saved_at = time.perf_counter()
-                if stop:
+                if asked:
                     saved.wait()
-                    raise Interrupted(stop[0], step)
+                    raise Interrupted(asked[0], step)
         meter.flush()
     except Diverged as error:
         status, step = "diverged", error.step

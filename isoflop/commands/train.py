@@ -12,6 +12,7 @@ from absl import flags as absl_flags
 from ml_collections import ConfigDict
 
 from isoflop.cli import Output
+from training import hosts
 from training.config import resolve
 from training.errors import BadInput
 from training.meter import Observer
@@ -21,6 +22,8 @@ SUMMARY = "train one run; the same command continues it after an interruption"
 EXAMPLE = """
 isoflop train --config=configs/lm/small.py --workdir=runs/small
 isoflop train --config=configs/lm/small.py --workdir=runs/wide --config.model.size=None --config.model.width=256 --profile
+srun isoflop train --config=configs/lm/small.py --workdir=/shared/small --distributed=slurm
+isoflop train --config=configs/lm/small.py --workdir=/shared/small --coordinator=host0:1234 --num_processes=2 --process_id=1
 """
 CONFIG = True
 
@@ -30,6 +33,16 @@ def define(flags: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_string("workdir", None, "The run directory; made on first use.", flag_values=flags)
     absl_flags.DEFINE_list(
         "allow_change", [], "Keys by which a continued run may differ from the one that began.", flag_values=flags
+    )
+    absl_flags.DEFINE_enum(
+        "distributed", None, hosts.CLUSTERS, "Several processes are one run: who they are is told by srun, or by a TPU pod.",
+        flag_values=flags,
+    )  # fmt: skip
+    absl_flags.DEFINE_string("coordinator", None, "HOST:PORT of the first of several processes.", flag_values=flags)
+    absl_flags.DEFINE_integer("num_processes", None, "How many processes are one run.", flag_values=flags)
+    absl_flags.DEFINE_integer("process_id", None, "Which of them this one is, from 0.", flag_values=flags)
+    absl_flags.DEFINE_float(
+        "start_timeout", hosts.START_SECONDS, "Seconds to wait for all processes to come.", flag_values=flags
     )
     absl_flags.DEFINE_boolean("profile", False, "Write a JAX profile of a few steps.", flag_values=flags)
     absl_flags.DEFINE_boolean("tensorboard", False, "Mirror the metrics to TensorBoard files.", flag_values=flags)
@@ -45,16 +58,20 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         raise BadInput("--config: this is a sweep, not one run; use isoflop sweep")
     if not workdir:
         raise BadInput("--workdir=DIR is missing")
+    _join(flags)
     # Before anything is written: most mistakes end here.
     resolved = resolve(config)
     family_of(resolved.task).available(resolved)
+    import jax
+
     from sweeps.worker import prepare
     from training import loop, mirrors
 
     prepare()
     path = Path(workdir).absolute()
     with contextlib.ExitStack() as stack:
-        observers = [stack.enter_context(watching(resolved))]
+        first = jax.process_index() == 0  # of several processes one is to be seen
+        observers = [stack.enter_context(watching(resolved))] if first else []
         if flags.profile:
             observers.append(stack.enter_context(mirrors.profiler(path)))
         copies = []
@@ -65,7 +82,20 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         result = loop.run(config, path, [*observers, *copies], tuple(flags.allow_change))
         for observe in copies:
             observe(result["steps"], {f"final_{name}": result.get(name) for name in ("loss", "loss_sem", "train_loss")})
-    return Output(result, _text(result, path), 0 if result["status"] == "completed" else 1)
+    said = _text(result, path) if first else f"process {jax.process_index()} is done"
+    return Output(result, said, 0 if result["status"] == "completed" else 1)
+
+
+def _join(flags: absl_flags.FlagValues) -> None:
+    """Become one of the processes of a run, where the flags say that there are several."""
+    import jax
+
+    if flags.distributed == "tpu":
+        jax.distributed.initialize(flags.coordinator, flags.num_processes, flags.process_id)
+        return
+    where = hosts.place(flags.distributed, flags.coordinator, flags.num_processes, flags.process_id)
+    if where is not None:
+        hosts.join(where, flags.start_timeout)
 
 
 @contextlib.contextmanager

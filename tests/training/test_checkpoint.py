@@ -13,6 +13,7 @@ import toy
 
 from training import checkpoint, loop
 from training.config import resolve
+from training.errors import BadInput
 
 TESTS = Path(__file__).parents[1]
 # A run in a process that may write no file longer than 60 kB, as on a disk that is nearly full.
@@ -24,6 +25,7 @@ import toy
 from isoflop.cli import main
 from training import loop
 from training.config import resolve
+from training.errors import BadInput
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 toy.install()
 config = resolve(toy.config(**{"checkpoint.every_steps": 5, "model.width": 20000}))
@@ -89,9 +91,11 @@ def test_a_damaged_checkpoint_is_one_line(tmp_path):
 
 
 def harm(run: Path, step: int, how: str) -> None:
-    """Damage the arrays of one checkpoint: a byte flipped in the middle of each file of data, cut, or gone."""
-    for path in (run / "checkpoints" / str(step)).rglob("*"):
-        if path.is_file() and "/d/" in str(path):
+    """Damage one checkpoint: a bit flipped in the largest file of its arrays, or each file of data cut, or gone."""
+    files = [path for path in (run / "checkpoints" / str(step)).rglob("*") if path.is_file() and "/d/" in str(path)]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    for path in [largest] if how == "flipped" else files:
+        if path.is_file():
             content = bytearray(path.read_bytes())
             content[len(content) // 2] ^= 1
             path.unlink()
@@ -115,7 +119,7 @@ def stopped(config, run: Path, at: int) -> None:
 
 @pytest.mark.parametrize(("how", "left"), [("flipped", [10]), ("cut", [10]), ("gone", [10]), ("flipped", [])])
 def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole(tmp_path, how, left):
-    config = toy.config(**{"checkpoint.every_steps": 5, "checkpoint.keep_last": 2, "model.width": 64})
+    config = toy.config(**{"checkpoint.every_steps": 5, "checkpoint.keep_last": 2, "model.width": 2000})
     whole = loop.run(config, tmp_path / "whole")
     stopped(config, tmp_path / "run", 17)
     found = checkpoint.saved_steps(tmp_path / "run")
@@ -137,6 +141,24 @@ def test_sums_are_the_same_on_any_mesh(tmp_path):
     loop.run(config, tmp_path)
     params = checkpoint.load_params(tmp_path)
     assert jax.tree.leaves(params)[0].sharding.device_set == {jax.local_devices()[0]}
+
+
+def test_what_these_devices_cannot_read_is_not_put_aside(tmp_path, monkeypatch):
+    """As a checkpoint of other devices might be: what one device can read is whole."""
+    config = toy.config(**{"checkpoint.every_steps": 5})
+    stopped(config, tmp_path, 12)
+    read, calls = checkpoint._read, []
+
+    def refused(path, wanted):
+        calls.append(path)
+        if len(calls) == 1:
+            raise checkpoint.Damaged(f"checkpoint {path}: damaged, its arrays cannot be read (ValueError)")
+        return read(path, wanted)
+
+    monkeypatch.setattr(checkpoint, "_read", refused)
+    with pytest.raises(BadInput, match="on these devices: read by one of them it is whole"):
+        loop.run(config, tmp_path)
+    assert checkpoint.saved_steps(tmp_path) == [5, 10] and not checkpoint.damaged_steps(tmp_path)
 
 
 def test_what_was_altered_without_a_trace_is_seen_by_its_sums(tmp_path, monkeypatch):

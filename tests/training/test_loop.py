@@ -258,10 +258,10 @@ def test_interim_evaluations_are_logged(tmp_path):
 @pytest.mark.parametrize(
     ("keep", "steps"),
     [
-        ({}, [24]),
+        ({}, [21, 24]),
         ({"keep_last": 3}, [18, 21, 24]),
-        ({"keep_every": 9}, [9, 18, 24]),
-        ({"keep_best": 2}, [6, 12, 24]),
+        ({"keep_every": 9}, [9, 18, 21, 24]),
+        ({"keep_best": 2}, [6, 12, 21, 24]),
         ({"keep_best": 1, "keep_every": 9, "keep_last": 2}, [6, 9, 18, 21, 24]),
     ],
 )

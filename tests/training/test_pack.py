@@ -129,7 +129,7 @@ def test_a_pack_that_is_stopped_goes_on_from_where_each_run_was(tmp_path, alone)
     stopped(list(made), 6)
     assert {tuple(checkpoint.saved_steps(job.workdir)) for job in made} == {(8,)}
     stopped([made[1]], 14)
-    assert checkpoint.saved_steps(made[1].workdir) == [16]
+    assert checkpoint.saved_steps(made[1].workdir) == [8, 16]
     loop.run(made[3].config, made[3].workdir)
     results = loop.together(made)
     assert [result["continued_from"] for result in results] == [8, 16, 8, 8]  # type: ignore[index]
