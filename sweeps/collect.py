@@ -1,24 +1,28 @@
-"""From a sweep directory to tidy tables: `runs.parquet`, a row a run that has ended, `curves.parquet`, `post.parquet`."""
+"""From a sweep directory to tidy tables: `runs.parquet`, a row a run that has ended, `curves.parquet`, `post.parquet`.
 
+What a collection has read is kept in `collected.parquet` (`sweeps.index`): the next one reads only the runs whose files
+have changed since.
+"""
+
+import contextlib
+import itertools
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sweeps import store
-from training.record import read_metrics
+from sweeps import curves, foreign, index, store
+from sweeps.foreign import Stamp
+from sweeps.index import Index, Known
+from training.errors import BadInput
 
-CURVES = {
-    "run_id": pa.string(),
-    "step": pa.int64(),
-    "tokens": pa.float64(),
-    "learning_rate": pa.float64(),
-    "loss": pa.float64(),
-}
+GROUP = 1 << 20  # lines of the curves that are written at once
+CURVES = pa.schema([pa.field("run_id", pa.string()), *curves.SCHEMA])
 
 
 def collect(path: Path | str) -> Path:
@@ -29,53 +33,147 @@ def collect(path: Path | str) -> Path:
     training losses of every run that has begun. Where runs were also evaluated in formats of few bits, `post.parquet`
     holds a row for each: that of the run, with `bits_post`, the metrics then, `loss_before` and what was `loss_added`.
 
+    Nothing in the directory is run, and no link is followed out of it.
+
     Returns:
       The path of `runs.parquet`.
     Raises:
-      BadInput: there is no sweep, or a record is damaged.
+      BadInput: there is no sweep, or a record or the metrics of a run are damaged.
     """
     path = Path(path)
-    sweep = store.read(path)
-    rows = [row for entry in sweep.entries.values() if (row := _row(sweep, entry)) is not None]
-    _write(path / "curves.parquet", _curves(sweep))
-    if post := list(_post(rows)):
-        _write(path / "post.parquet", _table(post))
-    _write(path / "runs.parquet", _table(rows))
+    sweep, before = store.read(path), index.read(path)
+    stamps = index.scan(path, sweep.entries)
+    rows, texts = [], {}
+    for run_id, entry in sweep.entries.items():
+        result = stamps[run_id][0] if run_id in stamps else None
+        record, texts[run_id] = _record(sweep, run_id, before.runs.get(run_id, Known()), result)
+        if (row := _row(sweep, entry, record, begun=run_id in stamps)) is not None:
+            rows.append(row)
+    post = list(_post(sweep, rows))
+    metrics = {run_id: stamps.get(run_id, (None, None))[1] for run_id in sweep.entries}
+    lines, stamp = _write_curves(sweep, before, metrics)
+    if post:
+        _write(path / "post.parquet", lambda file: pq.write_table(_table(path, post), file))
+    _write(path / "runs.parquet", lambda file: pq.write_table(_table(path, rows), file))
+    known = {i: Known(stamps.get(i, (None, None))[0], metrics[i], lines[i], texts[i]) for i in sweep.entries}
+    after = Index(known, stamp)
+    if after != before:
+        _write(path / index.NAME, lambda file: index.write(file, after))
     return path / "runs.parquet"
 
 
-def _row(sweep: store.Sweep, entry: store.Entry) -> dict[str, Any] | None:
+def _record(
+    sweep: store.Sweep, run_id: str, old: Known, result: Stamp | None
+) -> tuple[dict[str, Any] | None, str | None]:
+    """The record of a run and its JSON, as known where the file is the same."""
+    if result is None:
+        return None, None
+    if old.record is not None and result == old.result:
+        return foreign.record(old.record, sweep.path / index.NAME), old.record
+    found = store.result(sweep.run(run_id))
+    return found, json.dumps(found)
+
+
+def _row(
+    sweep: store.Sweep, entry: store.Entry, result: Mapping[str, Any] | None, begun: bool
+) -> dict[str, Any] | None:
     design = {"sweep": sweep.name, **entry.labels}
-    result = store.result(sweep.run(entry.run_id))
     if result is not None:
         extra = {key: value for key, value in entry.overrides.items() if key not in result}
-        return {**result, **design, **extra}
-    if store.state(sweep, entry.run_id) != "failed":
+        return {**result, **design, **extra, "run_id": entry.run_id}
+    if not begun or store.unfinished(sweep.run(entry.run_id)) != "failed":
         return None
     planned = {"params_total": entry.params, "steps": entry.steps, "flops_exact": entry.flops}
-    return {"run_id": entry.run_id, "status": "failed", **planned, **design, **entry.overrides}
+    failed = {"run_id": entry.run_id, "status": "failed", **planned, **design, **entry.overrides}
+    return failed | {"run_id": entry.run_id}
 
 
-def _post(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _post(sweep: store.Sweep, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for row in rows:
-        for kind in row.get("post") or ():
-            added = {"loss_before": row["loss"], "loss_added": kind["loss"] - row["loss"]}
-            yield {name: value for name, value in row.items() if name != "post"} | kind | added
+        kinds = row.get("post") or ()
+        try:
+            for kind in kinds:
+                added = {"loss_before": row["loss"], "loss_added": kind["loss"] - row["loss"]}
+                yield {name: value for name, value in row.items() if name != "post"} | kind | added
+        except (KeyError, TypeError):
+            file = sweep.run(row["run_id"]) / "result.json"
+            raise BadInput(f"{file}: 'post' is no list of evaluations with a loss") from None
 
 
-def _curves(sweep: store.Sweep) -> pa.Table:
-    columns: dict[str, list[Any]] = {name: [] for name in CURVES}
-    for run_id in sweep.entries:
-        for line in read_metrics(sweep.run(run_id)):
-            if "loss" in line:
-                for name in CURVES:
-                    columns[name].append(run_id if name == "run_id" else line.get(name))
-    return pa.table({name: pa.array(values, CURVES[name]) for name, values in columns.items()})
+def _write_curves(
+    sweep: store.Sweep, before: Index, metrics: Mapping[str, Stamp | None]
+) -> tuple[dict[str, int], Stamp | None]:
+    """Bring `curves.parquet` up to date; returns the lines of each run in it, and its stamp.
+
+    Args:
+      metrics: the stamp of the metrics of every run, in the order of the sweep.
+    """
+    file = sweep.path / "curves.parquet"
+    old = {run_id: known.metrics for run_id, known in before.runs.items()}
+    fits = before.curves is not None and _stamp(file, sweep.path) == before.curves
+    if fits and list(old.items()) == list(metrics.items()):
+        return {run_id: known.lines for run_id, known in before.runs.items()}, before.curves
+    kept = _kept(file, before) if fits else {}
+    kept = {run_id: table for run_id, table in kept.items() if metrics.get(run_id) == old[run_id] is not None}
+    begun = {run_id: stamp for run_id, stamp in metrics.items() if stamp is not None}
+    changed = [(str(sweep.run(i) / "metrics.jsonl"), stamp[0]) for i, stamp in begun.items() if i not in kept]
+    lines = dict.fromkeys(metrics, 0)
+    with contextlib.closing(curves.read(changed)) as new:
+
+        def write(opened: Any) -> None:
+            with pq.ParquetWriter(opened, CURVES) as writer:
+                group: dict[str, pa.Table] = {}
+                for run_id in begun:
+                    group[run_id] = kept[run_id] if run_id in kept else next(new)
+                    lines[run_id] = len(group[run_id])
+                    if sum(map(len, group.values())) >= GROUP:
+                        writer.write_table(_named(group))
+                        group = {}
+                writer.write_table(_named(group))
+
+        return lines, _write(file, write)
 
 
-def _table(rows: list[dict[str, Any]]) -> pa.Table:
+def _stamp(file: Path, root: Path) -> Stamp | None:
+    try:
+        return foreign.stamp(file, root, index.LARGEST)
+    except BadInput:  # what lies there is replaced
+        return None
+
+
+def _kept(file: Path, before: Index) -> dict[str, pa.Table]:
+    """The curve of each run as `curves.parquet` holds it; none where it is not as the index says."""
+    try:
+        table = pq.read_table(file, columns=curves.SCHEMA.names)
+    except (pa.ArrowException, OSError):
+        return {}
+    counts = [known.lines for known in before.runs.values()]
+    if min(counts, default=0) < 0 or sum(counts) != len(table) or not table.schema.equals(curves.SCHEMA):
+        return {}
+    begins = itertools.accumulate(counts, initial=0)
+    return {run_id: table.slice(begin, n) for run_id, begin, n in zip(before.runs, begins, counts, strict=False)}
+
+
+def _named(group: Mapping[str, pa.Table]) -> pa.Table:
+    """The curves of several runs as one table, with their ids."""
+    ids = pa.array(list(group), pa.string()).take(np.repeat(np.arange(len(group)), [len(t) for t in group.values()]))
+    table = pa.concat_tables([curves.SCHEMA.empty_table(), *group.values()])
+    return pa.table([ids, *table.columns], schema=CURVES)
+
+
+def _table(path: Path, rows: list[dict[str, Any]]) -> pa.Table:
     names = list(dict.fromkeys(name for row in rows for name in row)) or ["run_id", "status"]
-    return pa.table({name: _column([row.get(name) for row in rows]) for name in names})
+    columns = {}
+    for name in names:
+        try:
+            columns[name] = _column([row.get(name) for row in rows])
+        except (pa.ArrowException, OverflowError, UnicodeError, RecursionError) as error:
+            what = foreign.shown(str(error))
+            raise BadInput(f"{path}: column {foreign.shown(name)!r} is for no table ({what})") from None
+    try:
+        return pa.table(columns)
+    except UnicodeError:
+        raise BadInput(f"{path}: the name of a column is no text") from None
 
 
 def _column(values: list[Any]) -> pa.Array:
@@ -88,13 +186,17 @@ def _column(values: list[Any]) -> pa.Array:
     return pa.array(values)
 
 
-def _write(path: Path, table: pa.Table) -> None:
+def _write(path: Path, write: Callable[[Any], object]) -> Stamp:
+    """Write a file atomically; returns its stamp. A link that lies there is replaced, not followed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
     try:
-        with open(temporary, "wb") as file:
-            pq.write_table(table, file)
+        with open(temporary, "xb") as file:
+            write(file)
             file.flush()
             os.fsync(file.fileno())
+        found = temporary.stat()
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+    return found.st_size, found.st_mtime_ns

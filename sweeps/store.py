@@ -8,24 +8,35 @@ ever added: what an earlier design asked for stays. A point is worked on by whoe
 import contextlib
 import dataclasses
 import json
-import os
 import re
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ml_collections import ConfigDict
-
-from sweeps import lease, plan as plans
-from training import config as configs
+from sweeps import foreign, lease
 from training.errors import BadInput, nearest
 from training.files import locked, read_json, write_json
+
+# What plans a run imports JAX, and reading what became of it must not wait for that: see `Sweep.config` and `add`.
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
+    from sweeps.plan import Plan, Point
 
 FORMAT = 1
 STATES = ("missing", "running", "interrupted", "failed", "completed", "diverged")
 ENDED = ("completed", "diverged")
 RUN_ID = re.compile(r"[0-9a-f]{12}")
+KINDS = {
+    "base": str,
+    "overrides": dict,
+    "labels": dict,
+    "group": str,
+    "flops": int | float,
+    "params": int,
+    "steps": int,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +62,17 @@ class Sweep:
     bases: Mapping[str, Any]
     entries: Mapping[str, Entry]
 
-    def config(self, entry: Entry) -> ConfigDict:
+    def config(self, entry: Entry) -> "ConfigDict":
         """The completed config of a point.
 
         Raises:
           BadInput: this version of the code has no such keys, or makes another run of them.
         """
+        from ml_collections import ConfigDict
+
+        from sweeps import plan as plans
+        from training import config as configs
+
         where = f"{self.path / 'sweep.json'}"
         config = plans.configure(configs.complete(ConfigDict(self.bases[entry.base]), where), dict(entry.overrides))
         found = configs.resolve(config).derived.run_id
@@ -71,12 +87,14 @@ class Sweep:
         return self.path / "runs" / run_id
 
 
-def add(path: Path, plan: plans.Plan) -> Sweep:
+def add(path: Path, plan: "Plan") -> Sweep:
     """Add the points of a plan to a sweep directory, made on first use; labels of a known point are renewed.
 
     Raises:
       BadInput: the directory holds something else, or a sweep of another name.
     """
+    from sweeps import plan as plans
+
     if path.exists() and not path.is_dir():
         raise BadInput(f"workdir {path} is a file")
     if (path / "config.json").exists():
@@ -111,7 +129,7 @@ def read(path: Path) -> Sweep:
     file = path / "sweep.json"
     if not file.exists():
         raise BadInput(f"no sweep in {path}: {file} is missing")
-    content = read_json(file)
+    content = foreign.load(_text(file), file)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise BadInput(f"{file}: not a sweep of format {FORMAT}")
     try:
@@ -119,9 +137,17 @@ def read(path: Path) -> Sweep:
         sweep = Sweep(path, content["name"], content["bases"], entries)
     except (AttributeError, KeyError, TypeError) as error:
         raise BadInput(f"{file}: damaged ({type(error).__name__}: {error})") from error
-    for run_id in entries:
+    if not isinstance(sweep.name, str) or not isinstance(sweep.bases, dict):
+        raise BadInput(f"{file}: damaged (its name is no text, or its bases are no objects)")
+    for run_id, entry in entries.items():
         if not RUN_ID.fullmatch(run_id):  # it becomes a path
-            raise BadInput(f"{file}: {run_id!r} is no run id")
+            raise BadInput(f"{file}: {foreign.shown(run_id)!r} is no run id")
+        for name, kind in KINDS.items():
+            value = getattr(entry, name)
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise BadInput(f"{file}: damaged ({name} of the point {run_id} is {foreign.shown(value)})")
+        if foreign.number(entry.flops) is None:
+            raise BadInput(f"{file}: damaged (flops of the point {run_id} are not finite)")
     return sweep
 
 
@@ -129,8 +155,11 @@ def state(sweep: Sweep, run_id: str) -> str:
     """One of `STATES`, read from the files of a run."""
     run = sweep.run(run_id)
     ended = result(run)
-    if ended is not None:
-        return str(ended.get("status"))
+    return unfinished(run) if ended is None else ended["status"]
+
+
+def unfinished(run: Path) -> str:
+    """The state of a run that has no record: "running", "failed", "interrupted" or "missing"."""
     if lease.is_claimed(run):
         return "running"
     if (run / "error.json").exists():
@@ -145,12 +174,7 @@ def result(run: Path) -> dict[str, Any] | None:
       BadInput: it is damaged.
     """
     file = run / "result.json"
-    if not file.exists():
-        return None
-    found = read_json(file)
-    if not isinstance(found, dict):
-        raise BadInput(f"{file}: not a record")
-    return found
+    return foreign.record(_text(file), file) if file.exists() else None
 
 
 def parse_states(text: str, choices: tuple[str, ...] = ("missing", "interrupted", "failed")) -> tuple[str, ...]:
@@ -182,42 +206,14 @@ def failure(run: Path) -> dict[str, Any] | None:
     return read_json(run / "error.json") if (run / "error.json").exists() else None
 
 
-def last_line(run: Path) -> dict[str, Any]:
-    """The newest line of a run's metrics that has a loss, from the end of the file alone."""
-    file = run / "metrics.jsonl"
-    if not file.exists():
-        return {}
-    with open(file, "rb") as opened:
-        opened.seek(max(0, opened.seek(0, os.SEEK_END) - 4096))
-        lines = opened.read().decode(errors="replace").splitlines()
-    for text in reversed(lines):
-        with contextlib.suppress(json.JSONDecodeError):
-            line = json.loads(text)
-            if isinstance(line, dict) and "loss" in line:
-                return line
-    return {}
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{file}: not JSON ({error})") from None
 
 
-def status(sweep: Sweep) -> list[dict[str, Any]]:
-    """What is known of each point: state, labels, size, steps done, loss, and the message of a failure."""
-    rows = []
-    for run_id, entry in sweep.entries.items():
-        run, now = sweep.run(run_id), state(sweep, run_id)
-        row = {"run_id": run_id, "state": now, **entry.labels, "params_total": entry.params, "flops": entry.flops}
-        row |= {"step": 0, "steps": entry.steps, "loss": None, "train_loss": None, "message": None}
-        if now in ENDED:
-            ended = result(run) or {}
-            row |= {"step": ended.get("steps"), "loss": ended.get("loss"), "train_loss": ended.get("train_loss")}
-        elif now != "missing":
-            line = last_line(run)
-            row |= {"step": line.get("step", 0), "train_loss": line.get("loss")}
-        if now == "failed":
-            row["message"] = (failure(run) or {}).get("message")
-        rows.append(row)
-    return rows
-
-
-def _entry(base: str, point: plans.Point) -> Entry:
+def _entry(base: str, point: "Point") -> Entry:
     assert point.config is not None
     derived = point.config.derived
     plain = json.loads(json.dumps({"overrides": point.overrides, "labels": point.labels}))

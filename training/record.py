@@ -24,6 +24,7 @@ from training import allocator, asynchronous, config as configs, cost as costs, 
 from training.checkpoint import FOLDER
 from training.errors import BadInput
 from training.files import locked, read_json, read_object, write_json
+from training.lines import read_metrics
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "ml-collections", "numpy")
 STATUSES = ("completed", "diverged", "failed")
@@ -139,31 +140,6 @@ def _check_config(path: Path, config: ConfigDict, allow_change: tuple[str, ...])
     raise BadInput(
         f"workdir {path} holds another run: {shown}; another --workdir, or --allow_change={','.join(changed)}"
     )
-
-
-def read_metrics(path: Path, every_attempt: bool = False) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`, in order of steps.
-
-    A line that an interruption tore is passed over; where a later attempt covers a step again, only its lines count.
-    """
-    file = path / "metrics.jsonl"
-    lines = []
-    for text in file.read_text(encoding="utf-8").splitlines() if file.exists() else ():
-        with contextlib.suppress(json.JSONDecodeError):
-            lines.append(json.loads(text))
-            if not isinstance(lines[-1], dict) or not {"step", "attempt"} <= lines[-1].keys():
-                raise BadInput(f"{file}: line {len(lines)} holds no step and attempt")
-    if every_attempt:
-        return lines
-    first: dict[int, int] = {}
-    for line in lines:
-        first.setdefault(line["attempt"], line["step"])
-    kept = [
-        line
-        for line in lines
-        if all(line["step"] < start for attempt, start in first.items() if attempt > line["attempt"])
-    ]
-    return sorted(kept, key=lambda line: line["step"])
 
 
 def environment(config: ConfigDict, mesh: jax.sharding.Mesh, **facts: Any) -> dict[str, Any]:

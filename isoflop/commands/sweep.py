@@ -7,7 +7,7 @@ from absl import flags as absl_flags
 from isoflop.cli import Output
 from isoflop.commands.plan import define_points, planned
 from isoflop.commands.status import table
-from sweeps import launch, pack, store
+from sweeps import launch, pack, status, store
 from training.errors import BadInput
 
 SUMMARY = "train every point of a sweep that is not done: start, go on, retry, with the same command"
@@ -79,7 +79,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
 
     with progress.watching() as view:
         outcome = launcher.run(plan, workdir, only, view, flags.launcher, chosen)
-    rows = {row["run_id"]: row for row in store.status(store.read(workdir))}
+    rows = {row["run_id"]: row for row in status.rows(store.read(workdir))}
     payload = outcome | {
         "runs": [rows[point.run_id] for point in plan.points],
         "refused": len(plan.refused),

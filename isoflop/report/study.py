@@ -36,7 +36,7 @@ class Study:
       name: the sweep's name, else the folder's.
       runs: a row a run that has ended, as collected; empty where there is no sweep.
       curves: logged losses of the runs, as collected.
-      pending: points that have not ended or have failed, as `sweeps.store.status` tells them.
+      pending: points that have not ended or have failed, as `sweeps.status.rows` tells them.
       environments: the environment record of every run that began.
       fit: the fit.
       prediction, score: content of `prediction.json` and `score.json`.
@@ -142,11 +142,11 @@ def _is_sweep(path: Path) -> bool:
 
 def _collect(path: Path) -> tuple[str, list[dict[str, Any]], list[dict[str, Any]]]:
     """Collect a sweep; its name, the points that have not ended well, and the environments of its runs."""
-    from sweeps import collect, store
+    from sweeps import collect, status, store
 
     collect.collect(path)
     sweep = store.read(path)
-    pending = [row for row in store.status(sweep) if row["state"] not in store.ENDED]
+    pending = [row for row in status.rows(sweep) if row["state"] not in store.ENDED]
     files = [sweep.run(run_id) / "environment.json" for run_id in sweep.entries]
     return sweep.name, pending, [read_json(file, "environment record") for file in files if file.exists()]
 

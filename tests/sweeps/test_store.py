@@ -7,7 +7,7 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
-from sweeps import collect, design as d, lease, plan as plans, store
+from sweeps import collect, design as d, lease, plan as plans, status, store
 from training import loop
 from training.errors import BadInput
 
@@ -197,7 +197,7 @@ def test_status_rows(sweep):
     first, second, *_ = sweep.entries
     train(sweep, first)
     store.fail(sweep.run(second), "no luck", "", "session")
-    rows = {row["run_id"]: row for row in store.status(store.read(sweep.path))}
+    rows = {row["run_id"]: row for row in status.rows(store.read(sweep.path))}
     assert rows[first]["state"] == "completed" and rows[first]["step"] == rows[first]["steps"]
     assert rows[first]["loss"] is not None and rows[first]["budget"] == 2e4
     assert rows[second]["message"] == "no luck"

@@ -1,0 +1,164 @@
+"""What has become of the points of a sweep, read from their files alone: a row each, and all of them in one view."""
+
+import dataclasses
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from sweeps import foreign, index, store
+from sweeps.foreign import Stamp
+from training.errors import BadInput
+from training.lines import DECODER, NAME
+
+TAIL = 4096  # bytes from the end of the metrics: the newest line is among them
+NEWEST = 100  # runs that have ended last: they say how fast runs are now
+MESSAGE_BYTES = 1 << 20
+
+Ended = dict[str, tuple[Stamp, dict[str, Any]]]
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """A sweep as a whole.
+
+    Attributes:
+      states: runs by state, in the order of `store.STATES`.
+      flops_done: planned FLOPs of the runs that have ended.
+      flops_total: planned FLOPs of all runs.
+      flops_spent: FLOPs of the steps that were made, of ended and begun runs.
+      rate: FLOP/s of one run, by the records' own times; None before there are any.
+      eta: seconds left for as many runs at a time as are running now; None where none is, or before there is a rate.
+      running: rows of the runs that are running, the one that has most left first.
+      failures: rows of the runs that have failed, the newest first.
+    """
+
+    name: str
+    states: dict[str, int]
+    flops_done: float
+    flops_total: float
+    flops_spent: float
+    rate: float | None
+    eta: float | None
+    running: list[dict[str, Any]]
+    failures: list[dict[str, Any]]
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing is left to run: every point has ended, or has failed."""
+        return not self.states.keys() & {"missing", "interrupted", "running"}
+
+
+def rows(sweep: store.Sweep, ended: Ended | None = None) -> list[dict[str, Any]]:
+    """What is known of each point: state, labels, size, steps done, losses, times, and the message of a failure.
+
+    Args:
+      ended: records read before; those read now are added. By default those of the last collection.
+    Returns:
+      A row a point: `seconds` are those that it took so far, `at` is when it ended or failed (seconds since 1970).
+    Raises:
+      BadInput: a record is damaged, or a link leads out of the sweep directory.
+    """
+    ended = known(sweep.path) if ended is None else ended
+    there = foreign.folders(sweep.path, sweep.entries)
+    table = []
+    for run_id, entry in sweep.entries.items():
+        row = {"run_id": run_id, "state": "missing", **entry.labels, "params_total": entry.params, "flops": entry.flops}
+        row |= {"run_id": run_id, "state": "missing", "step": 0, "steps": entry.steps, "loss": None, "train_loss": None}
+        row |= {"seconds": None, "at": None, "message": None}
+        if run_id in there:
+            row |= _found(sweep, run_id, ended)
+        table.append(row)
+    return table
+
+
+def known(root: Path) -> Ended:
+    """The records that a collection of the sweep directory has read, with the stamps of their files."""
+    found: Ended = {}
+    for run_id, run in index.read(root).runs.items():
+        if run.result is not None and run.record is not None:
+            found[run_id] = run.result, foreign.record(run.record, root / index.NAME)
+    return found
+
+
+def view(sweep: store.Sweep, table: list[dict[str, Any]]) -> View:
+    """The rows of a sweep in one view."""
+    counts = Counter(row["state"] for row in table)
+    running = [row for row in table if row["state"] == "running"]
+    ended = [row for row in table if row["state"] in store.ENDED]
+    left = sum(row["flops"] - _spent(row) for row in table if row["state"] not in (*store.ENDED, "failed"))
+    rate = _rate(sorted(ended, key=lambda row: row["at"] or 0)[-NEWEST:]) or _rate(running)
+    return View(
+        name=sweep.name,
+        states={state: counts[state] for state in store.STATES if counts[state]},
+        flops_done=sum(row["flops"] for row in ended),
+        flops_total=sum(row["flops"] for row in table),
+        flops_spent=sum(_spent(row) for row in table),
+        rate=rate,
+        eta=left / (rate * len(running)) if rate and running else None,
+        running=sorted(running, key=lambda row: _spent(row) - row["flops"]),
+        failures=sorted((row for row in table if row["state"] == "failed"), key=lambda row: -(row["at"] or 0)),
+    )
+
+
+def _found(sweep: store.Sweep, run_id: str, ended: Ended) -> dict[str, Any]:
+    run = sweep.run(run_id)
+    folder = f"{sweep.path}/runs/{run_id}"
+    stamp = foreign.stamp(f"{folder}/result.json", sweep.path, foreign.RECORD_BYTES)
+    if stamp is not None:
+        before = ended.get(run_id)
+        record = before[1] if before is not None and before[0] == stamp else store.result(run)
+        if record is not None:
+            ended[run_id] = stamp, record
+            values = {name: foreign.number(record.get(name)) for name in ("loss", "train_loss")}
+            times = {"seconds": record.get("wall_seconds"), "at": record.get("ended_at")}
+            times = {name: foreign.number(value) for name, value in times.items()}
+            return {"state": record["status"], "step": foreign.number(record.get("steps")) or 0, **values, **times}
+    state = store.unfinished(run)
+    if state == "missing":
+        return {}
+    line = _last_line(run, sweep.path)
+    row = {"state": state, "step": foreign.number(line.get("step")) or 0}
+    row |= {"train_loss": foreign.number(line.get("loss")), "seconds": foreign.number(line.get("seconds"))}
+    return row | (_failure(run, sweep.path) if state == "failed" else {})
+
+
+def _last_line(run: Path, root: Path) -> dict[str, Any]:
+    """The newest line of a run's metrics that has a loss, from the end of the file alone."""
+    file = run / NAME
+    if foreign.stamp(file, root, foreign.METRICS_BYTES) is None:
+        return {}
+    with open(file, "rb") as opened:
+        opened.seek(max(0, opened.seek(0, os.SEEK_END) - TAIL))
+        lines = opened.read().split(b"\n")
+    for text in reversed(lines):
+        try:
+            line = DECODER.decode(text.decode())
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(line, dict) and "loss" in line:
+            return line
+    return {}
+
+
+def _failure(run: Path, root: Path) -> dict[str, Any]:
+    file = run / "error.json"
+    if foreign.stamp(file, root, MESSAGE_BYTES) is None:  # it has begun again
+        return {}
+    try:
+        error = foreign.load(file.read_text(encoding="utf-8"), file)
+    except (BadInput, UnicodeDecodeError):
+        error = None
+    if not isinstance(error, dict):
+        return {"message": f"{file} is damaged"}
+    return {"message": foreign.shown(error.get("message") or ""), "at": foreign.number(error.get("at"))}
+
+
+def _spent(row: dict[str, Any]) -> float:
+    return row["flops"] * min(max(row["step"] / max(row["steps"], 1), 0), 1)
+
+
+def _rate(table: list[dict[str, Any]]) -> float | None:
+    timed = [(_spent(row), row["seconds"]) for row in table if row["seconds"] and row["seconds"] > 0]
+    seconds = sum(seconds for _, seconds in timed)
+    return sum(flops for flops, _ in timed) / seconds or None if seconds else None
