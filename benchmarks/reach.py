@@ -27,14 +27,14 @@ import numpy as np
 
 RUNS, LINES, LATER = 10_000, 1_000, 10
 BATCH, LENGTH = 8, 128
-CONFIG = '''"""A ladder of language models, with seeds: python -m isoflop plan --config=THIS:RUNS."""
+CONFIG = '''"""Language models of 20 widths and 10 horizons: python -m isoflop plan --config=THIS:RUNS."""
 from ml_collections import ConfigDict
-from sweeps.design import axis, ladder, product
+from sweeps.design import axis, product
 def get_config(arg=""):
     runs = int(arg)
-    sizes = [2e4 * 1.1 ** i for i in range(20)]
-    ratios = [20.0 * 1.2 ** i for i in range(10)]
-    design = product(ladder(sizes, ratios), axis("seed", range(-(-runs // 200))))[:runs]
+    widths, ratios = range(16, 176, 8), [20.0 * 1.2 ** i for i in range(10)]
+    grid = product(axis("model.width", widths), axis("horizon.tokens_per_param", ratios))
+    design = product(grid, axis("seed", range(-(-runs // 200))))[:runs]
     base = {"task": "lm", "batch_size": 8, "model": {"depth": 2, "heads": 2}, "data": {"corpus": "stdlib", "seq_len": 128}}
     return ConfigDict({"name": "reach", "base": base, "design": design})
 '''
@@ -55,7 +55,7 @@ def simulate(path: Path, runs: int, lines: int, done: int | None = None) -> list
     path.mkdir(parents=True)
     (path / "sweep.json").write_text(json.dumps(content, indent=1))
     ids = list(points)
-    drawn = [metrics(lines, seed) for seed in range(8)]
+    drawn = [metrics(lines, seed) for seed in range(min(runs, 200))]
     for i, run_id in enumerate(ids[:done]):
         finish(path, run_id, drawn[i % len(drawn)])
     return ids

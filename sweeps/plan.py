@@ -1,6 +1,7 @@
 """From a sweep config to runs: every point resolved, duplicates dropped, points that would teach nothing refused."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 from collections import Counter
@@ -108,7 +109,7 @@ class Point:
         """Exact training FLOPs."""
         return self._config.derived.flops
 
-    @property
+    @functools.cached_property
     def group(self) -> str:
         """Points of equal group share one compiled step (the converse need not hold)."""
         return group(self._config)
@@ -134,7 +135,7 @@ class Plan:
         """Exact training FLOPs of all runs."""
         return sum(point.flops for point in self.points)
 
-    @property
+    @functools.cached_property
     def groups(self) -> Counter[str]:
         """Runs by group."""
         return Counter(point.group for point in self.points)
@@ -189,7 +190,8 @@ def group(config: ConfigDict) -> str:
     """A hash of everything in a resolved config that can change the compiled step."""
     flat = configs.flatten(config.to_dict())
     inputs = (*INPUTS, *getattr(family_of(config.task), "INPUTS", ()))
-    kept = {key: value for key, value in flat.items() if not _under(key, inputs)}
+    below = tuple(f"{section}." for section in inputs)
+    kept = {key: value for key, value in flat.items() if key not in inputs and not key.startswith(below)}
     kept["ema"] = config.optimizer.ema > 0
     kept["calls"] = config.derived.steps % config.steps_per_call > 0
     return digest(kept)
@@ -230,7 +232,3 @@ def _nested(overrides: dict[str, Any]) -> dict[str, Any]:
                 raise BadInput(f"design: {key} and {section} are both given")
         node[last] = value
     return tree
-
-
-def _under(key: str, sections: tuple[str, ...]) -> bool:
-    return any(key == section or key.startswith(f"{section}.") for section in sections)
