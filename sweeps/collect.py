@@ -49,12 +49,13 @@ def collect(path: Path | str) -> Path:
         record, texts[run_id] = _record(sweep, run_id, before.runs.get(run_id, Known()), result)
         if (row := _row(sweep, entry, record, begun=run_id in stamps)) is not None:
             rows.append(row)
-    post = list(_post(sweep, rows))
+    runs, post = _table(path, rows), list(_post(sweep, rows))
+    posted = _table(path, post) if post else None
     metrics = {run_id: stamps.get(run_id, (None, None))[1] for run_id in sweep.entries}
     lines, stamp = _write_curves(sweep, before, metrics)
-    if post:
-        _write(path / "post.parquet", lambda file: pq.write_table(_table(path, post), file))
-    _write(path / "runs.parquet", lambda file: pq.write_table(_table(path, rows), file))
+    if posted is not None:
+        _write(path / "post.parquet", lambda file: pq.write_table(posted, file))
+    _write(path / "runs.parquet", lambda file: pq.write_table(runs, file))
     known = {i: Known(stamps.get(i, (None, None))[0], metrics[i], lines[i], texts[i]) for i in sweep.entries}
     after = Index(known, stamp)
     if after != before:
@@ -71,7 +72,7 @@ def _record(
     if old.record is not None and result == old.result:
         return foreign.record(old.record, sweep.path / index.NAME), old.record
     found = store.result(sweep.run(run_id))
-    return found, json.dumps(found)
+    return found, None if found is None else json.dumps(found)
 
 
 def _row(
@@ -95,7 +96,7 @@ def _post(sweep: store.Sweep, rows: list[dict[str, Any]]) -> Iterator[dict[str, 
             for kind in kinds:
                 added = {"loss_before": row["loss"], "loss_added": kind["loss"] - row["loss"]}
                 yield {name: value for name, value in row.items() if name != "post"} | kind | added
-        except (KeyError, TypeError):
+        except (KeyError, TypeError, OverflowError):
             file = sweep.run(row["run_id"]) / "result.json"
             raise BadInput(f"{file}: 'post' is no list of evaluations with a loss") from None
 

@@ -66,8 +66,10 @@ def curve(file: Path | str) -> pa.Table:
     Raises:
       BadInput: a line holds no step and attempt, or something else than a number.
     """
-    with open(file, "rb") as opened:
-        data = opened.read()
+    try:
+        data = Path(file).read_bytes()
+    except FileNotFoundError:  # it has just been removed
+        data = b""
     found = _usual(data)
     return _any(data, file) if found is None else found
 

@@ -2,9 +2,9 @@
 printed as it stands, and what cannot be read ends in one line."""
 
 import json
-import math
 import os
 import stat
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,7 @@ def load(text: str, file: Path | str) -> Any:
 def number(value: Any) -> Any:
     """The value where it is a finite number, else None."""
     plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if plain and abs(value) < math.inf else None
+    return value if plain and abs(value) <= sys.float_info.max else None
 
 
 def shown(value: Any, most: int = SHOWN) -> str:

@@ -95,7 +95,7 @@ def view(sweep: store.Sweep, table: list[dict[str, Any]]) -> View:
         flops_total=sum(row["flops"] for row in table),
         flops_spent=sum(_spent(row) for row in table),
         rate=rate,
-        eta=left / (rate * len(running)) if rate and running else None,
+        eta=foreign.number(left / (rate * len(running))) if rate and running else None,
         running=sorted(running, key=lambda row: _spent(row) - row["flops"]),
         failures=sorted((row for row in table if row["state"] == "failed"), key=lambda row: -(row["at"] or 0)),
     )
@@ -161,4 +161,4 @@ def _spent(row: dict[str, Any]) -> float:
 def _rate(table: list[dict[str, Any]]) -> float | None:
     timed = [(_spent(row), row["seconds"]) for row in table if row["seconds"] and row["seconds"] > 0]
     seconds = sum(seconds for _, seconds in timed)
-    return sum(flops for flops, _ in timed) / seconds or None if seconds else None
+    return foreign.number(sum(flops for flops, _ in timed) / seconds) or None if seconds else None

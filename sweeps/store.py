@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 STATES = ("missing", "running", "interrupted", "failed", "completed", "diverged")
 ENDED = ("completed", "diverged")
+LARGEST = 1e300  # number in a plan; sums of them are finite
 RUN_ID = re.compile(r"[0-9a-f]{12}")
 KINDS = {
     "base": str,
@@ -136,18 +137,11 @@ def read(path: Path) -> Sweep:
         entries = {run_id: Entry(run_id=run_id, **point) for run_id, point in content["points"].items()}
         sweep = Sweep(path, content["name"], content["bases"], entries)
     except (AttributeError, KeyError, TypeError) as error:
-        raise BadInput(f"{file}: damaged ({type(error).__name__}: {error})") from error
+        raise BadInput(f"{file}: damaged ({type(error).__name__}: {foreign.shown(str(error))})") from error
     if not isinstance(sweep.name, str) or not isinstance(sweep.bases, dict):
         raise BadInput(f"{file}: damaged (its name is no text, or its bases are no objects)")
-    for run_id, entry in entries.items():
-        if not RUN_ID.fullmatch(run_id):  # it becomes a path
-            raise BadInput(f"{file}: {foreign.shown(run_id)!r} is no run id")
-        for name, kind in KINDS.items():
-            value = getattr(entry, name)
-            if not isinstance(value, kind) or isinstance(value, bool):
-                raise BadInput(f"{file}: damaged ({name} of the point {run_id} is {foreign.shown(value)})")
-        if foreign.number(entry.flops) is None:
-            raise BadInput(f"{file}: damaged (flops of the point {run_id} are not finite)")
+    for entry in entries.values():
+        _check(entry, file)
     return sweep
 
 
@@ -204,6 +198,16 @@ def fail(run: Path, message: str, traceback: str, session: str) -> None:
 def failure(run: Path) -> dict[str, Any] | None:
     """What `fail` recorded."""
     return read_json(run / "error.json") if (run / "error.json").exists() else None
+
+
+def _check(entry: Entry, file: Path) -> None:
+    if not RUN_ID.fullmatch(entry.run_id):  # it becomes a path
+        raise BadInput(f"{file}: {foreign.shown(entry.run_id)!r} is no run id")
+    for name, kind in KINDS.items():
+        value = getattr(entry, name)
+        sane = kind in (str, dict) or (foreign.number(value) is not None and 0 <= value < LARGEST)
+        if not isinstance(value, kind) or not sane:
+            raise BadInput(f"{file}: damaged ({name} of the point {entry.run_id} is {foreign.shown(value)})")
 
 
 def _text(file: Path) -> str:

@@ -20,7 +20,7 @@ UNDER_WAY = ("running", "failed", "interrupted")
 PLAIN = {
     *("run_id", "state", "params_total", "flops", "step", "steps", "loss", "train_loss", "seconds", "at", "message")
 }
-LABEL = 40  # characters shown of a label
+LABEL, LABELS = 40, 20  # characters shown of a label, and labels
 
 
 def define(flags: absl_flags.FlagValues) -> None:
@@ -70,7 +70,7 @@ def table(name: str, rows: list[dict[str, Any]], states: dict[str, int], share: 
     if len(rows) > ROWS and not everything:
         chosen = sorted((row for row in rows if row["state"] in UNDER_WAY), key=lambda r: UNDER_WAY.index(r["state"]))
         chosen = chosen[:ROWS]
-    labels = list(dict.fromkeys(key for row in chosen for key in row if key not in PLAIN))
+    labels = list(dict.fromkeys(key for row in chosen for key in row if key not in PLAIN))[:LABELS]
     shown = Table(box=None, pad_edge=False)
     shown.add_column("run")
     shown.add_column("state")
