@@ -101,6 +101,24 @@ def view(sweep: store.Sweep, table: list[dict[str, Any]]) -> View:
     )
 
 
+def last_line(run: Path, root: Path) -> dict[str, Any]:
+    """The newest line of a run's metrics that has a loss, from the end of the file alone."""
+    file = run / NAME
+    if foreign.stamp(file, root, foreign.METRICS_BYTES) is None:
+        return {}
+    with open(file, "rb") as opened:
+        opened.seek(max(0, opened.seek(0, os.SEEK_END) - TAIL))
+        lines = opened.read().split(b"\n")
+    for text in reversed(lines):
+        try:
+            line = DECODER.decode(text.decode())
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(line, dict) and "loss" in line:
+            return line
+    return {}
+
+
 def _found(sweep: store.Sweep, run_id: str, ended: Ended) -> dict[str, Any]:
     run = sweep.run(run_id)
     folder = f"{sweep.path}/runs/{run_id}"
@@ -117,28 +135,10 @@ def _found(sweep: store.Sweep, run_id: str, ended: Ended) -> dict[str, Any]:
     state = store.unfinished(run)
     if state == "missing":
         return {}
-    line = _last_line(run, sweep.path)
+    line = last_line(run, sweep.path)
     row = {"state": state, "step": foreign.number(line.get("step")) or 0}
     row |= {"train_loss": foreign.number(line.get("loss")), "seconds": foreign.number(line.get("seconds"))}
     return row | (_failure(run, sweep.path) if state == "failed" else {})
-
-
-def _last_line(run: Path, root: Path) -> dict[str, Any]:
-    """The newest line of a run's metrics that has a loss, from the end of the file alone."""
-    file = run / NAME
-    if foreign.stamp(file, root, foreign.METRICS_BYTES) is None:
-        return {}
-    with open(file, "rb") as opened:
-        opened.seek(max(0, opened.seek(0, os.SEEK_END) - TAIL))
-        lines = opened.read().split(b"\n")
-    for text in reversed(lines):
-        try:
-            line = DECODER.decode(text.decode())
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(line, dict) and "loss" in line:
-            return line
-    return {}
 
 
 def _failure(run: Path, root: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ ever added: what an earlier design asked for stays. A point is worked on by whoe
 `error.json` is what an exception left.
 """
 
-import contextlib
 import dataclasses
 import json
 import re

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 
-from sweeps import store
+from sweeps import status, store
 from sweeps.launch.launcher import View
 
 SECONDS = 1.0  # between two looks
@@ -29,7 +29,7 @@ def watch(
                 at[run_id], began[run_id] = (free or [0])[0], time.monotonic()
                 view({"event": "begin", "run_id": run_id, "worker": at[run_id]})
             elif state == "running":
-                line = store.last_line(sweep.run(run_id))
+                line = status.last_line(sweep.run(run_id), sweep.path)
                 progress = {"step": line.get("step", 0), "loss": line.get("loss")}
                 view({"event": "progress", "run_id": run_id, "worker": at[run_id], **progress})
             elif state in store.ENDED:

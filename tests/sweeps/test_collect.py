@@ -350,7 +350,6 @@ def test_reading_starts_no_jax():
     code = (
         "import sys, sweeps.collect, sweeps.curves, sweeps.status; print('jax' in sys.modules, 'flax' in sys.modules)"
     )
-    import subprocess
 
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False False\n"
