@@ -64,6 +64,7 @@ def line(seen: View) -> str:
 
 def summary(seen: View) -> Any:
     """A view for a terminal: states, FLOPs, pace, the runs that are running, the newest failures."""
+    from rich.columns import Columns
     from rich.console import Group
     from rich.progress_bar import ProgressBar
     from rich.table import Table
@@ -74,7 +75,7 @@ def summary(seen: View) -> Any:
     for i, (state, count) in enumerate(seen.states.items()):
         counts.append(f"{', ' if i else ''}{count:,} {state}", style=STYLES.get(state, ""))
     bar = ProgressBar(total=seen.flops_total or 1.0, completed=seen.flops_spent if seen.flops_total else 1.0, width=60)
-    shown: list[Any] = [counts, bar, Text("; ".join([_flops(seen), *_pace(seen)]))]
+    shown: list[Any] = [counts, Columns([bar]), Text("; ".join([_flops(seen), *_pace(seen)]))]
     if seen.running:
         table = Table(box=None, pad_edge=False)
         for name, side in {"running": "left", "N": "right", "FLOPs": "right", "step": "right", "loss": "right"}.items():

@@ -14,8 +14,8 @@ from sweeps import collect, status, store
 
 HOLD = """
 import sys, pathlib
-from sweeps import store
-with store.claim(pathlib.Path(sys.argv[1])):
+from sweeps import lease
+with lease.claim(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
