@@ -1,7 +1,5 @@
 """`python -m isoflop` is the console script `isoflop`."""
 
-import sys
+from isoflop.cli import entry
 
-from isoflop.cli import main
-
-sys.exit(main())
+entry()

@@ -5,13 +5,16 @@ A command is a module `isoflop/commands/NAME.py` with `SUMMARY`, `EXAMPLE`, `def
 `--config=FILE[:arg]` with every key a flag.
 """
 
+import contextlib
 import dataclasses
 import importlib
 import json
 import os
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from absl import flags as absl_flags
@@ -41,9 +44,6 @@ COMMANDS = {
 }
 
 
-INTERRUPTED = 130  # exit code
-
-
 @dataclasses.dataclass(frozen=True)
 class Output:
     """What a command has to say: `payload` for `--json`, `text` (a string or a rich renderable) for people, a code."""
@@ -59,8 +59,18 @@ class Usage(ValueError):
     exit_code = 2
 
 
+class Terminated(BaseException):
+    """SIGTERM, while nothing ran that could have saved anything."""
+
+
+STOPS: dict[type[BaseException], signal.Signals] = {KeyboardInterrupt: signal.SIGINT, Terminated: signal.SIGTERM}
+
+
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns its exit code (0 success, 1 failed run or fit, 2 bad input, 130 interrupted)."""
+    """Run one command; returns its exit code.
+
+    It is 0 for success, 1 for a failed run or fit, 2 for bad input, and 128 + its number for a signal.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(_overview())
@@ -73,10 +83,12 @@ def main(argv: list[str] | None = None) -> int:
     _quiet_libraries()
     show_traceback = "--traceback" in argv
     try:
-        output = _dispatch(argv[0], argv[1:])
-    except KeyboardInterrupt:
-        print("isoflop: interrupted; run the same command again to continue", file=sys.stderr)
-        return INTERRUPTED
+        with _terminable():
+            output = _dispatch(argv[0], argv[1:])
+    except tuple(STOPS) as stop:
+        number = STOPS[type(stop)]
+        print(f"isoflop: stopped by {number.name}; the same command continues", file=sys.stderr)
+        return 128 + number
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -87,6 +99,34 @@ def main(argv: list[str] | None = None) -> int:
         print(f"isoflop: {message}", file=sys.stderr)
         return code
     return output.code if output else 0
+
+
+def entry() -> None:
+    """The process of a command."""
+    code = main()
+    if code:
+        from training.signals import leave
+
+        leave(code)
+
+
+@contextlib.contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM end a command as Ctrl-C does, with what it has begun cleared away; a second one ends it at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        del frame
+        signal.signal(number, signal.SIG_DFL)
+        raise Terminated
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _dispatch(name: str, argv: list[str]) -> Output | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from sweeps import foreign, lease
 from training.errors import BadInput, nearest
-from training.files import locked, read_json, write_json
+from training.files import clear_temporaries, locked, read_json, write_json
 
 # What plans a run imports JAX, and reading what became of it must not wait for that: see `Sweep.config` and `add`.
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ def add(path: Path, plan: "Plan") -> Sweep:
         raise BadInput(f"workdir {path} holds a run, not a sweep")
     path.mkdir(parents=True, exist_ok=True)
     with locked(path / "sweep.lock", f"workdir {path}: sweep.json is being written", wait=True):
+        clear_temporaries(path, "sweep.json")
         known = read(path) if (path / "sweep.json").exists() else Sweep(path, plan.name, {}, {})
         if known.name != plan.name:
             raise BadInput(f"workdir {path} holds the sweep {known.name!r}, not {plan.name!r}: give another --workdir")

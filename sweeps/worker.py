@@ -201,7 +201,7 @@ def _run(sweep: Any, entries: list[Any], session: str, report: Report) -> None:
         outcomes[i] = loop.together([jobs[i]])[0] if alone else outcome
     for entry, outcome in zip(entries, outcomes, strict=True):
         if isinstance(outcome, Exception):
-            message = f"{type(outcome).__name__}: {' '.join(str(outcome).split())}"
+            message = _said(outcome)
             trace = "".join(traceback.format_exception(outcome))
             store.fail(sweep.run(entry.run_id), message, trace, session)
             report("error", run_id=entry.run_id, message=message)
@@ -280,8 +280,17 @@ def main() -> int:
 
     threading.Thread(target=_watch, daemon=True).start()
     packing = Packing(job["pack"], job["workers"], frozenset(job["alone"]))
-    stopped = serve(Path(job["path"]), job["run_ids"], job["session"], packing, report, job["cores"])
+    try:
+        stopped = serve(Path(job["path"]), job["run_ids"], job["session"], packing, report, job["cores"])
+    except Exception as error:
+        report("broken", message=_said(error))
+        traceback.print_exc()
+        return 1
     return 0 if stopped is None else 128 + stopped
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def _watch() -> None:
@@ -301,4 +310,6 @@ def prepare() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    from training.signals import leave
+
+    leave(main())

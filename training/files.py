@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from training.errors import BadInput
+
+TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")  # what a file is called until it is whole
 
 
 def write_text(path: Path, text: str) -> None:
@@ -24,6 +27,13 @@ def write_text(path: Path, text: str) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def clear_temporaries(folder: Path, name: str = "*") -> None:
+    """Remove what processes that died were writing: only the one writer of these files may call this."""
+    for file in folder.glob(f".{name}.*"):
+        if TEMPORARY.fullmatch(file.name) and file.is_file():
+            file.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from training import allocator, asynchronous, config as configs, cost as costs, replicas
 from training.checkpoint import FOLDER
 from training.errors import BadInput
-from training.files import locked, read_json, read_object, write_json
+from training.files import clear_temporaries, locked, read_json, read_object, write_json
 from training.lines import read_metrics
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "tensorflow-datasets", "ml-collections", "numpy")
@@ -57,6 +57,7 @@ class RunDirectory:
         `keep`, open the metrics."""
         if jax.process_index():
             return
+        clear_temporaries(self.path)
         write_json(self.path / "config.json", json.loads(config.to_json_best_effort()))
         previous = read_metrics(self.path, every_attempt=True)
         self.attempt = 1 + max((line["attempt"] for line in previous), default=-1)

@@ -4,10 +4,14 @@ They are those of a person (SIGINT), of a machine that is taken away (SIGTERM), 
 (SIGUSR1 or SIGUSR2, as it is asked).
 """
 
+import atexit
 import contextlib
+import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
+from typing import NoReturn
 
 CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
@@ -42,3 +46,13 @@ def stoppable() -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def leave(code: int) -> NoReturn:
+    """End this process now, with what is to be done at its end, but without waiting for its threads: those of a save that
+    failed wait for each other, for minutes."""
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # nobody listens any more
+            stream.flush()
+    os._exit(code)

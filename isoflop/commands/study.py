@@ -13,8 +13,8 @@ from absl import flags as absl_flags
 
 from isoflop import cli
 from isoflop.cli import Output
-from isoflop.commands.sweep import directory
-from sweeps import design
+from isoflop.commands.sweep import define_launch, directory, launch_words, options
+from sweeps import design, launch
 from training.errors import BadInput
 from training.files import write_json
 
@@ -22,6 +22,7 @@ SUMMARY = "sweep all budgets but the largest, fit, freeze a prediction for that 
 EXAMPLE = """
 isoflop study --config=configs/lm/demo.py --workdir=runs/demo
 isoflop study --config=configs/vision/scaling.py:vit-fashion --workdir=runs/vit
+isoflop study --config=configs/lm/demo.py --workdir=/shared/demo --launcher=slurm --workers=8 --engine=time=120
 """
 CONFIG = True
 ROUNDS = 3  # in which sizes are added where a best size lies at an edge
@@ -36,7 +37,7 @@ class StepFailed(RuntimeError):
 def define(flags: absl_flags.FlagValues) -> None:
     """The flags of the command."""
     absl_flags.DEFINE_string("workdir", None, "The study's directory; made on first use.", flag_values=flags)
-    absl_flags.DEFINE_integer("workers", None, "Worker processes; by default one a core or GPU.", flag_values=flags)
+    define_launch(flags)
 
 
 def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
@@ -46,8 +47,9 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     budgets = sorted({point["label.budget"] for point in config.design if "label.budget" in point})
     if len(budgets) < 2:
         raise BadInput("--config: a study needs a design of two budgets or more (sweeps.design.isoflop)")
+    launch.launcher(flags.launcher).check(options(flags))
     began = time.monotonic()
-    steps = _Steps(config.study, folder, list(flags.config_words), flags.workers)
+    steps = _Steps(config.study, folder, list(flags.config_words), launch_words(flags))
     with contextlib.redirect_stdout(sys.stderr) if flags.json else contextlib.nullcontext():
         code = steps.run(budgets[-1])
     score = json.loads(steps.file("score.json").read_text()) if steps.file("score.json").exists() else None
@@ -58,9 +60,8 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
 class _Steps:
     """Every step is a command that a person could type; it is printed before it runs. What is done is not done again."""
 
-    def __init__(self, study: Any, folder: Path, config: list[str], workers: int | None):
-        self._study, self._folder, self._config = study, folder, config
-        self._workers = [] if workers is None else [f"--workers={workers}"]
+    def __init__(self, study: Any, folder: Path, config: list[str], launching: list[str]):
+        self._study, self._folder, self._config, self._launching = study, folder, config, launching
 
     def file(self, name: str) -> Path:
         """Of the study's directory."""
@@ -92,7 +93,7 @@ class _Steps:
         for _ in range(ROUNDS):
             points = [f"--points={added}"] if added.exists() else []
             folder = [f"--workdir={self.file('sweep')}", f"--where={where}"]
-            say("sweep", *self._config, *points, *folder, *self._workers)
+            say("sweep", *self._config, *points, *folder, *self._launching)
             found = edges(self.file("sweep"), where, self._study.size, self._study.loss) if self._study.size else []
             if not found:
                 break
@@ -161,14 +162,16 @@ def say(*words: object, check: bool = True) -> int:
     """Print a command as a person would type it, and run it.
 
     Raises:
+      KeyboardInterrupt, Terminated: it was stopped.
       StepFailed: it failed, and `check` asks that none does.
     """
     argv = [str(word) for word in words]
     print(f"\n$ isoflop {shlex.join(argv)}", flush=True)
     code = cli.main(argv)
     sys.stdout.flush()
-    if code == cli.INTERRUPTED:
-        raise KeyboardInterrupt
+    for stop, number in cli.STOPS.items():
+        if code == 128 + number:
+            raise stop
     if check and code:
         raise StepFailed(f"study: isoflop {argv[0]} failed")
     return code

@@ -28,6 +28,7 @@ def define(flags: absl_flags.FlagValues) -> None:
     )
     define_points(flags)
     define_launch(flags)
+    absl_flags.DEFINE_boolean("detach", False, "Submit to SLURM and return.", flag_values=flags)
 
 
 def define_launch(flags: absl_flags.FlagValues) -> None:
@@ -52,10 +53,15 @@ def define_launch(flags: absl_flags.FlagValues) -> None:
         "--engine=num_gpus=0.25 (Ray).",
         flag_values=flags,
     )
-    absl_flags.DEFINE_boolean("detach", False, "Submit to SLURM and return.", flag_values=flags)
 
 
-def options(flags: absl_flags.FlagValues) -> launch.Options:
+def launch_words(flags: absl_flags.FlagValues) -> list[str]:
+    """Those flags as they were given, for another command."""
+    given = [name for name in ("launcher", "workers", "pack") if flags[name].present]
+    return [f"--{name}={flags[name].value}" for name in given] + [f"--engine={text}" for text in flags.engine]
+
+
+def options(flags: absl_flags.FlagValues, detach: bool = False) -> launch.Options:
     """What those flags say.
 
     Raises:
@@ -67,13 +73,13 @@ def options(flags: absl_flags.FlagValues) -> launch.Options:
         if not equals:
             raise BadInput(f"--engine: must be name=value, got {text!r}")
         engine[name.strip()] = value.strip()
-    return launch.Options(flags.workers, pack.parse(flags.pack), engine, flags.detach)
+    return launch.Options(flags.workers, pack.parse(flags.pack), engine, detach)
 
 
 def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     """Run the sweep and show what became of its points."""
     workdir = directory(flags, args, "sweep")
-    only, chosen = store.parse_states(flags.only), options(flags)
+    only, chosen = store.parse_states(flags.only), options(flags, flags.detach)
     plan = planned(flags)
     from sweeps import progress, run as launcher
 

@@ -54,6 +54,7 @@ class Worker:
     place: Place
     process: subprocess.Popen[str]
     run_ids: set[str] = dataclasses.field(default_factory=set)
+    broken: str | None = None  # what it said before it died
 
 
 class _Processes:
@@ -145,6 +146,9 @@ class _Processes:
         elif kind in ("end", "error"):
             worker.run_ids.discard(event["run_id"])
             self._ran += kind == "end"
+        elif kind == "broken":
+            worker.broken = event["message"]
+            return
         elif kind == "gone":
             self._workers.remove(worker)
             code = worker.process.wait()
@@ -164,7 +168,7 @@ class _Processes:
         self._alone |= worker.run_ids
         if at is not None or not worker.run_ids:
             self._deaths[at or ""] += 1
-            reason = f"its worker died ({_death(code)})"
+            reason = f"its worker died ({worker.broken or _death(code)})"
             if self._deaths[at or ""] >= DEATHS:
                 if at is None:
                     log = self._sweep.path / "logs" / f"worker-{worker.index}.log"

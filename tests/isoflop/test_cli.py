@@ -3,7 +3,9 @@
 import errno
 import importlib
 import json
+import os
 import shlex
+import signal
 from pathlib import Path
 
 import pytest
@@ -132,6 +134,10 @@ def test_interruptions_and_bugs_have_codes_of_their_own(capsys, monkeypatch):
 
     monkeypatch.setattr(doctor, "run", interrupted)
     assert cli.main(["doctor"]) == 130
+    handler = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(doctor, "run", lambda flags, args: os.kill(os.getpid(), signal.SIGTERM))
+    assert cli.main(["doctor"]) == 143 and signal.getsignal(signal.SIGTERM) == handler
+    assert "stopped by SIGTERM; the same command continues" in capsys.readouterr().err
 
     def bug(flags, args):
         raise RuntimeError("surprise")

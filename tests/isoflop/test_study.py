@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from configs.lm import demo, hour
+from isoflop import cli
 from isoflop.commands import study
 from isoflop.config_file import complete
 from sweeps import collect
@@ -105,11 +106,12 @@ def test_a_forecast_is_frozen_before_its_budget_is_trained_and_never_made_again(
 
     monkeypatch.setattr(study, "say", say)
     monkeypatch.setattr(study, "edges", lambda *_: [])
-    steps = study._Steps(complete(demo.get_config()).study, tmp_path, ["--config=demo.py"], None)
+    steps = study._Steps(complete(demo.get_config()).study, tmp_path, ["--config=demo.py"], ["--workers=2"])
     assert steps.run(1e12) == 1, "the code is that of the score"
     names = [words[0] for words in said]
     assert names == ["doctor", "plan", "sweep", "fit", "predict", "sweep", "score", "plot", "report"]
-    assert said[2][-1] == said[3][-3] == "--where=budget<1e+12" and said[5][-1] == "--where=budget==1e+12"
+    assert said[2][-2] == said[3][-3] == "--where=budget<1e+12" and said[5][-2] == "--where=budget==1e+12"
+    assert said[2][-1] == said[5][-1] == "--workers=2"
     assert {"--law=chinchilla", "--d=tokens", "--loss=loss", "--target=1e+12"} < set(said[3])
     said.clear()
     steps.run(1e12)
@@ -123,9 +125,10 @@ def test_a_step_that_fails_ends_the_study(capsys):
     assert "$ isoflop fit missing.csv" in captured.out and "missing.csv" in captured.err
 
 
-def test_an_interrupted_step_interrupts_the_study(monkeypatch):
-    monkeypatch.setattr(study.cli, "main", lambda argv: 130)
-    with pytest.raises(KeyboardInterrupt):
+@pytest.mark.parametrize(("code", "stop"), [(130, KeyboardInterrupt), (143, cli.Terminated)])
+def test_a_stopped_step_stops_the_study(monkeypatch, code, stop):
+    monkeypatch.setattr(study.cli, "main", lambda argv: code)
+    with pytest.raises(stop):
         study.say("score", "prediction.json", check=False)
 
 
