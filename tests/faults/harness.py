@@ -338,8 +338,9 @@ def random_kills(scene: Scene, reference: Mapping[str, Any], kills: int, seed: i
                 process.wait(LIMIT)
             if done % 20 == 0:
                 say(f"{done} of {kills} random kills")
-    process.kill()
-    process.wait()
+    if process is not None:
+        process.kill()
+        process.wait()
     report.orphans += scene.quiet()
     judge(scene, reference, report)
     report.survived = done
@@ -398,7 +399,7 @@ def merged(reports: list[Report]) -> Report:
 
 def main() -> int:
     """The whole campaign, as a report."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=200, help="at random moments")
     parser.add_argument("--each", type=int, default=10, help="inside each kind of write")
     parser.add_argument("--kinds", default=",".join(WRITES))

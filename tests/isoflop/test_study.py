@@ -84,7 +84,9 @@ def test_a_study_grows_until_minima_are_inside_and_says_so(measured, monkeypatch
 
     monkeypatch.setattr(study, "say", say)
     config = complete(demo.get_config())
-    study._Steps(config.study, tmp_path, ["--config=demo.py", "--config.base.seed=3"], 2).grow("budget<8e11")
+    study._Steps(config.study, tmp_path, ["--config=demo.py", "--config.base.seed=3"], ["--workers=2"]).grow(
+        "budget<8e11"
+    )
     folder = [f"--workdir={tmp_path / 'sweep'}", "--where=budget<8e11", "--workers=2"]
     first, second = said
     assert first == ["sweep", "--config=demo.py", "--config.base.seed=3", *folder]
