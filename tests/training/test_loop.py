@@ -5,6 +5,7 @@ import fcntl
 import functools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,8 +18,9 @@ import numpy as np
 import optax
 import pytest
 import toy
+from ml_collections import ConfigDict
 
-from training import checkpoint, data, evaluation, files, loop, mesh, record, signals, step
+from training import checkpoint, config as configs, data, evaluation, files, loop, mesh, record, signals, step
 from training.config import resolve
 from training.errors import BadInput
 
@@ -115,15 +117,47 @@ def test_accumulation_and_devices_leave_the_losses(tmp_path):
         )
 
 
-def test_a_checkpoint_restores_onto_another_mesh(tmp_path):
-    config = toy.config(**{"mesh.data": 4, "mesh.tensor": 2, "checkpoint.every_steps": 5})
+MESHES = {
+    "eight": {"data": 4, "tensor": 2},
+    "other axes": {"data": 2, "fsdp": 4},
+    "four": {"data": 4},
+    "four in two": {"fsdp": 2, "tensor": 2},
+    "two": {"fsdp": 2},
+    "one": {"data": 1},
+}
+SMALL_TEXT = {
+    "task": "lm",
+    "batch_size": 16,
+    "model": {"width": 32, "depth": 2, "heads": 4},
+    "data": {"corpus": "stdlib", "seq_len": 32},
+    "evaluation": {"tokens": 4096},
+}
+
+
+@pytest.mark.parametrize("family", ["toy", pytest.param("lm", marks=pytest.mark.slow)])
+def test_a_run_saved_on_eight_devices_goes_on_on_others(tmp_path, family):
+    """Fifty steps on other numbers of devices and other axes have the losses that they had on all eight."""
+    config = toy.config() if family == "toy" else configs.complete(ConfigDict(SMALL_TEXT))
+    config.horizon.update({"steps": 100, "tokens_per_param": None})
+    config.log.every, config.checkpoint.every_steps = 1, 50
+
+    def on(name):
+        config.mesh.update({"data": 1, "fsdp": 1, "tensor": 1} | MESHES[name])
+        return int(np.prod(list(MESHES[name].values())))
+
+    on("eight")
     whole = loop.run(config, tmp_path / "whole")
     with pytest.raises(Cut):
-        loop.run(config, tmp_path / "cut", observers=[cut_at(14)])
-    config.mesh.update({"data": 1, "fsdp": 2, "tensor": 1})
-    result = loop.run(config, tmp_path / "cut")
-    assert result["continued_from"] and result["num_devices"] == 2
-    np.testing.assert_allclose(result["loss"], whole["loss"], rtol=1e-5)
+        loop.run(config, tmp_path / "cut", observers=[cut_at(53)])
+    for name in MESHES:
+        shutil.copytree(tmp_path / "cut", tmp_path / name)
+        devices = on(name)
+        result = loop.run(config, tmp_path / name)
+        assert result["continued_from"] == 50 and result["num_devices"] == devices
+        losses = [[line["loss"] for line in metrics(tmp_path / run)] for run in (name, "whole")]
+        assert len(losses[1]) >= 100
+        np.testing.assert_allclose(*losses, rtol=1e-5, err_msg=name)
+        np.testing.assert_allclose(result["loss"], whole["loss"], rtol=1e-5)
 
 
 def test_divergence_ends_the_run_with_the_last_good_step(tmp_path):
