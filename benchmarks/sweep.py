@@ -214,6 +214,8 @@ def main() -> None:
     found: dict[str, Any] = {}
     if flags.out and flags.out.exists():
         found = {shape: each["rounds"] for shape, each in json.loads(flags.out.read_text())["shapes"].items()}
+    with tempfile.TemporaryDirectory() as folder:  # the text is prepared once, before any clock runs
+        command(["isoflop", "prepare", f"--config={config(SHAPES['d32'], Path(folder))}"])
     for number in range(flags.rounds):
         for shape in flags.shapes.split(","):
             rounds = found.setdefault(shape, [])

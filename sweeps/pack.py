@@ -9,7 +9,7 @@ import jax
 from ml_collections import ConfigDict
 
 from sweeps import plan as plans, price
-from training import cache, record
+from training import cache, memory, record
 from training.errors import BadInput
 from training.files import read_json, write_json
 
@@ -39,8 +39,9 @@ def tried(config: ConfigDict, most: int) -> list[price.Measured]:
       Absent: the data is not on this machine.
       BadInput: the run contradicts the machine.
     """
-    found = [price.measure(config)]
-    while 2 * found[-1].runs <= min(most, MOST) and 2 * found[-1].memory_bytes < SHARE * _memory():
+    found, sharing = [price.measure(config)], (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
+    room = SHARE * memory.of_a_device() / sharing  # a worker a core, one memory
+    while 2 * found[-1].runs <= min(most, MOST) and 2 * found[-1].memory_bytes < room:
         found.append(price.measure(config, 2 * found[-1].runs))
         if not _pays(found[-2], found[-1]):
             break
@@ -94,11 +95,3 @@ def _file(config: ConfigDict) -> Path:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     machine = [device.device_kind for device in jax.devices()], cores, record.versions()
     return cache.folder() / "packs" / f"{plans.digest([plans.group(config), machine])}.json"
-
-
-def _memory() -> float:
-    """Bytes of one device."""
-    stats = jax.local_devices()[0].memory_stats() or {}
-    if "bytes_limit" in stats:
-        return float(stats["bytes_limit"])
-    return float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")) / (os.cpu_count() or 1)

@@ -20,7 +20,7 @@ import pytest
 import toy
 from ml_collections import ConfigDict
 
-from training import checkpoint, config as configs, data, evaluation, files, loop, mesh, record, signals, step
+from training import checkpoint, config as configs, data, evaluation, files, loop, memory, mesh, record, signals, step
 from training.config import resolve
 from training.errors import BadInput
 
@@ -158,6 +158,13 @@ def test_a_run_saved_on_eight_devices_goes_on_on_others(tmp_path, family):
         assert len(losses[1]) >= 100
         np.testing.assert_allclose(*losses, rtol=1e-5, err_msg=name)
         np.testing.assert_allclose(result["loss"], whole["loss"], rtol=1e-5)
+
+
+def test_a_run_that_does_not_fit_is_refused_before_it_begins(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "of_a_device", lambda: 100.0)
+    with pytest.raises(BadInput, match=r"memory: a step needs \S+ GiB of each device, which has 0.0: more accumulate"):
+        loop.run(toy.config(), tmp_path / "large")
+    assert not (tmp_path / "large").exists()
 
 
 def test_divergence_ends_the_run_with_the_last_good_step(tmp_path):
