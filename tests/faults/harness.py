@@ -150,7 +150,14 @@ class Scene:
 
     def sweep(self, *more: str, **options: Any) -> subprocess.Popen[str]:
         """The sweep, begun or continued."""
-        return self.start("sweep", f"--config={self.config}", f"--workdir={self.path}", "--pack=1", *more, **options)
+        return self.start(
+            "sweep",
+            f"--config={self.config}",
+            f"--workdir={self.path}",
+            "--pack=1",
+            *(more or ("--workers=2",)),
+            **options,
+        )
 
     def run(self, *arguments: str) -> int:
         """A command to its end; its exit code."""
