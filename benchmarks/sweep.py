@@ -55,13 +55,13 @@ def get_config():
 """
 
 
-def config(shape: contenders.Shape, folder: Path) -> Path:
+def config(shape: contenders.Shape, folder: Path, steps: int = STEPS) -> Path:
     """The config file of the sweep of a shape."""
     file = folder / "bench.py"
     file.write_text(
         CONFIG.format(
             batch=shape.batch,
-            steps=STEPS,
+            steps=steps,
             depth=shape.depth,
             width=shape.width,
             heads=shape.heads,

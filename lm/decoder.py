@@ -278,7 +278,7 @@ def logits(
     states: Float[Array, "*rows width"], head: Float[Array, "vocab width"], dtype: str
 ) -> Float[Array, "*rows vocab"]:
     """The product of hidden states and the head, accumulated in `dtype`."""
-    return jnp.einsum("...d,vd->...v", states, head, preferred_element_type=jnp.dtype(dtype))
+    return layers.product(states, head.T, dtype)
 
 
 def embed(model: Any, params: Any, tokens: Array, places: Array) -> Array:

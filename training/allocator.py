@@ -13,7 +13,11 @@ SETTINGS = {
     "top_pad": (_TOP_PAD, 64 * 2**20),  # the heap grows by 64 MiB at once
 }
 
+PIECES = 16 << 20, 2 << 10  # bytes of the largest and the smallest that `tidy` looks for
+_PAGE, _DONTNEED = 4096, 4  # of `madvise`
+
 _kept: dict[str, int] | None = None
+_aside: list[int] = []  # addresses
 
 
 def kept() -> dict[str, int] | None:
@@ -39,3 +43,58 @@ def keep_freed_memory() -> dict[str, int] | None:
     global _kept
     _kept = {name: value for name, (number, value) in SETTINGS.items() if libc.mallopt(number, value)}
     return _kept
+
+
+def tidy() -> int:
+    """Set the free pieces of the heap aside, so that what comes next lies together at its end; returns their bytes.
+
+    A compiler leaves thousands of them, and each step's temporaries would be looked for among them, and come to lie
+    scattered: a step of a tiny model then takes 20% longer than with a program that was read from the cache. Their pages
+    go back to the system. Does nothing where `keep_freed_memory` has not; may be called again and again.
+    """
+    libc = ctypes.CDLL(None)
+    if _kept is None or not hasattr(libc, "mallinfo2"):
+        return 0
+    libc.malloc.restype = libc.sbrk.restype = ctypes.c_void_p
+    libc.malloc.argtypes, libc.free.argtypes, libc.sbrk.argtypes = (
+        (ctypes.c_size_t,),
+        (ctypes.c_void_p,),
+        (ctypes.c_long,),
+    )
+    libc.madvise.argtypes, libc.mallinfo2.restype = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int), _Info
+    while _aside:
+        libc.free(_aside.pop())
+    end = libc.sbrk(0) - libc.mallinfo2().keepcost  # the pieces lie below, the one free block of the heap's end above
+    size, found = float(PIECES[0]), 0
+    while size >= PIECES[1]:
+        piece = libc.malloc(int(size))
+        if piece is None or piece >= end:
+            libc.free(piece)
+            size /= 1.5
+            continue
+        _aside.append(piece)
+        found += int(size)
+        first, last = -(-piece // _PAGE) * _PAGE, (piece + int(size)) // _PAGE * _PAGE
+        if last > first:
+            libc.madvise(first, last - first, _DONTNEED)
+    return found
+
+
+class _Info(ctypes.Structure):
+    """glibc's `struct mallinfo2`."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            "arena",
+            "ordblks",
+            "smblks",
+            "hblks",
+            "hblkhd",
+            "usmblks",
+            "fsmblks",
+            "uordblks",
+            "fordblks",
+            "keepcost",
+        )
+    ]

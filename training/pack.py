@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from training import data, memory, mesh as meshes, step as steps
+from training import allocator, data, memory, mesh as meshes, step as steps
 from training.meter import Fetch, Meter
 from training.signals import Interrupted, stoppable
 from training.state import State
@@ -204,6 +204,7 @@ class _Engine:
             self._program(n, self._shared)
         seconds, compiles = time.perf_counter() - began, steps.compiled.cache_info().misses - before
         memory.check(max(each.memory_bytes for each in self._programs.values()), len(pack))
+        allocator.tidy()
         program = next(iter(self._programs.values()))
         for member in pack:
             member.seat = Seat(self._mesh, program, len(pack), seconds, compiles, stop)

@@ -98,15 +98,15 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
 def _pack(plan: plans.Plan, group: str, each: list[price.Measured]) -> dict[str, Any]:
     """What packs of the runs of a shape would gain: the size that is best, its speed over one run at a time, minutes."""
     flops = [point.flops for point in plan.points if point.group == group]
-    alone, chosen = each[0], pack.best(each)
+    chosen, speeds = pack.best(each).runs, {one.runs: one.flops_per_second or 0.0 for one in each}
     return {
-        "params_total": alone.params,
+        "params_total": each[0].params,
         "runs": len(flops),
-        "size": chosen.runs,
-        "gain": chosen.flops_per_second / alone.flops_per_second,
-        "gains": {one.runs: one.flops_per_second / alone.flops_per_second for one in each},
-        "minutes_alone": sum(flops) / alone.flops_per_second / 60,
-        "minutes": sum(flops) / chosen.flops_per_second / 60,
+        "size": chosen,
+        "gain": speeds[chosen] / speeds[1],
+        "gains": {runs: speed / speeds[1] for runs, speed in speeds.items()},
+        "minutes_alone": sum(flops) / speeds[1] / 60,
+        "minutes": sum(flops) / speeds[chosen] / 60,
     }
 
 
@@ -170,9 +170,16 @@ def _prices(
         if wanted:
             raise
         return {}, speed, [*notes, f"memory and time are not measured: {error}"]
-    timed = tuple((each[0].params, each[0].flops_per_second) for each in found.values())
-    source = f"a few steps of {len(shapes)} shape{'s' * (len(shapes) > 1)}, timed on {place}"
-    return found, speed or price.Speed(timed, source), notes
+    first = [each[0] for each in found.values()]
+    notes += [
+        f"N {one.params:,}: a step needs {one.memory_bytes / 2**30:,.1f} GiB of each device, more than this "
+        "machine has: its runs would be refused here"
+        for one in first
+        if one.step_seconds is None
+    ]
+    timed = tuple((one.params, one.flops_per_second) for one in first if one.flops_per_second)
+    source = f"a few steps of {len(timed)} shape{'s' * (len(timed) > 1)}, timed on {place}"
+    return found, speed or (price.Speed(timed, source) if timed else None), notes
 
 
 def _unasked(shapes: list[Any]) -> str:

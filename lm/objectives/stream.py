@@ -16,7 +16,10 @@ from training.task import Arrays, Model
 
 def available(config: ConfigDict) -> int | None:
     """Windows in the training split, None for a synthetic language; prepares the corpus where it is not there."""
-    split = tokens.prepare(config.data).split("train")
+    return _windows(tokens.prepare(config.data).split("train"), config)
+
+
+def _windows(split: Any, config: ConfigDict) -> int | None:
     return None if split.num_tokens is None else split.num_windows(config.data.seq_len)
 
 
@@ -68,7 +71,7 @@ class StreamTask(abc.ABC):
     def facts(self) -> dict[str, Any]:
         """Record entries of the corpus, the tokenizer and the attention chosen."""
         config, network = self.config, getattr(self.model, "network", None)
-        choice, windows = getattr(network, "attention_choice", None), available(config)
+        choice, windows = getattr(network, "attention_choice", None), _windows(self.train, config)
         return {
             **self.text.facts(),
             "seq_len": config.data.seq_len,

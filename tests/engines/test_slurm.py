@@ -71,11 +71,11 @@ def test_tasks_that_are_cancelled_killed_and_sent_back_lose_nothing(bench, clust
 
 
 def test_a_limit_of_time_that_is_shorter_than_the_sweep(bench, cluster):
-    """SLURM warns after about a third of the minute, the task saves and comes again, until all is done."""
+    """SLURM may warn a minute early, after 15 to 75 seconds; the task saves and comes again, until all is done."""
     bench.environment |= cluster
     calm = bench.calm(2, 200)
-    config = bench.config(2, 200, 0.15)
-    flags = ("--launcher=slurm", "--workers=1", "--engine=time=1", "--engine=signal_delay_s=45", "--pack=1")
+    config = bench.config(2, 200, 0.25)
+    flags = ("--launcher=slurm", "--workers=1", "--engine=time=2", "--engine=signal_delay_s=45", "--pack=1")
     process = bench.sweep(config, *flags)
     assert process.wait(500) == 0, process.stdout.read()
     records = bench.records()

@@ -93,6 +93,19 @@ def test_plan_measures_memory_and_speed_and_says_where(capsys):
     assert not Path("runs").exists()
 
 
+def test_plan_says_what_does_not_fit_before_it_is_run(capsys):
+    # The process that measures: no device has more than a byte.
+    tiny = f"import sys; sys.path.insert(0, {str(Path(family.__file__).parent)!r}); import fake; fake.install()\n"
+    tiny += "from training import memory; memory.of_a_device = lambda: 1.0\n"
+    tiny += "from sweeps import price; sys.exit(price.main())"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(price, "COMMAND", (sys.executable, "-c", tiny))
+        code, plan = said(capsys, "plan", "--config=run.py", "--pack")
+    assert code == 0 and plan["hours"] is None and plan["points"][0]["memory_bytes"] > 1
+    (note,) = plan["notes"]
+    assert note.endswith("more than this machine has: its runs would be refused here")
+
+
 @pytest.mark.slow
 def test_plan_goes_without_prices_where_the_data_is_missing(capsys):
     note = "memory and time are not measured: data: there is no such corpus"

@@ -86,3 +86,24 @@ def test_dropout_keeps_the_mean_and_takes_a_traced_rate():
     assert drop._cache_size() == 1
     assert (drop(x, KEY, 0.5) == drop(x, KEY, 0.5)).all()
     assert (drop(x, KEY, 0.5) != drop(x, jax.random.key(1), 0.5)).any()
+
+
+@pytest.mark.parametrize(("rows", "fan_in", "fan_out"), [((7,), 5, 3), ((7,), 3, 5), ((2, 7), 5, 3), ((2, 3, 4), 3, 5)])
+def test_a_product_and_its_gradients_are_those_of_the_plain_one(rows, fan_in, fan_out):
+    x, kernel, weights = (
+        jax.random.normal(jax.random.fold_in(KEY, i), shape)
+        for i, shape in enumerate([(*rows, fan_in), (fan_in, fan_out), (*rows, fan_out)])
+    )
+    ours = jax.jit(jax.value_and_grad(lambda x, k: jnp.sum(weights * layers.product(x, k)), (0, 1)))
+    plain = jax.value_and_grad(lambda x, k: jnp.sum(weights * (x @ k)), (0, 1))
+    for a, b in zip(jax.tree.leaves(ours(x, kernel)), jax.tree.leaves(plain(x, kernel)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+    packed = jax.jit(jax.vmap(ours, (0, None)))(jnp.stack([x, 2 * x]), kernel)
+    np.testing.assert_allclose(packed[1][1][1], 2 * ours(x, kernel)[1][1], rtol=1e-5, atol=1e-5)
+
+
+def test_a_product_is_accumulated_in_the_dtype_asked_for():
+    x, kernel = X.astype(jnp.bfloat16), jnp.ones((24, 2), jnp.bfloat16)
+    assert layers.product(x, kernel).dtype == jnp.bfloat16
+    wide = layers.product(x, kernel, "float32")
+    np.testing.assert_allclose(wide, x.astype(jnp.float32) @ kernel.astype(jnp.float32), rtol=1e-6, atol=1e-5)

@@ -136,7 +136,7 @@ def _forward(group: int, causal: bool, q: Array, k: Array, v: Array, segments: A
         weights = jnp.exp(scores - jnp.max(scores, axis=2, keepdims=True))
         total = jnp.sum(weights, axis=2, keepdims=True)
         # Normalised after the product with v, where there is less to divide.
-        mixed = _product("bhds,bhst->bhdt", _turned(v[:, :, :end]), weights.astype(v.dtype)) / total
+        mixed = _through(v[:, :, :end], weights.astype(v.dtype)) / total
         outs.append(jnp.swapaxes(mixed, 2, 3).astype(v.dtype))
         maps.append((weights, jnp.swapaxes(total, 2, 3)))
     out = jnp.concatenate(outs, axis=2)
@@ -156,7 +156,7 @@ def _backward(group: int, causal: bool, kept: Any, grad: Array) -> tuple[Array, 
         unseen = ((0, 0), (0, 0), (0, length - end), (0, 0))
         dv += jnp.pad(_product("bhst,bhtd->bhsd", weights.astype(dtype), g), unseen)
         dk += jnp.pad(_product("bhst,bhtd->bhsd", dscores, q[:, :, rows]), unseen)
-        dq.append(jnp.swapaxes(_product("bhds,bhst->bhdt", _turned(k[:, :, :end]), dscores), 2, 3))
+        dq.append(_turned(_through(k[:, :, :end], dscores)))
     return jnp.concatenate(dq, axis=2).astype(dtype), dk.astype(dtype), dv.astype(dtype), None
 
 
@@ -165,6 +165,11 @@ _rows.defvjp(_forward, _backward)
 
 def _product(equation: str, left: Array, right: Array) -> Array:
     return jnp.einsum(equation, left, right, preferred_element_type=jnp.promote_types(left.dtype, jnp.float32))
+
+
+def _through(thin: Array, weights: Array) -> Array:
+    """A thin matrix [b, h, s, d] through a map [b, h, s, t], as [b, h, d, t]; whatever turns it back stays outside."""
+    return jax.lax.optimization_barrier(_product("bhds,bhst->bhdt", _turned(thin), weights))
 
 
 def _turned(x: Array) -> Array:

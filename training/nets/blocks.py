@@ -167,7 +167,7 @@ def linear(p: Any, x: Array) -> Array:
     """The product with a kernel, and a bias where there is one; of rounded inputs where the parameters say so."""
     if "inputs" in p:
         x = rounded(x, p["inputs"], -1)
-    y = x @ p["kernel"].astype(x.dtype)
+    y = layers.product(x, p["kernel"].astype(x.dtype))
     return y + p["bias"].astype(x.dtype) if "bias" in p else y
 
 
