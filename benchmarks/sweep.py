@@ -188,10 +188,11 @@ def summary(rounds: list[dict[str, dict[str, Any]]]) -> dict[str, Any]:
     """Medians by plan, and how many times as fast the pinned workers of ours are as each."""
     plans = {name for each in rounds for name in each}
     seconds = {p: [each[p]["seconds"] for each in rounds if p in each] for p in PLANS if p in plans}
+    whole = [each for each in rounds if "ours_pinned" in each]
     ratios = {
-        p: statistics.median(each[p]["seconds"] / each["ours_pinned"]["seconds"] for each in rounds if p in each)
+        p: statistics.median(each[p]["seconds"] / each["ours_pinned"]["seconds"] for each in whole if p in each)
         for p in seconds
-        if p != "ours_pinned" and any("ours_pinned" in each and p in each for each in rounds)
+        if p != "ours_pinned" and any(p in each for each in whole)
     }
     return {
         "seconds": {p: statistics.median(values) for p, values in seconds.items()},
