@@ -16,6 +16,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import socket
 import sys
 import threading
@@ -25,10 +26,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from sweeps import foreign
 from training.errors import BadInput
 
 LOST = 75  # exit code of a process that lost a lease
 FOLDER = "leases"
+GENERATION, NAMED = re.compile(r"[0-9]{8,}"), re.compile(r"[0-9a-f]{32}")  # a lease, and a worker
+BYTES = 1 << 16  # of a lease
 BEATS = 6  # in the life of a lease
 MARGIN = 2 / 3  # of its life, after which a holder that could not renew it leaves
 BRIEF = (
@@ -114,13 +118,16 @@ def check(run: Path) -> None:
 
 
 def is_claimed(run: Path) -> bool:
-    """Whether a run seems to be worked on, for people to see: of another machine's lease by how old its file is."""
-    try:
-        with open(run / "claim") as file:
-            if _lock(file, fcntl.LOCK_SH, tries=1) is False:
-                return True
-    except FileNotFoundError:
+    """Whether a run seems to be worked on, for people to see: of another machine's lease by how old its file is.
+
+    Raises:
+      BadInput: the file `claim` is not one that a worker made.
+    """
+    if foreign.stamp(run / "claim", run.parents[1], BYTES) is None:
         return False
+    with open(run / "claim") as file:
+        if _lock(file, fcntl.LOCK_SH, tries=1) is False:
+            return True
     _, found = _newest(run)
     if found is None or found["released"] or found["boot"] == _here(run):
         return False
@@ -345,23 +352,29 @@ def _taken(run: Path, exact: bool) -> Lease | None:
         if still < _life(found):
             return None
     lease = Lease(run, generation + 1, found["deaths"] + 1 if found is not None and died else 0)
-    return lease if lease.make() else None
+    if not lease.make():
+        return None
+    if found is not None and NAMED.fullmatch(str(found["worker"])):  # what it was writing when it died
+        (run / FOLDER / f".{found['worker']}").unlink(missing_ok=True)
+    return lease
 
 
 def _newest(run: Path) -> tuple[int, dict[str, Any] | None]:
     """The highest generation of a run's leases, and what it says; 0 and None where there is none."""
     try:
-        names = [entry.name for entry in os.scandir(run / FOLDER) if entry.name.isdigit()]
-    except FileNotFoundError:
+        names = [entry.name for entry in os.scandir(run / FOLDER) if GENERATION.fullmatch(entry.name)]
+    except (FileNotFoundError, NotADirectoryError):
         return 0, None
     if not names:
         return 0, None
     name = max(names, key=int)
     try:
-        found = json.loads((run / FOLDER / name).read_text())
-        if UNKNOWN.keys() <= found.keys():
-            return int(name), found
-    except (OSError, ValueError, AttributeError):
+        file = run / FOLDER / name
+        if foreign.stamp(file, run.parents[1], BYTES) is not None:
+            found = foreign.load(file.read_text(), file)
+            if UNKNOWN.keys() <= found.keys():
+                return int(name), found
+    except (OSError, ValueError, AttributeError, BadInput):
         pass
     return int(name), UNKNOWN
 

@@ -89,7 +89,12 @@ def choose(config: ConfigDict, runs: int, flops: float) -> int:
         found = tried(config, MOST)
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, [dataclasses.asdict(one) for one in found])
-    return min(best(found).runs, runs)
+    return _even(min(best(found).runs, runs), jax.device_count())
+
+
+def _even(runs: int, devices: int) -> int:
+    """So many runs, or the few less that all devices share evenly."""
+    return runs - runs % devices if runs > devices else runs
 
 
 def _file(config: ConfigDict) -> Path:

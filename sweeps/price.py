@@ -109,7 +109,7 @@ def measure(config: ConfigDict, runs: int = 1) -> Measured:
     hyper, shapes, n = steps.hyper(config, task), data.shapes(task, config.batch_size), config.steps_per_call
     n = min(n, config.derived.steps)
     began = time.perf_counter()
-    recipe, packed = steps.recipe(task.model, config), () if runs == 1 else (runs,)
+    recipe, packed = steps.recipe(task.model, config), () if runs == 1 else (runs, False)  # as `pack` asks for it
     program = steps.compiled(recipe, mesh, n, shapes, tuple(hyper), *packed)
     compiling = time.perf_counter() - began
     if program.memory_bytes > memory.of_a_device():

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 STATES = ("missing", "running", "interrupted", "failed", "completed", "diverged")
 ENDED = ("completed", "diverged")
+SWEEP_BYTES = 256 << 20
 LARGEST = 1e300  # number in a plan; sums of them are finite
 RUN_ID = re.compile(r"[0-9a-f]{12}")
 KINDS = {
@@ -128,7 +129,7 @@ def read(path: Path) -> Sweep:
       BadInput: there is none, or it is not one that this version reads.
     """
     file = path / "sweep.json"
-    if not file.exists():
+    if foreign.stamp(file, path, SWEEP_BYTES) is None:
         raise BadInput(f"no sweep in {path}: {file} is missing")
     content = foreign.load(_text(file), file)
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -168,7 +169,8 @@ def result(run: Path) -> dict[str, Any] | None:
       BadInput: it is damaged.
     """
     file = run / "result.json"
-    return foreign.record(_text(file), file) if file.exists() else None
+    there = foreign.stamp(file, run.parents[1], foreign.RECORD_BYTES) is not None
+    return foreign.record(_text(file), file) if there else None
 
 
 def parse_states(text: str, choices: tuple[str, ...] = ("missing", "interrupted", "failed")) -> tuple[str, ...]:

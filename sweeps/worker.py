@@ -23,6 +23,7 @@ from typing import Any
 
 Report = Callable[..., None]
 GRACE = 60.0  # seconds that a worker without a parent gets to save
+DEATHS = 10  # holders that may die in a point, one after another, wherever they were started; evictions count
 QUIET = 0.5  # seconds between two reports of progress
 
 
@@ -89,7 +90,9 @@ def work(
       Interrupted, Stopped: by a signal; everything can be continued.
     """
     from sweeps import lease, store
+    from training import signals
 
+    signals.late()
     sweep = store.read(path)
     queue = Queue({run_id: sweep.entries[run_id] for run_id in run_ids}, sweep.run)
     while True:
@@ -102,19 +105,28 @@ def work(
 
 def _next(sweep: Any, queue: Queue, session: str, report: Report, packing: Packing) -> bool:
     """Run the best point that is free, and those that go with it; False where others hold all that is left, and will
-    end it."""
+    end it.
+
+    Raises:
+      Stopped: a signal came when the run had made its last step.
+    """
+    from training import signals
+
     with contextlib.ExitStack() as held:
         taken = _take(sweep, queue, session, queue.ranked(), 1, held)
         if not taken:
             return False
         first = taken[0]
+        report("begin", run_id=first.run_id)  # before its packs are measured, which may be the end of this process
         queue.mine.add(first.group)
         if _packable(sweep, first, packing):
             others = [e for e in queue.ranked() if e.group == first.group and _packable(sweep, e, packing)]
             size = _size(sweep, [first, *others], packing)
             taken += _take(sweep, queue, session, others, size - 1, held)
         _run(sweep, taken, session, report)
-        return True
+    if (number := signals.late()) is not None:
+        raise Stopped(number)
+    return True
 
 
 def _take(
@@ -131,10 +143,20 @@ def _take(
             if not claims.enter_context(lease.claim(sweep.run(entry.run_id))):
                 continue
             del queue.entries[entry.run_id]
-            if _wanted(sweep.run(entry.run_id), session):
+            if _wanted(sweep.run(entry.run_id), session) and not _given_up(sweep.run(entry.run_id), session):
                 taken.append(entry)
                 held.push(claims.pop_all())
     return taken
+
+
+def _given_up(run: Path, session: str) -> bool:
+    """Whether worker after worker died in a point that was just claimed: it is recorded as failed then."""
+    from sweeps import lease, store
+
+    died = lease.deaths(run)
+    if died >= DEATHS:
+        store.fail(run, f"{died} workers died in it, one after another", "", session)
+    return died >= DEATHS
 
 
 def _packable(sweep: Any, entry: Any, packing: Packing) -> bool:
@@ -148,15 +170,15 @@ def _size(sweep: Any, entries: list[Any], packing: Packing) -> int:
     """How many of some points of one shape to run at once."""
     from sweeps import pack, store
     from training.config import resolve
-    from training.errors import BadInput
 
     if packing.size is not None or len(entries) == 1:
         return packing.size or 1
-    free = [entry for entry in entries if store.state(sweep, entry.run_id) != "running" or entry is entries[0]]
+    gone = ("running", *store.ENDED)
+    free = [entry for entry in entries if entry is entries[0] or store.state(sweep, entry.run_id) not in gone]
     share = -(-len(free) // packing.workers)
     try:
         return pack.choose(resolve(sweep.config(entries[0])), share, sum(entry.flops for entry in free[:share]))
-    except BadInput:  # what is wrong with the point is said when it is run
+    except Exception:  # what is wrong with the point is said when it is run
         return 1
 
 
@@ -177,7 +199,7 @@ def _run(sweep: Any, entries: list[Any], session: str, report: Report) -> None:
     from sweeps import lease, store
     from training import loop
 
-    for entry in entries:
+    for entry in entries[1:]:
         report("begin", run_id=entry.run_id)
     began = time.monotonic()
     outcomes: list[Any] = [None] * len(entries)

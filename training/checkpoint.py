@@ -125,7 +125,9 @@ class Checkpoints:
                 if _is_whole(self._folder / str(step)):
                     raise BadInput(f"{error}, on these devices: read by one of them it is whole") from error
                 warnings.warn(f"{error}; it is put aside", stacklevel=2)
-                os.replace(self._folder / str(step), self._folder / f"{step}{DAMAGED}")
+                aside = self._folder / f"{step}{DAMAGED}"
+                shutil.rmtree(aside, ignore_errors=True)  # of a time before
+                os.replace(self._folder / str(step), aside)
                 self._manager.reload()
         return 0, None
 

@@ -1,6 +1,7 @@
 """Plain files written whole or not at all, and a lock that dies with its holder."""
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -13,6 +14,7 @@ from typing import Any
 
 from training.errors import BadInput
 
+LOCKLESS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)  # of file systems that know no locks
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")  # what a file is called until it is whole
 
 
@@ -91,7 +93,8 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(path: Path, message: str, wait: bool = False) -> Iterator[None]:
-    """Hold the lock file `path`; the kernel releases it when the holder dies.
+    """Hold the lock file `path`; the kernel releases it when the holder dies. Where the file system knows no locks, nothing
+    is held: a sweep's runs are guarded by their leases all the same.
 
     Raises:
       BadInput: with `message`, when a live process holds it and `wait` is false.
@@ -105,6 +108,9 @@ def locked(path: Path, message: str, wait: bool = False) -> Iterator[None]:
                 file.seek(0)
                 holder = file.read().strip()
                 raise BadInput(f"{message}{f' (process {holder})' if holder else ''}") from None
+            except OSError as error:
+                if error.errno not in LOCKLESS:
+                    raise
             if not os.fstat(file.fileno()).st_nlink:
                 continue  # its holder removed it meanwhile: another file may be the lock by now
             file.truncate(0)

@@ -24,6 +24,7 @@ from training.state import State
 from training.task import Task
 
 Run = Generator[Any, Any, dict[str, Any]]
+_told: set[tuple[Any, ...]] = set()  # what was compiled and is in the record of a run
 
 
 class Ready(NamedTuple):
@@ -156,9 +157,14 @@ def _lockstep(pack: list[_Member], stop: list[int]) -> None:
         for member in pack:
             member.throw(error)
         return
+    waiting = {}
     for member in pack:
         member.send(member.seat)
+        waiting[member] = time.perf_counter()
     engine.begin()
+    for member in pack:  # no run's clock counts what the others began with
+        if member.live:
+            member.seat.meter.uncounted(time.perf_counter() - waiting[member])
     fetch: Fetch | None = None
     while live := [member for member in pack if member.live]:
         began = time.perf_counter()
@@ -198,12 +204,7 @@ class _Engine:
         self._shared = not self._alone and len({_data(member.ready.config) for member in pack}) == 1
         self._programs: dict[tuple[int, bool], steps.Compiled] = {}
         self._stop = stop
-        began, before = time.perf_counter(), steps.compiled.cache_info().misses
-        lengths = {n for m in pack for n in steps.strides(len(m.ready.rates), m.ready.config.steps_per_call)}
-        for n in lengths:
-            self._program(n, self._shared)
-        seconds, compiles = time.perf_counter() - began, steps.compiled.cache_info().misses - before
-        memory.check(max(each.memory_bytes for each in self._programs.values()), len(pack))
+        seconds, compiles = self._compile()
         allocator.tidy()
         program = next(iter(self._programs.values()))
         for member in pack:
@@ -211,6 +212,22 @@ class _Engine:
         self._hyper = {name: np.stack([m.ready.hyper[name] for m in pack]) for name in first.hyper}
         self._seeds = np.array([member.ready.config.seed for member in pack], np.int32)
         self._states: State | None = None
+
+    def _compile(self) -> tuple[float, int]:
+        """Compile what the runs will call from where they are; returns the seconds, and how many programs were new, those
+        included that were compiled to be measured."""
+        began, before = time.perf_counter(), steps.compiled.cache_info().misses
+        left = [(len(m.ready.rates) - m.step, m.ready.config.steps_per_call) for m in self._pack if m.live]
+        wanted = {self._key(n, self._shared) for total, stride in left for n in steps.strides(total, stride)}
+        for key in wanted:
+            self._program(key[2], self._shared)
+        seconds, misses = time.perf_counter() - began, steps.compiled.cache_info().misses - before
+        new = max(misses, len(wanted - _told))
+        _told.update(wanted)
+        if new:
+            seconds = max(seconds, *(each.seconds for each in self._programs.values()))
+            memory.check(max(each.memory_bytes for each in self._programs.values()), len(self._pack))
+        return seconds, new
 
     def index(self, member: _Member) -> int | None:
         """Of a run along the axis of runs."""
@@ -222,6 +239,10 @@ class _Engine:
             member.step = int(member.seat.state.step) if member.live else 0
         live = [member for member in self._pack if member.live]
         self._shared = self._shared and len({member.step for member in live}) == 1
+        seconds, compiles = self._compile()  # nothing, unless they go on from a checkpoint
+        for member in live:
+            member.seat.compile_seconds += seconds if compiles else 0.0
+            member.seat.compiles += compiles
         if self._alone or not live:
             return
         shardings = live[0].seat.program.shardings
@@ -262,12 +283,13 @@ class _Engine:
 
     def _program(self, n: int, shared: bool) -> steps.Compiled:
         if (n, shared) not in self._programs:
-            ready = self._pack[0].ready
-            packed = () if self._alone else (len(self._pack), shared)
-            self._programs[n, shared] = steps.compiled(
-                ready.recipe, self._mesh, n, ready.shapes, tuple(ready.hyper), *packed
-            )
+            self._programs[n, shared] = steps.compiled(*self._key(n, shared))
         return self._programs[n, shared]
+
+    def _key(self, n: int, shared: bool) -> tuple[Any, ...]:
+        """The arguments of `steps.compiled`."""
+        ready, packed = self._pack[0].ready, () if self._alone else (len(self._pack), shared)
+        return ready.recipe, self._mesh, n, ready.shapes, tuple(ready.hyper), *packed
 
 
 def mesh(runs: int) -> Mesh:

@@ -13,6 +13,8 @@ import threading
 from collections.abc import Iterator
 from typing import NoReturn
 
+_late: list[int] = []  # what `late` says
+
 CAUGHT = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
@@ -26,7 +28,7 @@ class Interrupted(RuntimeError):
 
 @contextlib.contextmanager
 def stoppable() -> Iterator[list[int]]:
-    """A list that is empty until a signal comes, whose number it then holds."""
+    """A list that is empty until a signal comes, whose number it then holds; the same signal once more ends the process."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received
@@ -35,9 +37,10 @@ def stoppable() -> Iterator[list[int]]:
 
     def note(number: int, frame: object) -> None:
         del frame
-        received.append(number)
+        if number in received:  # not by an exception: what it would unwind waits for the save under way
+            os._exit(128 + number)
         # Another kind may follow, as a cluster's warning follows its preemption: that is no second request.
-        signal.signal(number, previous[signal.Signals(number)])
+        received.append(number)
 
     for number in CAUGHT:
         signal.signal(number, note)
@@ -46,6 +49,13 @@ def stoppable() -> Iterator[list[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        _late[:] = received[:1] or _late
+
+
+def late() -> int | None:
+    """The last signal that runs of this process heard, once: where it came too late to stop its run, whoever would begin
+    another must heed it."""
+    return _late.pop() if _late else None
 
 
 def leave(code: int) -> NoReturn:

@@ -66,7 +66,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         raise BadInput(f"--workers: must be at least 1, got {workers}")
     largest = max(point.config.derived.params_total for point in plan.points if point.config)
     places = placement.places(workers, len(plan.points), largest)
-    timed, speed, notes = _prices(flags, plan, places[0])
+    timed, speed, notes = _prices(flags, plan, places[0], len(places))
     found = {group: each[0] for group, each in timed.items()}
     rows = [price.row(point) for point in plan.points]
     for row, point in zip(rows, plan.points, strict=True):
@@ -143,7 +143,7 @@ def planned(flags: absl_flags.FlagValues) -> plans.Plan:
 
 
 def _prices(
-    flags: absl_flags.FlagValues, plan: plans.Plan, place: placement.Place
+    flags: absl_flags.FlagValues, plan: plans.Plan, place: placement.Place, workers: int
 ) -> tuple[dict[str, list[price.Measured]], price.Speed | None, list[str]]:
     """What was compiled and timed by group, the speed of the rest, and what to say about it."""
     wanted, stated, workdir = flags.memory, flags.flops_per_second, flags.workdir
@@ -165,7 +165,8 @@ def _prices(
         shapes = price.representatives(plan, price.SAMPLES)
     packed = placement.accelerators()[0] != "cpu" if flags.pack is None else flags.pack
     try:
-        found = price.measured(plan.base, shapes, place, plan.groups if packed else None)
+        runs = {group: -(-count // workers) for group, count in plan.groups.items()}  # a worker's share
+        found = price.measured(plan.base, shapes, place, runs if packed else None)
     except Absent as error:  # the counts hold all the same
         if wanted:
             raise

@@ -19,7 +19,7 @@ from sweeps.launch.watch import watch
 from training.errors import BadInput, RunFailed
 
 KINDS: dict[str, Any] = {
-    "address": str,  # of a cluster, "auto" for the one that this machine belongs to; without it, Ray starts here
+    "address": str,  # "auto": the cluster that this machine belongs to; without it and $RAY_ADDRESS Ray starts here
     "num_cpus": float,  # of each worker
     "num_gpus": float,
     "memory": float,  # bytes
@@ -95,7 +95,8 @@ def _joined(options: Options) -> Any:
     import ray
 
     if not ray.is_initialized():
-        address = options.engine.get("address", os.environ.get("RAY_ADDRESS"))
+        # Without an address Ray would join whatever cluster this machine belongs to.
+        address = options.engine.get("address", os.environ.get("RAY_ADDRESS", "local"))
         try:
             ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError) as error:

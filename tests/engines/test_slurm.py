@@ -1,5 +1,6 @@
 """The SLURM launcher on a real SLURM of two nodes (`pytest -m slow tests/engines`, as root, with slurm-wlm and munge)."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,13 @@ from conftest import check_equal, until
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(slurm.missing() is not None, reason=str(slurm.missing()))]
 pytest.importorskip("submitit")
+
+RUN = """
+from ml_collections import ConfigDict
+def get_config():
+    return ConfigDict({"task": "fake", "batch_size": 8, "horizon": {"steps": 20}, "model": {"size": 4.0},
+                       "mesh": {"data": 2}, "log": {"every": 5}})
+"""
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +110,21 @@ def test_what_slurm_refuses_is_one_line(bench, cluster):
     said = process.communicate(timeout=90)[0]
     assert process.returncode == 1 and "slurm: sbatch refused the job" in said and "invalid partition" in said
     assert "Traceback" not in said
+
+
+def test_srun_starts_one_run_over_two_nodes(bench, cluster):
+    """Who the processes are follows from SLURM's variables; only the address is given, as these nodes have no names."""
+    bench.environment |= cluster
+    config = bench.folder / "run.py"
+    config.write_text(RUN)
+    command = [sys.executable, "-m", "isoflop", "train", f"--config={config}", "--json"]
+    flags = ["--distributed=slurm", f"--coordinator=127.0.0.1:{slurm._ports(1)[0]}", "--start_timeout=60"]
+    commanded(bench, "srun", "--nodes=2", "--ntasks=2", *command, f"--workdir={bench.folder / 'two'}", *flags)
+    bench.environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+    commanded(bench, *command, f"--workdir={bench.folder / 'one'}")
+    one, two = (json.loads((bench.folder / name / "result.json").read_text()) for name in ("one", "two"))
+    assert (one["num_devices"], two["num_devices"]) == (2, 2)
+    assert (one["status"], two["status"], two["steps"]) == ("completed", "completed", 20)
+    assert [two["loss"], two["train_loss"]] == pytest.approx([one["loss"], one["train_loss"]], rel=1e-6)
+    found = [json.loads((bench.folder / name / "environment.json").read_text()) for name in ("one", "two")]
+    assert [each["num_processes"] for each in found] == [1, 2]

@@ -256,6 +256,15 @@ HOSTILE = {
     "a link to a run": (lambda p, r, t: outward(r, t), "a link that leads out of the sweep directory"),
     "a link to all runs": (lambda p, r, t: outward(p / "runs", t), "runs: a link that leads out of the sweep"),
     "a pipe": (lambda p, r, t: [(r / "result.json").unlink(), os.mkfifo(r / "result.json")], "not a plain file"),
+    "a pipe for a claim": (
+        lambda p, r, t: [(r / "result.json").unlink(), (r / "error.json").write_text("{}"), os.mkfifo(r / "claim")],
+        "claim: not a plain file",
+    ),
+    "a pipe for a plan": (
+        lambda p, r, t: [(p / "sweep.json").unlink(), os.mkfifo(p / "sweep.json")],
+        "sweep.json: not a plain file",
+    ),
+    "a link to a plan": (lambda p, r, t: outward(p / "sweep.json", t), "sweep.json: a link that leads out"),
     "a folder": (lambda p, r, t: [(r / "result.json").unlink(), (r / "result.json").mkdir()], "not a plain file"),
     "a huge record": (lambda p, r, t: os.truncate(r / "result.json", 1 << 30), "more than the 4,194,304 that are"),
     "huge metrics": (lambda p, r, t: os.truncate(r / "metrics.jsonl", 1 << 40), "bytes are more than the"),

@@ -275,3 +275,22 @@ def test_workers_that_are_killed_and_stopped_lose_no_run_and_make_none_twice(tmp
         assert ended == [(run / "result").read_text()]
         for (what, name), (then, other) in itertools.pairwise(lines):
             assert (what, then, name) == ("begin", "end", other) or name in hurt, lines
+
+
+@pytest.mark.parametrize("name", ["00000001", "\u00b2", "1", "99999999"])
+@pytest.mark.parametrize("kind", ["pipe", "deep", "link", "folder"])
+def test_what_a_stranger_left_is_a_holder_who_is_not_known(tmp_path, name, kind):
+    run = tmp_path / "sweep" / "runs" / "r"
+    (run / lease.FOLDER).mkdir(parents=True)
+    (run / "claim").touch()
+    file = run / lease.FOLDER / name
+    if kind == "pipe":
+        os.mkfifo(file)
+    elif kind == "folder":
+        file.mkdir()
+    elif kind == "link":
+        (tmp_path / "secret").write_text("{}")
+        file.symlink_to(tmp_path / "secret")
+    else:
+        file.write_text("[" * 10_000)
+    assert lease.deaths(run) in (0, 1) and lease.is_claimed(run) in (False, True)

@@ -1,5 +1,6 @@
 """Checkpoints that cannot be written or read: one line, and nothing half-written."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -133,6 +134,17 @@ def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole(tmp_path, how, l
     assert again["loss"] == whole["loss"]
     for a, b in zip(*(jax.tree.leaves(checkpoint.load_params(tmp_path / n)) for n in ("whole", "run")), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_step_that_is_damaged_again_is_put_aside_again(tmp_path):
+    config = toy.config(**{"checkpoint.every_steps": 5, "checkpoint.keep_last": 2, "model.width": 2000})
+    stopped(config, tmp_path, 17)
+    for go_on in (lambda: stopped(config, tmp_path, 17), lambda: loop.run(config, tmp_path)):
+        harm(tmp_path, 15, "flipped")
+        with pytest.warns(UserWarning, match="checkpoints/15: damaged, .*; it is put aside"):
+            go_on()
+    assert json.loads((tmp_path / "result.json").read_text())["continued_from"] == 10
+    assert checkpoint.damaged_steps(tmp_path) == [15]
 
 
 def test_sums_are_the_same_on_any_mesh(tmp_path):

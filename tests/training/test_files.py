@@ -1,5 +1,7 @@
 """Files that a run or a store needs and that are damaged: one line that names the file and what it lacks."""
 
+import errno
+import fcntl
 import json
 
 import pytest
@@ -9,7 +11,7 @@ from lm.store import FORMAT, open_store
 from training import loop
 from training.config import resolve
 from training.errors import BadInput
-from training.files import new_folder
+from training.files import locked, new_folder
 from training.record import read_metrics
 
 
@@ -54,3 +56,19 @@ def test_a_new_folder_is_there_whole_or_not_at_all(tmp_path):
     with new_folder(tmp_path / "empty") as folder:
         (folder / "file").touch()
     assert (tmp_path / "empty" / "file").exists()
+
+
+def test_a_file_system_without_locks_holds_nothing_up(tmp_path, monkeypatch):
+    config = resolve(toy.config())
+
+    def refused(number):
+        def flock(file, kind):
+            raise OSError(number, "no locks here")
+
+        return flock
+
+    monkeypatch.setattr(fcntl, "flock", refused(errno.ENOLCK))
+    assert loop.run(config, tmp_path / "run")["status"] == "completed"
+    monkeypatch.setattr(fcntl, "flock", refused(errno.EIO))
+    with pytest.raises(OSError, match="no locks here"), locked(tmp_path / "lock", "taken"):
+        pass
