@@ -1,5 +1,6 @@
 """The source of Python's standard library: real text that every interpreter carries, about 11 MB."""
 
+import functools
 import hashlib
 import io
 import os
@@ -29,13 +30,19 @@ def files() -> list[Path]:
 
 def source(args: Mapping[str, str], cache: Path) -> Source:
     """The corpus `stdlib`; its identity is the hash of the very files, which vary with the interpreter."""
+    stamps = tuple((path, stat.st_size, stat.st_mtime_ns) for path in files() for stat in [path.stat()])
+    return Source("stdlib", {"python": platform.python_version(), "sha256": _hash(stamps)}, documents)
+
+
+@functools.lru_cache(1)
+def _hash(stamps: tuple[tuple[Path, int, int], ...]) -> str:
+    """Once a process, which opens its corpus for every run: hashing takes as long as ten steps of a small one."""
     root = Path(sysconfig.get_paths()["stdlib"])
     content = hashlib.sha256()
-    for path in files():
+    for path, *_ in stamps:
         content.update(f"{path.relative_to(root).as_posix()}\0".encode())
         content.update(hashlib.sha256(read_bytes(path)).digest())
-    identity = {"python": platform.python_version(), "sha256": content.hexdigest()}
-    return Source("stdlib", identity, documents)
+    return content.hexdigest()
 
 
 def documents() -> Iterator[Document]:
