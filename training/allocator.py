@@ -17,7 +17,8 @@ PIECES = 16 << 20, 2 << 10  # bytes of the largest and the smallest that `tidy` 
 _PAGE, _DONTNEED = 4096, 4  # of `madvise`
 
 _kept: dict[str, int] | None = None
-_aside: list[int] = []  # addresses
+_aside: dict[int, int] = {}  # bytes by address
+_pieces = 0  # that were left by the last `tidy`
 
 
 def kept() -> dict[str, int] | None:
@@ -62,22 +63,25 @@ def tidy() -> int:
         (ctypes.c_long,),
     )
     libc.madvise.argtypes, libc.mallinfo2.restype = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int), _Info
+    global _pieces
+    if libc.mallinfo2().ordblks <= 1.1 * _pieces:
+        return sum(_aside.values())
     while _aside:
-        libc.free(_aside.pop())
+        libc.free(_aside.popitem()[0])
     end = libc.sbrk(0) - libc.mallinfo2().keepcost  # the pieces lie below, the one free block of the heap's end above
-    size, found = float(PIECES[0]), 0
+    size = float(PIECES[0])
     while size >= PIECES[1]:
         piece = libc.malloc(int(size))
         if piece is None or piece >= end:
             libc.free(piece)
             size /= 1.5
             continue
-        _aside.append(piece)
-        found += int(size)
+        _aside[piece] = int(size)
         first, last = -(-piece // _PAGE) * _PAGE, (piece + int(size)) // _PAGE * _PAGE
         if last > first:
             libc.madvise(first, last - first, _DONTNEED)
-    return found
+    _pieces = libc.mallinfo2().ordblks
+    return sum(_aside.values())
 
 
 class _Info(ctypes.Structure):
