@@ -42,6 +42,13 @@ class Queue:
     entries: dict[str, Any]
     folder: Callable[[str], Path]
     mine: set[str] = dataclasses.field(default_factory=set)
+    begun: set[str] = dataclasses.field(default_factory=set)
+
+    def begin(self, entry: Any, report: Report) -> None:
+        """Report that a point is begun, once."""
+        if entry.run_id not in self.begun:
+            self.begun.add(entry.run_id)
+            report("begin", run_id=entry.run_id)
 
     def ranked(self) -> list[Any]:
         """The points from the best on."""
@@ -117,12 +124,15 @@ def _next(sweep: Any, queue: Queue, session: str, report: Report, packing: Packi
         if not taken:
             return False
         first = taken[0]
-        report("begin", run_id=first.run_id)  # before its packs are measured, which may be the end of this process
         queue.mine.add(first.group)
         if _packable(sweep, first, packing):
             others = [e for e in queue.ranked() if e.group == first.group and _packable(sweep, e, packing)]
+            if packing.size is None and others:
+                queue.begin(first, report)  # measuring its packs may be the end of this process
             size = _size(sweep, [first, *others], packing)
             taken += _take(sweep, queue, session, others, size - 1, held)
+        for entry in taken:
+            queue.begin(entry, report)
         _run(sweep, taken, session, report)
     if (number := signals.late()) is not None:
         raise Stopped(number)
@@ -199,8 +209,6 @@ def _run(sweep: Any, entries: list[Any], session: str, report: Report) -> None:
     from sweeps import lease, store
     from training import loop
 
-    for entry in entries[1:]:
-        report("begin", run_id=entry.run_id)
     began = time.monotonic()
     outcomes: list[Any] = [None] * len(entries)
     jobs: list[Any] = [None] * len(entries)

@@ -226,7 +226,7 @@ class _Engine:
         _told.update(wanted)
         if new:
             seconds = max(seconds, *(each.seconds for each in self._programs.values()))
-            memory.check(max(each.memory_bytes for each in self._programs.values()), len(self._pack))
+        memory.check(max(each.memory_bytes for each in self._programs.values()), len(self._pack))
         return seconds, new
 
     def index(self, member: _Member) -> int | None:

@@ -71,6 +71,7 @@ def test_what_was_compiled_to_be_measured_is_in_the_first_record(sweep, monkeypa
     monkeypatch.setattr(packs, "_told", set())
     monkeypatch.setenv("ISOFLOP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(pack, "WORTH", 0.0)  # whatever measuring costs
+    monkeypatch.setattr(pack, "MOST", 2)
     monkeypatch.setattr(pack, "best", lambda found: found[1])
     assert served(sweep, size=None)[0] is None
     results = [store.result(sweep.run(run_id)) for run_id in sweep.entries]
