@@ -125,9 +125,12 @@ def is_claimed(run: Path) -> bool:
     """
     if foreign.stamp(run / "claim", run.parents[1], BYTES) is None:
         return False
-    with open(run / "claim") as file:
-        if _lock(file, fcntl.LOCK_SH, tries=1) is False:
-            return True
+    try:
+        with open(run / "claim") as file:
+            if _lock(file, fcntl.LOCK_SH, tries=1) is False:
+                return True
+    except FileNotFoundError:  # gone meanwhile
+        return False
     _, found = _newest(run)
     if found is None or found["released"] or found["boot"] == _here(run):
         return False

@@ -188,7 +188,8 @@ def _size(sweep: Any, entries: list[Any], packing: Packing) -> int:
     share = -(-len(free) // packing.workers)
     try:
         return pack.choose(resolve(sweep.config(entries[0])), share, sum(entry.flops for entry in free[:share]))
-    except Exception:  # what is wrong with the point is said when it is run
+    except Exception:  # what is wrong with the point is said when it is run; what is not, in the worker's log
+        traceback.print_exc()
         return 1
 
 

@@ -161,7 +161,13 @@ def _lockstep(pack: list[_Member], stop: list[int]) -> None:
     for member in pack:
         member.send(member.seat)
         waiting[member] = time.perf_counter()
-    engine.begin()
+    try:
+        engine.begin()
+    except Exception as error:
+        for member in pack:
+            if member.live:
+                member.throw(error)
+        return
     for member in pack:  # no run's clock counts what the others began with
         if member.live:
             member.seat.meter.uncounted(time.perf_counter() - waiting[member])
@@ -219,13 +225,12 @@ class _Engine:
         began, before = time.perf_counter(), steps.compiled.cache_info().misses
         left = [(len(m.ready.rates) - m.step, m.ready.config.steps_per_call) for m in self._pack if m.live]
         wanted = {self._key(n, self._shared) for total, stride in left for n in steps.strides(total, stride)}
-        for key in wanted:
-            self._program(key[2], self._shared)
+        programs = [self._program(key[2], self._shared) for key in wanted]
         seconds, misses = time.perf_counter() - began, steps.compiled.cache_info().misses - before
         new = max(misses, len(wanted - _told))
         _told.update(wanted)
         if new:
-            seconds = max(seconds, *(each.seconds for each in self._programs.values()))
+            seconds = max(seconds, *(each.seconds for each in programs))
         memory.check(max(each.memory_bytes for each in self._programs.values()), len(self._pack))
         return seconds, new
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import toy
 
-from training import checkpoint, loop, record, signals, step
+from training import checkpoint, loop, pack, record, signals, step
 from training.errors import BadInput
 
 OWN = {"wall_seconds", "train_seconds", "compile_seconds", "compiles", "pack", "tokens_per_second", "ended_at", "mfu"}
@@ -161,3 +161,12 @@ def test_runs_of_different_shapes_are_refused(tmp_path):
     found = loop.together(jobs(tmp_path, {}, {"batch_size": 8}))
     assert all(isinstance(error, ValueError) for error in found)
     assert not any(tmp_path.iterdir())
+
+
+def test_what_cannot_begin_together_fails_in_every_run_and_no_further(tmp_path, monkeypatch):
+    def refused(self):
+        raise RuntimeError("no room for them together")
+
+    monkeypatch.setattr(pack._Engine, "begin", refused)
+    found = loop.together(jobs(tmp_path, {"seed": 0}, {"seed": 1}))
+    assert [str(error) for error in found] == ["no room for them together"] * 2

@@ -1,4 +1,4 @@
-"""Norms, activations, rotary positions and dropout: pure functions of arrays."""
+"""Products, norms, activations, rotary positions and dropout: pure functions of arrays."""
 
 import functools
 from collections.abc import Callable
