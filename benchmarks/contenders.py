@@ -66,8 +66,8 @@ def engine(model: Any, own: dict[str, float], data: dict[str, np.ndarray]) -> tu
     """The step that the engine compiles for a model with its own scalars; returns it with the seconds of compilation."""
     import jax
 
-    from training import mesh as meshes, optimizer as optimizers
-    from training.step import Recipe, compiled
+    from training import compilation, mesh as meshes, optimizer as optimizers
+    from training.step import Recipe, programs
     from training.transforms import Transforms
 
     recipe = Recipe(
@@ -87,7 +87,8 @@ def engine(model: Any, own: dict[str, float], data: dict[str, np.ndarray]) -> tu
     hyper = {name: np.float32(x) for name, x in {**shared, **own}.items()}
     mesh = meshes.build({"data": 1, "fsdp": 1, "tensor": 1})
     shapes = tuple((name, array.shape, array.dtype) for name, array in data.items())
-    step = compiled(recipe, mesh, 1, shapes, tuple(hyper))
+    step = programs(recipe, mesh, 1, shapes, tuple(hyper))
+    compilation.ready([step.train, step.init])
     rates, seed = np.array([LEARNING_RATE], np.float32), np.int32(0)
     state, batch = step.init(seed, hyper), {name: jax.device_put(array[None]) for name, array in data.items()}
 

@@ -43,7 +43,7 @@ def bare(config: Any) -> float:
     config = resolve(config)
     task, mesh, total = family_of(config.task).build(config), meshes.build(config.mesh), config.derived.steps
     hyper, shapes = steps.hyper(config, task), data.shapes(task, config.batch_size)
-    program = steps.compiled(steps.recipe(task.model, config), mesh, 1, shapes, tuple(hyper))
+    program = steps.programs(steps.recipe(task.model, config), mesh, 1, shapes, tuple(hyper))
     rates = config.optimizer.peak_lr * schedule.values(config.schedule, total, config.derived.warmup_steps)
     seed, before = np.int32(config.seed), None
     state = program.init(seed, hyper)

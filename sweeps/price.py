@@ -110,10 +110,11 @@ def measure(config: ConfigDict, runs: int = 1) -> Measured:
     n = min(n, config.derived.steps)
     began = time.perf_counter()
     recipe, packed = steps.recipe(task.model, config), () if runs == 1 else (runs, False)  # as `pack` asks for it
-    program = steps.compiled(recipe, mesh, n, shapes, tuple(hyper), *packed)
+    program = steps.programs(recipe, mesh, n, shapes, tuple(hyper), *packed)
+    needed = program.train.memory_bytes
     compiling = time.perf_counter() - began
-    if program.memory_bytes > memory.of_a_device():
-        return Measured(config.derived.params_total, program.memory_bytes, compiling, None, None, runs)
+    if needed > memory.of_a_device():
+        return Measured(config.derived.params_total, needed, compiling, None, None, runs)
     seed, rates = np.int32(config.seed), np.zeros(n, np.float32)
     state = program.init(seed, hyper)
     if runs > 1:
@@ -131,7 +132,7 @@ def measure(config: ConfigDict, runs: int = 1) -> Measured:
         taken.append(time.perf_counter() - began)
     seconds = float(np.median(taken[1:])) / n  # the median: machines do other things too
     speed = runs * config.derived.flops / config.derived.steps / seconds
-    return Measured(config.derived.params_total, program.memory_bytes, compiling, seconds, speed, runs)
+    return Measured(config.derived.params_total, needed, compiling, seconds, speed, runs)
 
 
 def measured(

@@ -9,9 +9,10 @@ import numpy as np
 from jax.sharding import Mesh
 
 from training import mesh as meshes, step as steps, transforms
+from training.compilation import Program
 from training.nets.rounding import parsed
 from training.state import State
-from training.task import Task
+from training.task import Arrays, Task
 from training.transforms import quantize
 
 
@@ -60,6 +61,19 @@ def after_training(task: Task, config: Any, axes: Any, state: State, mesh: Mesh)
     return found
 
 
+def programs(task: Task, recipe: steps.Recipe, program: steps.Programs, mesh: Mesh) -> list[Program]:
+    """What a run's evaluations will call, for it to be compiled beside the train step; nothing where that is seen only
+    once there are parameters to evaluate."""
+    batch = next(iter(task.eval_batches()), None)
+    if batch is None or recipe.transforms.quantize is not None or recipe.model != task.model or jax.process_count() > 1:
+        return []
+    state = jax.tree.map(
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), program.abstract, program.shardings
+    )
+    mesh, params = meshes.folded(mesh), state.params if state.ema is None else state.ema
+    return [steps.scores(task.model, mesh, recipe.matmul, params, state.stats, _placed(batch, mesh))]
+
+
 def scores(
     task: Task, params: Any, stats: Any, mesh: Mesh, matmul: str = "default", final: bool = True
 ) -> Iterator[Any]:
@@ -67,10 +81,13 @@ def scores(
     mesh = meshes.folded(mesh)
     score, pending = steps.scorer(task.model, mesh, matmul), None
     for batch in task.eval_batches(final):
-        placed = {name: meshes.place(array.__getitem__, array.shape, mesh) for name, array in batch.items()}
-        dispatched = score(params, stats, placed)
+        dispatched = score(params, stats, _placed(batch, mesh))
         if pending is not None:
             yield jax.tree.map(np.asarray, pending)
         pending = dispatched
     if pending is not None:
         yield jax.tree.map(np.asarray, pending)
+
+
+def _placed(batch: Arrays, mesh: Mesh) -> dict[str, Any]:
+    return {name: meshes.place(array.__getitem__, array.shape, mesh) for name, array in batch.items()}

@@ -17,7 +17,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
-from training import allocator, data, memory, mesh as meshes, step as steps
+from training import allocator, compilation, data, evaluation, memory, mesh as meshes, step as steps
 from training.meter import Fetch, Meter
 from training.signals import Interrupted, stoppable
 from training.state import State
@@ -56,7 +56,7 @@ class Seat:
     def __init__(
         self,
         mesh: Mesh,
-        program: steps.Compiled,
+        program: steps.Programs,
         runs: int,
         compile_seconds: float,
         compiles: int,
@@ -208,7 +208,7 @@ class _Engine:
         for member in pack:
             data.check_divisible(member.ready.config, self._mesh)
         self._shared = not self._alone and len({_data(member.ready.config) for member in pack}) == 1
-        self._programs: dict[tuple[int, bool], steps.Compiled] = {}
+        self._programs: dict[tuple[int, bool], steps.Programs] = {}
         self._stop = stop
         seconds, compiles = self._compile()
         allocator.tidy()
@@ -222,16 +222,20 @@ class _Engine:
     def _compile(self) -> tuple[float, int]:
         """Compile what the runs will call from where they are; returns the seconds, and how many programs were new, those
         included that were compiled to be measured."""
-        began, before = time.perf_counter(), steps.compiled.cache_info().misses
+        began, before = time.perf_counter(), steps.programs.cache_info().misses
         left = [(len(m.ready.rates) - m.step, m.ready.config.steps_per_call) for m in self._pack if m.live]
         wanted = {self._key(n, self._shared) for total, stride in left for n in steps.strides(total, stride)}
         programs = [self._program(key[2], self._shared) for key in wanted]
-        seconds, misses = time.perf_counter() - began, steps.compiled.cache_info().misses - before
+        misses = steps.programs.cache_info().misses - before
+        first = self._pack[0].ready
+        beside = evaluation.programs(first.task, first.recipe, programs[0], self._mesh) if misses else []
+        compilation.ready([*(each.train for each in programs), programs[0].init, *beside])
+        seconds = time.perf_counter() - began
         new = max(misses, len(wanted - _told))
         _told.update(wanted)
         if new:
             seconds = max(seconds, *(each.seconds for each in programs))
-        memory.check(max(each.memory_bytes for each in self._programs.values()), len(self._pack))
+        memory.check(max(each.train.memory_bytes for each in self._programs.values()), len(self._pack))
         return seconds, new
 
     def index(self, member: _Member) -> int | None:
@@ -286,13 +290,13 @@ class _Engine:
             self._states, metrics = program.train(self._states, batch, rates, self._seeds, self._hyper)
         return functools.lru_cache(1)(lambda: {name: np.asarray(values) for name, values in metrics.items()})
 
-    def _program(self, n: int, shared: bool) -> steps.Compiled:
+    def _program(self, n: int, shared: bool) -> steps.Programs:
         if (n, shared) not in self._programs:
-            self._programs[n, shared] = steps.compiled(*self._key(n, shared))
+            self._programs[n, shared] = steps.programs(*self._key(n, shared))
         return self._programs[n, shared]
 
     def _key(self, n: int, shared: bool) -> tuple[Any, ...]:
-        """The arguments of `steps.compiled`."""
+        """The arguments of `steps.programs`."""
         ready, packed = self._pack[0].ready, () if self._alone else (len(self._pack), shared)
         return ready.recipe, self._mesh, n, ready.shapes, tuple(ready.hyper), *packed
 

@@ -5,6 +5,7 @@
 """
 
 import contextlib
+import functools
 import importlib.metadata
 import json
 import math
@@ -171,11 +172,13 @@ def warnings_of() -> list[str]:
     return ["an accelerator is present but JAX runs on the CPU: install the extra for it"] if unused else []
 
 
+@functools.cache  # a process computes with what it has loaded
 def versions() -> dict[str, str]:
     """The installed versions of the packages that a number depends on."""
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 
+@functools.cache
 def git_revision() -> str | None:
     """The commit of the code, "+dirty" where tracked files differ from it; None outside a checkout."""
     here = Path(__file__).parent

@@ -3,7 +3,6 @@
 import contextlib
 import functools
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -24,6 +23,7 @@ from training import (
     transfer,
     transforms,
 )
+from training.compilation import Program
 from training.replicas import Scheme
 from training.state import State
 from training.task import Model, Task
@@ -48,16 +48,27 @@ class Recipe(NamedTuple):
     workers: tuple[int, str] = (1, "")  # of a parameter server, and the order in which they deliver
 
 
-class Compiled(NamedTuple):
-    """Compiled functions of one recipe on one mesh, and what compiling them took."""
+class Programs(NamedTuple):
+    """The programs of one recipe on one mesh, and what goes into them and comes out.
 
-    init: Callable[..., State]
-    train: Callable[..., tuple[State, dict[str, jax.Array]]]
+    Attributes:
+      init: (seed, hyper) -> state.
+      train: (state, batches, rates, seed, hyper) -> (state, metrics).
+      shardings: of the state of a run.
+      abstract: its shapes.
+      variables: of the model, abstract and boxed with their logical axes.
+    """
+
+    init: Program
+    train: Program
     shardings: State
     abstract: State
-    variables: Any  # of the model, abstract and boxed with their logical axes
-    seconds: float
-    memory_bytes: int
+    variables: Any
+
+    @property
+    def seconds(self) -> float:
+        """What compiling them took."""
+        return self.init.seconds + self.train.seconds
 
 
 def recipe(model: Model, config: Any) -> Recipe:
@@ -158,7 +169,7 @@ def pruned(recipe: Recipe, axes: Any, state: State, hyper: Mapping[str, Any]) ->
     return state.replace(params=prune.applied(state.params, masks), ema=ema, masks=masks)
 
 
-def begun(recipe: Recipe, program: Compiled, state: State, hyper: Mapping[str, Any]) -> State:
+def begun(recipe: Recipe, program: Programs, state: State, hyper: Mapping[str, Any]) -> State:
     """The state before the first step, cut where the schedule cuts then."""
     if recipe.transforms.prune is None:
         return state
@@ -235,7 +246,7 @@ def train_steps(
 
 
 @functools.lru_cache(maxsize=64)
-def compiled(
+def programs(
     recipe: Recipe,
     mesh: Mesh,
     steps: int,
@@ -243,8 +254,8 @@ def compiled(
     names: tuple[str, ...],
     runs: int = 1,
     shared: bool = False,
-) -> Compiled:
-    """Compile initialisation and `steps` train steps of a recipe, once for all runs of a shape.
+) -> Programs:
+    """Initialisation and `steps` train steps of a recipe, once for all runs of a shape; compiled when they are needed.
 
     Args:
       mesh: where the state and the batches lie.
@@ -283,8 +294,7 @@ def compiled(
     if runs > 1:
         function = jax.vmap(function, (0, None if shared else 0, 0, 0, 0), spmd_axis_name="run")
     inputs = (state, batches, rates, seed, hyper)
-    started = time.perf_counter()
-    with _settings(recipe, mesh):
+    with _settings(recipe.matmul, mesh):
         jitted = jax.jit(
             function,
             in_shardings=jax.tree.map(lambda x: x.sharding, inputs),
@@ -294,15 +304,12 @@ def compiled(
             ),
             donate_argnums=0,
         )
-        train = jitted.lower(*inputs).compile(_options(recipe))
-    memory = train.memory_analysis()
-    needed = 0 if memory is None else memory.temp_size_in_bytes + memory.argument_size_in_bytes
-    seconds = began.seconds + time.perf_counter() - started
-    return began._replace(train=train, seconds=seconds, memory_bytes=needed)
+        train = Program(jitted.lower(*inputs), _options(recipe))
+    return began._replace(train=train)
 
 
 @functools.lru_cache(maxsize=64)
-def _begun(recipe: Recipe, mesh: Mesh, names: tuple[str, ...]) -> Compiled:
+def _begun(recipe: Recipe, mesh: Mesh, names: tuple[str, ...]) -> Programs:
     """What does not depend on how many steps a call takes, or for how many runs: initial values and where they lie."""
     hyper = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in names}
     scalar = jax.ShapeDtypeStruct((), jnp.int32)
@@ -318,15 +325,14 @@ def _begun(recipe: Recipe, mesh: Mesh, names: tuple[str, ...]) -> Compiled:
 
     abstract = jax.eval_shape(begin, scalar, hyper)
     placed = states.shardings(abstract, variables, mesh)
-    started = time.perf_counter()
-    with _settings(recipe, mesh):
-        init = jax.jit(begin, out_shardings=placed).lower(scalar, hyper).compile(_options(recipe))
-    return Compiled(init, init, placed, abstract, variables, time.perf_counter() - started, 0)
+    with _settings(recipe.matmul, mesh):
+        init = Program(jax.jit(begin, out_shardings=placed).lower(scalar, hyper), _options(recipe))
+    return Programs(init, init, placed, abstract, variables)
 
 
 @contextlib.contextmanager
-def _settings(recipe: Recipe, mesh: Mesh) -> Iterator[None]:
-    with jax.set_mesh(mesh), jax.default_matmul_precision(None if recipe.matmul == "default" else recipe.matmul):
+def _settings(matmul: str, mesh: Mesh) -> Iterator[None]:
+    with jax.set_mesh(mesh), jax.default_matmul_precision(None if matmul == "default" else matmul):
         yield
 
 
@@ -352,13 +358,23 @@ def strides(total: int, stride: int) -> tuple[int, ...]:
     return (1,) if stride == 1 or total < stride else (stride, 1) if total % stride else (stride,)
 
 
-@functools.lru_cache(maxsize=64)
 def scorer(model: Model, mesh: Mesh, matmul: str) -> Callable[[Any, Any, Any], Any]:
-    """The jitted evaluation step of a model: (params, stats, batch) -> scores, gathered whole on every device."""
-    jitted = jax.jit(model.score, out_shardings=meshes.replicated(mesh))
+    """The evaluation step of a model: (params, stats, batch) -> scores, gathered whole on every device."""
+    jitted = _scorer(model, mesh)
 
     def score(params: Any, stats: Any, batch: Any) -> Any:
-        with jax.set_mesh(mesh), jax.default_matmul_precision(None if matmul == "default" else matmul):
+        with _settings(matmul, mesh):
             return jitted(params, stats, batch)
 
     return score
+
+
+def scores(model: Model, mesh: Mesh, matmul: str, params: Any, stats: Any, batch: Any) -> Program:
+    """The program that `scorer` calls with arguments like these abstract ones."""
+    with _settings(matmul, mesh):
+        return Program(_scorer(model, mesh).lower(params, stats, batch))
+
+
+@functools.lru_cache(maxsize=64)
+def _scorer(model: Model, mesh: Mesh) -> Any:
+    return jax.jit(model.score, out_shardings=meshes.replicated(mesh))

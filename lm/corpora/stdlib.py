@@ -19,29 +19,37 @@ SKIPPED = {"test", "tests", "idle_test", "idlelib", "site-packages", "dist-packa
 def files() -> list[Path]:
     """The library's modules, sorted by name; `_sysconfigdata*`, which the build writes, is none."""
     root = Path(sysconfig.get_paths()["stdlib"])
-    found = []
-    for folder, folders, names in os.walk(root):
-        folders[:] = [name for name in folders if name not in SKIPPED]
-        found += [
-            Path(folder, name) for name in names if name.endswith(".py") and not name.startswith("_sysconfigdata")
-        ]
-    return sorted(found, key=lambda path: path.relative_to(root).as_posix())
+    return [root / name for name in _names(str(root))]
 
 
 def source(args: Mapping[str, str], cache: Path) -> Source:
     """The corpus `stdlib`; its identity is the hash of the very files, which vary with the interpreter."""
-    stamps = tuple((path, stat.st_size, stat.st_mtime_ns) for path in files() for stat in [path.stat()])
-    return Source("stdlib", {"python": platform.python_version(), "sha256": _hash(stamps)}, documents)
+    root = str(sysconfig.get_paths()["stdlib"])
+    stamps = tuple(
+        (name, found.st_size, found.st_mtime_ns)
+        for name in _names(root)
+        for found in [os.stat(os.path.join(root, name))]
+    )
+    return Source("stdlib", {"python": platform.python_version(), "sha256": _hash(root, stamps)}, documents)
+
+
+def _names(root: str) -> list[str]:
+    """The paths of the modules below a folder, with "/" between their parts."""
+    found = []
+    for folder, folders, names in os.walk(root):
+        folders[:] = [name for name in folders if name not in SKIPPED]
+        below = "" if folder == root else os.path.relpath(folder, root).replace(os.sep, "/") + "/"
+        found += [below + name for name in names if name.endswith(".py") and not name.startswith("_sysconfigdata")]
+    return sorted(found)
 
 
 @functools.lru_cache(1)
-def _hash(stamps: tuple[tuple[Path, int, int], ...]) -> str:
+def _hash(root: str, stamps: tuple[tuple[str, int, int], ...]) -> str:
     """Once a process, which opens its corpus for every run: hashing takes as long as ten steps of a small one."""
-    root = Path(sysconfig.get_paths()["stdlib"])
     content = hashlib.sha256()
-    for path, *_ in stamps:
-        content.update(f"{path.relative_to(root).as_posix()}\0".encode())
-        content.update(hashlib.sha256(read_bytes(path)).digest())
+    for name, *_ in stamps:
+        content.update(f"{name}\0".encode())
+        content.update(hashlib.sha256(read_bytes(Path(root, name))).digest())
     return content.hexdigest()
 
 

@@ -67,7 +67,7 @@ def test_what_cannot_be_measured_is_run_alone(sweep, monkeypatch):
 
 
 def test_what_was_compiled_to_be_measured_is_in_the_first_record(sweep, monkeypatch, tmp_path):
-    step.compiled.cache_clear()
+    step.programs.cache_clear()
     monkeypatch.setattr(packs, "_told", set())
     monkeypatch.setenv("ISOFLOP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(pack, "WORTH", 0.0)  # whatever measuring costs
@@ -76,7 +76,7 @@ def test_what_was_compiled_to_be_measured_is_in_the_first_record(sweep, monkeypa
     assert served(sweep, size=None)[0] is None
     results = [store.result(sweep.run(run_id)) for run_id in sweep.entries]
     assert sorted((result["pack"], result["compiles"]) for result in results) == [(1, 1), (2, 1), (2, 1)]
-    assert step.compiled.cache_info().misses == len(set(result["pack"] for result in results))
+    assert step.programs.cache_info().misses == len(set(result["pack"] for result in results))
 
 
 @pytest.mark.parametrize(("runs", "devices", "most"), [(13, 1, 13), (13, 4, 12), (3, 4, 3), (16, 8, 16), (9, 8, 8)])

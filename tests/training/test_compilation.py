@@ -1,11 +1,18 @@
-"""The cache of compiled programs: where it is, that it is used, and that it stays under its cap."""
+"""The cache of compiled programs: where it is, that it is used, that it stays under its cap, and who compiles what."""
 
+import errno
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
-from training import compilation
+import jax
+import jax.numpy as jnp
+import pytest
+
+from training import compilation, files
 
 
 def test_the_folder_follows_the_environment(monkeypatch, tmp_path):
@@ -49,3 +56,84 @@ print(hits.count("/jax/compilation_cache/cache_hits"))
 
     assert hits() == 0
     assert hits() > 0 and list((tmp_path / "compiled").iterdir())
+
+
+TOGETHER = """
+import sys, pathlib, jax, jax.numpy as jnp
+from training import compilation
+compilation.LEAST_SECONDS = 0.0
+events = []
+jax.monitoring.register_event_listener(lambda name, **_: events.append(name))
+compilation.persist(pathlib.Path(sys.argv[1]))
+work = lambda x: jnp.sin(x) @ jnp.linalg.inv(x) + jnp.sort(x)
+programs = [compilation.Program(jax.jit(work).lower(jnp.ones((n, n)))) for n in (4, 5, 6)]
+print("ready", flush=True)
+sys.stdin.readline()
+events.clear()
+compilation.ready(programs)
+print(events.count("/jax/compilation_cache/cache_hits"))
+print([program(jnp.eye(n)).shape for program, n in zip(programs, (4, 5, 6))] == [(4, 4), (5, 5), (6, 6)])
+"""
+
+
+def test_processes_that_begin_at_once_compile_each_program_once(tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(Path(compilation.__file__).parents[1])}
+    pipe = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    command = [sys.executable, "-c", TOGETHER, str(tmp_path / "compiled")]
+    processes = [subprocess.Popen(command, env=environment, **pipe) for _ in range(3)]  # type: ignore[call-overload]
+    assert [process.stdout.readline() for process in processes] == ["ready\n"] * 3
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    said = [process.communicate()[0].split() for process in processes]
+    assert sum(int(hits) for hits, _ in said) == 6  # of nine; three were compiled
+    assert [right for _, right in said] == ["True"] * 3
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """A cache of this test's own."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    yield tmp_path
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+def made(n):
+    return compilation.Program(jax.jit(lambda x: x @ x + n).lower(jnp.ones((n, n))))
+
+
+def test_what_another_process_compiles_comes_last(kept):
+    first, second = made(3), made(4)
+    lock = compilation._made(first._lowered, None).with_suffix(".lock")  # type: ignore[union-attr]
+    with files.locked(lock, ""):
+        waiting = threading.Thread(target=compilation.ready, args=([first, second],))
+        waiting.start()
+        while not second.seconds:
+            time.sleep(0.01)
+        assert not first.seconds and waiting.is_alive()
+    waiting.join()
+    assert first(jnp.eye(3)).shape == (3, 3) and first.seconds > 0
+
+
+def test_one_that_died_compiling_is_not_waited_for(kept):
+    program = made(3)
+    lock = compilation._made(program._lowered, None).with_suffix(".lock")  # type: ignore[union-attr]
+    hold = "import sys, time, pathlib; from training import files\nwith files.locked(pathlib.Path(sys.argv[1]), ''):\n"
+    hold += "    print('held', flush=True); time.sleep(100)"
+    environment = os.environ | {"PYTHONPATH": str(Path(compilation.__file__).parents[1])}
+    command = [sys.executable, "-c", hold, str(lock)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        assert not program.compile(wait=False)
+        other.kill()
+    compilation.ready([program])
+    assert program.seconds > 0
+
+
+def test_a_full_disk_keeps_nobody_from_compiling(kept, monkeypatch):
+    def full(*given):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(compilation, "locked", full)
+    assert made(5)(jnp.eye(5)).shape == (5, 5)

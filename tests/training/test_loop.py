@@ -2,7 +2,6 @@
 
 import contextlib
 import fcntl
-import functools
 import json
 import os
 import shutil
@@ -20,7 +19,20 @@ import pytest
 import toy
 from ml_collections import ConfigDict
 
-from training import checkpoint, config as configs, data, evaluation, files, loop, memory, mesh, record, signals, step
+from training import (
+    checkpoint,
+    compilation,
+    config as configs,
+    data,
+    evaluation,
+    files,
+    loop,
+    memory,
+    mesh,
+    record,
+    signals,
+    step,
+)
 from training.config import resolve
 from training.errors import BadInput
 
@@ -354,7 +366,7 @@ def compiled(config):
     resolved = resolve(config)
     task, grid = toy.build(resolved), mesh.build(resolved.mesh)
     hyper, shapes = step.hyper(resolved, task), data.shapes(task, resolved.batch_size)
-    program = step.compiled(step.recipe(task.model, resolved), grid, 1, shapes, tuple(hyper))
+    program = step.programs(step.recipe(task.model, resolved), grid, 1, shapes, tuple(hyper))
     return program, hyper, data.batches(task, shapes, grid, 0, 1)
 
 
@@ -384,20 +396,18 @@ class Fetched:
 
 
 def test_metrics_are_fetched_once_the_next_step_is_dispatched(tmp_path, monkeypatch):
-    events, compiled = [], step.compiled
+    events, calls, call = [], iter(range(100)), compilation.Program.__call__
 
-    def watched(*arguments):
-        program, calls = compiled(*arguments), iter(range(100))
+    def watched(program, *inputs):
+        found = call(program, *inputs)
+        if len(inputs) < 5:  # initial values
+            return found
+        k = next(calls)
+        events.append(("dispatch", k))
+        state, metrics = found
+        return state, metrics | {"loss": Fetched(metrics["loss"], lambda: events.append(("fetch", k)))}
 
-        def train(*inputs):
-            k = next(calls)
-            events.append(("dispatch", k))
-            state, found = program.train(*inputs)
-            return state, found | {"loss": Fetched(found["loss"], lambda: events.append(("fetch", k)))}
-
-        return program._replace(train=train)
-
-    monkeypatch.setattr(step, "compiled", functools.lru_cache(watched))
+    monkeypatch.setattr(compilation.Program, "__call__", watched)
     loop.run(toy.config(**{"horizon.steps": 5}), tmp_path)
     expected = [("dispatch", 0)]
     for k in range(1, 5):

@@ -48,13 +48,13 @@ def test_a_state_is_split_with_its_moments():
         ("weight", (16,), np.dtype("float32")),
     )
     grid = mesh.build({"data": 2, "fsdp": 2, "tensor": 2})
-    program = step.compiled(step.recipe(task.model, config), grid, 1, shapes, tuple(step.hyper(config, task)))
+    program = step.programs(step.recipe(task.model, config), grid, 1, shapes, tuple(step.hyper(config, task)))
     drawn = program.init(np.int32(0), step.hyper(config, task))
     assert isinstance(drawn, state.State)
     for tree in (drawn.params, drawn.moments.mu, drawn.moments.nu, drawn.ema):
         assert tree["kernel"].sharding.spec == P("fsdp", "tensor")
         assert tree["kernel"].addressable_shards[0].data.shape == (2, 4)
-    alone = step.compiled(
+    alone = step.programs(
         step.recipe(task.model, config),
         mesh.build({"data": 1, "fsdp": 1, "tensor": 1}),
         1,

@@ -57,11 +57,11 @@ def test_a_last_good_step_whose_gradient_is_not_finite_can_be_written(tmp_path):
 
 
 def test_a_run_that_fails_to_compile_leaves_nothing_but_what_was_there(tmp_path, monkeypatch):
-    def compiled(*args):
+    def programs(*args):
         assert (tmp_path / "new" / "run" / "checkpoints").is_dir() or (tmp_path / "mine" / "checkpoints").is_dir()
         raise RuntimeError("RESOURCE_EXHAUSTED: out of memory")
 
-    monkeypatch.setattr(step, "compiled", functools.lru_cache(compiled))
+    monkeypatch.setattr(step, "programs", functools.lru_cache(programs))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("kept")
     for name in ("new/run", "mine"):

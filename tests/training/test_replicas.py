@@ -129,7 +129,7 @@ def test_replicas_lie_along_their_axis():
     config = resolve(toy.config(**DILOCO, **{"mesh.replica": 4, "mesh.tensor": 2}))
     task, grid = toy.build(config), mesh.build(config.mesh)
     scalars, shapes = step.hyper(config, task), data.shapes(task, config.batch_size)
-    state = step.compiled(step.recipe(task.model, config), grid, 1, shapes, tuple(scalars)).init(np.int32(0), scalars)
+    state = step.programs(step.recipe(task.model, config), grid, 1, shapes, tuple(scalars)).init(np.int32(0), scalars)
     assert state.params["kernel"].sharding.spec == PartitionSpec("fsdp", "tensor")
     for tree in (state.replicas.params, state.replicas.moments.mu):
         assert tree["kernel"].shape == (4, 4, 8)

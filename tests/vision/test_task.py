@@ -98,7 +98,7 @@ def test_accumulation_averages_the_statistics_of_micro_batches():
     after = {}
     for parts in (1, 4):
         recipe = steps.recipe(task.model, run)._replace(accumulate=parts)
-        program = steps.compiled(recipe, mesh, 1, shapes, tuple(hyper))
+        program = steps.programs(recipe, mesh, 1, shapes, tuple(hyper))
         state = program.init(np.int32(0), hyper)
         batch = batches.batches(task, shapes, mesh, 0, 1)
         state, _ = program.train(state, batch, np.zeros(1, np.float32), np.int32(0), hyper)
