@@ -333,11 +333,17 @@ def _watch() -> None:
 
 
 def prepare() -> None:
-    """Process-wide settings: the allocator keeps its memory, compiled programs are kept on disk."""
+    """Process-wide settings: the allocator keeps its memory, compiled programs are kept on disk, with one core no step is
+    called before the last one has ended: it would not begin sooner, and a second set of temporaries slows both."""
+    import jax
+
+    from sweeps import placement
     from training import allocator, compilation
 
     allocator.keep_freed_memory()
     compilation.persist()
+    if len(placement.usable_cores()) == 1:
+        jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ if "backend_optimization_level" not in flags:
 os.environ["XLA_FLAGS"] = flags.strip()
 os.environ.setdefault("ISOFLOP_CACHE", str(Path(__file__).parents[1] / "runs" / "cache"))
 
+import jax
 import pytest
 from hypothesis import HealthCheck, settings
 
@@ -31,6 +32,15 @@ def published() -> Path:
     if not folder.is_dir():
         pytest.skip(f"golden tables are absent: {folder} (ISOFLOP_PUBLISHED)")
     return folder
+
+
+@pytest.fixture
+def cache(tmp_path_factory):
+    """An empty cache of compiled programs, for tests of who compiles."""
+    before, folder = jax.config.jax_compilation_cache_dir, tmp_path_factory.mktemp("compiled")
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    yield folder
+    jax.config.update("jax_compilation_cache_dir", before)
 
 
 @pytest.fixture

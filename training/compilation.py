@@ -19,6 +19,16 @@ from training.files import locked
 
 LARGEST = 2 << 30  # bytes
 LEAST_SECONDS = 0.2  # compilations below are not worth a file
+PATIENCE, POLL = 300.0, 0.02  # seconds: until what another process compiles is compiled here too, and between two looks
+_hits: list[str] = []  # programs that this process has read from the cache
+
+
+def _hear(event: str, **_: Any) -> None:
+    if event == "/jax/compilation_cache/cache_hits":
+        _hits.append(event)
+
+
+jax.monitoring.register_event_listener(_hear)
 
 
 def folder() -> Path:
@@ -64,12 +74,13 @@ class Program:
     """A program that was traced and lowered, and is compiled once it is called, or `ready` before.
 
     Attributes:
-      seconds: that compiling it took; 0 before.
+      seconds: that compiling it took, or reading it from the cache; 0 before.
+      fresh: whether it was compiled by this process.
     """
 
     def __init__(self, lowered: jax.stages.Lowered, options: dict[str, Any] | None = None):
         self._lowered: jax.stages.Lowered | None = lowered
-        self._options, self.seconds = options, 0.0
+        self._options, self.seconds, self.fresh = options, 0.0, False
         self._compiled: jax.stages.Compiled | None = None
 
     def __call__(self, *arguments: Any) -> Any:
@@ -90,46 +101,49 @@ class Program:
         memory = self.compiled.memory_analysis()
         return 0 if memory is None else memory.temp_size_in_bytes + memory.argument_size_in_bytes
 
-    def compile(self, wait: bool) -> bool:
-        """Compile it, unless another process is at it: then return False, or `wait` and read what that one has made."""
+    def compile(self, leave: bool = False) -> bool:
+        """Compile it, or read it from the cache; with `leave`, return False where another process is compiling it."""
         if self._lowered is None:
             return True
-        began, made = time.perf_counter(), _made(self._lowered, self._options)
+        began, made = time.perf_counter(), self._made
         with contextlib.ExitStack() as turn:
-            if made is not None and not made.exists():
+            if leave and made is not None and not made.exists():
                 try:
-                    turn.enter_context(locked(made.with_suffix(".lock"), "", wait))
+                    turn.enter_context(locked(made.with_suffix(".lock"), ""))
                 except BadInput:
                     return False
                 except OSError:  # a full disk: whoever compiles it too does no harm
-                    made = None
-                if made is not None and made.exists():
-                    turn.close()  # those who waited read it at once
+                    pass
+            before = len(_hits)
             self._compiled = self._lowered.compile(self._options)
+            self.fresh = len(_hits) == before
             if made is not None:
                 with contextlib.suppress(OSError):
                     made.touch()
         self._lowered, self.seconds = None, time.perf_counter() - began
         return True
 
+    @functools.cached_property
+    def _made(self) -> Path | None:
+        """The file that says that it was compiled on this machine; None where compiled programs are not kept, and for a
+        program of many hosts, which compile it together."""
+        folder, lowered = jax.config.jax_compilation_cache_dir, self._lowered
+        if folder is None or lowered is None or jax.process_count() > 1:
+            return None
+        where = socket.gethostname(), jax.devices()[0].device_kind, jax.__version__, os.environ.get("XLA_FLAGS")
+        text = hashlib.sha256(lowered.as_text().encode())
+        text.update(repr((where, sorted((self._options or {}).items()))).encode())
+        return Path(folder) / f"{text.hexdigest()}.made"
+
 
 def ready(programs: Iterable[Program]) -> None:
     """Compile programs, those last which another process of this machine is compiling: so workers that begin with one
-    shape at once share the work."""
-    left = list(programs)
+    shape at once share the work. A process that was suspended meanwhile is waited for, not for ever."""
+    left, patient = list(programs), time.monotonic()
     while left:
-        free = next((each for each in left if each.compile(wait=False)), None)
-        if free is None:
-            left[0].compile(wait=True)
-        left.remove(free or left[0])
-
-
-def _made(lowered: jax.stages.Lowered, options: dict[str, Any] | None) -> Path | None:
-    """The file that says that a program was compiled on this machine; None where compiled programs are not kept, and for
-    a program of many hosts, which must compile it together."""
-    if jax.config.jax_compilation_cache_dir is None or jax.process_count() > 1:
-        return None
-    where = socket.gethostname(), jax.devices()[0].device_kind, jax.__version__, os.environ.get("XLA_FLAGS")
-    text = hashlib.sha256(lowered.as_text().encode())
-    text.update(repr((where, sorted((options or {}).items()))).encode())
-    return Path(jax.config.jax_compilation_cache_dir) / f"{text.hexdigest()}.made"
+        leave = time.monotonic() < patient + PATIENCE
+        done = [each for each in left if each.compile(leave)]
+        if done:
+            left, patient = [each for each in left if each not in done], time.monotonic()
+        else:
+            time.sleep(POLL)

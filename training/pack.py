@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, NamedTuple
+from weakref import WeakSet
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +25,7 @@ from training.state import State
 from training.task import Task
 
 Run = Generator[Any, Any, dict[str, Any]]
-_told: set[tuple[Any, ...]] = set()  # what was compiled and is in the record of a run
+_told: "WeakSet[compilation.Program]" = WeakSet()  # steps whose compilation is in the record of a run
 
 
 class Ready(NamedTuple):
@@ -46,7 +47,8 @@ class Seat:
       program: makes initial values; the shapes, shardings and variables of the state.
       runs: how many runs share the machine.
       compile_seconds: how long their compilation took.
-      compiles: how many programs were compiled for them: 0 where an earlier run of the process had that shape.
+      compiles: how many train steps this process has compiled for them: 0 where an earlier run had that shape, or another
+        process.
       stop: is empty until a signal comes, whose number it then holds.
       meter: the clock of the run, which the run puts here.
     """
@@ -222,21 +224,17 @@ class _Engine:
     def _compile(self) -> tuple[float, int]:
         """Compile what the runs will call from where they are; returns the seconds, and how many programs were new, those
         included that were compiled to be measured."""
-        began, before = time.perf_counter(), steps.programs.cache_info().misses
+        began, first = time.perf_counter(), self._pack[0].ready
         left = [(len(m.ready.rates) - m.step, m.ready.config.steps_per_call) for m in self._pack if m.live]
-        wanted = {self._key(n, self._shared) for total, stride in left for n in steps.strides(total, stride)}
-        programs = [self._program(key[2], self._shared) for key in wanted]
-        misses = steps.programs.cache_info().misses - before
-        first = self._pack[0].ready
-        beside = evaluation.programs(first.task, first.recipe, programs[0], self._mesh) if misses else []
-        compilation.ready([*(each.train for each in programs), programs[0].init, *beside])
-        seconds = time.perf_counter() - began
-        new = max(misses, len(wanted - _told))
-        _told.update(wanted)
-        if new:
-            seconds = max(seconds, *(each.seconds for each in programs))
+        wanted = {n for total, stride in left for n in steps.strides(total, stride)}
+        programs = [self._program(n, self._shared) for n in wanted]
+        new = [each for each in programs if each.train not in _told]
+        beside = evaluation.programs(first.task, first.recipe, programs[0], self._mesh) if new else []
+        compilation.ready([*(each.train for each in programs), *(each.init for each in programs[:1]), *beside])
+        seconds = max([time.perf_counter() - began, *(each.seconds for each in new)]) if new else 0.0
+        _told.update(each.train for each in new)
         memory.check(max(each.train.memory_bytes for each in self._programs.values()), len(self._pack))
-        return seconds, new
+        return seconds, sum(each.train.fresh for each in new)
 
     def index(self, member: _Member) -> int | None:
         """Of a run along the axis of runs."""
@@ -250,7 +248,7 @@ class _Engine:
         self._shared = self._shared and len({member.step for member in live}) == 1
         seconds, compiles = self._compile()  # nothing, unless they go on from a checkpoint
         for member in live:
-            member.seat.compile_seconds += seconds if compiles else 0.0
+            member.seat.compile_seconds += seconds
             member.seat.compiles += compiles
         if self._alone or not live:
             return
@@ -292,13 +290,10 @@ class _Engine:
 
     def _program(self, n: int, shared: bool) -> steps.Programs:
         if (n, shared) not in self._programs:
-            self._programs[n, shared] = steps.programs(*self._key(n, shared))
+            ready, packed = self._pack[0].ready, () if self._alone else (len(self._pack), shared)
+            key = ready.recipe, self._mesh, n, ready.shapes, tuple(ready.hyper), *packed
+            self._programs[n, shared] = steps.programs(*key)
         return self._programs[n, shared]
-
-    def _key(self, n: int, shared: bool) -> tuple[Any, ...]:
-        """The arguments of `steps.programs`."""
-        ready, packed = self._pack[0].ready, () if self._alone else (len(self._pack), shared)
-        return ready.recipe, self._mesh, n, ready.shapes, tuple(ready.hyper), *packed
 
 
 def mesh(runs: int) -> Mesh:

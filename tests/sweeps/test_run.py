@@ -82,8 +82,9 @@ def test_a_killed_worker_s_run_goes_on_from_its_checkpoint_to_the_same_numbers(m
     ]
 
 
-def test_packs_leave_the_records_that_runs_alone_leave(make, tmp_path, fake):
+def test_packs_leave_the_records_that_runs_alone_leave(make, tmp_path, fake, monkeypatch):
     """Of one shape, with a run that diverges and one that fails among them; each shape is compiled once."""
+    monkeypatch.setenv("ISOFLOP_CACHE", str(tmp_path / "cache"))
     seeds = d.product(d.axis("seed", (0, 1, 2)), d.axis("optimizer.peak_lr", (0.05, 0.1)))
     other = ({"seed": 3, "data.crash": "no such corpus"}, {"seed": 4, "data.nan_at": 20}, {"model.size": 9.0})
     sweep = make(d.chain(seeds, other), base={"model": {"size": 8.0}}, strict=True)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import pytest
 
 from training import compilation, files
 
@@ -90,22 +89,13 @@ def test_processes_that_begin_at_once_compile_each_program_once(tmp_path):
     assert [right for _, right in said] == ["True"] * 3
 
 
-@pytest.fixture
-def kept(tmp_path):
-    """A cache of this test's own."""
-    before = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
-    yield tmp_path
-    jax.config.update("jax_compilation_cache_dir", before)
-
-
 def made(n):
     return compilation.Program(jax.jit(lambda x: x @ x + n).lower(jnp.ones((n, n))))
 
 
-def test_what_another_process_compiles_comes_last(kept):
+def test_what_another_process_compiles_comes_last(cache):
     first, second = made(3), made(4)
-    lock = compilation._made(first._lowered, None).with_suffix(".lock")  # type: ignore[union-attr]
+    lock = first._made.with_suffix(".lock")
     with files.locked(lock, ""):
         waiting = threading.Thread(target=compilation.ready, args=([first, second],))
         waiting.start()
@@ -113,25 +103,33 @@ def test_what_another_process_compiles_comes_last(kept):
             time.sleep(0.01)
         assert not first.seconds and waiting.is_alive()
     waiting.join()
-    assert first(jnp.eye(3)).shape == (3, 3) and first.seconds > 0
+    assert first(jnp.eye(3)).shape == (3, 3) and first.fresh and second.fresh
 
 
-def test_one_that_died_compiling_is_not_waited_for(kept):
+def test_one_that_died_compiling_is_not_waited_for(cache):
     program = made(3)
-    lock = compilation._made(program._lowered, None).with_suffix(".lock")  # type: ignore[union-attr]
+    lock = program._made.with_suffix(".lock")
     hold = "import sys, time, pathlib; from training import files\nwith files.locked(pathlib.Path(sys.argv[1]), ''):\n"
     hold += "    print('held', flush=True); time.sleep(100)"
     environment = os.environ | {"PYTHONPATH": str(Path(compilation.__file__).parents[1])}
     command = [sys.executable, "-c", hold, str(lock)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None and other.stdout.readline() == "held\n"
-        assert not program.compile(wait=False)
+        assert not program.compile(leave=True)
         other.kill()
     compilation.ready([program])
     assert program.seconds > 0
 
 
-def test_a_full_disk_keeps_nobody_from_compiling(kept, monkeypatch):
+def test_one_that_stands_still_is_not_waited_for_for_ever(cache, monkeypatch):
+    monkeypatch.setattr(compilation, "PATIENCE", 0.2)
+    program = made(3)
+    with files.locked(program._made.with_suffix(".lock"), ""):
+        compilation.ready([program])
+    assert program.fresh
+
+
+def test_a_full_disk_keeps_nobody_from_compiling(cache, monkeypatch):
     def full(*given):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

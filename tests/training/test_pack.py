@@ -139,7 +139,7 @@ def test_a_pack_that_is_stopped_goes_on_from_where_each_run_was(tmp_path, alone)
         np.testing.assert_allclose([x["loss"] for x in other], [x["loss"] for x in one], rtol=1e-5)
 
 
-def test_one_compile_serves_all_packs_of_a_shape(tmp_path):
+def test_one_compile_serves_all_packs_of_a_shape(tmp_path, cache):
     step.programs.cache_clear()
     first, second = (loop.together(jobs(tmp_path / str(k), {"seed": k}, {"seed": k + 1})) for k in (10, 20))
     assert [result["compiles"] for result in (*first, *second)] == [1, 1, 0, 0]  # type: ignore[index]
