@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, settings
 
 from training import compilation
 
+jax.devices()  # eight of them, before a test sets other flags for processes of its own
 compilation.persist()  # workers share what they compile, and so do later runs
 settings.register_profile("isoflop", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("isoflop")

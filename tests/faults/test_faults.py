@@ -107,7 +107,8 @@ def damage(file: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["flipped", pytest.param("truncated", marks=pytest.mark.slow)])
 def test_a_damaged_checkpoint_is_passed_over(scene, stage, how):
-    with scene.fault("stop", event="@step", first=13, signal=signal.SIGTERM, to="parent"):
+    # Slow calls: the run must not end before the launcher has told its worker.
+    with scene.fault("stop", event="@step", first=7, signal=signal.SIGTERM, to="parent", slow=0.05):
         assert scene.sweep().wait(harness.LIMIT) == 128 + signal.SIGTERM
     saved = {
         run: [folder for folder in run.glob("checkpoints/*") if folder.name.isdigit()]
