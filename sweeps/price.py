@@ -19,7 +19,7 @@ from sweeps import store
 from sweeps.placement import Place, pin
 from sweeps.plan import Plan, Point, configure
 from sweeps.worker import prepare
-from training import data, memory, mesh as meshes, pack, step as steps
+from training import compilation, data, memory, mesh as meshes, pack, step as steps
 from training.config import complete, resolve
 from training.errors import Absent, BadInput, RunFailed
 from training.task import resolve as family_of
@@ -111,6 +111,7 @@ def measure(config: ConfigDict, runs: int = 1) -> Measured:
     began = time.perf_counter()
     recipe, packed = steps.recipe(task.model, config), () if runs == 1 else (runs, False)  # as `pack` asks for it
     program = steps.programs(recipe, mesh, n, shapes, tuple(hyper), *packed)
+    compilation.ready([program.train, program.init])
     needed = program.train.memory_bytes
     compiling = time.perf_counter() - began
     if needed > memory.of_a_device():

@@ -222,8 +222,8 @@ class _Engine:
         self._states: State | None = None
 
     def _compile(self) -> tuple[float, int]:
-        """Compile what the runs will call from where they are; returns the seconds, and how many programs were new, those
-        included that were compiled to be measured."""
+        """Compile what the runs will call from where they are; returns the seconds, and how many train steps this process
+        compiled: of what no run's record has told yet, as what was compiled to be measured."""
         began, first = time.perf_counter(), self._pack[0].ready
         left = [(len(m.ready.rates) - m.step, m.ready.config.steps_per_call) for m in self._pack if m.live]
         wanted = {n for total, stride in left for n in steps.strides(total, stride)}
