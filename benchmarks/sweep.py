@@ -42,7 +42,7 @@ from sweeps.design import axis, product
 
 def get_config():
     base = {{
-        "task": "lm", "batch_size": {batch}, "horizon": {{"steps": {steps}}},
+        "task": "lm", "batch_size": {batch}, "horizon": {{"steps": {steps}}}, "steps_per_call": 20,
         "model": {{"depth": {depth}, "width": {width}, "heads": {heads}, "mlp_width": {mlp}, "norm": "layer",
                   "positions": "learned", "activation": "gelu", "tied": True}},
         "optimizer": {{"weight_decay": 0.1, "clip": 1.0}},

@@ -218,7 +218,8 @@ class EncoderDecoder(nn.Module):
         """Keys and values of a layer for what was read."""
         batch, length, width = memory.shape
         rows = memory.reshape(-1, width)
-        k, v = (blocks.linear(p[name], rows).reshape(batch, length, self.heads, -1) for name in ("key", "value"))
+        both = blocks.linears([p["key"], p["value"]], rows)
+        k, v = (part.reshape(batch, length, self.heads, -1) for part in both)
         return (layers.rms_norm(k, p["key_norm"]["scale"], self.norm_eps) if self.qk_norm else k), v
 
     def _attend_memory(self, p: Any, x: Array, batch: int, remembered: tuple[Array, Array], seen: Any) -> Array:

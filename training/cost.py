@@ -162,6 +162,7 @@ def mfu(flops: float, seconds: float, devices: int, peak: float | None) -> float
 def count_products(jaxpr: Any) -> float:
     """FLOPs of every `dot_general`, `ragged_dot` and convolution in a (closed) jaxpr, whatever it is nested in.
 
+    A product with a vector is a weighted sum, as in the gradient of a norm, and counts as little as any other sum: nothing.
     The body of a scan counts as often as it runs; a conditional as its dearest branch.
 
     Raises:
@@ -174,8 +175,10 @@ def count_products(jaxpr: Any) -> float:
 def _products(equation: Any) -> float:
     name, params = equation.primitive.name, equation.params
     if name == "dot_general":
-        (contracted, _), _ = params["dimension_numbers"]
-        left = equation.invars[0].aval.shape
+        axes = list(zip(*params["dimension_numbers"], strict=True))  # of either factor: contracted, of the batch
+        if any(var.aval.ndim == sum(map(len, known)) for var, known in zip(equation.invars, axes, strict=True)):
+            return 0.0
+        contracted, left = axes[0][0], equation.invars[0].aval.shape
         return 2.0 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
     if name == "ragged_dot_general":
         # Every row meets the matrix of its own group alone. Where rows are summed over, in gradients of the matrices, each

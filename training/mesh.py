@@ -122,6 +122,12 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
     return jax.lax.with_sharding_constraint(x, _divisible(spec(*logical), x.shape, mesh))  # type: ignore[arg-type]
 
 
+def ways(logical: str) -> int:
+    """Into how many shards the mesh of the surrounding `jax.set_mesh` splits this axis; 1 where there is none."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return 1 if mesh.empty else _ways(RULES[logical], mesh)  # type: ignore[arg-type]
+
+
 def by_rows(fn: Callable[..., jax.Array], rows: tuple[jax.Array, ...], whole: Any) -> jax.Array:
     """`fn(*rows, whole)` of each device's own rows, on the mesh of the surrounding `jax.set_mesh`.
 

@@ -288,7 +288,7 @@ def _pool(model: ViT, params: Any, x: Array) -> Array:
     heads = (batch, -1, model.heads, model.head_width)
     q = blocks.linear(p["attention"]["query"], p["probe"].astype(x.dtype))
     q = jnp.broadcast_to(q, (batch, model.width)).reshape(heads)
-    k, v = (blocks.linear(p["attention"][name], rows).reshape(heads) for name in ("key", "value"))
+    k, v = (part.reshape(heads) for part in blocks.linears([p["attention"]["key"], p["attention"]["value"]], rows))
     if model.qk_norm:
         q, k = (
             layers.rms_norm(a, p["attention"][f"{n}_norm"]["scale"], model.norm_eps)

@@ -159,7 +159,7 @@ def test_a_mesh_changes_no_value(name):
     placed = jax.device_put(params_of(model), meshes.shardings(boxed, mesh)["params"])
     with jax.set_mesh(mesh):
         spread = jax.jit(jax.value_and_grad(loss))(placed)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), alone, jax.device_get(spread))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-5), alone, jax.device_get(spread))
 
 
 def test_dropout_leaves_states_alone_and_the_mean_as_it_is():

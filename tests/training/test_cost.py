@@ -48,6 +48,12 @@ def test_products_are_counted_inside_every_nesting():
     assert counted(jax.vmap(jnp.matmul, (0, None)), jnp.ones((7, 3, 4)), B) == 7 * PRODUCT
 
 
+def test_weighted_sums_are_not_counted():
+    assert counted(jnp.matmul, A, jnp.ones(A.shape[1])) == 0
+    assert counted(jax.vmap(jnp.matmul), jnp.ones((7, 3, 4)), jnp.ones((7, 4))) == 0
+    assert counted(jnp.matmul, A, jnp.ones((A.shape[1], 1))) == 2 * A.size
+
+
 def test_products_of_groups_count_each_row_once():
     def grouped(a, b):
         return jax.lax.ragged_dot(a, b, jnp.array([1, 0, 2])).sum()

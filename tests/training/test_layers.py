@@ -1,12 +1,14 @@
 """Norms, activations, rotary positions and dropout against their definitions."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from training.nets import layers
+from training.nets import blocks, layers
 
 KEY = jax.random.key(0)
 X = 3 * jax.random.normal(KEY, (5, 24)) + 1
@@ -41,6 +43,22 @@ def test_gradients_agree_with_finite_differences(name):
     }
     function, args = functions[name]
     check_grads(jax.jit(function), args, order=1, modes=["rev"], atol=2e-2, rtol=2e-2, eps=1e-2)
+
+
+@pytest.mark.parametrize("shape", [(5, 24), (2, 3, 4, 24)])
+def test_gradients_of_norms_are_those_of_their_definitions(shape):
+    x, weights = 3 * jax.random.normal(KEY, (2, *shape)) + jnp.array([1.0, -2.0]).reshape(2, *(1 for _ in shape))
+
+    def defined(x, scale, bias, centre):
+        x = x - jnp.mean(x, -1, keepdims=True) if centre else x
+        return x / jnp.sqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + 1e-3) * scale + bias
+
+    for norm, centre in ((layers.layer_norm, True), (lambda x, s, b, eps: layers.rms_norm(x, s, eps) + b, False)):
+        ours = jax.grad(lambda *a, n=norm: jnp.sum(weights * n(*a, 1e-3)), (0, 1, 2))(x, SCALE, BIAS)
+        derived = jax.grad(lambda *a, c=centre: jnp.sum(weights * defined(*a, c)), (0, 1, 2))(x, SCALE, BIAS)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, derived)
+        together = jax.vmap(jax.grad(lambda x, s, n=norm: jnp.sum(weights * n(x, s, BIAS, 1e-3))), (None, 0))
+        assert together(x, jnp.stack([SCALE, 2 * SCALE])).shape == (2, *shape)
 
 
 def test_gelu_is_the_tanh_form():
@@ -107,3 +125,16 @@ def test_a_product_is_accumulated_in_the_dtype_asked_for():
     assert layers.product(x, kernel).dtype == jnp.bfloat16
     wide = layers.product(x, kernel, "float32")
     np.testing.assert_allclose(wide, x.astype(jnp.float32) @ kernel.astype(jnp.float32), rtol=1e-6, atol=1e-5)
+
+
+def test_linear_maps_of_one_input_are_each_linear():
+    keys = jax.random.split(KEY, 3)
+    maps = [{"kernel": jax.random.normal(key, (24, n))} for key, n in zip(keys, (8, 4, 4), strict=True)]
+    maps[1]["bias"] = jnp.arange(4.0)
+
+    def loss(maps, x, each):
+        return sum(jnp.sum(jnp.sin(y) * (i + 1)) for i, y in enumerate(each(maps, x)))
+
+    merged = jax.value_and_grad(functools.partial(loss, each=blocks.linears), (0, 1))(maps, X)
+    apart = jax.value_and_grad(lambda maps, x: loss(maps, x, lambda ps, x: [blocks.linear(p, x) for p in ps]), (0, 1))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), merged, apart(maps, X))

@@ -4,7 +4,7 @@ Activations are (batch x length, width) around projections, because the weight g
 make XLA transpose copies of the activations.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from training.errors import BadInput
-from training.mesh import constrain
+from training.mesh import constrain, ways
 from training.nets import layers
 from training.nets.initial import Leaf
 from training.nets.rounding import rounded
@@ -171,6 +171,18 @@ def linear(p: Any, x: Array) -> Array:
     return y + p["bias"].astype(x.dtype) if "bias" in p else y
 
 
+def linears(parameters: Sequence[Any], x: Array) -> list[Array]:
+    """`linear` of one input with each of these. On CPU, whose compiler does not merge products, they are one where no kernel
+    is split by its columns: a wide product is faster than narrow ones."""
+    merged = jax.default_backend() == "cpu" and ways("heads") == ways("kv") == 1
+    if not merged or any("inputs" in p for p in parameters):
+        return [linear(p, x) for p in parameters]
+    kernels = [p["kernel"].astype(x.dtype) for p in parameters]
+    whole = layers.product(x, jnp.concatenate(kernels, axis=1))
+    parts = jax.lax.split(whole, [kernel.shape[1] for kernel in kernels], axis=whole.ndim - 1)
+    return [y + p["bias"].astype(x.dtype) if "bias" in p else y for p, y in zip(parameters, parts, strict=True)]
+
+
 def dropper(dropout: Dropout | None) -> Callable[[Array, Any, int], Array]:
     """Drops an activation at a (layer, place), each with its own key; the identity without dropout."""
     if dropout is None:
@@ -224,16 +236,13 @@ def _block(
 
 
 def _attention(model: Blocks, p: Any, x: Array, kept: Any, batch: int, turn: Any, mix: Any) -> tuple[Array, Any]:
-    q, k, v = (linear(p[name], x).reshape(batch, -1, n, model.head_width) for name, n in _projections(model))
+    parts = linears([p[name] for name in ("query", "key", "value")], x)
+    q, k, v = (part.reshape(batch, -1, part.shape[-1] // model.head_width, model.head_width) for part in parts)
     if model.qk_norm:
         q = layers.rms_norm(q, p["query_norm"]["scale"], model.norm_eps)
         k = layers.rms_norm(k, p["key_norm"]["scale"], model.norm_eps)
     out, kept = mix(turn(q), turn(k), v, kept)
     return linear(p["out"], out.reshape(x.shape[0], -1)), kept
-
-
-def _projections(model: Blocks) -> tuple[tuple[str, int], ...]:
-    return ("query", model.heads), ("key", model.kv_heads), ("value", model.kv_heads)
 
 
 def mlp(model: Blocks, p: Any, x: Array, linear: Callable[[Any, Array], Array] = linear) -> Array:
