@@ -97,11 +97,12 @@ def test_what_another_process_compiles_comes_last(cache):
     first, second = made(3), made(4)
     lock = first._made.with_suffix(".lock")
     with files.locked(lock, ""):
-        waiting = threading.Thread(target=compilation.ready, args=([first, second],))
+        waiting = threading.Thread(target=compilation.ready, args=([first, second],), daemon=True)
         waiting.start()
-        while not second.seconds:
+        patient = time.monotonic() + 60
+        while not second.seconds and time.monotonic() < patient:
             time.sleep(0.01)
-        assert not first.seconds and waiting.is_alive()
+        assert second.seconds and not first.seconds and waiting.is_alive()
     waiting.join()
     assert first(jnp.eye(3)).shape == (3, 3) and first.fresh and second.fresh
 
