@@ -127,7 +127,9 @@ def test_a_product_is_accumulated_in_the_dtype_asked_for():
     np.testing.assert_allclose(wide, x.astype(jnp.float32) @ kernel.astype(jnp.float32), rtol=1e-6, atol=1e-5)
 
 
-def test_linear_maps_of_one_input_are_each_linear():
+@pytest.mark.parametrize("rows", [5, 40])  # fewer than features, and more
+def test_linear_maps_of_one_input_are_each_linear(rows):
+    x = jax.random.normal(KEY, (rows, 24))
     keys = jax.random.split(KEY, 3)
     maps = [{"kernel": jax.random.normal(key, (24, n))} for key, n in zip(keys, (8, 4, 4), strict=True)]
     maps[1]["bias"] = jnp.arange(4.0)
@@ -135,6 +137,6 @@ def test_linear_maps_of_one_input_are_each_linear():
     def loss(maps, x, each):
         return sum(jnp.sum(jnp.sin(y) * (i + 1)) for i, y in enumerate(each(maps, x)))
 
-    merged = jax.value_and_grad(functools.partial(loss, each=blocks.linears), (0, 1))(maps, X)
+    merged = jax.value_and_grad(functools.partial(loss, each=blocks.linears), (0, 1))(maps, x)
     apart = jax.value_and_grad(lambda maps, x: loss(maps, x, lambda ps, x: [blocks.linear(p, x) for p in ps]), (0, 1))
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), merged, apart(maps, X))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), merged, apart(maps, x))

@@ -173,8 +173,9 @@ def linear(p: Any, x: Array) -> Array:
 
 def linears(parameters: Sequence[Any], x: Array) -> list[Array]:
     """`linear` of one input with each of these. On CPU, whose compiler does not merge products, they are one where no kernel
-    is split by its columns: a wide product is faster than narrow ones."""
-    merged = jax.default_backend() == "cpu" and ways("heads") == ways("kv") == 1
+    is split by its columns: a wide product is faster than narrow ones, unless of few rows, as when text is generated, when
+    laying the kernels side by side would take longer."""
+    merged = jax.default_backend() == "cpu" and ways("heads") == ways("kv") == 1 and len(x) >= x.shape[-1]
     if not merged or any("inputs" in p for p in parameters):
         return [linear(p, x) for p in parameters]
     kernels = [p["kernel"].astype(x.dtype) for p in parameters]
