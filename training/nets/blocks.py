@@ -175,7 +175,9 @@ def linears(parameters: Sequence[Any], x: Array) -> list[Array]:
     """`linear` of one input with each of these. On CPU, whose compiler does not merge products, they are one where no kernel
     is split by its columns: a wide product is faster than narrow ones, unless of few rows, as when text is generated, when
     laying the kernels side by side would take longer."""
-    merged = jax.default_backend() == "cpu" and ways("heads") == ways("kv") == 1 and len(x) >= x.shape[-1]
+    rows, features = x.shape[0], x.shape[-1]  # of an exported program, rows are a symbol
+    many = isinstance(rows, int) and rows >= features
+    merged = many and jax.default_backend() == "cpu" and ways("heads") == ways("kv") == 1
     if not merged or any("inputs" in p for p in parameters):
         return [linear(p, x) for p in parameters]
     kernels = [p["kernel"].astype(x.dtype) for p in parameters]
