@@ -1,4 +1,4 @@
-"""Norms, activations, rotary positions and dropout against their definitions."""
+"""Norms, activations, linear maps, rotary positions and dropout against their definitions."""
 
 import functools
 
@@ -58,7 +58,9 @@ def test_gradients_of_norms_are_those_of_their_definitions(shape):
         derived = jax.grad(lambda *a, c=centre: jnp.sum(weights * defined(*a, c)), (0, 1, 2))(x, SCALE, BIAS)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, derived)
         together = jax.vmap(jax.grad(lambda x, s, n=norm: jnp.sum(weights * n(x, s, BIAS, 1e-3))), (None, 0))
-        assert together(x, jnp.stack([SCALE, 2 * SCALE])).shape == (2, *shape)
+        once, twice = together(x, jnp.stack([SCALE, 2 * SCALE]))
+        np.testing.assert_allclose(once, derived[0], rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(twice, 2 * derived[0], rtol=1e-4, atol=1e-4)
 
 
 def test_gelu_is_the_tanh_form():

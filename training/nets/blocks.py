@@ -167,8 +167,11 @@ def linear(p: Any, x: Array) -> Array:
     """The product with a kernel, and a bias where there is one; of rounded inputs where the parameters say so."""
     if "inputs" in p:
         x = rounded(x, p["inputs"], -1)
-    y = layers.product(x, p["kernel"].astype(x.dtype))
-    return y + p["bias"].astype(x.dtype) if "bias" in p else y
+    return _biased(p, layers.product(x, p["kernel"].astype(x.dtype)))
+
+
+def _biased(p: Any, y: Array) -> Array:
+    return y + p["bias"].astype(y.dtype) if "bias" in p else y
 
 
 def linears(parameters: Sequence[Any], x: Array) -> list[Array]:
@@ -183,7 +186,7 @@ def linears(parameters: Sequence[Any], x: Array) -> list[Array]:
     kernels = [p["kernel"].astype(x.dtype) for p in parameters]
     whole = layers.product(x, jnp.concatenate(kernels, axis=1))
     parts = jax.lax.split(whole, [kernel.shape[1] for kernel in kernels], axis=whole.ndim - 1)
-    return [y + p["bias"].astype(x.dtype) if "bias" in p else y for p, y in zip(parameters, parts, strict=True)]
+    return [_biased(p, y) for p, y in zip(parameters, parts, strict=True)]
 
 
 def dropper(dropout: Dropout | None) -> Callable[[Array, Any, int], Array]:
