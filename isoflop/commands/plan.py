@@ -65,7 +65,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     if workers is not None and workers < 1:
         raise BadInput(f"--workers: must be at least 1, got {workers}")
     largest = max(point.config.derived.params_total for point in plan.points if point.config)
-    places = placement.places(workers, len(plan.points), largest)
+    places = placement.places(workers, [point.flops for point in plan.points], largest)
     timed, speed, notes = _prices(flags, plan, places[0], len(places))
     found = {group: each[0] for group, each in timed.items()}
     rows = [price.row(point) for point in plan.points]

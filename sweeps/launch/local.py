@@ -34,7 +34,8 @@ def check(options: Options) -> None:
 
 def places(sweep: store.Sweep, left: list[str], options: Options) -> tuple[Place, ...]:
     """Where each worker will be."""
-    return placement.places(options.workers, len(left), max(sweep.entries[run_id].params for run_id in left))
+    entries = [sweep.entries[run_id] for run_id in left]
+    return placement.places(options.workers, [e.flops for e in entries], max(e.params for e in entries))
 
 
 def launch(sweep: store.Sweep, left: list[str], options: Options, view: View, signals: list[int]) -> int:

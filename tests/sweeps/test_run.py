@@ -260,17 +260,37 @@ def test_the_queue_stays_with_a_shape_then_opens_the_largest(make, tmp_path):
 def test_places_are_disjoint_and_never_more_than_points(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.setattr(placement, "usable_cores", lambda: [0, 1, 2, 5])
-    assert [place.cores for place in placement.places(None, 30, 100_000)] == [(0,), (1,), (2,), (5,)]
-    assert [place.cores for place in placement.places(None, 2, 100_000)] == [(0, 1), (2, 5)]
-    assert [place.cores for place in placement.places(3, 30, 100_000)] == [(0,), (1, 2), (5,)]
-    assert [place.cores for place in placement.places(None, 30, 10**9)] == [(0, 1, 2, 5)]
-    assert len(placement.places(6, 30, 100_000)) == 6
+    assert cores(None, [1.0] * 30) == [(0,), (1,), (2,), (5,)]
+    assert cores(None, [1.0] * 2) == [(0, 1), (2, 5)]
+    assert cores(3, [1.0] * 30) == [(0,), (1, 2), (5,)]
+    assert len(cores(6, [1.0] * 30)) == 6
+    assert cores(None, []) == [(0, 1, 2, 5)]
     alone = placement.Place(cores=(0,)).environment()
     assert "--xla_cpu_multi_thread_eigen=false" in alone["XLA_FLAGS"]
     assert placement.Place(gpu="3").environment() == {"CUDA_VISIBLE_DEVICES": "3"}
 
 
+def test_a_run_that_is_most_of_the_work_gets_more_cores(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setattr(placement, "usable_cores", lambda: [0, 1, 2, 3])
+    assert cores(None, [100.0] + [1.0] * 20) == [(0, 1, 2, 3)]
+    assert cores(None, [100.0, 90.0] + [1.0] * 20) == [(0, 1), (2, 3)]
+    assert cores(None, [5.0] + [1.0] * 20) == [(0,), (1,), (2,), (3,)]  # it is over before the others are
+
+
+def test_no_more_workers_than_memory_holds(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setattr(placement, "usable_cores", lambda: [0, 1, 2, 3])
+    monkeypatch.setattr(placement.os, "sysconf", {"SC_PHYS_PAGES": 2**20, "SC_PAGE_SIZE": 8192}.__getitem__)  # 8 GiB
+    assert cores(None, [1.0] * 30, 40_000_000) == [(0, 1), (2, 3)]
+    assert cores(None, [1.0] * 30, 10**9) == [(0, 1, 2, 3)]
+
+
 def test_one_worker_a_gpu(monkeypatch):
     monkeypatch.setattr(placement, "accelerators", lambda: ("gpu", ("0", "1")))
-    assert [place.gpu for place in placement.places(None, 30, 10**9)] == ["0", "1"]
-    assert [place.gpu for place in placement.places(None, 1, 10**9)] == ["0"]
+    assert [place.gpu for place in placement.places(None, [1.0] * 30, 10**9)] == ["0", "1"]
+    assert [place.gpu for place in placement.places(None, [1.0], 10**9)] == ["0"]
+
+
+def cores(workers, flops, largest_params=100_000):
+    return [place.cores for place in placement.places(workers, flops, largest_params)]
