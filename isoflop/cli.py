@@ -7,6 +7,7 @@ A command is a module `isoflop/commands/NAME.py` with `SUMMARY`, `EXAMPLE`, `def
 
 import contextlib
 import dataclasses
+import gc
 import importlib
 import json
 import os
@@ -102,7 +103,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def entry() -> None:
-    """The process of a command."""
+    """The process of a command; no collection of garbage looks at what its imports make, which stays."""
+    gc.disable()
     code = main()
     if code:
         from training.signals import leave
@@ -136,6 +138,9 @@ def _dispatch(name: str, argv: list[str]) -> Output | None:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         raise Usage(f"no command {name!r}" + (f"; did you mean {close[0]!r}?" if close else "; see isoflop --help"))
     command = importlib.import_module(f"isoflop.commands.{name}")
+    if not gc.isenabled():  # see `entry`
+        gc.freeze()
+        gc.enable()
     values = absl_flags.FlagValues()
     absl_flags.DEFINE_boolean("json", False, "Print JSON instead of a table.", flag_values=values)
     absl_flags.DEFINE_boolean("traceback", False, "Show the traceback of an error.", flag_values=values)

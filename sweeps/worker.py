@@ -8,6 +8,7 @@ loop, `work`, needs nothing of this: any launcher that can start a process can c
 import contextlib
 import dataclasses
 import functools
+import gc
 import json
 import os
 import signal
@@ -333,13 +334,17 @@ def _watch() -> None:
 
 
 def prepare() -> None:
-    """Process-wide settings: the allocator keeps its memory, compiled programs are kept on disk, with one core no step is
-    called before the last one has ended: it would not begin sooner, and a second set of temporaries slows both."""
+    """Process-wide settings: no collection of garbage looks at what is imported, the allocator keeps its memory, compiled
+    programs are kept on disk, with one core no step is called before the last one has ended: it would not begin sooner,
+    and a second set of temporaries slows both."""
+    gc.disable()
     import jax
 
-    from sweeps import placement
-    from training import allocator, compilation
+    from sweeps import pack, placement  # noqa: F401 - with all that a run needs
+    from training import allocator, compilation, loop  # noqa: F401
 
+    gc.freeze()
+    gc.enable()
     allocator.keep_freed_memory()
     compilation.persist()
     if len(placement.usable_cores()) == 1:
