@@ -23,6 +23,7 @@ from training import (
     checkpoint,
     compilation,
     config as configs,
+    course,
     data,
     evaluation,
     files,
@@ -336,7 +337,7 @@ def test_checkpoints_are_due_by_minutes_too(tmp_path, monkeypatch):
         clock[0] += 60
         return batches(*arguments)
 
-    monkeypatch.setattr(loop, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(course, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
     monkeypatch.setattr(data, "batches", a_minute_later)
     keep = {"checkpoint.keep_last": 9}
     loop.run(toy.config(**{"checkpoint.every_minutes": 7.0}, **keep), tmp_path / "seven")
