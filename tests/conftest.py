@@ -1,5 +1,6 @@
 """Settings that every test shares: eight devices on the CPU, golden tables, a family of its own for the engine."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -21,6 +22,8 @@ from training import compilation
 
 jax.devices()  # eight of them, before a test sets other flags for processes of its own
 compilation.persist()  # workers share what they compile, and so do later runs
+gc.freeze()
+gc.set_threshold(50_000, 20, 20)  # tracing makes many objects that stay: to look among them took an eighth of the time
 settings.register_profile("isoflop", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("isoflop")
 

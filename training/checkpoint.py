@@ -27,6 +27,7 @@ from training.state import State
 
 FOLDER = "checkpoints"
 DAMAGED = ".damaged"
+SLICE = 1 << 20  # bytes: several devices that hold one array share in writing it, but in no smaller slices
 NO_ROOM = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
@@ -76,8 +77,10 @@ class Checkpoints:
         folder = (run / FOLDER).absolute()  # Orbax refuses relative paths
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
+        arrays = ocp.options.ArrayOptions.Saving(min_slice_bytes_for_replica_parallel=SLICE)
         self._manager = ocp.training.Checkpointer(
             folder,
+            context=ocp.Context(array_options=ocp.options.ArrayOptions(saving=arrays)),
             preservation_policy=policies.AnyPreservationPolicy(keep),
             cleanup_tmp_directories=jax.process_count() == 1,
         )
