@@ -4,6 +4,7 @@ import dataclasses
 import heapq
 import importlib.util
 import itertools
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,9 +13,6 @@ from pathlib import Path
 # parameter, its gradient and two moments in float32, as much again for updates in flight, and as much for activations.
 PROCESS_BYTES = 700 << 20
 BYTES_PER_PARAM = 48
-# k cores take a step at most k**SPEEDUP times as fast as one: two were measured to take it 1.1 times as fast with 35
-# thousand parameters, and 1.5 times with 5 million.
-SPEEDUP = 0.6
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,15 +100,24 @@ def accelerators() -> tuple[str, tuple[str, ...]]:
 
 def _quickest(cores: int, flops: Sequence[float], largest_params: int) -> int:
     """How many workers with even shares of the cores end these runs first, each taking the longest that is left."""
-    longest_first = sorted(flops, reverse=True)
+    longest_first, exponent = sorted(flops, reverse=True), _exponent(largest_params)
 
     def cost(count: int) -> float:
         loads = [0.0] * count
         for each in longest_first:
             heapq.heapreplace(loads, loads[0] + each)
-        return max(loads) / (cores // count) ** SPEEDUP
+        return max(loads) / (cores // count) ** exponent
 
     return min(range(min(_fitting(cores, largest_params), max(len(flops), 1)), 0, -1), key=cost)
+
+
+def _exponent(params: int) -> float:
+    """x, where k cores take the steps of a run k^x times as fast as one.
+
+    Two took those of 37 thousand, 840 thousand and 4.8 million parameters 1.2, 1.55 and 1.75 times as fast as each of two
+    pinned workers (`benchmarks/sweep.py`): x is 0.26, 0.63 and 0.81 there.
+    """
+    return min(max(0.26 * math.log10(max(params, 1) / 3_500), 0.0), 0.9)
 
 
 def _fitting(cores: int, largest_params: int) -> int:

@@ -226,7 +226,7 @@ def _sums(tree: Any) -> jax.Array:
     """The words of each leaf summed modulo 2^32 [leaves]: integers, so that no layout over devices changes them."""
     if jax.default_backend() != "cpu" or jax.process_count() > 1:
         return _summed_there(tree)
-    return jnp.asarray(np.array([_summed_here(np.asarray(leaf)) for leaf in jax.tree.leaves(tree)], np.uint32))
+    return jax.device_put(np.array([_summed_here(np.asarray(leaf)) for leaf in jax.tree.leaves(tree)], np.uint32))
 
 
 def _summed_here(leaf: np.ndarray) -> np.uint32:

@@ -154,9 +154,8 @@ class Course:
         ready, seat = self._ready, self._seat
         params = steps.read(ready.recipe.transforms, self._axes, state, ready.hyper)
         paused = time.perf_counter()
-        heard = (
-            seat.stop if final and self.env["num_processes"] == 1 else ()
-        )  # one host of many may not leave the others
+        # An interim one is soon over, and one host of many may not leave the others.
+        heard = seat.stop if final and self.env["num_processes"] == 1 else ()
         matmul = ready.config.precision.matmul
         scores = evaluation.evaluate(ready.task, params, state.stats, seat.mesh, matmul, final, heard)
         self.meter.uncounted(time.perf_counter() - paused)

@@ -278,6 +278,14 @@ def test_a_run_that_is_most_of_the_work_gets_more_cores(monkeypatch):
     assert cores(None, [5.0] + [1.0] * 20) == [(0,), (1,), (2,), (3,)]  # it is over before the others are
 
 
+def test_cores_stand_idle_at_the_end_where_more_of_them_would_not_help(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setattr(placement, "usable_cores", lambda: [0, 1, 2, 3])
+    assert cores(None, [1.0] * 5, 40_000) == [(0,), (1,), (2,), (3,)]
+    assert cores(None, [1.0] * 5, 5_000_000) == [(0, 1, 2, 3)]
+    assert cores(None, [1.0] * 40, 5_000_000) == [(0,), (1,), (2,), (3,)]
+
+
 def test_no_more_workers_than_memory_holds(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.setattr(placement, "usable_cores", lambda: [0, 1, 2, 3])

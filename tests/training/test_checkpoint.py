@@ -185,3 +185,22 @@ def test_what_was_altered_without_a_trace_is_seen_by_its_sums(tmp_path, monkeypa
     loop.run(toy.config(), tmp_path)
     with pytest.raises(checkpoint.Damaged, match="its params are not those that were saved"):
         checkpoint.load_params(tmp_path)
+
+
+def test_what_eight_devices_hold_is_saved_without_compiling(tmp_path, monkeypatch):
+    heard, save = [], checkpoint.Checkpoints.save
+
+    def hear(event, seconds, **_):
+        heard.extend([event] if "backend_compile" in event else [])
+
+    def watched(self, *arguments):
+        jax.monitoring.register_event_duration_secs_listener(hear)
+        try:
+            save(self, *arguments)
+            self.wait()
+        finally:
+            jax.monitoring.unregister_event_duration_listener(hear)
+
+    monkeypatch.setattr(checkpoint.Checkpoints, "save", watched)
+    loop.run(toy.config(), tmp_path)
+    assert checkpoint.saved_steps(tmp_path) and not heard
