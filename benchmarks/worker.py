@@ -28,9 +28,10 @@ from benchmarks.train_step import _machine
 def worked(path: Path, run_id: str) -> float:
     """Seconds of a worker on a point."""
     from sweeps import worker
+    from sweeps.worker_job import WorkerJob
 
     began = time.perf_counter()
-    worker.work(path, [run_id], f"{time.time_ns()}", lambda event, **values: None)
+    worker.work(WorkerJob(str(path), (run_id,), f"{time.time_ns()}"), lambda event, **values: None)
     return time.perf_counter() - began
 
 
@@ -61,18 +62,19 @@ def bare(config: Any) -> float:
 def measure(shape: str, steps: int, pairs: int) -> dict[str, Any]:
     """All pairs, in this process."""
     from isoflop import config_file
-    from sweeps import plan as plans, store, worker
+    from sweeps import plan as plans, plan_storage
+    from training.process import configure_process
 
-    worker.prepare()
+    configure_process()
     found = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         path = folder / "sweep"
         plan = plans.plan(config_file.load(str(benchmark.config(benchmark.SHAPES[shape], folder, steps))))
-        sweep = store.add(path, plan)
+        sweep = plan_storage.add_points(path, plan)
         ids = list(sweep.entries)
         for run_id in ids[: pairs + 1]:  # the first compiles
-            pair = {"worker": worked(path, run_id), "bare": bare(sweep.config(sweep.entries[run_id]))}
+            pair = {"worker": worked(path, run_id), "bare": bare(plan_storage.run_config(sweep, sweep.entries[run_id]))}
             print(f"{shape}: {pair}", file=sys.stderr, flush=True)
             found.append(pair)
     ratios = [pair["worker"] / pair["bare"] for pair in found[1:]]
@@ -98,7 +100,7 @@ def main() -> None:
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     flags = parser.parse_args()
     if not flags.here:
-        place = placement.Place(cores=(placement.usable_cores()[-1],))
+        place = placement.Placement(cores=(placement.usable_cores()[-1],))
         sys.exit(
             subprocess.run(
                 [sys.executable, "-m", "benchmarks.worker", *sys.argv[1:], "--here"],

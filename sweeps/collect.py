@@ -1,7 +1,7 @@
 """From a sweep directory to tidy tables: `runs.parquet`, a row a run that has ended, `curves.parquet`, `post.parquet`.
 
-What a collection has read is kept in `collected.parquet` (`sweeps.index`): the next one reads only the runs whose files
-have changed since.
+What a collection has read is kept in `collected.parquet` (`sweeps.collect_cache`): the next one reads only the runs whose
+files have changed since.
 """
 
 import contextlib
@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sweeps import curves, foreign, index, store
-from sweeps.foreign import Stamp
-from sweeps.index import Index, Known
+from sweeps import collect_cache, curves, sweep_dir, untrusted_files
+from sweeps.collect_cache import CachedRun, CollectCache
+from sweeps.untrusted_files import Stamp
 from training.errors import BadInput
 
 GROUP = 1 << 20  # lines of the curves that are written at once
@@ -41,12 +41,12 @@ def collect(path: Path | str) -> Path:
       BadInput: there is no sweep, or a record or the metrics of a run are damaged.
     """
     path = Path(path)
-    sweep, before = store.read(path), index.read(path)
-    stamps = index.scan(path, sweep.entries)
+    sweep, before = sweep_dir.read(path), collect_cache.read(path)
+    stamps = collect_cache.scan(path, sweep.entries)
     rows, texts = [], {}
     for run_id, entry in sweep.entries.items():
         result = stamps[run_id][0] if run_id in stamps else None
-        record, texts[run_id] = _record(sweep, run_id, before.runs.get(run_id, Known()), result)
+        record, texts[run_id] = _record(sweep, run_id, before.runs.get(run_id, CachedRun()), result)
         if (row := _row(sweep, entry, record, begun=run_id in stamps)) is not None:
             rows.append(row)
     runs, post = _table(path, rows), list(_post(sweep, rows))
@@ -56,40 +56,40 @@ def collect(path: Path | str) -> Path:
     if posted is not None:
         _write(path / "post.parquet", lambda file: pq.write_table(posted, file))
     _write(path / "runs.parquet", lambda file: pq.write_table(runs, file))
-    known = {i: Known(stamps.get(i, (None, None))[0], metrics[i], lines[i], texts[i]) for i in sweep.entries}
-    after = Index(known, stamp)
+    known = {i: CachedRun(stamps.get(i, (None, None))[0], metrics[i], lines[i], texts[i]) for i in sweep.entries}
+    after = CollectCache(known, stamp)
     if after != before:
-        _write(path / index.NAME, lambda file: index.write(file, after))
+        _write(path / collect_cache.NAME, lambda file: collect_cache.write(file, after))
     return path / "runs.parquet"
 
 
 def _record(
-    sweep: store.Sweep, run_id: str, old: Known, result: Stamp | None
+    sweep: sweep_dir.Sweep, run_id: str, old: CachedRun, result: Stamp | None
 ) -> tuple[dict[str, Any] | None, str | None]:
     """The record of a run and its JSON, as known where the file is the same."""
     if result is None:
         return None, None
     if old.record is not None and result == old.result:
-        return foreign.record(old.record, sweep.path / index.NAME), old.record
-    found = store.result(sweep.run(run_id))
+        return untrusted_files.record(old.record, sweep.path / collect_cache.NAME), old.record
+    found = sweep_dir.result(sweep.run(run_id))
     return found, None if found is None else json.dumps(found)
 
 
 def _row(
-    sweep: store.Sweep, entry: store.Entry, result: Mapping[str, Any] | None, begun: bool
+    sweep: sweep_dir.Sweep, entry: sweep_dir.Entry, result: Mapping[str, Any] | None, begun: bool
 ) -> dict[str, Any] | None:
     design = {"sweep": sweep.name, **entry.labels}
     if result is not None:
         extra = {key: value for key, value in entry.overrides.items() if key not in result}
         return {**result, **design, **extra, "run_id": entry.run_id}
-    if not begun or store.unfinished(sweep.run(entry.run_id)) != "failed":
+    if not begun or sweep_dir.unfinished(sweep.run(entry.run_id)) != "failed":
         return None
     planned = {"params_total": entry.params, "steps": entry.steps, "flops_exact": entry.flops}
     failed = {"run_id": entry.run_id, "status": "failed", **planned, **design, **entry.overrides}
     return failed | {"run_id": entry.run_id}
 
 
-def _post(sweep: store.Sweep, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _post(sweep: sweep_dir.Sweep, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for row in rows:
         kinds = row.get("post") or ()
         try:
@@ -102,7 +102,7 @@ def _post(sweep: store.Sweep, rows: list[dict[str, Any]]) -> Iterator[dict[str, 
 
 
 def _write_curves(
-    sweep: store.Sweep, before: Index, metrics: Mapping[str, Stamp | None]
+    sweep: sweep_dir.Sweep, before: CollectCache, metrics: Mapping[str, Stamp | None]
 ) -> tuple[dict[str, int], Stamp | None]:
     """Bring `curves.parquet` up to date; returns the lines of each run in it, and its stamp.
 
@@ -137,12 +137,12 @@ def _write_curves(
 
 def _stamp(file: Path, root: Path) -> Stamp | None:
     try:
-        return foreign.stamp(file, root, index.LARGEST)
+        return untrusted_files.stamp(file, root, collect_cache.LARGEST)
     except BadInput:  # what lies there is replaced
         return None
 
 
-def _kept(file: Path, before: Index) -> dict[str, pa.Table]:
+def _kept(file: Path, before: CollectCache) -> dict[str, pa.Table]:
     """The curve of each run as `curves.parquet` holds it; none where it is not as the index says."""
     try:
         table = pq.read_table(file, columns=curves.SCHEMA.names)
@@ -169,8 +169,8 @@ def _table(path: Path, rows: list[dict[str, Any]]) -> pa.Table:
         try:
             columns[name] = _column([row.get(name) for row in rows])
         except (pa.ArrowException, OverflowError, UnicodeError, RecursionError) as error:
-            what = foreign.shown(str(error))
-            raise BadInput(f"{path}: column {foreign.shown(name)!r} is for no table ({what})") from None
+            what = untrusted_files.printable(str(error))
+            raise BadInput(f"{path}: column {untrusted_files.printable(name)!r} is for no table ({what})") from None
     try:
         return pa.table(columns)
     except UnicodeError:

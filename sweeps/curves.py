@@ -19,8 +19,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.json as pj
 
-from sweeps.foreign import number
-from sweeps.placement import usable_cores
+from sweeps.untrusted_files import number
+from training.cores import usable_cores
 from training.errors import BadInput, RunFailed
 from training.lines import last_attempts, parse
 

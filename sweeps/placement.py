@@ -9,6 +9,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from training.cores import usable_cores
+
 # What a worker takes beside its run's arrays (interpreter, libraries, compiled programs), and bytes a parameter: the
 # parameter, its gradient and two moments in float32, as much again for updates in flight, and as much for activations.
 PROCESS_BYTES = 700 << 20
@@ -16,7 +18,7 @@ BYTES_PER_PARAM = 48
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class Placement:
     """Where one worker runs: the cores it is pinned to (none: any), and the accelerator that it alone sees."""
 
     cores: tuple[int, ...] = ()
@@ -47,7 +49,7 @@ def pin(cores: Sequence[int]) -> None:
         os.sched_setaffinity(0, cores)
 
 
-def places(workers: int | None, flops: Sequence[float], largest_params: int) -> tuple[Place, ...]:
+def placements(workers: int | None, flops: Sequence[float], largest_params: int) -> tuple[Placement, ...]:
     """One place a worker.
 
     Args:
@@ -59,22 +61,15 @@ def places(workers: int | None, flops: Sequence[float], largest_params: int) -> 
     kind, names = accelerators()
     if kind == "gpu":
         count = min(workers or len(names), max(len(flops), 1))
-        return tuple(Place(gpu=names[i % len(names)]) for i in range(count))
+        return tuple(Placement(gpu=names[i % len(names)]) for i in range(count))
     if kind == "tpu":
-        return (Place(),)
+        return (Placement(),)
     cores = usable_cores()
-    count = min(workers or _quickest(len(cores), flops, largest_params), max(len(flops), 1))
+    count = min(workers or _fastest_count(len(cores), flops, largest_params), max(len(flops), 1))
     if count > len(cores):
-        return tuple(Place(cores=(cores[i % len(cores)],)) for i in range(count))
+        return tuple(Placement(cores=(cores[i % len(cores)],)) for i in range(count))
     bounds = [round(i * len(cores) / count) for i in range(count + 1)]
-    return tuple(Place(cores=tuple(cores[a:b])) for a, b in itertools.pairwise(bounds))
-
-
-def usable_cores() -> list[int]:
-    """The cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return sorted(os.sched_getaffinity(0))
-    return list(range(os.cpu_count() or 1))
+    return tuple(Placement(cores=tuple(cores[a:b])) for a, b in itertools.pairwise(bounds))
 
 
 def accelerators() -> tuple[str, tuple[str, ...]]:
@@ -98,9 +93,9 @@ def accelerators() -> tuple[str, tuple[str, ...]]:
     return "cpu", ()
 
 
-def _quickest(cores: int, flops: Sequence[float], largest_params: int) -> int:
+def _fastest_count(cores: int, flops: Sequence[float], largest_params: int) -> int:
     """How many workers with even shares of the cores end these runs first, each taking the longest that is left."""
-    longest_first, exponent = sorted(flops, reverse=True), _exponent(largest_params)
+    longest_first, exponent = sorted(flops, reverse=True), _core_scaling_exponent(largest_params)
 
     def cost(count: int) -> float:
         loads = [0.0] * count
@@ -108,10 +103,10 @@ def _quickest(cores: int, flops: Sequence[float], largest_params: int) -> int:
             heapq.heapreplace(loads, loads[0] + each)
         return max(loads) / (cores // count) ** exponent
 
-    return min(range(min(_fitting(cores, largest_params), max(len(flops), 1)), 0, -1), key=cost)
+    return min(range(min(_count_in_memory(cores, largest_params), max(len(flops), 1)), 0, -1), key=cost)
 
 
-def _exponent(params: int) -> float:
+def _core_scaling_exponent(params: int) -> float:
     """x, where k cores take the steps of a run k^x times as fast as one.
 
     Two took those of 37 thousand, 840 thousand and 4.8 million parameters 1.2, 1.55 and 1.75 times as fast as each of two
@@ -120,7 +115,7 @@ def _exponent(params: int) -> float:
     return min(max(0.26 * math.log10(max(params, 1) / 3_500), 0.0), 0.9)
 
 
-def _fitting(cores: int, largest_params: int) -> int:
+def _count_in_memory(cores: int, largest_params: int) -> int:
     try:
         free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):

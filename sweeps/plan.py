@@ -110,9 +110,9 @@ class Point:
         return self._config.derived.flops
 
     @functools.cached_property
-    def group(self) -> str:
-        """Points of equal group share one compiled step (the converse need not hold)."""
-        return group(self._config)
+    def compile_key(self) -> str:
+        """Points of equal key share one compiled step (the converse need not hold)."""
+        return compile_key(self._config)
 
     @property
     def _config(self) -> ConfigDict:
@@ -136,9 +136,9 @@ class Plan:
         return sum(point.flops for point in self.points)
 
     @functools.cached_property
-    def groups(self) -> Counter[str]:
-        """Runs by group."""
-        return Counter(point.group for point in self.points)
+    def compile_keys(self) -> Counter[str]:
+        """Runs by compile key."""
+        return Counter(point.compile_key for point in self.points)
 
 
 def plan(sweep: ConfigDict, where: Iterable[designs.Condition] = ()) -> Plan:
@@ -186,7 +186,7 @@ def configure(base: ConfigDict, overrides: dict[str, Any]) -> ConfigDict:
     return config
 
 
-def group(config: ConfigDict) -> str:
+def compile_key(config: ConfigDict) -> str:
     """A hash of everything in a resolved config that can change the compiled step."""
     flat = configs.flatten(config.to_dict())
     inputs = (*INPUTS, *getattr(family_of(config.task), "INPUTS", ()))

@@ -6,8 +6,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from sweeps import foreign, index, store
-from sweeps.foreign import Stamp
+from sweeps import collect_cache, sweep_dir, untrusted_files
+from sweeps.untrusted_files import Stamp
 from training.errors import BadInput
 from training.lines import DECODER, NAME
 
@@ -19,11 +19,11 @@ Ended = dict[str, tuple[Stamp, dict[str, Any]]]
 
 
 @dataclasses.dataclass(frozen=True)
-class View:
+class Summary:
     """A sweep as a whole.
 
     Attributes:
-      states: runs by state, in the order of `store.STATES`.
+      states: runs by state, in the order of `sweep_dir.STATES`.
       flops_done: planned FLOPs of the runs that have ended.
       flops_total: planned FLOPs of all runs.
       flops_spent: FLOPs of the steps that were made, of ended and begun runs.
@@ -49,7 +49,7 @@ class View:
         return not self.states.keys() & {"missing", "interrupted", "running"}
 
 
-def rows(sweep: store.Sweep, ended: Ended | None = None) -> list[dict[str, Any]]:
+def rows(sweep: sweep_dir.Sweep, ended: Ended | None = None) -> list[dict[str, Any]]:
     """What is known of each point: state, labels, size, steps done, losses, times, and the message of a failure.
 
     Args:
@@ -59,8 +59,8 @@ def rows(sweep: store.Sweep, ended: Ended | None = None) -> list[dict[str, Any]]
     Raises:
       BadInput: a record is damaged, or a link leads out of the sweep directory.
     """
-    ended = known(sweep.path) if ended is None else ended
-    there = foreign.folders(sweep.path, sweep.entries)
+    ended = collected_records(sweep.path) if ended is None else ended
+    there = untrusted_files.folders(sweep.path, sweep.entries)
     table = []
     for run_id, entry in sweep.entries.items():
         row = {"run_id": run_id, "state": "missing", **entry.labels, "params_total": entry.params, "flops": entry.flops}
@@ -72,30 +72,30 @@ def rows(sweep: store.Sweep, ended: Ended | None = None) -> list[dict[str, Any]]
     return table
 
 
-def known(root: Path) -> Ended:
+def collected_records(root: Path) -> Ended:
     """The records that a collection of the sweep directory has read, with the stamps of their files."""
     found: Ended = {}
-    for run_id, run in index.read(root).runs.items():
+    for run_id, run in collect_cache.read(root).runs.items():
         if run.result is not None and run.record is not None:
-            found[run_id] = run.result, foreign.record(run.record, root / index.NAME)
+            found[run_id] = run.result, untrusted_files.record(run.record, root / collect_cache.NAME)
     return found
 
 
-def view(sweep: store.Sweep, table: list[dict[str, Any]]) -> View:
+def summarize(sweep: sweep_dir.Sweep, table: list[dict[str, Any]]) -> Summary:
     """The rows of a sweep in one view."""
     counts = Counter(row["state"] for row in table)
     running = [row for row in table if row["state"] == "running"]
-    ended = [row for row in table if row["state"] in store.ENDED]
-    left = sum(row["flops"] - _spent(row) for row in table if row["state"] not in (*store.ENDED, "failed"))
+    ended = [row for row in table if row["state"] in sweep_dir.ENDED]
+    left = sum(row["flops"] - _spent(row) for row in table if row["state"] not in (*sweep_dir.ENDED, "failed"))
     rate = _rate(sorted(ended, key=lambda row: row["at"] or 0)[-NEWEST:]) or _rate(running)
-    return View(
+    return Summary(
         name=sweep.name,
-        states={state: counts[state] for state in store.STATES if counts[state]},
+        states={state: counts[state] for state in sweep_dir.STATES if counts[state]},
         flops_done=sum(row["flops"] for row in ended),
         flops_total=sum(row["flops"] for row in table),
         flops_spent=sum(_spent(row) for row in table),
         rate=rate,
-        eta=foreign.number(left / (rate * len(running))) if rate and running else None,
+        eta=untrusted_files.number(left / (rate * len(running))) if rate and running else None,
         running=sorted(running, key=lambda row: _spent(row) - row["flops"]),
         failures=sorted((row for row in table if row["state"] == "failed"), key=lambda row: -(row["at"] or 0)),
     )
@@ -104,7 +104,7 @@ def view(sweep: store.Sweep, table: list[dict[str, Any]]) -> View:
 def last_line(run: Path, root: Path) -> dict[str, Any]:
     """The newest line of a run's metrics that has a loss, from the end of the file alone."""
     file = run / NAME
-    if foreign.stamp(file, root, foreign.METRICS_BYTES) is None:
+    if untrusted_files.stamp(file, root, untrusted_files.METRICS_BYTES) is None:
         return {}
     with open(file, "rb") as opened:
         opened.seek(max(0, opened.seek(0, os.SEEK_END) - TAIL))
@@ -119,39 +119,50 @@ def last_line(run: Path, root: Path) -> dict[str, Any]:
     return {}
 
 
-def _found(sweep: store.Sweep, run_id: str, ended: Ended) -> dict[str, Any]:
+def _found(sweep: sweep_dir.Sweep, run_id: str, ended: Ended) -> dict[str, Any]:
     run = sweep.run(run_id)
     folder = f"{sweep.path}/runs/{run_id}"
-    stamp = foreign.stamp(f"{folder}/result.json", sweep.path, foreign.RECORD_BYTES)
+    stamp = untrusted_files.stamp(f"{folder}/result.json", sweep.path, untrusted_files.RECORD_BYTES)
     if stamp is not None:
         before = ended.get(run_id)
-        record = before[1] if before is not None and before[0] == stamp else store.result(run)
+        record = before[1] if before is not None and before[0] == stamp else sweep_dir.result(run)
         if record is not None:
             ended[run_id] = stamp, record
-            values = {name: foreign.number(record.get(name)) for name in ("loss", "train_loss")}
+            values = {name: untrusted_files.number(record.get(name)) for name in ("loss", "train_loss")}
             times = {"seconds": record.get("wall_seconds"), "at": record.get("ended_at")}
-            times = {name: foreign.number(value) for name, value in times.items()}
-            return {"state": record["status"], "step": foreign.number(record.get("steps")) or 0, **values, **times}
-    state = store.unfinished(run)
+            times = {name: untrusted_files.number(value) for name, value in times.items()}
+            return {
+                "state": record["status"],
+                "step": untrusted_files.number(record.get("steps")) or 0,
+                **values,
+                **times,
+            }
+    state = sweep_dir.unfinished(run)
     if state == "missing":
         return {}
     line = last_line(run, sweep.path)
-    row = {"state": state, "step": foreign.number(line.get("step")) or 0}
-    row |= {"train_loss": foreign.number(line.get("loss")), "seconds": foreign.number(line.get("seconds"))}
+    row = {"state": state, "step": untrusted_files.number(line.get("step")) or 0}
+    row |= {
+        "train_loss": untrusted_files.number(line.get("loss")),
+        "seconds": untrusted_files.number(line.get("seconds")),
+    }
     return row | (_failure(run, sweep.path) if state == "failed" else {})
 
 
 def _failure(run: Path, root: Path) -> dict[str, Any]:
     file = run / "error.json"
-    if foreign.stamp(file, root, MESSAGE_BYTES) is None:  # it has begun again
+    if untrusted_files.stamp(file, root, MESSAGE_BYTES) is None:  # it has begun again
         return {}
     try:
-        error = foreign.load(file.read_text(encoding="utf-8"), file)
+        error = untrusted_files.load(file.read_text(encoding="utf-8"), file)
     except (BadInput, UnicodeDecodeError):
         error = None
     if not isinstance(error, dict):
         return {"message": f"{file} is damaged"}
-    return {"message": foreign.shown(error.get("message") or ""), "at": foreign.number(error.get("at"))}
+    return {
+        "message": untrusted_files.printable(error.get("message") or ""),
+        "at": untrusted_files.number(error.get("at")),
+    }
 
 
 def _spent(row: dict[str, Any]) -> float:
@@ -161,4 +172,4 @@ def _spent(row: dict[str, Any]) -> float:
 def _rate(table: list[dict[str, Any]]) -> float | None:
     timed = [(_spent(row), row["seconds"]) for row in table if row["seconds"] and row["seconds"] > 0]
     seconds = sum(seconds for _, seconds in timed)
-    return foreign.number(sum(flops for flops, _ in timed) / seconds) or None if seconds else None
+    return untrusted_files.number(sum(flops for flops, _ in timed) / seconds) or None if seconds else None

@@ -15,11 +15,11 @@ import yaml
 from absl import flags as absl_flags
 
 from isoflop.cli import COMMANDS
-from isoflop.commands.sweep import options
+from isoflop.commands._sweep_flags import launch_options
 from isoflop.config_file import define_config
 from sweeps import launch
 from sweeps.launch import local, ray, slurm
-from sweeps.launch.launcher import parsed
+from sweeps.launch.launcher import parse_options
 
 ROOT = Path(__file__).parent.parent
 RECIPES = (ROOT / "docs" / "clusters.md").read_text()
@@ -69,7 +69,7 @@ def test_a_command_is_one_that_this_version_takes(words, monkeypatch):
     if "launcher" in values:
         assert launch.launcher(values.launcher)
         kinds = {"slurm": slurm.KINDS, "ray": ray.KINDS}.get(values.launcher, {})
-        parsed(options(values).engine, kinds)
+        parse_options(launch_options(values).launcher_options, kinds)
 
 
 def test_what_is_installed_are_extras_of_the_project():

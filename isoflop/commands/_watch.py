@@ -1,114 +1,110 @@
-"""`isoflop status --watch`: a sweep as a live summary, from its files alone, so that any machine that sees them will do."""
+"""`isoflop status --watch`: a sweep as a live summary, from its files alone, so that any machine that has them will do."""
 
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from isoflop.cli import Output
-from isoflop.commands.status import STYLES, clean, loss, sums
-from sweeps import foreign, status, store
-from sweeps.status import View
+from rich.columns import Columns
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
-RUNS = 20  # running ones that are shown
-FAILURES = 5
+from isoflop.cli import Output
+from isoflop.commands._tables import STYLES, duration, label_text, loss_text, state_counts
+from sweeps import status, sweep_dir, untrusted_files
+from sweeps.status import Summary
+
+MAX_RUNNING = 20  # runs shown
+MAX_FAILURES = 5  # shown
 
 
 def watch(path: Path, interval: float) -> Output:
     """Show a sweep every `interval` seconds until nothing is left to run, or Ctrl-C: live on a terminal, else a line."""
-    from rich.console import Console
-    from rich.live import Live
-
     console = Console(highlight=False)
-    look = _looker(path)
-    seen = look()
+    read = _reader(path)
+    summary = read()
     try:
         if not console.is_terminal:
             while True:
-                print(line(seen), flush=True)
-                if seen.over:
+                print(line(summary), flush=True)
+                if summary.over:
                     return Output({})
                 time.sleep(interval)
-                seen = look()
-        with Live(summary(seen), console=console, auto_refresh=False) as live:
-            while not seen.over:
+                summary = read()
+        with Live(screen(summary), console=console, auto_refresh=False) as live:
+            while not summary.over:
                 time.sleep(interval)
-                seen = look()
-                live.update(summary(seen), refresh=True)
+                summary = read()
+                live.update(screen(summary), refresh=True)
     except KeyboardInterrupt:
         pass
     return Output({})
 
 
-def _looker(path: Path) -> Callable[[], View]:
+def _reader(path: Path) -> Callable[[], Summary]:
     """Reads the sweep again at each call, and of the runs only what has changed."""
-    ended = status.known(path)
-    read: dict[Any, store.Sweep] = {}
+    ended = status.collected_records(path)
+    sweeps: dict[Any, sweep_dir.Sweep] = {}  # the last one, by the stamp of its file
 
-    def look() -> View:
+    def read() -> Summary:
         file = path / "sweep.json"
-        stamp = foreign.stamp(file, path, foreign.METRICS_BYTES)
-        if stamp is None or stamp not in read:
-            read.clear()
-            read[stamp] = store.read(path)
-        return status.view(read[stamp], status.rows(read[stamp], ended))
+        stamp = untrusted_files.stamp(file, path, untrusted_files.METRICS_BYTES)
+        if stamp is None or stamp not in sweeps:
+            sweeps.clear()
+            sweeps[stamp] = sweep_dir.read(path)
+        return status.summarize(sweeps[stamp], status.rows(sweeps[stamp], ended))
 
-    return look
-
-
-def line(seen: View) -> str:
-    """A view in one line."""
-    parts = [time.strftime("%H:%M:%S"), f"sweep {clean(seen.name)}: {sums(seen.states)}", _flops(seen)]
-    return "; ".join([*parts, *_pace(seen)])
+    return read
 
 
-def summary(seen: View) -> Any:
-    """A view for a terminal: states, FLOPs, pace, the runs that are running, the newest failures."""
-    from rich.columns import Columns
-    from rich.console import Group
-    from rich.progress_bar import ProgressBar
-    from rich.table import Table
-    from rich.text import Text
+def line(summary: Summary) -> str:
+    """A summary in one line."""
+    name = label_text(summary.name)
+    parts = [time.strftime("%H:%M:%S"), f"sweep {name}: {state_counts(summary.states)}", _flops(summary)]
+    return "; ".join([*parts, *_pace(summary)])
 
-    total = sum(seen.states.values())
-    counts = Text(f"sweep {clean(seen.name)}: {total:,} runs: ")
-    for i, (state, count) in enumerate(seen.states.items()):
+
+def screen(summary: Summary) -> Any:
+    """A summary for a terminal: states, FLOPs, pace, the runs that are running, the newest failures."""
+    total = sum(summary.states.values())
+    counts = Text(f"sweep {label_text(summary.name)}: {total:,} runs: ")
+    for i, (state, count) in enumerate(summary.states.items()):
         counts.append(f"{', ' if i else ''}{count:,} {state}", style=STYLES.get(state, ""))
-    bar = ProgressBar(total=seen.flops_total or 1.0, completed=seen.flops_spent if seen.flops_total else 1.0, width=60)
-    shown: list[Any] = [counts, Columns([bar]), Text("; ".join([_flops(seen), *_pace(seen)]))]
-    if seen.running:
+    spent = summary.flops_spent if summary.flops_total else 1.0
+    bar = ProgressBar(total=summary.flops_total or 1.0, completed=spent, width=60)
+    parts: list[Any] = [counts, Columns([bar]), Text("; ".join([_flops(summary), *_pace(summary)]))]
+    if summary.running:
         table = Table(box=None, pad_edge=False)
         for name, side in {"running": "left", "N": "right", "FLOPs": "right", "step": "right", "loss": "right"}.items():
             table.add_column(name, justify=side)  # type: ignore[arg-type]
-        for row in seen.running[:RUNS]:
+        for row in summary.running[:MAX_RUNNING]:
             steps = f"{row['step']:,}/{row['steps']:,}"
-            cells = (f"{row['params_total']:,}", f"{row['flops']:.3g}", steps, loss(row["train_loss"]))
+            cells = (f"{row['params_total']:,}", f"{row['flops']:.3g}", steps, loss_text(row["train_loss"]))
             table.add_row(row["run_id"], *cells)
-        shown += ["", table, *_more(len(seen.running) - RUNS)]
-    if seen.failures:
-        shown += ["", Text("newest failures", style=STYLES["failed"])]
-        shown += [Text(f"{row['run_id']}  {row['message'] or ''}") for row in seen.failures[:FAILURES]]
-        shown += _more(len(seen.failures) - FAILURES)
-    return Group(*shown)
+        parts += ["", table, *_more(len(summary.running) - MAX_RUNNING)]
+    if summary.failures:
+        parts += ["", Text("newest failures", style=STYLES["failed"])]
+        parts += [Text(f"{row['run_id']}  {row['message'] or ''}") for row in summary.failures[:MAX_FAILURES]]
+        parts += _more(len(summary.failures) - MAX_FAILURES)
+    return Group(*parts)
 
 
 def _more(count: int) -> list[str]:
     return [f"and {count:,} more"] if count > 0 else []
 
 
-def _flops(seen: View) -> str:
-    share = seen.flops_spent / seen.flops_total if seen.flops_total else 1.0
-    return f"{seen.flops_spent:.3g} of {seen.flops_total:.3g} FLOPs spent ({share:.1%})"
+def _flops(summary: Summary) -> str:
+    share = summary.flops_spent / summary.flops_total if summary.flops_total else 1.0
+    return f"{summary.flops_spent:.3g} of {summary.flops_total:.3g} FLOPs spent ({share:.1%})"
 
 
-def _pace(seen: View) -> list[str]:
-    found = []
-    if seen.rate is not None:
-        found.append(f"{seen.rate:.3g} FLOP/s a run")
-    if seen.eta is not None:
-        found.append(f"{_duration(seen.eta)} left")
-    return found
-
-
-def _duration(seconds: float) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.1f} min"
+def _pace(summary: Summary) -> list[str]:
+    parts = []
+    if summary.rate is not None:
+        parts.append(f"{summary.rate:.3g} FLOP/s a run")
+    if summary.eta is not None:
+        parts.append(f"{duration(summary.eta)} left")
+    return parts

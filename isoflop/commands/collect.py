@@ -3,9 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from absl import flags as absl_flags
 
 from isoflop.cli import Output
+from sweeps import collect, summary, sweep_dir
 from training.errors import BadInput
 
 SUMMARY = "write runs.parquet and curves.parquet from a sweep directory, finished or not"
@@ -25,13 +27,9 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     """Collect, and say what was found."""
     if len(args) != 1:
         raise BadInput("collect takes one sweep directory")
-    import pyarrow.parquet as pq
-
-    from sweeps import collect, store, summary
-
     runs = collect.collect(args[0])
     statuses = pq.read_table(runs, columns=["status"]).column("status").to_pylist()
-    planned = len(store.read(Path(args[0])).entries)
+    planned = len(sweep_dir.read(Path(args[0])).entries)
     curves = runs.with_name("curves.parquet")
     counts = {status: statuses.count(status) for status in dict.fromkeys(statuses)}
     payload = {"runs": str(runs), "curves": str(curves), "statuses": counts, "points": planned}

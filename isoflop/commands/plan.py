@@ -6,7 +6,11 @@ from typing import Any
 from absl import flags as absl_flags
 
 from isoflop.cli import Output
-from sweeps import design, pack, placement, plan as plans, price
+from isoflop.commands._sweep_flags import define_points, planned
+from isoflop.commands._tables import duration
+from sweeps import cost_estimate, placement, plan as plans
+from sweeps.measure import Measurement
+from sweeps.run_batching import best_batch
 from training.errors import Absent, BadInput
 
 SUMMARY = "price the points of a run or sweep: N, D, FLOPs, steps, memory, hours; nothing is run"
@@ -39,7 +43,7 @@ def define(flags: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_boolean(
         "memory",
         None,
-        f"Compile every distinct shape for its memory, and time it; by default up to {price.MOST_SHAPES} shapes, "
+        f"Compile every distinct shape for its memory, and time it; by default up to {cost_estimate.MAX_SHAPES} shapes, "
         "where the data is on this machine.",
         flag_values=flags,
     )
@@ -65,28 +69,28 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     if workers is not None and workers < 1:
         raise BadInput(f"--workers: must be at least 1, got {workers}")
     largest = max(point.config.derived.params_total for point in plan.points if point.config)
-    places = placement.places(workers, [point.flops for point in plan.points], largest)
-    timed, speed, notes = _prices(flags, plan, places[0], len(places))
+    placements = placement.placements(workers, [point.flops for point in plan.points], largest)
+    timed, speed, notes = _prices(flags, plan, placements[0], len(placements))
     found = {group: each[0] for group, each in timed.items()}
-    rows = [price.row(point) for point in plan.points]
+    rows = [cost_estimate.row(point) for point in plan.points]
     for row, point in zip(rows, plan.points, strict=True):
-        row["memory_bytes"] = found[point.group].memory_bytes if point.group in found else None
+        row["memory_bytes"] = found[point.compile_key].memory_bytes if point.compile_key in found else None
         row["minutes"] = None
     hours, packs = None, []
     if speed is not None:
-        for row, seconds in zip(rows, price.seconds(plan.points, speed, found), strict=True):
+        for row, seconds in zip(rows, cost_estimate.training_seconds(plan.points, speed, found), strict=True):
             row["minutes"] = seconds / 60
         packs = [_pack(plan, group, each) for group, each in timed.items() if len(each) > 1]
         saved = sum(pack["minutes_alone"] - pack["minutes"] for pack in packs)
-        hours = (sum(row["minutes"] for row in rows) - saved) / 60 / len(places)
+        hours = (sum(row["minutes"] for row in rows) - saved) / 60 / len(placements)
     payload = {
         "name": plan.name,
         "points": rows,
-        "refused": [price.row(point) for point in plan.refused],
+        "refused": [cost_estimate.row(point) for point in plan.refused],
         "duplicates": len(plan.duplicates),
-        "shapes": len(plan.groups),
+        "shapes": len(plan.compile_keys),
         "flops_exact": plan.flops,
-        "workers": [str(place) for place in places],
+        "workers": [str(place) for place in placements],
         "hours": hours,
         "hours_source": None if speed is None else speed.source,
         "packs": packs,
@@ -95,10 +99,10 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     return Output(payload, _text(payload, plan))
 
 
-def _pack(plan: plans.Plan, group: str, each: list[price.Measured]) -> dict[str, Any]:
+def _pack(plan: plans.Plan, group: str, each: list[Measurement]) -> dict[str, Any]:
     """What packs of the runs of a shape would gain: the size that is best, its speed over one run at a time, minutes."""
-    flops = [point.flops for point in plan.points if point.group == group]
-    chosen, speeds = pack.best(each).runs, {one.runs: one.flops_per_second or 0.0 for one in each}
+    flops = [point.flops for point in plan.points if point.compile_key == group]
+    chosen, speeds = best_batch(each).runs, {one.runs: one.flops_per_second or 0.0 for one in each}
     return {
         "params_total": each[0].params,
         "runs": len(flops),
@@ -110,63 +114,31 @@ def _pack(plan: plans.Plan, group: str, each: list[price.Measured]) -> dict[str,
     }
 
 
-def define_points(flags: absl_flags.FlagValues) -> None:
-    """The flags that choose the points of a sweep."""
-    absl_flags.DEFINE_multi_string("where", [], "Only points that meet this, as in budget<=1e11.", flag_values=flags)
-    absl_flags.DEFINE_string(
-        "points", None, "More points than the config's, of a CSV or JSON file, as propose writes them.",
-        flag_values=flags,
-    )  # fmt: skip
-
-
-def planned(flags: absl_flags.FlagValues) -> plans.Plan:
-    """The plan of `--config` with `--points` and `--where`.
-
-    Raises:
-      BadInput: the flags are wrong, or the plan is.
-    """
-    config = flags.config
-    if flags.points is not None:
-        if "design" not in config:
-            raise BadInput("--points: the config is one run, not a sweep")
-        try:
-            added = design.table(flags.points)
-        except ValueError as error:
-            raise BadInput(f"--points: {error}") from error
-        with config.unlocked():
-            config.design = design.chain(config.design, added)
-    try:
-        where = [design.condition(text) for text in flags.where]
-    except ValueError as error:
-        raise BadInput(f"--where: {error}") from error
-    return plans.plan(config, where)
-
-
 def _prices(
-    flags: absl_flags.FlagValues, plan: plans.Plan, place: placement.Place, workers: int
-) -> tuple[dict[str, list[price.Measured]], price.Speed | None, list[str]]:
+    flags: absl_flags.FlagValues, plan: plans.Plan, place: placement.Placement, workers: int
+) -> tuple[dict[str, list[Measurement]], cost_estimate.Speed | None, list[str]]:
     """What was compiled and timed by group, the speed of the rest, and what to say about it."""
     wanted, stated, workdir = flags.memory, flags.flops_per_second, flags.workdir
     if stated is not None and stated <= 0:
         raise BadInput(f"--flops_per_second: must be positive, got {stated}")
     speed = None
     if stated is not None:
-        speed = price.Speed(((1, stated),), "as stated by --flops_per_second")
+        speed = cost_estimate.Speed(((1, stated),), "as stated by --flops_per_second")
     elif workdir is not None:
-        speed = price.speed_of_records(Path(workdir))
+        speed = cost_estimate.speed_of_records(Path(workdir))
         if speed is None:
             raise BadInput(f"--workdir {workdir}: no completed run to take the speed from")
-    shapes = price.representatives(plan)
-    if wanted is False or (wanted is None and len(shapes) > price.MOST_SHAPES and speed is not None):
+    shapes = cost_estimate.representatives(plan)
+    if wanted is False or (wanted is None and len(shapes) > cost_estimate.MAX_SHAPES and speed is not None):
         return {}, speed, ["memory was not asked for" if wanted is False else _unasked(shapes)]
     notes = []
-    if wanted is None and len(shapes) > price.MOST_SHAPES:
+    if wanted is None and len(shapes) > cost_estimate.MAX_SHAPES:
         notes.append(_unasked(shapes))
-        shapes = price.representatives(plan, price.SAMPLES)
+        shapes = cost_estimate.representatives(plan, cost_estimate.SAMPLED_SHAPES)
     packed = placement.accelerators()[0] != "cpu" if flags.pack is None else flags.pack
     try:
-        runs = {group: -(-count // workers) for group, count in plan.groups.items()}  # a worker's share
-        found = price.measured(plan.base, shapes, place, runs if packed else None)
+        runs = {group: -(-count // workers) for group, count in plan.compile_keys.items()}  # a worker's share
+        found = cost_estimate.measure_points(plan.base, shapes, place, runs if packed else None)
     except Absent as error:  # the counts hold all the same
         if wanted:
             raise
@@ -180,7 +152,7 @@ def _prices(
     ]
     timed = tuple((one.params, one.flops_per_second) for one in first if one.flops_per_second)
     source = f"a few steps of {len(timed)} shape{'s' * (len(timed) > 1)}, timed on {place}"
-    return found, speed or (price.Speed(timed, source) if timed else None), notes
+    return found, speed or (cost_estimate.Speed(timed, source) if timed else None), notes
 
 
 def _unasked(shapes: list[Any]) -> str:
@@ -204,7 +176,9 @@ def _text(payload: dict[str, Any], plan: plans.Plan) -> Any:
     lines = [f"{len(plan.points)} runs, {payload['shapes']} shapes to compile, {plan.flops:.3g} exact FLOPs"]
     if payload["hours"] is not None:
         where = f"{len(payload['workers'])} worker{'s' * (len(payload['workers']) > 1)}"
-        lines.append(f"about {_duration(payload['hours'])} of training on {where} (speed: {payload['hours_source']})")
+        lines.append(
+            f"about {duration(3600 * payload['hours'])} of training on {where} (speed: {payload['hours_source']})"
+        )
     else:
         lines.append("no estimate of hours: --memory, --flops_per_second or --workdir would give one")
     for found in payload["packs"]:
@@ -232,7 +206,3 @@ def _cell(value: Any, form: str, name: str) -> str:
 
 def _label(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else "" if value is None else str(value)
-
-
-def _duration(hours: float) -> str:
-    return f"{hours:.1f} hours" if hours >= 1 else f"{hours * 60:.1f} minutes"

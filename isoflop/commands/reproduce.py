@@ -3,11 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from absl import flags as absl_flags
 
 from isoflop.cli import Output
-from isoflop.commands.sweep import define_launch, options
-from sweeps import plan as plans
+from isoflop.commands._progress import progress_display
+from isoflop.commands._sweep_flags import define_launch, launch_options
+from sweeps import collect, plan as plans, summary
+from sweeps.execute import execute
 from training.errors import BadInput
 
 SUMMARY = "train a baseline over its seeds or folds and compare with the mean that its config records"
@@ -34,14 +37,10 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     expected = config.expected
     if (expected.mean is None) != (expected.tolerance is None):
         raise BadInput("expected: give both mean and tolerance, or neither")
-    plan, chosen = plans.plan(config), options(flags)
-    import pyarrow.parquet as pq
-
-    from sweeps import collect, progress, run as launcher, summary
-
+    plan, options = plans.plan(config), launch_options(flags)
     path = Path(flags.workdir or Path("runs/reproduce") / plan.name)
-    with progress.watching() as view:
-        outcome = launcher.run(plan, path, (), view, flags.launcher, chosen)
+    with progress_display() as on_event:
+        outcome = execute(plan, path, (), on_event, flags.launcher, options)
     ids = {point.run_id for point in plan.points}
     rows = [row for row in pq.read_table(collect.collect(path)).to_pylist() if row["run_id"] in ids]
     if outcome["failed"] or any(row["status"] != "completed" for row in rows):

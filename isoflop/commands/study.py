@@ -13,7 +13,7 @@ from absl import flags as absl_flags
 
 from isoflop import cli
 from isoflop.cli import Output
-from isoflop.commands.sweep import define_launch, directory, launch_words, options
+from isoflop.commands._sweep_flags import define_launch, launch_options, launch_words, sweep_directory
 from sweeps import design, launch
 from training.errors import BadInput
 from training.files import write_json
@@ -22,7 +22,7 @@ SUMMARY = "sweep all budgets but the largest, fit, freeze a prediction for that 
 EXAMPLE = """
 isoflop study --config=configs/lm/demo.py --workdir=runs/demo
 isoflop study --config=configs/vision/scaling.py:vit-fashion --workdir=runs/vit
-isoflop study --config=configs/lm/demo.py --workdir=/shared/demo --launcher=slurm --workers=8 --engine=time=120
+isoflop study --config=configs/lm/demo.py --workdir=/shared/demo --launcher=slurm --workers=8 --launcher_option=time=120
 """
 CONFIG = True
 ROUNDS = 3  # in which sizes are added where a best size lies at an edge
@@ -43,11 +43,11 @@ def define(flags: absl_flags.FlagValues) -> None:
 def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     """Run what is not done of the study; the exit code is that of its score."""
     config = flags.config
-    folder = directory(flags, args, "study")
+    folder = sweep_directory(flags, args, "study")
     budgets = sorted({point["label.budget"] for point in config.design if "label.budget" in point})
     if len(budgets) < 2:
         raise BadInput("--config: a study needs a design of two budgets or more (sweeps.design.isoflop)")
-    launch.launcher(flags.launcher).check(options(flags))
+    launch.launcher(flags.launcher).check(launch_options(flags))
     began = time.monotonic()
     steps = _Steps(config.study, folder, list(flags.config_words), launch_words(flags))
     with contextlib.redirect_stdout(sys.stderr) if flags.json else contextlib.nullcontext():

@@ -1,21 +1,23 @@
 """`isoflop sweep`: run every point of a sweep that is not done."""
 
-from pathlib import Path
+from typing import Any
 
 from absl import flags as absl_flags
+from rich.console import Group
 
 from isoflop.cli import Output
-from isoflop.commands.plan import define_points, planned
-from isoflop.commands.status import table
-from sweeps import launch, pack, status, store
-from training.errors import BadInput
+from isoflop.commands._progress import progress_display
+from isoflop.commands._sweep_flags import define_launch, define_points, launch_options, planned, states, sweep_directory
+from isoflop.commands._tables import points_table
+from sweeps import status, sweep_dir
+from sweeps.execute import execute
 
 SUMMARY = "train every point of a sweep that is not done: start, go on, retry, with the same command"
 EXAMPLE = """
 isoflop sweep --config=configs/lm/demo.py --workdir=runs/demo/sweep
-isoflop sweep --config=configs/lm/demo.py --workdir=runs/demo/sweep --only=failed --where='budget<=1e11'
-isoflop sweep --config=configs/lm/demo.py --workdir=/shared/demo --launcher=slurm --workers=8 --engine=time=120
-isoflop sweep --config=configs/lm/demo.py --workdir=/shared/demo --launcher=ray --engine=address=auto --engine=num_cpus=1
+isoflop sweep --config=configs/lm/demo.py --workdir=runs/demo/sweep --state=failed --where='budget<=1e11'
+isoflop sweep --config=configs/lm/demo.py --workdir=/shared/demo --launcher=slurm --workers=8 --launcher_option=time=120
+isoflop sweep --config=configs/lm/demo.py --workdir=/shared/demo --launcher=ray --launcher_option=address=auto
 """
 CONFIG = True
 
@@ -24,68 +26,21 @@ def define(flags: absl_flags.FlagValues) -> None:
     """The flags of the command."""
     absl_flags.DEFINE_string("workdir", None, "The sweep directory; made on first use.", flag_values=flags)
     absl_flags.DEFINE_string(
-        "only", "", "Only points in these states: missing, interrupted, failed.", flag_values=flags
+        "state", "", "Only points in these states: missing, interrupted, failed.", flag_values=flags
     )
     define_points(flags)
     define_launch(flags)
     absl_flags.DEFINE_boolean("detach", False, "Submit to SLURM and return.", flag_values=flags)
 
 
-def define_launch(flags: absl_flags.FlagValues) -> None:
-    """The flags that say who runs the points of a sweep, and how."""
-    absl_flags.DEFINE_string("launcher", "local", f"Who starts workers: {', '.join(launch.NAMES)}.", flag_values=flags)
-    absl_flags.DEFINE_integer(
-        "workers",
-        None,
-        "Worker processes, tasks or jobs; by default one a core or GPU, one job of SLURM, what a Ray cluster has room for.",
-        flag_values=flags,
-    )
-    absl_flags.DEFINE_string(
-        "pack",
-        "auto",
-        "Runs of one shape that a worker trains as one program; by default as many as were measured to pay.",
-        flag_values=flags,
-    )
-    absl_flags.DEFINE_multi_string(
-        "engine",
-        [],
-        "An option of the engine behind the launcher, as in --engine=partition=long --engine=time=120 (SLURM, minutes) or "
-        "--engine=num_gpus=0.25 (Ray).",
-        flag_values=flags,
-    )
-
-
-def launch_words(flags: absl_flags.FlagValues) -> list[str]:
-    """Those flags as they were given, for another command."""
-    given = [name for name in ("launcher", "workers", "pack") if flags[name].present]
-    return [f"--{name}={flags[name].value}" for name in given] + [f"--engine={text}" for text in flags.engine]
-
-
-def options(flags: absl_flags.FlagValues, detach: bool = False) -> launch.Options:
-    """What those flags say.
-
-    Raises:
-      BadInput: one is wrong.
-    """
-    engine = {}
-    for text in flags.engine:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise BadInput(f"--engine: must be name=value, got {text!r}")
-        engine[name.strip()] = value.strip()
-    return launch.Options(flags.workers, pack.parse(flags.pack), engine, detach)
-
-
 def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     """Run the sweep and show what became of its points."""
-    workdir = directory(flags, args, "sweep")
-    only, chosen = store.parse_states(flags.only), options(flags, flags.detach)
+    workdir = sweep_directory(flags, args, "sweep")
+    wanted, options = states(flags.state), launch_options(flags, flags.detach)
     plan = planned(flags)
-    from sweeps import progress, run as launcher
-
-    with progress.watching() as view:
-        outcome = launcher.run(plan, workdir, only, view, flags.launcher, chosen)
-    rows = {row["run_id"]: row for row in status.rows(store.read(workdir))}
+    with progress_display() as on_event:
+        outcome = execute(plan, workdir, wanted, on_event, flags.launcher, options)
+    rows = {row["run_id"]: row for row in status.rows(sweep_dir.read(workdir))}
     payload = outcome | {
         "runs": [rows[point.run_id] for point in plan.points],
         "refused": len(plan.refused),
@@ -95,25 +50,8 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     return Output(payload, _text(payload), 1 if outcome["failed"] or (outcome["left"] and not flags.detach) else 0)
 
 
-def directory(flags: absl_flags.FlagValues, args: list[str], command: str) -> Path:
-    """The `--workdir` of a command about the sweep in `--config`.
-
-    Raises:
-      BadInput: it is missing, the config is one run, or there are operands.
-    """
-    if args:
-        raise BadInput(f"{command} takes no operands, got {args[0]!r}")
-    if "design" not in flags.config:
-        raise BadInput("--config: this is one run, not a sweep; use isoflop train")
-    if not flags.workdir:
-        raise BadInput("--workdir=DIR is missing")
-    return Path(flags.workdir)
-
-
-def _text(payload: dict) -> object:
-    from rich.console import Group
-
-    done = sum(row["flops"] for row in payload["runs"] if row["state"] in store.ENDED)
+def _text(payload: dict[str, Any]) -> Group:
+    done = sum(row["flops"] for row in payload["runs"] if row["state"] in sweep_dir.ENDED)
     total = sum(row["flops"] for row in payload["runs"])
     lines = [f"{payload['ran']} runs took {payload['seconds']:.0f} s"]
     if payload["refused"]:
@@ -122,5 +60,7 @@ def _text(payload: dict) -> object:
         lines.append(f"{payload['earlier']} other points are in the directory (isoflop status shows them)")
     if payload["left"]:
         lines.append(f"{len(payload['left'])} points are left; the same command goes on with them")
-    lines += [f"failed: {failed['run_id']}: {failed['message']}" for failed in payload["failed"]]
-    return Group(table(payload["sweep"], payload["runs"], payload["states"], done / total if total else 1.0), *lines)
+    lines += [f"failed: {failure['run_id']}: {failure['message']}" for failure in payload["failed"]]
+    return Group(
+        points_table(payload["sweep"], payload["runs"], payload["states"], done / total if total else 1.0), *lines
+    )

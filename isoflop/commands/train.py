@@ -8,14 +8,18 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import flags as absl_flags
 from ml_collections import ConfigDict
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from isoflop.cli import Output
-from training import hosts
+from training import cost as costs, hosts, loop, mirrors
 from training.config import resolve
 from training.errors import BadInput
 from training.meter import Observer
+from training.process import configure_process
 from training.task import resolve as family_of
 
 SUMMARY = "train one run; the same command continues it after an interruption"
@@ -62,12 +66,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     # Before anything is written: most mistakes end here.
     resolved = resolve(config)
     family_of(resolved.task).available(resolved)
-    import jax
-
-    from sweeps.worker import prepare
-    from training import loop, mirrors
-
-    prepare()
+    configure_process()
     path = Path(workdir).absolute()
     with contextlib.ExitStack() as stack:
         first = jax.process_index() == 0  # of several processes one is to be seen
@@ -88,8 +87,6 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
 
 def _join(flags: absl_flags.FlagValues) -> None:
     """Become one of the processes of a run, where the flags say that there are several."""
-    import jax
-
     if flags.distributed == "tpu":
         jax.distributed.initialize(flags.coordinator, flags.num_processes, flags.process_id)
         return
@@ -101,9 +98,6 @@ def _join(flags: absl_flags.FlagValues) -> None:
 @contextlib.contextmanager
 def watching(config: ConfigDict) -> Iterator[Observer]:
     """An observer that shows a run on standard error: a bar on a terminal, a line now and then elsewhere."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-
     console = Console(file=sys.stderr, highlight=False)
     family, total = family_of(config.task), config.derived.steps
     cost, (unit, amount) = family.cost(config), _unit(family, family.cost(config).tokens_per_example)
@@ -141,10 +135,6 @@ def _unit(family: Any, tokens_per_example: int) -> tuple[str, int]:
 
 
 def _mfu(flops_per_second: float, config: ConfigDict) -> float | None:
-    import jax
-
-    from training import cost as costs
-
     peak = costs.peak_flops(jax.devices()[0].device_kind, config.precision.compute, config.precision.matmul)
     return costs.mfu(flops_per_second, 1.0, jax.device_count(), peak)
 

@@ -142,11 +142,11 @@ def _is_sweep(path: Path) -> bool:
 
 def _collect(path: Path) -> tuple[str, list[dict[str, Any]], list[dict[str, Any]]]:
     """Collect a sweep; its name, the points that have not ended well, and the environments of its runs."""
-    from sweeps import collect, status, store
+    from sweeps import collect, status, sweep_dir
 
     collect.collect(path)
-    sweep = store.read(path)
-    pending = [row for row in status.rows(sweep) if row["state"] not in store.ENDED]
+    sweep = sweep_dir.read(path)
+    pending = [row for row in status.rows(sweep) if row["state"] not in sweep_dir.ENDED]
     files = [sweep.run(run_id) / "environment.json" for run_id in sweep.entries]
     return sweep.name, pending, [read_json(file, "environment record") for file in files if file.exists()]
 

@@ -1,21 +1,20 @@
 """Launchers by name."""
 
-import importlib
-
-from sweeps.launch.launcher import Launcher, Options, View
+from sweeps.launch import local, ray, slurm
+from sweeps.launch.launcher import Launcher, OnEvent, Options
 from training.errors import BadInput, nearest
 
-NAMES = ("local", "slurm", "ray")
+LAUNCHERS: dict[str, Launcher] = {"local": local, "slurm": slurm, "ray": ray}
 
-__all__ = ["NAMES", "Launcher", "Options", "View", "launcher"]
+__all__ = ["LAUNCHERS", "Launcher", "OnEvent", "Options", "launcher"]
 
 
 def launcher(name: str) -> Launcher:
     """The launcher of that name.
 
     Raises:
-      BadInput: there is none.
+        BadInput: there is none.
     """
-    if name not in NAMES:
-        raise BadInput(f"--launcher: no launcher {name!r}{nearest(name, NAMES)} (known: {', '.join(NAMES)})")
-    return importlib.import_module(f"sweeps.launch.{name}")  # type: ignore[return-value]
+    if name not in LAUNCHERS:
+        raise BadInput(f"--launcher: no launcher {name!r}{nearest(name, LAUNCHERS)} (known: {', '.join(LAUNCHERS)})")
+    return LAUNCHERS[name]

@@ -15,74 +15,86 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from sweeps import lease, placement, store
-from sweeps.launch.launcher import Options, View
-from sweeps.placement import Place
+from sweeps import lease, placement, sweep_dir
+from sweeps.launch.launcher import OnEvent, Options
+from sweeps.placement import Placement
+from sweeps.sweep_dir import Sweep
+from sweeps.worker_job import WorkerJob
 from training.errors import BadInput, RunFailed
 
-COMMAND = (sys.executable, "-m", "sweeps.worker")
-DEATHS = 2  # as many workers may die in one point, or before their first, before it is given up
+COMMAND = (sys.executable, "-m", "sweeps.worker_process")
+# As many workers of one invocation may die in one point before it is given up, or before their first point before the sweep
+# is. `sweeps.worker.MAX_DEATHS_OF_A_RUN` bounds the deaths in a point over all invocations and machines.
+MAX_DEATHS = 2
 GRACE = 60.0  # seconds that workers get to save after a signal
 
 
 def check(options: Options) -> None:
     """Raise BadInput where an option is not for this launcher."""
-    if options.engine or options.detach:
-        named = f"--engine {next(iter(options.engine))}" if options.engine else "--detach"
-        raise BadInput(f"{named}: the local launcher has no engine behind it; give --launcher=slurm or ray")
+    if options.launcher_options or options.detach:
+        flag = f"--launcher_option {next(iter(options.launcher_options))}" if options.launcher_options else "--detach"
+        raise BadInput(f"{flag}: is not for the local launcher; give --launcher=slurm or ray")
 
 
-def places(sweep: store.Sweep, left: list[str], options: Options) -> tuple[Place, ...]:
-    """Where each worker will be."""
-    entries = [sweep.entries[run_id] for run_id in left]
-    return placement.places(options.workers, [e.flops for e in entries], max(e.params for e in entries))
+def placements(sweep: Sweep, run_ids: list[str], options: Options) -> tuple[Placement, ...]:
+    """The cores or the accelerator of each worker; see `sweeps.launch.launcher.Launcher`."""
+    entries = [sweep.entries[run_id] for run_id in run_ids]
+    return placement.placements(options.workers, [e.flops for e in entries], max(e.params for e in entries))
 
 
-def launch(sweep: store.Sweep, left: list[str], options: Options, view: View, signals: list[int]) -> int:
+def launch(sweep: Sweep, run_ids: list[str], options: Options, on_event: OnEvent, signals: list[int]) -> int:
     """Run points in worker processes; see `sweeps.launch.launcher.Launcher`.
 
     Raises:
-      RunFailed: workers cannot start.
+        RunFailed: workers cannot start.
     """
-    return _Processes(sweep, left, options, view, signals).run(places(sweep, left, options))
+    return _Processes(sweep, run_ids, options, on_event, signals).run(placements(sweep, run_ids, options))
 
 
 @dataclasses.dataclass
 class Worker:
-    """A worker process, and the points that it is at: several where it trains a pack."""
+    """A worker process.
+
+    Attributes:
+        index: its number.
+        placement: its cores or accelerator.
+        process: the process.
+        run_ids: the points that it is at: several where it trains a batch.
+        error: what it reported before it died.
+    """
 
     index: int
-    place: Place
+    placement: Placement
     process: subprocess.Popen[str]
     run_ids: set[str] = dataclasses.field(default_factory=set)
-    broken: str | None = None  # what it said before it died
+    error: str | None = None
 
 
 class _Processes:
-    """The processes of one invocation."""
+    """The worker processes of one invocation; the arguments are those of `launch`."""
 
-    def __init__(self, sweep: store.Sweep, left: list[str], options: Options, view: View, signals: list[int]):
-        self._sweep, self._left, self._view, self._signals = sweep, left, view, signals
-        self._command, self._pack, self._count = options.command or COMMAND, options.pack, 1
-        self._alone: set[str] = set()  # points that were in a pack in which a worker died
+    def __init__(self, sweep: Sweep, run_ids: list[str], options: Options, on_event: OnEvent, signals: list[int]):
+        self._sweep, self._run_ids, self._on_event, self._signals = sweep, run_ids, on_event, signals
+        self._command, self._run_batch, self._count = options.command or COMMAND, options.run_batch, 1
+        self._unbatched: set[str] = set()  # points that were in a batch in which a worker died
         self._session = uuid.uuid4().hex
         self._events: queue.Queue[tuple[Worker, dict[str, Any]]] = queue.Queue()
         self._workers: list[Worker] = []
-        self._deaths: Counter[str] = Counter()
-        self._ran = 0
+        self._deaths: Counter[str] = Counter()  # of workers, by the point; "": before their first
+        self._ended = 0
 
-    def run(self, chosen: Sequence[Place]) -> int:
-        """Start a worker a place, and watch them to their end; returns the number of runs that ended."""
-        self._count = len(chosen)
+    def run(self, placements: Sequence[Placement]) -> int:
+        """Start a worker a placement, and watch them to their end; returns the number of runs that ended."""
+        self._count = len(placements)
         try:
-            for index, place in enumerate(chosen):
-                self._start(index, place)
+            for index, each in enumerate(placements):
+                self._start(index, each)
             self._watch()
         finally:
             self._kill()
-        return self._ran
+        return self._ended
 
-    def _start(self, index: int, place: Place) -> None:
+    def _start(self, index: int, placement: Placement) -> None:
         logs = self._sweep.path / "logs"
         logs.mkdir(exist_ok=True)
         with open(logs / f"worker-{index}.log", "a") as log:
@@ -92,23 +104,23 @@ class _Processes:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
-                env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"} | place.environment(),
+                env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"} | placement.environment(),
                 # Ctrl-C reaches the whole group of a terminal: the workers must hear of it once, from here.
                 start_new_session=True,
             )
-        worker = Worker(index, place, process)
-        job = {
-            "path": str(self._sweep.path),
-            "run_ids": self._left,
-            "session": self._session,
-            "cores": place.cores,
-            "pack": self._pack,
-            "workers": self._count,
-            "alone": sorted(self._alone),
-        }
+        worker = Worker(index, placement, process)
+        job = WorkerJob(
+            str(self._sweep.path),
+            tuple(self._run_ids),
+            self._session,
+            self._run_batch,
+            self._count,
+            tuple(sorted(self._unbatched)),
+            placement.cores,
+        )
         assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it has died already, which `_watch` will see
-            process.stdin.write(json.dumps(job) + "\n")
+        with contextlib.suppress(BrokenPipeError):  # it has died already, which `_watch` will find
+            process.stdin.write(job.to_json() + "\n")
             process.stdin.flush()
         self._workers.append(worker)
         threading.Thread(target=self._read, args=(worker,), daemon=True).start()
@@ -121,14 +133,14 @@ class _Processes:
         self._events.put((worker, {"event": "gone"}))
 
     def _watch(self) -> None:
-        asked = 0
+        asked_to_stop = 0
         deadline = float("inf")
         while self._workers:
-            if len(self._signals) > asked:
-                if asked or time.monotonic() > deadline:
+            if len(self._signals) > asked_to_stop:
+                if asked_to_stop or time.monotonic() > deadline:
                     return
-                asked, deadline = 1, time.monotonic() + GRACE
-                self._view({"event": "stopping"})
+                asked_to_stop, deadline = 1, time.monotonic() + GRACE
+                self._on_event({"event": "stopping"})
                 for worker in self._workers:
                     worker.process.terminate()
             if time.monotonic() > deadline:
@@ -136,19 +148,19 @@ class _Processes:
             try:
                 worker, event = self._events.get(timeout=0.2)
             except queue.Empty:
-                self._view({"event": "tick"})
+                self._on_event({"event": "tick"})
                 continue
-            self._take(worker, event)
+            self._handle(worker, event)
 
-    def _take(self, worker: Worker, event: dict[str, Any]) -> None:
+    def _handle(self, worker: Worker, event: dict[str, Any]) -> None:
         kind = event["event"]
         if kind == "begin":
             worker.run_ids.add(event["run_id"])
         elif kind in ("end", "error"):
             worker.run_ids.discard(event["run_id"])
-            self._ran += kind == "end"
+            self._ended += kind == "end"
         elif kind == "broken":
-            worker.broken = event["message"]
+            worker.error = event["message"]
             return
         elif kind == "gone":
             self._workers.remove(worker)
@@ -156,29 +168,30 @@ class _Processes:
             event = {"event": "gone", "run_ids": sorted(worker.run_ids), "code": code}
             if code and not self._signals:
                 self._replace(worker, code)
-        self._view({**event, "worker": worker.index})
+        self._on_event({**event, "worker": worker.index})
 
     def _replace(self, worker: Worker, code: int) -> None:
         """A worker died: give up the point that kills worker after worker, and start another worker for the rest.
 
-        Which point of a pack it was is seen when they run alone. A worker that lost a lease did not die of its point.
+        Which point of a batch it was is found out by running them alone. A worker that lost a lease did not die of its
+        point.
         """
         if code == lease.LOST:
-            return self._start(worker.index, worker.place)
-        at = next(iter(worker.run_ids)) if len(worker.run_ids) == 1 else None
-        self._alone |= worker.run_ids
-        if at is not None or not worker.run_ids:
-            self._deaths[at or ""] += 1
-            reason = f"its worker died ({worker.broken or _death(code)})"
-            if self._deaths[at or ""] >= DEATHS:
-                if at is None:
+            return self._start(worker.index, worker.placement)
+        run_id = next(iter(worker.run_ids)) if len(worker.run_ids) == 1 else None
+        self._unbatched |= worker.run_ids
+        if run_id is not None or not worker.run_ids:
+            self._deaths[run_id or ""] += 1
+            reason = f"its worker died ({worker.error or _cause(code)})"
+            if self._deaths[run_id or ""] >= MAX_DEATHS:
+                if run_id is None:
                     log = self._sweep.path / "logs" / f"worker-{worker.index}.log"
                     raise RunFailed(f"worker {worker.index}: {reason}; {log} says why")
-                run = self._sweep.run(at)
+                run = self._sweep.run(run_id)
                 with lease.claim(run) as held:
                     if held:
-                        store.fail(run, f"{reason} {DEATHS} times", "", self._session)
-        return self._start(worker.index, worker.place)
+                        sweep_dir.fail(run, f"{reason} {MAX_DEATHS} times", "", self._session)
+        return self._start(worker.index, worker.placement)
 
     def _kill(self) -> None:
         for worker in self._workers:
@@ -187,7 +200,7 @@ class _Processes:
             worker.process.wait()
 
 
-def _death(code: int) -> str:
+def _cause(code: int) -> str:
     if code >= 0:
         return f"exit code {code}"
     name = signal.Signals(-code).name

@@ -13,9 +13,11 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from sweeps import store
-from sweeps.launch.launcher import Options, View, elsewhere, parsed
+from sweeps.launch.launcher import OnEvent, Options, parse_options
 from sweeps.launch.watch import watch
+from sweeps.sweep_dir import Sweep
+from sweeps.worker_job import WorkerJob
+from sweeps.worker_process import serve_submitted
 from training.errors import BadInput, RunFailed
 
 KINDS: dict[str, Any] = {
@@ -31,44 +33,46 @@ GRACE = 60.0  # seconds to save after a signal
 
 def check(options: Options) -> None:
     """Raise BadInput where an option is wrong, or where there is no Ray."""
-    parsed(options.engine, KINDS)
+    parse_options(options.launcher_options, KINDS)
     if options.detach:
         raise BadInput("--detach: Ray's tasks end with the process that started them; submit the command as a Ray job")
     if not importlib.util.find_spec("ray"):
         raise BadInput("--launcher=ray: Ray is not installed: pip install 'isoflop[ray]'")
-    host, colon, port = options.engine.get("address", "").removeprefix("ray://").rpartition(":")
+    host, colon, port = options.launcher_options.get("address", "").removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():  # Ray itself would try for minutes
         try:
             socket.create_connection((host, int(port)), timeout=10).close()
         except OSError as error:
-            raise BadInput(f"--engine address={host}:{port}: no Ray cluster there ({error.strerror})") from error
+            raise BadInput(
+                f"--launcher_option address={host}:{port}: no Ray cluster there ({error.strerror})"
+            ) from error
 
 
-def places(sweep: store.Sweep, left: list[str], options: Options) -> Sequence[str]:
-    """A name for every task; by default as many as the cluster has room for."""
+def placements(sweep: Sweep, run_ids: list[str], options: Options) -> Sequence[str]:
+    """A name for every task, by default as many as the cluster has room for; see `sweeps.launch.launcher.Launcher`."""
     del sweep
-    return [f"task {i}" for i in range(min(options.workers or _room(options), len(left)))]
+    return [f"task {i}" for i in range(min(options.workers or _capacity(options), len(run_ids)))]
 
 
-def launch(sweep: store.Sweep, left: list[str], options: Options, view: View, signals: list[int]) -> int:
+def launch(sweep: Sweep, run_ids: list[str], options: Options, on_event: OnEvent, signals: list[int]) -> int:
     """Run points in Ray tasks; see `sweeps.launch.launcher.Launcher`."""
-    ray = _joined(options)
-    count = len(places(sweep, left, options))
+    ray = _joined_cluster(options)
+    count = len(placements(sweep, run_ids, options))
     wanted = {"max_retries": RETRIES, **_resources(options)}
     gpus = wanted.get("num_gpus", 0)
     if 0 < gpus < 1:
         share = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 * gpus:.3f}"}
         wanted["runtime_env"] = {"env_vars": share}
-    task = ray.remote(elsewhere).options(**wanted)  # type: ignore[attr-defined]
-    session = uuid.uuid4().hex
-    tasks = [task.remote(str(sweep.path), left, session, options.pack, count) for _ in range(count)]
+    task = ray.remote(serve_submitted).options(**wanted)  # type: ignore[attr-defined]
+    job = WorkerJob(str(sweep.path), tuple(run_ids), uuid.uuid4().hex, options.run_batch, count)
+    tasks = [task.remote(job) for _ in range(count)]
 
     def alive() -> bool:
         return len(ray.wait(tasks, num_returns=len(tasks), timeout=0)[1]) > 0
 
-    ended = watch(sweep, left, count, view, alive, signals)
+    ended = watch(sweep, run_ids, count, on_event, alive, signals)
     if signals:
-        view({"event": "stopping"})
+        on_event({"event": "stopping"})
         for each in tasks:
             ray.cancel(each)  # as Ctrl-C in the task: it saves and leaves
         deadline = time.monotonic() + GRACE
@@ -81,38 +85,38 @@ def launch(sweep: store.Sweep, left: list[str], options: Options, view: View, si
             ray.get(tasks)
         except ray.exceptions.RayError as error:
             if not ended:
-                said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-                raise RunFailed(f"ray: no worker came to its end: {said}") from error
+                message = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+                raise RunFailed(f"ray: no worker came to its end: {message}") from error
     return ended
 
 
 def _resources(options: Options) -> dict[str, Any]:
-    return {name: value for name, value in parsed(options.engine, KINDS).items() if name != "address"}
+    return {name: value for name, value in parse_options(options.launcher_options, KINDS).items() if name != "address"}
 
 
-def _joined(options: Options) -> Any:
-    """The library, in a cluster."""
+def _joined_cluster(options: Options) -> Any:
+    """The library `ray`, once this process has joined a cluster."""
     import ray
 
     if not ray.is_initialized():
         # Without an address Ray would join whatever cluster this machine belongs to.
-        address = options.engine.get("address", os.environ.get("RAY_ADDRESS", "local"))
+        address = options.launcher_options.get("address", os.environ.get("RAY_ADDRESS", "local"))
         try:
             ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError) as error:
-            said = " ".join(str(error).split())
-            raise BadInput(f"--engine address={address}: no Ray cluster there ({said})") from error
+            message = " ".join(str(error).split())
+            raise BadInput(f"--launcher_option address={address}: no Ray cluster there ({message})") from error
     return ray
 
 
-def _room(options: Options) -> int:
+def _capacity(options: Options) -> int:
     """How many workers fit into the cluster, which is joined, or started."""
-    ray = _joined(options)
+    ray = _joined_cluster(options)
     wanted = {"num_cpus": 1.0, **_resources(options)}
-    there = ray.cluster_resources()
+    resources = ray.cluster_resources()
     names = {"num_cpus": "CPU", "num_gpus": "GPU", "memory": "memory"}
-    fits = [there.get(names[name], 0.0) / value for name, value in wanted.items() if name in names and value > 0]
-    room = int(min(fits))
-    if room < 1:
-        raise BadInput(f"--engine: no node of the Ray cluster has room for a worker with {wanted}")
-    return room
+    fitting = [resources.get(names[name], 0.0) / value for name, value in wanted.items() if name in names and value > 0]
+    capacity = int(min(fitting))
+    if capacity < 1:
+        raise BadInput(f"--launcher_option: no node of the Ray cluster has room for a worker with {wanted}")
+    return capacity

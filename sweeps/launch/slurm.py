@@ -16,9 +16,11 @@ import uuid
 from collections.abc import Sequence
 from typing import Any
 
-from sweeps import store
-from sweeps.launch.launcher import Options, View, elsewhere, parsed
+from sweeps.launch.launcher import OnEvent, Options, parse_options
 from sweeps.launch.watch import watch
+from sweeps.sweep_dir import Sweep
+from sweeps.worker_job import WorkerJob
+from sweeps.worker_process import serve_submitted
 from training.errors import BadInput, RunFailed
 
 # submitit's names of the options of sbatch that people need, and "extra": any other, as in extra=reservation:name.
@@ -45,30 +47,26 @@ GRACE = 60.0  # seconds from scancel's first signal to its last
 
 
 @dataclasses.dataclass(frozen=True)
-class Work:
-    """A task of the array: plain values, which submitit pickles."""
+class Task:
+    """A task of the array, which submitit pickles and calls."""
 
-    path: str
-    run_ids: tuple[str, ...]
-    session: str
-    pack: int | None
-    workers: int
+    job: WorkerJob
 
     def __call__(self) -> None:
         """Work on the sweep until nothing is left, or until SLURM says stop."""
-        stopped, moved = elsewhere(self.path, self.run_ids, self.session, self.pack, self.workers)
-        if stopped == signal.SIGUSR2 and not moved:
+        stopped, progressed = serve_submitted(self.job)
+        if stopped == signal.SIGUSR2 and not progressed:
             print("no step was made in the time that SLURM gave: not put back into the queue", flush=True)
         elif stopped == signal.SIGUSR2:
-            job = os.environ.get("SLURM_ARRAY_JOB_ID", os.environ["SLURM_JOB_ID"])
+            array = os.environ.get("SLURM_ARRAY_JOB_ID", os.environ["SLURM_JOB_ID"])
             task = os.environ.get("SLURM_ARRAY_TASK_ID")
-            subprocess.run(["scontrol", "requeue", f"{job}_{task}" if task else job], check=True, timeout=60)
+            subprocess.run(["scontrol", "requeue", f"{array}_{task}" if task else array], check=True, timeout=60)
             time.sleep(GRACE)  # the end of this process would be the end of the job
 
 
 def check(options: Options) -> None:
     """Raise BadInput where an option is wrong, or where there is no SLURM or no submitit."""
-    parsed(options.engine, KINDS)
+    parse_options(options.launcher_options, KINDS)
     if not importlib.util.find_spec("submitit"):
         raise BadInput("--launcher=slurm: submitit is not installed: pip install 'isoflop[slurm]'")
     absent = [name for name in ("sbatch", "srun", "squeue", "scancel") if not shutil.which(name)]
@@ -76,16 +74,16 @@ def check(options: Options) -> None:
         raise BadInput(f"--launcher=slurm: no {absent[0]} here: run this on a login node of a SLURM cluster")
 
 
-def places(sweep: store.Sweep, left: list[str], options: Options) -> Sequence[str]:
-    """A name for every task of the array."""
+def placements(sweep: Sweep, run_ids: list[str], options: Options) -> Sequence[str]:
+    """A name for every task of the array; see `sweeps.launch.launcher.Launcher`."""
     del sweep
-    tasks = parsed(options.engine, KINDS)
-    each = tasks.get("nodes", 1) * tasks.get("tasks_per_node", 1)
-    jobs = min(options.workers or 1, len(left))
-    return [f"task {i}" for i in range(jobs * each)]
+    values = parse_options(options.launcher_options, KINDS)
+    tasks_per_job = values.get("nodes", 1) * values.get("tasks_per_node", 1)
+    jobs = min(options.workers or 1, len(run_ids))
+    return [f"task {i}" for i in range(jobs * tasks_per_job)]
 
 
-def launch(sweep: store.Sweep, left: list[str], options: Options, view: View, signals: list[int]) -> int:
+def launch(sweep: Sweep, run_ids: list[str], options: Options, on_event: OnEvent, signals: list[int]) -> int:
     """Run points in a job array; see `sweeps.launch.launcher.Launcher`.
 
     Raises:
@@ -93,24 +91,23 @@ def launch(sweep: store.Sweep, left: list[str], options: Options, view: View, si
     """
     import submitit
 
-    where, jobs = places(sweep, left, options), min(options.workers or 1, len(left))
+    workers, jobs = len(placements(sweep, run_ids, options)), min(options.workers or 1, len(run_ids))
     folder = sweep.path.with_name(f"{sweep.path.name}.slurm")
     executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=10**6)
-    work = Work(str(sweep.path), tuple(left), uuid.uuid4().hex, options.pack, len(where))
+    task = Task(WorkerJob(str(sweep.path), tuple(run_ids), uuid.uuid4().hex, options.run_batch, workers))
     try:
         executor.update_parameters(job_name=f"isoflop-{sweep.name}", **_parameters(options))
         with executor.batch():
-            submitted = [executor.submit(work) for _ in range(jobs)]
+            submitted = [executor.submit(task) for _ in range(jobs)]
     except (RuntimeError, OSError) as error:  # submitit's own are RuntimeErrors
-        said = " ".join(str(error).split())
-        raise RunFailed(f"slurm: sbatch refused the job: {said}") from error
+        raise RunFailed(f"slurm: sbatch refused the job: {' '.join(str(error).split())}") from error
     number = submitted[0].job_id.split("_")[0]
-    view({"event": "note", "text": f"SLURM job {number}, its output in {folder}"})
+    on_event({"event": "note", "text": f"SLURM job {number}, its output in {folder}"})
     if options.detach:
         return 0
-    ended = watch(sweep, left, len(where), view, lambda: _queued(number), signals)
+    ended = watch(sweep, run_ids, workers, on_event, lambda: _queued(number), signals)
     if signals:
-        view({"event": "stopping"})
+        on_event({"event": "stopping"})
         subprocess.run(["scancel", number], capture_output=True)
         deadline = time.monotonic() + GRACE
         while _queued(number) and time.monotonic() < deadline and len(signals) < 2:
@@ -120,7 +117,7 @@ def launch(sweep: store.Sweep, left: list[str], options: Options, view: View, si
 
 
 def _parameters(options: Options) -> dict[str, Any]:
-    values = parsed(options.engine, KINDS)
+    values = parse_options(options.launcher_options, KINDS)
     extra = values.pop("extra", None)
     if extra is not None:
         pairs = [item.partition(":")[::2] for item in extra.split(",")]
@@ -135,7 +132,7 @@ def _parameters(options: Options) -> dict[str, Any]:
 
 def _queued(number: str) -> bool:
     """Whether any task of a job waits or runs; so it is taken to be while SLURM does not answer."""
-    found = subprocess.run(["squeue", "-h", "-j", number, "-o", "%T"], capture_output=True, text=True)
-    if found.returncode:
-        return "Invalid job id" not in found.stderr  # what SLURM says of a job that ended a while ago
-    return bool(found.stdout.strip())
+    squeue = subprocess.run(["squeue", "-h", "-j", number, "-o", "%T"], capture_output=True, text=True)
+    if squeue.returncode:
+        return "Invalid job id" not in squeue.stderr  # what SLURM says of a job that ended a while ago
+    return bool(squeue.stdout.strip())

@@ -1,51 +1,58 @@
-"""What a launcher whose workers are elsewhere shows: read from the files of the sweep, as anyone could."""
+"""Events of a sweep whose workers run on other machines, made from the files of the sweep directory."""
 
 import time
 from collections.abc import Callable
 
-from sweeps import status, store
-from sweeps.launch.launcher import View
+from sweeps import status, sweep_dir
+from sweeps.launch.launcher import OnEvent
+from sweeps.sweep_dir import Sweep
 
-SECONDS = 1.0  # between two looks
+POLL_SECONDS = 1.0  # between two readings of the files
 
 
 def watch(
-    sweep: store.Sweep, left: list[str], workers: int, view: View, alive: Callable[[], bool], signals: list[int]
+    sweep: Sweep, run_ids: list[str], workers: int, on_event: OnEvent, alive: Callable[[], bool], signals: list[int]
 ) -> int:
-    """Tell what becomes of points until no worker is alive, or a signal comes; returns how many of them ended.
+    """Report what becomes of points until no worker is alive, or a signal comes; returns how many of them ended.
 
     Args:
-      workers: how many there are; a run that is worked on is shown at one of them, not always the true one.
-      alive: whether any of them is, or is still to come.
+        sweep: the sweep directory.
+        run_ids: the points.
+        workers: how many there are; a run that is worked on is shown at one of them, not always the true one.
+        on_event: as in `sweeps.launch.launcher.Launcher.launch`.
+        alive: whether any worker is, or is still to come.
+        signals: holds the signals that came.
     """
-    open_, at, began = dict.fromkeys(left), {}, {}
+    pending = dict.fromkeys(run_ids)
+    worker_of: dict[str, int] = {}
+    began: dict[str, float] = {}
     ended = 0
     while True:
         last = bool(signals) or not alive()
-        for run_id in list(open_):
-            state = store.state(sweep, run_id)
-            if state == "running" and run_id not in at:
-                free = [i for i in range(workers) if i not in at.values()]
-                at[run_id], began[run_id] = (free or [0])[0], time.monotonic()
-                view({"event": "begin", "run_id": run_id, "worker": at[run_id]})
+        for run_id in list(pending):
+            state = sweep_dir.state(sweep, run_id)
+            if state == "running" and run_id not in worker_of:
+                free = [i for i in range(workers) if i not in worker_of.values()]
+                worker_of[run_id], began[run_id] = (free or [0])[0], time.monotonic()
+                on_event({"event": "begin", "run_id": run_id, "worker": worker_of[run_id]})
             elif state == "running":
                 line = status.last_line(sweep.run(run_id), sweep.path)
                 progress = {"step": line.get("step", 0), "loss": line.get("loss")}
-                view({"event": "progress", "run_id": run_id, "worker": at[run_id], **progress})
-            elif state in store.ENDED:
-                del open_[run_id]
+                on_event({"event": "progress", "run_id": run_id, "worker": worker_of[run_id], **progress})
+            elif state in sweep_dir.ENDED:
+                del pending[run_id]
                 ended += 1
-                result = store.result(sweep.run(run_id)) or {}
+                result = sweep_dir.result(sweep.run(run_id)) or {}
                 seconds = time.monotonic() - began.get(run_id, time.monotonic() - (result.get("wall_seconds") or 0.0))
-                told = {"status": state, "loss": result.get("loss"), "seconds": seconds}
-                view({"event": "end", "run_id": run_id, "worker": at.pop(run_id, 0), **told})
-            elif state == "failed" and (run_id in at or last):
-                del open_[run_id]
-                message = (store.failure(sweep.run(run_id)) or {}).get("message")
-                view({"event": "error", "run_id": run_id, "worker": at.pop(run_id, 0), "message": message})
-            elif run_id in at:  # its worker is gone; another will go on
-                view({"event": "gone", "run_ids": [run_id], "worker": at.pop(run_id), "code": None})
-        if last or not open_:
+                outcome = {"status": state, "loss": result.get("loss"), "seconds": seconds}
+                on_event({"event": "end", "run_id": run_id, "worker": worker_of.pop(run_id, 0), **outcome})
+            elif state == "failed" and (run_id in worker_of or last):
+                del pending[run_id]
+                message = (sweep_dir.failure(sweep.run(run_id)) or {}).get("message")
+                on_event({"event": "error", "run_id": run_id, "worker": worker_of.pop(run_id, 0), "message": message})
+            elif run_id in worker_of:  # its worker is gone; another will go on
+                on_event({"event": "gone", "run_ids": [run_id], "worker": worker_of.pop(run_id), "code": None})
+        if last or not pending:
             return ended
-        view({"event": "tick"})
-        time.sleep(SECONDS)
+        on_event({"event": "tick"})
+        time.sleep(POLL_SECONDS)

@@ -32,7 +32,13 @@ def cluster(bench, monkeypatch):
 def test_fractions_of_two_nodes_share_a_sweep(bench, cluster):
     cluster.add_node(num_cpus=1)
     calm = bench.calm(6, 60)
-    flags = ("--launcher=ray", f"--engine=address={cluster.address}", "--engine=num_cpus=0.5", "--pack=1", "--json")
+    flags = (
+        "--launcher=ray",
+        f"--launcher_option=address={cluster.address}",
+        "--launcher_option=num_cpus=0.5",
+        "--pack=1",
+        "--json",
+    )
     process = bench.sweep(bench.config(6, 60, 0.05), *flags)
     said = process.communicate(timeout=240)[0]
     assert process.returncode == 0, said
@@ -44,7 +50,7 @@ def test_a_node_that_is_taken_away_loses_nothing(bench, cluster):
     node = cluster.add_node(num_cpus=1)
     calm = bench.calm(4, 100)
     process = bench.sweep(
-        bench.config(4, 100, 0.1), "--launcher=ray", f"--engine=address={cluster.address}", "--pack=1"
+        bench.config(4, 100, 0.1), "--launcher=ray", f"--launcher_option=address={cluster.address}", "--pack=1"
     )
     until(lambda: sum(step >= 30 for step in bench.steps().values()) == 2)
     cluster.remove_node(node, allow_graceful=False)
@@ -55,7 +61,7 @@ def test_a_node_that_is_taken_away_loses_nothing(bench, cluster):
 
 
 def test_ctrl_c_takes_the_tasks_along(bench, cluster):
-    flags = ("--launcher=ray", f"--engine=address={cluster.address}", "--pack=1")
+    flags = ("--launcher=ray", f"--launcher_option=address={cluster.address}", "--pack=1")
     config = bench.config(2, 100, 0.1)
     process = bench.sweep(config, *flags)
     until(lambda: sum(step >= 30 for step in bench.steps().values()) == 1)
@@ -68,7 +74,7 @@ def test_ctrl_c_takes_the_tasks_along(bench, cluster):
 
 
 def test_an_absent_cluster_is_one_line(bench):
-    process = bench.sweep(bench.config(1, 5, 0.0), "--launcher=ray", "--engine=address=127.0.0.1:1")
+    process = bench.sweep(bench.config(1, 5, 0.0), "--launcher=ray", "--launcher_option=address=127.0.0.1:1")
     said = process.communicate(timeout=120)[0]
-    assert process.returncode == 2 and "--engine address=127.0.0.1:1: no Ray cluster there" in said
+    assert process.returncode == 2 and "--launcher_option address=127.0.0.1:1: no Ray cluster there" in said
     assert "Traceback" not in said

@@ -49,8 +49,14 @@ def test_two_nodes_share_a_sweep(bench, cluster):
     bench.environment |= cluster
     calm = bench.calm(6, 60)
     config = bench.config(6, 60, 0.05)
-    flags = ("--launcher=slurm", "--workers=2", "--engine=cpus_per_task=2", "--engine=time=10", "--pack=1")
-    process = bench.sweep(config, *flags, "--engine=extra=exclusive,comment:test")
+    flags = (
+        "--launcher=slurm",
+        "--workers=2",
+        "--launcher_option=cpus_per_task=2",
+        "--launcher_option=time=10",
+        "--pack=1",
+    )
+    process = bench.sweep(config, *flags, "--launcher_option=extra=exclusive,comment:test")
     assert process.wait(240) == 0, process.stdout.read()
     check_equal(bench.records(), calm)
     assert len(nodes_of(bench)) == 2
@@ -62,7 +68,13 @@ def test_tasks_that_are_cancelled_killed_and_sent_back_lose_nothing(bench, clust
     bench.environment |= cluster
     calm = bench.calm(8, 100)
     config = bench.config(8, 100, 0.1)
-    flags = ("--launcher=slurm", "--workers=4", "--engine=cpus_per_task=1", "--engine=time=10", "--pack=1")
+    flags = (
+        "--launcher=slurm",
+        "--workers=4",
+        "--launcher_option=cpus_per_task=1",
+        "--launcher_option=time=10",
+        "--pack=1",
+    )
     process = bench.sweep(config, *flags)
     until(lambda: sum(step >= 30 for step in bench.steps().values()) >= 4)
     first, second, third, fourth = sorted(tasks(bench))
@@ -83,7 +95,13 @@ def test_a_limit_of_time_that_is_shorter_than_the_sweep(bench, cluster):
     bench.environment |= cluster
     calm = bench.calm(2, 200)
     config = bench.config(2, 200, 0.25)
-    flags = ("--launcher=slurm", "--workers=1", "--engine=time=2", "--engine=signal_delay_s=45", "--pack=1")
+    flags = (
+        "--launcher=slurm",
+        "--workers=1",
+        "--launcher_option=time=2",
+        "--launcher_option=signal_delay_s=45",
+        "--pack=1",
+    )
     process = bench.sweep(config, *flags)
     assert process.wait(500) == 0, process.stdout.read()
     records = bench.records()
@@ -94,19 +112,19 @@ def test_a_limit_of_time_that_is_shorter_than_the_sweep(bench, cluster):
 def test_ctrl_c_takes_the_tasks_along(bench, cluster):
     bench.environment |= cluster
     config = bench.config(4, 100, 0.1)
-    process = bench.sweep(config, "--launcher=slurm", "--workers=2", "--engine=cpus_per_task=1", "--pack=1")
+    process = bench.sweep(config, "--launcher=slurm", "--workers=2", "--launcher_option=cpus_per_task=1", "--pack=1")
     until(lambda: len(bench.steps()) == 2 and min(bench.steps().values()) >= 10)
     process.terminate()
     assert process.wait(90) == 128 + 15
     assert not tasks(bench) and not bench.records()
-    process = bench.sweep(config, "--launcher=slurm", "--workers=2", "--engine=cpus_per_task=1", "--pack=1")
+    process = bench.sweep(config, "--launcher=slurm", "--workers=2", "--launcher_option=cpus_per_task=1", "--pack=1")
     assert process.wait(240) == 0, process.stdout.read()
     assert sum(bool(record["continued_from"]) for record in bench.records().values()) == 2
 
 
 def test_what_slurm_refuses_is_one_line(bench, cluster):
     bench.environment |= cluster
-    process = bench.sweep(bench.config(1, 5, 0.0), "--launcher=slurm", "--engine=partition=none")
+    process = bench.sweep(bench.config(1, 5, 0.0), "--launcher=slurm", "--launcher_option=partition=none")
     said = process.communicate(timeout=90)[0]
     assert process.returncode == 1 and "slurm: sbatch refused the job" in said and "invalid partition" in said
     assert "Traceback" not in said

@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 
 from isoflop.cli import main
+from isoflop.commands._sweep_flags import states
+from training.errors import BadInput
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "sweeps"))
 
 import fake as family
 
-from sweeps import price
+from sweeps import cost_estimate
 
 RUN = """
 from ml_collections import ConfigDict
@@ -43,7 +45,7 @@ def get_config(arg=""):
 def files(monkeypatch, tmp_path):
     """The family and two config files in an empty folder."""
     family.install()
-    monkeypatch.setattr(price, "COMMAND", family.PRICE)
+    monkeypatch.setattr(cost_estimate, "COMMAND", family.COST_ESTIMATE)
     monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.setenv("ISOFLOP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
@@ -72,6 +74,13 @@ def refused(capsys, *argv):
     return lines[0]
 
 
+def test_states_are_chosen_by_their_names():
+    assert states("failed, missing") == ("failed", "missing")
+    assert states("") == ("missing", "interrupted", "failed")
+    with pytest.raises(BadInput, match="--state: no state 'faild'; did you mean 'failed'"):
+        states("faild")
+
+
 def test_plan_without_memory_is_arithmetic_alone(capsys):
     code, plan = said(capsys, "plan", "--config=sweep.py", "--memory=false", "--flops_per_second=1000", "--workers=2")
     assert code == 0 and len(plan["points"]) == 10 and plan["shapes"] == 3
@@ -97,9 +106,9 @@ def test_plan_says_what_does_not_fit_before_it_is_run(capsys):
     # The process that measures: no device has more than a byte.
     tiny = f"import sys; sys.path.insert(0, {str(Path(family.__file__).parent)!r}); import fake; fake.install()\n"
     tiny += "from training import memory; memory.of_a_device = lambda: 1.0\n"
-    tiny += "from sweeps import price; sys.exit(price.main())"
+    tiny += "from sweeps import cost_estimate; sys.exit(cost_estimate.main())"
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(price, "COMMAND", (sys.executable, "-c", tiny))
+        patched.setattr(cost_estimate, "COMMAND", (sys.executable, "-c", tiny))
         code, plan = said(capsys, "plan", "--config=run.py", "--pack")
     assert code == 0 and plan["hours"] is None and plan["points"][0]["memory_bytes"] > 1
     (note,) = plan["notes"]
@@ -209,7 +218,7 @@ def test_a_run_that_diverges_exits_with_1():
         (("train", "--config=sweep.py", "--workdir=x"), "use isoflop sweep"),
         (("sweep", "--config=sweep.py"), "--workdir=DIR is missing"),
         (("train", "--config=run.py"), "--workdir=DIR is missing"),
-        (("sweep", "--config=sweep.py", "--workdir=x", "--only=faled"), "did you mean 'failed'"),
+        (("sweep", "--config=sweep.py", "--workdir=x", "--state=faled"), "did you mean 'failed'"),
         (("sweep", "--config=sweep.py", "--workdir=x", "--workers=0"), "--workers: must be at least 1"),
         (("sweep", "--config=sweep.py", "--workdir=x", "--where=budgt<=1"), "no point has 'budgt'"),
         (("sweep", "--config=missing.py", "--workdir=x"), "there is no such corpus"),

@@ -1,6 +1,6 @@
 """A family small enough to train in a blink: linear regression on a stream that never ends, as `task="fake"`.
 
-`python tests/sweeps/fake.py worker` is a sweep's worker that knows it, `price` what measures a plan,
+`python tests/sweeps/fake.py worker_process` is a sweep's worker that knows it, `cost_estimate` what measures a plan,
 `cli ARGS` the command line.
 """
 
@@ -24,8 +24,8 @@ from training.cost import Cost
 from training.errors import Absent, BadInput
 
 CLI = (sys.executable, __file__, "cli")
-WORKER = (sys.executable, __file__, "worker")
-PRICE = (sys.executable, __file__, "price")
+WORKER = (sys.executable, __file__, "worker_process")
+COST_ESTIMATE = (sys.executable, __file__, "cost_estimate")
 EXAMPLES = 4096
 INDIFFERENT = ("model.size", "data.pause")
 
@@ -140,10 +140,10 @@ if __name__ == "__main__":
     install()
     if sys.argv[1] == "cli":
         from isoflop.cli import main
-        from sweeps import price
+        from sweeps import cost_estimate
         from sweeps.launch import local
 
-        local.COMMAND, price.COMMAND = WORKER, PRICE
+        local.COMMAND, cost_estimate.COMMAND = WORKER, COST_ESTIMATE
         del sys.argv[1]
         sys.exit(main(sys.argv[1:]))
     sys.exit(importlib.import_module(f"sweeps.{sys.argv[1]}").main())

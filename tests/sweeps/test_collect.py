@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import reach
 from isoflop.cli import main
-from sweeps import collect, curves, index, status, store
+from sweeps import collect, collect_cache, curves, status, sweep_dir
 from training.errors import BadInput
 from training.record import read_metrics
 
@@ -65,7 +65,7 @@ def test_a_later_collection_is_that_of_a_fresh_directory(simulated, tmp_path):
         resume(runs / run_id, 1, 5, 0)
     with open(runs / cut / "metrics.jsonl", "ab") as file:
         file.write(b'{"step": 60, "att')
-    store.fail(runs / failed, "no luck", "", "session")
+    sweep_dir.fail(runs / failed, "no luck", "", "session")
     assert len(same(path, tmp_path)) == 150 * LINES + 10
 
     for run_id in ids[160:165]:  # new ones have ended
@@ -110,15 +110,15 @@ def test_only_what_has_changed_is_read(simulated, monkeypatch):
     monkeypatch.setattr(
         curves, "curve", lambda file, curve=curves.curve: read.append(Path(file).parent.name) or curve(file)
     )
-    monkeypatch.setattr(store, "result", lambda run, result=store.result: read.append(run.name) or result(run))
+    monkeypatch.setattr(sweep_dir, "result", lambda run, result=sweep_dir.result: read.append(run.name) or result(run))
     collect.collect(path)
     assert sorted(read) == sorted([*ids[:150], *ids[:150]])
     read.clear()
-    stamps = [(path / name).stat().st_mtime_ns for name in ("curves.parquet", index.NAME)]
+    stamps = [(path / name).stat().st_mtime_ns for name in ("curves.parquet", collect_cache.NAME)]
     collect.collect(path)
     assert not read
-    assert stamps == [(path / name).stat().st_mtime_ns for name in ("curves.parquet", index.NAME)]
-    assert [row["loss"] for row in status.rows(store.read(path))][:150] != [None] * 150 and not read
+    assert stamps == [(path / name).stat().st_mtime_ns for name in ("curves.parquet", collect_cache.NAME)]
+    assert [row["loss"] for row in status.rows(sweep_dir.read(path))][:150] != [None] * 150 and not read
     reach.finish(path, ids[150], reach.metrics(LINES, 3))
     resume(path / "runs" / ids[7], 5, 3, 1)
     collect.collect(path)
@@ -126,7 +126,7 @@ def test_only_what_has_changed_is_read(simulated, monkeypatch):
 
 
 @pytest.mark.parametrize("damage", ["delete", "cut", "text", "another"])
-@pytest.mark.parametrize("name", [index.NAME, "curves.parquet"])
+@pytest.mark.parametrize("name", [collect_cache.NAME, "curves.parquet"])
 def test_what_was_kept_is_read_anew_where_it_is_not_as_it_was_left(simulated, tmp_path, name, damage):
     path, _ = simulated
     wanted = tables(path)
@@ -317,7 +317,7 @@ def test_tables_replace_links_and_do_not_follow_them(tmp_path):
     path, mine = tmp_path / "sweep", tmp_path / "mine"
     reach.simulate(path, 2, LINES)
     mine.write_text("mine")
-    for name in (*TABLES, index.NAME, f".runs.parquet.{os.getpid()}"):
+    for name in (*TABLES, collect_cache.NAME, f".runs.parquet.{os.getpid()}"):
         (path / name).symlink_to(mine)
     assert [len(table) for table in tables(path)] == [2, 2 * LINES]
     assert mine.read_text() == "mine"
@@ -350,7 +350,7 @@ def test_literals_that_are_no_json_are_null(tmp_path, capsys):
     capsys.readouterr()
     for keep in (True, False):
         if not keep:
-            (path / index.NAME).unlink()
+            (path / collect_cache.NAME).unlink()
         assert main(["status", str(path), "--json"]) == 0
         assert [row["loss"] is None for row in json.loads(capsys.readouterr().out)["runs"]] == [True, False]
 

@@ -51,7 +51,7 @@ while True:
 @pytest.fixture(autouse=True)
 def short(monkeypatch):
     monkeypatch.setenv("ISOFLOP_LEASE_SECONDS", str(LIFE))
-    monkeypatch.setattr(lease, "_seen", {})
+    monkeypatch.setattr(lease, "_observations", {})
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def elsewhere(monkeypatch):
     def go(name):
         monkeypatch.setattr(lease, "boot", lambda: name)
         monkeypatch.setattr(lease, "_lock", lambda *given, **more: None)
-        monkeypatch.setattr(lease, "WORKER", name)
+        monkeypatch.setattr(lease, "worker_id", lambda: name)
 
     return go
 
@@ -108,10 +108,10 @@ def test_from_another_machine_a_holder_is_believed_until_it_has_been_still_for_t
         with lease.claim(tmp_path) as held:
             if held:
                 break
-        assert lease.doubtful(tmp_path)
+        assert lease.is_undecided(tmp_path)
         time.sleep(0.05)
     assert LIFE <= time.monotonic() - began < 3 * LIFE
-    assert not lease.doubtful(tmp_path)
+    assert not lease.is_undecided(tmp_path)
 
 
 def test_a_holder_that_is_seen_to_live_is_neither_replaced_nor_waited_for(tmp_path, elsewhere):
@@ -126,7 +126,7 @@ def test_a_holder_that_is_seen_to_live_is_neither_replaced_nor_waited_for(tmp_pa
             with lease.claim(tmp_path) as held:
                 assert not held
             time.sleep(0.1)
-        assert not lease.doubtful(tmp_path)
+        assert not lease.is_undecided(tmp_path)
     finally:
         process.kill()
         process.wait()
@@ -217,7 +217,7 @@ def test_a_beat_long_after_the_last_look_is_no_sign_of_life(tmp_path, elsewhere,
     time.sleep(1.2 * LIFE)
     file.write_text(json.dumps(later))  # it beat once more before it died
     with lease.claim(tmp_path) as held:
-        assert not held and lease.doubtful(tmp_path)
+        assert not held and lease.is_undecided(tmp_path)
 
 
 def test_a_file_that_is_torn_is_that_of_a_holder_who_is_not_known(tmp_path):

@@ -88,7 +88,7 @@ def test_an_empty_design_and_unmet_conditions_are_errors(make):
 
 def test_runs_that_differ_in_inputs_of_the_step_share_a_group(make):
     def groups(key, values):
-        return len(plans.plan(make(d.axis(key, values))).groups)
+        return len(plans.plan(make(d.axis(key, values))).compile_keys)
 
     assert groups("seed", (0, 1, 2)) == 1
     assert groups("optimizer.peak_lr", (0.1, 0.2)) == 1
@@ -112,7 +112,7 @@ import sys
 import sweeps, sweeps.design
 rooms = {"training", "lm", "vision", "laws", "isoflop", "jax"}
 assert not rooms & {name.split(".")[0] for name in sys.modules}, rooms & set(sys.modules)
-import sweeps.plan, sweeps.store, sweeps.run, sweeps.worker, sweeps.price, sweeps.collect
+import sweeps.plan, sweeps.plan_storage, sweeps.execute, sweeps.worker, sweeps.cost_estimate, sweeps.collect
 found = {name.split(".")[0] for name in sys.modules} & {"lm", "vision", "laws", "isoflop"}
 assert not found, found
 """

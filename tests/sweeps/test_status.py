@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import reach
 from isoflop.cli import main
-from sweeps import collect, status, store
+from sweeps import collect, status, sweep_dir
 
 HOLD = """
 import sys, pathlib
@@ -31,8 +31,8 @@ def simulated(tmp_path):
     for i, run_id in enumerate(ids[4:7]):
         reach.finish(path, run_id, reach.metrics(5, i))
         (path / "runs" / run_id / "result.json").unlink()
-    store.fail(path / "runs" / ids[5], "ValueError: first", "", "session")
-    store.fail(path / "runs" / ids[6], "ValueError: second", "", "session")
+    sweep_dir.fail(path / "runs" / ids[5], "ValueError: first", "", "session")
+    sweep_dir.fail(path / "runs" / ids[6], "ValueError: second", "", "session")
     return path, ids
 
 
@@ -51,9 +51,9 @@ def holding(simulated):
 
 def test_rows_are_the_same_after_a_collection(simulated):
     path, ids = simulated
-    rows = status.rows(store.read(path))
+    rows = status.rows(sweep_dir.read(path))
     collect.collect(path)
-    assert status.rows(store.read(path)) == rows
+    assert status.rows(sweep_dir.read(path)) == rows
     states = ["completed"] * 4 + ["interrupted", "failed", "failed", "missing"]
     assert [row["state"] for row in rows] == states and [row["run_id"] for row in rows] == ids
     assert [row["step"] for row in rows] == [100] * 4 + [50] * 3 + [0]
@@ -63,8 +63,8 @@ def test_rows_are_the_same_after_a_collection(simulated):
 
 def test_a_run_that_ended_again_is_read_again(simulated):
     path, ids = simulated
-    ended = status.known(path)
-    sweep = store.read(path)
+    ended = status.collected_records(path)
+    sweep = sweep_dir.read(path)
     status.rows(sweep, ended)
     reach.finish(path, ids[1], reach.metrics(10, 1), loss=7.25, wall_seconds=123.456)
     assert status.rows(sweep, ended)[1]["loss"] == 7.25
@@ -72,8 +72,8 @@ def test_a_run_that_ended_again_is_read_again(simulated):
 
 def test_a_view_goes_by_the_times_of_the_records(simulated, holding):
     path, ids = simulated
-    sweep = store.read(path)
-    seen = status.view(sweep, status.rows(sweep))
+    sweep = sweep_dir.read(path)
+    seen = status.summarize(sweep, status.rows(sweep))
     flops = [entry.flops for entry in sweep.entries.values()]
     assert seen.states == {"missing": 1, "running": 1, "failed": 2, "completed": 4}
     assert seen.flops_done == sum(flops[:4]) and seen.flops_total == sum(flops)
@@ -89,8 +89,8 @@ def test_before_a_run_has_ended_the_running_ones_say_how_fast(simulated, holding
     path, ids = simulated
     for run_id in ids[:4]:
         (path / "runs" / run_id / "result.json").unlink()
-    sweep = store.read(path)
-    seen = status.view(sweep, status.rows(sweep))
+    sweep = sweep_dir.read(path)
+    seen = status.summarize(sweep, status.rows(sweep))
     seconds = json.loads((path / "runs" / ids[4] / "metrics.jsonl").read_text().splitlines()[-1])["seconds"]
     assert seen.rate == pytest.approx(sweep.entries[ids[4]].flops / 2 / seconds)
 
@@ -136,7 +136,7 @@ def test_watch_on_a_terminal_is_a_summary(simulated, monkeypatch, capsys, holdin
 def test_a_large_sweep_is_shown_whole_only_where_that_is_asked_for(tmp_path, capsys):
     path = tmp_path / "sweep"
     ids = reach.simulate(path, 120, 3, 110)
-    store.fail(path / "runs" / ids[115], "no luck", "", "session")
+    sweep_dir.fail(path / "runs" / ids[115], "no luck", "", "session")
     assert main(["status", str(path)]) == 0
     shown = capsys.readouterr().out
     assert [run_id in shown for run_id in ids] == [i == 115 for i in range(120)]

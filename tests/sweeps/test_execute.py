@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeps import design as d, lease, placement, plan as plans, run as launcher, store
+from sweeps import design as d, lease, placement, plan as plans, plan_storage, sweep_dir
+from sweeps.execute import execute
 from sweeps.launch import Options, local
 from sweeps.worker import Queue
 from training.errors import BadInput, RunFailed
@@ -24,7 +25,7 @@ def launch(plan, path, fake, **options):
         events.append(event)
         view(event)
 
-    return launcher.run(plan, path, only, seen, options=Options(command=fake.WORKER, **options)), events
+    return execute(plan, path, only, seen, options=Options(command=fake.WORKER, **options)), events
 
 
 def results(path):
@@ -42,7 +43,7 @@ def test_failures_are_recorded_and_the_rest_goes_on_and_nothing_that_ended_runs_
     assert outcome["ran"] == 3
     said = {failed["run_id"]: failed["message"] for failed in outcome["failed"]}
     assert said == {crash: "RuntimeError: no such corpus", die: "its worker died (SIGKILL: out of memory?) 2 times"}
-    assert "RuntimeError: no such corpus" in store.failure(path / "runs" / crash)["traceback"]
+    assert "RuntimeError: no such corpus" in sweep_dir.failure(path / "runs" / crash)["traceback"]
     ended = results(path)
     assert ended[nan]["status"] == "diverged" and ended[nan]["last_good"]["step"] <= 20
     begun = [event["run_id"] for event in events if event["event"] == "begin"]
@@ -89,8 +90,8 @@ def test_packs_leave_the_records_that_runs_alone_leave(make, tmp_path, fake, mon
     other = ({"seed": 3, "data.crash": "no such corpus"}, {"seed": 4, "data.nan_at": 20}, {"model.size": 9.0})
     sweep = make(d.chain(seeds, other), base={"model": {"size": 8.0}}, strict=True)
     plan = plans.plan(sweep)
-    alone, _ = launch(plan, tmp_path / "alone", fake, workers=1, pack=1)
-    packed, _ = launch(plan, tmp_path / "packed", fake, workers=1, pack=8)
+    alone, _ = launch(plan, tmp_path / "alone", fake, workers=1, run_batch=1)
+    packed, _ = launch(plan, tmp_path / "packed", fake, workers=1, run_batch=8)
     assert packed["states"] == alone["states"] == {"failed": 1, "completed": 7, "diverged": 1}
     assert packed["failed"] == alone["failed"]
     ones, others = results(tmp_path / "alone"), results(tmp_path / "packed")
@@ -117,13 +118,13 @@ def test_a_pack_that_kills_its_worker_is_run_one_by_one(make, tmp_path, fake):
     workers = []
     start = local._Processes._start
 
-    def started(self, index, place):
-        start(self, index, place)
+    def started(self, index, placement):
+        start(self, index, placement)
         workers.append(self._workers[-1].process.pid)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(local._Processes, "_start", started)
-        outcome, _ = launch(plan, path, fake, workers=1, pack=3, view=kill)
+        outcome, _ = launch(plan, path, fake, workers=1, run_batch=3, view=kill)
     assert outcome["states"] == {"completed": 3} and len(workers) == 2
     assert [found["pack"] for found in results(path).values()] == [1, 1, 1]
 
@@ -182,8 +183,8 @@ def test_ctrl_c_saves_everything_and_the_same_command_finishes(tmp_path, fake, s
     assert process.returncode == 130
     assert "the same command continues the sweep" in said and "Traceback" not in said
     assert len(workers) == 2 and not any(map(alive, workers))
-    sweep = store.read(path)
-    states = sorted(store.state(sweep, run_id) for run_id in sweep.entries)
+    sweep = sweep_dir.read(path)
+    states = sorted(sweep_dir.state(sweep, run_id) for run_id in sweep.entries)
     assert states == ["interrupted", "interrupted", "missing"]
     saved = {file.parents[1].name: int(file.name) for file in path.glob("runs/*/checkpoints/[0-9]*")}
     assert len(saved) == 2 and all(step > 0 for step in saved.values())
@@ -210,20 +211,20 @@ def test_workers_outlive_a_killed_parent_only_to_save(tmp_path, fake, slow_confi
     process.kill()
     process.communicate()
     until(lambda: not any(map(alive, workers)))
-    sweep = store.read(path)
-    assert sorted(store.state(sweep, run_id) for run_id in sweep.entries)[:2] == ["interrupted", "interrupted"]
+    sweep = sweep_dir.read(path)
+    assert sorted(sweep_dir.state(sweep, run_id) for run_id in sweep.entries)[:2] == ["interrupted", "interrupted"]
     assert len({file.parents[1].name for file in path.glob("runs/*/checkpoints/[0-9]*")}) == 2
 
 
 def test_a_sweep_without_workers_is_refused_before_anything_is_written(make, tmp_path):
     with pytest.raises(BadInput, match="--workers: must be at least 1"):
-        launcher.run(plans.plan(make()), tmp_path / "study", options=Options(workers=0))
+        execute(plans.plan(make()), tmp_path / "study", options=Options(workers=0))
     assert not (tmp_path / "study").exists()
 
 
 def test_workers_that_cannot_start_are_an_error_that_names_the_log(make, tmp_path):
     with pytest.raises(RunFailed, match=r"worker 0: its worker died \(exit code 1\); .*worker-0.log says why"):
-        launcher.run(
+        execute(
             plans.plan(make()), tmp_path / "study", options=Options(workers=1, command=(sys.executable, "-c", "1/0"))
         )
     assert "ZeroDivisionError" in (tmp_path / "study" / "logs" / "worker-0.log").read_text()
@@ -231,7 +232,7 @@ def test_workers_that_cannot_start_are_an_error_that_names_the_log(make, tmp_pat
 
 def test_a_run_held_by_another_process_is_left_to_it(make, tmp_path, fake):
     plan = plans.plan(make())
-    sweep = store.add(tmp_path / "study", plan)
+    sweep = plan_storage.add_points(tmp_path / "study", plan)
     first, second = sweep.entries
     with lease.claim(sweep.run(first)) as held:
         assert held
@@ -242,10 +243,10 @@ def test_a_run_held_by_another_process_is_left_to_it(make, tmp_path, fake):
 
 def test_the_queue_stays_with_a_shape_then_opens_the_largest(make, tmp_path):
     design = d.product(d.axis("model.size", (4, 8, 16)), d.axis("horizon.steps", (30, 60)))
-    sweep = store.add(tmp_path / "study", plans.plan(make(design)))
+    sweep = plan_storage.add_points(tmp_path / "study", plans.plan(make(design)))
 
     def order(mine=(), begun=()):
-        groups = {entry.params: entry.group for entry in sweep.entries.values()}
+        groups = {entry.params: entry.compile_key for entry in sweep.entries.values()}
         queue = Queue(dict(sweep.entries), sweep.run, {groups[n] for n in mine})
         for entry in sweep.entries.values():
             if entry.params in begun:
@@ -265,9 +266,9 @@ def test_places_are_disjoint_and_never_more_than_points(monkeypatch):
     assert cores(3, [1.0] * 30) == [(0,), (1, 2), (5,)]
     assert len(cores(6, [1.0] * 30)) == 6
     assert cores(None, []) == [(0, 1, 2, 5)]
-    alone = placement.Place(cores=(0,)).environment()
+    alone = placement.Placement(cores=(0,)).environment()
     assert "--xla_cpu_multi_thread_eigen=false" in alone["XLA_FLAGS"]
-    assert placement.Place(gpu="3").environment() == {"CUDA_VISIBLE_DEVICES": "3"}
+    assert placement.Placement(gpu="3").environment() == {"CUDA_VISIBLE_DEVICES": "3"}
 
 
 def test_a_run_that_is_most_of_the_work_gets_more_cores(monkeypatch):
@@ -296,9 +297,9 @@ def test_no_more_workers_than_memory_holds(monkeypatch):
 
 def test_one_worker_a_gpu(monkeypatch):
     monkeypatch.setattr(placement, "accelerators", lambda: ("gpu", ("0", "1")))
-    assert [place.gpu for place in placement.places(None, [1.0] * 30, 10**9)] == ["0", "1"]
-    assert [place.gpu for place in placement.places(None, [1.0], 10**9)] == ["0"]
+    assert [place.gpu for place in placement.placements(None, [1.0] * 30, 10**9)] == ["0", "1"]
+    assert [place.gpu for place in placement.placements(None, [1.0], 10**9)] == ["0"]
 
 
 def cores(workers, flops, largest_params=100_000):
-    return [place.cores for place in placement.places(workers, flops, largest_params)]
+    return [place.cores for place in placement.placements(workers, flops, largest_params)]

@@ -18,7 +18,7 @@ RECORD_BYTES = 4 << 20
 METRICS_BYTES = 1 << 30
 DEPTH = 32  # of nested values
 STATUSES = ("completed", "diverged", "failed")
-SHOWN = 200  # characters of a text from elsewhere
+MAX_CHARACTERS = 200  # characters of a text from elsewhere
 
 
 def stamp(file: Path | str, root: Path | str, most: int) -> Stamp | None:
@@ -106,7 +106,7 @@ def number(value: Any) -> Any:
     return value if plain and abs(value) <= sys.float_info.max else None
 
 
-def shown(value: Any, most: int = SHOWN) -> str:
+def printable(value: Any, most: int = MAX_CHARACTERS) -> str:
     """A text from elsewhere on one line of a terminal: without control characters, cut to `most` characters."""
     text = value if isinstance(value, str) else json.dumps(value)
     text = "".join(letter if letter.isprintable() else " " for letter in text[: most + 1])

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sweeps.foreign import METRICS_BYTES, RECORD_BYTES, Stamp, folders, stamp
+from sweeps.untrusted_files import METRICS_BYTES, RECORD_BYTES, Stamp, folders, stamp
 from training.errors import BadInput
 
 NAME = "collected.parquet"
@@ -35,7 +35,7 @@ SCHEMA = pa.schema(
 
 
 @dataclasses.dataclass(frozen=True)
-class Known:
+class CachedRun:
     """What was read of a run: the stamps of its files (None: there was none), its record, its lines of the curves."""
 
     result: Stamp | None = None
@@ -45,10 +45,10 @@ class Known:
 
 
 @dataclasses.dataclass(frozen=True)
-class Index:
+class CollectCache:
     """The runs in the order of `curves.parquet`, and the stamp of that file."""
 
-    runs: Mapping[str, Known]
+    runs: Mapping[str, CachedRun]
     curves: Stamp | None
 
 
@@ -68,27 +68,29 @@ def scan(root: Path, run_ids: Iterable[str]) -> dict[str, tuple[Stamp | None, St
     }
 
 
-def read(root: Path) -> Index:
+def read(root: Path) -> CollectCache:
     """The index of a sweep directory; an empty one where there is none that can be read."""
     file = root / NAME
     try:
         if stamp(file, root, LARGEST) is None:
-            return Index({}, None)
+            return CollectCache({}, None)
         table = pq.read_table(file)
         facts = json.loads((table.schema.metadata or {})[b"isoflop"])
         if facts["format"] != FORMAT or not table.schema.equals(SCHEMA):
-            return Index({}, None)
+            return CollectCache({}, None)
         columns = {name: table[name].to_pylist() for name in SCHEMA.names}
         results = zip(columns["result_bytes"], columns["result_mtime_ns"], strict=True)
         metrics = zip(columns["metrics_bytes"], columns["metrics_mtime_ns"], strict=True)
-        known = map(Known, map(_stamp, results), map(_stamp, metrics), map(int, columns["lines"]), columns["record"])
+        known = map(
+            CachedRun, map(_stamp, results), map(_stamp, metrics), map(int, columns["lines"]), columns["record"]
+        )
         runs = dict(zip(columns["run_id"], known, strict=True))
-        return Index(runs, _stamp(facts["curves"]))
+        return CollectCache(runs, _stamp(facts["curves"]))
     except (BadInput, pa.ArrowException, OSError, KeyError, TypeError, ValueError, RecursionError):
-        return Index({}, None)
+        return CollectCache({}, None)
 
 
-def write(file: Any, index: Index) -> None:
+def write(file: Any, index: CollectCache) -> None:
     """Write an index to an open file."""
     columns = [
         [run_id, *(known.result or (None, None)), *(known.metrics or (None, None)), known.lines, known.record]

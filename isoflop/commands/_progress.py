@@ -11,7 +11,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from sweeps.launch import View
+from isoflop.commands._tables import duration
+from sweeps.launch import OnEvent
 
 
 class Tally:
@@ -20,17 +21,17 @@ class Tally:
     def __init__(self) -> None:
         self.sweep: Any = None
         self.total = self.done = 0
-        self.places: tuple[Any, ...] = ()
+        self.placements: tuple[Any, ...] = ()
         self.at: dict[int, dict[str, dict[str, Any]]] = {}  # by worker, and by the runs that it is at
         self._left: dict[str, float] = {}
         self._first = 0.0
         self._began = time.monotonic()
 
     def take(self, event: dict[str, Any]) -> None:
-        """Take one event of `sweeps.run.run`."""
+        """Take one event of `sweeps.execute.execute`."""
         kind = event["event"]
         if kind == "start":
-            self.sweep, self.total, self.places = event["sweep"], event["total"], event["places"]
+            self.sweep, self.total, self.placements = event["sweep"], event["total"], event["placements"]
             self._left = {run_id: self.sweep.entries[run_id].flops for run_id in event["left"]}
             self._first = sum(self._left.values())
             self.done = self.total - len(self._left)
@@ -61,8 +62,8 @@ class Tally:
 
 
 @contextlib.contextmanager
-def watching(console: Console | None = None) -> Iterator[View]:
-    """A view of a sweep for `sweeps.run.run`."""
+def progress_display(console: Console | None = None) -> Iterator[OnEvent]:
+    """A receiver of the events of `sweeps.execute.execute` that shows them."""
     console = console or Console(file=sys.stderr, highlight=False)
     tally = Tally()
     if not console.is_terminal:
@@ -74,7 +75,7 @@ def watching(console: Console | None = None) -> Iterator[View]:
     task = bar.add_task("sweep")
     with Live(bar, console=console, refresh_per_second=4, transient=True) as live:
 
-        def view(event: dict[str, Any]) -> None:
+        def show(event: dict[str, Any]) -> None:
             if event["event"] in ("end", "error", "stopping", "note"):
                 _line(console, tally, event)
             else:
@@ -82,13 +83,13 @@ def watching(console: Console | None = None) -> Iterator[View]:
             left = tally.eta()
             name = tally.sweep.name if tally.sweep else "sweep"
             bar.update(task, total=tally.total, completed=tally.done, description=f"{name}{_left(left)}")
-            live.update(Group(*(_worker(tally, i) for i in range(len(tally.places))), bar))
+            live.update(Group(*(_worker(tally, i) for i in range(len(tally.placements))), bar))
 
-        yield view
+        yield show
 
 
 def _worker(tally: Tally, index: int) -> Text:
-    name = f"{tally.places[index]!s:>8}  "
+    name = f"{tally.placements[index]!s:>8}  "
     at = tally.at.get(index)
     if not at:
         return Text(f"{name}...", style="dim")
@@ -109,7 +110,7 @@ def _line(console: Console, tally: Tally, event: dict[str, Any]) -> None:
     kind = event["event"]
     if kind == "start":
         already = f", {tally.done} done before" if tally.done else ""
-        where = ", ".join(map(str, tally.places))
+        where = ", ".join(map(str, tally.placements))
         console.print(
             f"sweep {tally.sweep.name}: {tally.total} runs{already}{f'; workers on {where}' if where else ''}"
         )
@@ -129,6 +130,4 @@ def _line(console: Console, tally: Tally, event: dict[str, Any]) -> None:
 
 
 def _left(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    return f"  {seconds / 3600:.1f} h left" if seconds > 5400 else f"  {seconds / 60:.1f} min left"
+    return "" if seconds is None else f"  {duration(seconds)} left"

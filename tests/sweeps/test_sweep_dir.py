@@ -7,7 +7,7 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
-from sweeps import collect, design as d, lease, plan as plans, status, store
+from sweeps import collect, design as d, lease, plan as plans, plan_storage, status, sweep_dir
 from training import loop
 from training.errors import BadInput
 
@@ -23,83 +23,83 @@ with lease.claim(pathlib.Path(sys.argv[1])) as held:
 @pytest.fixture
 def sweep(make, tmp_path):
     plan = plans.plan(make(d.product(d.isoflop((2e4,), (4, 8)), d.axis("seed", (0, 1))), base={"mesh": {"data": 1}}))
-    return store.add(tmp_path / "study", plan)
+    return plan_storage.add_points(tmp_path / "study", plan)
 
 
 def train(sweep, run_id, **changes):
-    config = sweep.config(sweep.entries[run_id])
+    config = plan_storage.run_config(sweep, sweep.entries[run_id])
     config.update_from_flattened_dict(changes)
     return loop.run(config, sweep.run(run_id), extra={"sweep": sweep.name, **sweep.entries[run_id].labels})
 
 
 def test_a_sweep_reads_back_as_it_was_written(sweep):
-    again = store.read(sweep.path)
+    again = sweep_dir.read(sweep.path)
     assert again == sweep
     for entry in again.entries.values():
-        assert plans.configs.resolve(again.config(entry)).derived.run_id == entry.run_id
+        assert plans.configs.resolve(plan_storage.run_config(again, entry)).derived.run_id == entry.run_id
         assert entry.labels == {"budget": 2e4}
 
 
 def test_states_are_read_from_files(sweep):
     first, second, third, fourth = sweep.entries
-    assert {store.state(sweep, run_id) for run_id in sweep.entries} == {"missing"}
+    assert {sweep_dir.state(sweep, run_id) for run_id in sweep.entries} == {"missing"}
     train(sweep, first)
-    assert store.state(sweep, first) == "completed"
-    store.fail(sweep.run(second), "no luck", "Traceback ...", "session")
-    assert store.state(sweep, second) == "failed"
+    assert sweep_dir.state(sweep, first) == "completed"
+    sweep_dir.fail(sweep.run(second), "no luck", "Traceback ...", "session")
+    assert sweep_dir.state(sweep, second) == "failed"
     sweep.run(third).mkdir(parents=True)
     (sweep.run(third) / "config.json").write_text("{}")
-    assert store.state(sweep, third) == "interrupted"
+    assert sweep_dir.state(sweep, third) == "interrupted"
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD, sweep.run(fourth)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert holder.stdout.readline() == "True\n"
-    assert store.state(sweep, fourth) == "running"
+    assert sweep_dir.state(sweep, fourth) == "running"
     with lease.claim(sweep.run(fourth)) as held:
         assert not held
     holder.kill()
     holder.wait()
-    assert store.state(sweep, fourth) == "missing"  # the kernel let go
+    assert sweep_dir.state(sweep, fourth) == "missing"  # the kernel let go
     with lease.claim(sweep.run(fourth)) as held:
         assert held
 
 
 def test_a_grown_design_adds_points_and_keeps_what_was_there(sweep, make):
     bigger = make(d.label(d.product(d.isoflop((2e4, 4e4), (8, 16)), d.axis("seed", (0,))), wave=2))
-    grown = store.add(sweep.path, plans.plan(bigger))
-    assert grown == store.read(sweep.path)
+    grown = plan_storage.add_points(sweep.path, plans.plan(bigger))
+    assert grown == sweep_dir.read(sweep.path)
     assert len(grown.entries) == 4 + 3  # one of the four is the same run
     both = [entry for entry in grown.entries.values() if entry.run_id in sweep.entries and "wave" in entry.labels]
     assert len(both) == 1 and both[0].overrides["model.size"] == 8
     for run_id, entry in sweep.entries.items():
-        assert grown.config(grown.entries[run_id]) == sweep.config(entry)
+        assert plan_storage.run_config(grown, grown.entries[run_id]) == plan_storage.run_config(sweep, entry)
 
 
 def test_another_base_makes_other_runs_beside_the_first(sweep, make):
     design = d.product(d.isoflop((2e4,), (4, 8)), d.axis("seed", (0, 1)))
-    other = store.add(sweep.path, plans.plan(make(design, base={"optimizer": {"peak_lr": 0.3}})))
+    other = plan_storage.add_points(sweep.path, plans.plan(make(design, base={"optimizer": {"peak_lr": 0.3}})))
     assert len(other.entries) == 8 and len(other.bases) == 2
-    assert {other.config(entry).optimizer.peak_lr for entry in other.entries.values()} == {None, 0.3}
+    assert {plan_storage.run_config(other, entry).optimizer.peak_lr for entry in other.entries.values()} == {None, 0.3}
 
 
 def test_a_directory_of_something_else_is_refused(sweep, make, tmp_path):
     with pytest.raises(BadInput, match="holds the sweep 'study', not 'other'"):
-        store.add(sweep.path, plans.plan(make(name="other")))
+        plan_storage.add_points(sweep.path, plans.plan(make(name="other")))
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").write_text("{}")
     with pytest.raises(BadInput, match="holds a run, not a sweep"):
-        store.add(tmp_path / "run", plans.plan(make()))
+        plan_storage.add_points(tmp_path / "run", plans.plan(make()))
     (tmp_path / "file").write_text("")
     with pytest.raises(BadInput, match="is a file"):
-        store.add(tmp_path / "file", plans.plan(make()))
+        plan_storage.add_points(tmp_path / "file", plans.plan(make()))
     with pytest.raises(BadInput, match=r"no sweep in .*sweep.json is missing"):
-        store.read(tmp_path / "nowhere")
+        sweep_dir.read(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda c: c.update(format=99), "not a sweep of format 1"),
+        (lambda c: c.update(format=99), "not a sweep of format 2"),
         (lambda c: c["points"].update({"../../etc": next(iter(c["points"].values()))}), "'../../etc' is no run id"),
         (lambda c: c.pop("points"), "damaged"),
         (lambda c: next(iter(c["points"].values())).pop("base"), "damaged"),
@@ -111,7 +111,7 @@ def test_a_strange_sweep_file_is_refused(sweep, change, message):
     change(content)
     file.write_text(json.dumps(content))
     with pytest.raises(BadInput, match=message):
-        store.read(sweep.path)
+        sweep_dir.read(sweep.path)
 
 
 def test_a_point_that_now_means_another_run_is_refused(sweep):
@@ -120,9 +120,9 @@ def test_a_point_that_now_means_another_run_is_refused(sweep):
     first = next(iter(content["points"]))
     content["points"][first]["overrides"]["seed"] = 7
     file.write_text(json.dumps(content))
-    tampered = store.read(sweep.path)
+    tampered = sweep_dir.read(sweep.path)
     with pytest.raises(BadInput, match=f"the run {first} is now"):
-        tampered.config(tampered.entries[first])
+        plan_storage.run_config(tampered, tampered.entries[first])
 
 
 def test_collect_on_a_sweep_in_progress(sweep):
@@ -130,7 +130,7 @@ def test_collect_on_a_sweep_in_progress(sweep):
     runs = collect.collect(sweep.path)
     assert pq.read_table(runs).num_rows == 0
     train(sweep, first)
-    store.fail(sweep.run(second), "no luck", "", "session")
+    sweep_dir.fail(sweep.run(second), "no luck", "", "session")
     sweep.run(third).mkdir(parents=True)
     line = {"step": 1, "attempt": 0, "tokens": 8, "learning_rate": 0.1, "loss": 2.5}
     (sweep.run(third) / "metrics.jsonl").write_text(json.dumps(line) + '\n{"step": 2, "att')
@@ -165,7 +165,7 @@ def test_collected_columns_are_those_of_the_design(sweep):
 
 def test_formats_after_training_are_a_table_of_their_own(make, tmp_path):
     base = {"mesh": {"data": 1}, "quantize": {"post": ("int8", "int3"), "roles": ("matrix", "vector")}}
-    sweep = store.add(tmp_path / "study", plans.plan(make(base=base)))
+    sweep = plan_storage.add_points(tmp_path / "study", plans.plan(make(base=base)))
     results = [train(sweep, run_id) for run_id in sweep.entries]
     collect.collect(sweep.path)
     rows = pq.read_table(sweep.path / "post.parquet").to_pylist()
@@ -178,9 +178,9 @@ def test_formats_after_training_are_a_table_of_their_own(make, tmp_path):
 
 def test_a_label_that_is_a_number_here_and_a_word_there_is_text(make, tmp_path):
     design = ({"seed": 0, "label.kind": 3}, {"seed": 1, "label.kind": "x"}, {"seed": 2, "label.kind": [1, 2]})
-    sweep = store.add(tmp_path / "study", plans.plan(make(design)))
+    sweep = plan_storage.add_points(tmp_path / "study", plans.plan(make(design)))
     for run_id in sweep.entries:
-        store.fail(sweep.run(run_id), "", "", "")
+        sweep_dir.fail(sweep.run(run_id), "", "", "")
     rows = pq.read_table(collect.collect(sweep.path)).to_pylist()
     assert [row["kind"] for row in rows] == ["3", "x", "[1, 2]"]
 
@@ -196,15 +196,8 @@ def test_a_damaged_record_is_named(sweep):
 def test_status_rows(sweep):
     first, second, *_ = sweep.entries
     train(sweep, first)
-    store.fail(sweep.run(second), "no luck", "", "session")
-    rows = {row["run_id"]: row for row in status.rows(store.read(sweep.path))}
+    sweep_dir.fail(sweep.run(second), "no luck", "", "session")
+    rows = {row["run_id"]: row for row in status.rows(sweep_dir.read(sweep.path))}
     assert rows[first]["state"] == "completed" and rows[first]["step"] == rows[first]["steps"]
     assert rows[first]["loss"] is not None and rows[first]["budget"] == 2e4
     assert rows[second]["message"] == "no luck"
-
-
-def test_only_names_known_states():
-    assert store.parse_states("failed, missing") == ("failed", "missing")
-    assert store.parse_states("") == ("missing", "interrupted", "failed")
-    with pytest.raises(BadInput, match="--only: no state 'faild'; did you mean 'failed'"):
-        store.parse_states("faild")

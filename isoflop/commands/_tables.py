@@ -1,0 +1,79 @@
+"""What the commands about sweeps print: the table of a sweep's points, and the parts it is made of."""
+
+from typing import Any
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from sweeps.untrusted_files import printable
+
+STYLES = {"completed": "green", "running": "cyan", "failed": "red", "diverged": "yellow", "interrupted": "magenta"}
+MAX_ROWS = 100  # of a table that was not asked for as a whole
+UNDER_WAY = ("running", "failed", "interrupted")  # states shown where not all rows are
+NOT_LABELS = {
+    *("run_id", "state", "params_total", "flops", "step", "steps", "loss", "train_loss", "seconds", "at", "message")
+}
+LABEL_CHARACTERS = 40  # shown of a label
+MAX_LABELS = 20  # shown as columns
+
+
+def points_table(
+    name: str, rows: list[dict[str, Any]], states: dict[str, int], share: float, everything: bool = False
+) -> Any:
+    """The rows of `sweeps.status` for people, and the sums below.
+
+    Args:
+        name: of the sweep.
+        rows: a row a point.
+        states: runs by state.
+        share: of the FLOPs that are done, from 0 to 1.
+        everything: all rows, where there are many too; else those of runs that are under way or have failed.
+    """
+    shown = rows
+    if len(rows) > MAX_ROWS and not everything:
+        shown = sorted((row for row in rows if row["state"] in UNDER_WAY), key=lambda r: UNDER_WAY.index(r["state"]))
+        shown = shown[:MAX_ROWS]
+    labels = list(dict.fromkeys(key for row in shown for key in row if key not in NOT_LABELS))[:MAX_LABELS]
+    table = Table(box=None, pad_edge=False)
+    table.add_column("run")
+    table.add_column("state")
+    for column in [*labels, "N", "FLOPs", "step", "train loss", "loss"]:
+        table.add_column(Text(label_text(column)), justify="right")
+    table.add_column("")
+    for row in shown:
+        table.add_row(
+            row["run_id"],
+            Text(row["state"], style=STYLES.get(row["state"], "")),
+            *(Text(label_text(row.get(label))) for label in labels),
+            f"{row['params_total']:,}",
+            f"{row['flops']:.3g}",
+            f"{row['step']:,}/{row['steps']:,}",
+            loss_text(row["train_loss"]),
+            loss_text(row["loss"]),
+            Text(row["message"] or ""),
+        )
+    lines = [Text(f"sweep {label_text(name)}: {state_counts(states)}; {share:.0%} of the FLOPs are done")]
+    if len(shown) < len(rows):
+        lines.append(Text(f"{len(rows) - len(shown):,} of {len(rows):,} rows are not shown (--all shows them)"))
+    return Group(*([table, ""] if shown else []), *lines)
+
+
+def state_counts(states: dict[str, int]) -> str:
+    """How many runs are in each state."""
+    return ", ".join(f"{count:,} {state}" for state, count in states.items())
+
+
+def label_text(value: Any) -> str:
+    """A label for a terminal."""
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else printable(value, LABEL_CHARACTERS)
+
+
+def loss_text(value: Any) -> str:
+    """A loss for a terminal, empty where there is none."""
+    return f"{value:.4f}" if isinstance(value, int | float) else ""
+
+
+def duration(seconds: float) -> str:
+    """A time for a terminal, in minutes, or in hours from an hour and a half on."""
+    return f"{seconds / 3600:.1f} h" if seconds > 5400 else f"{seconds / 60:.1f} min"
