@@ -11,7 +11,7 @@ from isoflop.cli import Output
 SUMMARY = "devices, versions, precision and cache; exit 1 when an accelerator is present but unused"
 EXAMPLE = "isoflop doctor\nisoflop doctor --json"
 
-ROOMS = ("isoflop", "training", "lm", "vision", "sweeps", "laws", "configs")
+PACKAGES = ("isoflop", "training", "lm", "vision", "sweeps", "laws", "configs")
 
 
 def define(flags: absl_flags.FlagValues) -> None:
@@ -28,7 +28,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     from training import compilation, cost, record
 
     device = jax.devices()[0]
-    problems = record.warnings_of() + foreign_rooms()
+    problems = record.warnings_of() + foreign_packages()
     peak = cost.peak_flops(device.device_kind, "bfloat16")
     payload = {
         "backend": jax.default_backend(),
@@ -58,10 +58,10 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     return Output(payload, text, 1 if problems else 0)
 
 
-def foreign_rooms() -> list[str]:
-    """A line for each room that Python would import from elsewhere than beside this file: another package of its name."""
+def foreign_packages() -> list[str]:
+    """A line for each of our packages that Python would import from elsewhere than beside this file."""
     home = Path(__file__).parents[2]
-    found = {name: importlib.util.find_spec(name) for name in ROOMS}
+    found = {name: importlib.util.find_spec(name) for name in PACKAGES}
     places = {name: Path(spec.origin).parent for name, spec in found.items() if spec and spec.origin}
     return [
         f"the package {name!r} is imported from {place}, not from {home}: another project has the same name"

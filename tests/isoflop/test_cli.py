@@ -107,7 +107,7 @@ def test_doctor_names_a_room_that_belongs_to_somebody_else(monkeypatch, tmp_path
     real = importlib.util.find_spec
     foreign = importlib.util.spec_from_file_location("lm", tmp_path / "lm" / "__init__.py")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: foreign if name == "lm" else real(name))
-    assert [line for line in doctor.foreign_rooms() if "'lm'" in line and str(tmp_path) in line]
+    assert [line for line in doctor.foreign_packages() if "'lm'" in line and str(tmp_path) in line]
 
 
 def test_a_full_disk_is_one_line_and_keeps_what_was_there(monkeypatch, tmp_path):

@@ -1,4 +1,4 @@
-"""`isoflop export` and `isoflop import`: what leaves the house gives the same numbers elsewhere, and comes back."""
+"""`isoflop export` and `isoflop import`: what leaves the project gives the same numbers elsewhere, and comes back."""
 
 import functools
 import json

@@ -106,12 +106,12 @@ def test_a_run_config_is_a_plan_of_one_point(make):
     assert len(plan.points) == 1 and plan.points[0].overrides == {}
 
 
-def test_imports_pull_in_no_family_and_designs_no_room_at_all():
+def test_imports_pull_in_no_family_and_designs_no_package_at_all():
     script = """
 import sys
 import sweeps, sweeps.design
-rooms = {"training", "lm", "vision", "laws", "isoflop", "jax"}
-assert not rooms & {name.split(".")[0] for name in sys.modules}, rooms & set(sys.modules)
+packages = {"training", "lm", "vision", "laws", "isoflop", "jax"}
+assert not packages & {name.split(".")[0] for name in sys.modules}, packages & set(sys.modules)
 import sweeps.plan, sweeps.plan_storage, sweeps.execute, sweeps.worker, sweeps.cost_estimate, sweeps.collect
 found = {name.split(".")[0] for name in sys.modules} & {"lm", "vision", "laws", "isoflop"}
 assert not found, found

@@ -1,0 +1,1 @@
+"""Side-by-side measurements that print JSON; `python -m benchmarks.NAME --help` describes each."""

@@ -1,0 +1,1 @@
+"""Sweeps that compare families of models."""
