@@ -18,23 +18,26 @@ from typing import Any
 import numpy as np
 
 from benchmarks.simulation import run, summaries
-from laws.allocate import allocate
-from laws.compute import Cost
-from laws.ensemble import ensemble, pooled_growth
-from laws.fit import log_predictions
-from laws.forms import find
-from laws.isoflop import budgets
-from laws.law import Law
-from laws.ops import power
-from laws.predict import Predictor, Rival
-from laws.refit import refit
-from laws.uncertainty import Fits, Noise, errors, leave_one_out, scatter, wild
+from laws.base.array_math import power
+from laws.data.grouping import budget_groups
+from laws.data.token_cost import TokenCost
+from laws.estimation.estimate import log_predictions
+from laws.estimation.refit import refit
+from laws.forecasting.model_averaging import model_average, pooled_inflation
+from laws.forecasting.prediction import Predictor, Rival
+from laws.inference.allocation import allocate
+from laws.inference.noise import RunNoise, residual_scale
+from laws.inference.resampling import DesignFits, draw_bootstrap_errors, leave_one_out, wild_refits
+from laws.model.forms import find
+from laws.model.law import Law
 
 LEVELS = (0.5, 0.8, 0.95)
 FACTORS = (1, 10, 100)  # of the largest compute of the sweep; 1 stands for the middle of it
 ASIDE = (0.6, 1.0, 1.7)  # sizes of the targets, relative to the best at their compute
 RESAMPLES, CHUNK = 200, 50
-SEED = 1  # the settings of `laws.ensemble` were chosen on the sweeps of another seed: these are fresh
+SEED = (
+    1  # the settings of `laws.forecasting.model_averaging` were chosen on the sweeps of another seed: these are fresh
+)
 TOLERANCE = 0.04  # of the coverage of well-specified cells, beside two Monte-Carlo errors
 REFERENCE = {"A": 406.4, "B": 410.7, "E": 1.69, "alpha": 0.34, "beta": 0.28}
 STEEP = {"A": 3500.0, "B": 100.0, "E": 1.7, "alpha": 0.5, "beta": 0.25}
@@ -47,7 +50,7 @@ def _broken(p, x):
 
 
 CHINCHILLA = find("chinchilla")
-REPEATED = find("data_constrained").holding({"rn": 5.31})
+REPEATED = find("data_constrained").with_fixed({"rn": 5.31})
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ class Surface:
     note: str
 
     @property
-    def natural(self) -> np.ndarray:
+    def params(self) -> np.ndarray:
         return np.array([self.constants[name] for name in self.truth.names])
 
 
@@ -79,7 +82,7 @@ SURFACES = {
         REPEATED, REFERENCE | {"rd": 15.4}, REPEATED, True, "up to 8 epochs of unique tokens, rn known"
     ),
     "misspecified": Surface(
-        find("chinchilla_power").holding({"gamma": 0.8}),
+        find("chinchilla_power").with_fixed({"gamma": 0.8}),
         {"A": 700.0, "B": 900.0, "E": 1.69, "alpha": 0.38, "beta": 0.33},
         CHINCHILLA,
         False,
@@ -97,8 +100,8 @@ SURFACES = {
 
 def _sizes(compute: np.ndarray) -> np.ndarray:
     """Compute-optimal N of the reference law: where designs and targets are centred."""
-    natural = np.array([[REFERENCE[name] for name in CHINCHILLA.names]])
-    return allocate(CHINCHILLA, natural, compute, Cost(), (1e7, 1e10)).n[0]
+    params = np.array([[REFERENCE[name] for name in CHINCHILLA.names]])
+    return allocate(CHINCHILLA, params, compute, TokenCost(), (1e7, 1e10)).n[0]
 
 
 def _isoflop() -> tuple[np.ndarray, np.ndarray]:
@@ -159,18 +162,20 @@ def oracle(setting: Setting, log_loss: np.ndarray) -> np.ndarray:
     from scipy.special import ndtri
 
     surface, runs = setting.surface, log_loss.shape[1]
-    joined = {role: np.r_[setting.columns[role], setting.targets[role]] for role in surface.truth.columns}
+    joined = {
+        variable: np.r_[setting.columns[variable], setting.targets[variable]] for variable in surface.truth.columns
+    }
     count = len(setting.targets["n"])
     padded = np.pad(log_loss, ((0, 0), (0, count)))
     weight = np.r_[np.ones(runs), np.zeros(count)][None]  # targets weigh nothing, but their slopes are wanted
-    start = np.tile(surface.natural, (len(log_loss), 1))
+    start = np.tile(surface.params, (len(log_loss), 1))
     found = refit(surface.truth, joined, padded, weight, start, "log_squared", slopes=True)
     assert found.slopes is not None
     seen, new = found.slopes[:, :runs], found.slopes[:, runs:]
     squares = np.einsum("sti,stj->sij", seen, seen)
     solved = np.linalg.solve(squares + 1e-12 * np.eye(seen.shape[2]), np.swapaxes(new, 1, 2))
     variance = setting.noise**2 * np.einsum("sti,sit->st", new, solved)
-    centre = log_predictions(surface.truth, found.natural, setting.targets)
+    centre = log_predictions(surface.truth, found.params, setting.targets)
     deviation = np.sqrt(np.stack([variance, variance + setting.noise**2], axis=1))
     normal = np.array([[ndtri((1 - level) / 2), ndtri((1 + level) / 2)] for level in LEVELS])
     return centre[:, None, None, None] + normal[None, None, :, :, None] * deviation[:, :, None, None]
@@ -179,33 +184,33 @@ def oracle(setting: Setting, log_loss: np.ndarray) -> np.ndarray:
 def intervals(setting: Setting, log_loss: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Intervals of `laws`, (sweeps, kinds, levels, 2, targets), and how the refits went."""
     law, (sweeps, runs) = setting.surface.fitted, log_loss.shape
-    truth = log_predictions(setting.surface.truth, setting.surface.natural[None], setting.columns)
+    truth = log_predictions(setting.surface.truth, setting.surface.params[None], setting.columns)
     given = [setting.surface.constants.get(name, 1.0) for name in law.names]
     every = np.ones((1, runs))
-    near = refit(law, setting.columns, truth, every, np.array([given]), delta=0.1).natural
-    near = refit(law, setting.columns, truth, every, near).natural
+    near = refit(law, setting.columns, truth, every, np.array([given]), delta=0.1).params
+    near = refit(law, setting.columns, truth, every, near).params
     aside = near * np.where([name in ("alpha", "beta") for name in law.names], 1.2, 1.0)
     starts = [refit(law, setting.columns, log_loss, every, np.tile(start, (sweeps, 1))) for start in (near, aside)]
-    better = np.where((starts[0].value <= starts[1].value)[:, None], starts[0].natural, starts[1].natural)
-    stratum = budgets(setting.columns["c"])
-    fits = Fits(law, setting.columns, log_loss, np.arange(runs), stratum, np.ones(runs), better)
+    better = np.where((starts[0].value <= starts[1].value)[:, None], starts[0].params, starts[1].params)
+    stratum = budget_groups(setting.columns["c"])
+    fits = DesignFits(law, setting.columns, log_loss, np.arange(runs), stratum, np.ones(runs), better)
     count = len(law.names)
-    deviation = scatter(log_loss - fits.predicted, count, fits.objective, fits.delta)
-    drawn = errors(fits, leave_one_out(fits), deviation, runs - count, RESAMPLES, rng)
-    found = wild(fits, drawn)
-    draws = found.natural.reshape(sweeps, RESAMPLES, count)
-    members = ensemble(fits, draws, drawn)
-    ranges = {role: (float(values.min()), float(values.max())) for role, values in setting.columns.items()}
-    ranges = {role: ranges[role] for role in (*law.columns, "c")}
+    deviation = residual_scale(log_loss - fits.predicted, count, fits.objective, fits.delta)
+    drawn = draw_bootstrap_errors(fits, leave_one_out(fits), deviation, runs - count, RESAMPLES, rng)
+    found = wild_refits(fits, drawn)
+    draws = found.params.reshape(sweeps, RESAMPLES, count)
+    members = model_average(fits, draws, drawn)
+    ranges = {variable: (float(values.min()), float(values.max())) for variable, values in setting.columns.items()}
+    ranges = {variable: ranges[variable] for variable in (*law.columns, "c")}
     ends = []
     for i in range(sweeps):
         rivals = tuple(
-            Rival(form.label, form.law, form.natural[i], form.draws[i], float(form.weight[i])) for form in members[1:]
+            Rival(form.label, form.law, form.params[i], form.draws[i], float(form.weight[i])) for form in members[1:]
         )
-        noise, seed = Noise(None, float(deviation[i]), runs - count), int(rng.integers(2**31))
-        growth = pooled_growth(members, i)
+        noise, seed = RunNoise(None, float(deviation[i]), runs - count), int(rng.integers(2**31))
+        extrapolation_inflation = pooled_inflation(members, i)
         predictor = Predictor(
-            law, better[i], draws[i], Cost(), noise, ranges, 0.95, seed, rivals, growth
+            law, better[i], draws[i], TokenCost(), noise, ranges, 0.95, seed, rivals, extrapolation_inflation
         )  # fmt: skip
         mean = predictor.log_losses(setting.targets)
         ends.append(np.stack([_quantiles(mean), _quantiles(np.log(predictor.scattered(mean)))]))
@@ -223,7 +228,7 @@ def simulate(cell: tuple[str, str, float], chunk: int, sweeps: int) -> dict[str,
     rng = np.random.default_rng([SEED, chunk, CELLS.index(cell)])
     truth = setting.surface.truth
     mean, at = (
-        log_predictions(truth, setting.surface.natural[None], columns)[0]
+        log_predictions(truth, setting.surface.params[None], columns)[0]
         for columns in (setting.columns, setting.targets)
     )
     log_loss = mean + setting.noise * rng.standard_normal((sweeps, len(mean)))

@@ -83,12 +83,12 @@ def reference(sample: int, exact: bool) -> dict[str, Any]:
     began = time.process_time()
     for weight in rng.multinomial(len(y), np.full(len(y), 1 / len(y)), size=sample):
         solve(best.x, weight.astype(float))
-    bootstrap = (time.process_time() - began) / sample * RESAMPLES
+    bootstrap_seconds = (time.process_time() - began) / sample * RESAMPLES
     values = np.array([result.fun for result in found])
     return {
-        "cpu_seconds": before + point + bootstrap,
+        "cpu_seconds": before + point + bootstrap_seconds,
         "cpu_seconds_starts": point,
-        "cpu_seconds_bootstrap": bootstrap,
+        "cpu_seconds_bootstrap": bootstrap_seconds,
         "extrapolated_from": {"starts": sample, "of": len(grid), "resamples": sample, "of_resamples": RESAMPLES},
         "objective": float(best.fun),
         "share_at_best": float(np.mean(values <= values.min() * (1 + 1e-6))),
@@ -99,21 +99,22 @@ def reference(sample: int, exact: bool) -> dict[str, Any]:
 def ours(every_start: bool) -> dict[str, Any]:
     """The same work by `laws`."""
     import laws
-    from laws.fit import fit
-    from laws.forms import find
-    from laws.uncertainty import bootstrap, interval
+    from laws.estimation.estimate import estimate
+    from laws.inference.noise import interval
+    from laws.inference.resampling import pairs_bootstrap
+    from laws.model.forms import find
 
     table = laws.load(published() / "chinchilla_figure4.csv", n="params", d="tokens", drop_highest=5)
     grid = starts()
     grid[:, :3] = np.exp(grid[:, :3])
-    optimum = fit(find("chinchilla"), table, starts=grid if every_start else None)
-    drawn = bootstrap(optimum, table, np.ones(len(table)), RESAMPLES)
-    alpha, beta = drawn.natural[:, 3], drawn.natural[:, 4]
+    optimum = estimate(find("chinchilla"), table, starts=grid if every_start else None)
+    drawn = pairs_bootstrap(optimum, table, np.ones(len(table)), RESAMPLES)
+    alpha, beta = drawn.params[:, 3], drawn.params[:, 4]
     return {
         "objective": optimum.value,
         "starts": optimum.starts,
         "share_at_best": optimum.at_best / optimum.starts,
-        "resamples_converged": len(drawn.natural) / RESAMPLES,
+        "resamples_converged": len(drawn.params) / RESAMPLES,
         "a_interval_95": [float(end) for end in interval(beta / (alpha + beta), 0.95)],
     }
 

@@ -21,20 +21,21 @@ import numpy as np
 
 from benchmarks.coverage import DESIGNS, SURFACES, Surface
 from benchmarks.simulation import run, summaries
-from laws.allocate import allocate
-from laws.compute import Cost
-from laws.ensemble import ensemble, pooled_growth
-from laws.errors import FitFailed
-from laws.fit import log_predictions
-from laws.information import Points, Seen, know
-from laws.isoflop import budgets
-from laws.predict import Predictor, Rival
-from laws.propose import LARGEST, candidates, choose, isoflop_grid, random_design
-from laws.refit import refit
-from laws.uncertainty import Fits, Noise, errors, leave_one_out, scatter, wild
+from laws.base.errors import FitFailed
+from laws.data.grouping import budget_groups
+from laws.data.token_cost import TokenCost
+from laws.estimation.estimate import log_predictions
+from laws.estimation.refit import refit
+from laws.forecasting.model_averaging import model_average, pooled_inflation
+from laws.forecasting.prediction import Predictor, Rival
+from laws.inference.allocation import allocate
+from laws.inference.noise import RunNoise, residual_scale
+from laws.inference.resampling import DesignFits, draw_bootstrap_errors, leave_one_out, wild_refits
+from laws.uses.optimal_design import CandidateRuns, FittedRuns, information_state
+from laws.uses.propose import LARGEST, candidates, choose, isoflop_grid, random_design
 
 RESAMPLES, CHUNK = 32, 25
-SEED = 1  # the settings of `laws.information` were chosen on sweeps of another seed
+SEED = 1  # the settings of `laws.uses.optimal_design` were chosen on sweeps of another seed
 FIRST, NEW = 20, 10  # runs of the iso-FLOP grid that come first, and runs that follow
 BEYOND = 10  # the target, relative to the largest compute of the grid
 STRETCHED = 1.2  # a second start of every refit: exponents this much larger
@@ -70,18 +71,18 @@ class Study:
         c, known = 6 * n * d, SURFACES[surface]
         columns = {"n": n[:FIRST], "d": d[:FIRST], "c": c[:FIRST]}
         target = BEYOND * float(c.max())
-        truth = _asked(known.truth, known.natural[None], target)[0]
+        truth = _asked(known.truth, known.params[None], target)[0]
         budget = float(c[FIRST:].sum())
         return cls(known, noise, columns, budget, LARGEST * budget, target, truth)
 
     def mean(self, columns: dict[str, np.ndarray]) -> np.ndarray:
         """The true log losses of some runs."""
-        return log_predictions(self.surface.truth, self.surface.natural[None], columns)[0]
+        return log_predictions(self.surface.truth, self.surface.params[None], columns)[0]
 
 
-def _asked(law, natural: np.ndarray, target: float) -> np.ndarray:
+def _asked(law, params: np.ndarray, target: float) -> np.ndarray:
     """Log L and log N* of the target under each set of constants."""
-    found = allocate(law, natural, np.array([target]), Cost(), (1e7, 1e10))
+    found = allocate(law, params, np.array([target]), TokenCost(), (1e7, 1e10))
     return np.log(np.stack([found.loss[:, 0], found.n[:, 0]], axis=1))
 
 
@@ -91,44 +92,46 @@ def _refit(law, columns, log_loss, weight, starts) -> np.ndarray:
     both = np.concatenate([starts, aside])
     log_loss, weight = (np.resize(array, (len(both), array.shape[1])) for array in (log_loss, weight))
     found = refit(law, columns, log_loss, weight, both)
-    value, natural = found.value.reshape(2, -1), found.natural.reshape(2, len(starts), -1)
-    return np.where((value[0] <= value[1])[:, None], natural[0], natural[1])
+    value, params = found.value.reshape(2, -1), found.params.reshape(2, len(starts), -1)
+    return np.where((value[0] <= value[1])[:, None], params[0], params[1])
 
 
 def first_fits(study: Study, log_loss: np.ndarray, rng: np.random.Generator) -> list[Predictor]:
     """The first runs of every sweep, fitted, resampled and mixed with the law's rivals."""
     law, columns, (sweeps, runs) = study.surface.fitted, study.columns, log_loss.shape
     given = np.array([[study.surface.constants.get(name, 1.0) for name in law.names]])
-    near = refit(law, columns, study.mean(columns), np.ones((1, runs)), given, delta=0.1).natural
+    near = refit(law, columns, study.mean(columns), np.ones((1, runs)), given, delta=0.1).params
     every = np.ones((sweeps, runs))
     best = _refit(law, columns, log_loss, every, np.tile(near, (sweeps, 1)))
-    fits = Fits(law, columns, log_loss, np.arange(runs), budgets(columns["c"]), np.ones(runs), best)
+    fits = DesignFits(law, columns, log_loss, np.arange(runs), budget_groups(columns["c"]), np.ones(runs), best)
     count = len(law.names)
-    deviation = scatter(log_loss - fits.predicted, count, fits.objective, fits.delta)
-    drawn = errors(fits, leave_one_out(fits), deviation, runs - count, RESAMPLES, rng)
-    draws = wild(fits, drawn).natural.reshape(sweeps, RESAMPLES, count)
-    members = ensemble(fits, draws, drawn)
-    ranges = {role: (float(values.min()), float(values.max())) for role, values in columns.items()}
+    deviation = residual_scale(log_loss - fits.predicted, count, fits.objective, fits.delta)
+    drawn = draw_bootstrap_errors(fits, leave_one_out(fits), deviation, runs - count, RESAMPLES, rng)
+    draws = wild_refits(fits, drawn).params.reshape(sweeps, RESAMPLES, count)
+    members = model_average(fits, draws, drawn)
+    ranges = {variable: (float(values.min()), float(values.max())) for variable, values in columns.items()}
     out = []
     for i in range(sweeps):
         rivals = tuple(
-            Rival(form.label, form.law, form.natural[i], form.draws[i], float(form.weight[i])) for form in members[1:]
+            Rival(form.label, form.law, form.params[i], form.draws[i], float(form.weight[i])) for form in members[1:]
         )
-        noise = Noise(None, float(deviation[i]), runs - count)
-        out.append(Predictor(law, best[i], draws[i], Cost(), noise, ranges, 0.95, 0, rivals, pooled_growth(members, i)))
+        noise = RunNoise(None, float(deviation[i]), runs - count)
+        out.append(
+            Predictor(law, best[i], draws[i], TokenCost(), noise, ranges, 0.95, 0, rivals, pooled_inflation(members, i))
+        )
     return out
 
 
-def designs(study: Study, predictor: Predictor, rng: np.random.Generator) -> tuple[list[Points], list[float]]:
+def designs(study: Study, predictor: Predictor, rng: np.random.Generator) -> tuple[list[CandidateRuns], list[float]]:
     """The new runs of each arm, and by what factor the proposals expect to lower the variance of what they are for."""
-    seen = Seen.of(study.columns, np.arange(FIRST), predictor.noise.deviation, "log_huber", 1e-3)
+    seen = FittedRuns.of(study.columns, np.arange(FIRST), predictor.noise.deviation, "log_huber", 1e-3)
     possible, expected = candidates(predictor, seen, study.largest), []
     out = [
         isoflop_grid(predictor, study.budget, NEW),
         random_design(rng, predictor, seen, study.budget, NEW, study.largest),
     ]
     for of in QUANTITIES:
-        known = know(predictor, seen, Points.joined([possible, out[0]]), study.target, of)
+        known = information_state(predictor, seen, CandidateRuns.joined([possible, out[0]]), study.target, of)
         grid = known.deviation(len(possible.n) + np.arange(NEW))
         chosen = choose(known.among(slice(len(possible.n))), possible, seen, study.budget, NEW)
         out.append(possible[chosen])
@@ -154,13 +157,13 @@ def simulate(cell: tuple[str, float], chunk: int, sweeps: int) -> dict[str, np.n
             continue
         padded = [arm[np.arange(NEW) % len(arm.n)] for arm in arms]  # rows beyond an arm's own weigh nothing
         there = np.concatenate([np.ones(FIRST), *(np.arange(NEW) < len(arm.n) for arm in arms)])
-        runs = Points.joined([Points(**study.columns), *padded])
+        runs = CandidateRuns.joined([CandidateRuns(**study.columns), *padded])
         columns = {"n": runs.n, "d": runs.d, "c": runs.c}
         measured = study.mean(columns) + np.r_[np.zeros(FIRST), np.tile(fresh[i], len(ARMS))]
         measured[:FIRST] = log_loss[i]
         weight = there * ((member == 0) | (member == np.arange(1, 1 + len(ARMS))[:, None]))
-        natural = _refit(law, columns, measured[None], weight, np.tile(predictor.constants, (len(ARMS), 1)))
-        out["error"].append(_asked(law, natural, study.target) - study.truth)
+        params = _refit(law, columns, measured[None], weight, np.tile(predictor.constants, (len(ARMS), 1)))
+        out["error"].append(_asked(law, params, study.target) - study.truth)
         out["flops"].append([arm.c.sum() / study.budget for arm in arms])
         out["expected"].append(expected)
     return {key: np.array(values) for key, values in out.items()}

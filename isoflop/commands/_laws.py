@@ -7,7 +7,7 @@ from pathlib import Path
 
 from absl import flags as absl_flags
 
-from laws.errors import BadTable
+from laws.base.errors import InputError
 
 
 def on_cpu() -> None:
@@ -26,10 +26,10 @@ def operand(args: list[str], command: str, *names: str) -> list[str]:
     """The operands of a command, exactly as many as it takes.
 
     Raises:
-        BadTable: too few or too many.
+        InputError: too few or too many.
     """
     if len(args) != len(names):
-        raise BadTable(
+        raise InputError(
             f"{command} takes {' and '.join(names)}, and got {len(args)} operands (isoflop {command} --help)"
         )
     return args
@@ -61,15 +61,15 @@ def pairs(flag: str, text: str | None) -> dict[str, str]:
     """A flag such as ``--columns=u=unique_tokens,e=experts`` as a mapping.
 
     Raises:
-        BadTable: a part is not NAME=VALUE, or a name stands twice.
+        InputError: a part is not NAME=VALUE, or a name stands twice.
     """
     found: dict[str, str] = {}
     for part in filter(None, (text or "").split(",")):
         name, equals, value = (word.strip() for word in part.partition("="))
         if not (name and equals and value):
-            raise BadTable(f"--{flag} takes NAME=VALUE,..., and '{part}' is not of that form")
+            raise InputError(f"--{flag} takes NAME=VALUE,..., and '{part}' is not of that form")
         if name in found:
-            raise BadTable(f"--{flag} names {name} twice")
+            raise InputError(f"--{flag} names {name} twice")
         found[name] = value
     return found
 
@@ -78,12 +78,12 @@ def numbers(flag: str, text: str | None) -> dict[str, float]:
     """A flag such as ``--fixed=alpha=0.35,E=1.7`` as a mapping to numbers.
 
     Raises:
-        BadTable: as ``pairs``, or a value is not a number.
+        InputError: as ``pairs``, or a value is not a number.
     """
     out: dict[str, float] = {}
     for name, value in pairs(flag, text).items():
         try:
             out[name] = float(value)
         except ValueError as error:
-            raise BadTable(f"--{flag}: {name} must be a number, and is '{value}'") from error
+            raise InputError(f"--{flag}: {name} must be a number, and is '{value}'") from error
     return out

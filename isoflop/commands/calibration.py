@@ -22,11 +22,11 @@ def define(flags: absl_flags.FlagValues) -> None:
 def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     """Read the log that `isoflop score` keeps, check that it is whole, and count."""
     (log,) = _laws.operand(args, "calibration", "a log of scores")
-    from laws.ledger import calibration, read_ledger
+    from laws.uses.score_log import calibration, read_score_log
 
-    found = calibration(read_ledger(log)) | {"command": _laws.typed("calibration", flags, args)}
+    found = calibration(read_score_log(log)) | {"command": _laws.typed("calibration", flags, args)}
     if flags.plot:
-        from laws.plots import plot_result
+        from laws.plotting.figures import plot_result
 
         found["plot"] = str(plot_result("calibration", found, flags.plot))
     return Output(found, _text(found))
@@ -46,11 +46,11 @@ def _text(found: dict[str, Any]) -> Any:
         low, high = row["interval_of_loss"]
         table.add_row(
             f"{datetime.datetime.fromtimestamp(row['frozen_at'], datetime.UTC):%Y-%m-%d %H:%M}",
-            ", ".join(f"{role} {value:.3g}" for role, value in row["target"].items()),
+            ", ".join(f"{variable} {value:.3g}" for variable, value in row["target"].items()),
             f"{row['predicted']:.4f}",
             f"[{low:.4f}, {high:.4f}]",
             f"{row['measured']:.4f}",
-            f"{row['are']:.2%}",
+            f"{row['abs_rel_error']:.2%}",
             "inside" if row["covered"] else "OUTSIDE",
             f"{row['coverage']:.0%} of {row['nominal']:.0%}",
         )

@@ -29,20 +29,21 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     _laws.on_cpu()
     import numpy as np
 
-    from laws.compare import compare
-    from laws.errors import BadTable
-    from laws.fitted import plain, read_fit, write_json
+    from laws import read_fit
+    from laws.base.errors import InputError
+    from laws.base.json_files import jsonable, write_json
+    from laws.uses.compute_multiplier import compare
 
     try:
         compute = [float(text) for text in flags.compute]
     except ValueError as error:
-        raise BadTable(f"--compute: {error}") from error
-    found = plain(compare(read_fit(first), read_fit(second), np.array(compute) if compute else None))
+        raise InputError(f"--compute: {error}") from error
+    found = jsonable(compare(read_fit(first), read_fit(second), np.array(compute) if compute else None))
     found |= {"inputs": [first, second], "command": _laws.typed("compare", flags, args)}
     if flags.out:
         write_json(flags.out, found)
     if flags.plot:
-        from laws.plots import plot_result
+        from laws.plotting.figures import plot_result
 
         found["plot"] = str(plot_result("multiplier", found, flags.plot))
     return Output(found, _text(found))

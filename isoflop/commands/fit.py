@@ -60,13 +60,14 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     """Read, fit, write, and say what was found."""
     (operand,) = _laws.operand(args, "fit", "a table or a sweep directory")
     _laws.on_cpu()
-    from laws.envelope import load_curves
-    from laws.study import analyse
-    from laws.table import load
+    from laws.data.curves import load_curves
+    from laws.data.table import load
+    from laws.results.analysis import analyse
 
     path = _laws.table_path(operand)
     named: dict[str, Any] = {
-        role: flags[role].value for role in ("n", "d", "c", "loss", "run", "noise", "where", "frontier", "drop_highest")
+        variable: flags[variable].value
+        for variable in ("n", "d", "c", "loss", "run", "noise", "where", "frontier", "drop_highest")
     }
     named["columns"] = _laws.pairs("columns", flags.columns)
     table = load(path, **named)
@@ -86,7 +87,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         fixed=_laws.numbers("fixed", flags.fixed),
     )
     if flags.sensitivity:
-        from laws.sensitivity import sensitivity
+        from laws.uses.sensitivity import sensitivity
 
         fitted.report["sensitivity"] = sensitivity(fitted, table, lambda **columns: load(path, **named | columns))
     fitted.report["command"] = _laws.typed("fit", flags, args)
@@ -97,9 +98,9 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
 
 
 def _plain(payload: dict[str, Any]) -> dict[str, Any]:
-    from laws.fitted import plain
+    from laws.base.json_files import jsonable
 
-    return plain(payload)
+    return jsonable(payload)
 
 
 def _span(ends: Any) -> str:
@@ -136,15 +137,15 @@ def _text(report: dict[str, Any], out: Path) -> Any:
     if len(forms) > 1:
         lines.append("forms, weighed by their forecasts: " + ", ".join(f"{f['form']} {f['weight']:.0%}" for f in forms))
     if report["centred"]["collinear"]:
-        at = ", ".join(f"{role.upper()} {value:.3g}" for role, value in report["centred"]["at"].items())
+        at = ", ".join(f"{variable.upper()} {value:.3g}" for variable, value in report["centred"]["at"].items())
         parts = report["centred"]["params"]
         lines.append(f"at the centre of the runs ({at}): " + ", ".join(f"{k} adds {v:.4g}" for k, v in parts.items()))
     after = [_approach(name, found) for name, found in report["approaches"].items()]
     if report["holdout"]:
         held = report["holdout"]
         after.append(
-            f"held out: {held['n']} runs above {held['above']:.4g} FLOPs, error {held['mean_are']:.2%} mean, "
-            f"{held['max_are']:.2%} worst; {held['coverage']:.0%} inside their intervals"
+            f"held out: {held['n']} runs above {held['above']:.4g} FLOPs, error {held['mean_abs_rel_error']:.2%} mean, "
+            f"{held['max_abs_rel_error']:.2%} worst; {held['coverage']:.0%} inside their intervals"
         )
     after += _moves(report)
     return Group(*lines, "", table, "", *after, *(f"warning: {text}" for text in report["warnings"]), f"{out}")

@@ -21,8 +21,8 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     """Draw every figure that the fit has data for."""
     (path,) = _laws.operand(args, "plot", "a fit")
     _laws.on_cpu()
-    from laws.envelope import load_curves
-    from laws.fitted import read_fit
+    from laws import read_fit
+    from laws.data.curves import load_curves
 
     fitted = read_fit(path)
     table = (fitted.report.get("inputs") or [{}])[0].get("path")

@@ -35,24 +35,25 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     """Predict, and freeze if asked."""
     (path,) = _laws.operand(args, "predict", "a fit")
     _laws.on_cpu()
-    from laws.blind import freeze
-    from laws.chain import follow
-    from laws.errors import BadTable
-    from laws.fitted import plain, read_fit
+    from laws import read_fit
+    from laws.base.errors import InputError
+    from laws.base.json_files import jsonable
+    from laws.uses.preregistration import freeze
+    from laws.uses.two_stage import predict_downstream
 
     fitted = read_fit(path, flags.law)
-    named = {role: value for role, value in (("n", flags.n), ("d", flags.d)) if value is not None}
+    named = {variable: value for variable, value in (("n", flags.n), ("d", flags.d)) if value is not None}
     request = {"compute": flags.compute} | _laws.numbers("at", flags.at) | named
     if flags.then and flags.freeze:
-        raise BadTable("--freeze keeps the prediction of one fit, and --then asks for two")
+        raise InputError("--freeze keeps the prediction of one fit, and --then asks for two")
     if flags.then:
         second = read_fit(flags.then)
-        return Output(found := plain(follow(fitted, second, **request)), _text(found))
+        return Output(found := jsonable(predict_downstream(fitted, second, **request)), _text(found))
     if flags.freeze:
         frozen = freeze(fitted, flags.freeze, fit_path=path, command=_laws.typed("predict", flags, args), **request)
         found = frozen["prediction"] | {"frozen": flags.freeze, "sha256": frozen["sha256"]}
     else:
-        found = plain(fitted.predict(**request))
+        found = jsonable(fitted.predict(**request))
     return Output(found, _text(found))
 
 

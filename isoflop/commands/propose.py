@@ -36,14 +36,15 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     """Propose, and write the points if asked."""
     (path,) = _laws.operand(args, "propose", "a fit")
     _laws.on_cpu()
-    from laws.errors import BadTable
-    from laws.fitted import plain, read_fit
-    from laws.propose import propose
+    from laws import read_fit
+    from laws.base.errors import InputError
+    from laws.base.json_files import jsonable
+    from laws.uses.propose import propose
 
     if flags.out and Path(flags.out).suffix not in FORMATS:
-        raise BadTable(f"--out={flags.out}: points are written as {' or '.join(FORMATS)}")
+        raise InputError(f"--out={flags.out}: points are written as {' or '.join(FORMATS)}")
     fitted = read_fit(path)
-    found = plain(
+    found = jsonable(
         propose(fitted, flags.budget, flags.runs, target=flags.target, of=flags.of, largest=flags.largest)
     ) | {"inputs": [path], "command": _laws.typed("propose", flags, args)}
     if flags.out:

@@ -25,14 +25,14 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     """Compare, and write the score if asked."""
     frozen, operand = _laws.operand(args, "score", "a frozen prediction", "a table or sweep directory")
     _laws.on_cpu()
-    from laws.blind import read_frozen, score
-    from laws.fitted import write_json
-    from laws.ledger import NAME, enter
+    from laws.base.json_files import write_json
+    from laws.uses.preregistration import read_frozen, score
+    from laws.uses.score_log import NAME, append_score
 
     read_frozen(frozen)  # before a sweep is collected
     found = score(frozen, _laws.table_path(operand)) | {"command": _laws.typed("score", flags, args)}
     log = flags.log or str(Path(frozen).with_name(NAME))
-    found["log"] = {"path": log, "scores": len(enter(found, log))}
+    found["log"] = {"path": log, "scores": len(append_score(found, log))}
     if flags.out:
         write_json(flags.out, found)
     return Output(found, _text(found))
@@ -47,11 +47,13 @@ def _text(found: dict[str, Any]) -> Any:
     table = Table(box=None, pad_edge=False)
     for title in ("forecast", "loss", "absolute relative error"):
         table.add_column(title, justify="left" if title == "forecast" else "right")
-    table.add_row("the law", f"{said['loss']:.5f}", f"{found['are']:.2%}")
+    table.add_row("the law", f"{said['loss']:.5f}", f"{found['abs_rel_error']:.2%}")
     names = {"best_so_far": "best loss so far", "power_law": "power law without offset"}
     for key, title in names.items():
         naive = found["baselines"][key]
-        table.add_row(title, f"{naive['loss']:.5f}" if naive else "none", f"{naive['are']:.2%}" if naive else "")
+        table.add_row(
+            title, f"{naive['loss']:.5f}" if naive else "none", f"{naive['abs_rel_error']:.2%}" if naive else ""
+        )
     inside = "inside" if found["covered"] else "OUTSIDE"
     width = "informative" if found["informative"] else "uninformative"
     return Group(
@@ -59,8 +61,8 @@ def _text(found: dict[str, Any]) -> Any:
         table,
         f"{inside} the {said['level']:.0%} interval [{low:.5f}, {high:.5f}]; its width is "
         f"{found['relative_width']:.2%} of the loss: {width}",
-        f"the {runs['n']} runs at the target: error {runs['mean_are']:.2%} mean, {runs['max_are']:.2%} worst; "
-        f"{runs['coverage']:.0%} inside their intervals",
+        f"the {runs['n']} runs at the target: error {runs['mean_abs_rel_error']:.2%} mean, "
+        f"{runs['max_abs_rel_error']:.2%} worst; {runs['coverage']:.0%} inside their intervals",
         f"blind: {'yes' if found['blind'] else 'not shown'}",
         f"score {found['log']['scores']} in {found['log']['path']} (isoflop calibration)",
         *(f"warning: {text}" for text in found["warnings"]),

@@ -21,12 +21,12 @@ from isoflop.report.marks import (
 )
 from isoflop.report.markup import count, exponent, number, power_of_ten
 from isoflop.report.study import Study
-from laws.envelope import levelled, load_curves, smoothed
-from laws.fit import log_predictions
-from laws.fitted import Fitted
-from laws.precision import float64
-from laws.style import LAW, NAIVE, SECOND as MINIMA, THIRD as ENVELOPE
-from laws.uncertainty import interval
+from laws.base.x64 import float64
+from laws.data.curves import levelled, load_curves, smoothed
+from laws.estimation.estimate import log_predictions
+from laws.inference.noise import interval
+from laws.plotting.style import LAW, NAIVE, SECOND as MINIMA, THIRD as ENVELOPE
+from laws.results.results import FitResult
 
 NAIVE_NAMES = {"power_law": "power law without offset", "best_so_far": "best loss so far"}
 CURVE_POINTS, BAND_POINTS = 80, 25
@@ -36,18 +36,18 @@ BEFORE = 10.0  # by how much learning curves are followed below the compute of t
 BEYOND = 2.0  # and one over compute beyond the last run or target
 
 
-def law_loss(fit: Fitted, columns: dict[str, np.ndarray]) -> np.ndarray:
+def law_loss(fit: FitResult, columns: dict[str, np.ndarray]) -> np.ndarray:
     """What the law says of some runs."""
     return np.exp(log_predictions(fit.law, fit.predictor.constants[None], columns)[0])
 
 
-def log_flops_per_token(fit: Fitted, n: np.ndarray) -> np.ndarray:
+def log_flops_per_token(fit: FitResult, n: np.ndarray) -> np.ndarray:
     """Log of what a token costs at some sizes, as the fit counts it."""
     with float64():
         return np.asarray(fit.predictor.cost.log_flops_per_token(np.log(n)))
 
 
-def minima_of(fit: Fitted | None) -> list[dict[str, Any]]:
+def minima_of(fit: FitResult | None) -> list[dict[str, Any]]:
     """The minima of approach 2 that are used."""
     if fit is None:
         return []
@@ -68,7 +68,7 @@ def isoflop(study: Study) -> go.Figure | None:
         held = "" if seen or fit is None else " (held out)"
         group: dict[str, Any] = {"legendgroup": str(budget), "name": f"{power_of_ten(compute, 2)} FLOPs{held}"}
         group["showlegend"] = bool(sizes[budget] >= FEWEST_SIZES)
-        if fit is not None and fit.law.allocates and group["showlegend"]:
+        if fit is not None and fit.law.has_compute_optimum and group["showlegend"]:
             n = np.geomspace(rows["n"].min() / MARGIN, rows["n"].max() * MARGIN, CURVE_POINTS)
             loss = law_loss(fit, {"n": n, "d": compute / np.exp(log_flops_per_token(fit, n))})
             dash = "solid" if seen else "dash"
@@ -77,7 +77,7 @@ def isoflop(study: Study) -> go.Figure | None:
             )
         shown.add_trace(marks(rows, "n", "loss", colours[budget], **group))
     computes = points.groupby("budget")["c"].median()[sizes >= FEWEST_SIZES].to_numpy()
-    if fit is not None and fit.law.allocates and len(computes):
+    if fit is not None and fit.law.has_compute_optimum and len(computes):
         best = fit.predictor.allocation(computes)
         shown.add_trace(
             go.Scatter(
@@ -217,11 +217,11 @@ def _log_range(values, below: float, above: float) -> list[float]:
     return [low - below * room, high + above * room]
 
 
-def _frontier(shown: go.Figure, fit: Fitted, c: np.ndarray) -> None:
+def _frontier(shown: go.Figure, fit: FitResult, c: np.ndarray) -> None:
     """The loss that the law promises to the best use of each compute."""
     level = fit.report["intervals"]["level"]
     name = f"{level:.0%} interval of the law"
-    if fit.law.allocates:
+    if fit.law.has_compute_optimum:
         best = fit.predictor.allocation(c).loss[0]
         low, high = (
             interval(fit.predictor.allocation(c, draws=True).loss, level) if len(fit.predictor.draws) else (best, best)
@@ -238,32 +238,32 @@ def _frontier(shown: go.Figure, fit: Fitted, c: np.ndarray) -> None:
 def allocation(study: Study) -> go.Figure | None:
     """The best size and data at each compute, by the law, by the minima of the runs and by the envelope."""
     points, fit = study.points, study.fit
-    if fit is None or not fit.law.allocates or "c" not in points:
+    if fit is None or not fit.law.has_compute_optimum or "c" not in points:
         return None
     c, level = reach(study), fit.report["intervals"]["level"]
     best = fit.predictor.allocation(c)
     draws = fit.predictor.allocation(c, draws=True) if len(fit.predictor.draws) else best
     shown = make_subplots(1, 2, horizontal_spacing=0.12)
     minima, envelope = minima_of(fit), fit.report.get("approaches", {}).get("envelope", {}).get("points")
-    for column, role in enumerate(("n", "d"), start=1):
+    for column, variable in enumerate(("n", "d"), start=1):
         first: dict[str, Any] = {"showlegend": column == 1}
-        low, high = interval(getattr(draws, role), level)
+        low, high = interval(getattr(draws, variable), level)
         traces = [
             band(c, low, high, f"{level:.0%} interval of the law", legendgroup="band", **first),
-            line(c, getattr(best, role)[0], "the law (approach 3)", LAW, legendgroup="law", **first),
+            line(c, getattr(best, variable)[0], "the law (approach 3)", LAW, legendgroup="law", **first),
         ]
         if envelope:
             style = {"symbol": "x-thin", "size": 7, "line": {"width": 1.6, "color": ENVELOPE}}
             traces.append(
                 go.Scatter(
-                    x=envelope["c"], y=envelope[role], mode="markers", marker=style, hoverinfo="x+y",
+                    x=envelope["c"], y=envelope[variable], mode="markers", marker=style, hoverinfo="x+y",
                     name="envelope (approach 1)", legendgroup="envelope", **first,
                 )
             )  # fmt: skip
         if minima:
             at = np.array([m["c"] for m in minima])
             middle, low, high = (np.array([m[key] for m in minima]) for key in ("n", "low", "high"))
-            if role == "d":  # at given compute a smaller model sees more tokens
+            if variable == "d":  # at given compute a smaller model sees more tokens
                 middle, low, high = (at / np.exp(log_flops_per_token(fit, n)) for n in (middle, high, low))
             traces.append(
                 go.Scatter(
@@ -274,8 +274,8 @@ def allocation(study: Study) -> go.Figure | None:
             )  # fmt: skip
         shown.add_traces(traces, rows=1, cols=column)
         drawn = np.concatenate([np.asarray(trace.y, float) for trace in traces])
-        title = {"title": {"text": f"compute-optimal {AXES[role]}*"}}
-        shown.update_yaxes(axis(role, drawn[np.isfinite(drawn)]) | title, row=1, col=column)
+        title = {"title": {"text": f"compute-optimal {AXES[variable]}*"}}
+        shown.update_yaxes(axis(variable, drawn[np.isfinite(drawn)]) | title, row=1, col=column)
     shown.update_xaxes(axis("c", np.r_[c, envelope["c"] if envelope else c]))
     shown.update_layout(height=440)
     return shown
@@ -286,18 +286,18 @@ def residuals(study: Study) -> go.Figure | None:
     points, fit = study.points, study.fit
     if fit is None or points["residual"].isna().all():
         return None
-    roles = [role for role in ("n", "d", "c") if role in points]
+    roles = [variable for variable in ("n", "d", "c") if variable in points]
     shown = make_subplots(1, len(roles), shared_yaxes=True, horizontal_spacing=0.03)
     colours = colour_of(points) if "budget" in points else {0: ENVELOPE}
     noise = 100 * max(fit.report["noise"].get("seeds") or 0.0, fit.report["noise"]["residual"])
-    for column, role in enumerate(roles, start=1):
+    for column, variable in enumerate(roles, start=1):
         for budget, rows in points.groupby("budget") if "budget" in points else ((0, points),):
-            dots = marks(rows, role, "residual", colours[budget], scale=100, showlegend=False)
+            dots = marks(rows, variable, "residual", colours[budget], scale=100, showlegend=False)
             shown.add_trace(dots, row=1, col=column)
         panel: dict[str, Any] = {"layer": "below", "row": 1, "col": column}
         shown.add_hrect(-noise, noise, fillcolor=NAIVE, opacity=0.18, line_width=0, **panel)
         shown.add_hline(0, line={"color": NAIVE, "width": 1}, **panel)
-        shown.update_xaxes(axis(role, points[role]), row=1, col=column)
+        shown.update_xaxes(axis(variable, points[variable]), row=1, col=column)
     shown.update_yaxes(title_text="loss above the law (%)", row=1, col=1)
     shown.update_layout(height=340)
     return shown

@@ -33,12 +33,12 @@ def prediction(study: Study, place: Place) -> Html | None:
             tag("b", "the law"),
             number(said["loss"], 5),
             span(said["interval"], lambda v: number(v, 5)),
-            tag("b", percent(score["are"])),
+            tag("b", percent(score["abs_rel_error"])),
         ]
     ]
     for key, title in figures.NAIVE_NAMES.items():
         if naive.get(key):
-            rows.append([f"naive: {title}", number(naive[key]["loss"], 5), "", percent(naive[key]["are"])])
+            rows.append([f"naive: {title}", number(naive[key]["loss"], 5), "", percent(naive[key]["abs_rel_error"])])
     rows.append(["measured", number(score["measured"]["loss"], 5), "", ""])
     level, runs_ = f"{said['level']:.0%}", score["runs"]
     verdict = tag("span", "inside", class_="good") if score["covered"] else tag("span", "outside", class_="bad")
@@ -50,8 +50,9 @@ def prediction(study: Study, place: Place) -> Html | None:
         ),
         "" if score["informative"] else "An interval as wide as that says little.",
         f"Measured is the {score['measured']['how']}.",
-        f"At their own sizes, the {runs_['n']} runs there lie {percent(runs_['mean_are'])} from the law on average and "
-        f"{percent(runs_['max_are'])} at worst; {percent(runs_['coverage'])} are inside their intervals.",
+        f"At their own sizes, the {runs_['n']} runs there lie {percent(runs_['mean_abs_rel_error'])} from the law on "
+        f"average and {percent(runs_['max_abs_rel_error'])} at worst; {percent(runs_['coverage'])} are inside their "
+        "intervals.",
     ]
     cautions = [tag("li", text) for text in score["warnings"]]
     return join(
@@ -70,16 +71,20 @@ def prediction(study: Study, place: Place) -> Html | None:
 def closer(score: dict[str, Any]) -> list[tuple[str, float]]:
     """Naive forecasts that came closer than the law's, and how close."""
     naive = ((title, score["baselines"].get(key)) for key, title in figures.NAIVE_NAMES.items())
-    return [(title, said["are"]) for title, said in naive if said and said["are"] < score["are"]]
+    return [
+        (title, said["abs_rel_error"])
+        for title, said in naive
+        if said and said["abs_rel_error"] < score["abs_rel_error"]
+    ]
 
 
 def _frozen(frozen: dict[str, Any], study: Study) -> Html:
     said, first = frozen["prediction"], (study.score or {}).get("first_record_at")
     inputs = [join(tag("code", item["path"]), f" {item['sha256'][:16]} ") for item in frozen.get("inputs", [])]
     best = [
-        f"{role.upper()}* = {count(said[role])} {span(said.get(f'{role}_interval'), count)}"
-        for role in ("n", "d")
-        if role in said
+        f"{variable.upper()}* = {count(said[variable])} {span(said.get(f'{variable}_interval'), count)}"
+        for variable in ("n", "d")
+        if variable in said
     ]
     return definitions(
         [

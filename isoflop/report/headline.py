@@ -83,7 +83,7 @@ def _scored_in_words(score: dict[str, Any]) -> Html:
         tag("b", f"{number(score['predicted']['loss'], 4)}"),
         f" {span(score['predicted']['interval'], lambda v: number(v, 4))}; ",
         tag("b", number(score["measured"]["loss"], 4)),
-        f" was measured, {percent(score['are'])} away and ",
+        f" was measured, {percent(score['abs_rel_error'])} away and ",
         "inside" if score["covered"] else "outside",
         " the interval.",
         *(f" A naive forecast came closer: {name}, {percent(are)}." for name, are in closer(score)),

@@ -18,7 +18,7 @@ from isoflop.report.markup import (
     tag,
 )
 from isoflop.report.study import Place, Study
-from laws.predict import extrapolation
+from laws.forecasting.prediction import extrapolation
 
 ROUNDING = 1.005  # a factor up to which a target counts as inside
 
@@ -114,16 +114,16 @@ def _excluded(report: dict[str, Any]) -> Html:
 
 def _ranges(report: dict[str, Any]) -> str:
     writers = {"n": ("N", count), "d": ("D", count), "c": ("C", power_of_ten)}
-    shown = [(*writers[role], ends) for role, ends in report["ranges"].items() if role in writers]
+    shown = [(*writers[variable], ends) for variable, ends in report["ranges"].items() if variable in writers]
     return "; ".join(f"{symbol} {write(ends[0])} to {write(ends[1])}" for symbol, write, ends in shown)
 
 
 def _conventions(report: dict[str, Any]) -> str:
     symbols = {"n": "N", "d": "D", "c": "C", "loss": "loss"}
     return "; ".join(
-        f"{symbols[role]} is column {column}" + (f" ({CONVENTIONS[column]})" if column in CONVENTIONS else "")
-        for role, column in report["columns"].items()
-        if role in symbols
+        f"{symbols[variable]} is column {column}" + (f" ({CONVENTIONS[column]})" if column in CONVENTIONS else "")
+        for variable, column in report["columns"].items()
+        if variable in symbols
     )
 
 
@@ -149,8 +149,8 @@ def _holdout(holdout: dict[str, Any] | None) -> str | None:
         return None
     above = f" above {power_of_ten(holdout['above'], 2)} FLOPs" if holdout.get("above") else ""
     return (
-        f"{holdout['n']} runs{above}: mean absolute relative error {percent(holdout['mean_are'])}, worst "
-        f"{percent(holdout['max_are'])}, {percent(holdout['coverage'])} of them inside their intervals"
+        f"{holdout['n']} runs{above}: mean absolute relative error {percent(holdout['mean_abs_rel_error'])}, worst "
+        f"{percent(holdout['max_abs_rel_error'])}, {percent(holdout['coverage'])} of them inside their intervals"
     )
 
 
@@ -159,11 +159,13 @@ def _reach(report: dict[str, Any]) -> str | None:
     if not target or not ends:
         return None
     at = {"n": report["derived"].get("n_opt"), "d": report["derived"].get("d_opt"), "c": target["c"]}
-    factors = extrapolation(report["ranges"], {role: value for role, value in at.items() if not missing(value)})
+    factors = extrapolation(report["ranges"], {variable: value for variable, value in at.items() if not missing(value)})
     return f"the target of {power_of_ten(target['c'])} FLOPs lies {distance(factors)}"
 
 
 def distance(factors: dict[str, float]) -> str:
     """How far beyond the fitted runs something lies."""
-    beyond = [f"{role.upper()} by a factor {number(factor)}" for role, factor in factors.items() if factor > ROUNDING]
+    beyond = [
+        f"{variable.upper()} by a factor {number(factor)}" for variable, factor in factors.items() if factor > ROUNDING
+    ]
     return f"beyond the fitted runs in {', in '.join(beyond)}" if beyond else "within the fitted runs"

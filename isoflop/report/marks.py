@@ -12,7 +12,9 @@ from plotly.colors import sample_colorscale
 from isoflop.report.markup import count, number, power_of_ten
 from isoflop.report.study import Frame
 
-MEASURED = "#CC79A7"  # with those of `laws.style`, of Okabe and Ito's palette: told apart with any colour vision
+MEASURED = (
+    "#CC79A7"  # with those of `laws.plotting.style`, of Okabe and Ito's palette: told apart with any colour vision
+)
 BAND = "rgba(0,114,178,0.18)"
 BUDGETS, FROM_TO = "Viridis", (0.2, 0.88)  # neither so dark nor so light that it would vanish
 AXES = {"n": "parameters N", "d": "training data D", "c": "training FLOPs C", "loss": "loss (nats)"}
@@ -25,12 +27,12 @@ def colour_of(points: Frame) -> dict[int, str]:
     return {n: str(colour) for n, colour in zip(numbers, sample_colorscale(BUDGETS, list(places)), strict=True)}
 
 
-def axis(role: str, values) -> dict[str, Any]:
+def axis(variable: str, values) -> dict[str, Any]:
     """A logarithmic axis, ticks at 1, 2 and 5 of every decade where there are few, as in 20k."""
-    found = {"type": "log", "title": {"text": AXES[role]}}
+    found = {"type": "log", "title": {"text": AXES[variable]}}
     low, high = np.log10(np.min(values)), np.log10(np.max(values))
-    if role in ("c", "loss"):
-        return found | ({"dtick": "D2" if high - low < 2.5 else 1} if role == "c" else {})
+    if variable in ("c", "loss"):
+        return found | ({"dtick": "D2" if high - low < 2.5 else 1} if variable == "c" else {})
     steps = (1, 2, 5) if high - low < 2.5 else (1, 3) if high - low < 4 else (1,)
     at = [step * 10.0**k for k in range(int(np.floor(low)) - 1, int(np.ceil(high)) + 1) for step in steps]
     return found | {"tickvals": at, "ticktext": [count(value, 1) for value in at]}
@@ -40,7 +42,7 @@ def labelled(points: Frame) -> list[str]:
     """What is shown of each run under the pointer."""
     lines = []
     for row in points.to_dict("records"):
-        parts = [f"{role.upper()} = {count(row[role])}" for role in ("n", "d") if role in row]
+        parts = [f"{variable.upper()} = {count(row[variable])}" for variable in ("n", "d") if variable in row]
         parts += [f"C = {power_of_ten(row['c'])}"] if "c" in row else []
         parts += [f"loss {number(row['loss'], 5)}"]
         parts += [f"{100 * row['residual']:+.2f}% off the law"] if np.isfinite(row["residual"]) else []

@@ -13,13 +13,14 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from isoflop.report.markup import Html
-from laws.fit import log_predictions
-from laws.fitted import Fitted, read_fit, read_json
-from laws.isoflop import budgets
-from laws.table import DEFAULTS
+from laws import FitResult, read_fit
+from laws.base.json_files import read_json
+from laws.data.grouping import budget_groups
+from laws.data.table import DEFAULTS
+from laws.estimation.estimate import log_predictions
 from training.errors import BadInput
 
-ROLES = ("n", "d", "c")
+VARIABLES = ("n", "d", "c")
 
 
 Frame = Any  # a pandas frame: hints of its columns' types would say less than they cost
@@ -48,7 +49,7 @@ class Study:
     curves: Frame
     pending: list[dict[str, Any]]
     environments: list[dict[str, Any]]
-    fit: Fitted | None
+    fit: FitResult | None
     prediction: dict[str, Any] | None
     score: dict[str, Any] | None
 
@@ -71,27 +72,29 @@ class Study:
             points = pd.concat([data.assign(fitted=True), others.assign(fitted=False)], ignore_index=True)
         else:
             points = points.assign(fitted=False)
-        numeric = [name for name in (*ROLES, "loss") if name in points]
+        numeric = [name for name in (*VARIABLES, "loss") if name in points]
         points[numeric] = points[numeric].astype(float)
         points["residual"] = np.nan
         if self.fit is not None and len(points) and set(self.fit.law.columns) <= set(points):
-            columns = {role: points[role].to_numpy(float) for role in self.fit.law.columns}
+            columns = {variable: points[variable].to_numpy(float) for variable in self.fit.law.columns}
             predicted = log_predictions(self.fit.law, self.fit.predictor.constants[None], columns)[0]
             points["residual"] = np.log(points["loss"]) - predicted
         if "c" in points and len(points):
-            points["budget"] = budgets(points["c"].to_numpy(float))
+            points["budget"] = budget_groups(points["c"].to_numpy(float))
         return points
 
     def _measured(self) -> Frame:
         """Completed runs of the sweep under the roles of the fit; none where the fit is of another table."""
-        wanted = {role: column for role, column in self.columns.items() if role in (*ROLES, "loss")}
+        wanted = {variable: column for variable, column in self.columns.items() if variable in (*VARIABLES, "loss")}
         derived = wanted.pop("c", None) if wanted.get("c") == "6ND" else None
-        present = {role: column for role, column in wanted.items() if column in self.runs}
+        present = {variable: column for variable, column in wanted.items() if column in self.runs}
         needed = wanted if self.fit is not None else {"loss": wanted["loss"]}
         if self.runs.empty or not set(needed) <= set(present):
             return pd.DataFrame(columns=["run", *wanted, *(["c"] if derived else [])])
         done = self.runs[self.runs["status"] == "completed"]
-        points = pd.DataFrame({role: pd.to_numeric(done[column], errors="coerce") for role, column in present.items()})
+        points = pd.DataFrame(
+            {variable: pd.to_numeric(done[column], errors="coerce") for variable, column in present.items()}
+        )
         if derived:
             points["c"] = 6 * points["n"] * points["d"]
         identity = self.columns.get("run", "run_id")
@@ -112,7 +115,7 @@ def load(folder: Path) -> Study:
 
     Raises:
       BadInput: there is neither a sweep nor a fit.
-      BadTable: a file is damaged.
+      InputError: a file is damaged.
     """
     if not folder.is_dir():
         raise BadInput(f"no folder {folder}")

@@ -5,8 +5,8 @@ import plotly.graph_objects as go
 from isoflop.report.marks import axis, colour_of, line, marks
 from isoflop.report.markup import count, number, power_of_ten
 from isoflop.report.study import Study
-from laws.figures.surface import surface_of
-from laws.style import LAW, NAIVE
+from laws.plotting.style import LAW, NAIVE
+from laws.plotting.surface import surface_of
 
 EVERY = 3  # of the surface's grid, so that the page stays light
 CONTOURS = 14  # lines of equal loss, about

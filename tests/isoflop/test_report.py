@@ -177,9 +177,12 @@ def test_the_headline_and_the_prediction_say_what_the_files_say(folder, text):
     fit, score = (json.loads((folder / name).read_text()) for name in ("fit.json", "score.json"))
     low, high = fit["intervals"]["derived"]["a"]
     assert f"a = {fit['derived']['a']:.3f} [{low:.3f}, {high:.3f}]" in said
-    assert f"{markup.percent(score['are'])} away and {'inside' if score['covered'] else 'outside'} the interval" in said
+    assert (
+        f"{markup.percent(score['abs_rel_error'])} away and {'inside' if score['covered'] else 'outside'} the interval"
+        in said
+    )
     for naive in score["baselines"].values():
-        assert markup.percent(naive["are"]) in said
+        assert markup.percent(naive["abs_rel_error"]) in said
     for warning in fit["warnings"] + score["warnings"]:
         assert warning in said
     assert fit["inputs"][0]["sha256"][:16] in said and "isoflop fit sweep --target=8e11" in said

@@ -6,32 +6,33 @@ import pytest
 from simulated import TRUTH, simulate, simulate_curves
 
 import laws
-from laws.allocate import allocate
-from laws.budgets import budgets
-from laws.compute import cost_of
-from laws.envelope import envelope, load_curves, smoothed
-from laws.errors import BadTable
-from laws.forms import find
-from laws.isoflop import isoflop
+from laws.approaches.envelope import envelope
+from laws.approaches.isoflop_profiles import isoflop_profiles
+from laws.base.errors import InputError
+from laws.data.curves import load_curves, smoothed
+from laws.data.grouping import budget_groups
+from laws.data.token_cost import fit_token_cost
+from laws.inference.allocation import allocate
+from laws.model.forms import find
 
 
 def test_budgets_group_equal_compute():
     compute = np.array([1.0e11, 1.8e11, 1.003e11, 0.999e11, 1.79e11, 5e11])
-    assert budgets(compute).tolist() == [0, 1, 0, 0, 1, 2]
+    assert budget_groups(compute).tolist() == [0, 1, 0, 0, 1, 2]
 
 
 @pytest.fixture(scope="module")
 def exponent():
     """That of exact FLOPs, which differs from beta / (alpha + beta) by what the cost curve adds."""
     truth = np.array([[TRUTH[name] for name in find("chinchilla").names]])
-    cost = cost_of(laws.load(simulate(noise=0, seeds=1)))
+    cost = fit_token_cost(laws.load(simulate(noise=0, seeds=1)))
     return lambda compute: allocate(find("chinchilla"), truth, np.array([compute]), cost, (1e4, 1e5)).a[0, 0]
 
 
 @pytest.mark.parametrize("method", ["akima", "parabola"])
 def test_isoflop_finds_the_exponent(method, exponent):
     table = laws.load(simulate(noise=1e-4))
-    found = isoflop(table, cost_of(table), method, draws=300)
+    found = isoflop_profiles(table, fit_token_cost(table), method, draws=300)
     assert found.a == pytest.approx(exponent(3e11), abs=0.05)
     assert found.noise == pytest.approx(1e-4 * 1.85, rel=0.8)
     assert found.noise_from == "repeated runs"
@@ -46,18 +47,18 @@ def test_a_minimum_at_the_edge_is_rejected():
     wider = larger.iloc[-1:].assign(run_id="x", params_total=200_000, tokens=500_000, loss=2.5, flops_exact=1e12)
     extra = larger.iloc[-1:].assign(run_id="y", params_total=300_000, tokens=400_000, loss=3.0, flops_exact=1e12)
     table = laws.load(pd.concat([runs[~top], larger, wider, extra]))
-    found = isoflop(table, cost_of(laws.load(runs)), noise=1e-4, draws=200)
+    found = isoflop_profiles(table, fit_token_cost(laws.load(runs)), noise=1e-4, draws=200)
     assert found.minima[-1].reason == "the minimum is at the smallest size"
     assert np.isnan(found.minima[-1].n)
     assert [m.reason for m in found.minima[:-1]] == [None] * 4
-    with pytest.raises(BadTable, match="0 budgets have an interior minimum"):
-        isoflop(laws.load(pd.concat([larger, wider, extra])), cost_of(laws.load(runs)), noise=1e-4)
+    with pytest.raises(InputError, match="0 budgets have an interior minimum"):
+        isoflop_profiles(laws.load(pd.concat([larger, wider, extra])), fit_token_cost(laws.load(runs)), noise=1e-4)
 
 
 def test_not_an_isoflop_table(published):
     table = laws.load(published / "ladder_c4.csv", n="params", d="tokens")
-    with pytest.raises(BadTable, match="not an iso-FLOP table"):
-        isoflop(table, cost_of(table))
+    with pytest.raises(InputError, match="not an iso-FLOP table"):
+        isoflop_profiles(table, fit_token_cost(table))
 
 
 def test_smoothing_is_exact_on_a_power_law():
@@ -87,9 +88,9 @@ def test_envelope_finds_the_exponent(exponent):
 
 
 def test_envelope_without_curves(sweep):
-    with pytest.raises(BadTable, match="too few"):
+    with pytest.raises(InputError, match="too few"):
         envelope(laws.load(sweep), {})
-    with pytest.raises(BadTable, match="no column 'tokens'"):
+    with pytest.raises(InputError, match="no column 'tokens'"):
         load_curves(sweep.drop(columns="tokens"))
 
 

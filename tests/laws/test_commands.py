@@ -82,8 +82,11 @@ def test_freeze_and_score(capsys, folder, sweep, tmp_path):
     found = said(capsys, "score", frozen, later, f"--out={tmp_path / 'score.json'}")
     assert found["blind"] is True
     assert found["log"] == {"path": str(tmp_path / "scores.jsonl"), "scores": 1}
-    assert said(capsys, "calibration", tmp_path / "scores.jsonl")["forecasts"][0]["are"] == found["are"]
-    assert json.loads((tmp_path / "score.json").read_text())["are"] == found["are"]
+    assert (
+        said(capsys, "calibration", tmp_path / "scores.jsonl")["forecasts"][0]["abs_rel_error"]
+        == found["abs_rel_error"]
+    )
+    assert json.loads((tmp_path / "score.json").read_text())["abs_rel_error"] == found["abs_rel_error"]
     sweep.assign(ended_at=at - 60).to_parquet(later)
     assert "not blind" in refused(capsys, 1, "score", frozen, later)
     assert cli.main(["score", str(frozen), str(later)]) == 1
@@ -95,11 +98,11 @@ def test_plot(capsys, folder, tmp_path):
 
 
 def test_text_for_people(capsys, folder, tmp_path):
-    runs, plain = str(folder / "runs.parquet"), str(tmp_path / "plain.json")
+    runs, jsonable = str(folder / "runs.parquet"), str(tmp_path / "plain.json")
     for argv, part in (
         (["predict", str(folder / "fit.json"), "--compute=1e12"], "loss "),
-        (["fit", runs, "--law=power_c", "--bootstrap=0", f"--out={plain}"], "L(C) = k / C^p"),
-        (["plot", plain, f"--out={tmp_path}"], f"{tmp_path / 'residuals.png'}\n"),
+        (["fit", runs, "--law=power_c", "--bootstrap=0", f"--out={jsonable}"], "L(C) = k / C^p"),
+        (["plot", jsonable, f"--out={tmp_path}"], f"{tmp_path / 'residuals.png'}\n"),
     ):
         capsys.readouterr()
         assert cli.main(argv) == 0

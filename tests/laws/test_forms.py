@@ -12,12 +12,13 @@ from schedules import published_schedule
 
 import laws
 from isoflop import cli
-from laws.errors import BadTable
-from laws.fit import fit, log_predictions, starting_points
-from laws.forms import LAWS, find
-from laws.forms.schedule import areas, multi_power
-from laws.law import LOSS, Coordinates
-from laws.roles import ROLES
+from laws.base.errors import InputError
+from laws.estimation.estimate import estimate, log_predictions, starting_points
+from laws.model.coordinates import Coordinates
+from laws.model.forms import LAWS, find
+from laws.model.forms.schedule import areas, multi_power
+from laws.model.law import LOSS
+from laws.model.variables import VARIABLES
 
 RUNS = 48
 # Role -> smallest and largest value of the design, spread evenly in the logarithm (the annealed area as it is).
@@ -107,9 +108,9 @@ def truth_of(name: str) -> np.ndarray:
     """Its constants; those of a law of one column stand under the name of the family."""
     if name in TRUTHS:
         return np.array(TRUTHS[name], float)
-    family, role = name[:-2], name[-1]
+    family, variable = name[:-2], name[-1]
     found = TRUTHS[family + "_" if family == "kaplan" else family]
-    return np.array(found[role] if isinstance(found, dict) else found, float)
+    return np.array(found[variable] if isinstance(found, dict) else found, float)
 
 
 def design(columns: tuple[str, ...], runs: int = RUNS, stretch: float = 0.0) -> dict[str, np.ndarray]:
@@ -118,9 +119,9 @@ def design(columns: tuple[str, ...], runs: int = RUNS, stretch: float = 0.0) -> 
 
     places = qmc.Sobol(len(columns), seed=0).random(64)[:runs] * (1 + 2 * stretch) - stretch
     out = {}
-    for role, place in zip(columns, places.T, strict=True):
-        low, high = RANGES[role]
-        out[role] = low * (high / low) ** place if ROLES[role].positive else low + (high - low) * place
+    for variable, place in zip(columns, places.T, strict=True):
+        low, high = RANGES[variable]
+        out[variable] = low * (high / low) ** place if VARIABLES[variable].positive else low + (high - low) * place
     if "u" in out:
         out["u"] = np.minimum(out["u"], out["d"])
     return out
@@ -130,7 +131,7 @@ def table_of(law, constants, columns, noise=0.0, seed=0):
     loss = np.exp(log_predictions(law, np.asarray(constants)[None], columns)[0])
     loss = loss * np.exp(noise * np.random.default_rng(seed).standard_normal(len(loss)))
     frame = pd.DataFrame(columns | {"observed": loss})
-    return laws.load(frame, loss="observed", columns={role: role for role in columns})
+    return laws.load(frame, loss="observed", columns={variable: variable for variable in columns})
 
 
 QUICK = {"chinchilla_tied", "data_constrained", "lr_step", "routed", "annealing"}
@@ -147,7 +148,7 @@ def test_a_law_is_found_again(name):
     law, truth = LAWS[name], truth_of(name)
     held = {constant: truth[law.names.index(constant)] for constant in HELD.get(name, ())}
     table = table_of(law, truth, design(law.columns))
-    found = fit(law, table, "log_squared", fixed=held)
+    found = estimate(law, table, "log_squared", fixed=held)
     assert found.value < 1e-12
     beyond = design(law.columns, stretch=0.05)
     told = log_predictions(law, truth[None], beyond)[0]
@@ -164,16 +165,16 @@ def test_a_declaration_keeps_its_promises(name):
     # Every constant and every column matters.
     for constant in law.names:
         assert np.abs(law.value(said | {constant: said[constant] * 1.3}, columns) / value - 1).max() > 1e-9, constant
-    for role in law.columns:
-        moved = law.value(said, columns | {role: columns[role] * (0.8 if role == "u" else 1.2)})
-        assert np.abs(moved / value - 1).max() > 1e-9, role
+    for variable in law.columns:
+        moved = law.value(said, columns | {variable: columns[variable] * (0.8 if variable == "u" else 1.2)})
+        assert np.abs(moved / value - 1).max() > 1e-9, variable
     # What is called linear is linear, and the optimiser's coordinates lead back.
     nonlinear = {constant: said[constant] for constant in law.names if constant not in law.linear}
     without, units = law.terms(nonlinear, columns)
     if law.linear:
         assert without + sum(said[k] * unit for k, unit in units.items()) == pytest.approx(value, rel=1e-9)
     coordinates = Coordinates.of(law, columns)
-    assert coordinates.natural(coordinates.free(truth)) == pytest.approx(truth, rel=1e-9)
+    assert coordinates.to_params(coordinates.to_unconstrained(truth)) == pytest.approx(truth, rel=1e-9)
     # The truth and all starts lie within the bounds.
     for param in law.params:
         assert param.low <= said[param.name] <= param.high, param.name
@@ -185,7 +186,7 @@ def test_a_declaration_keeps_its_promises(name):
     # A constant that is held is part of the formula from then on.
     if len(law.params) > 1:
         first = law.names[0]
-        held = law.holding({first: said[first]})
+        held = law.with_fixed({first: said[first]})
         assert held.names == law.names[1:]
         assert held.value(held.constants(truth[1:]), columns) == pytest.approx(value, rel=1e-12)
 
@@ -194,11 +195,11 @@ def test_all_laws_say_where_they_come_from():
     for law in LAWS.values():
         assert law.formula and law.source, law.name
         assert all(param.meaning for param in law.params), law.name
-        assert set(law.columns) <= set(ROLES), law.name
+        assert set(law.columns) <= set(VARIABLES), law.name
 
 
 def test_what_has_a_compute_optimal_split():
-    assert {law.name for law in LAWS.values() if law.allocates} == {
+    assert {law.name for law in LAWS.values() if law.has_compute_optimum} == {
         "chinchilla", "chinchilla_tied", "chinchilla_power", "kaplan", "overtraining",
         "chinchilla_batch", "chinchilla_lr", "chinchilla_lr_batch",
     }  # fmt: skip
@@ -212,8 +213,8 @@ def test_optima_in_closed_form_are_minima(name):
     n = np.asarray(law.optimal_n(p, compute)) * np.array([0.999, 1.0, 1.001])
     loss = law.value(p, {"n": n, "d": compute / (6 * n)})
     assert loss[1] < min(loss[0], loss[2])
-    grown = law.optimal_n(p, compute * np.e)
-    assert np.log(grown / n[1]) == pytest.approx(law.exponents(p)[0], rel=1e-9)
+    inflates = law.optimal_n(p, compute * np.e)
+    assert np.log(inflates / n[1]) == pytest.approx(law.exponents(p)[0], rel=1e-9)
 
 
 def test_overtraining_is_chinchilla_with_one_exponent():
@@ -283,10 +284,10 @@ def test_the_law_of_the_readme(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "mine" / "residuals.svg").exists()
     # The law is found again wherever it is, and not taken for another.
     (tmp_path / "mylaw.py").rename(tmp_path / "moved.py")
-    with pytest.raises(BadTable, match=r"mylaw\.py: no such file"):
+    with pytest.raises(InputError, match=r"mylaw\.py: no such file"):
         laws.read_fit("mine.json")
     assert laws.read_fit("mine.json", law="moved.py:STEPPED").params == found.params
-    with pytest.raises(BadTable, match="a fit of other constants than those of law 'chinchilla_tied'"):
+    with pytest.raises(InputError, match="a fit of other constants than those of law 'chinchilla_tied'"):
         laws.read_fit("mine.json", law="chinchilla_tied")
 
 
@@ -295,15 +296,15 @@ def test_the_law_of_the_readme(tmp_path, monkeypatch, capsys):
     [
         ("LAW = 3", "LAW", "'LAW' is no law"),
         ("1 / 0", "LAW", "cannot be read .ZeroDivisionError"),
-        ("from laws.forms import LAWS\nMINE = LAWS['kaplan']", "MINES", "did you mean 'MINE'"),
+        ("from laws.model.forms import LAWS\nMINE = LAWS['kaplan']", "MINES", "did you mean 'MINE'"),
     ],
 )
 def test_files_that_declare_no_law(tmp_path, content, name, said):
     path = tmp_path / "mylaw.py"
     path.write_text(content)
-    with pytest.raises(BadTable, match=said):
+    with pytest.raises(InputError, match=said):
         find(f"{path}:{name}")
-    with pytest.raises(BadTable, match="no such file"):
+    with pytest.raises(InputError, match="no such file"):
         find(f"{path.with_name('none.py')}:LAW")
 
 
@@ -369,6 +370,6 @@ def test_multi_power_law_is_found_again():
     columns = {"k": np.repeat(np.arange(3.0), 30), "s": step.astype(float)}
     truth = np.array([3.0, 0.2, 400.0, 0.5, 2.0, 0.58, 0.64])
     table = table_of(law, truth, columns)
-    found = fit(law, table, "log_squared")
+    found = estimate(law, table, "log_squared")
     assert found.value < 1e-10
     assert found.predict(columns) == pytest.approx(np.log(table.loss), abs=1e-4)

@@ -6,14 +6,15 @@ import pytest
 from schedules import published_schedule
 
 import laws
-from laws.compute import Cost
-from laws.diagnose import warnings
-from laws.fit import fit, log_predictions
-from laws.forms import find
-from laws.forms.schedule import multi_power
-from laws.isoflop import isoflop
-from laws.solve import OBJECTIVES
-from laws.uncertainty import bootstrap, interval
+from laws.approaches.isoflop_profiles import isoflop_profiles
+from laws.data.token_cost import TokenCost
+from laws.estimation.estimate import estimate, log_predictions
+from laws.estimation.objectives import OBJECTIVES
+from laws.inference.noise import interval
+from laws.inference.resampling import pairs_bootstrap
+from laws.model.forms import find
+from laws.model.forms.schedule import multi_power
+from laws.results.diagnostics import warnings
 
 COLUMNS = {"n": "params", "d": "tokens"}
 
@@ -21,7 +22,7 @@ COLUMNS = {"n": "params", "d": "tokens"}
 @pytest.fixture(scope="module")
 def replication(published):
     table = laws.load(published / "chinchilla_figure4.csv", **COLUMNS, c="flops", drop_highest=5)
-    return table, fit(find("chinchilla"), table)
+    return table, estimate(find("chinchilla"), table)
 
 
 @pytest.mark.parametrize(
@@ -34,7 +35,7 @@ def replication(published):
 )
 def test_chinchilla(published, file, dropped, runs, objective, a, b, e, alpha, beta):
     table = laws.load(published / file, **COLUMNS, drop_highest=dropped)
-    found = fit(find("chinchilla"), table)
+    found = estimate(find("chinchilla"), table)
     digits = 10.0 ** -(len(f"{objective:g}".rstrip("0").split(".")[1]))
     assert len(table) == runs
     # As many digits of the objective as the golden number has, and never worse than 1e-6 where it has them.
@@ -55,8 +56,8 @@ def test_objective_to_six_digits(replication):
 
 def test_bootstrap_over_runs(replication):
     table, optimum = replication
-    drawn = bootstrap(optimum, table, np.ones(len(table)), resamples=2000)
-    alpha, beta = (drawn.natural[:, optimum.law.names.index(name)] for name in ("alpha", "beta"))
+    drawn = pairs_bootstrap(optimum, table, np.ones(len(table)), resamples=2000)
+    alpha, beta = (drawn.params[:, optimum.law.names.index(name)] for name in ("alpha", "beta"))
     a = beta / (alpha + beta)
     assert drawn.not_converged == 0
     assert np.array(interval(a, 0.80)) == pytest.approx([0.491, 0.542], abs=0.002)
@@ -65,7 +66,7 @@ def test_bootstrap_over_runs(replication):
 
 def test_gemstones_beats_the_published_optimum(published):
     table = laws.load(published / "gemstones_hot.csv", **COLUMNS, run="run")
-    assert fit(find("chinchilla"), table, delta=1e-4).value <= 2.075052e-4
+    assert estimate(find("chinchilla"), table, delta=1e-4).value <= 2.075052e-4
 
 
 def test_overtraining_held_out(published):
@@ -74,7 +75,7 @@ def test_overtraining_held_out(published):
     assert found.report["n_runs"] == 22
     golden = {"A": 71.47, "B": 336.3, "E": 1.558, "alpha": 0.2135, "beta": 0.2801}
     assert found.params == pytest.approx(golden, rel=1e-3)
-    assert found.report["holdout"]["mean_are"] == pytest.approx(0.00678, rel=2e-3)
+    assert found.report["holdout"]["mean_abs_rel_error"] == pytest.approx(0.00678, rel=2e-3)
 
 
 def test_chinchilla_held_out(replication):
@@ -84,8 +85,8 @@ def test_chinchilla_held_out(replication):
     assert found.params["beta"] == pytest.approx(0.4525, rel=1e-3)
     held = found.report["holdout"]
     assert held["n"] == 63
-    assert held["mean_are"] == pytest.approx(0.0100, abs=1e-4)
-    assert held["max_are"] == pytest.approx(0.041, abs=5e-4)
+    assert held["mean_abs_rel_error"] == pytest.approx(0.0100, abs=1e-4)
+    assert held["max_abs_rel_error"] == pytest.approx(0.041, abs=5e-4)
 
 
 def test_outliers_are_shown_to_matter(published, replication):
@@ -93,11 +94,11 @@ def test_outliers_are_shown_to_matter(published, replication):
     shaken = laws.load(published / "chinchilla_figure4.csv", **COLUMNS)
     for table, said in ((shaken, "from 0.565 to 0.51"), (replication[0], None)):
         weight = np.ones(len(table))
-        optimum = fit(find("chinchilla"), table)
-        alpha, beta = bootstrap(optimum, table, weight, resamples=100).natural[:, 3:].T
+        optimum = estimate(find("chinchilla"), table)
+        alpha, beta = pairs_bootstrap(optimum, table, weight, resamples=100).params[:, 3:].T
         report = table.fit("chinchilla", resamples=0).report
         report["intervals"]["derived"]["a"] = interval(beta / (alpha + beta), 0.95)
-        found = [text for text in warnings(report, optimum, table, weight, Cost()) if "outliers matter" in text]
+        found = [text for text in warnings(report, optimum, table, weight, TokenCost()) if "outliers matter" in text]
         assert len(found) == (said is not None) and all(said in text for text in found)
 
 
@@ -125,11 +126,11 @@ def test_ladder(published):
     ],
 )
 def test_isoflop_exponents(published, setting, low, high, ends):
-    from laws.compute import cost_of
+    from laws.data.token_cost import fit_token_cost
 
     table = laws.load(published / "isoflop_refinedweb.csv", **COLUMNS, c="flops", where=f"setting == '{setting}'")
     # The noise between seeds that the source measured, in nats.
-    found = isoflop(table, cost_of(table), noise=0.002, draws=2000)
+    found = isoflop_profiles(table, fit_token_cost(table), noise=0.002, draws=2000)
     assert low - 0.0025 <= found.a <= high + 0.0025
     assert found.a_interval == pytest.approx(ends, abs=0.004)
 
@@ -147,10 +148,10 @@ def test_data_constrained_in_two_stages(published):
     """As its authors fit it: the runs on unique data first, then, with those constants held, the worth of repeats."""
     table = laws.load(published / "data_constrained_c4.csv", **COLUMNS, columns={"u": "unique_tokens"})
     unique = table.values["u"] == table.values["d"]
-    first = fit(find("chinchilla_tied"), table.take(unique))
+    first = estimate(find("chinchilla_tied"), table.take(unique))
     held = first.constants | {"beta": first.constants["alpha"]}
     repeated = table.take(~unique)
-    second = fit(find("data_constrained"), repeated, fixed=held)
+    second = estimate(find("data_constrained"), repeated, fixed=held)
     assert second.law.names == ("rd", "rn")
     assert not second.at_bound
     published_worth = log_predictions(second.law, np.array([[15.387756, 5.309743]]), repeated.values)[0]
@@ -167,7 +168,7 @@ def test_routed_experts(published):
     runs = frame[(frame.router_type == "S-Base") & one_expert & share.between(0.28, 0.40)]
     assert len(runs) == 52
     table = laws.load(runs, n="params_dense", columns={"e": "num_experts"}, run="run")
-    found = fit(find("routed"), table, "log_squared")
+    found = estimate(find("routed"), table, "log_squared")
     assert found.value == pytest.approx(1.5583638543e-3, rel=1e-6)
     golden = {"a": -0.0835, "b": -0.1194, "c": 0.0102, "d": 1.1161}
     for name, value in golden.items():
@@ -223,12 +224,12 @@ def test_local_sgd():
         columns=["size", "replicas", "loss"],
     )
     table = laws.load(frame, n="size")
-    found = fit(find("diloco"), table.need(("n", "m"), "diloco"), "log_squared").constants
+    found = estimate(find("diloco"), table.need(("n", "m"), "diloco"), "log_squared").constants
     assert found["k"] == pytest.approx(19.226, rel=5e-3)  # sizes are nominal here
     assert found["p"] == pytest.approx(0.0985, abs=2e-4)
     assert found["q"] == pytest.approx(0.0116, abs=1e-4)
     alone = laws.load(frame[frame.replicas == 4], n="size")
-    found = fit(find("power_n"), alone, "log_squared").constants
+    found = estimate(find("power_n"), alone, "log_squared").constants
     assert (found["k"], found["p"]) == pytest.approx((19.762, 0.0992), rel=6e-3)
 
 
@@ -242,6 +243,6 @@ def test_error_rates_extrapolate_better_with_a_ceiling(published, task, model):
     ahead = curve[curve.is_fit == 0]
     missed = {}
     for name in ("power_offset_d", "power_bounded_d"):
-        told = fit(find(name), table, "log_squared").predict({"d": ahead.examples_seen.to_numpy(float)})
+        told = estimate(find(name), table, "log_squared").predict({"d": ahead.examples_seen.to_numpy(float)})
         missed[name] = np.sqrt(np.mean((told - np.log(ahead.loss)) ** 2))
     assert missed["power_bounded_d"] < 0.7 * missed["power_offset_d"]

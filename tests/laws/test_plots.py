@@ -6,11 +6,11 @@ import pytest
 from scipy.stats import t as student
 
 import laws
-from laws.allocate import allocate
-from laws.figures.certainty import clouds, pairs_of
-from laws.figures.surface import surface_of
-from laws.plots import FIGURES
-from laws.uncertainty import interval
+from laws.inference.allocation import allocate
+from laws.inference.noise import interval
+from laws.plotting.figures import FIGURES
+from laws.plotting.surface import surface_of
+from laws.plotting.uncertainty import clouds, pairs_of
 
 ALL = {
     "isoflop", "loss_vs_compute", "optimum_vs_compute", "surface", "residuals", "learning_curves", "profiles", "clouds",
@@ -67,7 +67,7 @@ def test_a_table_without_budgets_and_a_fit_without_resamples():
 def test_a_fit_written_before_the_curves_were_kept(fitted):
     kept = {key: value for key, value in fitted.report.items() if key != "rollout"}
     kept["profile"] = {key: value for key, value in kept["profile"].items() if key != "curves"}
-    assert suits(laws.Fitted(fitted.law, kept)) == ALL - {"learning_curves", "profiles", "rollout"}
+    assert suits(laws.FitResult(fitted.law, kept)) == ALL - {"learning_curves", "profiles", "rollout"}
 
 
 def test_the_frontier_is_the_best_split_of_every_compute(fitted, drawn):
@@ -101,7 +101,7 @@ def test_the_surface_is_the_law_and_holds_every_run(fitted, below, drawn):
 
 def test_profiles_cross_their_level_at_the_ends_of_the_intervals(fitted, drawn):
     kept = fitted.report["profile"]
-    cut, panels = student.ppf(0.975, kept["freedom"]) ** 2, drawn("profiles")
+    cut, panels = student.ppf(0.975, kept["dof"]) ** 2, drawn("profiles")
     names = [*fitted.law.names, "a", "n_opt", "loss_opt"]
     assert len(panels) == len(names)
     for axes, name in zip(panels, names, strict=True):
@@ -134,7 +134,7 @@ def test_clouds_show_the_resamples_and_their_contours_hold_what_they_say(fitted,
 def test_a_resample_at_zero_is_not_on_a_logarithmic_axis(fitted):
     samples = dict(fitted.report["samples"])
     samples["E"] = [0.0, *np.geomspace(0.1, 1.5, len(samples["E"]) - 1)]
-    figure = clouds(laws.Fitted(fitted.law, fitted.report | {"samples": samples}))
+    figure = clouds(laws.FitResult(fitted.law, fitted.report | {"samples": samples}))
     (axes,) = (axes for axes in figure.axes if axes.get_xlabel() == "$E$")
     assert axes.get_xscale() == "log"
     assert any(hasattr(collection, "levels") for collection in axes.collections)

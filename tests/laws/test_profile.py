@@ -6,16 +6,18 @@ import pytest
 from scipy.stats import t as student
 
 import laws
-from laws.fit import fit
-from laws.forms import find
-from laws.law import Coordinates, Law, Param
-from laws.ops import exp, power
-from laws.profile import DRAWN, Profile, collinear, profiles
-from laws.uncertainty import Fits, leave_one_out, noise_of
+from laws.base.array_math import exp, power
+from laws.estimation.estimate import estimate
+from laws.inference.noise import noise_of
+from laws.inference.profile import DRAWN, Profile, collinear, profiles
+from laws.inference.resampling import DesignFits, leave_one_out
+from laws.model.coordinates import Coordinates
+from laws.model.forms import find
+from laws.model.law import Law, Param
 
 
 def by_name(law):
-    return {name: (lambda natural, i=i: natural[:, i]) for i, name in enumerate(law.names)}
+    return {name: (lambda params, i=i: params[:, i]) for i, name in enumerate(law.names)}
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +30,9 @@ def line():
 
 def test_least_squares_on_a_straight_line_give_the_t_interval(line):
     law = find("power_c")
-    optimum = fit(law, line, "log_squared")
-    fits, noise = Fits.of(optimum, line), noise_of(optimum, line, np.ones(12))
-    found = profiles(
-        fits, leave_one_out(fits).residual[0], noise.deviation, noise.freedom, by_name(law), frozenset({"k"})
-    )
+    optimum = estimate(law, line, "log_squared")
+    fits, noise = DesignFits.of(optimum, line), noise_of(optimum, line, np.ones(12))
+    found = profiles(fits, leave_one_out(fits).residual[0], noise.deviation, noise.dof, by_name(law), frozenset({"k"}))
     x, y = np.log(line.values["c"]), np.log(line.loss)
     design = np.stack([np.ones(12), -x], axis=1)
     constants, squares = np.linalg.lstsq(design, y, rcond=None)[:2]
@@ -46,9 +46,9 @@ def test_least_squares_on_a_straight_line_give_the_t_interval(line):
 def test_the_curve_of_a_straight_line_is_a_parabola(line):
     """Deviance is the squared distance in standard errors, wherever the search went."""
     law = find("power_c")
-    optimum = fit(law, line, "log_squared")
-    fits, noise = Fits.of(optimum, line), noise_of(optimum, line, np.ones(12))
-    found = profiles(fits, leave_one_out(fits).residual[0], noise.deviation, noise.freedom, by_name(law))
+    optimum = estimate(law, line, "log_squared")
+    fits, noise = DesignFits.of(optimum, line), noise_of(optimum, line, np.ones(12))
+    found = profiles(fits, leave_one_out(fits).residual[0], noise.deviation, noise.dof, by_name(law))
     values, roots = found["p"].curve()
     low, high = found["p"].interval(0.95)
     error = (high - low) / 2 / student.ppf(0.975, 10)

@@ -13,11 +13,11 @@ from ml_collections import ConfigDict
 import laws
 from benchmarks import propose as benchmark, simulation
 from isoflop import cli
-from laws import information
-from laws.errors import BadTable
-from laws.information import Known, Points, Seen, know
-from laws.propose import TESTS, WIDER, candidates, propose, remote
-from laws.refit import slopes_at
+from laws.base.errors import InputError
+from laws.estimation.refit import slopes_at
+from laws.uses import optimal_design as information
+from laws.uses.optimal_design import CandidateRuns, FittedRuns, InformationState, information_state
+from laws.uses.propose import TESTS, WIDER, candidates, propose, remote
 from sweeps import design, plan
 
 BUDGET = 5e12
@@ -32,9 +32,11 @@ def said(fitted):
 def known(fitted):
     """What is known of the loss at 1e13 FLOPs, and the candidates."""
     predictor, data = fitted.predictor, fitted.report["data"]
-    seen = Seen.of({role: np.array(data[role]) for role in "ndc"}, data["run"], 0.003, "log_huber", 1e-3)
+    seen = FittedRuns.of(
+        {variable: np.array(data[variable]) for variable in "ndc"}, data["run"], 0.003, "log_huber", 1e-3
+    )
     points = candidates(predictor, seen, 1e12)
-    return know(predictor, seen, points, 1e13, "loss"), points
+    return information_state(predictor, seen, points, 1e13, "loss"), points
 
 
 @pytest.mark.parametrize("of", ["loss", "n"])
@@ -73,7 +75,7 @@ def test_two_runs_are_kept_for_lack_of_fit_far_from_the_others(said, fitted):
 
 def test_runs_for_lack_of_fit_are_the_farthest_that_their_budget_pays_for():
     n = np.array([1.0, 1e1, 1e2, 1e3, 1e5])
-    points, others = Points(n, np.ones(5), n), Points(np.array([0.1]), np.ones(1), np.ones(1))
+    points, others = CandidateRuns(n, np.ones(5), n), CandidateRuns(np.array([0.1]), np.ones(1), np.ones(1))
     assert remote(points, others, 2e3, 2).tolist() == [3, 1]  # each may cost half; then between both
     assert remote(points, others, 2e5, 2).tolist() == [4, 2]
 
@@ -90,8 +92,8 @@ def in_units(fitted, unit):
     """The same fit where tokens and FLOPs are counted in units of so many."""
     report = copy.deepcopy(fitted.report)
     for section in (report["data"], report["ranges"]):
-        for role in "dc":
-            section[role] = (np.array(section[role]) / unit).tolist()
+        for variable in "dc":
+            section[variable] = (np.array(section[variable]) / unit).tolist()
     report["target"]["c"] /= unit
     forms = report["ensemble"]["forms"]
     for kept in [report, *forms]:
@@ -105,8 +107,8 @@ def in_units(fitted, unit):
 
 def test_units_of_tokens_and_flops_do_not_matter(fitted, said):
     found = propose(in_units(fitted, 1e3), BUDGET / 1e3)
-    for role, unit in (("n", 1), ("d", 1e3), ("c", 1e3), ("loss", 1)):
-        one, two = ([point[role] for point in points["points"]] for points in (said["loss"], found))
+    for variable, unit in (("n", 1), ("d", 1e3), ("c", 1e3), ("loss", 1)):
+        one, two = ([point[variable] for point in points["points"]] for points in (said["loss"], found))
         assert one == pytest.approx(np.array(two) * unit, rel=1e-6)
     assert found["deviation"] == pytest.approx(said["loss"]["deviation"], rel=1e-4)
 
@@ -123,12 +125,12 @@ def test_the_loss_moves_with_the_constants_as_at_the_best_split(fitted):
     """The envelope theorem: sizes that follow the constants change the best loss in second order only."""
     predictor, data = fitted.predictor, fitted.report["data"]
     predictor = dataclasses.replace(predictor, rivals=(), draws=predictor.constants[None])
-    columns = {role: np.array(data[role]) for role in "ndc"}
+    columns = {variable: np.array(data[variable]) for variable in "ndc"}
     best = predictor.allocation(1e13)
-    target = Points(best.n[0], best.d[0], np.array([1e13]))
-    seen = Seen.of(columns, data["run"], 0.003, "log_huber", 1e-3)
-    known = know(predictor, seen, target, 1e13, "loss")
-    rows = {role: np.r_[columns[role], getattr(target, role)] for role in "nd"}
+    target = CandidateRuns(best.n[0], best.d[0], np.array([1e13]))
+    seen = FittedRuns.of(columns, data["run"], 0.003, "log_huber", 1e-3)
+    known = information_state(predictor, seen, target, 1e13, "loss")
+    rows = {variable: np.r_[columns[variable], getattr(target, variable)] for variable in "nd"}
     slope = slopes_at(predictor.law, rows, predictor.constants[None])[0, -1]
     assert known.gradient[0] == pytest.approx(slope, rel=1e-5, abs=1e-8)
 
@@ -137,7 +139,7 @@ def test_departures_that_the_law_can_follow_leave_no_bias():
     rng = np.random.default_rng(0)
     runs, points, error = rng.standard_normal((30, 3)), rng.standard_normal((5, 3)), 0.1
     gradient, turn = rng.standard_normal(3), rng.standard_normal((3, 4))
-    known = Known(
+    known = InformationState(
         (runs.T @ runs)[None], points[None], gradient[None], ((error * runs @ turn).T @ runs)[None],
         error * points @ turn, gradient @ turn, np.array([2.0]), error,
     )  # fmt: skip
@@ -165,9 +167,11 @@ def test_of_many_rows_a_part_finds_the_departures(said, fitted, monkeypatch):
 
 
 def test_rows_of_one_run_tell_as_much_as_one():
-    columns = {role: np.ones(4) for role in "ndc"}
-    assert Seen.of(columns, np.array(list("aaab")), 0.01, "log_squared", 1e-3).share == pytest.approx([1 / 3] * 3 + [1])
-    assert Seen.of(columns, np.arange(4), 0.01, "log_squared", 1e-3).error == pytest.approx(0.01, rel=0.05)
+    columns = {variable: np.ones(4) for variable in "ndc"}
+    assert FittedRuns.of(columns, np.array(list("aaab")), 0.01, "log_squared", 1e-3).share == pytest.approx(
+        [1 / 3] * 3 + [1]
+    )
+    assert FittedRuns.of(columns, np.arange(4), 0.01, "log_squared", 1e-3).error == pytest.approx(0.01, rel=0.05)
 
 
 def test_the_command_prints_and_writes_a_table_that_a_sweep_reads(fitted, said, tmp_path, capsys):
@@ -215,12 +219,12 @@ def test_bad_requests_end_in_one_line(fitted, tmp_path, capsys, flags, said):
 
 
 def test_a_fit_that_cannot_propose_says_why(fitted, below):
-    with pytest.raises(BadTable, match="no optimum to propose for"):
+    with pytest.raises(InputError, match="no optimum to propose for"):
         propose(laws.load(below).fit("power_c", resamples=0))
     without = dataclasses.replace(
         fitted, report=fitted.report | {"intervals": fitted.report["intervals"] | {"resamples": 0}}
     )
-    with pytest.raises(BadTable, match="the fit has no resamples"):
+    with pytest.raises(InputError, match="the fit has no resamples"):
         propose(without)
 
 

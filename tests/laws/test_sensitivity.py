@@ -4,8 +4,8 @@ import pytest
 from simulated import simulate
 
 import laws
-from laws.errors import BadTable
-from laws.sensitivity import sensitivity
+from laws.base.errors import InputError
+from laws.uses.sensitivity import sensitivity
 
 
 @pytest.fixture(scope="module")
@@ -56,5 +56,5 @@ def test_conventions_describe_the_same_run(rows):
 def test_a_law_without_a_split_is_refused():
     table = laws.load(simulate())
     fitted = table.fit("power_offset_c", resamples=0)
-    with pytest.raises(BadTable, match="--sensitivity: law 'power_offset_c'"):
+    with pytest.raises(InputError, match="--sensitivity: law 'power_offset_c'"):
         sensitivity(fitted, table, None)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 import laws
-from laws.errors import BadTable
+from laws.base.errors import InputError
 
 
 def frame(**changes) -> pd.DataFrame:
@@ -26,8 +26,8 @@ def test_formats_agree(tmp_path, suffix):
         "jsonl": lambda: table.to_json(path, orient="records", lines=True, double_precision=15),
     }[suffix]()
     read, direct = laws.load(path, **COLUMNS), laws.load(table, **COLUMNS)
-    for role in "ndc":
-        assert read.values[role] == pytest.approx(direct.values[role], rel=1e-12)
+    for variable in "ndc":
+        assert read.values[variable] == pytest.approx(direct.values[variable], rel=1e-12)
     assert read.sha256
     assert read.six_nd
 
@@ -54,7 +54,7 @@ def test_bad_numbers_name_the_file_column_and_row(tmp_path, column, value, said)
     path = tmp_path / "runs.csv"
     table.to_csv(path, index=False)
     with pytest.raises(
-        BadTable, match=f"runs.csv: column '{column}' is {said} in 1 of 12 rows, first in row 5"
+        InputError, match=f"runs.csv: column '{column}' is {said} in 1 of 12 rows, first in row 5"
     ) as error:
         laws.load(path, **COLUMNS)
     assert "\n" not in str(error.value)
@@ -62,16 +62,16 @@ def test_bad_numbers_name_the_file_column_and_row(tmp_path, column, value, said)
 
 
 def test_text_in_a_number_column():
-    with pytest.raises(BadTable, match=r"column 'loss' is not a finite number .* \(n/a\)"):
+    with pytest.raises(InputError, match=r"column 'loss' is not a finite number .* \(n/a\)"):
         laws.load(frame(loss=["n/a", *np.linspace(3, 2, 11)]), **COLUMNS)
 
 
 def test_missing_column_names_the_nearest():
-    with pytest.raises(BadTable, match=r"no column 'parms' for n; did you mean 'params'\?"):
+    with pytest.raises(InputError, match=r"no column 'parms' for n; did you mean 'params'\?"):
         laws.load(frame(), n="parms", d="tokens")
-    with pytest.raises(BadTable, match=r"no column 'y' for loss \(columns: .*params.*\); map it with --loss COLUMN"):
+    with pytest.raises(InputError, match=r"no column 'y' for loss \(columns: .*params.*\); map it with --loss COLUMN"):
         laws.load(frame(), **COLUMNS | {"loss": "y"})
-    with pytest.raises(BadTable, match=r"needs a column for n.*did you mean 'params'\? \(map it with --n COLUMN\)"):
+    with pytest.raises(InputError, match=r"needs a column for n.*did you mean 'params'\? \(map it with --n COLUMN\)"):
         laws.load(frame()).fit("chinchilla")
 
 
@@ -82,7 +82,7 @@ def test_roles_beside_size_and_data():
     later = table.take(table.loss < 2.5).need(("n", "u"), "a law")
     assert later.values["u"].tolist() == [1e9] * len(later)
     assert later.columns == {**table.columns, "u": "unique_tokens"}
-    with pytest.raises(BadTable, match=r"law 'a law' needs a column for g, .* \(map it with --columns g=COLUMN\)"):
+    with pytest.raises(InputError, match=r"law 'a law' needs a column for g, .* \(map it with --columns g=COLUMN\)"):
         table.need(("g",), "a law")
 
 
@@ -95,16 +95,16 @@ def test_roles_beside_size_and_data():
     ],
 )
 def test_bad_roles(columns, said):
-    with pytest.raises(BadTable, match=said):
+    with pytest.raises(InputError, match=said):
         laws.load(frame(unique=np.arange(12.0)), **COLUMNS, columns=columns)
 
 
 def test_only_some_roles_may_be_zero_or_negative():
     area = [*np.linspace(-0.5, 0.5, 11), 0.0]
     assert laws.load(frame(area=area), columns={"s2": "area"}).values["s2"].min() == -0.5
-    with pytest.raises(BadTable, match="column 'area' is zero"):
+    with pytest.raises(InputError, match="column 'area' is zero"):
         laws.load(frame(area=area), columns={"s1": "area"})
-    with pytest.raises(BadTable, match="column 'area' is not a finite number"):
+    with pytest.raises(InputError, match="column 'area' is not a finite number"):
         laws.load(frame(area=[np.nan, *area[1:]]), columns={"s2": "area"})
 
 
@@ -112,15 +112,17 @@ def test_standard_errors_of_the_loss():
     table = laws.load(frame(sem=np.full(12, 0.01)), **COLUMNS, noise="sem", where="params > 2e7")
     assert table.noise is not None and len(table.noise) == len(table) < 12
     assert table.columns["noise"] == "sem"
-    with pytest.raises(BadTable, match="is no standard error of the loss: it exceeds the loss itself in 12 of 12 rows"):
+    with pytest.raises(
+        InputError, match="is no standard error of the loss: it exceeds the loss itself in 12 of 12 rows"
+    ):
         laws.load(frame(weight=np.full(12, 1 / 0.01**2)), **COLUMNS, noise="weight")
-    with pytest.raises(BadTable, match="column 'sem' is zero in 12"):
+    with pytest.raises(InputError, match="column 'sem' is zero in 12"):
         laws.load(frame(sem=np.zeros(12)), **COLUMNS, noise="sem")
 
 
 def test_duplicated_rows_are_refused_and_repeated_seeds_are_not():
     twice = pd.concat([frame(), frame().iloc[[3]]])
-    with pytest.raises(BadTable, match="1 duplicated rows in columns flops, loss, params, tokens: rows 4, 13"):
+    with pytest.raises(InputError, match="1 duplicated rows in columns flops, loss, params, tokens: rows 4, 13"):
         laws.load(twice, **COLUMNS)
     twice.iloc[-1, twice.columns.get_loc("loss")] *= 1.001
     assert len(laws.load(twice, **COLUMNS)) == 13
@@ -139,7 +141,7 @@ def test_where_does_not_overflow_integers():
 
 @pytest.mark.parametrize("where", ["nonsense > 1", "params >", "params > 1e99"])
 def test_bad_where(where):
-    with pytest.raises(BadTable, match="--where"):
+    with pytest.raises(InputError, match="--where"):
         laws.load(frame(), **COLUMNS, where=where)
 
 
@@ -171,12 +173,12 @@ def test_unreadable_files(tmp_path, name, content, said):
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(BadTable, match=said):
+    with pytest.raises(InputError, match=said):
         laws.load(path)
 
 
 def test_a_directory_is_not_a_table(tmp_path):
-    with pytest.raises(BadTable, match="isoflop collect"):
+    with pytest.raises(InputError, match="isoflop collect"):
         laws.load(tmp_path)
 
 
@@ -197,7 +199,7 @@ def _runs(**scale):
     ],
 )
 def test_units_that_make_no_sense_are_refused(scale, message):
-    with pytest.raises(BadTable, match=message):
+    with pytest.raises(InputError, match=message):
         laws.load(_runs(**scale), n="n", d="d", c="c")
     laws.load(_runs(), n="n", d="d", c="c")
 

@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 import laws
-from laws.figures.transfer import transfer, transferred
-from laws.forms import find
+from laws.model.forms import find
+from laws.plotting.transfer import transfer, transferred
 
 TRUTH = {"E": 1.1, "A": 80.0, "B": 300.0, "alpha": 0.5, "beta": 0.45, "k": 30.0, "a": 0.35, "b": 0.45}
 
@@ -22,7 +22,7 @@ def runs(noise=0.0, **constants):
 
 def fitted(rows, **options):
     names = {"n": "params_total", "d": "tokens", "p": "pretrained", "loss": "loss"}
-    frame = pd.DataFrame({names[role]: values for role, values in rows.items()})
+    frame = pd.DataFrame({names[variable]: values for variable, values in rows.items()})
     return laws.load(frame).fit("transfer_joint", **options)
 
 

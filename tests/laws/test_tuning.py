@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 
 import laws
-from laws.errors import BadTable, FitFailed
-from laws.forms import LAWS
+from laws.base.errors import FitFailed, InputError
+from laws.model.forms import LAWS
 
 TRUTH = {"A": 406.4, "B": 410.7, "E": 1.69, "alpha": 0.34, "beta": 0.28}
 TUNING = {"h_lr": 0.02, "k_lr": 1.79, "p": 0.713, "q": 0.307}  # the optimum of Li et al. 2025
@@ -36,9 +36,9 @@ def joint(untuned):
 def test_the_exponent_comes_out_of_untuned_runs(untuned, joint):
     """The plain law misses it even where it sees the better of the two rates only."""
     best = untuned.loc[untuned.groupby(["params_total", "tokens"]).loss.idxmin()]
-    plain = laws.load(best).fit("chinchilla", resamples=0).derived["a"]
+    jsonable = laws.load(best).fit("chinchilla", resamples=0).derived["a"]
     assert abs(joint.derived["a"] - A) < 0.012
-    assert abs(plain - A) > 0.05
+    assert abs(jsonable - A) > 0.05
     low, high = joint.report["intervals"]["derived"]["a"]
     assert low < A < high
     assert joint.params["p"] == pytest.approx(TUNING["p"], abs=0.05)
@@ -55,7 +55,7 @@ def test_a_prediction_may_leave_the_rate_out(joint):
     assert min(others) >= tuned and max(others) > 1.02 * tuned
     said = joint.predict(compute=1e21)
     assert said["interval"][0] < said["loss"] < said["interval"][1] and said["n"] > 1e9
-    with pytest.raises(BadTable, match="needs --n VALUE"):
+    with pytest.raises(InputError, match="needs --n VALUE"):
         joint.predict(d=4e10)
 
 

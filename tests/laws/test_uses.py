@@ -9,11 +9,11 @@ import pytest
 
 import laws
 from isoflop import cli
-from laws.chain import follow
-from laws.collapse import collapse
-from laws.errors import BadTable, FitFailed
-from laws.forms import find
-from laws.inference import cheapest
+from laws.base.errors import FitFailed, InputError
+from laws.model.forms import find
+from laws.uses.collapse import collapse
+from laws.uses.inference_cost import cheapest_model
+from laws.uses.two_stage import predict_downstream
 
 HOFFMANN = {"A": 406.4, "B": 410.7, "E": 1.69, "alpha": 0.336, "beta": 0.283}
 KAPLAN = {"Nc": 6.4e13, "Dc": 1.8e13, "alpha_N": 0.076, "alpha_D": 0.103}
@@ -29,7 +29,7 @@ def at_optimum(n: float) -> tuple[float, float]:
 
 def test_without_use_it_is_compute_optimal():
     d, loss = at_optimum(7e9)
-    found = cheapest(find("chinchilla"), HOFFMANN, loss, 0.0)
+    found = cheapest_model(find("chinchilla"), HOFFMANN, loss, 0.0)
     assert (found.n, found.d) == pytest.approx((7e9, d), rel=1e-4)
     assert found.use == 0
     n = find("chinchilla").optimal_n(HOFFMANN, found.training)
@@ -39,7 +39,7 @@ def test_without_use_it_is_compute_optimal():
 def test_a_published_case():
     """Section 3 of the paper: the quality of a 7B model, 1e11 tokens of use: 6B parameters on 1.18 times the data."""
     d, loss = at_optimum(7e9)
-    found = cheapest(find("chinchilla"), HOFFMANN, loss, 1e11)
+    found = cheapest_model(find("chinchilla"), HOFFMANN, loss, 1e11)
     assert found.n == pytest.approx(6e9, rel=1e-3)
     assert found.d / d == pytest.approx(1.18, abs=0.005)
 
@@ -48,24 +48,24 @@ def test_a_published_case():
 def test_the_condition_of_the_optimum(price):
     p, use = HOFFMANN, 1e12
     _, loss = at_optimum(1e9)
-    found = cheapest(find("chinchilla"), p, loss, use, price)
+    found = cheapest_model(find("chinchilla"), p, loss, use, price)
     size, data = p["alpha"] * p["A"] / found.n ** p["alpha"], p["beta"] * p["B"] / found.d ** p["beta"]
     assert size == pytest.approx(data * (1 + price * use / (3 * found.d)), rel=1e-4)
     assert find("chinchilla").value(p, {"n": found.n, "d": found.d}) == pytest.approx(loss, rel=1e-9)
 
 
 def test_more_use_means_a_smaller_model():
-    sizes = [cheapest(find("kaplan"), KAPLAN, 2.6, use).n for use in (0, 1e10, 1e12, 1e14)]
+    sizes = [cheapest_model(find("kaplan"), KAPLAN, 2.6, use).n for use in (0, 1e10, 1e12, 1e14)]
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[0] / 1.2
 
 
 def test_what_cannot_be_asked():
     with pytest.raises(FitFailed, match=r"no model reaches a loss of 1\.6"):
-        cheapest(find("chinchilla"), HOFFMANN, 1.6, 1e11)
-    with pytest.raises(BadTable, match="cannot be negative"):
-        cheapest(find("chinchilla"), HOFFMANN, 2.2, -1.0)
-    with pytest.raises(BadTable, match="not of the loss by n and d alone"):
-        cheapest(find("lr_step"), {"k": 1.0, "p": 0.1, "q": 0.1}, 2.2, 1.0)
+        cheapest_model(find("chinchilla"), HOFFMANN, 1.6, 1e11)
+    with pytest.raises(InputError, match="cannot be negative"):
+        cheapest_model(find("chinchilla"), HOFFMANN, 2.2, -1.0)
+    with pytest.raises(InputError, match="not of the loss by n and d alone"):
+        cheapest_model(find("lr_step"), {"k": 1.0, "p": 0.1, "q": 0.1}, 2.2, 1.0)
 
 
 def curves_of(sizes=(1e6, 4e6, 16e6), seeds=3, wobble=0.0, noise=0.004):
@@ -106,9 +106,9 @@ def test_a_wrong_floor_spoils_the_collapse():
 
 def test_curves_that_cannot_collapse():
     curves, _ = curves_of()
-    with pytest.raises(BadTable, match="2 learning curves are too few"):
+    with pytest.raises(InputError, match="2 learning curves are too few"):
         collapse(dict(list(curves.items())[:2]), 1.5)
-    with pytest.raises(BadTable, match="ends at or below the irreducible loss"):
+    with pytest.raises(InputError, match="ends at or below the irreducible loss"):
         collapse(curves, 3.0)
 
 
@@ -132,7 +132,7 @@ def test_accuracy_follows_from_loss(ladder):
     at = {"n": 5e9, "d": 3e11}
     loss = find("chinchilla").value({"A": 40.0, "B": 60.0, "E": 0.4, "alpha": 0.25, "beta": 0.24}, at)
     accuracy = 0.25 + 0.7 / (1 + np.exp(4 * (loss - 0.9)))
-    said = follow(first, second, **at)
+    said = predict_downstream(first, second, **at)
     assert said["q"] == first.predict(**at)["loss"]
     assert said["observable"] == "accuracy"
     assert said["loss"] == pytest.approx(accuracy, rel=0.02)
@@ -141,10 +141,10 @@ def test_accuracy_follows_from_loss(ladder):
     alone = np.ptp(second.predict(q=said["q"])["interval"])
     assert np.ptp(said["interval"]) > 0.9 * alone
     unsure = dataclasses.replace(first, report=first.report | {"ensemble": {"forms": [], "growth": 0.2}})
-    assert np.ptp(follow(unsure, second, **at)["interval"]) > 2 * alone
+    assert np.ptp(predict_downstream(unsure, second, **at)["interval"]) > 2 * alone
     assert set(said["extrapolation"]) == {"n", "d", "c", "q"}
-    with pytest.raises(BadTable, match="reads n, d, not the upstream loss q alone"):
-        follow(first, first, **at)
+    with pytest.raises(InputError, match="reads n, d, not the upstream loss q alone"):
+        predict_downstream(first, first, **at)
 
 
 def test_chained_on_the_command_line(ladder, tmp_path, capsys):

@@ -147,7 +147,7 @@ def test_published_laws_come_out_as_published(refitted):
         assert found["settings"][setting]["a"] == pytest.approx(a, abs=0.003)
     for approach in found["exponents"].values():
         assert approach["low"] < 0.514 < approach["high"]
-    assert found["held_out"]["mean_are"] == pytest.approx(0.00678, rel=2e-3)
+    assert found["held_out"]["mean_abs_rel_error"] == pytest.approx(0.00678, rel=2e-3)
     assert found["repeats"]["ours"]["objective"] < found["repeats"]["Muennighoff et al."]["objective"]
     assert found["experts"]["a"] == pytest.approx(-0.0835, abs=5e-5)
 

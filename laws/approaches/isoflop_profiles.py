@@ -1,0 +1,251 @@
+"""Approach 2: the best size at each compute budget, and the line through them; and the budgets themselves."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float
+
+from laws.base.errors import InputError
+from laws.data.grouping import budget_groups
+from laws.data.table import Table
+from laws.data.token_cost import TokenCost
+from laws.inference.noise import interval
+
+SAME_SIZE = 0.02  # sizes closer than this are one size
+ON_BUDGETS = 0.5  # share of the runs that must lie on budgets for a table to be iso-FLOP
+FEWEST_SIZES = 4
+GRID_PER_SIZE = 25  # points of the interpolation between neighbouring sizes
+LEAST_SPREAD = 0.33  # of the spacing between sizes: no minimum is known better than this
+NEAR, FEWEST_NEAR = 0.1, 5  # a parabola sees the sizes within 10% of the lowest loss, and at least the five best
+ENOUGH = 0.5  # share of noisy draws whose minimum must lie inside the grid
+METHODS = ("akima", "parabola")
+
+
+@dataclass(frozen=True)
+class IsoflopMinimum:
+    """The best size at one budget.
+
+    Args:
+        c: FLOPs of the budget.
+        n, d, loss: the optimum; medians over the draws of noise.
+        spread: standard deviation of log N*, as the line weighs it.
+        low, high: interval of N*.
+        sizes, losses: the runs behind it, seeds averaged.
+        reason: why it is not used, or None.
+    """
+
+    c: float
+    sizes: Float[np.ndarray, " sizes"]
+    losses: Float[np.ndarray, " sizes"]
+    n: float = np.nan
+    d: float = np.nan
+    loss: float = np.nan
+    spread: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class IsoflopFit:
+    """N* = G C^a and D* = H C^b through the minima.
+
+    Args:
+        a, b: exponents.
+        a_interval, b_interval: at ``level``, over draws of run noise.
+        log_g, log_h: logs of the coefficients.
+        draws: (draws, 4): log G, a, log H and b of every draw, for bands.
+        minima: one a budget, used or not.
+        noise: standard deviation of the loss between runs that was assumed, in the loss's own units.
+        noise_from: where that figure came from.
+    """
+
+    method: str
+    a: float
+    b: float
+    a_interval: tuple[float, float]
+    b_interval: tuple[float, float]
+    log_g: float
+    log_h: float
+    draws: Float[np.ndarray, "draws 4"]
+    minima: tuple[IsoflopMinimum, ...]
+    noise: float
+    noise_from: str
+    level: float
+
+
+def _by_size(n: Float[np.ndarray, " rows"], loss: Float[np.ndarray, " rows"]):
+    """Distinct sizes in order, their mean losses, and how many runs each mean is over."""
+    order = np.argsort(n, kind="stable")
+    n, loss = n[order], loss[order]
+    member = np.cumsum(np.r_[0, np.diff(np.log(n)) > SAME_SIZE])
+    counts = np.bincount(member)
+    return np.exp(np.bincount(member, np.log(n)) / counts), np.bincount(member, loss) / counts, counts
+
+
+def _near(log_loss: Float[np.ndarray, " sizes"]):
+    """Sizes close enough to the lowest loss for a parabola to describe them."""
+    nth = np.sort(log_loss)[min(FEWEST_NEAR, len(log_loss)) - 1]
+    return log_loss <= max(nth, log_loss.min() + np.log1p(NEAR))
+
+
+def _curve(log_n, log_loss, grid, method: str) -> Float[np.ndarray, "draws grid"]:
+    """Log loss on a grid of log N, for many noisy versions of the losses at once."""
+    if method == "akima":
+        from scipy.interpolate import Akima1DInterpolator
+
+        return Akima1DInterpolator(log_n, log_loss.T)(grid).T
+    near = _near(log_loss.mean(axis=0))
+    log_n, log_loss, centre = log_n[near], log_loss[:, near], log_n[near].mean()
+    design = np.stack([np.ones_like(log_n), log_n - centre, (log_n - centre) ** 2])
+    weights = np.linalg.lstsq(design.T, log_loss.T, rcond=None)[0]
+    return weights.T @ np.stack([np.ones_like(grid), grid - centre, (grid - centre) ** 2])
+
+
+def _minimum(
+    c, n, loss, noise, method, level, draws, rng
+) -> tuple[IsoflopMinimum, Float[np.ndarray, " draws"], np.ndarray]:
+    """The optimum of one budget, and draws of log N* and of the loss there under run noise."""
+    sizes, losses, counts = _by_size(n, loss)
+    found = IsoflopMinimum(c, sizes, losses)
+    log_n = np.log(sizes)
+    grid = np.linspace(log_n[0], log_n[-1], (len(sizes) - 1) * GRID_PER_SIZE)
+    if method == "parabola":  # beyond the sizes it was fitted to, a parabola says nothing
+        near = log_n[_near(np.log(losses))]
+        grid = np.linspace(near[0], near[-1], (len(near) - 1) * GRID_PER_SIZE)
+    jsonable = int(np.argmin(_curve(log_n, np.log(losses)[None], grid, method)[0]))
+    if jsonable in (0, len(grid) - 1):
+        side = "smallest" if jsonable == 0 else "largest"
+        return replace(found, reason=f"the minimum is at the {side} size"), np.empty(0), np.empty(0)
+    noisy = losses + noise / np.sqrt(counts) * rng.standard_normal((draws, len(losses)))
+    curves = _curve(log_n, np.log(np.maximum(noisy, 1e-3 * losses)), grid, method)
+    lowest = curves.argmin(axis=1)
+    inside = (lowest > 0) & (lowest < len(grid) - 1)
+    if inside.mean() < ENOUGH:
+        return replace(found, reason="the minimum reaches the edge under the noise"), np.empty(0), np.empty(0)
+    at, loss_at = grid[lowest[inside]], np.exp(curves[inside, lowest[inside]])
+    least = LEAST_SPREAD * GRID_PER_SIZE * (grid[1] - grid[0])
+    low, high = interval(np.exp(at), level)
+    found = replace(
+        found,
+        n=float(np.exp(np.median(at))),
+        loss=float(np.median(loss_at)),
+        spread=float(max(at.std(), least) / inside.mean()),
+        low=float(low),
+        high=float(high),
+    )
+    return found, rng.choice(at, draws), loss_at
+
+
+def _noise(table: Table, group: np.ndarray) -> tuple[float, str]:
+    """Scatter of the loss: between repeated runs where there are any, else around a parabola in log N."""
+    keys = np.stack([table.values["n"], table.values["d"]], axis=1)
+    _, point = np.unique(keys, axis=0, return_inverse=True)
+    point, counts = point.ravel(), np.bincount(point.ravel())
+    dof = len(table) - len(counts)
+    if dof > 0:
+        mean = np.bincount(point, table.loss) / counts
+        return float(np.sqrt(np.sum((table.loss - mean[point]) ** 2) / dof)), "repeated runs"
+    squares, dof = 0.0, 0
+    for number in np.unique(group):
+        sizes, losses, _ = _by_size(table.values["n"][group == number], table.loss[group == number])
+        near = _near(np.log(losses))
+        if near.sum() > 3:
+            fitted = np.exp(_curve(np.log(sizes), np.log(losses)[None], np.log(sizes), "parabola")[0])
+            squares, dof = squares + np.sum((losses - fitted)[near] ** 2), dof + int(near.sum()) - 3
+    return float(np.sqrt(squares / max(dof, 1))), "residuals of the parabolas"
+
+
+def _line(log_c, values, weights):
+    """Intercepts and slopes of weighted straight lines, one for each row of ``values``."""
+    total = weights.sum()
+    x, y = (weights * log_c).sum() / total, (weights * values).sum(axis=-1) / total
+    slope = (weights * (log_c - x) * (values - y[..., None])).sum(axis=-1) / (weights * (log_c - x) ** 2).sum()
+    return y - slope * x, slope
+
+
+def isoflop_profiles(
+    table: Table,
+    cost: TokenCost,
+    method: str = "akima",
+    noise: float | None = None,
+    level: float = 0.95,
+    draws: int = 1000,
+    seed: int = 0,
+) -> IsoflopFit:
+    """Exponents of N*(C) and D*(C) from the best size at every budget.
+
+    The minimum of an interpolation of log loss against log N is found under many draws of run noise; one at the edge
+    of the sizes is rejected; the median minima are joined by a line weighted by one over their variances.
+
+    Args:
+        table: runs with n, d and c.
+        cost: what a token costs at every size.
+        method: ``akima`` or ``parabola``.
+        noise: standard deviation of the loss between seeds, in its own units; measured from the table by default.
+        level: of the intervals.
+        draws: of run noise.
+        seed: of the draws.
+
+    Raises:
+        InputError: fewer than two budgets have an interior minimum.
+
+    Source: Hoffmann et al. 2022, section 3.2; Porian et al. 2024, arXiv 2406.19146, section 3 and appendix.
+    """
+    table.need(("n", "d", "c"), "isoflop")
+    if method not in METHODS:
+        raise InputError(f"no method is called '{method}' (methods: {', '.join(METHODS)})")
+    group, rng = budget_groups(table.values["c"]), np.random.default_rng(seed)
+    noise, origin = (noise, "given") if noise is not None else _noise(table, group)
+    sizes_at = np.array(
+        [len(_by_size(table.values["n"][group == g], table.loss[group == g])[0]) for g in np.unique(group)]
+    )
+    share = float(np.mean(sizes_at[group] >= FEWEST_SIZES))
+    if share < ON_BUDGETS:
+        raise InputError(
+            f"{table.name}: not an iso-FLOP table: {share:.0%} of its runs share a budget with {FEWEST_SIZES} sizes"
+        )
+    minima, drawn = [], []
+    for number in range(group.max() + 1):
+        rows = group == number
+        n, loss, c = table.values["n"][rows], table.loss[rows], float(np.median(table.values["c"][rows]))
+        sizes, losses, _ = _by_size(n, loss)
+        if len(sizes) < FEWEST_SIZES:
+            minima.append(IsoflopMinimum(c, sizes, losses, reason=f"fewer than {FEWEST_SIZES} sizes"))
+            continue
+        found, at, _ = _minimum(c, n, loss, noise, method, level, draws, rng)
+        if found.reason is None:
+            found = replace(found, d=float(c / np.exp(cost.log_flops_per_token(np.log(found.n)))))
+            drawn.append(at)
+        minima.append(found)
+    used = [m for m in minima if m.reason is None]
+    if len(used) < 2:
+        reasons = "; ".join(f"{m.c:.3g} FLOPs: {m.reason}" for m in minima[:4] if m.reason)
+        raise InputError(
+            f"{table.name}: {len(used)} budgets have an interior minimum, and a line needs two ({reasons})"
+        )
+    return _join(used, minima, np.array(drawn).T, cost, method, noise, origin, level)
+
+
+def _join(used, minima, drawn, cost, method, noise, origin, level) -> IsoflopFit:
+    """The weighted lines through the minima, with their draws."""
+    log_c, weights = np.log([m.c for m in used]), 1 / np.array([m.spread for m in used]) ** 2
+    drawn_d = log_c - cost.log_flops_per_token(drawn)
+    log_g, a = _line(log_c, np.log([m.n for m in used]), weights)
+    log_h, b = _line(log_c, np.log([m.d for m in used]), weights)
+    samples = np.stack([*_line(log_c, drawn, weights), *_line(log_c, drawn_d, weights)], axis=1)
+    low, high = interval(samples, level)
+    return IsoflopFit(
+        method=method,
+        a=float(a),
+        b=float(b),
+        a_interval=(float(low[1]), float(high[1])),
+        b_interval=(float(low[3]), float(high[3])),
+        log_g=float(log_g),
+        log_h=float(log_h),
+        draws=samples,
+        minima=tuple(minima),
+        noise=noise,
+        noise_from=origin,
+        level=level,
+    )

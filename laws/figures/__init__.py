@@ -1,1 +1,0 @@
-"""Figures of a fit, a theme a file; ``laws.plots`` is their table."""

@@ -1,0 +1,1 @@
+"""Rolling-origin backtests, weights of rival laws, predictions with intervals."""

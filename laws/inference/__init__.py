@@ -1,0 +1,1 @@
+"""Noise, resampled and profile-likelihood intervals, and the compute-optimal allocation."""

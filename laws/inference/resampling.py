@@ -1,0 +1,298 @@
+"""How sure a fit is: refits to resampled runs or residuals, run-to-run noise, and intervals.
+
+Several tables that share a design (the same sizes and data, other losses) are resampled together; a fit of one table
+is the case of one.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from laws.base.errors import InputError
+from laws.base.x64 import float64
+from laws.data.table import Table
+from laws.estimation.estimate import PointEstimate, log_predictions
+from laws.estimation.refit import refit
+from laws.inference.noise import SMOOTHING, RunNoise
+from laws.model.coordinates import Coordinates
+from laws.model.law import Law
+
+METHODS = ("auto", "pairs", "wild", "jackknife", "profile")
+RUNS_PER_CONSTANT = 8  # with fewer, runs drawn with replacement no longer determine the constants
+STRATUM_PRIOR = 8.0  # runs at which a stratum's own scatter counts as much as that of all runs
+FOLDS, CELLS = 256, 2**23  # fits without some runs: at most so many, and so many times the rows
+
+
+@dataclass(frozen=True)
+class DesignFits:
+    """One law fitted to tables that share a design.
+
+    Args:
+        law: the law.
+        columns: role -> values of the runs, natural units.
+        log_loss: log losses of each table.
+        run: number of the run that a row belongs to.
+        stratum: number of the stratum of each row; scatter may differ between strata.
+        weight: what each row counts, one on average.
+        params: fitted constants of each table.
+        objective: a key of ``laws.estimation.objectives.OBJECTIVES``.
+        delta: Huber's threshold, in log loss.
+    """
+
+    law: Law
+    columns: dict[str, Float[np.ndarray, " rows"]]
+    log_loss: Float[np.ndarray, "tables rows"]
+    run: Int[np.ndarray, " rows"]
+    stratum: Int[np.ndarray, " rows"]
+    weight: Float[np.ndarray, " rows"]
+    params: Float[np.ndarray, "tables params"]
+    objective: str = "log_huber"
+    delta: float = 1e-3
+
+    @classmethod
+    def of(
+        cls,
+        optimum: PointEstimate,
+        table: Table,
+        weight: Float[np.ndarray, " rows"] | None = None,
+        stratum: Int[np.ndarray, " rows"] | None = None,
+    ) -> "DesignFits":
+        """The fit of one table."""
+        run = np.unique(table.run, return_inverse=True)[1].ravel()
+        return cls(
+            law=optimum.law,
+            columns=table.values,
+            log_loss=np.log(table.loss)[None],
+            run=run,
+            stratum=np.zeros(len(table), int) if stratum is None else stratum,
+            weight=np.ones(len(table)) if weight is None else weight,
+            params=optimum.params[None],
+            objective=optimum.objective,
+            delta=optimum.delta,
+        )
+
+    @property
+    def runs(self) -> int:
+        return int(self.run.max()) + 1
+
+    @property
+    def predicted(self) -> Float[np.ndarray, "tables rows"]:
+        """Log losses that the fits predict."""
+        return log_predictions(self.law, self.params, self.columns)
+
+    def refit(self, log_loss, counts, starts, **options):
+        """``laws.estimation.refit.refit`` of this law, columns and objective; ``counts`` multiply the weights."""
+        weight = self.weight * counts
+        return refit(self.law, self.columns, log_loss, weight, starts, self.objective, self.delta, **options)
+
+
+@dataclass(frozen=True)
+class Resamples:
+    """Refits to resampled runs.
+
+    Args:
+        params: constants of every refit; one that stopped short of its optimum stands where it stopped.
+        asked: how many resamples were drawn.
+        not_converged, at_bound: how many did not reach an optimum, and how many ended on a bound.
+        seed: of the draws.
+        method: how they were drawn.
+    """
+
+    params: Float[np.ndarray, "resamples params"]
+    asked: int
+    not_converged: int
+    at_bound: int
+    seed: int
+    method: str = "pairs"
+
+
+def pairs_weights(run: np.ndarray, weight: Float[np.ndarray, " rows"], resamples: int, seed: int):
+    """How often each row counts in each resample: whole runs are drawn with replacement, with all their rows.
+
+    Args:
+        run: identity of each row's run.
+        weight: rows with weight 0 are never drawn.
+        resamples: number of draws.
+        seed: of the draws.
+    """
+    names, member = np.unique(run[weight > 0], return_inverse=True)
+    drawn = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
+    weights = np.zeros((resamples, len(run)))
+    weights[:, weight > 0] = drawn[:, member]
+    return weights * weight
+
+
+def pairs_bootstrap(
+    optimum: PointEstimate, table: Table, weight: Float[np.ndarray, " rows"], resamples: int = 1000, seed: int = 0
+) -> Resamples:
+    """Refits to resampled runs, each started at the optimum and brought to its own.
+
+    Points of one training run are not independent, so runs are resampled, not rows.
+    """
+    weights = pairs_weights(table.run, weight, resamples, seed)
+    starts = np.tile(optimum.params, (resamples, 1))
+    return _resamples(
+        DesignFits.of(optimum, table).refit(np.log(table.loss)[None], weights, starts), resamples, seed, "pairs"
+    )
+
+
+def _resamples(found, asked: int, seed: int, method: str) -> Resamples:
+    kept = np.isfinite(found.params).all(axis=1)
+    lost = int(np.sum(~(found.converged & kept)))
+    return Resamples(found.params[kept], asked, lost, int(np.sum(found.at_bound.any(axis=1))), seed, method)
+
+
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """Every fit without each of its runs, or without each fold of them where they are many.
+
+    Args:
+        params: the constants without a fold.
+        residual: log loss of every row against the fit without its fold: what a new run there would have missed by.
+        not_converged, at_bound: how many of these fits did not reach an optimum, or ended on a bound.
+    """
+
+    params: Float[np.ndarray, "tables folds params"]
+    residual: Float[np.ndarray, "tables rows"]
+    not_converged: int
+    at_bound: int
+
+
+def leave_one_out(fits: DesignFits) -> LeaveOneOut:
+    """Refits without each run in turn; of many runs without each fold, so that memory grows with the rows alone."""
+    tables, rows = fits.log_loss.shape
+    folds = min(fits.runs, FOLDS, max(2, CELLS // rows))
+    fold = fits.run % folds
+    weight = np.tile(fold[None] != np.arange(folds)[:, None], (tables, 1)).astype(np.float64)
+    start = np.repeat(fits.params, folds, axis=0)
+    found = fits.refit(np.repeat(fits.log_loss, folds, axis=0), weight, start)
+    params = np.where(np.isfinite(found.params), found.params, start)
+    said = log_predictions(fits.law, params, fits.columns).reshape(tables, folds, -1)
+    own = said[:, fold, np.arange(rows)]
+    return LeaveOneOut(
+        params.reshape(tables, folds, -1),
+        fits.log_loss - own,
+        int(np.sum(~found.converged)),
+        int(np.sum(found.at_bound.any(axis=1))),
+    )
+
+
+def _scales(fits: DesignFits, residual: Float[np.ndarray, "tables rows"]) -> Float[np.ndarray, "tables rows"]:
+    """Relative scatter of each row's stratum, drawn towards that of all rows as far as the stratum has few."""
+    square = residual**2 / np.mean(residual**2, axis=1, keepdims=True)
+    member = np.eye(fits.stratum.max() + 1)[fits.stratum]
+    shrunk = (STRATUM_PRIOR + square @ member) / (STRATUM_PRIOR + member.sum(axis=0))
+    return np.sqrt(shrunk[:, fits.stratum])
+
+
+def draw_bootstrap_errors(
+    fits: DesignFits,
+    left: LeaveOneOut,
+    deviation: Float[np.ndarray, " tables"],
+    dof: float,
+    resamples: int,
+    rng: np.random.Generator,
+) -> Float[np.ndarray, "tables resamples rows"]:
+    """Errors as a repetition of the runs might have had them.
+
+    The estimator that minimises Huber's objective with a small threshold passes through as many runs as it has
+    constants, so its own residuals are too small and some are zero: a plain wild bootstrap, which flips their signs,
+    holds these runs fixed and finds intervals a quarter too short. So errors are drawn from the leave-one-out
+    residuals of the stratum, signs flipped, smoothed, and brought to the noise's standard deviation; and each
+    resample has its own standard deviation from the t distribution's mixture, as the noise is known from few runs.
+    Rows of one run keep their residuals and share a sign.
+
+    Args:
+        fits: the fits.
+        left: their leave-one-out residuals.
+        deviation: standard deviation of the noise.
+        dof: degrees of freedom of that figure.
+        resamples: number of draws.
+        rng: of the draws.
+
+    Source: Feng, He and Hu 2011, Biometrika 98 (wild bootstrap for least absolute deviations), section 2.
+    """
+    tables, rows = fits.log_loss.shape
+    scale = _scales(fits, left.residual * np.sqrt(fits.weight)) / np.sqrt(fits.weight)
+    pool = left.residual / scale
+    pool = pool / np.sqrt(np.mean(pool**2, axis=1, keepdims=True))
+    sides = [1.0] if fits.objective == "log_asymmetric" else [-1.0, 1.0]
+    sign = rng.choice(sides, (tables, resamples, fits.runs))[:, :, fits.run]
+    if fits.runs < rows:
+        drawn = np.repeat(pool[:, None], resamples, axis=1) * sign
+    else:
+        picked = rng.integers(0, rows, (tables, resamples, rows))
+        smooth = SMOOTHING * rng.standard_normal(sign.shape)
+        drawn = np.take_along_axis(np.repeat(pool[:, None], resamples, axis=1), picked, 2) * sign + smooth
+        drawn /= np.sqrt(1 + SMOOTHING**2)
+    student = np.sqrt(dof / rng.chisquare(dof, (tables, resamples, 1)))
+    return drawn * scale[:, None] * deviation[:, None, None] * student
+
+
+def wild_refits(fits: DesignFits, drawn: Float[np.ndarray, "tables resamples rows"], **options):
+    """Refits to the fits' own predictions with drawn errors, of tables times resamples."""
+    log_loss = (fits.predicted[:, None] + drawn).reshape(-1, drawn.shape[2])
+    weight = np.ones((1, drawn.shape[2]))
+    return fits.refit(log_loss, weight, np.repeat(fits.params, drawn.shape[1], axis=0), **options)
+
+
+def _jackknife(fits: DesignFits, left: LeaveOneOut, resamples: int, rng: np.random.Generator) -> np.ndarray:
+    """Constants with the jackknife's covariance: t-distributed sums of what leaving out each run changes."""
+    coordinates = Coordinates.of(fits.law, fits.columns)
+    low, high = coordinates.bounds()
+    folds = left.params.shape[1]
+    with float64():
+        without, whole = (
+            np.asarray(coordinates.to_unconstrained(left.params[0])),
+            np.asarray(coordinates.to_unconstrained(fits.params[0])),
+        )
+        change = (without - without.mean(axis=0)) * np.sqrt((folds - 1) / folds)
+        student = np.sqrt((folds - 1) / rng.chisquare(folds - 1, (resamples, 1)))
+        unconstrained = whole + student * (rng.standard_normal((resamples, folds)) @ change)
+        return np.asarray(coordinates.to_params(np.clip(unconstrained, low, high)))
+
+
+def method_for(method: str, runs: int, constants: int) -> str:
+    """The method itself, or what ``auto`` stands for.
+
+    Raises:
+        InputError: no method has the name.
+    """
+    if method not in METHODS:
+        raise InputError(f"no interval is called '{method}' (--interval: {', '.join(METHODS)})")
+    if method != "auto":
+        return method
+    return "wild" if runs < RUNS_PER_CONSTANT * constants else "pairs"
+
+
+def resample(
+    fits: DesignFits,
+    noise: RunNoise,
+    left: LeaveOneOut,
+    method: str,
+    resamples: int,
+    seed: int = 0,
+) -> Resamples:
+    """Constants as repetitions of one table's runs might have given them.
+
+    Args:
+        fits: the fit of one table.
+        noise: of a run.
+        left: the fits without each run.
+        method: ``pairs`` (runs drawn with replacement), ``jackknife``, or ``wild`` (see
+            ``draw_bootstrap_errors``), which also draws the constants where intervals come from the profile likelihood.
+        resamples: number of draws.
+        seed: of the draws.
+    """
+    rng = np.random.default_rng(seed)
+    if method == "pairs":
+        weights = pairs_weights(fits.run, np.ones(len(fits.run)), resamples, seed)
+        return _resamples(
+            fits.refit(fits.log_loss, weights, np.tile(fits.params, (resamples, 1))), resamples, seed, method
+        )
+    if method == "jackknife":
+        params = _jackknife(fits, left, resamples, rng)
+        return Resamples(params, resamples, left.not_converged, left.at_bound, seed, method)
+    drawn = draw_bootstrap_errors(fits, left, np.array([noise.deviation]), noise.dof, resamples, rng)
+    return _resamples(wild_refits(fits, drawn), resamples, seed, "wild")

@@ -1,0 +1,125 @@
+"""Laws of whole learning curves under a learning-rate schedule.
+
+A schedule enters by two areas, the columns of ``annealing``, or as a whole, in laws built for given schedules.
+"""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float
+
+from laws.base.array_math import maximum, power
+from laws.model.forms.start_values import exponent
+from laws.model.law import Law, Param
+
+MOMENTUM = 0.999  # of Tissue et al.; their section on it finds 0.99 to 0.9995 alike
+EVERY = 64  # steps of a decay that are taken together; to within 6e-4 of the loss on the published schedules
+
+
+def areas(
+    rates: Float[np.ndarray, " steps"], momentum: float = MOMENTUM
+) -> tuple[Float[np.ndarray, " steps"], Float[np.ndarray, " steps"]]:
+    """Columns ``s1`` and ``s2`` of ``annealing`` after every step: summed rates, and the annealed area.
+
+    Args:
+        rates: learning rate of every step from the first, warm-up included if it is to count.
+        momentum: how slowly a drop of the rate is forgotten.
+
+    Source: Tissue et al. 2024, arXiv 2408.11029, equation 1.
+    """
+    from scipy.signal import lfilter
+
+    drops = np.concatenate([[0.0], rates[:-1] - rates[1:]])
+    return np.cumsum(rates), np.cumsum(lfilter([1.0], [1.0, -momentum], drops))
+
+
+ANNEALING = Law(
+    name="annealing",
+    formula="L = L0 + A / S1^alpha - C S2",
+    source="Tissue et al. 2024, arXiv 2408.11029, equation 1; S1 and S2 by laws.model.forms.schedule.areas",
+    columns=("s1", "s2"),
+    params=(
+        Param("L0", "irreducible loss"),
+        Param("A", "weight of the summed rate"),
+        Param("C", "what annealing gains"),
+        exponent("alpha", "exponent of the summed rate", 0.2, 0.4, 0.6, 0.8),
+    ),
+    value=lambda p, x: p["L0"] + p["A"] * power(x["s1"], -p["alpha"]) - p["C"] * x["s2"],
+    linear=("L0", "A", "C"),
+)
+
+
+def _nodes(rates: Float[np.ndarray, " steps"], every: int) -> Float[np.ndarray, "4 nodes"]:
+    """Where a schedule changes, runs of changes of one sign taken together ``every`` steps.
+
+    Returns:
+        the summed drop of each node, and means of its rate, of the rates summed before it, and of its step.
+    """
+    step = 1 + np.flatnonzero(np.diff(rates))
+    drop, before = rates[step - 1] - rates[step], np.cumsum(rates)[step - 1]
+    fresh = np.r_[True, (np.diff(step) > 1) | (np.diff(np.sign(drop)) != 0)]
+    _, node = np.unique(np.stack([np.cumsum(fresh), step // every]), axis=1, return_inverse=True)
+    node = node.ravel()
+    counts = np.bincount(node)
+    return np.stack([np.bincount(node, drop), *(np.bincount(node, v) / counts for v in (rates[step], before, step))])
+
+
+def multi_power(schedules: Sequence[Float[np.ndarray, " steps"]], every: int = EVERY) -> Law:
+    """The multi-power law of losses along given schedules.
+
+    Its columns are ``k``, which of the schedules a row follows (from 0), and ``s``, the step. Warm-up belongs to the
+    schedules: it counts among the summed rates, and its rises as drops of the other sign.
+
+    Args:
+        schedules: learning rate of every step from step 0, each.
+        every: steps of a decay that are taken together; 1 is exact.
+
+    Source: Luo et al. 2025, arXiv 2503.12811, equation 2 and their code.
+    """
+    nodes = [_nodes(np.asarray(rates, np.float64), every) for rates in schedules]
+    width, longest = max(node.shape[1] for node in nodes), max(map(len, schedules))
+    # Padding: a node that drops nothing, at a rate of one.
+    drop, rate, before, step = np.stack(
+        [np.pad(n, ((0, 0), (0, width - n.shape[1]))) + np.array([[0], [1], [0], [0]]) * (np.arange(width) >= n.shape[1])
+         for n in nodes], axis=1,
+    )  # fmt: skip
+    summed = np.stack([np.pad(np.cumsum(rates), (0, longest - len(rates)), mode="edge") for rates in schedules])
+
+    def value(p, x):
+        which, at = (_index(x[variable]) for variable in ("k", "s"))
+        pick = jnp.asarray if any(isinstance(v, jax.Array) for v in (*p.values(), which, at)) else np.asarray
+        total = pick(summed)[which, at]
+        alpha, b, c, beta, gamma = (p[name] for name in ("alpha", "B", "C", "beta", "gamma"))
+        since = maximum(total[..., None] - pick(before)[which], 0.0) * (pick(step)[which] <= at[..., None])
+        each = lambda constant: pick(constant)[..., None]
+        fallen = 1 - power(1 + each(c) * power(pick(rate)[which], -each(gamma)) * since, -each(beta))
+        return p["L0"] + p["A"] * power(total, -alpha) - b * (pick(drop)[which] * fallen).sum(-1)
+
+    return Law(
+        name="multi_power",
+        formula="L(t) = L0 + A / S1^alpha - B sum_k (eta_(k-1) - eta_k) (1 - (1 + C eta_k^-gamma S_k)^-beta)",
+        source="Luo et al. 2025, arXiv 2503.12811",
+        columns=("k", "s"),
+        params=(
+            Param("L0", "irreducible loss"),
+            Param("A", "weight of the summed rate"),
+            Param("B", "what a drop of the rate gains"),
+            exponent("alpha", "exponent of the summed rate", 0.3, 0.5, 0.7),
+            Param("C", "scale of the response", 1e-3, 1e3, starts=(0.5, 2.0)),
+            Param("beta", "exponent of the response", 2e-2, 3.0, starts=(0.3, 0.6)),
+            exponent("gamma", "exponent of the rate", 0.3, 0.6, low=0.0, high=2.0),
+        ),
+        value=value,
+        linear=("L0", "A", "B"),
+        terms_per_row=width,
+    )
+
+
+def _index(values):
+    """Whole numbers from a column of floats."""
+    return (jnp if isinstance(values, jax.Array) else np).asarray(values).astype(int)
+
+
+LAWS = (ANNEALING,)

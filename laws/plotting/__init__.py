@@ -1,0 +1,1 @@
+"""Figures of fits: one style, PNG and SVG."""

@@ -1,0 +1,146 @@
+"""The look of every figure: one style, safe for colour-blind readers, readable on paper."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from laws.model.variables import VARIABLES
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WIDTH, HEIGHT = 4.4, 3.2  # inches of one panel: printed 85 mm wide, its smallest letters are six points high
+COLUMN = 1.6  # inches of a column of a legend above all panels
+DPI = 200
+# Okabe and Ito's palette, told apart by readers with any common colour blindness.
+LAW, SECOND, THIRD, NAIVE, INK = "#0072B2", "#D55E00", "#009E73", "#8C8C8C", "#222222"
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.labelsize": 9.5,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "legend.fontsize": 8,
+    "legend.frameon": False,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.linewidth": 0.8,
+    "axes.grid": True,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.6,
+    "figure.dpi": 100,
+    "savefig.dpi": DPI,
+    "svg.hashsalt": "isoflop",
+}
+SYMBOLS = {variable: f"{known.meaning} ${known.symbol}$" for variable, known in VARIABLES.items()} | {
+    "c": "training compute $C$ (FLOPs)",
+}
+# What is derived at the target, as mathematics.
+DERIVED = {"a": "a", "b": "b", "n_opt": "N^*", "d_opt": "D^*", "loss_opt": "L^*", "tokens_per_param": "D^*/N^*"}
+GREEK = ("alpha", "beta", "gamma", "delta", "eta", "lambda", "kappa", "mu", "sigma", "tau")
+
+
+def symbol(name: str) -> str:
+    """A constant, or what is derived, as mathematics: ``alpha_N`` with its subscript."""
+    stem, _, index = DERIVED.get(name, name).partition("_")
+    stem = rf"\{stem}" if stem in GREEK else stem if len(stem) < 3 or "^" in stem else rf"\mathrm{{{stem}}}"
+    return f"${stem}_{{{index}}}$" if index else f"${stem}$"
+
+
+def panels(count: int, height: float = HEIGHT, width: float = WIDTH, across: int = 4) -> tuple[Figure, list[Axes]]:
+    """A figure of some panels of a height and width in inches, at most so many in a row."""
+    from matplotlib.figure import Figure
+
+    columns = min(count, across)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
+    axes = list(np.ravel(figure.subplots(rows, columns)))
+    for empty in axes[count:]:
+        empty.remove()
+    return figure, axes[:count]
+
+
+def colours(count: int) -> list[Any]:
+    """An ordered scale whose lightness rises evenly, its palest end left out so that it shows on white."""
+    from matplotlib import colormaps
+
+    return [colormaps["viridis"](x) for x in np.linspace(0.0, 0.86, max(count, 1))]
+
+
+def power(value: float) -> str:
+    """A number as mathematics: 5.8 x 10^11."""
+    mantissa, exponent = f"{value:.1e}".split("e")
+    factor = "" if mantissa == "1.0" else rf"{mantissa.removesuffix('.0')}\times"
+    return f"${factor}10^{{{int(exponent)}}}$"
+
+
+def short(value: float) -> str:
+    """A number as short as can be: 0.05, 20, 5.8 x 10^11."""
+    return f"{value:.4g}" if value == 0 or 1e-3 <= abs(value) < 1e4 else power(value)
+
+
+def log_ticks(axis: Any, low: float, high: float, narrow: bool = False) -> None:
+    """Readable labels where less than two decades are shown, powers of ten where more are; fewer in a narrow panel."""
+    from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, LogLocator, NullFormatter
+
+    decades = np.log10(high / low)
+    few, near = decades < 2, decades < (1.0 if narrow else 0.7)
+    close, apart = ((1.0, 2.0, 5.0), (1.0, 3.0)) if narrow else ((1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0), (1.0, 2.0, 5.0))
+    subs = close if near else apart if few else (1.0,)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=5 if narrow and not few else None))
+    axis.set_major_formatter(FuncFormatter(lambda x, _: short(x)) if few else LogFormatterSciNotation())
+    axis.set_minor_formatter(NullFormatter())
+
+
+def few_ticks(axis: Any) -> None:
+    """Three or four short labels on a linear axis."""
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axis.set_major_locator(MaxNLocator(3))
+    axis.set_major_formatter(FuncFormatter(lambda x, _: short(x)))
+
+
+def _log_axis(axes: Axes, along: str, values: np.ndarray, room: float) -> None:
+    low, high = float(np.min(values)), float(np.max(values))
+    if low <= 0:
+        return
+    getattr(axes, f"set_{along}scale")("log")
+    getattr(axes, f"set_{along}lim")(low / room, high * room)
+    log_ticks(getattr(axes, f"{along}axis"), low, high)
+
+
+def log_x(axes: Axes, values: np.ndarray, room: float = 1.15) -> None:
+    """A logarithmic axis with a factor of room around the values, where all of them are positive."""
+    _log_axis(axes, "x", values, room)
+
+
+def log_y(axes: Axes, values: np.ndarray, room: float = 1.15) -> None:
+    """The same, upwards."""
+    _log_axis(axes, "y", values, room)
+
+
+def legend(axes: Axes, columns: int = 2) -> None:
+    """Above the panel, where it covers nothing."""
+    axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, columnspacing=1.2, handlelength=1.6)
+
+
+def legend_above(figure: Figure, handles: list[Any]) -> None:
+    """One legend for all panels, above them."""
+    labels, columns = [str(handle.get_label()) for handle in handles], max(2, int(figure.get_figwidth() / COLUMN))
+    figure.legend(handles, labels, loc="outside upper left", ncols=min(columns, len(handles)), handlelength=1.8)
+
+
+def save(figure: Figure, path: str | Path) -> Path:
+    """Writes a figure; the same figure gives the same bytes."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return path

@@ -1,0 +1,265 @@
+"""Predictions that cannot be changed afterwards: frozen with the hashes of what they were made from, scored later."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from laws.base.errors import InputError, NotPreregistered
+from laws.base.json_files import content_hash, jsonable, read_json, sha256, write_json
+from laws.data.table import DEFAULTS, Table, load
+from laws.results.results import FitResult, from_report
+
+KIND = "isoflop.prediction"
+NEAR = 0.05  # runs within this relative distance of the target are measurements of it
+UNCHANGED = 1e-9  # relative difference up to which a number is the same after a round trip through files
+INFORMATIVE = 0.05  # an interval wider than this share of the loss says nothing
+
+
+def freeze(
+    fitted: FitResult,
+    path: str | Path,
+    *,
+    fit_path: str | Path | None = None,
+    compute: float | None = None,
+    command: str | None = None,
+    **given: float,
+) -> dict[str, Any]:
+    """A prediction written once, with its fit, its time and the hashes of its inputs.
+
+    Args:
+        fitted: the fit.
+        path: the file; one that already holds this very prediction is left as it is.
+        fit_path: where the fit was read from, to be checked when the prediction is scored.
+        compute, given: as in ``FitResult.predict``.
+        command: how it was made, for the reader.
+
+    Returns:
+        the content of the file.
+
+    Raises:
+        InputError: the file holds another prediction, or the request is not a valid one.
+    """
+    given = {variable: float(value) for variable, value in given.items() if value is not None}
+    inputs = list(fitted.report.get("inputs", []))
+    if fit_path is not None:
+        inputs.insert(0, {"path": str(fit_path), "sha256": sha256(fit_path)})
+    payload = jsonable(
+        {
+            "kind": KIND,
+            "created_at": time.time(),
+            "target": given | ({"c": float(compute)} if compute is not None else {}),
+            "prediction": fitted.predict(compute=compute, **given),
+            "inputs": inputs,
+            "command": command,
+            "fit": fitted.report,
+        }
+    )
+    if Path(path).exists():
+        found = read_frozen(path)
+        same = all(found.get(key) == payload[key] for key in ("target", "prediction", "inputs"))
+        if not same:
+            raise InputError(f"{path}: already holds another prediction; a frozen one is never overwritten")
+        return found
+    payload["sha256"] = content_hash(payload)
+    write_json(path, payload)
+    return payload
+
+
+def read_frozen(path: str | Path) -> dict[str, Any]:
+    """A frozen prediction, its seal checked.
+
+    Raises:
+        InputError: no such file, not a frozen prediction, or one that was changed.
+    """
+    frozen = read_json(path, "frozen prediction")
+    if frozen.get("kind") != KIND:
+        raise InputError(f"{path}: not a frozen prediction")
+    if frozen.get("sha256") != content_hash(frozen):
+        raise InputError(f"{path}: the frozen prediction was changed after it was written (its hash does not match)")
+    return frozen
+
+
+def _keys(values: dict[str, Any], loss) -> Float[np.ndarray, "rows fields"]:
+    return np.stack(
+        [*(np.asarray(values[variable], float) for variable in ("n", "d", "c") if variable in values), loss], axis=1
+    )
+
+
+def _missing(frozen: dict[str, Any], table: Table) -> list[str]:
+    """Fitted runs that a table no longer holds with the same numbers."""
+    data = frozen["fit"]["data"]
+    fitted, now = _keys(data, data["loss"]), _keys(table.values, table.loss)
+    if fitted.shape[1] != now.shape[1]:
+        return list(data["run"])
+    order = np.lexsort(now.T[::-1])
+    now = now[order]
+    found = []
+    for run, row in zip(data["run"], fitted, strict=True):
+        first = np.searchsorted(now[:, 0], row[0] * (1 - UNCHANGED))
+        last = np.searchsorted(now[:, 0], row[0] * (1 + UNCHANGED), side="right")
+        if not np.any(np.all(np.abs(now[first:last] / row - 1) <= UNCHANGED, axis=1)):
+            found.append(str(run))
+    return found
+
+
+def _columns(frozen: dict[str, Any]) -> dict[str, Any]:
+    """How the fit mapped its columns, to read another table the same way."""
+    kept = {variable: column for variable, column in frozen["fit"]["columns"].items() if column != "6ND"}
+    named = {variable: kept.pop(variable) for variable in (*DEFAULTS, "run", "noise") if variable in kept}
+    return named | {"columns": kept}
+
+
+def check_inputs(frozen: dict[str, Any], table: Table) -> list[str]:
+    """Warnings about inputs that cannot be checked any more.
+
+    A sweep's table grows when it is collected again, so a table whose hash differs passes if every run that was fitted
+    is still in it with the same numbers.
+
+    Raises:
+        InputError: an input is not what the prediction was made from.
+    """
+    warned = []
+    table_path = (frozen["fit"].get("inputs") or [{}])[0].get("path")
+    for item in frozen["inputs"]:
+        path = Path(item["path"])
+        if not path.exists():
+            warned.append(f"{path} is no longer there and cannot be checked against its hash")
+        elif sha256(path) != item["sha256"]:
+            if item["path"] != table_path:
+                raise InputError(f"{path}: changed since the prediction was frozen (sha256 {item['sha256'][:12]}...)")
+            now = table if table.path == item["path"] else load(path, **_columns(frozen))
+            lost = _missing(frozen, now)
+            if lost:
+                raise InputError(
+                    f"{path}: changed since the prediction was frozen: {len(lost)} fitted runs are gone or have other "
+                    f"numbers, the first is {lost[0]}"
+                )
+    return warned
+
+
+def _measured(frozen: dict[str, Any], table: Table) -> Bool[np.ndarray, " rows"]:
+    """The rows that measure the target."""
+    at = np.ones(len(table), bool)
+    for variable, value in frozen["target"].items():
+        at &= np.abs(table.values[variable] / value - 1) <= NEAR
+    if not at.any():
+        target = ", ".join(f"{variable} = {value:.4g}" for variable, value in frozen["target"].items())
+        raise InputError(f"{table.name}: no run was measured at {target} (within {NEAR:.0%})")
+    return at
+
+
+def _first_record(
+    frozen: dict[str, Any], table: Table, at: Bool[np.ndarray, " rows"]
+) -> tuple[float | None, list[str]]:
+    """When the first measurement of the target ended.
+
+    Raises:
+        NotPreregistered: before the prediction was frozen.
+    """
+    if table.ended_at is None or not np.isfinite(table.ended_at[at]).all():
+        return None, [
+            f"{table.name} does not say when its runs ended (ended_at): that the prediction was blind is not shown"
+        ]
+    first = float(table.ended_at[at].min())
+    if first <= frozen["created_at"]:
+        run = table.run[at][np.argmin(table.ended_at[at])]
+        raise NotPreregistered(
+            f"{table.name}: run {run} at the target ended {frozen['created_at'] - first:.0f} s before the prediction "
+            "was frozen, so it was not blind"
+        )
+    return first, []
+
+
+def _best(table: Table, at: Bool[np.ndarray, " rows"]) -> dict[str, Any]:
+    """The best of the measured sizes, repeated runs averaged."""
+    rows = np.flatnonzero(at)
+    points = (
+        np.stack([table.values["n"][rows], table.values["d"][rows]], axis=1) if "n" in table.values else rows[:, None]
+    )
+    _, member = np.unique(points, axis=0, return_inverse=True)
+    member = member.ravel()
+    counts = np.bincount(member)
+    mean = np.bincount(member, table.loss[rows]) / counts
+    best = int(np.argmin(mean))
+    first = rows[np.flatnonzero(member == best)[0]]
+    said = f"lowest of {len(mean)} measured sizes" + (f", mean of {counts[best]} runs" if counts[best] > 1 else "")
+    where = {variable: float(values[first]) for variable, values in table.values.items()}
+    return {"loss": float(mean[best]), "how": said, **where, "run": str(table.run[first])}
+
+
+def _baselines(frozen: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
+    """What the naive forecasters had said, and how far off they were."""
+    said = frozen["fit"]["baselines"]
+    out: dict[str, Any] = {"best_so_far": {"loss": said["best_loss"]}, "power_law": None}
+    compute = frozen["target"].get("c", measured.get("c"))
+    if said["power_law"] and compute:
+        out["power_law"] = {"loss": said["power_law"]["k"] * compute ** -said["power_law"]["p"]}
+    for entry in filter(None, out.values()):
+        entry["abs_rel_error"] = abs(entry["loss"] / measured["loss"] - 1)
+    return out
+
+
+def _runs(fitted: FitResult, table: Table, at: Bool[np.ndarray, " rows"]) -> dict[str, Any]:
+    """Every measured run against the law at its own size and data."""
+    loss, low, high = fitted.predictor.losses({variable: values[at] for variable, values in table.values.items()})
+    error = np.abs(loss / table.loss[at] - 1)
+    inside = (low <= table.loss[at]) & (table.loss[at] <= high)
+    rows = {variable: values[at] for variable, values in table.values.items()} | {"run": table.run[at].tolist()}
+    return {
+        "n": int(at.sum()),
+        "mean_abs_rel_error": float(error.mean()),
+        "max_abs_rel_error": float(error.max()),
+        "coverage": float(inside.mean()),
+        "rows": rows | {"loss": table.loss[at], "predicted": loss, "low": low, "high": high},
+    }
+
+
+def score(path: str | Path, table: str | Path | Table) -> dict[str, Any]:
+    """A frozen prediction against what was measured since.
+
+    Args:
+        path: the frozen file.
+        table: the runs; a path is read with the columns of the fit.
+
+    Raises:
+        InputError: the frozen file or an input was changed, or nothing was measured at the target.
+        NotPreregistered: a measurement is older than the prediction.
+    """
+    frozen = read_frozen(path)
+    if not isinstance(table, Table):
+        table = load(table, **_columns(frozen))
+    warned = check_inputs(frozen, table)
+    at = _measured(frozen, table)
+    first, unsure = _first_record(frozen, table, at)
+    fitted, measured = from_report(frozen["fit"], str(path)), _best(table, at)
+    said = frozen["prediction"]
+    low, high = said["interval"]
+    width = (high - low) / said["loss"]
+    if width > INFORMATIVE:
+        warned.append(f"uninformative: the interval is {width:.1%} of the loss wide, more than {INFORMATIVE:.0%}")
+    return jsonable(
+        {
+            "kind": "isoflop.score",
+            "prediction": {"path": str(path), "sha256": frozen["sha256"]},
+            "target": frozen["target"],
+            "predicted": {"loss": said["loss"], "interval": [low, high], "level": said["level"]},
+            "measured": measured,
+            "abs_rel_error": abs(said["loss"] / measured["loss"] - 1),
+            "covered": low <= measured["loss"] <= high,
+            "interval_width": high - low,
+            "relative_width": width,
+            "informative": width <= INFORMATIVE,
+            "baselines": _baselines(frozen, measured),
+            "runs": _runs(fitted, table, at),
+            "extrapolation": said["extrapolation"],
+            "blind": None if first is None else True,
+            "frozen_at": frozen["created_at"],
+            "first_record_at": first,
+            "warnings": [*unsure, *warned, *said["warnings"]],
+        }
+    )

@@ -1,0 +1,75 @@
+"""The compute multiplier: known truths, laws with floors, conventions, and the command."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+import laws
+from isoflop import cli
+from laws.base.errors import InputError
+from laws.uses.compute_multiplier import compare
+
+TARGET = 1e12
+
+
+@pytest.fixture(scope="module")
+def fits(tmp_path_factory, below):
+    """A sweep, and one in which every run needs half the compute: each loss is that of twice the tokens."""
+    folder, frame = tmp_path_factory.mktemp("fits"), below
+    faster = frame.assign(**{name: frame[name] / 2 for name in ("tokens", "flops_exact", "flops_6nd")})
+    tables = {"a": frame, "b": faster}
+    found = {name: laws.load(table).fit("chinchilla", resamples=64, target=TARGET) for name, table in tables.items()}
+    for name, fitted in found.items():
+        fitted.save(folder / f"{name}.json")
+    return folder, found
+
+
+def test_half_the_compute_is_a_multiplier_of_two_that_stays(fits):
+    _, found = fits
+    said = compare(found["a"], found["b"], np.array([2e11, 1e12]))
+    for point in said["points"]:
+        assert point["multiplier"] == pytest.approx(2, rel=1e-3)
+        assert point["interval"][0] < 2 < point["interval"][1] and point["better"] > 0.9
+    assert said["slope"]["value"] == pytest.approx(0, abs=2e-3)
+    back = compare(found["b"], found["a"], np.array([1e11, 5e11]))
+    assert [point["multiplier"] for point in back["points"]] == pytest.approx([0.5, 0.5], rel=1e-3)
+
+
+def test_a_law_with_itself_is_even(fits):
+    _, found = fits
+    said = compare(found["a"], found["a"])
+    assert [point["multiplier"] for point in said["points"]] == pytest.approx([1] * 9, rel=2e-3)
+    assert "C by a factor 10" in said["warnings"][0]
+
+
+def test_a_floor_above_the_loss_has_no_multiplier_and_says_why(fits):
+    _, found = fits
+    report = found["a"].report
+    higher = {key: report[key] | {"E": np.array(report[key]["E"]) + 0.4} for key in ("params", "samples")}
+    worse = dataclasses.replace(found["a"], report=report | higher)
+    high = float(found["a"].predict(compute=1e18)["loss"])
+    assert high < worse.params["E"]
+    (point,) = compare(found["a"], worse, np.array([1e18]))["points"]
+    assert point["multiplier"] is None and point["interval"] is None
+    assert "B does not reach it" in point["reason"]
+
+
+def test_other_conventions_of_compute_are_refused(fits, below):
+    _, found = fits
+    other = laws.load(below, c="flops_6nd").fit("chinchilla", resamples=0)
+    with pytest.raises(InputError, match=r"count compute differently \(flops_exact and flops_6nd\)"):
+        compare(found["a"], other)
+
+
+def test_the_command_prints_writes_and_draws(fits, capsys):
+    folder, _ = fits
+    argv = ["compare", folder / "a.json", folder / "b.json", "--compute=1e12", f"--out={folder / 'm.json'}"]
+    assert cli.main([*map(str, argv), f"--plot={folder / 'm.svg'}"]) == 0
+    assert "the advantage of B neither grows nor shrinks" not in capsys.readouterr().out  # one point has no trend
+    kept = json.loads((folder / "m.json").read_text())
+    assert kept["points"][0]["multiplier"] == pytest.approx(2, rel=1e-3)
+    assert (folder / "m.svg").read_text().lstrip().startswith("<?xml")
+    assert cli.main([*map(str, argv[:3]), "--compute=1e12x"]) == 2
+    assert "--compute" in capsys.readouterr().err

@@ -1,0 +1,104 @@
+"""Rival forms: who is believed, and what growth of forecast errors does to predictions."""
+
+import dataclasses
+import tracemalloc
+
+import numpy as np
+import pandas as pd
+import pytest
+
+import laws
+from laws.forecasting.model_averaging import EQUAL, RIVALS
+from laws.forecasting.rolling_origin import INFLATIONS, _scores, forecast_errors, forecast_origins
+from laws.inference.noise import residual_scale
+from laws.model.forms import LAWS
+
+
+def test_every_rival_is_a_law():
+    for name, forms in RIVALS.items():
+        for form in forms:
+            assert name in LAWS
+            assert set(form.zero) | set(form.tie) <= set(LAWS[form.law].names)
+
+
+def test_cuts_leave_runs_on_both_sides():
+    compute = np.repeat(np.geomspace(1e18, 1e20, 6), 5)
+    found = forecast_origins(compute, np.arange(30), 8)
+    assert [int(rows.sum()) for rows in found] == [10, 15, 20, 25]
+    assert forecast_origins(compute, np.arange(30), 31) == []
+    ladder = forecast_origins(np.geomspace(1, 100, 40), np.arange(40), 7)
+    assert len(ladder) <= 6
+    assert 7 <= ladder[0].sum() < ladder[-1].sum() < 40
+
+
+def test_the_law_is_believed_where_it_is_true(fitted):
+    forms = fitted.report["ensemble"]["forms"]
+    assert forms[0]["form"] == "chinchilla"
+    assert sum(form["weight"] for form in forms) == pytest.approx(1)
+    assert all(form["weight"] >= EQUAL / len(forms) - 1e-12 for form in forms)
+    assert fitted.report["ensemble"]["growth"] < 0.005
+    assert len(forms[0]["samples"]) == 0 < len(forms[1]["samples"]["E"])
+
+
+@pytest.fixture(scope="module")
+def misfitted():
+    """A power law without a floor, fitted to runs whose loss has one: its forecasts miss by more and more."""
+    c = np.repeat(np.geomspace(1e17, 1e21, 9), 3)
+    loss = (1.5 + 40 * (c / 1e12) ** -0.3) * np.exp(0.004 * np.random.default_rng(0).standard_normal(27))
+    return laws.load(pd.DataFrame({"c": c, "loss": loss}), c="c").fit("power_c", resamples=100)
+
+
+def test_a_rival_that_forecasts_better_takes_over(misfitted):
+    law, rival = misfitted.report["ensemble"]["forms"]
+    assert rival["form"] == "power_offset_c"
+    assert rival["weight"] > 0.9 > 0.1 > law["weight"]
+    assert rival["params"]["E"] == pytest.approx(1.5, abs=0.1)
+    assert any("forecast the larger runs better" in text for text in misfitted.warnings)
+    said = misfitted.predict(c=1e23)
+    truth = 1.5 + 40 * 1e11**-0.3
+    assert said["interval"][0] < truth < said["interval"][1]
+    assert said["parts"]["form"] > said["parts"]["constants"]
+    assert any("'power_offset_c' forecast better" in text for text in said["warnings"])
+
+
+def test_growth_widens_by_the_log_of_the_extrapolation_factor(misfitted):
+    alone = dataclasses.replace(misfitted.predictor, rivals=(), extrapolation_inflation=0.0)
+    growing = dataclasses.replace(alone, extrapolation_inflation=0.05)
+    for factor in (1.0, 10.0, 100.0):
+        at = {"c": np.array([1e21 * factor])}
+        added = np.var(growing.log_losses(at)) - np.var(alone.log_losses(at))
+        assert added == pytest.approx((0.05 * np.log(factor)) ** 2, rel=0.25, abs=1e-5)
+
+
+def test_a_saved_ensemble_predicts_the_same(misfitted, tmp_path):
+    again = laws.read_fit(misfitted.save(tmp_path / "fit.json"))
+    assert again.predict(c=1e23)["interval"] == pytest.approx(misfitted.predict(c=1e23)["interval"], rel=1e-9)
+
+
+def line(rows: int):
+    """A straight line through noisy rows, half of them forecast from the other half: the arguments of a score."""
+    x = np.linspace(-1, 1, rows)
+    slopes = np.stack([np.ones(rows), x], axis=1)[None]
+    error = 0.01 * np.random.default_rng(0).standard_normal((1, rows))
+    inside, weight, prior = x < 0, np.ones(rows), 1e-6 * np.eye(2)[None]
+    return inside, error, np.zeros((1, rows)), slopes, np.maximum(x, 0), weight, "log_squared", 1e-3, prior
+
+
+def test_a_score_is_the_density_of_a_multivariate_t():
+    from scipy.stats import multivariate_t
+
+    inside, error, _, slopes, far, _, objective, delta, prior = given = line(20)
+    deviation = residual_scale(error[:, inside], 2, objective, delta) + 1e-12
+    unsure = forecast_errors(slopes[:, inside], slopes[:, ~inside], deviation, objective, delta, prior)[0]
+    for extrapolation_inflation, found in zip(INFLATIONS, _scores(*given)[0], strict=True):
+        moved = extrapolation_inflation * far[~inside]
+        shape = unsure @ unsure.T + np.outer(moved, moved) + deviation[0] ** 2 * np.eye(10)
+        assert found == pytest.approx(multivariate_t.logpdf(error[0, ~inside], np.zeros(10), shape, df=8), rel=1e-6)
+
+
+def test_scores_of_many_rows_take_memory_as_the_rows_do():
+    tracemalloc.start()
+    assert np.isfinite(_scores(*line(100_000))).all()
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2e8  # a covariance of the forecasts would hold 2e10 bytes

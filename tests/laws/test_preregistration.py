@@ -1,0 +1,141 @@
+"""Freezing and scoring: what was predicted before, against what was measured after."""
+
+import dataclasses
+import json
+
+import pytest
+
+import laws
+from laws.base.errors import InputError, NotPreregistered
+from laws.uses.preregistration import freeze, score
+
+BEFORE, AFTER = -1000.0, 1000.0
+
+
+@pytest.fixture(scope="module")
+def files(below, tmp_path_factory):
+    """A fit of the smaller budgets, frozen: its files, and what they held when the prediction was made."""
+    folder = tmp_path_factory.mktemp("study")
+    below.to_parquet(folder / "runs.parquet")
+    fit_path = laws.load(folder / "runs.parquet").fit("chinchilla", resamples=50).save(folder / "fit.json")
+    freeze(laws.read_fit(fit_path), folder / "prediction.json", fit_path=fit_path, compute=1e12)
+    return {path: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.fixture
+def study(sweep, files):
+    """The files as they were, and the table in which the largest budget was measured afterwards."""
+    for file, content in files.items():
+        file.write_bytes(content)
+    frozen, fit_path, path = (
+        next(iter(files)).with_name(f"{n}") for n in ("prediction.json", "fit.json", "runs.parquet")
+    )
+    at = json.loads(frozen.read_text())["created_at"]
+
+    def measure(shift: float = AFTER, **changes):
+        inflates = sweep.assign(ended_at=[at + (shift if budget == 1e12 else BEFORE) for budget in sweep.budget])
+        for (row, column), value in changes.get("cells", {}).items():
+            inflates.loc[row, column] = value
+        inflates.drop(columns=changes.get("drop", [])).to_parquet(path)
+        return path
+
+    return frozen, fit_path, measure
+
+
+def test_score(study, sweep):
+    frozen, _, measure = study
+    found = score(frozen, measure())
+    measured = sweep[sweep.budget == 1e12].groupby("params_total").loss.mean().min()
+    assert found["measured"]["loss"] == pytest.approx(measured)
+    assert found["abs_rel_error"] == pytest.approx(abs(found["predicted"]["loss"] / measured - 1))
+    assert found["abs_rel_error"] < 0.01
+    assert found["covered"]
+    assert found["blind"] is True
+    assert found["informative"]
+    assert found["interval_width"] == pytest.approx(
+        found["predicted"]["interval"][1] - found["predicted"]["interval"][0]
+    )
+    assert found["runs"]["n"] == 7
+    naive = found["baselines"]
+    assert naive["best_so_far"]["loss"] == pytest.approx(sweep[sweep.budget < 1e12].loss.min())
+    assert naive["best_so_far"]["abs_rel_error"] > 3 * found["abs_rel_error"]
+    assert naive["power_law"]["abs_rel_error"] >= 0
+
+
+def test_a_prediction_younger_than_a_record_fails(study):
+    frozen, _, measure = study
+    with pytest.raises(NotPreregistered, match="before the prediction was frozen") as error:
+        score(frozen, measure(BEFORE))
+    assert error.value.exit_code == 1
+
+
+def test_one_early_record_is_enough_to_fail(study, sweep):
+    frozen, _, measure = study
+    row = int(sweep[sweep.budget == 1e12].index[3])
+    with pytest.raises(NotPreregistered, match=sweep.run_id[row]):
+        score(frozen, measure(cells={(row, "ended_at"): 0.0}))
+
+
+def test_a_changed_fitted_run_is_refused(study):
+    frozen, _, measure = study
+    with pytest.raises(InputError, match=r"runs\.parquet: changed since .*1 fitted runs .*r000"):
+        score(frozen, measure(cells={(0, "loss"): 2.5}))
+
+
+def test_a_changed_fit_is_refused(study):
+    frozen, fit_path, measure = study
+    fit_path.write_text(fit_path.read_text().replace('"law"', ' "law"', 1))
+    with pytest.raises(InputError, match=r"fit\.json: changed since the prediction was frozen"):
+        score(frozen, measure())
+
+
+def test_a_changed_prediction_is_refused(study):
+    frozen, _, measure = study
+    content = json.loads(frozen.read_text())
+    content["prediction"]["loss"] *= 0.99
+    frozen.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="hash does not match"):
+        score(frozen, measure())
+
+
+def test_a_frozen_prediction_is_never_overwritten(study):
+    frozen, fit_path, _ = study
+    fitted, before = laws.read_fit(fit_path), frozen.read_text()
+    freeze(fitted, frozen, fit_path=fit_path, compute=1e12)
+    assert frozen.read_text() == before
+    with pytest.raises(InputError, match="already holds another prediction"):
+        freeze(fitted, frozen, fit_path=fit_path, compute=2e12)
+    assert frozen.read_text() == before
+
+
+def test_nothing_measured_yet(study, below):
+    frozen, _, _ = study
+    with pytest.raises(InputError, match="no run was measured at c = 1e"):
+        score(frozen, laws.load(below))
+
+
+def test_without_times_it_is_not_shown_to_be_blind(study):
+    frozen, _, measure = study
+    found = score(frozen, measure(drop=["ended_at"]))
+    assert found["blind"] is None
+    assert any("ended_at" in text for text in found["warnings"])
+
+
+def test_an_uninformative_interval_is_called_so(study, sweep, tmp_path):
+    _, fit_path, _ = study
+    fitted = laws.read_fit(fit_path)
+    loud = fitted.report | {"noise": fitted.report["noise"] | {"residual": 0.03}}
+    freeze(dataclasses.replace(fitted, report=loud), tmp_path / "p.json", compute=1e12)
+    found = score(tmp_path / "p.json", laws.load(sweep.assign(ended_at=9e9)))
+    assert found["relative_width"] > 0.05
+    assert not found["informative"]
+    assert any("uninformative" in text for text in found["warnings"])
+
+
+def test_prediction_of_one_run(study, sweep, tmp_path):
+    _, fit_path, measure = study
+    row = sweep[sweep.budget == 1e12].iloc[0]
+    freeze(laws.read_fit(fit_path), tmp_path / "one.json", n=float(row.params_total), d=float(row.tokens))
+    found = score(tmp_path / "one.json", laws.load(measure(1e6)))
+    assert found["measured"]["loss"] == pytest.approx(row.loss)
+    assert found["runs"]["n"] == 1

@@ -1,0 +1,97 @@
+"""The log of a study's scores: nothing can be taken back, and the promise of the intervals is counted."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from isoflop import cli
+from laws.base.errors import InputError
+from laws.uses.score_log import append_score, calibration, read_score_log
+
+
+def score(number: int, measured: float, level: float = 0.95, half: float = 0.02) -> dict:
+    """A score as `laws.uses.preregistration.score` gives it, of a prediction of 2 nats."""
+    low, high = 2 * np.exp(-half), 2 * np.exp(half)
+    return {
+        "prediction": {"path": f"p{number}.json", "sha256": f"{number:064d}"},
+        "target": {"c": 1e12 * 2**number},
+        "predicted": {"loss": 2.0, "interval": [low, high], "level": level},
+        "measured": {"loss": measured, "n": 1e6},
+        "abs_rel_error": abs(2 / measured - 1),
+        "covered": bool(low <= measured <= high),
+        "relative_width": (high - low) / 2,
+        "blind": True,
+        "frozen_at": 1e9 + number,
+        "first_record_at": 2e9,
+    }
+
+
+@pytest.fixture
+def log(tmp_path):
+    path = tmp_path / "study" / "scores.jsonl"
+    for number in range(3):
+        append_score(score(number, 2 * np.exp(0.01 * (number - 1))), path)
+    return path
+
+
+def test_every_score_is_kept_in_order_and_said_once(log):
+    before = log.read_text()
+    assert len(append_score(score(2, 2 * np.exp(0.01)), log)) == 3  # the same again
+    assert log.read_text() == before
+    assert len(append_score(score(2, 2 * np.exp(0.015)), log)) == 4  # more was measured since
+    found = calibration(read_score_log(log))
+    assert found["scores"] == 4 and len(found["forecasts"]) == 3
+    assert [row["distance"] for row in found["forecasts"]] == pytest.approx([-0.5, 0, 0.75])
+    assert found["forecasts"][-1]["bias"] == pytest.approx(0.25 / 3)
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda lines: [lines[0].replace('"covered": true', '"covered": false'), *lines[1:]], "line 1 was changed"),
+        (lambda lines: [lines[0], lines[2]], "before line 2 was taken out"),
+        (lambda lines: lines[1:], "before line 1 was taken out"),
+        (lambda lines: [lines[1], lines[0], lines[2]], "before line 1"),
+        (lambda lines: [*lines, "{"], "line 4 is not JSON"),
+        (lambda lines: [*lines, "{}"], "line 4 is not a score"),
+    ],
+)
+def test_a_log_that_was_tampered_with_is_refused(log, harm, said):
+    text = "\n".join(harm(log.read_text().splitlines())) + "\n"
+    log.write_text(text)
+    for use in (read_score_log, lambda path: append_score(score(3, 2.0), path)):
+        with pytest.raises(InputError, match=said):
+            use(log)
+    assert log.read_text() == text
+
+
+def test_the_promise_is_counted():
+    """Exact binomial intervals of Clopper and Pearson, as tables have them."""
+
+    def found(hits, count, level):
+        entries = [
+            {**score(i, 2.0 if i < hits else 2.5, level), "prediction": f"{i}", "sha256": ""} for i in range(count)
+        ]
+        return calibration(entries)
+
+    last = found(9, 10, 0.95)["forecasts"][-1]
+    assert last["interval"] == pytest.approx((0.5550, 0.9975), abs=1e-4)
+    assert found(3, 3, 0.95)["forecasts"][-1]["interval"] == pytest.approx((0.2924, 1.0), abs=1e-4)
+    assert "nothing speaks against" in found(9, 10, 0.95)["verdict"]
+    assert "too narrow" in found(6, 10, 0.95)["verdict"]
+    assert "too wide" in found(20, 20, 0.5)["verdict"]
+    with pytest.raises(InputError, match="no score"):
+        calibration([])
+
+
+def test_the_command(log, capsys, tmp_path):
+    assert cli.main(["calibration", str(log), f"--plot={tmp_path / 'c.png'}"]) == 0
+    out = capsys.readouterr().out
+    assert "100% of 3 forecasts inside intervals of 95%" in out and len(re.findall(r"inside\b", out)) >= 3
+    assert (tmp_path / "c.png").stat().st_size > 10_000
+    assert cli.main(["calibration", str(log), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["forecasts"][0]["measured"] == pytest.approx(2 * np.exp(-0.01))
+    assert cli.main(["calibration", str(tmp_path / "none.jsonl")]) == 2
+    assert "none.jsonl" in capsys.readouterr().err
