@@ -118,7 +118,7 @@ def ours_processes(shape: str, folder: Path, processes: int) -> float:
     """`isoflop sweep` of one point after another, each a process with all cores."""
     for i in range(processes):
         seed, rate = divmod(i, 4)
-        where = [f"--where=seed=={seed}", f"--where=optimizer.peak_lr=={(rate + 1) * 1e-3:g}"]
+        where = [f"--where=seed=={seed}", f"--where=peak_lr=={(rate + 1) * 1e-3:g}"]
         arguments = [f"--config={config(SHAPES[shape], folder)}", f"--workdir={folder / 'sweep'}", *where]
         command(["isoflop", "sweep", *arguments, "--workers=1"], ISOFLOP_CACHE=cache(folder))
     return processes / RUNS

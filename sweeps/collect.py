@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sweeps import collect_cache, curves, sweep_dir, untrusted_files
+from sweeps import base_configs, collect_cache, curves, sweep_dir, untrusted_files
+from sweeps.base_configs import BaseConfigs
 from sweeps.collect_cache import CachedRun, CollectCache
 from sweeps.untrusted_files import Stamp
 from training.errors import BadInput
@@ -28,7 +29,8 @@ CURVES = pa.schema([pa.field("run_id", pa.string()), *curves.SCHEMA])
 def collect(path: Path | str) -> Path:
     """Write `runs.parquet` and `curves.parquet` into a sweep directory, each whole or not at all, at any time.
 
-    `runs.parquet` holds each record with the sweep's name, the labels and the overrides of its point; a run that
+    `runs.parquet` holds each record with the sweep's name, the labels and the overrides of its point, the name of its
+    base config (`base_config`) and a column for each key in which base configs differ (`sweeps.base_configs`); a run that
     failed has its status, its labels and its plan. What is nested is JSON text. `curves.parquet` holds the logged
     training losses of every run that has begun. Where runs were also evaluated in formats of few bits, `post.parquet`
     holds a row for each: that of the run, with `bits_post`, the metrics then, `loss_before` and what was `loss_added`.
@@ -42,12 +44,13 @@ def collect(path: Path | str) -> Path:
     """
     path = Path(path)
     sweep, before = sweep_dir.read(path), collect_cache.read(path)
+    bases = base_configs.compare(sweep)
     stamps = collect_cache.scan(path, sweep.entries)
     rows, texts = [], {}
     for run_id, entry in sweep.entries.items():
         result = stamps[run_id][0] if run_id in stamps else None
         record, texts[run_id] = _record(sweep, run_id, before.runs.get(run_id, CachedRun()), result)
-        if (row := _row(sweep, entry, record, begun=run_id in stamps)) is not None:
+        if (row := _row(sweep, entry, bases, record, begun=run_id in stamps)) is not None:
             rows.append(row)
     runs, post = _table(path, rows), list(_post(sweep, rows))
     posted = _table(path, post) if post else None
@@ -76,16 +79,23 @@ def _record(
 
 
 def _row(
-    sweep: sweep_dir.Sweep, entry: sweep_dir.Entry, result: Mapping[str, Any] | None, begun: bool
+    sweep: sweep_dir.Sweep,
+    entry: sweep_dir.Entry,
+    bases: BaseConfigs,
+    result: Mapping[str, Any] | None,
+    begun: bool,
 ) -> dict[str, Any] | None:
-    design = {"sweep": sweep.name, **entry.labels}
+    """The row of a run in `runs.parquet`; None where it has neither ended nor failed."""
+    base = {"base_config": bases.of_run[entry.run_id]}
+    design = {"sweep": sweep.name, **base, **entry.labels}
+    keys = {**bases.values(entry.run_id), **entry.overrides}
     if result is not None:
-        extra = {key: value for key, value in entry.overrides.items() if key not in result}
+        extra = {key: value for key, value in keys.items() if key not in result}
         return {**result, **design, **extra, "run_id": entry.run_id}
     if not begun or sweep_dir.unfinished(sweep.run(entry.run_id)) != "failed":
         return None
     planned = {"params_total": entry.params, "steps": entry.steps, "flops_exact": entry.flops}
-    failed = {"run_id": entry.run_id, "status": "failed", **planned, **design, **entry.overrides}
+    failed = {"run_id": entry.run_id, "status": "failed", **planned, **design, **keys}
     return failed | {"run_id": entry.run_id}
 
 
@@ -178,11 +188,19 @@ def _table(path: Path, rows: list[dict[str, Any]]) -> pa.Table:
 
 
 def _column(values: list[Any]) -> pa.Array:
+    """Values of one column of a table, by the kinds that are among them.
+
+    Integers are int64; with floats among them, or one that int64 cannot hold, all are float64. Nested values are JSON.
+    Values of several kinds, or an integer beyond every float, make a column of texts.
+    """
     values = [json.dumps(value, sort_keys=True) if isinstance(value, dict | list) else value for value in values]
     kinds = {type(value) for value in values} - {type(None)}
-    if not kinds or kinds == {int, float}:
-        return pa.array(values, pa.float64())
-    if len(kinds) > 1:  # a label that is a number here and a word there
+    if kinds == {int} and all(value is None or -(2**63) <= value < 2**63 for value in values):
+        return pa.array(values, pa.int64())
+    if kinds <= {int, float}:
+        with contextlib.suppress(OverflowError):
+            return pa.array([None if value is None else float(value) for value in values], pa.float64())
+    if len(kinds) > 1 or kinds == {int}:
         return pa.array([None if value is None else str(value) for value in values], pa.string())
     return pa.array(values)
 

@@ -23,7 +23,6 @@ from sweeps.plan import Plan, Point, configure
 from training.config import complete, resolve
 from training.errors import Absent, BadInput, RunFailed
 from training.process import configure_process
-from training.task import resolve as family_of
 
 COMMAND = (sys.executable, "-m", "sweeps.cost_estimate")
 ABSENT = 3  # exit code of the measuring process where the data is not on this machine
@@ -53,25 +52,7 @@ def row(point: Point) -> dict[str, Any]:
     """The counts of a point by every convention, from shapes alone; of a refused one its overrides, and why it is."""
     if point.config is None or point.refused is not None:
         return {**point.labels, **point.overrides, "refused": point.refused}
-    config, derived = point.config, point.config.derived
-    cost = family_of(config.task).cost(config)
-    return {
-        "run_id": derived.run_id,
-        **point.labels,
-        "params_total": cost.params_total,
-        "params_non_embedding": cost.params_non_embedding,
-        "params_active": cost.active,
-        "tokens": derived.tokens,
-        "epochs": point.epochs,
-        "steps": derived.steps,
-        "batch_size": config.batch_size,
-        "peak_lr": config.optimizer.peak_lr,
-        "seed": config.seed,
-        "flops_6nd": 6.0 * cost.params_total * derived.tokens,
-        "flops_6nd_non_embedding": 6.0 * cost.params_non_embedding * derived.tokens,
-        "flops_6nd_active": 6.0 * cost.active * derived.tokens,
-        "flops_exact": derived.flops,
-    }
+    return {"run_id": point.run_id, **point.labels, **point.counts, "epochs": point.epochs}
 
 
 def representatives(plan: Plan, limit: int | None = None) -> list[Point]:

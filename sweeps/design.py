@@ -144,21 +144,6 @@ def meets(point: Point, condition: Condition) -> bool:
     return name is not None and OPERATORS[symbol](point[name], wanted)
 
 
-def condition(text: str) -> Condition:
-    """The condition that a text such as "budget<=5.8e11" states; the value is a number where it reads as one.
-
-    Raises:
-      ValueError: the text has no operator, key or value.
-    """
-    for symbol in OPERATORS:
-        key, found, value = text.partition(symbol)
-        if found and not symbol.isalpha() and " " not in symbol:
-            if key.strip() and value.strip():
-                return key.strip(), symbol, _value(value.strip())
-            break
-    raise ValueError(f"condition {text!r}: write key, operator and value, as in budget<=5.8e11")
-
-
 def points(design: Iterable[Mapping[str, Any]]) -> list[Point]:
     """The points of a design as dicts of dotted overrides and labels.
 
@@ -194,12 +179,5 @@ def _named(point: Point, key: str) -> str | None:
 def _cell(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
-        return text
-
-
-def _value(text: str) -> Any:
-    try:
-        return float(text)
     except ValueError:
         return text

@@ -5,14 +5,14 @@ import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from sweeps import design as designs
+from sweeps import design as designs, point_filter
 from training import config as configs
 from training.errors import BadInput
 from training.task import resolve as family_of
@@ -110,6 +110,30 @@ class Point:
         return self._config.derived.flops
 
     @functools.cached_property
+    def counts(self) -> dict[str, Any]:
+        """What the run will count, by the names of its record, from shapes alone."""
+        config, derived = self._config, self._config.derived
+        cost = family_of(config.task).cost(config)
+        return {
+            "run_id": derived.run_id,
+            "task": config.task,
+            "family": config.model.get("name", config.task),
+            "params_total": cost.params_total,
+            "params_non_embedding": cost.params_non_embedding,
+            "params_active": cost.active,
+            "tokens": derived.tokens,
+            "examples": derived.examples,
+            "steps": derived.steps,
+            "batch_size": config.batch_size,
+            "peak_lr": config.optimizer.peak_lr,
+            "seed": config.seed,
+            "flops_6nd": 6.0 * cost.params_total * derived.tokens,
+            "flops_6nd_non_embedding": 6.0 * cost.params_non_embedding * derived.tokens,
+            "flops_6nd_active": 6.0 * cost.active * derived.tokens,
+            "flops_exact": derived.flops,
+        }
+
+    @functools.cached_property
     def compile_key(self) -> str:
         """Points of equal key share one compiled step (the converse need not hold)."""
         return compile_key(self._config)
@@ -141,38 +165,60 @@ class Plan:
         return Counter(point.compile_key for point in self.points)
 
 
-def plan(sweep: ConfigDict, where: Iterable[designs.Condition] = ()) -> Plan:
+def plan(sweep: ConfigDict, where: Sequence[str] = ()) -> Plan:
     """Resolve the points of a completed sweep config; a completed run config is a sweep of one point.
 
     Args:
-      where: only points that meet these conditions.
+        sweep: the config.
+        where: only points that meet these conditions (`sweeps.point_filter`) on their labels, their overrides (a point
+            that does not override a key has the value of `base`) and their counts (`Point.counts`).
+
     Raises:
-      BadInput: a point names an unknown key, nothing is left, or the sweep is strict and a point is refused.
+        BadInput: a point names an unknown key, nothing is left, or the sweep is strict and a point is refused.
     """
     if "design" not in sweep:
         return Plan("", sweep, (Point({}, {}, configs.resolve(sweep)),))
-    try:
-        chosen = designs.points(designs.filter_(sweep.design, *where))
-    except (TypeError, ValueError) as error:
-        raise BadInput(f"sweep {sweep.name}: {error}") from error
-    if not chosen:
-        raise BadInput(
-            f"sweep {sweep.name}: the design has no points{' that meet the conditions' if sweep.design else ''}"
-        )
-    kept: dict[str, Point] = {}
+    points = _resolved_points(sweep, where)
+    if not points:
+        which = " that meet " + " and ".join(where) if where and sweep.design else ""
+        raise BadInput(f"sweep {sweep.name}: the design has no points{which}")
+    runs: dict[str, Point] = {}
     refused, duplicates = [], []
-    for raw in chosen:
-        point = _point(sweep, raw)
+    for point in points:
         if point.refused is not None:
             refused.append(point)
-        elif point.run_id in kept:
+        elif point.run_id in runs:
             duplicates.append(point)
         else:
-            kept[point.run_id] = point
-    if refused and (sweep.strict or not kept):
-        said = "; ".join(sorted({str(point.refused) for point in refused})[:3])
-        raise BadInput(f"sweep {sweep.name}: {len(refused)} of {len(chosen)} points are refused: {said}")
-    return Plan(sweep.name, sweep.base, tuple(kept.values()), tuple(refused), tuple(duplicates))
+            runs[point.run_id] = point
+    if refused and (sweep.strict or not runs):
+        reasons = "; ".join(sorted({str(point.refused) for point in refused})[:3])
+        raise BadInput(f"sweep {sweep.name}: {len(refused)} of {len(points)} points are refused: {reasons}")
+    return Plan(sweep.name, sweep.base, tuple(runs.values()), tuple(refused), tuple(duplicates))
+
+
+def _resolved_points(sweep: ConfigDict, where: Sequence[str]) -> list[Point]:
+    """The points that meet all conditions; those of the design alone are applied before the points are resolved."""
+    base = configs.flatten(sweep.base.to_dict())
+    try:
+        points = [designs.split(point) for point in designs.points(sweep.design)]
+        keys = dict.fromkeys(key for overrides, _ in points for key in overrides)
+        rows = [{key: base.get(key) for key in keys} | overrides | labels for overrides, labels in points]
+        names = {name for row in rows for name in row}
+        of_design = [condition for condition in where if point_filter.names_of(condition) <= names]
+        chosen = point_filter.select(rows, of_design) if of_design else range(len(rows))
+        resolved = [_point(sweep, *points[i]) for i in chosen]
+        of_counts = [condition for condition in where if condition not in of_design]
+        if not of_counts or not resolved:
+            return resolved
+        rows = [
+            ({} if point.refused else point.counts)
+            | {key: value for key, value in rows[i].items() if value is not None}
+            for point, i in zip(resolved, chosen, strict=True)
+        ]
+        return [resolved[i] for i in point_filter.select(rows, of_counts)]
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"sweep {sweep.name}: {error}") from error
 
 
 def configure(base: ConfigDict, overrides: dict[str, Any]) -> ConfigDict:
@@ -202,8 +248,7 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=list).encode()).hexdigest()[:12]
 
 
-def _point(sweep: ConfigDict, raw: designs.Point) -> Point:
-    overrides, labels = designs.split(raw)
+def _point(sweep: ConfigDict, overrides: dict[str, Any], labels: dict[str, Any]) -> Point:
     config = configure(sweep.base, overrides)
     try:
         config = configs.resolve(config)

@@ -12,6 +12,10 @@ from sweeps.sweep_dir import Entry, Sweep
 from training import config as configs
 from training.errors import BadInput
 from training.files import clear_temporaries, locked, write_json
+from training.task import resolve as family_of
+
+# Keys that are no part of a run's identity themselves, since what is derived from them is: steps, warm-up and widths.
+DETERMINING = ("horizon", "rules", "model.size", "model.variant")
 
 
 def add_points(path: Path, plan: plans.Plan) -> Sweep:
@@ -40,10 +44,17 @@ def add_points(path: Path, plan: plans.Plan) -> Sweep:
         used = {entry.base for entry in entries.values()}
         bases = {key: config for key, config in {**before.bases, base_key: base}.items() if key in used}
         points = {run_id: _as_json(entry) for run_id, entry in entries.items()}
-        content = {"format": sweep_dir.FORMAT, "name": plan.name, "bases": bases, "points": points}
+        indifferent = _indifferent(plan.base)
+        content = {
+            "format": sweep_dir.FORMAT,
+            "name": plan.name,
+            "indifferent": indifferent,
+            "bases": bases,
+            "points": points,
+        }
         if points.keys() != before.entries.keys() or any(_as_json(before.entries[i]) != points[i] for i in points):
             write_json(path / "sweep.json", content)
-        return Sweep(path, plan.name, bases, entries)
+        return Sweep(path, plan.name, bases, entries, indifferent)
 
 
 def run_config(sweep: Sweep, entry: Entry) -> ConfigDict:
@@ -60,6 +71,12 @@ def run_config(sweep: Sweep, entry: Entry) -> ConfigDict:
             f"{where}: the run {entry.run_id} is now {run_id}: planned by another version, or with other data"
         )
     return config
+
+
+def _indifferent(base: ConfigDict) -> tuple[str, ...]:
+    """Keys and sections of a config that are no part of a run's identity, nor is anything that is derived from them."""
+    keys = (*configs.INDIFFERENT, *getattr(family_of(base.task), "INDIFFERENT", ()))
+    return tuple(key for key in keys if key not in DETERMINING)
 
 
 def _entry(base: str, point: plans.Point) -> Entry:

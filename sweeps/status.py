@@ -3,10 +3,11 @@
 import dataclasses
 import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sweeps import collect_cache, sweep_dir, untrusted_files
+from sweeps import base_configs, collect_cache, point_filter, sweep_dir, untrusted_files
 from sweeps.untrusted_files import Stamp
 from training.errors import BadInput
 from training.lines import DECODER, NAME
@@ -70,6 +71,33 @@ def rows(sweep: sweep_dir.Sweep, ended: Ended | None = None) -> list[dict[str, A
             row |= _found(sweep, run_id, ended)
         table.append(row)
     return table
+
+
+def select(
+    sweep: sweep_dir.Sweep, table: list[dict[str, Any]], conditions: Sequence[str]
+) -> tuple[sweep_dir.Sweep, list[dict[str, Any]]]:
+    """The points that meet conditions on their rows and overrides (`sweeps.point_filter`), as a sweep, and their rows.
+
+    Args:
+        sweep: the sweep.
+        table: its rows, as `rows` returns them.
+        conditions: as in "budget <= 1e11" or "state == 'failed'".
+
+    Raises:
+        BadInput: a condition is wrong.
+    """
+    if not conditions:
+        return sweep, table
+    bases = {name: base_configs.flatten(base) for name, base in sweep.bases.items()}
+    keys = dict.fromkeys(key for entry in sweep.entries.values() for key in entry.overrides)
+    described = []
+    for row in table:
+        entry = sweep.entries[row["run_id"]]
+        base = bases.get(entry.base, {})
+        described.append({key: base.get(key) for key in keys} | dict(entry.overrides) | row)
+    chosen = [table[i] for i in point_filter.select(described, conditions)]
+    entries = {row["run_id"]: sweep.entries[row["run_id"]] for row in chosen}
+    return dataclasses.replace(sweep, entries=entries), chosen
 
 
 def collected_records(root: Path) -> Ended:

@@ -50,12 +50,21 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """What `sweep.json` says."""
+    """A sweep directory, as `sweep.json` describes it.
+
+    Attributes:
+        path: the directory.
+        name: of the sweep.
+        bases: completed configs, by the names by which entries refer to them.
+        entries: the points by run id.
+        indifferent: keys and sections of a base that change no result, only how fast or where it is computed.
+    """
 
     path: Path
     name: str
     bases: Mapping[str, Any]
     entries: Mapping[str, Entry]
+    indifferent: tuple[str, ...] = ()
 
     def run(self, run_id: str) -> Path:
         """The directory of a run."""
@@ -81,7 +90,8 @@ def read(path: Path) -> Sweep:
             for run_id, point in content["points"].items()
         }
         entries = {run_id: Entry(run_id=run_id, **point) for run_id, point in points.items()}
-        sweep = Sweep(path, content["name"], content["bases"], entries)
+        indifferent = tuple(str(key) for key in content.get("indifferent", ()))
+        sweep = Sweep(path, content["name"], content["bases"], entries, indifferent)
     except (AttributeError, KeyError, TypeError) as error:
         raise BadInput(f"{file}: damaged ({type(error).__name__}: {untrusted_files.printable(str(error))})") from error
     if not isinstance(sweep.name, str) or not isinstance(sweep.bases, dict):

@@ -2,7 +2,7 @@
 
     isoflop sweep --config=configs/sweeps/families_cpu.py --workdir=runs/families
     isoflop sweep --config=configs/sweeps/families_cpu.py:short --workdir=runs/families-short
-    isoflop fit runs/families --law=chinchilla --where="family == lstm" --out=lstm.json
+    isoflop fit runs/families --law=chinchilla --where="family == 'lstm'" --out=lstm.json
     isoflop compare decoder.json lstm.json
 
 The short one has two sizes and two horizons. The text and the shapes are those of `make demo`.

@@ -12,7 +12,13 @@ UNFINISHED = ("missing", "interrupted", "failed")  # states in which a point can
 
 def define_points(flags: absl_flags.FlagValues) -> None:
     """The flags that choose the points of a sweep."""
-    absl_flags.DEFINE_multi_string("where", [], "Only points that meet this, as in budget<=1e11.", flag_values=flags)
+    absl_flags.DEFINE_multi_string(
+        "where",
+        [],
+        "Only points for which this holds, as in \"family == 'lstm' and budget <= 1e11\": labels, overrides and counts, "
+        "in the language of fit --where.",
+        flag_values=flags,
+    )
     absl_flags.DEFINE_string(
         "points", None, "More points than the config's, of a CSV or JSON file, as propose writes them.",
         flag_values=flags,
@@ -35,11 +41,7 @@ def planned(flags: absl_flags.FlagValues) -> plans.Plan:
             raise BadInput(f"--points: {error}") from error
         with config.unlocked():
             config.design = design.chain(config.design, added)
-    try:
-        where = [design.condition(text) for text in flags.where]
-    except ValueError as error:
-        raise BadInput(f"--where: {error}") from error
-    return plans.plan(config, where)
+    return plans.plan(config, flags.where)
 
 
 def define_launch(flags: absl_flags.FlagValues) -> None:

@@ -1,7 +1,7 @@
 """`isoflop status --watch`: a sweep as a live summary, from its files alone, so that any machine that has them will do."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,16 @@ MAX_RUNNING = 20  # runs shown
 MAX_FAILURES = 5  # shown
 
 
-def watch(path: Path, interval: float) -> Output:
-    """Show a sweep every `interval` seconds until nothing is left to run, or Ctrl-C: live on a terminal, else a line."""
+def watch(path: Path, interval: float, where: Sequence[str] = ()) -> Output:
+    """Show a sweep until nothing is left to run, or Ctrl-C: live on a terminal, else a line at a time.
+
+    Args:
+        path: the sweep directory.
+        interval: seconds between two readings.
+        where: only points that meet these conditions.
+    """
     console = Console(highlight=False)
-    read = _reader(path)
+    read = _reader(path, where)
     summary = read()
     try:
         if not console.is_terminal:
@@ -44,7 +50,7 @@ def watch(path: Path, interval: float) -> Output:
     return Output({})
 
 
-def _reader(path: Path) -> Callable[[], Summary]:
+def _reader(path: Path, where: Sequence[str]) -> Callable[[], Summary]:
     """Reads the sweep again at each call, and of the runs only what has changed."""
     ended = status.collected_records(path)
     sweeps: dict[Any, sweep_dir.Sweep] = {}  # the last one, by the stamp of its file
@@ -55,7 +61,7 @@ def _reader(path: Path) -> Callable[[], Summary]:
         if stamp is None or stamp not in sweeps:
             sweeps.clear()
             sweeps[stamp] = sweep_dir.read(path)
-        return status.summarize(sweeps[stamp], status.rows(sweeps[stamp], ended))
+        return status.summarize(*status.select(sweeps[stamp], status.rows(sweeps[stamp], ended), where))
 
     return read
 

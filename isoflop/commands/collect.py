@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 from absl import flags as absl_flags
 
 from isoflop.cli import Output
-from sweeps import collect, summary, sweep_dir
+from sweeps import base_configs, collect, summary, sweep_dir
 from training.errors import BadInput
 
 SUMMARY = "write runs.parquet and curves.parquet from a sweep directory, finished or not"
@@ -29,12 +29,14 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         raise BadInput("collect takes one sweep directory")
     runs = collect.collect(args[0])
     statuses = pq.read_table(runs, columns=["status"]).column("status").to_pylist()
-    planned = len(sweep_dir.read(Path(args[0])).entries)
+    sweep = sweep_dir.read(Path(args[0]))
+    planned, warning = len(sweep.entries), base_configs.compare(sweep).warning()
     curves = runs.with_name("curves.parquet")
     counts = {status: statuses.count(status) for status in dict.fromkeys(statuses)}
     payload = {"runs": str(runs), "curves": str(curves), "statuses": counts, "points": planned}
+    payload["warnings"] = [warning] if warning else []
     said = ", ".join(f"{count} {status}" for status, count in counts.items()) or "no run has ended"
-    text = f"{said}, of {planned} points\n{runs}\n{curves}"
+    text = f"{said}, of {planned} points\n{runs}\n{curves}" + (f"\nwarning: {warning}" if warning else "")
     if not flags.mean:
         return Output(payload, text)
     rows = summary.means(pq.read_table(runs).to_pylist(), flags.mean, flags.by)

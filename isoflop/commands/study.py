@@ -118,7 +118,7 @@ def edges(sweep: Path, where: str, key: str, loss: str = "loss") -> list[design.
 
     Args:
       sweep: the sweep directory.
-      where: which budgets.
+      where: which budgets, in the language of `isoflop fit --where`.
       key: of the config, which makes the size.
       loss: the column that is lowest at the best size.
     """
@@ -128,8 +128,7 @@ def edges(sweep: Path, where: str, key: str, loss: str = "loss") -> list[design.
     from sweeps import collect
 
     runs: Any = pd.read_parquet(collect.collect(sweep))
-    label, symbol, value = design.condition(where)
-    chosen = runs[label].map(lambda budget: design.OPERATORS[symbol](budget, value))
+    chosen = runs.eval(where, engine="python")
     completed = runs[runs.status == "completed"].assign(log=lambda table: np.log(table[loss]))
     spread = completed.groupby(["budget", key])["log"].var(ddof=1).mean()  # of those with several seeds
     found = []

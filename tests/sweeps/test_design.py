@@ -1,4 +1,4 @@
-"""Designs: counts and laws of the combinators, per-budget sizes, repeats, conditions."""
+"""Designs: counts and laws of the combinators, per-budget sizes, repeats, filters."""
 
 import pytest
 from hypothesis import given, strategies as st
@@ -70,14 +70,6 @@ def test_labels_are_told_from_overrides_and_filtered_by_name():
     assert d.split(design[1]) == ({"seed": 1}, {"study": "noise"})
     assert d.filter_(design, ("study", "==", "noise"), ("seed", "in", (1,))) == (design[1],)
     assert d.filter_(d.chain(design, d.axis("model.size", (5,))), ("seed", ">=", 0)) == design  # others do not meet it
-
-
-def test_conditions_read_from_text():
-    assert d.condition("budget<=5.8e11") == ("budget", "<=", 5.8e11)
-    assert d.condition("model.norm == rms") == ("model.norm", "==", "rms")
-    for text in ("budget", "<=3", "budget<="):
-        with pytest.raises(ValueError, match="write key, operator and value"):
-            d.condition(text)
 
 
 def test_filter_names_what_it_does_not_know():

@@ -79,11 +79,53 @@ def test_names_become_paths_and_are_checked():
 def test_an_empty_design_and_unmet_conditions_are_errors(make):
     with pytest.raises(BadInput, match="no points"):
         plans.plan(make((), base={"horizon": {"steps": 30}, "model": {"size": 8.0}}))
-    with pytest.raises(BadInput, match="no points that meet"):
-        plans.plan(make(), [("seed", ">", 5)])
-    with pytest.raises(BadInput, match="no point has 'sed'"):
-        plans.plan(make(), [("sed", ">", 5)])
-    assert len(plans.plan(make(), [("seed", ">", 0)]).points) == 1
+    with pytest.raises(BadInput, match="no points that meet seed > 5"):
+        plans.plan(make(), ["seed > 5"])
+    with pytest.raises(BadInput, match="no point has 'sed'; did you mean 'seed'"):
+        plans.plan(make(), ["sed > 5"])
+    assert len(plans.plan(make(), ["seed > 0"]).points) == 1
+
+
+def test_conditions_choose_by_labels_overrides_and_counts(make):
+    repeats = d.product(d.isoflop((2e4,), (8,)), d.axis("seed", (1, 2)))
+    sweep = make(d.chain(d.isoflop((2e4, 4e4), (4, 8)), repeats))
+
+    def chosen(*where):
+        return [(p.labels["budget"], p.config.model.width, p.config.seed) for p in plans.plan(sweep, where).points]
+
+    assert chosen("budget < 4e4 and seed > 0") == [(2e4, 8, 1), (2e4, 8, 2)]
+    assert chosen("seed == 0", "`model.size` == 8") == [
+        (2e4, 8, 0),
+        (4e4, 8, 0),
+    ]  # the seed of the base, where none is set
+    assert chosen("params_total <= 4") == [(2e4, 4, 0), (4e4, 4, 0)]
+    assert chosen("family == 'linear' and flops_exact > 3e4") == [(4e4, 4, 0), (4e4, 8, 0)]
+    assert len(chosen("family.str.startswith('lin')")) == 6
+
+
+@pytest.mark.parametrize(
+    ("condition", "message"),
+    [
+        ("budget", "not true or false of each point"),
+        ("budget <=", "not an expression"),
+        ("family == linear", "no point has 'linear'"),
+        ("model.size <= 4", "write `model.size` in backticks"),
+        ("famly == 'linear'", "did you mean 'family'"),
+        ("family > 3", "cannot be applied"),
+        ("@abort()", "not an expression"),
+    ],
+)
+def test_a_condition_that_is_none_is_refused_in_one_line(make, condition, message):
+    with pytest.raises(BadInput, match=message) as refusal:
+        plans.plan(make(d.isoflop((2e4,), (4, 8))), [condition])
+    assert "\n" not in str(refusal.value) and repr(condition) in str(refusal.value)
+
+
+def test_points_that_are_not_chosen_are_not_refused(make):
+    sweep = make(d.axis("horizon.steps", (10, 100)), min_steps=20, strict=True)
+    with pytest.raises(BadInput, match="1 of 2 points are refused"):
+        plans.plan(sweep)
+    assert len(plans.plan(sweep, ["`horizon.steps` > 50"]).points) == 1
 
 
 def test_runs_that_differ_in_inputs_of_the_step_share_a_group(make):

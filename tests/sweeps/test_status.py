@@ -177,3 +177,20 @@ def test_the_benchmark_runs(tmp_path):
     stages = json.loads(out.read_text())["stages"]
     assert {"plan", "collect_first", "collect_again", "collect_after_10_runs", "status"} <= stages.keys()
     assert all(stage["peak_bytes"] > 0 for stage in stages.values() if "cpu_seconds" in stage)
+
+
+def test_points_are_chosen_by_states_labels_and_overrides(simulated, capsys):
+    path, ids = simulated
+
+    def chosen(*where):
+        assert main(["status", str(path), "--json", *(f"--where={text}" for text in where)]) == 0
+        payload = json.loads(capsys.readouterr().out)
+        assert sum(payload["states"].values()) == len(payload["runs"])
+        return [ids.index(row["run_id"]) for row in payload["runs"]]
+
+    assert chosen("state == 'failed'") == [5, 6]
+    assert chosen("rung >= 2 and state == 'completed'") == [2, 3]
+    assert chosen("rung >= 2", "loss > 0") == [2, 3]
+    assert chosen("`model.size` == 80000", "seed == 0") == [3]
+    assert main(["status", str(path), "--where=stat == 'failed'"]) == 2
+    assert "did you mean 'state'" in capsys.readouterr().err
