@@ -128,6 +128,19 @@ def result(run: Path) -> dict[str, Any] | None:
     return untrusted_files.record(_text(file), file) if there else None
 
 
+def first_threads(run: Path) -> int | None:
+    """With how many CPU threads a run began; None where it has not begun, or no record says so."""
+    file = run / "environment.json"
+    try:
+        if untrusted_files.stamp(file, run.parents[1], untrusted_files.RECORD_BYTES) is None:
+            return None
+        environment = untrusted_files.load(_text(file), file)
+        threads = environment["threads"][0]
+    except (BadInput, KeyError, IndexError, TypeError):
+        return None
+    return threads if type(threads) is int and threads > 0 else None
+
+
 def fail(run: Path, message: str, traceback: str, session: str) -> None:
     """Record that a run could not be made; a later sweep tries it again.
 

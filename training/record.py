@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 from training import allocator, asynchronous, config as configs, cost as costs, replicas
 from training.checkpoint import FOLDER
+from training.cores import compute_threads
 from training.errors import BadInput
 from training.files import clear_temporaries, locked, read_json, read_object, write_json
 from training.lines import read_metrics
@@ -62,13 +63,19 @@ class RunDirectory:
         write_json(self.path / "config.json", json.loads(config.to_json_best_effort()))
         previous = read_metrics(self.path, every_attempt=True)
         self.attempt = 1 + max((line["attempt"] for line in previous), default=-1)
-        write_json(self.path / "environment.json", environment)
+        write_json(self.path / "environment.json", self._with_earlier_threads(environment))
         keep(self.path)
         torn = self.path / "metrics.jsonl"
         cut = torn.exists() and torn.stat().st_size > 0 and not torn.read_bytes().endswith(b"\n")
         self._metrics = open(torn, "a", buffering=1)  # noqa: SIM115 - held for the length of the run
         if cut:
             self._metrics.write("\n")
+
+    def _with_earlier_threads(self, environment: dict[str, Any]) -> dict[str, Any]:
+        """An environment whose `threads` are those of every attempt at the run, the first one first."""
+        path = self.path / "environment.json"
+        earlier = (read_object(path) if path.exists() else {}).get("threads", [])
+        return environment | {"threads": [*earlier, compute_threads()]}
 
     def log(self, step: int, **values: Any) -> None:
         """Append one line of metrics; what is not finite becomes null."""

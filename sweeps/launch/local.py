@@ -37,9 +37,15 @@ def check(options: Options) -> None:
 
 
 def placements(sweep: Sweep, run_ids: list[str], options: Options) -> tuple[Placement, ...]:
-    """The cores or the accelerator of each worker; see `sweeps.launch.launcher.Launcher`."""
+    """The cores or the accelerator of each worker; see `sweeps.launch.launcher.Launcher`.
+
+    Where runs are to go on that began with one number of CPU threads, workers have as many cores: with more of them the
+    last digits of a loss would change.
+    """
     entries = [sweep.entries[run_id] for run_id in run_ids]
-    return placement.placements(options.workers, [e.flops for e in entries], max(e.params for e in entries))
+    begun = {sweep_dir.first_threads(sweep.run(run_id)) for run_id in run_ids} - {None}
+    threads = begun.pop() if len(begun) == 1 else None
+    return placement.placements(options.workers, [e.flops for e in entries], max(e.params for e in entries), threads)
 
 
 def launch(sweep: Sweep, run_ids: list[str], options: Options, on_event: OnEvent, signals: list[int]) -> int:

@@ -109,7 +109,15 @@ class Report:
 class Scene:
     """A folder with a corpus, a config, a cache and faults, and commands that run in it."""
 
-    def __init__(self, folder: Path, steps: int = 30, widths: tuple[int, ...] = (8, 16), seeds: int = 2):
+    def __init__(
+        self,
+        folder: Path,
+        steps: int = 30,
+        widths: tuple[int, ...] = (8, 16),
+        seeds: int = 2,
+        flags: tuple[str, ...] = ("--workers=2",),
+    ):
+        self.flags = flags
         self.folder, self.path, self.cache = folder, folder / "sweep", folder / "cache"
         self.faults, self.mark = folder / "faults", uuid.uuid4().hex
         self.faults.mkdir(parents=True, exist_ok=True)
@@ -155,7 +163,7 @@ class Scene:
             f"--config={self.config}",
             f"--workdir={self.path}",
             "--pack=1",
-            *(more or ("--workers=2",)),
+            *(more or self.flags),
             **options,
         )
 

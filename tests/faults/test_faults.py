@@ -22,6 +22,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import harness
 
+from training.cores import usable_cores
+
 SMALL = {"steps": 30, "widths": (8,), "seeds": 2}
 
 
@@ -94,6 +96,27 @@ def test_a_second_signal_ends_all_at_once(scene, stage):
         assert process.wait(harness.LIMIT) == 128 + signal.SIGTERM
         assert time.monotonic() - began < 5.0 and scene.quiet(1.0) == 0
     assert_undisturbed(scene, stage[1])
+
+
+@pytest.mark.skipif(len(usable_cores()) < 2, reason="the default placement has one core")
+def test_the_last_run_goes_on_with_as_many_threads_as_it_began_with(tmp_path):
+    """On the default placement, which would now give it the cores of the workers that are done."""
+    sizes = {"steps": 60, "widths": (64,), "seeds": len(usable_cores()) + 1, "flags": ("--launcher=local",)}
+    reference = harness.undisturbed(tmp_path, **sizes)
+    scene = harness.Scene(tmp_path, **sizes)
+    with scene.fault("slow", event="@step", slow=0.05):
+        process = scene.sweep()
+        while len(list(scene.path.glob("runs/*/result.json"))) < len(usable_cores()):
+            assert process.poll() is None
+            time.sleep(0.02)
+        while len(list(scene.path.glob("runs/*/metrics.jsonl"))) < sizes["seeds"]:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(harness.LIMIT) == 128 + signal.SIGTERM
+    assert_undisturbed(scene, reference)
+    environments = [json.loads(file.read_text()) for file in scene.path.glob("runs/*/environment.json")]
+    threads = [environment["threads"] for environment in environments]
+    assert sorted(map(len, threads))[-1] == 2 and {number for attempts in threads for number in attempts} == {1}
 
 
 def damage(file: Path, how: str) -> None:

@@ -279,6 +279,16 @@ def test_a_run_that_is_most_of_the_work_gets_more_cores(monkeypatch):
     assert cores(None, [5.0] + [1.0] * 20) == [(0,), (1,), (2,), (3,)]  # it is over before the others are
 
 
+def test_runs_that_go_on_have_as_many_cores_as_they_began_with(monkeypatch):
+    monkeypatch.setenv("JAX_PLATFORMS", "cpu")
+    monkeypatch.setattr(placement, "usable_cores", lambda: [0, 1, 2, 5])
+    assert cores(None, [1.0], threads=1) == [(0,)]
+    assert cores(None, [1.0] * 9, 5_000_000, threads=2) == [(0, 1), (2, 5)]
+    assert cores(1, [1.0] * 9, threads=2) == [(0, 1)]
+    assert cores(6, [1.0] * 9, threads=1)[:5] == [(0,), (1,), (2,), (5,), (0,)]
+    assert cores(None, [1.0], threads=8) == cores(None, [1.0])  # begun on a larger machine
+
+
 def test_cores_stand_idle_at_the_end_where_more_of_them_would_not_help(monkeypatch):
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.setattr(placement, "usable_cores", lambda: [0, 1, 2, 3])
@@ -301,5 +311,5 @@ def test_one_worker_a_gpu(monkeypatch):
     assert [place.gpu for place in placement.placements(None, [1.0], 10**9)] == ["0"]
 
 
-def cores(workers, flops, largest_params=100_000):
-    return [place.cores for place in placement.placements(workers, flops, largest_params)]
+def cores(workers, flops, largest_params=100_000, threads=None):
+    return [place.cores for place in placement.placements(workers, flops, largest_params, threads)]

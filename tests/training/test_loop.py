@@ -35,6 +35,7 @@ from training import (
     step,
 )
 from training.config import resolve
+from training.cores import compute_threads
 from training.errors import BadInput
 
 
@@ -70,6 +71,7 @@ def test_record_holds_every_convention(tmp_path):
     assert environment["versions"]["jax"] == jax.__version__
     precision = {"params": "float32", "compute": "float32", "logits": "float32", "matmul": "default"}
     assert environment["precision"] == precision
+    assert environment["threads"] == [compute_threads()]
 
 
 def test_a_run_that_ended_is_not_run_again(tmp_path):
