@@ -124,8 +124,8 @@ CELLS = [
 
 
 def columns_of(n: np.ndarray, d: np.ndarray, epochs: np.ndarray) -> dict[str, np.ndarray]:
-    """The roles of runs that see their unique tokens so often."""
-    return {"n": n, "d": d, "c": 6 * n * d, "u": d / epochs}
+    """The variables of runs that see their unique tokens so often."""
+    return {"n": n, "d": d, "c": 6 * n * d, "unique_tokens": d / epochs}
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class Setting:
     """One cell: its runs, and where it is probed.
 
     Args:
-        columns, targets: roles of the runs and of the targets; these are three to each factor of ``FACTORS``.
+        columns, targets: variables of the runs and of the targets; these are three to each factor of ``FACTORS``.
     """
 
     surface: Surface

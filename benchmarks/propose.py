@@ -51,7 +51,7 @@ class Study:
     """One cell: what is known first, what may be spent, and what is asked.
 
     Args:
-        columns: roles of the first runs.
+        columns: variables of the first runs.
         budget, largest: FLOPs of all new runs, and of one.
         target: FLOPs of the predictions.
         truth: log L and log N* there.

@@ -1,7 +1,7 @@
 """A star sweep for the law of shapes (SoViT, arXiv 2305.13035): width, depth and MLP of a ViT, one at a time, by compute.
 
     isoflop sweep --config=configs/vision/star.py --workdir=runs/star
-    isoflop fit runs/star --law=shape --columns=x=width --where="depth == 4 and mlp_width == 128"
+    isoflop fit runs/star --law=shape --columns=shape=width --where="depth == 4 and mlp_width == 128"
 
 Every arm goes through the centre, so that a dimension is varied where the other two have their values there.
 """

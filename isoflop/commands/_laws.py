@@ -58,7 +58,7 @@ def typed(command: str, flags: absl_flags.FlagValues, args: list[str]) -> str:
 
 
 def pairs(flag: str, text: str | None) -> dict[str, str]:
-    """A flag such as ``--columns=u=unique_tokens,e=experts`` as a mapping.
+    """A flag such as ``--columns=unique_tokens=seen_once,experts=E`` as a mapping.
 
     Raises:
         InputError: a part is not NAME=VALUE, or a name stands twice.

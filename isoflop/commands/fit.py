@@ -12,7 +12,7 @@ SUMMARY = "fit a scaling law to a table (Parquet, CSV, JSONL) or a sweep directo
 EXAMPLE = """
 isoflop fit runs/demo/sweep --law=chinchilla --holdout_above=6e11
 isoflop fit runs.csv --n=params --d=tokens --c=flops --drop_highest=5 --bootstrap=4000
-isoflop fit repeated.csv --law=data_constrained --columns=u=unique --fixed=A=521,B=1488,E=1.87,alpha=0.353,beta=0.353
+isoflop fit repeated.csv --law=data_constrained --columns=unique_tokens=unique --fixed=alpha=0.353,beta=0.353
 isoflop fit runs.csv --law=mylaw.py:MYLAW --noise=loss_sem
 """
 
@@ -36,7 +36,7 @@ def define(flags: absl_flags.FlagValues) -> None:
     text("d", None, "Column of the training data; tokens in collected tables (examples: images).", flag_values=flags)
     text("c", None, "Column of the training FLOPs; flops_exact in collected tables, else 6 N D.", flag_values=flags)
     text("loss", None, "Column of the loss, or of what else the law predicts; loss by default.", flag_values=flags)
-    text("columns", None, "Columns of other roles, as in u=unique_tokens,e=experts.", flag_values=flags)
+    text("columns", None, "Columns of other variables, as in unique_tokens=seen_once,experts=E.", flag_values=flags)
     text("noise", None, "Column of the standard error of the loss: rows weigh 1 / error^2.", flag_values=flags)
     text("fixed", None, "Constants held at given values, as in alpha=0.35,E=1.7.", flag_values=flags)
     text("run", None, "Column that names the run of a row; run_id, else every row is a run.", flag_values=flags)

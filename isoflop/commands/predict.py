@@ -11,7 +11,7 @@ SUMMARY = "loss or optimum from a fit, with intervals and the extrapolation fact
 EXAMPLE = """
 isoflop predict fit.json --n=7e9 --d=1.4e11
 isoflop predict fit.json --compute=1e12 --freeze=prediction.json
-isoflop predict fit.json --n=7e9 --d=1.4e11 --at=u=2.5e10
+isoflop predict fit.json --n=7e9 --d=1.4e11 --at=unique_tokens=2.5e10
 isoflop predict task_loss.json --n=7e9 --d=1.4e11 --then=accuracy.json
 """
 
@@ -20,7 +20,9 @@ def define(flags: absl_flags.FlagValues) -> None:
     """The flags of the command."""
     absl_flags.DEFINE_float("n", None, "Parameters of the run.", flag_values=flags)
     absl_flags.DEFINE_float("d", None, "Training tokens of the run.", flag_values=flags)
-    absl_flags.DEFINE_string("at", None, "Values of the law's other columns, as in u=1e9,e=8.", flag_values=flags)
+    absl_flags.DEFINE_string(
+        "at", None, "Values of the law's other columns, as in unique_tokens=1e9,experts=8.", flag_values=flags
+    )
     absl_flags.DEFINE_string("law", None, "file.py:NAME of the fit's law, if it is elsewhere now.", flag_values=flags)
     absl_flags.DEFINE_float("compute", None, "Training FLOPs, to be split in the best way.", flag_values=flags)
     absl_flags.DEFINE_string(
@@ -61,7 +63,7 @@ def _text(found: dict[str, Any]) -> Any:
     level = f"{found['level']:.0%}"
     low, high = found["interval"]
     lines = [f"{found['observable']} {found['loss']:.5g}, {level} interval for one run [{low:.5g}, {high:.5g}]"]
-    for name, symbol in (("n", "N"), ("d", "D"), ("q", "upstream loss"), ("a", "a"), ("b", "b")):
+    for name, symbol in (("n", "N"), ("d", "D"), ("upstream_loss", "upstream loss"), ("a", "a"), ("b", "b")):
         ends = found.get(f"{name}_interval")
         if name in found:
             lines.append(f"{symbol} {found[name]:.5g}" + (f" [{ends[0]:.4g}, {ends[1]:.4g}]" if ends else ""))

@@ -286,11 +286,11 @@ def residuals(study: Study) -> go.Figure | None:
     points, fit = study.points, study.fit
     if fit is None or points["residual"].isna().all():
         return None
-    roles = [variable for variable in ("n", "d", "c") if variable in points]
-    shown = make_subplots(1, len(roles), shared_yaxes=True, horizontal_spacing=0.03)
+    variables = [variable for variable in ("n", "d", "c") if variable in points]
+    shown = make_subplots(1, len(variables), shared_yaxes=True, horizontal_spacing=0.03)
     colours = colour_of(points) if "budget" in points else {0: ENVELOPE}
     noise = 100 * max(fit.report["noise"].get("seeds") or 0.0, fit.report["noise"]["residual"])
-    for column, variable in enumerate(roles, start=1):
+    for column, variable in enumerate(variables, start=1):
         for budget, rows in points.groupby("budget") if "budget" in points else ((0, points),):
             dots = marks(rows, variable, "residual", colours[budget], scale=100, showlegend=False)
             shown.add_trace(dots, row=1, col=column)

@@ -55,7 +55,7 @@ class Study:
 
     @property
     def columns(self) -> dict[str, str]:
-        """Role -> column of the runs."""
+        """Variable -> column of the runs."""
         return DEFAULTS if self.fit is None else self.fit.report["columns"]
 
     @functools.cached_property
@@ -84,7 +84,7 @@ class Study:
         return points
 
     def _measured(self) -> Frame:
-        """Completed runs of the sweep under the roles of the fit; none where the fit is of another table."""
+        """Completed runs of the sweep under the variables of the fit; none where the fit is of another table."""
         wanted = {variable: column for variable, column in self.columns.items() if variable in (*VARIABLES, "loss")}
         derived = wanted.pop("c", None) if wanted.get("c") == "6ND" else None
         present = {variable: column for variable, column in wanted.items() if column in self.runs}

@@ -1,4 +1,4 @@
-"""From a file of runs to checked arrays: columns mapped to the roles that laws read, bad rows refused by name."""
+"""From a file of runs to checked arrays: columns mapped to the variables that laws read, bad rows refused by name."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-# The columns of a table collected by `isoflop collect`. A role whose default column is absent is left out, and
+# The columns of a table collected by `isoflop collect`. A variable whose default column is absent is left out, and
 # compute is then 6 N D; a column that was asked for by name must be there.
 DEFAULTS = {variable: VARIABLES[variable].column for variable in CORE} | {"loss": "loss"}
 READERS = {
@@ -43,17 +43,17 @@ class Table:
 
     Args:
         name: file name or ``table``, for messages.
-        values: role -> one number a row, in the units of ``laws.model.variables.VARIABLES``.
+        values: variable -> one number a row, in the units of ``laws.model.variables.VARIABLES``.
         loss: what was observed: nats per token, unless the file or the law says otherwise.
         run: identity of the run that a row belongs to; rows of one run are resampled together.
-        columns: role -> column it was read from; ``c`` may be ``6ND``. Also ``loss``, ``run`` and ``noise``.
+        columns: variable -> column it was read from; ``c`` may be ``6ND``. Also ``loss``, ``run`` and ``noise``.
         header: every column of the file, for hints.
         row: number of each row in the file, from 1.
         excluded: the rules that removed rows, with their counts, in the order they were applied.
         ended_at: when each run ended, unix seconds, if the table says.
         path, sha256: the file and its content when it was read, if it was a file.
         noise: standard error of each loss, in its own units, if a column was named.
-        frame: the rows as they were read, for roles that a law asks for later.
+        frame: the rows as they were read, for variables that a law asks for later.
     """
 
     name: str
@@ -85,7 +85,7 @@ class Table:
         return bool(np.all(np.abs(self.values["c"] / (6 * self.values["n"] * self.values["d"]) - 1) < SAME))
 
     def _default(self, variable: str) -> Float[np.ndarray, " rows"] | None:
-        """A role's default column, None where it is not there."""
+        """A variable's default column, None where it is not there."""
         column = VARIABLES[variable].column
         if self.frame is None or column not in self.frame.columns:
             return None
@@ -103,7 +103,12 @@ class Table:
                 continue
             column = VARIABLES[checked_variable(variable)].column
             found = None if variable in CORE else self._default(variable)
-            if found is None and variable == "b" and "d" in values and (steps := self._default("s")) is not None:
+            if (
+                found is None
+                and variable == "batch_tokens"
+                and "d" in values
+                and (steps := self._default("steps")) is not None
+            ):
                 found, column = values["d"] / steps, "tokens / steps"
             if found is None:
                 raise InputError(
@@ -200,7 +205,7 @@ def select(frame: pd.DataFrame, name: str, where: str) -> pd.DataFrame:
 
 
 def _column(frame: pd.DataFrame, name: str, variable: str, column: str) -> Float[np.ndarray, " rows"]:
-    """One mapped column as finite numbers, positive unless its role says otherwise; messages count rows from 1."""
+    """One mapped column as finite numbers, positive unless its variable says otherwise; messages count rows from 1."""
     import pandas as pd
 
     if column not in frame.columns:
@@ -314,8 +319,8 @@ def load(
         drop_highest: how many of the highest losses to leave out.
 
     Raises:
-        InputError: see ``read``, ``select``; an unknown role; a column that is missing, not finite, zero or negative
-            where its role must be positive; units that make no sense together; errors that exceed the losses;
+        InputError: see ``read``, ``select``; an unknown variable; a column that is missing, not finite, zero or negative
+            where its variable must be positive; units that make no sense together; errors that exceed the losses;
             duplicated rows.
     """
     import pandas as pd

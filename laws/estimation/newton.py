@@ -154,7 +154,7 @@ def minimise(
 
     Args:
         law: the law.
-        columns: role -> values of the runs, natural units.
+        columns: variable -> values of the runs, natural units.
         log_loss: measured log losses, one row for all problems or one each.
         weight: what each run counts (0 leaves it out), likewise.
         starts: constants to start from, in natural units.

@@ -92,7 +92,7 @@ def refit(
 
     Args:
         law: the law.
-        columns: role -> values of the runs, natural units, the same for all problems.
+        columns: variable -> values of the runs, natural units, the same for all problems.
         log_loss: log losses, one row for all problems or one each.
         weight: how often each run counts (0 leaves it out), likewise.
         starts: constants to start from, in natural units.

@@ -88,4 +88,4 @@ def backtest(fits: DesignFits, seen: Bool[np.ndarray, " rows"], level: float) ->
         )
     target = {name: float(fits.columns[name][first]) for name in dict.fromkeys((variable, *law.columns))}
     measured = float(np.exp(fits.log_loss[0, at]).mean())
-    return {"role": variable, "target": target, "measured": measured, "level": level, "cuts": said}
+    return {"variable": variable, "target": target, "measured": measured, "level": level, "cuts": said}

@@ -55,7 +55,7 @@ class Predictor:
         draws: the same for every resample.
         cost: what a token costs.
         noise: scatter of one run.
-        ranges: role -> smallest and largest value among the fitted runs.
+        ranges: variable -> smallest and largest value among the fitted runs.
         level: of the intervals.
         seed: of the noise draws.
         rivals: the other forms; what their weights leave is the law's own.
@@ -75,10 +75,10 @@ class Predictor:
     extrapolation_inflation: float = 0.0
 
     def columns(self, given: dict[str, Float[np.ndarray, " runs"]]) -> dict[str, Float[np.ndarray, " runs"]]:
-        """The roles the law reads, compute filled in from N and D where it can be.
+        """The variables the law reads, compute filled in from N and D where it can be.
 
         Raises:
-            InputError: a role is unknown, one that the law reads is missing, or a value is not positive or finite.
+            InputError: a variable is unknown, one that the law reads is missing, or a value is not positive or finite.
         """
         columns = valid(given)
         if "c" not in columns and {"n", "d"} <= set(columns):
@@ -187,10 +187,10 @@ class Predictor:
 
 
 def valid(given: Mapping[str, Any]) -> dict[str, Float[np.ndarray, " runs"]]:
-    """Values of roles as arrays.
+    """Values of variables as arrays.
 
     Raises:
-        InputError: a role is unknown, or a value is not positive or finite.
+        InputError: a variable is unknown, or a value is not positive or finite.
     """
     columns = {
         checked_variable(variable): np.atleast_1d(np.asarray(value, np.float64)) for variable, value in given.items()
@@ -245,7 +245,7 @@ def predict_loss(predictor: Predictor, **given: float) -> dict[str, Any]:
     """Loss of a run of given size and data (or compute, for a law of compute alone).
 
     Args:
-        given: values of the roles that the law reads.
+        given: values of the variables that the law reads.
 
     Returns:
         as ``isoflop predict --json`` prints it.

@@ -30,7 +30,7 @@ class DesignFits:
 
     Args:
         law: the law.
-        columns: role -> values of the runs, natural units.
+        columns: variable -> values of the runs, natural units.
         log_loss: log losses of each table.
         run: number of the run that a row belongs to.
         stratum: number of the stratum of each row; scatter may differ between strata.

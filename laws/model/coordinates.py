@@ -36,7 +36,7 @@ class Coordinates:
 
     Args:
         law: the law.
-        centre: role -> geometric mean of the runs, or their mean size where some are not positive.
+        centre: variable -> geometric mean of the runs, or their mean size where some are not positive.
     """
 
     law: Law

@@ -47,7 +47,7 @@ class Law:
         name: on the command line and in ``fit.json``.
         formula: one line, as printed.
         source: paper and equation.
-        columns: the roles the law reads, keys of ``laws.model.variables.VARIABLES``.
+        columns: the variables the law reads, keys of ``laws.model.variables.VARIABLES``.
         params: its constants, in order.
         value: ``(constants, columns) -> prediction``, elementwise, natural units, traceable by JAX
             (``laws.base.array_math``).

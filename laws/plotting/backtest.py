@@ -56,8 +56,8 @@ def backtest(fitted: FitResult) -> Figure | None:
             )  # fmt: skip
             axes.plot(cut["at"], high if above else low, "^" if above else "v", color=LAW, markersize=6, clip_on=False)
     log_x(axes, np.array([cut["at"] for cut in cuts]), 1.3)
-    at = f"${VARIABLES[kept['role']].symbol}$ = {power(kept['target'][kept['role']])}"
+    at = f"${VARIABLES[kept['variable']].symbol}$ = {power(kept['target'][kept['variable']])}"
     observable = fitted.observable.partition(" (")[0]
-    axes.set(xlabel=f"largest {SYMBOLS[kept['role']]} of the fitted runs", ylabel=f"{observable} at {at}")
+    axes.set(xlabel=f"largest {SYMBOLS[kept['variable']]} of the fitted runs", ylabel=f"{observable} at {at}")
     legend(axes)
     return figure

@@ -22,7 +22,7 @@ FEWEST_DRAWN, MOST_DRAWN = 3, 8  # sizes of a budget whose curve is drawn, and s
 
 
 def rows_of(fitted: FitResult) -> dict[str, Any]:
-    """The fitted rows: role -> values, ``loss``, and ``run``, their identities."""
+    """The fitted rows: variable -> values, ``loss``, and ``run``, their identities."""
     data = fitted.report["data"]
     return {key: np.asarray(values, float) for key, values in data.items() if key != "run"} | {"run": data["run"]}
 

@@ -34,7 +34,7 @@ def transferred(rows: dict[str, Float[np.ndarray, " rows"]]) -> Float[np.ndarray
     """
     found = np.full(len(rows["n"]), np.nan)
     for n in np.unique(rows["n"]):
-        scratch, tuned = ((rows["n"] == n) & (rows["p"] == p) for p in (0, 1))
+        scratch, tuned = ((rows["n"] == n) & (rows["pretrained"] == p) for p in (0, 1))
         if scratch.sum() > 1:
             order = np.argsort(-rows["loss"][scratch])
             losses, data = (np.log(rows[key][scratch][order]) for key in ("loss", "d"))
@@ -55,10 +55,10 @@ def transfer(fitted: FitResult) -> Figure | None:
     handles = []
     for n, colour in zip(sizes, colours(len(sizes)), strict=True):
         for p, line, face in ((0, "--", "white"), (1, "-", colour)):
-            here = (rows["n"] == n) & (rows["p"] == p)
+            here = (rows["n"] == n) & (rows["pretrained"] == p)
             look = {"markersize": 4.2, "markeredgecolor": colour, "markerfacecolor": face, "zorder": 3}
             losses.plot(rows["d"][here], rows["loss"][here], "o", **look)
-            columns = {"n": n + 0 * grid, "d": grid, "p": p + 0 * grid}
+            columns = {"n": n + 0 * grid, "d": grid, "pretrained": p + 0 * grid}
             curve = np.exp(log_predictions(fitted.law, fitted.predictor.constants[None], columns)[0])
             losses.plot(grid, curve, line, color=colour, linewidth=1.2)
         handles.append(Line2D([], [], color=colour, label=f"$N$ = {short(n)}"))
@@ -68,7 +68,7 @@ def transfer(fitted: FitResult) -> Figure | None:
     for n, colour in zip(sizes, colours(len(sizes)), strict=True):
         here = shown & (rows["n"] == n)
         worth.plot(rows["d"][here], measured[here], "o", color=colour, markersize=4.2, zorder=3)
-    hidden = int(np.sum((rows["p"] == 1) & ~shown))
+    hidden = int(np.sum((rows["pretrained"] == 1) & ~shown))
     if hidden:
         worth.set_title(f"{hidden} runs beyond those from scratch", fontsize=8, loc="right", color="#666666")
     handles += [
@@ -80,14 +80,14 @@ def transfer(fitted: FitResult) -> Figure | None:
     log_x(worth, grid, 1.0)
     worth.set_yscale("log")
     losses.set(xlabel=SYMBOLS["d"], ylabel=fitted.observable)
-    worth.set(xlabel=SYMBOLS["f"], ylabel="data transferred $D_T$")
+    worth.set(xlabel=SYMBOLS["finetune_tokens"], ylabel="data transferred $D_T$")
     legend_above(figure, handles)
     return figure
 
 
 def _worth(axes: Axes, fitted: FitResult, n: float, grid: Float[np.ndarray, " points"], colour: Any) -> None:
     """The law's data transferred to one size, with its band."""
-    columns = {"n": n, "f": grid}
+    columns = {"n": n, "finetune_tokens": grid}
     value = lambda constants: TRANSFER.value(fitted.law.constants(constants), columns)
     axes.plot(grid, value(fitted.predictor.constants), color=colour, linewidth=1.2)
     if len(fitted.predictor.draws):

@@ -75,10 +75,10 @@ class FitResult:
 
         Args:
             compute: FLOPs to be split in the best way, at given values of what the law reads beside n and d; or
-            given: the size ``n`` and data ``d`` of one run, or whatever roles the law reads.
+            given: the size ``n`` and data ``d`` of one run, or whatever variables the law reads.
 
         Raises:
-            InputError: neither or both are given, a value is not positive, or the law does not read a role.
+            InputError: neither or both are given, a value is not positive, or the law does not read a variable.
         """
         given = {variable: value for variable, value in given.items() if value is not None}
         unread = sorted(set(map(checked_variable, given)) - {*CORE, *self.law.columns})

@@ -66,7 +66,7 @@ class CandidateRuns:
 
 @dataclass(frozen=True)
 class FittedRuns:
-    """The runs of a fit: role -> values, what each row counts (a run's rows share one), and the noise of one run.
+    """The runs of a fit: variable -> values, what each row counts (a run's rows share one), and the noise of one run.
 
     Args:
         error: standard deviation of one run's log loss as the fit's objective uses it: for all but least squares a

@@ -32,7 +32,7 @@ def sensitivity(fitted: FitResult, table: Table, reload: Callable[..., Table]) -
     Args:
         fitted: the fit, of a law of N and D.
         table: its table.
-        reload: reads the table with other columns, given by role.
+        reload: reads the table with other columns, given by variable.
 
     Returns:
         one row a choice: ``kind``, ``choice``, ``a``, ``n`` and ``d`` (the best split of the target, in the choice's own

@@ -31,7 +31,7 @@ def predict_downstream(
     Source: Bhagia et al. 2024, arXiv 2412.04403; Gadre et al. 2024, arXiv 2403.08540.
     """
     given = {variable: value for variable, value in given.items() if value is not None}
-    if second.law.columns != ("q",):
+    if second.law.columns != ("upstream_loss",):
         raise InputError(
             f"law '{second.law.name}' reads {', '.join(second.law.columns)}, not the upstream loss q alone"
         )
@@ -41,19 +41,19 @@ def predict_downstream(
     upstream = first.predict(**given)
     rng, ahead, behind = np.random.default_rng(second.report["seed"]), first.predictor, second.predictor
     loss = np.exp(ahead.log_losses(ahead.columns(valid(given)))[:, 0])
-    every = behind.log_losses({"q": rng.choice(loss, DRAWS)})
+    every = behind.log_losses({"upstream_loss": rng.choice(loss, DRAWS)})
     target_label = np.exp(
         every[rng.integers(len(every), size=DRAWS), np.arange(DRAWS)]
     )  # a draw of each, paired at random
     noise = behind.noise.deviation * rng.standard_t(behind.noise.dof, DRAWS)
-    factors = extrapolation(behind.ranges, {"q": upstream["loss"]})
+    factors = extrapolation(behind.ranges, {"upstream_loss": upstream["loss"]})
     low, high = interval(target_label * np.exp(noise), behind.level)
     asked = {variable: upstream[variable] for variable in given}
     return asked | {
-        "q": upstream["loss"],
+        "upstream_loss": upstream["loss"],
         "q_interval": upstream["interval"],
         "observable": second.observable,
-        "loss": float(second.law.value(behind.law.constants(behind.constants), {"q": upstream["loss"]})),
+        "loss": float(second.law.value(behind.law.constants(behind.constants), {"upstream_loss": upstream["loss"]})),
         "interval": [float(low), float(high)],
         "level": behind.level,
         "extrapolation": upstream["extrapolation"] | factors,

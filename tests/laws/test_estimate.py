@@ -301,42 +301,44 @@ def test_predictions_of_more_columns(tmp_path):
     law = find("data_constrained")
     constants = (520.82, 1487.7, 1.86914, 0.3527, 0.3527, 15.4, 5.3)
     rng = np.random.default_rng(0)
-    columns = {"n": 10 ** rng.uniform(8, 10, 40), "u": 10 ** rng.uniform(8, 10, 40)}
-    columns["d"] = columns["u"] * rng.uniform(2, 40, 40)
+    columns = {"n": 10 ** rng.uniform(8, 10, 40), "unique_tokens": 10 ** rng.uniform(8, 10, 40)}
+    columns["d"] = columns["unique_tokens"] * rng.uniform(2, 40, 40)
     loss = law.value(law.constants(np.array(constants)), columns)
     held = dict(zip(law.names[:5], constants[:5], strict=True))
-    names = {"u": "unique", "n": "n", "d": "d"}
-    frame = pd.DataFrame({"n": columns["n"], "d": columns["d"], "unique": columns["u"], "loss": loss})
+    names = {"unique_tokens": "unique", "n": "n", "d": "d"}
+    frame = pd.DataFrame({"n": columns["n"], "d": columns["d"], "unique": columns["unique_tokens"], "loss": loss})
     found = laws.load(frame, columns=names).fit(law, resamples=0, fixed=held)
     assert found.params == pytest.approx({"rd": 15.4, "rn": 5.3}, rel=1e-6)
-    at = {"n": 1e9, "d": 1e11, "u": 1e10}
+    at = {"n": 1e9, "d": 1e11, "unique_tokens": 1e10}
     assert found.predict(**at)["loss"] == pytest.approx(law.value(law.constants(np.array(constants)), at))
     # The best split of a budget at given unique tokens, against a search.
     sizes = np.geomspace(1e8, 1e11, 200_001)
     for unique in (1e9, 1e12):
-        best = found.predict(compute=1e22, u=unique)
-        losses = law.value(law.constants(np.array(constants)), {"n": sizes, "d": 1e22 / 6 / sizes, "u": unique})
-        assert best["u"] == unique
+        best = found.predict(compute=1e22, unique_tokens=unique)
+        losses = law.value(
+            law.constants(np.array(constants)), {"n": sizes, "d": 1e22 / 6 / sizes, "unique_tokens": unique}
+        )
+        assert best["unique_tokens"] == unique
         assert best["loss"] == pytest.approx(losses.min(), rel=1e-9)
         assert best["n"] == pytest.approx(sizes[np.argmin(losses)], rel=1e-3)
     # A frozen prediction is scored in a table that is read with the same columns.
-    at_unique = {"compute": 1e22, "u": 1e9}
+    at_unique = {"compute": 1e22, "unique_tokens": 1e9}
     frozen = laws.freeze(found, tmp_path / "frozen.json", **at_unique)
-    assert frozen["target"] == {"c": 1e22, "u": 1e9}
+    assert frozen["target"] == {"c": 1e22, "unique_tokens": 1e9}
     best = frozen["prediction"]
     row = {"n": best["n"], "d": best["d"], "unique": 1e9, "loss": best["loss"] * 1.01}
     path = tmp_path / "later.csv"
     pd.concat([frame, pd.DataFrame([row])]).assign(ended_at=frozen["created_at"] + 60).to_csv(path, index=False)
     scored = laws.score(tmp_path / "frozen.json", path)
-    assert scored["measured"]["u"] == 1e9
+    assert scored["measured"]["unique_tokens"] == 1e9
     assert scored["abs_rel_error"] == pytest.approx(1 - 1 / 1.01)
     for request, said in (
         ({"n": 1e9, "d": 1e11}, "needs --at u=VALUE"),
         ({"compute": 1e22}, r"no compute-optimal split \(give it u as well\)"),
-        ({"compute": 1e22, "u": 1e9, "n": 1e9}, "not both"),
-        ({**at, "e": 8}, "does not read e"),
-        ({**at, "u": 0}, "--at u=VALUE must be positive"),
-        ({**at, "zz": 1}, "no role is called 'zz'"),
+        ({"compute": 1e22, "unique_tokens": 1e9, "n": 1e9}, "not both"),
+        ({**at, "experts": 8}, "does not read experts"),
+        ({**at, "unique_tokens": 0}, "--at unique_tokens=VALUE must be positive"),
+        ({**at, "zz": 1}, "no variable is called 'zz'"),
     ):
         with pytest.raises(InputError, match=said):
             found.predict(**request)

@@ -21,13 +21,34 @@ from laws.model.law import LOSS
 from laws.model.variables import VARIABLES
 
 RUNS = 48
-# Role -> smallest and largest value of the design, spread evenly in the logarithm (the annealed area as it is).
+# Variable -> smallest and largest value of the design, spread evenly in the logarithm (the annealed area as it is).
 RANGES = {
-    "n": (1e7, 1e10), "d": (1e9, 3e11), "c": (1e17, 1e22), "u": (1e8, 1e10), "s": (1e2, 1e5), "b": (1e4, 1e7),
-    "w": (128, 4096), "h": (2, 64), "x": (64, 8192), "e": (1, 512), "g": (1, 32), "z": (0.05, 1), "pw": (2, 16),
-    "pa": (2, 16), "pk": (2, 16), "pp": (2, 8), "v": (1e6, 1e9), "m": (1, 16), "t": (1.8, 3.2), "f": (1e5, 1e9),
-    "q": (2, 6), "lr": (1e-4, 1e-2), "s1": (0.5, 30), "s2": (-0.1, 1.5), "p": (0, 1),
-}  # fmt: skip
+    "n": (1e7, 1e10),
+    "d": (1e9, 3e11),
+    "c": (1e17, 1e22),
+    "unique_tokens": (1e8, 1e10),
+    "steps": (1e2, 1e5),
+    "batch_tokens": (1e4, 1e7),
+    "width": (128, 4096),
+    "depth": (2, 64),
+    "shape": (64, 8192),
+    "experts": (1, 512),
+    "granularity": (1, 32),
+    "density": (0.05, 1),
+    "bits_weights": (2, 16),
+    "bits_activations": (2, 16),
+    "bits_cache": (2, 16),
+    "bits_post": (2, 8),
+    "params_vocabulary": (1e6, 1e9),
+    "replicas": (1, 16),
+    "teacher_loss": (1.8, 3.2),
+    "finetune_tokens": (1e5, 1e9),
+    "upstream_loss": (2, 6),
+    "peak_lr": (1e-4, 1e-2),
+    "rate_area": (0.5, 30),
+    "annealed_area": (-0.1, 1.5),
+    "pretrained": (0, 1),
+}
 SUPERVISED = {"A_S": 3355, "B_S": 18186, "E_S": 1.220, "alpha_S": 0.408, "beta_S": 0.431, "gamma_S": 0.452}
 # Law -> constants, published ones where there are any; for some, constants to hold, as their authors do.
 TRUTHS = {
@@ -122,8 +143,8 @@ def design(columns: tuple[str, ...], runs: int = RUNS, stretch: float = 0.0) -> 
     for variable, place in zip(columns, places.T, strict=True):
         low, high = RANGES[variable]
         out[variable] = low * (high / low) ** place if VARIABLES[variable].positive else low + (high - low) * place
-    if "u" in out:
-        out["u"] = np.minimum(out["u"], out["d"])
+    if "unique_tokens" in out:
+        out["unique_tokens"] = np.minimum(out["unique_tokens"], out["d"])
     return out
 
 
@@ -166,7 +187,7 @@ def test_a_declaration_keeps_its_promises(name):
     for constant in law.names:
         assert np.abs(law.value(said | {constant: said[constant] * 1.3}, columns) / value - 1).max() > 1e-9, constant
     for variable in law.columns:
-        moved = law.value(said, columns | {variable: columns[variable] * (0.8 if variable == "u" else 1.2)})
+        moved = law.value(said, columns | {variable: columns[variable] * (0.8 if variable == "unique_tokens" else 1.2)})
         assert np.abs(moved / value - 1).max() > 1e-9, variable
     # What is called linear is linear, and the optimiser's coordinates lead back.
     nonlinear = {constant: said[constant] for constant in law.names if constant not in law.linear}
@@ -243,11 +264,11 @@ def test_published_constants():
     assert rate == pytest.approx(1.79 * np.exp(-0.713 * np.log(1e9) + 0.307 * np.log(1e11)))
     p = dict(zip(("S_min", "T_min"), (3e3, 2e9), strict=True))
     batch = np.geomspace(1e4, 1e8, 9)
-    steps = LAWS["critical_batch"].value(p, {"b": batch})
+    steps = LAWS["critical_batch"].value(p, {"batch_tokens": batch})
     assert (steps / 3e3 - 1) * (steps * batch / 2e9 - 1) == pytest.approx(np.ones(9))
     student = LAWS["distillation"]
     p = student.constants(truth_of("distillation"))
-    loss = student.value(p, {"n": 1.82e9, "d": 1e11, "t": 2.2})
+    loss = student.value(p, {"n": 1.82e9, "d": 1e11, "teacher_loss": 2.2})
     assert loss == pytest.approx(2.220, abs=1e-3)
     assert loss > 2.2
 
@@ -258,9 +279,9 @@ def test_a_routed_law_of_one_expert_is_dense():
     size = np.log10(n)
     few = np.log10(p["E_start"])
     dense = p["a"] * size + p["b"] * few + p["c"] * size * few + p["d"]
-    assert np.log10(LAWS["routed"].value(p, {"n": n, "e": 1.0})) == pytest.approx(dense, rel=1e-12)
-    many = LAWS["routed"].value(p, {"n": n, "e": 1e12})
-    assert many == pytest.approx(LAWS["routed"].value(p, {"n": n, "e": 1e9}), rel=1e-5)
+    assert np.log10(LAWS["routed"].value(p, {"n": n, "experts": 1.0})) == pytest.approx(dense, rel=1e-12)
+    many = LAWS["routed"].value(p, {"n": n, "experts": 1e12})
+    assert many == pytest.approx(LAWS["routed"].value(p, {"n": n, "experts": 1e9}), rel=1e-5)
 
 
 def test_the_law_of_the_readme(tmp_path, monkeypatch, capsys):
@@ -279,7 +300,7 @@ def test_the_law_of_the_readme(tmp_path, monkeypatch, capsys):
     assert "L(N, S) = E + A / N^alpha + B / S^beta" in capsys.readouterr().out
     found = laws.read_fit("mine.json")
     assert found.report["declared_in"] == "mylaw.py:STEPPED"
-    assert found.report["columns"]["s"] == "steps"
+    assert found.report["columns"]["steps"] == "steps"
     assert [item["path"] for item in found.report["inputs"]] == ["notebooks/data/demo/runs.parquet", "mylaw.py"]
     assert (tmp_path / "mine" / "residuals.svg").exists()
     # The law is found again wherever it is, and not taken for another.
@@ -313,7 +334,7 @@ def test_files_that_declare_no_law(tmp_path, content, name, said):
     [
         (["--columns=u"], "--columns takes NAME=VALUE"),
         (["--columns=u=a,u=b"], "--columns names u twice"),
-        (["--columns=zz=loss"], "no role is called 'zz'"),
+        (["--columns=zz=loss"], "no variable is called 'zz'"),
         (["--fixed=alpha=x"], "alpha must be a number"),
         (["--fixed=alfa=1"], "did you mean 'alpha'"),
         (["--noise=tokens"], "is no standard error of the loss"),
@@ -348,9 +369,9 @@ def test_multi_power_law_is_its_sum():
     schedules = [published_schedule("cosine_4000")[::4], published_schedule("constant_6000")[::4]]
     exact, coarse = multi_power(schedules, every=1), multi_power(schedules, every=16)
     constants = {"L0": 3.0, "A": 0.5, "B": 400.0, "alpha": 0.5, "C": 2.0, "beta": 0.58, "gamma": 0.64}
-    columns = {"k": np.array([0.0, 0.0, 1.0, 1.0]), "s": np.array([600.0, 999.0, 700.0, 1499.0])}
+    columns = {"schedule_index": np.array([0.0, 0.0, 1.0, 1.0]), "steps": np.array([600.0, 999.0, 700.0, 1499.0])}
     told = []
-    for k, s in zip(columns["k"].astype(int), columns["s"].astype(int), strict=True):
+    for k, s in zip(columns["schedule_index"].astype(int), columns["steps"].astype(int), strict=True):
         rate = schedules[k]
         fall = 0.0
         for j in range(1, s + 1):
@@ -367,7 +388,7 @@ def test_multi_power_law_is_found_again():
     law = multi_power(schedules, every=32)
     lengths = [len(rates) for rates in schedules]
     step = np.concatenate([np.linspace(200, n - 1, 30).astype(int) for n in lengths])
-    columns = {"k": np.repeat(np.arange(3.0), 30), "s": step.astype(float)}
+    columns = {"schedule_index": np.repeat(np.arange(3.0), 30), "steps": step.astype(float)}
     truth = np.array([3.0, 0.2, 400.0, 0.5, 2.0, 0.58, 0.64])
     table = table_of(law, truth, columns)
     found = estimate(law, table, "log_squared")

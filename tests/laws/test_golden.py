@@ -141,13 +141,13 @@ def test_data_constrained_to_the_last_digit():
     a, b, e, alpha, rd, rn = 6.255414, 7.3049974, 0.6254804, 0.3526596, 15.387756, 5.309743
     p = law.constants(np.array([*np.exp([a, b, e]), alpha, alpha, rd, rn]))
     for n, d, golden in ((6.34e9, 242e9, 2.2256440889984477), (8.67e9, 178e9, 2.2269634075087867)):
-        assert law.value(p, {"n": n, "d": d, "u": 25e9}) == pytest.approx(golden, rel=1e-12)
+        assert law.value(p, {"n": n, "d": d, "unique_tokens": 25e9}) == pytest.approx(golden, rel=1e-12)
 
 
 def test_data_constrained_in_two_stages(published):
     """As its authors fit it: the runs on unique data first, then, with those constants held, the worth of repeats."""
-    table = laws.load(published / "data_constrained_c4.csv", **COLUMNS, columns={"u": "unique_tokens"})
-    unique = table.values["u"] == table.values["d"]
+    table = laws.load(published / "data_constrained_c4.csv", **COLUMNS, columns={"unique_tokens": "unique_tokens"})
+    unique = table.values["unique_tokens"] == table.values["d"]
     first = estimate(find("chinchilla_tied"), table.take(unique))
     held = first.constants | {"beta": first.constants["alpha"]}
     repeated = table.take(~unique)
@@ -167,7 +167,7 @@ def test_routed_experts(published):
     share = (frame.params_total - frame.params_dense) / (frame.num_experts - 1).clip(lower=1) / frame.params_dense
     runs = frame[(frame.router_type == "S-Base") & one_expert & share.between(0.28, 0.40)]
     assert len(runs) == 52
-    table = laws.load(runs, n="params_dense", columns={"e": "num_experts"}, run="run")
+    table = laws.load(runs, n="params_dense", columns={"experts": "num_experts"}, run="run")
     found = estimate(find("routed"), table, "log_squared")
     assert found.value == pytest.approx(1.5583638543e-3, rel=1e-6)
     golden = {"a": -0.0835, "b": -0.1194, "c": 0.0102, "d": 1.1161}
@@ -191,7 +191,7 @@ def test_multi_power_law(published, size, constants, r2, objective):
     curves = pd.read_csv(published / "annealing_curves.csv").query(f"params_millions == {size}")
     names = sorted(curves.schedule.unique())
     law = multi_power([published_schedule(name) for name in names], every=16)
-    columns = {"k": curves.schedule.map(names.index).to_numpy(float), "s": curves.step.to_numpy(float)}
+    columns = {"schedule_index": curves.schedule.map(names.index).to_numpy(float), "steps": curves.step.to_numpy(float)}
     residual = log_predictions(law, np.array([constants]), columns)[0] - np.log(curves.loss.to_numpy())
     fitted = curves.schedule.isin(["cosine_24000", "constant_24000", "wsdcon_9"]).to_numpy()
     total = float(OBJECTIVES["log_huber"](residual[fitted], 1e-3).sum())
@@ -224,7 +224,7 @@ def test_local_sgd():
         columns=["size", "replicas", "loss"],
     )
     table = laws.load(frame, n="size")
-    found = estimate(find("diloco"), table.need(("n", "m"), "diloco"), "log_squared").constants
+    found = estimate(find("diloco"), table.need(("n", "replicas"), "diloco"), "log_squared").constants
     assert found["k"] == pytest.approx(19.226, rel=5e-3)  # sizes are nominal here
     assert found["p"] == pytest.approx(0.0985, abs=2e-4)
     assert found["q"] == pytest.approx(0.0116, abs=1e-4)

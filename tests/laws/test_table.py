@@ -75,37 +75,41 @@ def test_missing_column_names_the_nearest():
         laws.load(frame()).fit("chinchilla")
 
 
-def test_roles_beside_size_and_data():
-    table = laws.load(frame(unique_tokens=np.full(12, 1e9), mine=np.arange(12) + 1.0), **COLUMNS, columns={"e": "mine"})
-    assert set(table.values) == {"n", "d", "c", "e"}
+def test_variables_beside_size_and_data():
+    table = laws.load(
+        frame(unique_tokens=np.full(12, 1e9), mine=np.arange(12) + 1.0), **COLUMNS, columns={"experts": "mine"}
+    )
+    assert set(table.values) == {"n", "d", "c", "experts"}
     # A column of its default name is read when a law asks for it, with the rows that were kept.
-    later = table.take(table.loss < 2.5).need(("n", "u"), "a law")
-    assert later.values["u"].tolist() == [1e9] * len(later)
-    assert later.columns == {**table.columns, "u": "unique_tokens"}
-    with pytest.raises(InputError, match=r"law 'a law' needs a column for g, .* \(map it with --columns g=COLUMN\)"):
-        table.need(("g",), "a law")
+    later = table.take(table.loss < 2.5).need(("n", "unique_tokens"), "a law")
+    assert later.values["unique_tokens"].tolist() == [1e9] * len(later)
+    assert later.columns == {**table.columns, "unique_tokens": "unique_tokens"}
+    with pytest.raises(
+        InputError, match=r"law 'a law' needs a column for granularity, .* \(map it with --columns granularity=COLUMN\)"
+    ):
+        table.need(("granularity",), "a law")
 
 
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
-        ({"zz": "loss"}, "no role is called 'zz'"),
-        ({"u": "unik"}, "no column 'unik' for u; did you mean 'unique'"),
-        ({"u": "unique"}, "column 'unique' is zero in 1 of 12 rows"),
+        ({"zz": "loss"}, "no variable is called 'zz'"),
+        ({"unique_tokens": "unik"}, "no column 'unik' for unique_tokens; did you mean 'unique'"),
+        ({"unique_tokens": "unique"}, "column 'unique' is zero in 1 of 12 rows"),
     ],
 )
-def test_bad_roles(columns, said):
+def test_bad_variables(columns, said):
     with pytest.raises(InputError, match=said):
         laws.load(frame(unique=np.arange(12.0)), **COLUMNS, columns=columns)
 
 
-def test_only_some_roles_may_be_zero_or_negative():
+def test_only_some_variables_may_be_zero_or_negative():
     area = [*np.linspace(-0.5, 0.5, 11), 0.0]
-    assert laws.load(frame(area=area), columns={"s2": "area"}).values["s2"].min() == -0.5
+    assert laws.load(frame(area=area), columns={"annealed_area": "area"}).values["annealed_area"].min() == -0.5
     with pytest.raises(InputError, match="column 'area' is zero"):
-        laws.load(frame(area=area), columns={"s1": "area"})
+        laws.load(frame(area=area), columns={"rate_area": "area"})
     with pytest.raises(InputError, match="column 'area' is not a finite number"):
-        laws.load(frame(area=[np.nan, *area[1:]]), columns={"s2": "area"})
+        laws.load(frame(area=[np.nan, *area[1:]]), columns={"annealed_area": "area"})
 
 
 def test_standard_errors_of_the_loss():

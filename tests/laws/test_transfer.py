@@ -14,20 +14,20 @@ TRUTH = {"E": 1.1, "A": 80.0, "B": 300.0, "alpha": 0.5, "beta": 0.45, "k": 30.0,
 def runs(noise=0.0, **constants):
     """A table of four sizes and five horizons, from scratch and from a parent."""
     grid = np.meshgrid([1e4, 2e4, 3.3e4, 6.8e4], [1.25e5, 2.5e5, 5e5, 1e6, 2e6], [0.0, 1.0])
-    columns = dict(zip(("n", "d", "p"), map(np.ravel, grid), strict=True))
+    columns = dict(zip(("n", "d", "pretrained"), map(np.ravel, grid), strict=True))
     loss = find("transfer_joint").value(TRUTH | constants, columns)
     loss = loss * np.exp(noise * np.random.default_rng(0).standard_normal(len(loss)))
     return columns | {"loss": loss}
 
 
 def fitted(rows, **options):
-    names = {"n": "params_total", "d": "tokens", "p": "pretrained", "loss": "loss"}
+    names = {"n": "params_total", "d": "tokens", "pretrained": "pretrained", "loss": "loss"}
     frame = pd.DataFrame({names[variable]: values for variable, values in rows.items()})
     return laws.load(frame).fit("transfer_joint", **options)
 
 
 def worth(constants, f=5e5, n=3.3e4):
-    return find("transfer").value(constants, {"f": f, "n": n})
+    return find("transfer").value(constants, {"finetune_tokens": f, "n": n})
 
 
 @pytest.fixture(scope="module")
@@ -53,13 +53,15 @@ def test_pre_training_that_is_worth_nothing_is_found_to_be():
 
 def test_the_data_transferred_is_read_off_the_runs_from_scratch():
     rows = runs()
-    measured, truth = transferred(rows), find("transfer").value(TRUTH, {"f": rows["d"], "n": rows["n"]})
-    assert np.isnan(measured[rows["p"] == 0]).all()
-    assert np.isnan(measured[(rows["p"] == 1) & (rows["d"] == 2e6)]).all(), "nothing from scratch is as good"
+    measured, truth = transferred(rows), find("transfer").value(TRUTH, {"finetune_tokens": rows["d"], "n": rows["n"]})
+    assert np.isnan(measured[rows["pretrained"] == 0]).all()
+    assert np.isnan(measured[(rows["pretrained"] == 1) & (rows["d"] == 2e6)]).all(), "nothing from scratch is as good"
     known = np.isfinite(measured)
     assert known.sum() >= 14
     assert measured[known] == pytest.approx(truth[known], rel=0.3)  # between runs, straight lines err
-    dense = rows | {"loss": find("transfer_joint").value(TRUTH, rows | {"d": rows["d"] + (1 - rows["p"]) * 1e3})}
+    dense = rows | {
+        "loss": find("transfer_joint").value(TRUTH, rows | {"d": rows["d"] + (1 - rows["pretrained"]) * 1e3})
+    }
     assert (transferred(dense)[known] < measured[known]).all(), "better runs from scratch need less data"
 
 

@@ -20,10 +20,16 @@ def untuned() -> pd.DataFrame:
     rng = np.random.default_rng(0)
     compute = np.repeat(np.geomspace(1e18, 1e20, 4), 5)
     n = 0.11 * compute**0.47 * np.tile(np.geomspace(0.25, 4, 5), 4)
-    columns = {"n": np.tile(n, 2), "d": np.tile(compute / (6 * n), 2), "lr": np.repeat(RATES, len(n))}
+    columns = {"n": np.tile(n, 2), "d": np.tile(compute / (6 * n), 2), "peak_lr": np.repeat(RATES, len(n))}
     loss = LAWS["chinchilla_lr"].value(TRUTH | TUNING, columns) * np.exp(0.001 * rng.standard_normal(2 * len(n)))
     return pd.DataFrame(
-        {"params_total": columns["n"], "tokens": columns["d"], "peak_lr": columns["lr"], "loss": loss, "steps": 1000.0}
+        {
+            "params_total": columns["n"],
+            "tokens": columns["d"],
+            "peak_lr": columns["peak_lr"],
+            "loss": loss,
+            "steps": 1000.0,
+        }
     )
 
 
@@ -61,7 +67,9 @@ def test_a_prediction_may_leave_the_rate_out(joint):
 
 def test_a_column_that_never_changes_is_named(untuned):
     """The batch follows from tokens and steps where no column holds it."""
-    assert laws.load(untuned).need(("b",), "any").values["b"] == pytest.approx(untuned.tokens / 1000)
+    assert laws.load(untuned).need(("batch_tokens",), "any").values["batch_tokens"] == pytest.approx(
+        untuned.tokens / 1000
+    )
     fixed = untuned.assign(peak_lr=1e-3)
     with pytest.raises(FitFailed, match="'peak_lr' is the same in all its runs"):
         laws.load(fixed).fit("chinchilla_lr", resamples=0)

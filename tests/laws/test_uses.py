@@ -123,7 +123,7 @@ def ladder():
     noise = np.exp(0.003 * rng.standard_normal((2, 28)))
     frame = pd.DataFrame({"n": n, "d": d, "bits": loss * noise[0], "accuracy": accuracy * noise[1]})
     first = laws.load(frame, n="n", d="d", loss="bits").fit("chinchilla", resamples=100)
-    second = laws.load(frame, loss="accuracy", columns={"q": "bits"}).fit("task_accuracy", resamples=100)
+    second = laws.load(frame, loss="accuracy", columns={"upstream_loss": "bits"}).fit("task_accuracy", resamples=100)
     return first, second
 
 
@@ -133,16 +133,16 @@ def test_accuracy_follows_from_loss(ladder):
     loss = find("chinchilla").value({"A": 40.0, "B": 60.0, "E": 0.4, "alpha": 0.25, "beta": 0.24}, at)
     accuracy = 0.25 + 0.7 / (1 + np.exp(4 * (loss - 0.9)))
     said = predict_downstream(first, second, **at)
-    assert said["q"] == first.predict(**at)["loss"]
+    assert said["upstream_loss"] == first.predict(**at)["loss"]
     assert said["observable"] == "accuracy"
     assert said["loss"] == pytest.approx(accuracy, rel=0.02)
     assert said["interval"][0] < accuracy < said["interval"][1]
     # Both fits' uncertainty is in it: the second's own at that loss, and the first's, here made larger.
-    alone = np.ptp(second.predict(q=said["q"])["interval"])
+    alone = np.ptp(second.predict(upstream_loss=said["upstream_loss"])["interval"])
     assert np.ptp(said["interval"]) > 0.9 * alone
     unsure = dataclasses.replace(first, report=first.report | {"ensemble": {"forms": [], "growth": 0.2}})
     assert np.ptp(predict_downstream(unsure, second, **at)["interval"]) > 2 * alone
-    assert set(said["extrapolation"]) == {"n", "d", "c", "q"}
+    assert set(said["extrapolation"]) == {"n", "d", "c", "upstream_loss"}
     with pytest.raises(InputError, match="reads n, d, not the upstream loss q alone"):
         predict_downstream(first, first, **at)
 
@@ -151,7 +151,7 @@ def test_chained_on_the_command_line(ladder, tmp_path, capsys):
     paths = [str(fit.save(tmp_path / f"{i}.json")) for i, fit in enumerate(ladder)]
     assert cli.main(["predict", paths[0], "--compute=1e22", f"--then={paths[1]}", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
-    assert said["q"] == pytest.approx(ladder[0].predict(n=said["n"], d=said["d"])["loss"])
+    assert said["upstream_loss"] == pytest.approx(ladder[0].predict(n=said["n"], d=said["d"])["loss"])
     assert 6 * said["n"] * said["d"] == pytest.approx(1e22, rel=1e-6)
     assert cli.main(["predict", paths[0], "--n=1e9", "--d=1e10", f"--then={paths[1]}"]) == 0
     assert capsys.readouterr().out.startswith("accuracy ")

@@ -111,14 +111,14 @@ KAPLAN_STEPS = Law(
     name="kaplan_steps",
     formula="L(N, S) = (Nc / N)^alpha_N + (Sc / S)^alpha_S",
     source="Kaplan et al. 2020, arXiv 2001.08361, equation 1.6; S is S_min, the steps at a large batch",
-    columns=("n", "s"),
+    columns=("n", "steps"),
     params=(
         Param("A", "weight of size, Nc^alpha_N"),
         Param("B", "weight of steps, Sc^alpha_S"),
         exponent("alpha_N", "exponent of size"),
         exponent("alpha_S", "exponent of steps"),
     ),
-    value=lambda p, x: p["A"] * power(x["n"], -p["alpha_N"]) + p["B"] * power(x["s"], -p["alpha_S"]),
+    value=lambda p, x: p["A"] * power(x["n"], -p["alpha_N"]) + p["B"] * power(x["steps"], -p["alpha_S"]),
     linear=("A", "B"),
 )
 

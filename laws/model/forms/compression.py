@@ -7,7 +7,7 @@ from laws.model.forms.allocation import CHINCHILLA_POWER
 from laws.model.forms.start_values import exponent
 from laws.model.law import Law, Param
 
-PARTS = {"pw": "w", "pa": "a", "pk": "kv"}  # bits of -> suffix of its constant
+PARTS = {"bits_weights": "w", "bits_activations": "a", "bits_cache": "kv"}  # bits of -> suffix of its constant
 KUMAR = "Kumar et al. 2024, arXiv 2411.04330"
 TERMS = (Param("A", "weight of the size term"), Param("B", "weight of the data term"), Param("E", "irreducible loss"))
 ALPHA, BETA = (
@@ -49,14 +49,14 @@ def _precision(name: str, equation: str, variables: tuple[str, ...], starts: tup
 
 def _harm(p, x):
     """What quantising to fewer bits after training adds to the loss: the more, the longer the training."""
-    return p["C"] * power(x["d"], p["gamma_D"]) * power(x["n"], -p["gamma_N"]) * exp(-x["pp"] / p["gamma_post"])
+    return p["C"] * power(x["d"], p["gamma_D"]) * power(x["n"], -p["gamma_N"]) * exp(-x["bits_post"] / p["gamma_post"])
 
 
 POST = Law(
     name="precision_post",
     formula="delta(N, D, P) = C D^gamma_D / N^gamma_N e^(-P / gamma_post), the loss after quantising less that before",
     source=f"{KUMAR}, equation 2",
-    columns=("n", "d", "pp"),
+    columns=("n", "d", "bits_post"),
     params=(
         Param("C", "weight"),
         exponent("gamma_D", "exponent of data", 0.3, 0.6, high=3.0),
@@ -78,7 +78,7 @@ def _unified_value(p, x):
     size = _effective(p, x, tuple(PARTS))
     harm = _harm(p, x | {"n": size})
     for variable, part in PARTS.items():
-        harm = harm * (1 - exp(-p[f"C_{part}"] * maximum(x[variable] - x["pp"], 0.0)))
+        harm = harm * (1 - exp(-p[f"C_{part}"] * maximum(x[variable] - x["bits_post"], 0.0)))
     return p["E"] + p["A"] * power(size, -p["alpha"]) + p["B"] * power(x["d"], -p["beta"]) + harm
 
 
@@ -89,7 +89,7 @@ UNIFIED = replace(
     formula="L = E + A / N_eff^alpha + B / D^beta + C D^gamma_D / N_eff^gamma_N e^(-P_post / gamma_post) "
     "prod (1 - e^(-C_x (P_x - P_post))), N_eff as in precision",
     source=f"{KUMAR}, equations 9 and 11: weights already trained in few bits lose less when quantised after training",
-    columns=(*PRECISION.columns, "pp"),
+    columns=(*PRECISION.columns, "bits_post"),
     params=(
         *(
             replace(p, starts=p.starts if callable(p.starts) else p.starts[:1])
@@ -105,7 +105,7 @@ SPARSITY = Law(
     name="sparsity",
     formula="L(N, D, z) = E + (a z^p + c) / N^alpha + b / D^beta, z the share of weights that are not zero",
     source="Frantar et al. 2023, arXiv 2309.08520, equation 1 with z = 1 - S and b = a_D^beta; N counts non-zero weights",
-    columns=("n", "d", "z"),
+    columns=("n", "d", "density"),
     params=(
         Param("E", "irreducible loss"),
         Param("a", "weight of density"),
@@ -117,7 +117,7 @@ SPARSITY = Law(
     ),
     value=lambda p, x: (
         p["E"]
-        + (p["a"] * power(x["z"], p["p"]) + p["c"]) * power(x["n"], -p["alpha"])
+        + (p["a"] * power(x["density"], p["p"]) + p["c"]) * power(x["n"], -p["alpha"])
         + p["b"] * power(x["d"], -p["beta"])
     ),
     linear=("E", "a", "c", "b"),
@@ -128,7 +128,7 @@ VOCABULARY = Law(
     formula="L(N, V, D) = E + A / N^alpha + A_v / N_v^alpha_v + B / D^alpha",
     source="Tao et al. 2024, arXiv 2407.13623, with + E, for a positive loss (bits per byte); theirs is normalised by "
     "unigrams, and negative. N without the vocabulary's N_v = V width",
-    columns=("n", "v", "d"),
+    columns=("n", "params_vocabulary", "d"),
     params=(
         Param("E", "irreducible loss"),
         Param("A", "weight of the size term"),
@@ -140,7 +140,7 @@ VOCABULARY = Law(
     value=lambda p, x: (
         p["E"]
         + p["A"] * power(x["n"], -p["alpha"])
-        + p["A_v"] * power(x["v"], -p["alpha_v"])
+        + p["A_v"] * power(x["params_vocabulary"], -p["alpha_v"])
         + p["B"] * power(x["d"], -p["alpha"])
     ),
     linear=("E", "A", "A_v", "B"),
@@ -152,12 +152,12 @@ SUPERVISED = {name: f"{name}_S" for name in CHINCHILLA_POWER.names}
 
 def _distillation_value(p, x):
     alone = CHINCHILLA_POWER.value({name: p[held] for name, held in SUPERVISED.items()}, x)
-    bend = softplus((log(x["t"]) - log(alone) - log(p["d1"])) / p["f1"])
+    bend = softplus((log(x["teacher_loss"]) - log(alone) - log(p["d1"])) / p["f1"])
     capacity = power(
         p["A"] * power(x["n"], -p["alpha"]) + p["B"] * power(x["d"], -p["beta"]),
         p["gamma"],
     )
-    return x["t"] + power(x["t"], -p["c0"]) * exp(-p["c1"] * p["f1"] * bend) * capacity
+    return x["teacher_loss"] + power(x["teacher_loss"], -p["c0"]) * exp(-p["c1"] * p["f1"] * bend) * capacity
 
 
 DISTILLATION = Law(
@@ -165,7 +165,7 @@ DISTILLATION = Law(
     formula="L_S = L_T + L_T^-c0 (1 + (L_T / (d1 L~_S))^(1/f1))^(-c1 f1) (A / N^alpha + B / D^beta)^gamma, "
     "L~_S by chinchilla_power",
     source="Busbridge et al. 2025, arXiv 2502.08606, equation 8; hold the six supervised constants (..._S) at stage 1",
-    columns=("n", "d", "t"),
+    columns=("n", "d", "teacher_loss"),
     params=(
         Param("A", "weight of the student's size", 1e-3, 1e12, starts=(1e3,)),
         Param("B", "weight of distilled tokens", 1e-3, 1e12, starts=(1e4,)),
@@ -185,7 +185,7 @@ DISTILLATION = Law(
 )
 
 LAWS = (
-    _precision("precision_weights", "3", ("pw",), (1.0, 2.5, 5.0)),
+    _precision("precision_weights", "3", ("bits_weights",), (1.0, 2.5, 5.0)),
     PRECISION,
     POST,
     UNIFIED,

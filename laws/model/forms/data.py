@@ -12,7 +12,7 @@ def _saturated(base, excess, scale):
 
 def _value(p, x):
     alpha, beta = p["alpha"], p["beta"]
-    unique = minimum(x["u"], x["d"])  # those beyond d are never seen
+    unique = minimum(x["unique_tokens"], x["d"])  # those beyond d are never seen
     balance = power(alpha * p["A"] / (beta * p["B"]), 1 / (alpha + beta))
     fed = minimum(x["n"], power(unique * balance, beta / alpha) * balance)  # compute-optimal N for the unique tokens
     size = _saturated(fed, maximum(x["n"] / fed - 1, 0.0), p["rn"])
@@ -25,7 +25,7 @@ DATA_CONSTRAINED = Law(
     formula="L(N, D, U) = E + A / N'^alpha + B / D'^beta, D' = U + U rd (1 - e^(-(D/U - 1)/rd)), N' likewise with rn",
     source="Muennighoff et al. 2023, arXiv 2305.16264, equations 5 and 6; they hold stage 1 (chinchilla_tied on unique "
     "data) fixed and fit rd and rn, which one table seldom determines",
-    columns=("n", "d", "u"),
+    columns=("n", "d", "unique_tokens"),
     params=(
         Param("A", "weight of the size term", 1e-3, 1e12, starts=(30.0, 1e3)),
         Param("B", "weight of the data term", 1e-3, 1e12, starts=(1e2, 1e4)),

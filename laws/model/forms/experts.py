@@ -15,7 +15,7 @@ def _saturated(experts, few, many):
 
 
 def _routed_value(p, x):
-    size, experts = log(x["n"]) / TEN, log(_saturated(x["e"], p["E_start"], p["E_max"])) / TEN
+    size, experts = log(x["n"]) / TEN, log(_saturated(x["experts"], p["E_start"], p["E_max"])) / TEN
     return exp(TEN * (p["a"] * size + p["b"] * experts + p["c"] * size * experts + p["d"]))
 
 
@@ -27,7 +27,7 @@ ROUTED = Law(
     name="routed",
     formula="log10 L = a log10 N + b log10 Ê + c log10 N log10 Ê + d, Ê between E_start (E = 1) and E_max",
     source="Clark et al. 2022, arXiv 2202.01169, equation 1 with the saturation of its section 4; N is the dense size",
-    columns=("n", "e"),
+    columns=("n", "experts"),
     params=(
         _signed("a", "exponent of size", -1.0, 0.0, -0.06, -0.1),
         _signed("b", "exponent of experts", -2.0, 0.5, -0.1),
@@ -43,7 +43,7 @@ FINE_GRAINED = Law(
     name="fine_grained",
     formula="L(N, D, G) = E + (g / G^gamma + a) / N^alpha + b / D^beta",
     source="Krajewski et al. 2024, arXiv 2402.07871, equation 9 (E for their c); N counts every expert, without embeddings",
-    columns=("n", "d", "g"),
+    columns=("n", "d", "granularity"),
     params=(
         Param("E", "irreducible loss"),
         Param("g", "weight of coarse experts"),
@@ -55,7 +55,7 @@ FINE_GRAINED = Law(
     ),
     value=lambda p, x: (
         p["E"]
-        + (p["g"] * power(x["g"], -p["gamma"]) + p["a"]) * power(x["n"], -p["alpha"])
+        + (p["g"] * power(x["granularity"], -p["gamma"]) + p["a"]) * power(x["n"], -p["alpha"])
         + p["b"] * power(x["d"], -p["beta"])
     ),
     linear=("E", "g", "a", "b"),

@@ -11,13 +11,13 @@ DILOCO = Law(
     name="diloco",
     formula="L(N, M) = k M^q / N^p",
     source=f"{SOURCE}, section 5: k 19.226, p 0.0985, q 0.0116",
-    columns=("n", "m"),
+    columns=("n", "replicas"),
     params=(
         K,
         exponent("p", "exponent of size", 0.05, 0.1, 0.2),
         exponent("q", "exponent of replicas", -0.05, 0.0, 0.05, low=-1.0, high=1.0),
     ),
-    value=lambda p, x: p["k"] * power(x["n"], -p["p"]) * power(x["m"], p["q"]),
+    value=lambda p, x: p["k"] * power(x["n"], -p["p"]) * power(x["replicas"], p["q"]),
     linear=("k",),
 )
 
@@ -25,14 +25,14 @@ DILOCO_OFFSET = Law(
     name="diloco_offset",
     formula="L(N, M) = E + k M^q / N^p",
     source=f"{SOURCE}, table 13",
-    columns=("n", "m"),
+    columns=("n", "replicas"),
     params=(
         K,
         Param("E", "irreducible loss"),
         exponent("p", "exponent of size", 0.05, 0.1, 0.2, 0.4),
         exponent("q", "exponent of replicas", -0.05, 0.0, 0.05, low=-1.0, high=1.0),
     ),
-    value=lambda p, x: p["E"] + p["k"] * power(x["n"], -p["p"]) * power(x["m"], p["q"]),
+    value=lambda p, x: p["E"] + p["k"] * power(x["n"], -p["p"]) * power(x["replicas"], p["q"]),
     linear=("k", "E"),
 )
 
@@ -40,14 +40,14 @@ DILOCO_TILTED = Law(
     name="diloco_tilted",
     formula="L(N, M) = E + k / N^(p - q M)",
     source=f"{SOURCE}, table 13, the form that held out best",
-    columns=("n", "m"),
+    columns=("n", "replicas"),
     params=(
         K,
         Param("E", "irreducible loss"),
         exponent("p", "exponent of size", 0.05, 0.1, 0.2, 0.4),
         exponent("q", "what a replica takes from it", -0.003, 0.0, 0.003, low=-0.1, high=0.1),
     ),
-    value=lambda p, x: p["E"] + p["k"] * power(x["n"], p["q"] * x["m"] - p["p"]),
+    value=lambda p, x: p["E"] + p["k"] * power(x["n"], p["q"] * x["replicas"] - p["p"]),
     linear=("k", "E"),
 )
 

@@ -21,7 +21,7 @@ EVERY = 64  # steps of a decay that are taken together; to within 6e-4 of the lo
 def areas(
     rates: Float[np.ndarray, " steps"], momentum: float = MOMENTUM
 ) -> tuple[Float[np.ndarray, " steps"], Float[np.ndarray, " steps"]]:
-    """Columns ``s1`` and ``s2`` of ``annealing`` after every step: summed rates, and the annealed area.
+    """Columns ``rate_area`` and ``annealed_area`` of ``annealing`` after every step: summed rates, and the annealed area.
 
     Args:
         rates: learning rate of every step from the first, warm-up included if it is to count.
@@ -39,14 +39,14 @@ ANNEALING = Law(
     name="annealing",
     formula="L = L0 + A / S1^alpha - C S2",
     source="Tissue et al. 2024, arXiv 2408.11029, equation 1; S1 and S2 by laws.model.forms.schedule.areas",
-    columns=("s1", "s2"),
+    columns=("rate_area", "annealed_area"),
     params=(
         Param("L0", "irreducible loss"),
         Param("A", "weight of the summed rate"),
         Param("C", "what annealing gains"),
         exponent("alpha", "exponent of the summed rate", 0.2, 0.4, 0.6, 0.8),
     ),
-    value=lambda p, x: p["L0"] + p["A"] * power(x["s1"], -p["alpha"]) - p["C"] * x["s2"],
+    value=lambda p, x: p["L0"] + p["A"] * power(x["rate_area"], -p["alpha"]) - p["C"] * x["annealed_area"],
     linear=("L0", "A", "C"),
 )
 
@@ -69,7 +69,7 @@ def _nodes(rates: Float[np.ndarray, " steps"], every: int) -> Float[np.ndarray, 
 def multi_power(schedules: Sequence[Float[np.ndarray, " steps"]], every: int = EVERY) -> Law:
     """The multi-power law of losses along given schedules.
 
-    Its columns are ``k``, which of the schedules a row follows (from 0), and ``s``, the step. Warm-up belongs to the
+    Its columns are ``schedule_index``, which of the schedules a row follows (from 0), and ``steps``. Warm-up belongs to the
     schedules: it counts among the summed rates, and its rises as drops of the other sign.
 
     Args:
@@ -88,7 +88,7 @@ def multi_power(schedules: Sequence[Float[np.ndarray, " steps"]], every: int = E
     summed = np.stack([np.pad(np.cumsum(rates), (0, longest - len(rates)), mode="edge") for rates in schedules])
 
     def value(p, x):
-        which, at = (_index(x[variable]) for variable in ("k", "s"))
+        which, at = (_index(x[variable]) for variable in ("schedule_index", "steps"))
         pick = jnp.asarray if any(isinstance(v, jax.Array) for v in (*p.values(), which, at)) else np.asarray
         total = pick(summed)[which, at]
         alpha, b, c, beta, gamma = (p[name] for name in ("alpha", "B", "C", "beta", "gamma"))
@@ -101,7 +101,7 @@ def multi_power(schedules: Sequence[Float[np.ndarray, " steps"]], every: int = E
         name="multi_power",
         formula="L(t) = L0 + A / S1^alpha - B sum_k (eta_(k-1) - eta_k) (1 - (1 + C eta_k^-gamma S_k)^-beta)",
         source="Luo et al. 2025, arXiv 2503.12811",
-        columns=("k", "s"),
+        columns=("schedule_index", "steps"),
         params=(
             Param("L0", "irreducible loss"),
             Param("A", "weight of the summed rate"),

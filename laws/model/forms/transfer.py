@@ -10,13 +10,13 @@ TRANSFER = Law(
     formula="D_T(D_F, N) = k D_F^a N^b",
     source="Hernandez et al. 2021, arXiv 2102.01293, equation 1.1: k 1.9e4, a 0.18, b 0.38 for text to Python; D_T is "
     "what a run from scratch would need for the same loss, less D_F",
-    columns=("f", "n"),
+    columns=("finetune_tokens", "n"),
     params=(
         Param("k", "weight"),
         exponent("a", "exponent of fine-tuning tokens", 0.1, 0.2, 0.4, low=-1.0, high=2.0),
         exponent("b", "exponent of size", 0.2, 0.4, 0.6, low=-1.0, high=2.0),
     ),
-    value=lambda p, x: p["k"] * power(x["f"], p["a"]) * power(x["n"], p["b"]),
+    value=lambda p, x: p["k"] * power(x["finetune_tokens"], p["a"]) * power(x["n"], p["b"]),
     linear=("k",),
     observable="tokens transferred",
 )
@@ -26,7 +26,7 @@ TRANSFER_LOSS = Law(
     formula="L(N, D_F) = ((Nc / N)^(alpha_N / alpha_D) + K / (D_F^a N^b))^alpha_D, K = Dc / k",
     source="Hernandez et al. 2021, arXiv 2102.01293, equation 6.1: Kaplan's law at the data in effect; Dc and k of "
     "equation 1.1 enter as one number",
-    columns=("n", "f"),
+    columns=("n", "finetune_tokens"),
     params=(
         Param("Nc", "size at which the size term is one", 1.0, 1e60, starts=(1e10, 1e14)),
         Param(
@@ -38,7 +38,8 @@ TRANSFER_LOSS = Law(
         exponent("b", "exponent of size in the data in effect", 0.2, 0.5, low=-1.0, high=2.0),
     ),
     value=lambda p, x: power(
-        power(p["Nc"] / x["n"], p["alpha_N"] / p["alpha_D"]) + p["K"] * power(x["f"], -p["a"]) * power(x["n"], -p["b"]),
+        power(p["Nc"] / x["n"], p["alpha_N"] / p["alpha_D"])
+        + p["K"] * power(x["finetune_tokens"], -p["a"]) * power(x["n"], -p["b"]),
         p["alpha_D"],
     ),
 )
@@ -46,7 +47,7 @@ TRANSFER_LOSS = Law(
 
 def _transferred(p, x):
     """Data in effect: a run that begins with another's parameters has as much more as these are worth."""
-    return x["d"] + x["p"] * TRANSFER.value(p, {"f": x["d"], "n": x["n"]})
+    return x["d"] + x["pretrained"] * TRANSFER.value(p, {"finetune_tokens": x["d"], "n": x["n"]})
 
 
 TRANSFER_JOINT = Law(
@@ -54,7 +55,7 @@ TRANSFER_JOINT = Law(
     formula="L(N, D) = E + A / N^alpha + B / (D + p D_T)^beta, D_T = k D^a N^b, p = 1 where pre-trained, else 0",
     source="ours: Hoffmann et al. 2022 at the data in effect of Hernandez et al. 2021, arXiv 2102.01293, equation 1.1; "
     "one fit to runs from scratch and from a parent, so that the intervals of k, a and b hold what is not known of both",
-    columns=("n", "d", "p"),
+    columns=("n", "d", "pretrained"),
     params=(
         Param("E", "irreducible loss"),
         Param("A", "weight of the size term"),
