@@ -22,8 +22,8 @@ from sweeps.collect_cache import CachedRun, CollectCache
 from sweeps.untrusted_files import Stamp
 from training.errors import BadInput
 
-GROUP = 1 << 20  # lines of the curves that are written at once
-CURVES = pa.schema([pa.field("run_id", pa.string()), *curves.SCHEMA])
+ROW_GROUP = 1 << 20  # lines of the curves that are written at once
+CURVES_SCHEMA = pa.schema([pa.field("run_id", pa.string()), *curves.SCHEMA])
 
 
 def collect(path: Path | str) -> Path:
@@ -33,34 +33,39 @@ def collect(path: Path | str) -> Path:
     base config (`base_config`) and a column for each key in which base configs differ (`sweeps.base_configs`); a run that
     failed has its status, its labels and its plan. What is nested is JSON text. `curves.parquet` holds the logged
     training losses of every run that has begun. Where runs were also evaluated in formats of few bits, `post.parquet`
-    holds a row for each: that of the run, with `bits_post`, the metrics then, `loss_before` and what was `loss_added`.
+    holds a row for each: that of the run, with `bits_post`, the metrics then, `loss_before` and the difference
+    `loss_added`.
 
-    Nothing in the directory is run, and no link is followed out of it.
+    Nothing in the directory is executed, and no link is followed out of it.
 
     Returns:
-      The path of `runs.parquet`.
+        The path of `runs.parquet`.
+
     Raises:
-      BadInput: there is no sweep, or a record or the metrics of a run are damaged.
+        BadInput: there is no sweep, or a record or the metrics of a run are damaged.
     """
     path = Path(path)
     sweep, before = sweep_dir.read(path), collect_cache.read(path)
     bases = base_configs.compare(sweep)
     stamps = collect_cache.scan(path, sweep.entries)
-    rows, texts = [], {}
+    rows, record_texts = [], {}
     for run_id, entry in sweep.entries.items():
         result = stamps[run_id][0] if run_id in stamps else None
-        record, texts[run_id] = _record(sweep, run_id, before.runs.get(run_id, CachedRun()), result)
+        record, record_texts[run_id] = _record(sweep, run_id, before.runs.get(run_id, CachedRun()), result)
         if (row := _row(sweep, entry, bases, record, begun=run_id in stamps)) is not None:
             rows.append(row)
-    runs, post = _table(path, rows), list(_post(sweep, rows))
-    posted = _table(path, post) if post else None
+    runs, post_rows = _table(path, rows), list(_post_rows(sweep, rows))
+    post = _table(path, post_rows) if post_rows else None
     metrics = {run_id: stamps.get(run_id, (None, None))[1] for run_id in sweep.entries}
     lines, stamp = _write_curves(sweep, before, metrics)
-    if posted is not None:
-        _write(path / "post.parquet", lambda file: pq.write_table(posted, file))
+    if post is not None:
+        _write(path / "post.parquet", lambda file: pq.write_table(post, file))
     _write(path / "runs.parquet", lambda file: pq.write_table(runs, file))
-    known = {i: CachedRun(stamps.get(i, (None, None))[0], metrics[i], lines[i], texts[i]) for i in sweep.entries}
-    after = CollectCache(known, stamp)
+    cached = {
+        run_id: CachedRun(stamps.get(run_id, (None, None))[0], metrics[run_id], lines[run_id], record_texts[run_id])
+        for run_id in sweep.entries
+    }
+    after = CollectCache(cached, stamp)
     if after != before:
         _write(path / collect_cache.NAME, lambda file: collect_cache.write(file, after))
     return path / "runs.parquet"
@@ -69,13 +74,20 @@ def collect(path: Path | str) -> Path:
 def _record(
     sweep: sweep_dir.Sweep, run_id: str, old: CachedRun, result: Stamp | None
 ) -> tuple[dict[str, Any] | None, str | None]:
-    """The record of a run and its JSON, as known where the file is the same."""
+    """The record of a run and its JSON, from the cache where the file is the same.
+
+    Args:
+        sweep: the sweep directory.
+        run_id: of the run.
+        old: what the last collection read of it.
+        result: the stamp of its `result.json`; None: it has not ended.
+    """
     if result is None:
         return None, None
     if old.record is not None and result == old.result:
         return untrusted_files.record(old.record, sweep.path / collect_cache.NAME), old.record
-    found = sweep_dir.result(sweep.run(run_id))
-    return found, None if found is None else json.dumps(found)
+    record = sweep_dir.result(sweep.run(run_id))
+    return record, None if record is None else json.dumps(record)
 
 
 def _row(
@@ -85,7 +97,15 @@ def _row(
     result: Mapping[str, Any] | None,
     begun: bool,
 ) -> dict[str, Any] | None:
-    """The row of a run in `runs.parquet`; None where it has neither ended nor failed."""
+    """The row of a run in `runs.parquet`; None where it has neither ended nor failed.
+
+    Args:
+        sweep: the sweep directory.
+        entry: the point.
+        bases: of the sweep.
+        result: its record; None: it has not ended.
+        begun: whether it has a directory.
+    """
     base = {"base_config": bases.of_run[entry.run_id]}
     design = {"sweep": sweep.name, **base, **entry.labels}
     keys = {**bases.values(entry.run_id), **entry.overrides}
@@ -99,7 +119,7 @@ def _row(
     return failed | {"run_id": entry.run_id}
 
 
-def _post(sweep: sweep_dir.Sweep, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _post_rows(sweep: sweep_dir.Sweep, rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     for row in rows:
         kinds = row.get("post") or ()
         try:
@@ -117,70 +137,73 @@ def _write_curves(
     """Bring `curves.parquet` up to date; returns the lines of each run in it, and its stamp.
 
     Args:
-      metrics: the stamp of the metrics of every run, in the order of the sweep.
+        sweep: the sweep directory.
+        before: what the last collection read.
+        metrics: the stamp of the metrics of every run, in the order of the sweep.
     """
     file = sweep.path / "curves.parquet"
-    old = {run_id: known.metrics for run_id, known in before.runs.items()}
+    old = {run_id: run.metrics for run_id, run in before.runs.items()}
     fits = before.curves is not None and _stamp(file, sweep.path) == before.curves
     if fits and list(old.items()) == list(metrics.items()):
-        return {run_id: known.lines for run_id, known in before.runs.items()}, before.curves
-    kept = _kept(file, before) if fits else {}
-    kept = {run_id: table for run_id, table in kept.items() if metrics.get(run_id) == old[run_id] is not None}
+        return {run_id: run.lines for run_id, run in before.runs.items()}, before.curves
+    cached = _cached_curves(file, before) if fits else {}
+    cached = {run_id: table for run_id, table in cached.items() if metrics.get(run_id) == old[run_id] is not None}
     begun = {run_id: stamp for run_id, stamp in metrics.items() if stamp is not None}
-    changed = [(str(sweep.run(i) / "metrics.jsonl"), stamp[0]) for i, stamp in begun.items() if i not in kept]
+    changed = [(str(sweep.run(i) / "metrics.jsonl"), stamp[0]) for i, stamp in begun.items() if i not in cached]
     lines = dict.fromkeys(metrics, 0)
     with contextlib.closing(curves.read(changed)) as new:
 
         def write(opened: Any) -> None:
-            with pq.ParquetWriter(opened, CURVES) as writer:
+            with pq.ParquetWriter(opened, CURVES_SCHEMA) as writer:
                 group: dict[str, pa.Table] = {}
                 for run_id in begun:
-                    group[run_id] = kept[run_id] if run_id in kept else next(new)
+                    group[run_id] = cached[run_id] if run_id in cached else next(new)
                     lines[run_id] = len(group[run_id])
-                    if sum(map(len, group.values())) >= GROUP:
-                        writer.write_table(_named(group))
+                    if sum(map(len, group.values())) >= ROW_GROUP:
+                        writer.write_table(_with_run_ids(group))
                         group = {}
-                writer.write_table(_named(group))
+                writer.write_table(_with_run_ids(group))
 
         return lines, _write(file, write)
 
 
 def _stamp(file: Path, root: Path) -> Stamp | None:
     try:
-        return untrusted_files.stamp(file, root, collect_cache.LARGEST)
+        return untrusted_files.stamp(file, root, collect_cache.MAX_BYTES)
     except BadInput:  # what lies there is replaced
         return None
 
 
-def _kept(file: Path, before: CollectCache) -> dict[str, pa.Table]:
-    """The curve of each run as `curves.parquet` holds it; none where it is not as the index says."""
+def _cached_curves(file: Path, before: CollectCache) -> dict[str, pa.Table]:
+    """The curve of each run as `curves.parquet` holds it; none where the file is not as the cache says."""
     try:
         table = pq.read_table(file, columns=curves.SCHEMA.names)
     except (pa.ArrowException, OSError):
         return {}
-    counts = [known.lines for known in before.runs.values()]
+    counts = [run.lines for run in before.runs.values()]
     if min(counts, default=0) < 0 or sum(counts) != len(table) or not table.schema.equals(curves.SCHEMA):
         return {}
     begins = itertools.accumulate(counts, initial=0)
     return {run_id: table.slice(begin, n) for run_id, begin, n in zip(before.runs, begins, counts, strict=False)}
 
 
-def _named(group: Mapping[str, pa.Table]) -> pa.Table:
+def _with_run_ids(group: Mapping[str, pa.Table]) -> pa.Table:
     """The curves of several runs as one table, with their ids."""
     ids = pa.array(list(group), pa.string()).take(np.repeat(np.arange(len(group)), [len(t) for t in group.values()]))
     table = pa.concat_tables([curves.SCHEMA.empty_table(), *group.values()])
-    return pa.table([ids, *table.columns], schema=CURVES)
+    return pa.table([ids, *table.columns], schema=CURVES_SCHEMA)
 
 
 def _table(path: Path, rows: list[dict[str, Any]]) -> pa.Table:
+    """Rows as a table, a column a name; the sweep directory is named where they make none."""
     names = list(dict.fromkeys(name for row in rows for name in row)) or ["run_id", "status"]
     columns = {}
     for name in names:
         try:
             columns[name] = _column([row.get(name) for row in rows])
         except (pa.ArrowException, OverflowError, UnicodeError, RecursionError) as error:
-            what = untrusted_files.printable(str(error))
-            raise BadInput(f"{path}: column {untrusted_files.printable(name)!r} is for no table ({what})") from None
+            reason = untrusted_files.printable(str(error))
+            raise BadInput(f"{path}: column {untrusted_files.printable(name)!r} is for no table ({reason})") from None
     try:
         return pa.table(columns)
     except UnicodeError:
@@ -214,8 +237,8 @@ def _write(path: Path, write: Callable[[Any], object]) -> Stamp:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        found = temporary.stat()
+        status = temporary.stat()
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    return found.st_size, found.st_mtime_ns
+    return status.st_size, status.st_mtime_ns

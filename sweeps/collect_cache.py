@@ -1,8 +1,8 @@
-"""`collected.parquet`: what the tables of a sweep directory were made of, so that the next collection reads only the rest.
+"""The cache of a collection, `collected.parquet`: with it the next collection reads only the runs that have changed.
 
-A row a point, in the order of `curves.parquet`: size and time of its two files, its record as JSON, and how many lines it
-has in `curves.parquet`, of which size and time are noted too. It may be deleted at any time; what does not fit the files
-is as if it were not there.
+It has a row a point, in the order of `curves.parquet`: size and time of its two files, its record as JSON, and how many
+lines it has in `curves.parquet`, of which size and time are noted too. It may be deleted at any time; where it does not fit
+the files it is ignored.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from training.errors import BadInput
 
 NAME = "collected.parquet"
 FORMAT = 1
-LARGEST = 4 << 30
+MAX_BYTES = 4 << 30  # of a table that is read
 SCHEMA = pa.schema(
     {
         "run_id": pa.string(),
@@ -36,7 +36,14 @@ SCHEMA = pa.schema(
 
 @dataclasses.dataclass(frozen=True)
 class CachedRun:
-    """What was read of a run: the stamps of its files (None: there was none), its record, its lines of the curves."""
+    """What was read of a run.
+
+    Attributes:
+        result: stamp of its `result.json`; None: there was none.
+        metrics: stamp of its `metrics.jsonl`; None: there was none.
+        lines: how many lines it has in `curves.parquet`.
+        record: its record, as JSON.
+    """
 
     result: Stamp | None = None
     metrics: Stamp | None = None
@@ -46,7 +53,12 @@ class CachedRun:
 
 @dataclasses.dataclass(frozen=True)
 class CollectCache:
-    """The runs in the order of `curves.parquet`, and the stamp of that file."""
+    """What was read of all runs.
+
+    Attributes:
+        runs: by run id, in the order of `curves.parquet`.
+        curves: stamp of `curves.parquet`; None: there was none.
+    """
 
     runs: Mapping[str, CachedRun]
     curves: Stamp | None
@@ -56,7 +68,7 @@ def scan(root: Path, run_ids: Iterable[str]) -> dict[str, tuple[Stamp | None, St
     """The stamps of `result.json` and `metrics.jsonl` of the runs that have a directory.
 
     Raises:
-      BadInput: one of them is no plain file of a sane size, or a link out of the sweep directory.
+        BadInput: one of them is no plain file of a sane size, or a link out of the sweep directory.
     """
     runs = os.path.join(root, "runs", "")
     return {
@@ -69,36 +81,34 @@ def scan(root: Path, run_ids: Iterable[str]) -> dict[str, tuple[Stamp | None, St
 
 
 def read(root: Path) -> CollectCache:
-    """The index of a sweep directory; an empty one where there is none that can be read."""
+    """The cache of a sweep directory; an empty one where there is none that can be read."""
     file = root / NAME
     try:
-        if stamp(file, root, LARGEST) is None:
+        if stamp(file, root, MAX_BYTES) is None:
             return CollectCache({}, None)
         table = pq.read_table(file)
-        facts = json.loads((table.schema.metadata or {})[b"isoflop"])
-        if facts["format"] != FORMAT or not table.schema.equals(SCHEMA):
+        metadata = json.loads((table.schema.metadata or {})[b"isoflop"])
+        if metadata["format"] != FORMAT or not table.schema.equals(SCHEMA):
             return CollectCache({}, None)
         columns = {name: table[name].to_pylist() for name in SCHEMA.names}
         results = zip(columns["result_bytes"], columns["result_mtime_ns"], strict=True)
         metrics = zip(columns["metrics_bytes"], columns["metrics_mtime_ns"], strict=True)
-        known = map(
-            CachedRun, map(_stamp, results), map(_stamp, metrics), map(int, columns["lines"]), columns["record"]
-        )
-        runs = dict(zip(columns["run_id"], known, strict=True))
-        return CollectCache(runs, _stamp(facts["curves"]))
+        runs = map(CachedRun, map(_stamp, results), map(_stamp, metrics), map(int, columns["lines"]), columns["record"])
+        by_id = dict(zip(columns["run_id"], runs, strict=True))
+        return CollectCache(by_id, _stamp(metadata["curves"]))
     except (BadInput, pa.ArrowException, OSError, KeyError, TypeError, ValueError, RecursionError):
         return CollectCache({}, None)
 
 
-def write(file: Any, index: CollectCache) -> None:
-    """Write an index to an open file."""
+def write(file: Any, cache: CollectCache) -> None:
+    """Write a cache to an open file."""
     columns = [
-        [run_id, *(known.result or (None, None)), *(known.metrics or (None, None)), known.lines, known.record]
-        for run_id, known in index.runs.items()
+        [run_id, *(run.result or (None, None)), *(run.metrics or (None, None)), run.lines, run.record]
+        for run_id, run in cache.runs.items()
     ]
     arrays = [pa.array(values, kind) for values, kind in zip(zip(*columns, strict=True), SCHEMA.types, strict=True)]
-    facts = json.dumps({"format": FORMAT, "curves": index.curves})
-    schema = SCHEMA.with_metadata({"isoflop": facts})
+    metadata = json.dumps({"format": FORMAT, "curves": cache.curves})
+    schema = SCHEMA.with_metadata({"isoflop": metadata})
     pq.write_table(pa.Table.from_arrays(arrays, schema=schema) if arrays else schema.empty_table(), file)
 
 

@@ -35,16 +35,16 @@ class Speed:
     """FLOP/s as a function of parameters.
 
     Attributes:
-        known: (parameters, FLOP/s) pairs.
+        measured: (parameters, FLOP/s) pairs.
         source: where they come from, for people.
     """
 
-    known: tuple[tuple[int, float], ...]
+    measured: tuple[tuple[int, float], ...]
     source: str
 
     def flops_per_second(self, params: int) -> float:
         """Interpolated between logarithms; beyond the ends, as at the ends."""
-        sizes, speeds = zip(*sorted(self.known), strict=True)
+        sizes, speeds = zip(*sorted(self.measured), strict=True)
         return float(np.exp(np.interp(math.log(params), np.log(sizes), np.log(speeds))))
 
 

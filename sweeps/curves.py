@@ -1,7 +1,7 @@
 """Learning curves of many runs as columns: the losses of each `metrics.jsonl`, read by several processes at once.
 
-`python -m sweeps.curves` is one of them. It reads its job, a line of JSON, from its standard input, and writes an Arrow
-stream to its standard output; it imports no JAX, so that it starts at once.
+`python -m sweeps.curves` is one of these processes. It reads its job, a line of JSON, from its standard input, and writes
+an Arrow stream to its standard output; it imports no JAX, so that it starts at once.
 """
 
 import contextlib
@@ -27,14 +27,14 @@ from training.lines import last_attempts, parse
 SCHEMA = pa.schema(
     {"step": pa.int64(), "tokens": pa.float64(), "learning_rate": pa.float64(), "loss": pa.float64()}.items()
 )
-READ = pa.schema([*SCHEMA, pa.field("attempt", pa.int64())])
+READ_SCHEMA = pa.schema([*SCHEMA, pa.field("attempt", pa.int64())])
 MEASURES = ("tokens", "learning_rate", "loss")
-# What the engine writes has nothing else in it. Only that is given to Arrow's reader, which is several times faster than
-# Python's, and which a stray `null` makes crash.
-USUAL = b'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _"+-.,:{}\n'
-TOGETHER = 4 << 20  # bytes of metrics that are read and sent at once
-APART = 64 << 20  # bytes from which on other processes are worth starting
-# -P: with it the folder in which the command was given, maybe a stranger's, is no place to import from.
+# The only characters that the engine writes. Only files of these are given to Arrow's reader, which is several times faster
+# than Python's, and which a stray `null` makes crash.
+USUAL_CHARACTERS = b'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _"+-.,:{}\n'
+CHUNK_BYTES = 4 << 20  # of metrics that are read and sent at once
+MIN_PARALLEL_BYTES = 64 << 20  # of metrics, from which on other processes are worth starting
+# -P: nothing is imported from the folder in which the command was given, which may be a stranger's.
 COMMAND = (sys.executable, "-P", "-m", "sweeps.curves")
 
 
@@ -42,13 +42,14 @@ def read(files: Sequence[tuple[str, int]], processes: int | None = None) -> Gene
     """The curve of each run, in the order given: the lines of the last attempts that have a loss.
 
     Args:
-      files: path and bytes of each `metrics.jsonl`.
-      processes: that share the reading; 0: this one. By default one a core where there is much to read.
+        files: path and bytes of each `metrics.jsonl`.
+        processes: that share the reading; 0: this one. By default one a core where there is much to read.
+
     Raises:
-      BadInput: a line is damaged; the file is named.
+        BadInput: a line is damaged; the file is named.
     """
     if processes is None:
-        processes = len(usable_cores()) if sum(size for _, size in files) > APART else 0
+        processes = len(usable_cores()) if sum(size for _, size in files) > MIN_PARALLEL_BYTES else 0
     chunks = _chunks(files)
     processes = min(processes, len(chunks))
     if processes < 2:
@@ -64,30 +65,30 @@ def curve(file: Path | str) -> pa.Table:
     """The curve of one run; what is not finite is null.
 
     Raises:
-      BadInput: a line holds no step and attempt, or something else than a number.
+        BadInput: a line holds no step and attempt, or something else than a number.
     """
     try:
         data = Path(file).read_bytes()
     except FileNotFoundError:  # it has just been removed
         data = b""
-    found = _usual(data)
-    return _any(data, file) if found is None else found
+    table = _parsed_by_arrow(data)
+    return _parsed_line_by_line(data, file) if table is None else table
 
 
-def _usual(data: bytes) -> pa.Table | None:
+def _parsed_by_arrow(data: bytes) -> pa.Table | None:
     """The curve in lines as the engine writes them; None where there is anything else among them."""
     if not data:
         return SCHEMA.empty_table()
     lines = data.count(b"\n")
     ends = data.count(b"}\n") == data.count(b"}") == lines
     begins = data[:1] == b"{" and data.count(b"\n{") + 1 == data.count(b"{") == lines
-    if not (ends and begins) or data.translate(None, USUAL):
+    if not (ends and begins) or data.translate(None, USUAL_CHARACTERS):
         return None
     try:
         table = pj.read_json(
             pa.BufferReader(data),
             pj.ReadOptions(use_threads=False, block_size=len(data) + 1),
-            pj.ParseOptions(explicit_schema=READ, unexpected_field_behavior="ignore"),
+            pj.ParseOptions(explicit_schema=READ_SCHEMA, unexpected_field_behavior="ignore"),
         )
     except pa.ArrowException:
         return None
@@ -105,13 +106,13 @@ def _usual(data: bytes) -> pa.Table | None:
     return table if np.array_equal(order, np.arange(lines)) else table.take(order)
 
 
-def _any(data: bytes, file: Path | str) -> pa.Table:
+def _parsed_line_by_line(data: bytes, file: Path | str) -> pa.Table:
     lines = parse(data, file)
     steps, attempts = (np.array([line[name] for line in lines], np.int64) for name in ("step", "attempt"))
-    kept = [lines[i] for i in last_attempts(steps, attempts) if "loss" in lines[i]]
-    columns: dict[str, list[Any]] = {"step": [line["step"] for line in kept]}
+    curve_lines = [lines[i] for i in last_attempts(steps, attempts) if "loss" in lines[i]]
+    columns: dict[str, list[Any]] = {"step": [line["step"] for line in curve_lines]}
     for name in MEASURES:
-        columns[name] = [_measure(line, name, file) for line in kept]
+        columns[name] = [_measure(line, name, file) for line in curve_lines]
     return pa.table(columns, SCHEMA)
 
 
@@ -128,13 +129,13 @@ def _measure(line: dict[str, Any], name: str, file: Path | str) -> float | None:
 
 def _chunks(files: Sequence[tuple[str, int]]) -> list[list[str]]:
     chunks: list[list[str]] = []
-    room = 0
+    free_bytes = 0
     for file, size in files:
-        if room <= 0:
+        if free_bytes <= 0:
             chunks.append([])
-            room = TOGETHER
+            free_bytes = CHUNK_BYTES
         chunks[-1].append(file)
-        room -= size
+        free_bytes -= size
     return chunks
 
 
@@ -156,11 +157,11 @@ def _reader(chunks: list[list[str]]) -> Iterator[Any]:
         try:
             if not stream:
                 stream.append(pa.ipc.open_stream(process.stdout))
-            batch, facts = stream[0].read_next_batch_with_custom_metadata()
+            batch, metadata = stream[0].read_next_batch_with_custom_metadata()
         except (StopIteration, pa.ArrowException, OSError):
             raise _failure(process) from None
         table, begin = pa.Table.from_batches([batch]), 0
-        for lines in json.loads(facts[b"lines"]):
+        for lines in json.loads(metadata[b"lines"]):
             yield table.slice(begin, lines)
             begin += lines
 
@@ -172,14 +173,14 @@ def _reader(chunks: list[list[str]]) -> Iterator[Any]:
 
 
 def _failure(process: subprocess.Popen[bytes]) -> Exception:
-    said = process.communicate()[1].decode(errors="replace").strip().splitlines()
-    message = said[-1] if said else f"exit code {process.returncode}"
-    bad = process.returncode == BadInput.exit_code
-    return BadInput(message) if bad else RunFailed(f"a process that reads metrics died: {message}")
+    lines = process.communicate()[1].decode(errors="replace").strip().splitlines()
+    message = lines[-1] if lines else f"exit code {process.returncode}"
+    is_bad_input = process.returncode == BadInput.exit_code
+    return BadInput(message) if is_bad_input else RunFailed(f"a process that reads metrics died: {message}")
 
 
 def main() -> int:
-    """The process behind `read`."""
+    """The process behind `read`; returns its exit code."""
     chunks = json.load(sys.stdin)
     try:
         with pa.ipc.new_stream(sys.stdout.buffer, SCHEMA) as stream:

@@ -1,9 +1,8 @@
-"""Which runs a sweep consists of: designs as pure data.
+"""Designs: the points of a sweep, as pure data.
 
 A design is a tuple of points; a point is a dict from dotted config keys to values, as in
 {"model.size": 2e4, "horizon.flops": 1e11, "seed": 0}. A key under `label.` changes nothing in the run: it becomes a
-column of its record. The functions below make designs from values and from each other, so that a config file reads as
-the sentence one would say of the study:
+column of its record. The functions below make designs from values and from each other:
 
     chain(isoflop(budgets, sizes), product(isoflop(budgets, (2e4,)), axis("seed", (1, 2))))
 """
@@ -39,12 +38,13 @@ def axis(key: str, values: Iterable[Any]) -> Design:
 
 
 def table(rows: Iterable[Mapping[str, Any]] | str | Path) -> Design:
-    """The points as they stand, one a row; or those of a file, such as `isoflop propose --out` writes.
+    """The points of a table, one a row, or of a file such as `isoflop propose --out` writes.
 
     Args:
-      rows: the points, or a CSV file whose header names the keys, or a JSON file with a list of objects.
+        rows: the points, or a CSV file whose header names the keys, or a JSON file with a list of objects.
+
     Raises:
-      ValueError: the file is no such table.
+        ValueError: the file is no such table.
     """
     if not isinstance(rows, str | Path):
         return tuple(dict(row) for row in rows)
@@ -65,17 +65,18 @@ def isoflop(budgets: Iterable[float], sizes: Sequence[float] | Mapping[float, Se
     """Every size at every budget of exact training FLOPs, with the label `budget`; D follows from C and the shape.
 
     Args:
-      budgets: exact training FLOPs.
-      sizes: target parameters, the same for all budgets or by budget.
+        budgets: exact training FLOPs.
+        sizes: target parameters, the same for all budgets or by budget.
+
     Raises:
-      ValueError: a budget has no sizes.
+        ValueError: a budget has no sizes.
     """
     design = []
     for budget in budgets:
         if isinstance(sizes, Mapping) and budget not in sizes:
             raise ValueError(f"isoflop: no sizes for the budget {budget:g}")
-        own = sizes[budget] if isinstance(sizes, Mapping) else sizes
-        design += [{"horizon.flops": budget, "model.size": size, f"{LABEL}budget": budget} for size in own]
+        of_budget = sizes[budget] if isinstance(sizes, Mapping) else sizes
+        design += [{"horizon.flops": budget, "model.size": size, f"{LABEL}budget": budget} for size in of_budget]
     return tuple(design)
 
 
@@ -89,7 +90,7 @@ def product(*designs: Design) -> Design:
     """Every combination of a point of each design; the last varies fastest.
 
     Raises:
-      ValueError: two designs give one key different values.
+        ValueError: two designs give one key different values.
     """
     return tuple(_joined(parts) for parts in itertools.product(*designs))
 
@@ -103,7 +104,7 @@ def zip_(*designs: Design) -> Design:
     """The first points of all designs joined, the second ones, and so on.
 
     Raises:
-      ValueError: the designs differ in length, or give one key different values.
+        ValueError: the designs differ in length, or give one key different values.
     """
     if len({len(design) for design in designs}) > 1:
         raise ValueError(f"zip_: designs of {', '.join(str(len(design)) for design in designs)} points")
@@ -124,16 +125,17 @@ def filter_(design: Design, *conditions: Condition) -> Design:
     """The points that meet every condition; a point without the key does not.
 
     Args:
-      conditions: (key, operator, value), as in ("model.size", "<=", 1e5); a label goes by its name.
+        conditions: (key, operator, value), as in ("model.size", "<=", 1e5); a label goes by its name.
+
     Raises:
-      ValueError: an unknown operator, or a key that no point has.
+        ValueError: an unknown operator, or a key that no point has.
     """
     for key, symbol, _ in conditions:
         if symbol not in OPERATORS:
             raise ValueError(f"filter: no operator {symbol!r} (known: {' '.join(OPERATORS)})")
         if design and not any(_named(point, key) for point in design):
-            known = sorted({name.removeprefix(LABEL) for point in design for name in point})
-            raise ValueError(f"filter: no point has {key!r} (there are: {', '.join(known)})")
+            names = sorted({name.removeprefix(LABEL) for point in design for name in point})
+            raise ValueError(f"filter: no point has {key!r} (there are: {', '.join(names)})")
     return tuple(dict(point) for point in design if all(meets(point, condition) for condition in conditions))
 
 
@@ -148,7 +150,7 @@ def points(design: Iterable[Mapping[str, Any]]) -> list[Point]:
     """The points of a design as dicts of dotted overrides and labels.
 
     Raises:
-      ValueError: it is no sequence of mappings with dotted names for keys.
+        ValueError: it is no sequence of mappings with dotted names for keys.
     """
     listed = list(design)
     for i, point in enumerate(listed):

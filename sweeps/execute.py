@@ -54,8 +54,8 @@ def execute(
     began = time.monotonic()
     if options.workers is not None and options.workers < 1:
         raise BadInput(f"--workers: must be at least 1, got {options.workers}")
-    chosen = launch.launcher(launcher)
-    chosen.check(options)
+    module = launch.launcher(launcher)
+    module.check(options)
     first = plan.points[0].config
     assert first is not None
     # The data is opened, or prepared, once here: what is wrong with it ends the sweep before anything is written.
@@ -63,13 +63,13 @@ def execute(
     sweep = plan_storage.add_points(Path(path).absolute(), plan)
     planned = [point.run_id for point in plan.points]
     remaining = [run_id for run_id in planned if _is_to_run(sweep_dir.state(sweep, run_id), states)]
-    placements = chosen.placements(sweep, remaining, options) if remaining else ()
+    placements = module.placements(sweep, remaining, options) if remaining else ()
     total = len(planned)
     on_event({"event": "start", "sweep": sweep, "left": remaining, "total": total, "placements": placements})
     ran = 0
     if remaining:
         with _collected_signals() as signals:
-            ran = chosen.launch(sweep, remaining, options, on_event, signals)
+            ran = module.launch(sweep, remaining, options, on_event, signals)
         if signals:
             ended = sum(sweep_dir.state(sweep, run_id) in sweep_dir.ENDED for run_id in remaining)
             raise Stopped(signals[0], ended, len(remaining))

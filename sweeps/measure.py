@@ -51,11 +51,9 @@ def measure(config: ConfigDict, runs: int = 1) -> Measurement:
     hyper, shapes, n = steps.hyper(config, task), data.shapes(task, config.batch_size), config.steps_per_call
     n = min(n, config.derived.steps)
     began = time.perf_counter()
-    recipe, packed = (
-        steps.recipe(task.model, config),
-        () if runs == 1 else (runs, False),
-    )  # as `training.pack` asks for it
-    program = steps.programs(recipe, mesh, n, shapes, tuple(hyper), *packed)
+    recipe = steps.recipe(task.model, config)
+    batched = () if runs == 1 else (runs, False)  # as `training.pack` asks for it
+    program = steps.programs(recipe, mesh, n, shapes, tuple(hyper), *batched)
     compilation.ready([program.train, program.init])
     needed = program.train.memory_bytes
     compiling = time.perf_counter() - began
@@ -66,8 +64,8 @@ def measure(config: ConfigDict, runs: int = 1) -> Measurement:
     if runs > 1:
         state = pack.stacked([state] * runs, program.shardings)
         seed, rates, hyper = jax.tree.map(lambda x: np.stack([x] * runs), (seed, rates, hyper))
-    taken: list[float] = []
-    while len(taken) < 4 or sum(taken[1:]) < MIN_TIMING_SECONDS:  # the first call warms up
+    call_seconds: list[float] = []
+    while len(call_seconds) < 4 or sum(call_seconds[1:]) < MIN_TIMING_SECONDS:  # the first call warms up
         began = time.perf_counter()
         if runs == 1:
             batch = data.batches(task, shapes, mesh, 0, n)
@@ -75,7 +73,7 @@ def measure(config: ConfigDict, runs: int = 1) -> Measurement:
             batch = data.packed([task] * runs, shapes, mesh, [0] * runs, n)
         state, metrics = program.train(state, batch, rates, seed, hyper)
         jax.block_until_ready(metrics)
-        taken.append(time.perf_counter() - began)
-    seconds = float(np.median(taken[1:])) / n  # the median: machines do other things too
+        call_seconds.append(time.perf_counter() - began)
+    seconds = float(np.median(call_seconds[1:])) / n  # the median: machines do other things too
     speed = runs * config.derived.flops / config.derived.steps / seconds
     return Measurement(config.derived.params_total, needed, compiling, seconds, speed, runs)

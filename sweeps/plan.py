@@ -1,4 +1,4 @@
-"""From a sweep config to runs: every point resolved, duplicates dropped, points that would teach nothing refused."""
+"""Plans: the points of a sweep config resolved to runs, without duplicates, and those that are refused."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ from training import config as configs
 from training.errors import BadInput
 from training.task import resolve as family_of
 
-# Values that enter a compiled step as arrays, or not at all: runs that differ only here share one compile.
+# Keys and sections that enter a compiled step as arrays, or not at all: runs that differ only in them share one program.
 INPUTS = (
     "seed",
     "horizon",
@@ -71,12 +71,16 @@ def defaults() -> ConfigDict:
 def complete(partial: ConfigDict, where: str = "config") -> ConfigDict:
     """A sweep config laid over its defaults, `base` over those of the engine and its family; locked.
 
+    Args:
+        partial: the keys that were given.
+        where: the file, for messages; names the sweep where it has no name.
+
     Raises:
-      BadInput: an unknown key, a value of the wrong type, or a design that is none.
+        BadInput: an unknown key, a value of the wrong type, or a design that is none.
     """
     full = defaults()
-    own = ConfigDict({key: value for key, value in partial.items() if key != "base"})
-    configs.merge(full.lock(), own, where)
+    beside_base = ConfigDict({key: value for key, value in partial.items() if key != "base"})
+    configs.merge(full.lock(), beside_base, where)
     with full.unlocked():
         full.base = configs.complete(partial.get("base", ConfigDict()), f"{where}: base")
     full.name = full.name or Path(where).stem
@@ -91,7 +95,15 @@ def complete(partial: ConfigDict, where: str = "config") -> ConfigDict:
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """One point of a design: a resolved run, or the reason why there is none."""
+    """One point of a design: a resolved run, or the reason why there is none.
+
+    Attributes:
+        overrides: of the base config, by dotted key.
+        labels: columns of its record.
+        config: the resolved config; None: the point cannot be one.
+        epochs: how often an example is met; None: no limit was set, or it is not known.
+        refused: why it is not run; None: it is.
+    """
 
     overrides: dict[str, Any]
     labels: dict[str, Any]
@@ -146,7 +158,15 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """The runs of a sweep in the order of its design, the points refused, and those that were there already."""
+    """The runs of a sweep.
+
+    Attributes:
+        name: of the sweep; empty for a single run.
+        base: the config that the points override.
+        points: to be run, in the order of the design.
+        refused: points that are not run.
+        duplicates: points that are the same run as one before them.
+    """
 
     name: str
     base: ConfigDict
@@ -222,10 +242,14 @@ def _resolved_points(sweep: ConfigDict, where: Sequence[str]) -> list[Point]:
 
 
 def configure(base: ConfigDict, overrides: dict[str, Any]) -> ConfigDict:
-    """A completed config with dotted keys laid over it; locked.
+    """A completed config with overrides laid over it; locked.
+
+    Args:
+        base: the config.
+        overrides: by dotted key.
 
     Raises:
-      BadInput: an unknown key, or a value of the wrong type.
+        BadInput: an unknown key, or a value of the wrong type.
     """
     config = ConfigDict(base.copy_and_resolve_references()).lock()
     configs.merge(config, ConfigDict(_nested(overrides)), "design")
@@ -237,10 +261,10 @@ def compile_key(config: ConfigDict) -> str:
     flat = configs.flatten(config.to_dict())
     inputs = (*INPUTS, *getattr(family_of(config.task), "INPUTS", ()))
     below = tuple(f"{section}." for section in inputs)
-    kept = {key: value for key, value in flat.items() if key not in inputs and not key.startswith(below)}
-    kept["ema"] = config.optimizer.ema > 0
-    kept["calls"] = config.derived.steps % config.steps_per_call > 0
-    return digest(kept)
+    constants = {key: value for key, value in flat.items() if key not in inputs and not key.startswith(below)}
+    constants["ema"] = config.optimizer.ema > 0
+    constants["calls"] = config.derived.steps % config.steps_per_call > 0
+    return digest(constants)
 
 
 def digest(value: Any) -> str:

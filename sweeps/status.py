@@ -1,4 +1,4 @@
-"""What has become of the points of a sweep, read from their files alone: a row each, and all of them in one view."""
+"""The states of a sweep's points, read from their files alone: a row a point, and a summary of all of them."""
 
 import dataclasses
 import os
@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from sweeps import base_configs, collect_cache, point_filter, sweep_dir, untrusted_files
-from sweeps.untrusted_files import Stamp
+from sweeps.untrusted_files import Stamp, number, printable
 from training.errors import BadInput
 from training.lines import DECODER, NAME
 
-TAIL = 4096  # bytes from the end of the metrics: the newest line is among them
-NEWEST = 100  # runs that have ended last: they say how fast runs are now
-MESSAGE_BYTES = 1 << 20
+TAIL_BYTES = 4096  # at the end of the metrics, among which the newest line is
+RECENT_RUNS = 100  # that have ended last, from which the present speed is taken
+ERROR_BYTES = 1 << 20  # read of an `error.json`, at most
 
 Ended = dict[str, tuple[Stamp, dict[str, Any]]]
 
@@ -24,14 +24,15 @@ class Summary:
     """A sweep as a whole.
 
     Attributes:
-      states: runs by state, in the order of `sweep_dir.STATES`.
-      flops_done: planned FLOPs of the runs that have ended.
-      flops_total: planned FLOPs of all runs.
-      flops_spent: FLOPs of the steps that were made, of ended and begun runs.
-      rate: FLOP/s of one run, by the records' own times; None before there are any.
-      eta: seconds left for as many runs at a time as are running now; None where none is, or before there is a rate.
-      running: rows of the runs that are running, the one that has most left first.
-      failures: rows of the runs that have failed, the newest first.
+        name: of the sweep.
+        states: runs by state, in the order of `sweep_dir.STATES`.
+        flops_done: planned FLOPs of the runs that have ended.
+        flops_total: planned FLOPs of all runs.
+        flops_spent: FLOPs of the steps that were made, of ended and begun runs.
+        rate: FLOP/s of one run, by the records' own times; None before there are any.
+        eta: seconds left for as many runs at a time as are running now; None where none is, or before there is a rate.
+        running: rows of the runs that are running, the one that has most left first.
+        failures: rows of the runs that have failed, the newest first.
     """
 
     name: str
@@ -51,24 +52,27 @@ class Summary:
 
 
 def rows(sweep: sweep_dir.Sweep, ended: Ended | None = None) -> list[dict[str, Any]]:
-    """What is known of each point: state, labels, size, steps done, losses, times, and the message of a failure.
+    """State, labels, size, steps done, losses, times, and the message of a failure of each point.
 
     Args:
-      ended: records read before; those read now are added. By default those of the last collection.
+        sweep: the sweep directory.
+        ended: records read before; those read now are added. By default those of the last collection.
+
     Returns:
-      A row a point: `seconds` are those that it took so far, `at` is when it ended or failed (seconds since 1970).
+        A row a point: `seconds` are those that it took so far, `at` is when it ended or failed (seconds since 1970).
+
     Raises:
-      BadInput: a record is damaged, or a link leads out of the sweep directory.
+        BadInput: a record is damaged, or a link leads out of the sweep directory.
     """
     ended = collected_records(sweep.path) if ended is None else ended
-    there = untrusted_files.folders(sweep.path, sweep.entries)
+    begun = untrusted_files.folders(sweep.path, sweep.entries)
     table = []
     for run_id, entry in sweep.entries.items():
         row = {"run_id": run_id, "state": "missing", **entry.labels, "params_total": entry.params, "flops": entry.flops}
         row |= {"run_id": run_id, "state": "missing", "step": 0, "steps": entry.steps, "loss": None, "train_loss": None}
         row |= {"seconds": None, "at": None, "message": None}
-        if run_id in there:
-            row |= _found(sweep, run_id, ended)
+        if run_id in begun:
+            row |= _progress(sweep, run_id, ended)
         table.append(row)
     return table
 
@@ -102,29 +106,31 @@ def select(
 
 def collected_records(root: Path) -> Ended:
     """The records that a collection of the sweep directory has read, with the stamps of their files."""
-    found: Ended = {}
+    ended: Ended = {}
     for run_id, run in collect_cache.read(root).runs.items():
         if run.result is not None and run.record is not None:
-            found[run_id] = run.result, untrusted_files.record(run.record, root / collect_cache.NAME)
-    return found
+            ended[run_id] = run.result, untrusted_files.record(run.record, root / collect_cache.NAME)
+    return ended
 
 
 def summarize(sweep: sweep_dir.Sweep, table: list[dict[str, Any]]) -> Summary:
-    """The rows of a sweep in one view."""
+    """The summary of the rows of a sweep."""
     counts = Counter(row["state"] for row in table)
     running = [row for row in table if row["state"] == "running"]
     ended = [row for row in table if row["state"] in sweep_dir.ENDED]
-    left = sum(row["flops"] - _spent(row) for row in table if row["state"] not in (*sweep_dir.ENDED, "failed"))
-    rate = _rate(sorted(ended, key=lambda row: row["at"] or 0)[-NEWEST:]) or _rate(running)
+    flops_left = sum(
+        row["flops"] - _flops_spent(row) for row in table if row["state"] not in (*sweep_dir.ENDED, "failed")
+    )
+    rate = _rate(sorted(ended, key=lambda row: row["at"] or 0)[-RECENT_RUNS:]) or _rate(running)
     return Summary(
         name=sweep.name,
         states={state: counts[state] for state in sweep_dir.STATES if counts[state]},
         flops_done=sum(row["flops"] for row in ended),
         flops_total=sum(row["flops"] for row in table),
-        flops_spent=sum(_spent(row) for row in table),
+        flops_spent=sum(_flops_spent(row) for row in table),
         rate=rate,
-        eta=untrusted_files.number(left / (rate * len(running))) if rate and running else None,
-        running=sorted(running, key=lambda row: _spent(row) - row["flops"]),
+        eta=number(flops_left / (rate * len(running))) if rate and running else None,
+        running=sorted(running, key=lambda row: _flops_spent(row) - row["flops"]),
         failures=sorted((row for row in table if row["state"] == "failed"), key=lambda row: -(row["at"] or 0)),
     )
 
@@ -135,7 +141,7 @@ def last_line(run: Path, root: Path) -> dict[str, Any]:
     if untrusted_files.stamp(file, root, untrusted_files.METRICS_BYTES) is None:
         return {}
     with open(file, "rb") as opened:
-        opened.seek(max(0, opened.seek(0, os.SEEK_END) - TAIL))
+        opened.seek(max(0, opened.seek(0, os.SEEK_END) - TAIL_BYTES))
         lines = opened.read().split(b"\n")
     for text in reversed(lines):
         try:
@@ -147,7 +153,8 @@ def last_line(run: Path, root: Path) -> dict[str, Any]:
     return {}
 
 
-def _found(sweep: sweep_dir.Sweep, run_id: str, ended: Ended) -> dict[str, Any]:
+def _progress(sweep: sweep_dir.Sweep, run_id: str, ended: Ended) -> dict[str, Any]:
+    """What the files of a run add to its row; a record that is read is added to `ended`."""
     run = sweep.run(run_id)
     folder = f"{sweep.path}/runs/{run_id}"
     stamp = untrusted_files.stamp(f"{folder}/result.json", sweep.path, untrusted_files.RECORD_BYTES)
@@ -156,12 +163,12 @@ def _found(sweep: sweep_dir.Sweep, run_id: str, ended: Ended) -> dict[str, Any]:
         record = before[1] if before is not None and before[0] == stamp else sweep_dir.result(run)
         if record is not None:
             ended[run_id] = stamp, record
-            values = {name: untrusted_files.number(record.get(name)) for name in ("loss", "train_loss")}
+            values = {name: number(record.get(name)) for name in ("loss", "train_loss")}
             times = {"seconds": record.get("wall_seconds"), "at": record.get("ended_at")}
-            times = {name: untrusted_files.number(value) for name, value in times.items()}
+            times = {name: number(value) for name, value in times.items()}
             return {
                 "state": record["status"],
-                "step": untrusted_files.number(record.get("steps")) or 0,
+                "step": number(record.get("steps")) or 0,
                 **values,
                 **times,
             }
@@ -169,17 +176,17 @@ def _found(sweep: sweep_dir.Sweep, run_id: str, ended: Ended) -> dict[str, Any]:
     if state == "missing":
         return {}
     line = last_line(run, sweep.path)
-    row = {"state": state, "step": untrusted_files.number(line.get("step")) or 0}
+    row = {"state": state, "step": number(line.get("step")) or 0}
     row |= {
-        "train_loss": untrusted_files.number(line.get("loss")),
-        "seconds": untrusted_files.number(line.get("seconds")),
+        "train_loss": number(line.get("loss")),
+        "seconds": number(line.get("seconds")),
     }
     return row | (_failure(run, sweep.path) if state == "failed" else {})
 
 
 def _failure(run: Path, root: Path) -> dict[str, Any]:
     file = run / "error.json"
-    if untrusted_files.stamp(file, root, MESSAGE_BYTES) is None:  # it has begun again
+    if untrusted_files.stamp(file, root, ERROR_BYTES) is None:  # it has begun again
         return {}
     try:
         error = untrusted_files.load(file.read_text(encoding="utf-8"), file)
@@ -188,16 +195,17 @@ def _failure(run: Path, root: Path) -> dict[str, Any]:
     if not isinstance(error, dict):
         return {"message": f"{file} is damaged"}
     return {
-        "message": untrusted_files.printable(error.get("message") or ""),
-        "at": untrusted_files.number(error.get("at")),
+        "message": printable(error.get("message") or ""),
+        "at": number(error.get("at")),
     }
 
 
-def _spent(row: dict[str, Any]) -> float:
+def _flops_spent(row: dict[str, Any]) -> float:
     return row["flops"] * min(max(row["step"] / max(row["steps"], 1), 0), 1)
 
 
 def _rate(table: list[dict[str, Any]]) -> float | None:
-    timed = [(_spent(row), row["seconds"]) for row in table if row["seconds"] and row["seconds"] > 0]
+    """FLOP/s of one run over the runs of some rows; None where no times are known."""
+    timed = [(_flops_spent(row), row["seconds"]) for row in table if row["seconds"] and row["seconds"] > 0]
     seconds = sum(seconds for _, seconds in timed)
-    return untrusted_files.number(sum(flops for flops, _ in timed) / seconds) or None if seconds else None
+    return number(sum(flops for flops, _ in timed) / seconds) or None if seconds else None

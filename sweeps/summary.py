@@ -1,7 +1,6 @@
-"""Runs that repeat one another but for a seed or a fold, as means with standard errors."""
+"""Means with standard errors over runs that repeat one another but for a seed or a fold."""
 
 import math
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -9,7 +8,14 @@ from training.errors import BadInput, nearest
 
 
 class Mean(NamedTuple):
-    """A mean over runs, its standard error and the standard deviation of one run (None: of one run alone)."""
+    """A mean over independent runs, which the folds of one set are only nearly.
+
+    Attributes:
+        mean: of the runs.
+        error: its standard error; None: of one run alone.
+        deviation: standard deviation of one run; None: of one run alone.
+        runs: how many.
+    """
 
     mean: float
     error: float | None
@@ -23,43 +29,42 @@ class Mean(NamedTuple):
         return f"{self.mean:.{digits}f} ± {self.error:.{digits}f} ({self.runs} runs)"
 
 
-def mean(values: Sequence[float]) -> Mean:
-    """The mean of at least one value; independent runs are assumed, which the folds of one set are only nearly."""
-    centre = statistics.fmean(values)
-    if len(values) < 2:
-        return Mean(centre, None, None, 1)
-    deviation = statistics.stdev(values)
-    return Mean(centre, deviation / math.sqrt(len(values)), deviation, len(values))
-
-
 def means(rows: Iterable[Mapping[str, Any]], metrics: Sequence[str], by: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The mean of each metric over the completed runs of each group.
 
     Args:
-      rows: of a collected table.
-      metrics: columns with numbers.
-      by: columns whose values make a group; none: one group of all.
+        rows: of a collected table.
+        metrics: columns with numbers.
+        by: columns whose values make a group; none: one group of all.
+
     Returns:
-      A row a group, in the order in which they first come: its values, and a `Mean` a metric.
+        A row a group, in the order in which they first come: its values, and a `Mean` a metric.
+
     Raises:
-      BadInput: no run has completed, or there is no such column of numbers.
+        BadInput: no run has completed, or there is no such column of numbers.
     """
-    done = [row for row in rows if row.get("status") == "completed"]
-    if not done:
+    import pandas as pd
+
+    completed = [row for row in rows if row.get("status") == "completed"]
+    if not completed:
         raise BadInput("no run has completed")
     for name in (*metrics, *by):
-        if not any(name in row for row in done):
-            raise BadInput(f"no column {name!r}{nearest(name, done[0])}")
-    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    for row in done:
-        groups.setdefault(tuple(row.get(name) for name in by), []).append(row)
+        if not any(name in row for row in completed):
+            raise BadInput(f"no column {name!r}{nearest(name, completed[0])}")
+    for name in metrics:
+        if not all(isinstance(row.get(name), int | float) and not math.isnan(row[name]) for row in completed):
+            raise BadInput(f"column {name!r}: not a number in every run")
+    # A group is known by the place of its first row, since pandas would make NaN of a value that is None.
+    keys = [tuple(row.get(name) for name in by) for row in completed]
+    first_of: dict[tuple[Any, ...], int] = {}
+    group = [first_of.setdefault(key, i) for i, key in enumerate(keys)]
+    values = pd.DataFrame({name: [float(row[name]) for row in completed] for name in metrics})
     table = []
-    for key, members in groups.items():
-        entry: dict[str, Any] = dict(zip(by, key, strict=True))
+    for first, statistics in values.groupby(group).agg(["mean", "sem", "std", "count"]).iterrows():
+        entry: dict[str, Any] = dict(zip(by, keys[int(str(first))], strict=True))
         for name in metrics:
-            values = [row.get(name) for row in members]
-            if not all(isinstance(value, int | float) for value in values):
-                raise BadInput(f"column {name!r}: not a number in every run")
-            entry[name] = mean([float(value) for value in values])  # type: ignore[arg-type]
+            mean, error, deviation, runs = statistics[name]
+            single = runs < 2
+            entry[name] = Mean(mean, None if single else error, None if single else deviation, int(runs))
         table.append(entry)
     return table

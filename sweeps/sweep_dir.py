@@ -20,10 +20,10 @@ FORMAT = 2  # of sweep.json
 RENAMED = {1: {"group": "compile_key"}}  # fields of a point, by the format that had the old name
 STATES = ("missing", "running", "interrupted", "failed", "completed", "diverged")
 ENDED = ("completed", "diverged")
-SWEEP_BYTES = 256 << 20
-LARGEST = 1e300  # number in a plan; sums of them are finite
+SWEEP_BYTES = 256 << 20  # read of a `sweep.json`, at most
+MAX_NUMBER = 1e300  # in a plan; sums of such numbers are finite
 RUN_ID = re.compile(r"[0-9a-f]{12}")
-KINDS = {
+FIELD_TYPES = {
     "base": str,
     "overrides": dict,
     "labels": dict,
@@ -36,7 +36,18 @@ KINDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One point of a sweep directory; `flops`, `params`, `steps` and `compile_key` are its plan's."""
+    """One point of a sweep directory.
+
+    Attributes:
+        run_id: the identity of the run.
+        base: the name of its base config.
+        overrides: of the base config, by dotted key.
+        labels: columns of its record.
+        compile_key: points of equal key share one compiled step.
+        flops: exact training FLOPs.
+        params: parameters.
+        steps: optimizer steps.
+    """
 
     run_id: str
     base: str
@@ -75,7 +86,7 @@ def read(path: Path) -> Sweep:
     """The sweep of a directory.
 
     Raises:
-      BadInput: there is none, or it is not one that this version reads.
+        BadInput: there is none, or it is not one that this version reads.
     """
     file = path / "sweep.json"
     if untrusted_files.stamp(file, path, SWEEP_BYTES) is None:
@@ -121,11 +132,11 @@ def result(run: Path) -> dict[str, Any] | None:
     """The record of a run that has ended.
 
     Raises:
-      BadInput: it is damaged.
+        BadInput: it is damaged.
     """
     file = run / "result.json"
-    there = untrusted_files.stamp(file, run.parents[1], untrusted_files.RECORD_BYTES) is not None
-    return untrusted_files.record(_text(file), file) if there else None
+    exists = untrusted_files.stamp(file, run.parents[1], untrusted_files.RECORD_BYTES) is not None
+    return untrusted_files.record(_text(file), file) if exists else None
 
 
 def first_threads(run: Path) -> int | None:
@@ -145,7 +156,10 @@ def fail(run: Path, message: str, traceback: str, session: str) -> None:
     """Record that a run could not be made; a later sweep tries it again.
 
     Args:
-      session: names the `isoflop sweep` that tried, which tries no second time.
+        run: the run directory.
+        message: what went wrong, in one line.
+        traceback: of the exception; empty: there was none.
+        session: names the `isoflop sweep` that tried, which tries no second time.
     """
     error = {"message": message, "traceback": traceback, "session": session, "at": time.time()}
     run.mkdir(parents=True, exist_ok=True)
@@ -160,10 +174,10 @@ def failure(run: Path) -> dict[str, Any] | None:
 def _check(entry: Entry, file: Path) -> None:
     if not RUN_ID.fullmatch(entry.run_id):  # it becomes a path
         raise BadInput(f"{file}: {untrusted_files.printable(entry.run_id)!r} is no run id")
-    for name, kind in KINDS.items():
+    for name, kind in FIELD_TYPES.items():
         value = getattr(entry, name)
-        sane = kind in (str, dict) or (untrusted_files.number(value) is not None and 0 <= value < LARGEST)
-        if not isinstance(value, kind) or not sane:
+        in_range = kind in (str, dict) or (untrusted_files.number(value) is not None and 0 <= value < MAX_NUMBER)
+        if not isinstance(value, kind) or not in_range:
             raise BadInput(
                 f"{file}: damaged ({name} of the point {entry.run_id} is {untrusted_files.printable(value)})"
             )

@@ -1,5 +1,8 @@
-"""Files of a sweep directory as a stranger may have made them: nothing in them is run, followed out of the directory or
-printed as it stands, and what cannot be read ends in one line."""
+"""Reading files of a sweep directory that a stranger may have made.
+
+Nothing in them is executed, no link is followed out of the directory, nothing is printed as it stands, and what cannot be
+read is refused in one line.
+"""
 
 import json
 import os
@@ -14,31 +17,36 @@ from training.lines import DECODER
 
 Stamp = tuple[int, int]  # bytes, mtime in ns: as long as it is the same, so is the file
 
-RECORD_BYTES = 4 << 20
-METRICS_BYTES = 1 << 30
-DEPTH = 32  # of nested values
+RECORD_BYTES = 4 << 20  # read of a `result.json`, at most
+METRICS_BYTES = 1 << 30  # read of a `metrics.jsonl`, at most
+MAX_DEPTH = 32  # of nested values
+MAX_CHARACTERS = 200  # printed of a text from elsewhere
 STATUSES = ("completed", "diverged", "failed")
-MAX_CHARACTERS = 200  # characters of a text from elsewhere
 
 
-def stamp(file: Path | str, root: Path | str, most: int) -> Stamp | None:
-    """Size and time of a plain file of at most `most` bytes; None where there is none.
+def stamp(file: Path | str, root: Path | str, limit: int) -> Stamp | None:
+    """Size and time of a plain file; None where there is none.
+
+    Args:
+        file: the file.
+        root: the directory that no link may lead out of.
+        limit: bytes, at most.
 
     Raises:
-      BadInput: it is no plain file, is larger, or a link leads out of the directory `root`.
+        BadInput: it is no plain file, is larger, or a link leads out of `root`.
     """
     try:
-        found = os.lstat(file)
-        if stat.S_ISLNK(found.st_mode):
+        status = os.lstat(file)
+        if stat.S_ISLNK(status.st_mode):
             check_link(file, root)
-            found = os.stat(file)
+            status = os.stat(file)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise BadInput(f"{file}: not a plain file")
-    if found.st_size > most:
-        raise BadInput(f"{file}: {found.st_size:,} bytes are more than the {most:,} that are read")
-    return found.st_size, found.st_mtime_ns
+    if status.st_size > limit:
+        raise BadInput(f"{file}: {status.st_size:,} bytes are more than the {limit:,} that are read")
+    return status.st_size, status.st_mtime_ns
 
 
 def check_link(path: Path | str, root: Path | str) -> None:
@@ -49,10 +57,10 @@ def check_link(path: Path | str, root: Path | str) -> None:
 
 
 def folders(root: Path, names: Iterable[str]) -> set[str]:
-    """Which of the run directories `runs/<name>` there are.
+    """The names of those run directories `runs/<name>` that exist.
 
     Raises:
-      BadInput: one of them is a link out of the sweep directory `root`.
+        BadInput: one of them is a link out of the sweep directory `root`.
     """
     runs = root / "runs"
     if runs.is_symlink():
@@ -60,59 +68,59 @@ def folders(root: Path, names: Iterable[str]) -> set[str]:
     if not runs.is_dir():
         return set()
     with os.scandir(runs) as entries:
-        links = {entry.name: entry.is_symlink() for entry in entries}
-    found = {name for name in names if name in links}
-    for name in found:
-        if links[name]:
+        is_link = {entry.name: entry.is_symlink() for entry in entries}
+    existing = {name for name in names if name in is_link}
+    for name in existing:
+        if is_link[name]:
             check_link(runs / name, root)
-    return found
+    return existing
 
 
 def record(text: str, file: Path | str) -> dict[str, Any]:
     """The record of a run that has ended, from the text of its `result.json`; NaN and Infinity are null.
 
     Raises:
-      BadInput: it is none.
+        BadInput: it is none.
     """
-    found = load(text, file)
-    if not isinstance(found, dict):
+    value = load(text, file)
+    if not isinstance(value, dict):
         raise BadInput(f"{file}: not a record")
-    if found.get("status") not in STATUSES:
+    if value.get("status") not in STATUSES:
         raise BadInput(f"{file}: its status is none of {', '.join(STATUSES)}")
-    return found
+    return value
 
 
 def load(text: str, file: Path | str) -> Any:
-    """The value of a text of JSON, at most `DEPTH` levels deep.
+    """The value of a text of JSON, at most `MAX_DEPTH` levels deep.
 
     Raises:
-      BadInput: it is none, or is deeper.
+        BadInput: it is none, or is deeper.
     """
     try:
-        found = DECODER.decode(text)
-        deep = not _within(found, DEPTH)
+        value = DECODER.decode(text)
+        too_deep = not _is_within(value, MAX_DEPTH)
     except RecursionError:
-        deep, found = True, None
+        too_deep, value = True, None
     except ValueError as error:
         raise BadInput(f"{file}: not JSON ({error})") from None
-    if deep:
-        raise BadInput(f"{file}: nested more than {DEPTH} levels deep")
-    return found
+    if too_deep:
+        raise BadInput(f"{file}: nested more than {MAX_DEPTH} levels deep")
+    return value
 
 
 def number(value: Any) -> Any:
     """The value where it is a finite number, else None."""
-    plain = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if plain and abs(value) <= sys.float_info.max else None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and abs(value) <= sys.float_info.max else None
 
 
-def printable(value: Any, most: int = MAX_CHARACTERS) -> str:
-    """A text from elsewhere on one line of a terminal: without control characters, cut to `most` characters."""
+def printable(value: Any, limit: int = MAX_CHARACTERS) -> str:
+    """A value from elsewhere on one line of a terminal: without control characters, cut to `limit` characters."""
     text = value if isinstance(value, str) else json.dumps(value)
-    text = "".join(letter if letter.isprintable() else " " for letter in text[: most + 1])
-    return text if len(text) <= most else f"{text[: most - 3]}..."
+    text = "".join(letter if letter.isprintable() else " " for letter in text[: limit + 1])
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
-def _within(value: Any, levels: int) -> bool:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return levels > 0 and all(_within(one, levels - 1) for one in inner if isinstance(one, dict | list))
+def _is_within(value: Any, levels: int) -> bool:
+    nested = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels > 0 and all(_is_within(inner, levels - 1) for inner in nested if isinstance(inner, dict | list))

@@ -15,59 +15,69 @@ from isoflop.commands._tables import duration
 from sweeps.launch import OnEvent
 
 
-class Tally:
-    """The events of a sweep, summed: runs and FLOPs done, what each worker is at, and when it will all be over."""
+class SweepProgress:
+    """The events of a sweep, summed up.
+
+    Attributes:
+        sweep: the sweep directory.
+        total: runs of the plan.
+        done: runs that have ended or failed.
+        placements: of the workers.
+        running: step and loss of each run that a worker is at, by worker and run id.
+    """
 
     def __init__(self) -> None:
         self.sweep: Any = None
         self.total = self.done = 0
         self.placements: tuple[Any, ...] = ()
-        self.at: dict[int, dict[str, dict[str, Any]]] = {}  # by worker, and by the runs that it is at
-        self._left: dict[str, float] = {}
-        self._first = 0.0
+        self.running: dict[int, dict[str, dict[str, Any]]] = {}
+        self._flops_left: dict[str, float] = {}
+        self._flops_at_start = 0.0
         self._began = time.monotonic()
 
-    def take(self, event: dict[str, Any]) -> None:
-        """Take one event of `sweeps.execute.execute`."""
+    def add(self, event: dict[str, Any]) -> None:
+        """Take account of one event of `sweeps.execute.execute`."""
         kind = event["event"]
         if kind == "start":
             self.sweep, self.total, self.placements = event["sweep"], event["total"], event["placements"]
-            self._left = {run_id: self.sweep.entries[run_id].flops for run_id in event["left"]}
-            self._first = sum(self._left.values())
-            self.done = self.total - len(self._left)
+            self._flops_left = {run_id: self.sweep.entries[run_id].flops for run_id in event["left"]}
+            self._flops_at_start = sum(self._flops_left.values())
+            self.done = self.total - len(self._flops_left)
         elif kind == "begin":
-            self.at.setdefault(event["worker"], {})[event["run_id"]] = {"step": 0, "loss": None}
-        elif kind == "progress" and event["run_id"] in self.at.get(event["worker"], {}):
-            self.at[event["worker"]][event["run_id"]].update(step=event["step"], loss=event["loss"])
+            self.running.setdefault(event["worker"], {})[event["run_id"]] = {"step": 0, "loss": None}
+        elif kind == "progress" and event["run_id"] in self.running.get(event["worker"], {}):
+            self.running[event["worker"]][event["run_id"]].update(step=event["step"], loss=event["loss"])
         elif kind in ("end", "error"):
-            self.at.get(event["worker"], {}).pop(event["run_id"], None)
-            self._left.pop(event["run_id"], None)
+            self.running.get(event["worker"], {}).pop(event["run_id"], None)
+            self._flops_left.pop(event["run_id"], None)
             self.done += 1
         elif kind == "gone":
-            self.at.pop(event["worker"], None)
+            self.running.pop(event["worker"], None)
 
     def share(self, worker: int, run_id: str) -> float:
-        """How much of a run a worker has done."""
-        return self.at[worker][run_id]["step"] / max(self.sweep.entries[run_id].steps, 1)
+        """The share of a run's steps that a worker has made, from 0 to 1."""
+        return self.running[worker][run_id]["step"] / max(self.sweep.entries[run_id].steps, 1)
 
     def eta(self) -> float | None:
-        """Seconds left, by FLOPs; None before there is anything to go by."""
+        """Seconds left, in proportion to FLOPs; None until a hundredth of them is done."""
         under_way = sum(
-            self.share(worker, run_id) * self._left.get(run_id, 0.0) for worker, at in self.at.items() for run_id in at
+            self.share(worker, run_id) * self._flops_left.get(run_id, 0.0)
+            for worker, runs in self.running.items()
+            for run_id in runs
         )
-        left = sum(self._left.values()) - under_way
-        done = self._first - left
+        flops_left = sum(self._flops_left.values()) - under_way
+        flops_done = self._flops_at_start - flops_left
         elapsed = time.monotonic() - self._began
-        return elapsed * left / done if done > 0.01 * self._first else None
+        return elapsed * flops_left / flops_done if flops_done > 0.01 * self._flops_at_start else None
 
 
 @contextlib.contextmanager
 def progress_display(console: Console | None = None) -> Iterator[OnEvent]:
     """A receiver of the events of `sweeps.execute.execute` that shows them."""
     console = console or Console(file=sys.stderr, highlight=False)
-    tally = Tally()
+    progress = SweepProgress()
     if not console.is_terminal:
-        yield lambda event: _line(console, tally, event)
+        yield lambda event: _line(console, progress, event)
         return
     bar = Progress(
         TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), console=console
@@ -77,52 +87,56 @@ def progress_display(console: Console | None = None) -> Iterator[OnEvent]:
 
         def show(event: dict[str, Any]) -> None:
             if event["event"] in ("end", "error", "stopping", "note"):
-                _line(console, tally, event)
+                _line(console, progress, event)
             else:
-                tally.take(event)
-            left = tally.eta()
-            name = tally.sweep.name if tally.sweep else "sweep"
-            bar.update(task, total=tally.total, completed=tally.done, description=f"{name}{_left(left)}")
-            live.update(Group(*(_worker(tally, i) for i in range(len(tally.placements))), bar))
+                progress.add(event)
+            name = progress.sweep.name if progress.sweep else "sweep"
+            bar.update(
+                task,
+                total=progress.total,
+                completed=progress.done,
+                description=f"{name}{_left(progress.eta())}",
+            )
+            live.update(Group(*(_worker(progress, i) for i in range(len(progress.placements))), bar))
 
         yield show
 
 
-def _worker(tally: Tally, index: int) -> Text:
-    name = f"{tally.placements[index]!s:>8}  "
-    at = tally.at.get(index)
-    if not at:
+def _worker(progress: SweepProgress, index: int) -> Text:
+    name = f"{progress.placements[index]!s:>8}  "
+    runs = progress.running.get(index)
+    if not runs:
         return Text(f"{name}...", style="dim")
-    run_id = min(
-        at, key=lambda run_id: tally.share(index, run_id)
-    )  # of a pack, that which is the furthest from its end
-    entry, loss = tally.sweep.entries[run_id], at[run_id]["loss"]
-    pack = f"  and {len(at) - 1} more in a pack" if len(at) > 1 else ""
-    shown = "" if loss is None else f"  loss {loss:.4f}"
+    slowest = min(runs, key=lambda run_id: progress.share(index, run_id))  # of a batch
+    entry, loss = progress.sweep.entries[slowest], runs[slowest]["loss"]
+    others = f"  and {len(runs) - 1} more in a pack" if len(runs) > 1 else ""
+    loss_text = "" if loss is None else f"  loss {loss:.4f}"
     return Text(
-        f"{name}{run_id}  N {entry.params:,}  step {at[run_id]['step']:,}/{entry.steps:,} "
-        f"{tally.share(index, run_id):4.0%}{shown}{pack}"
+        f"{name}{slowest}  N {entry.params:,}  step {runs[slowest]['step']:,}/{entry.steps:,} "
+        f"{progress.share(index, slowest):4.0%}{loss_text}{others}"
     )
 
 
-def _line(console: Console, tally: Tally, event: dict[str, Any]) -> None:
-    tally.take(event)
+def _line(console: Console, progress: SweepProgress, event: dict[str, Any]) -> None:
+    progress.add(event)
     kind = event["event"]
     if kind == "start":
-        already = f", {tally.done} done before" if tally.done else ""
-        where = ", ".join(map(str, tally.placements))
+        already = f", {progress.done} done before" if progress.done else ""
+        where = ", ".join(map(str, progress.placements))
         console.print(
-            f"sweep {tally.sweep.name}: {tally.total} runs{already}{f'; workers on {where}' if where else ''}"
+            f"sweep {progress.sweep.name}: {progress.total} runs{already}{f'; workers on {where}' if where else ''}"
         )
     elif kind == "end":
-        entry = tally.sweep.entries[event["run_id"]]
+        entry = progress.sweep.entries[event["run_id"]]
         loss = event["status"] if event["loss"] is None else f"loss {event['loss']:.4f}"
         console.print(
-            f"{tally.done:>4}/{tally.total}  {event['run_id']}  N {entry.params:,}  {entry.steps:,} steps"
-            f"  {event['seconds']:.1f} s  {loss}{_left(tally.eta())}"
+            f"{progress.done:>4}/{progress.total}  {event['run_id']}  N {entry.params:,}  {entry.steps:,} steps"
+            f"  {event['seconds']:.1f} s  {loss}{_left(progress.eta())}"
         )
     elif kind == "error":
-        console.print(f"{tally.done:>4}/{tally.total}  {event['run_id']}  failed: {event['message']}", markup=False)
+        console.print(
+            f"{progress.done:>4}/{progress.total}  {event['run_id']}  failed: {event['message']}", markup=False
+        )
     elif kind == "note":
         console.print(event["text"], markup=False)
     elif kind == "stopping":

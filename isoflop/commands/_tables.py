@@ -30,18 +30,18 @@ def points_table(
         share: of the FLOPs that are done, from 0 to 1.
         everything: all rows, where there are many too; else those of runs that are under way or have failed.
     """
-    shown = rows
+    visible = rows
     if len(rows) > MAX_ROWS and not everything:
-        shown = sorted((row for row in rows if row["state"] in UNDER_WAY), key=lambda r: UNDER_WAY.index(r["state"]))
-        shown = shown[:MAX_ROWS]
-    labels = list(dict.fromkeys(key for row in shown for key in row if key not in NOT_LABELS))[:MAX_LABELS]
+        visible = sorted((row for row in rows if row["state"] in UNDER_WAY), key=lambda r: UNDER_WAY.index(r["state"]))
+        visible = visible[:MAX_ROWS]
+    labels = list(dict.fromkeys(key for row in visible for key in row if key not in NOT_LABELS))[:MAX_LABELS]
     table = Table(box=None, pad_edge=False)
     table.add_column("run")
     table.add_column("state")
     for column in [*labels, "N", "FLOPs", "step", "train loss", "loss"]:
         table.add_column(Text(label_text(column)), justify="right")
     table.add_column("")
-    for row in shown:
+    for row in visible:
         table.add_row(
             row["run_id"],
             Text(row["state"], style=STYLES.get(row["state"], "")),
@@ -54,9 +54,9 @@ def points_table(
             Text(row["message"] or ""),
         )
     lines = [Text(f"sweep {label_text(name)}: {state_counts(states)}; {share:.0%} of the FLOPs are done")]
-    if len(shown) < len(rows):
-        lines.append(Text(f"{len(rows) - len(shown):,} of {len(rows):,} rows are not shown (--all shows them)"))
-    return Group(*([table, ""] if shown else []), *lines)
+    if len(visible) < len(rows):
+        lines.append(Text(f"{len(rows) - len(visible):,} of {len(rows):,} rows are not shown (--all shows them)"))
+    return Group(*([table, ""] if visible else []), *lines)
 
 
 def state_counts(states: dict[str, int]) -> str:

@@ -24,7 +24,7 @@ def define(flags: absl_flags.FlagValues) -> None:
 
 
 def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
-    """Collect, and say what was found."""
+    """Collect, and print how many runs of each status there are, and their means."""
     if len(args) != 1:
         raise BadInput("collect takes one sweep directory")
     runs = collect.collect(args[0])
@@ -35,8 +35,8 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     counts = {status: statuses.count(status) for status in dict.fromkeys(statuses)}
     payload = {"runs": str(runs), "curves": str(curves), "statuses": counts, "points": planned}
     payload["warnings"] = [warning] if warning else []
-    said = ", ".join(f"{count} {status}" for status, count in counts.items()) or "no run has ended"
-    text = f"{said}, of {planned} points\n{runs}\n{curves}" + (f"\nwarning: {warning}" if warning else "")
+    counted = ", ".join(f"{count} {status}" for status, count in counts.items()) or "no run has ended"
+    text = f"{counted}, of {planned} points\n{runs}\n{curves}" + (f"\nwarning: {warning}" if warning else "")
     if not flags.mean:
         return Output(payload, text)
     rows = summary.means(pq.read_table(runs).to_pylist(), flags.mean, flags.by)

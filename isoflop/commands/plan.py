@@ -13,7 +13,7 @@ from sweeps.measure import Measurement
 from sweeps.run_batching import best_batch
 from training.errors import Absent, BadInput
 
-SUMMARY = "price the points of a run or sweep: N, D, FLOPs, steps, memory, hours; nothing is run"
+SUMMARY = "cost of the points of a run or sweep: N, D, FLOPs, steps, memory, hours; nothing is run"
 EXAMPLE = """
 isoflop plan --config=configs/lm/demo.py
 isoflop plan --config=configs/lm/demo.py --config.base.model.depth=3 --where='budget<=1e11' --memory=false
@@ -61,7 +61,7 @@ def define(flags: absl_flags.FlagValues) -> None:
 
 
 def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
-    """Plan, price and print."""
+    """Plan, estimate the cost and print."""
     if args:
         raise BadInput(f"plan takes no operands, got {args[0]!r}")
     plan = planned(flags)
@@ -70,17 +70,17 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         raise BadInput(f"--workers: must be at least 1, got {workers}")
     largest = max(point.config.derived.params_total for point in plan.points if point.config)
     placements = placement.placements(workers, [point.flops for point in plan.points], largest)
-    timed, speed, notes = _prices(flags, plan, placements[0], len(placements))
-    found = {group: each[0] for group, each in timed.items()}
+    batches, speed, notes = _measured(flags, plan, placements[0], len(placements))
+    single = {key: measurements[0] for key, measurements in batches.items()}
     rows = [cost_estimate.row(point) for point in plan.points]
     for row, point in zip(rows, plan.points, strict=True):
-        row["memory_bytes"] = found[point.compile_key].memory_bytes if point.compile_key in found else None
+        row["memory_bytes"] = single[point.compile_key].memory_bytes if point.compile_key in single else None
         row["minutes"] = None
     hours, packs = None, []
     if speed is not None:
-        for row, seconds in zip(rows, cost_estimate.training_seconds(plan.points, speed, found), strict=True):
+        for row, seconds in zip(rows, cost_estimate.training_seconds(plan.points, speed, single), strict=True):
             row["minutes"] = seconds / 60
-        packs = [_pack(plan, group, each) for group, each in timed.items() if len(each) > 1]
+        packs = [_batching_gain(plan, key, measured) for key, measured in batches.items() if len(measured) > 1]
         saved = sum(pack["minutes_alone"] - pack["minutes"] for pack in packs)
         hours = (sum(row["minutes"] for row in rows) - saved) / 60 / len(placements)
     payload = {
@@ -99,25 +99,39 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     return Output(payload, _text(payload, plan))
 
 
-def _pack(plan: plans.Plan, group: str, each: list[Measurement]) -> dict[str, Any]:
-    """What packs of the runs of a shape would gain: the size that is best, its speed over one run at a time, minutes."""
-    flops = [point.flops for point in plan.points if point.compile_key == group]
-    chosen, speeds = best_batch(each).runs, {one.runs: one.flops_per_second or 0.0 for one in each}
+def _batching_gain(plan: plans.Plan, compile_key: str, measurements: list[Measurement]) -> dict[str, Any]:
+    """The gain of training runs of a shape as one program: the best number of runs, its speed over one, minutes.
+
+    Args:
+        plan: the plan.
+        compile_key: of the shape.
+        measurements: of 1, 2, 4, ... runs as one program.
+    """
+    flops = [point.flops for point in plan.points if point.compile_key == compile_key]
+    speeds = {measurement.runs: measurement.flops_per_second or 0.0 for measurement in measurements}
+    size = best_batch(measurements).runs
     return {
-        "params_total": each[0].params,
+        "params_total": measurements[0].params,
         "runs": len(flops),
-        "size": chosen,
-        "gain": speeds[chosen] / speeds[1],
+        "size": size,
+        "gain": speeds[size] / speeds[1],
         "gains": {runs: speed / speeds[1] for runs, speed in speeds.items()},
         "minutes_alone": sum(flops) / speeds[1] / 60,
-        "minutes": sum(flops) / speeds[chosen] / 60,
+        "minutes": sum(flops) / speeds[size] / 60,
     }
 
 
-def _prices(
-    flags: absl_flags.FlagValues, plan: plans.Plan, place: placement.Placement, workers: int
+def _measured(
+    flags: absl_flags.FlagValues, plan: plans.Plan, where: placement.Placement, workers: int
 ) -> tuple[dict[str, list[Measurement]], cost_estimate.Speed | None, list[str]]:
-    """What was compiled and timed by group, the speed of the rest, and what to say about it."""
+    """Measurements by compile key, the speed of the shapes that were not measured, and notes for people.
+
+    Args:
+        flags: of the command.
+        plan: the plan.
+        where: the placement of a worker.
+        workers: how many there are.
+    """
     wanted, stated, workdir = flags.memory, flags.flops_per_second, flags.workdir
     if stated is not None and stated <= 0:
         raise BadInput(f"--flops_per_second: must be positive, got {stated}")
@@ -135,24 +149,24 @@ def _prices(
     if wanted is None and len(shapes) > cost_estimate.MAX_SHAPES:
         notes.append(_unasked(shapes))
         shapes = cost_estimate.representatives(plan, cost_estimate.SAMPLED_SHAPES)
-    packed = placement.accelerators()[0] != "cpu" if flags.pack is None else flags.pack
+    batched = placement.accelerators()[0] != "cpu" if flags.pack is None else flags.pack
     try:
-        runs = {group: -(-count // workers) for group, count in plan.compile_keys.items()}  # a worker's share
-        found = cost_estimate.measure_points(plan.base, shapes, place, runs if packed else None)
+        runs = {key: -(-count // workers) for key, count in plan.compile_keys.items()}  # a worker's share
+        measured = cost_estimate.measure_points(plan.base, shapes, where, runs if batched else None)
     except Absent as error:  # the counts hold all the same
         if wanted:
             raise
         return {}, speed, [*notes, f"memory and time are not measured: {error}"]
-    first = [each[0] for each in found.values()]
+    single = [measurements[0] for measurements in measured.values()]
     notes += [
-        f"N {one.params:,}: a step needs {one.memory_bytes / 2**30:,.1f} GiB of each device, more than this "
+        f"N {shape.params:,}: a step needs {shape.memory_bytes / 2**30:,.1f} GiB of each device, more than this "
         "machine has: its runs would be refused here"
-        for one in first
-        if one.step_seconds is None
+        for shape in single
+        if shape.step_seconds is None
     ]
-    timed = tuple((one.params, one.flops_per_second) for one in first if one.flops_per_second)
-    source = f"a few steps of {len(timed)} shape{'s' * (len(timed) > 1)}, timed on {place}"
-    return found, speed or (cost_estimate.Speed(timed, source) if timed else None), notes
+    timed = tuple((shape.params, shape.flops_per_second) for shape in single if shape.flops_per_second)
+    source = f"a few steps of {len(timed)} shape{'s' * (len(timed) > 1)}, timed on {where}"
+    return measured, speed or (cost_estimate.Speed(timed, source) if timed else None), notes
 
 
 def _unasked(shapes: list[Any]) -> str:
@@ -164,14 +178,14 @@ def _text(payload: dict[str, Any], plan: plans.Plan) -> Any:
     from rich.table import Table
 
     labels = list(dict.fromkeys(name for point in plan.points for name in point.labels))
-    shown = [name for name in COLUMNS if any(row.get(name) is not None for row in payload["points"])]
+    columns = [name for name in COLUMNS if any(row.get(name) is not None for row in payload["points"])]
     if all(row.get("params_active") == row.get("params_total") for row in payload["points"]):
-        shown = [name for name in shown if name != "params_active"]
+        columns = [name for name in columns if name != "params_active"]
     table = Table(box=None, pad_edge=False)
-    for name in [*shown[:1], *labels, *shown[1:]]:
+    for name in [*columns[:1], *labels, *columns[1:]]:
         table.add_column(COLUMNS[name][0] if name in COLUMNS else name, justify="right")
     for row in payload["points"]:
-        values = [_cell(row.get(name), COLUMNS[name][1], name) for name in shown]
+        values = [_cell(row.get(name), COLUMNS[name][1], name) for name in columns]
         table.add_row(values[0], *(_label(row.get(name)) for name in labels), *values[1:])
     lines = [f"{len(plan.points)} runs, {payload['shapes']} shapes to compile, {plan.flops:.3g} exact FLOPs"]
     if payload["hours"] is not None:
@@ -181,12 +195,10 @@ def _text(payload: dict[str, Any], plan: plans.Plan) -> Any:
         )
     else:
         lines.append("no estimate of hours: --memory, --flops_per_second or --workdir would give one")
-    for found in payload["packs"]:
-        gains = ", ".join(f"{size} at a time {gain:.2f}" for size, gain in found["gains"].items() if size > 1)
-        chosen = f"packs of {found['size']}" if found["size"] > 1 else "one at a time"
-        lines.append(
-            f"{found['runs']} runs of N {found['params_total']:,}: {chosen} (speed over one at a time: {gains})"
-        )
+    for pack in payload["packs"]:
+        gains = ", ".join(f"{size} at a time {gain:.2f}" for size, gain in pack["gains"].items() if size > 1)
+        best = f"packs of {pack['size']}" if pack["size"] > 1 else "one at a time"
+        lines.append(f"{pack['runs']} runs of N {pack['params_total']:,}: {best} (speed over one at a time: {gains})")
     if plan.duplicates:
         lines.append(f"{len(plan.duplicates)} points are the same run as another and were dropped")
     for point in plan.refused:

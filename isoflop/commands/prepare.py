@@ -6,6 +6,8 @@ from typing import Any
 
 from absl import flags as absl_flags
 from ml_collections import ConfigDict
+from rich.console import Group
+from rich.table import Table
 
 from isoflop.cli import Output
 from sweeps import design
@@ -32,19 +34,19 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     """Prepare every data section that the run, or the points of the sweep, will read."""
     if args:
         raise BadInput(f"prepare takes no operands, got {args[0]!r}")
-    found = []
+    stores = []
     for config in sections(flags["config"].value):
         start = time.perf_counter()
         prepared = task.resolve(config.task).prepare(config, bool(flags["verify"].value))
-        found.append({**prepared, "seconds": round(time.perf_counter() - start, 3)})
-    return Output({"stores": found}, _text(found))
+        stores.append({**prepared, "seconds": round(time.perf_counter() - start, 3)})
+    return Output({"stores": stores}, _text(stores))
 
 
 def sections(config: Any) -> list[ConfigDict]:
     """The run, or one for each of the different sections `data` among the points of a sweep.
 
     Raises:
-      BadInput: a point with an unknown key.
+        BadInput: a point with an unknown key.
     """
     base = config.base if "design" in config else config
     different: dict[str, ConfigDict] = {}
@@ -58,17 +60,14 @@ def sections(config: Any) -> list[ConfigDict]:
     return list(different.values())
 
 
-def _text(found: list[dict[str, Any]]) -> Any:
-    from rich.console import Group
-    from rich.table import Table
-
+def _text(stores: list[dict[str, Any]]) -> Group:
     table = Table(box=None, pad_edge=False)
-    counted = list(next(iter(found[0]["splits"].values())))
+    counted = list(next(iter(stores[0]["splits"].values())))
     for name in ("data", "split", *counted, "hash"):
         table.add_column(name, justify="right" if name in counted else "left")
-    for store in found:
+    for store in stores:
         for name, split in store["splits"].items():
             counts = ("endless" if count is None else f"{count:,}" for count in split.values())
             table.add_row(store["name"], name, *counts, store["data_hash"][:12])
-    places = (f"{store['path']} ({store['seconds']:.1f} s)" for store in found if store["path"])
-    return Group(table, "", *places)
+    paths = (f"{store['path']} ({store['seconds']:.1f} s)" for store in stores if store["path"])
+    return Group(table, "", *paths)

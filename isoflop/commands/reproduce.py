@@ -46,23 +46,25 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     if outcome["failed"] or any(row["status"] != "completed" for row in rows):
         raise RuntimeError(f"not every run of {plan.name} completed; isoflop status {path} says which")
     metric = expected.metric
-    found = summary.means(rows, [metric])[0][metric]
+    measured = summary.means(rows, [metric])[0][metric]
     seconds = sum(row["wall_seconds"] for row in rows)
     payload: dict[str, Any] = {
         "name": plan.name,
         "metric": metric,
-        "measured": found._asdict(),
+        "measured": measured._asdict(),
         "expected": expected.to_dict(),
-        "within": None if expected.mean is None else abs(found.mean - expected.mean) <= expected.tolerance,
+        "within": None if expected.mean is None else abs(measured.mean - expected.mean) <= expected.tolerance,
         "run_seconds": seconds,
         "device_kind": rows[0]["device_kind"],
     }
-    return Output(payload, _text(payload, found), 1 if payload["within"] is False else 0)
+    return Output(payload, _text(payload, measured), 1 if payload["within"] is False else 0)
 
 
-def _text(payload: dict[str, Any], found: Any) -> str:
+def _text(payload: dict[str, Any], measured: summary.Mean) -> str:
     expected, metric = payload["expected"], payload["metric"]
-    lines = [f"{payload['name']}: {metric} {found}, {payload['run_seconds']:.0f} s of runs on {payload['device_kind']}"]
+    lines = [
+        f"{payload['name']}: {metric} {measured}, {payload['run_seconds']:.0f} s of runs on {payload['device_kind']}"
+    ]
     if payload["within"] is None:
         lines.append("no mean is recorded for this baseline: not reproduced")
     else:

@@ -81,8 +81,8 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         result = loop.run(config, path, [*observers, *copies], tuple(flags.allow_change))
         for observe in copies:
             observe(result["steps"], {f"final_{name}": result.get(name) for name in ("loss", "loss_sem", "train_loss")})
-    said = _text(result, path) if first else f"process {jax.process_index()} is done"
-    return Output(result, said, 0 if result["status"] == "completed" else 1)
+    text = _text(result, path) if first else f"process {jax.process_index()} is done"
+    return Output(result, text, 0 if result["status"] == "completed" else 1)
 
 
 def _join(flags: absl_flags.FlagValues) -> None:
@@ -101,24 +101,24 @@ def watching(config: ConfigDict) -> Iterator[Observer]:
     console = Console(file=sys.stderr, highlight=False)
     family, total = family_of(config.task), config.derived.steps
     cost, (unit, amount) = family.cost(config), _unit(family, family.cost(config).tokens_per_example)
-    told: list[tuple[float, int]] = []  # when, and at which step
+    last_line: list[tuple[float, int]] = []  # time and step of the last line; empty before the first
 
     def describe(step: int, metrics: dict[str, Any]) -> str:
         parts, now = [f"loss {metrics['loss']:.4f}"], time.monotonic()
         # What comes before the first is no measure: it holds compiling, and a run that goes on begins late.
-        if told and now > told[-1][0]:
-            speed = (step - told[-1][1]) / (now - told[-1][0])
+        if last_line and now > last_line[-1][0]:
+            speed = (step - last_line[-1][1]) / (now - last_line[-1][0])
             parts.append(f"{speed * config.batch_size * amount:,.0f} {unit}/s")
             used = _mfu(speed * config.batch_size * cost.flops_exact, config)
             parts += [] if used is None else [f"MFU {used:.1%}"]
             parts.append(f"{timedelta(seconds=round((total - step) / speed))} left")
-        told[:] = [(now, step)]
+        last_line[:] = [(now, step)]
         return "  ".join(parts)
 
     if not console.is_terminal:
 
         def line(step: int, metrics: dict[str, Any]) -> None:
-            if not told or time.monotonic() - told[-1][0] > 10 or step == total:
+            if not last_line or time.monotonic() - last_line[-1][0] > 10 or step == total:
                 console.print(f"step {step:,}/{total:,}  {describe(step, metrics)}")
 
         yield line
@@ -141,14 +141,14 @@ def _mfu(flops_per_second: float, config: ConfigDict) -> float | None:
 
 def _text(result: dict[str, Any], path: Path) -> str:
     unit, amount = _unit(family_of(result["task"]), result["tokens"] // max(result["examples"], 1))
-    seen = result["examples"] * amount
-    lines = [f"run {result['run_id']} {result['status']} after {result['steps']:,} steps, {seen:,} {unit}"]
+    total = result["examples"] * amount
+    lines = [f"run {result['run_id']} {result['status']} after {result['steps']:,} steps, {total:,} {unit}"]
     if result["loss"] is not None:
         error = "" if result["loss_sem"] is None else f" ± {result['loss_sem']:.4f}"
         right = f", accuracy {result['accuracy']:.2%}" if "accuracy" in result else ""
         lines.append(f"loss {result['loss']:.4f}{error}{right} on {result.get('eval_set', 'the evaluation set')}")
     if result["tokens_per_second"]:
-        known = "" if result["mfu"] is None else f", MFU {result['mfu']:.1%}"
-        speed = result["tokens_per_second"] * seen / result["tokens"]
-        lines.append(f"{speed:,.0f} {unit}/s{known}, {result['wall_seconds']:.1f} s in all")
+        mfu = "" if result["mfu"] is None else f", MFU {result['mfu']:.1%}"
+        speed = result["tokens_per_second"] * total / result["tokens"]
+        lines.append(f"{speed:,.0f} {unit}/s{mfu}, {result['wall_seconds']:.1f} s in all")
     return "\n".join([*lines, str(path / "result.json")])

@@ -37,10 +37,13 @@ def check(options: Options) -> None:
 
 
 def placements(sweep: Sweep, run_ids: list[str], options: Options) -> tuple[Placement, ...]:
-    """The cores or the accelerator of each worker; see `sweeps.launch.launcher.Launcher`.
+    """The cores or the accelerator of each worker.
 
     Where runs are to go on that began with one number of CPU threads, workers have as many cores: with more of them the
     last digits of a loss would change.
+
+    Args:
+        sweep, run_ids, options: as in `sweeps.launch.launcher.Launcher.placements`.
     """
     entries = [sweep.entries[run_id] for run_id in run_ids]
     begun = {sweep_dir.first_threads(sweep.run(run_id)) for run_id in run_ids} - {None}
@@ -49,7 +52,10 @@ def placements(sweep: Sweep, run_ids: list[str], options: Options) -> tuple[Plac
 
 
 def launch(sweep: Sweep, run_ids: list[str], options: Options, on_event: OnEvent, signals: list[int]) -> int:
-    """Run points in worker processes; see `sweeps.launch.launcher.Launcher`.
+    """Run points in worker processes; returns how many ended.
+
+    Args:
+        sweep, run_ids, options, on_event, signals: as in `sweeps.launch.launcher.Launcher.launch`.
 
     Raises:
         RunFailed: workers cannot start.
@@ -93,8 +99,8 @@ class _Processes:
         """Start a worker a placement, and watch them to their end; returns the number of runs that ended."""
         self._count = len(placements)
         try:
-            for index, each in enumerate(placements):
-                self._start(index, each)
+            for index, placement in enumerate(placements):
+                self._start(index, placement)
             self._watch()
         finally:
             self._kill()

@@ -49,13 +49,24 @@ def check(options: Options) -> None:
 
 
 def placements(sweep: Sweep, run_ids: list[str], options: Options) -> Sequence[str]:
-    """A name for every task, by default as many as the cluster has room for; see `sweeps.launch.launcher.Launcher`."""
+    """A name for every task, by default as many as fit into the cluster.
+
+    Args:
+        sweep, run_ids, options: as in `sweeps.launch.launcher.Launcher.placements`.
+    """
     del sweep
     return [f"task {i}" for i in range(min(options.workers or _capacity(options), len(run_ids)))]
 
 
 def launch(sweep: Sweep, run_ids: list[str], options: Options, on_event: OnEvent, signals: list[int]) -> int:
-    """Run points in Ray tasks; see `sweeps.launch.launcher.Launcher`."""
+    """Run points in Ray tasks; returns how many ended.
+
+    Args:
+        sweep, run_ids, options, on_event, signals: as in `sweeps.launch.launcher.Launcher.launch`.
+
+    Raises:
+        RunFailed: no task came to its end.
+    """
     ray = _joined_cluster(options)
     count = len(placements(sweep, run_ids, options))
     wanted = {"max_retries": RETRIES, **_resources(options)}

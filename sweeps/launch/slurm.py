@@ -75,7 +75,11 @@ def check(options: Options) -> None:
 
 
 def placements(sweep: Sweep, run_ids: list[str], options: Options) -> Sequence[str]:
-    """A name for every task of the array; see `sweeps.launch.launcher.Launcher`."""
+    """A name for every task of the array.
+
+    Args:
+        sweep, run_ids, options: as in `sweeps.launch.launcher.Launcher.placements`.
+    """
     del sweep
     values = parse_options(options.launcher_options, KINDS)
     tasks_per_job = values.get("nodes", 1) * values.get("tasks_per_node", 1)
@@ -84,10 +88,13 @@ def placements(sweep: Sweep, run_ids: list[str], options: Options) -> Sequence[s
 
 
 def launch(sweep: Sweep, run_ids: list[str], options: Options, on_event: OnEvent, signals: list[int]) -> int:
-    """Run points in a job array; see `sweeps.launch.launcher.Launcher`.
+    """Run points in a job array; returns how many ended.
+
+    Args:
+        sweep, run_ids, options, on_event, signals: as in `sweeps.launch.launcher.Launcher.launch`.
 
     Raises:
-      RunFailed: SLURM refuses the job.
+        RunFailed: SLURM refuses the job.
     """
     import submitit
 

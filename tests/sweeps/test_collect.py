@@ -166,7 +166,7 @@ def test_what_was_kept_is_read_anew_where_it_is_not_as_it_was_left(simulated, tm
 
 def test_several_processes_read_the_same_and_say_what_is_wrong(simulated, monkeypatch):
     path, ids = simulated
-    monkeypatch.setattr(curves, "TOGETHER", 10_000)
+    monkeypatch.setattr(curves, "CHUNK_BYTES", 10_000)
     files = [(str(path / "runs" / run_id / "metrics.jsonl"), 2_000) for run_id in ids[:40]]
     alone = list(curves.read(files, 0))
     assert [table.equals(other) for table, other in zip(curves.read(files, 2), alone, strict=True)] == [True] * 40
@@ -180,7 +180,7 @@ def test_nothing_in_the_directory_is_imported(simulated, monkeypatch):
     for name in ("json", "numpy", "pyarrow", "sweeps", "sitecustomize"):
         (path / f"{name}.py").write_text(f"open({str(path / 'executed')!r}, 'w')")
     monkeypatch.chdir(path)
-    monkeypatch.setattr(curves, "TOGETHER", 1)
+    monkeypatch.setattr(curves, "CHUNK_BYTES", 1)
     files = [(str(path / "runs" / run_id / "metrics.jsonl"), 2_000) for run_id in ids[:4]]
     assert len(list(curves.read(files, 2))) == 4
     assert not (path / "executed").exists()
@@ -230,7 +230,7 @@ def test_lines_that_the_engine_does_not_write(tmp_path, text, losses):
 
 def test_the_quick_reader_says_what_the_careful_one_says(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
-    file, careful, usual = tmp_path / "metrics.jsonl", [], curves.USUAL
+    file, careful, usual = tmp_path / "metrics.jsonl", [], curves.USUAL_CHARACTERS
     monkeypatch.setattr(curves, "parse", lambda *args, parse=curves.parse: careful.append(args) or parse(*args))
     letters = [*'abnul019 "+-.,:{}\nENI', "null", "NaN", "{}", "}\n{", "1e999", '"loss": 1, ', "0"]
     for seed in range(400):
@@ -242,7 +242,7 @@ def test_the_quick_reader_says_what_the_careful_one_says(tmp_path, monkeypatch):
         file.write_text(text)
         found = []
         for letters_of_lines in (usual, b""):  # with no letter that is usual, every line is read with care
-            monkeypatch.setattr(curves, "USUAL", letters_of_lines)
+            monkeypatch.setattr(curves, "USUAL_CHARACTERS", letters_of_lines)
             try:
                 found.append(curves.curve(file).to_pydict())
             except BadInput as error:
