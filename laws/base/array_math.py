@@ -1,29 +1,60 @@
-"""Elementary functions that follow their arguments: numpy in, numpy out; traced by JAX where JAX asks."""
+"""Elementary functions that follow their arguments: numpy arrays, hyper-dual numbers, or JAX arrays and tracers."""
 
-from collections.abc import Callable
-from typing import Any
+from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
-Numbers = jax.Array | np.ndarray
+from laws.base.hyperdual import without_derivatives
+
+if TYPE_CHECKING:
+    import jax
+
+    Numbers = jax.Array | np.ndarray
 
 
-def _following(on_host: Callable, in_jax: Callable) -> Callable:
-    def function(*arguments: Any) -> Any:
-        return (in_jax if any(isinstance(a, jax.Array) for a in arguments) else on_host)(*arguments)
+def namespace(*arguments: Any) -> Any:
+    """The module whose functions the arguments take: ``jax.numpy`` where one is JAX's, else ``numpy``.
 
-    function.__doc__ = f"Elementwise ``{on_host.__name__}`` of numpy or JAX arrays."
-    return function
+    JAX is not imported for it: its arrays name their module themselves (``__array_namespace__`` of the array API
+    standard). Hyper-dual numbers are numpy's, whose ufuncs they implement.
+    """
+    for argument in arguments:
+        if not isinstance(argument, np.ndarray | float) and hasattr(argument, "__array_namespace__"):
+            return argument.__array_namespace__()
+    return np
 
 
-exp = _following(np.exp, jnp.exp)
-log = _following(np.log, jnp.log)
-clip = _following(np.clip, jnp.clip)
-minimum = _following(np.minimum, jnp.minimum)
-maximum = _following(np.maximum, jnp.maximum)
-logaddexp = _following(np.logaddexp, jnp.logaddexp)
+def exp(x: Any) -> Any:
+    """Exponential of every element."""
+    return namespace(x).exp(x)
+
+
+def log(x: Any) -> Any:
+    """Natural logarithm of every element."""
+    return namespace(x).log(x)
+
+
+def minimum(x: Any, y: Any) -> Any:
+    """The smaller of two, element by element."""
+    return namespace(x, y).minimum(x, y)
+
+
+def maximum(x: Any, y: Any) -> Any:
+    """The larger of two, element by element."""
+    return namespace(x, y).maximum(x, y)
+
+
+def clip(x: Any, low: Any, high: Any) -> Any:
+    """Elements brought to within two ends."""
+    return minimum(maximum(x, low), high)
+
+
+def logaddexp(x: Any, y: Any) -> Any:
+    """``log(e^x + e^y)`` without overflow."""
+    return namespace(x, y).logaddexp(x, y)
 
 
 def softplus(x: Any) -> Any:
@@ -42,3 +73,17 @@ def polynomial(coefficients: tuple[float, ...], x: Any) -> Any:
     for coefficient in coefficients:
         value = value * x + coefficient
     return value
+
+
+def stop_gradient(x: Any) -> Any:
+    """The same value, of which no derivatives are taken."""
+    if namespace(x) is np:
+        return without_derivatives(x)
+    from jax.lax import stop_gradient as stop
+
+    return stop(x)
+
+
+def stack(arrays: Sequence[Any]) -> Any:
+    """Arrays along a new last axis."""
+    return namespace(*arrays).stack(arrays, axis=-1)

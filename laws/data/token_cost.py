@@ -4,14 +4,19 @@ At short contexts and small widths attention, head and embeddings make exact FLO
 depends on N, and with it the compute-optimal N. The curve is a smooth fit of log(C / 6 N D) to log N over the runs.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
-from laws.base.array_math import Numbers, clip, polynomial
+from laws.base.array_math import clip, polynomial
 from laws.data.table import Table
+
+if TYPE_CHECKING:
+    from laws.base.array_math import Numbers
 
 DEGREE = 3
 LOG_SIX = float(np.log(6.0))
@@ -39,7 +44,7 @@ class TokenCost:
     def six_nd(self) -> bool:
         return not self.coefficients
 
-    def log_flops_per_token(self, log_n: Float[Numbers, "..."]) -> Float[Numbers, "..."]:
+    def log_flops_per_token(self, log_n: Float[Numbers, ...]) -> Float[Numbers, ...]:
         """Log of the training FLOPs that one token costs at size N."""
         if self.six_nd:
             return LOG_SIX + log_n
@@ -61,7 +66,7 @@ class TokenCost:
         }
 
     @classmethod
-    def from_dict(cls, kept: dict[str, Any]) -> "TokenCost":
+    def from_dict(cls, kept: dict[str, Any]) -> TokenCost:
         """The inverse of ``to_dict``."""
         if kept["convention"] == "6ND":
             return cls()

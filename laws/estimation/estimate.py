@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.optimize import nnls
 
 from laws.base.errors import FitFailed, InputError
 from laws.base.x64 import float64
 from laws.data.table import Table
 from laws.estimation.newton import SINGULAR, MinimizerResult, minimise
-from laws.estimation.objectives import RELATIVE_OBJECTIVES, THRESHOLD_OBJECTIVES
+from laws.estimation.objectives import OBJECTIVES
 from laws.model.law import Law
 
 # Huber's threshold begins wide, so that starts with large residuals see a curved objective, and is tightened in turn.
@@ -76,23 +77,6 @@ def _product(law: Law, names: list[str], rows: Mapping[str, np.ndarray]) -> Floa
     return np.array(list(itertools.product(*grids))) if grids else np.zeros((1, 0))
 
 
-def _non_negative(
-    terms: Float[np.ndarray, "runs terms"], target: Float[np.ndarray, " runs"]
-) -> Float[np.ndarray, " terms"]:
-    """Non-negative weights of a few columns whose sum is nearest to a target: the best of the fits to every subset."""
-    count = terms.shape[1]
-    products, sums = terms.T @ terms, terms.T @ target
-    best, found = 0.0, np.zeros(count)
-    for size in range(1, count + 1):
-        for subset in map(list, itertools.combinations(range(count), size)):
-            weights = np.linalg.lstsq(products[np.ix_(subset, subset)], sums[subset], rcond=1e-14)[0]
-            gain = weights @ sums[subset]  # by how much the squared error falls
-            if (weights >= 0).all() and gain > best:
-                best, found = gain, np.zeros(count)
-                found[subset] = weights
-    return found
-
-
 def starting_points(
     law: Law,
     columns: dict[str, Float[np.ndarray, " runs"]],
@@ -119,7 +103,7 @@ def starting_points(
             relative = np.stack([np.asarray(unit) + np.zeros(len(measured)) for unit in units.values()], axis=1)
             relative /= measured[:, None]
             size = np.maximum(np.abs(relative).max(axis=0), 1e-300)
-            shares = _non_negative(relative / size, 1 - np.asarray(without) / measured)
+            shares, _ = nnls(relative / size, 1 - np.asarray(without) / measured)
             linear = dict(zip(law.linear, np.maximum(shares, FAINT) / size, strict=True))
             point[:] = [(nonlinear | linear)[name] for name in law.names]
     return points
@@ -127,7 +111,7 @@ def starting_points(
 
 def polish(law: Law, columns, log_loss, weight, starts, objective: str, delta: float) -> MinimizerResult:
     """Starts brought to their local minima, Huber's threshold tightened on the way."""
-    for threshold, steps in WIDENED if objective in THRESHOLD_OBJECTIVES else ():
+    for threshold, steps in WIDENED if OBJECTIVES[objective].has_threshold else ():
         if threshold > delta:
             starts = minimise(law, columns, log_loss, weight, starts, objective, threshold, max_steps=steps).params
     return minimise(law, columns, log_loss, weight, starts, objective, delta)
@@ -209,7 +193,7 @@ def weights_of(table: Table, seen: Bool[np.ndarray, " rows"], objective: str = "
     """
     weight = seen.astype(np.float64)
     if table.noise is not None:
-        error = table.noise if objective in RELATIVE_OBJECTIVES else table.noise / table.loss
+        error = table.noise if OBJECTIVES[objective].is_relative else table.noise / table.loss
         weight = weight / error**2
         weight *= seen.sum() / weight.sum()
     return weight

@@ -1,14 +1,13 @@
 """Thousands of small refits: of resamples, roll-outs and rival laws, each from a start near its optimum."""
 
-import functools
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 from jaxtyping import Bool, Float
 
 from laws.base.x64 import float64
-from laws.estimation.newton import minimise, pad_runs, problems_per_block
+from laws.estimation.derivatives import log_slopes
+from laws.estimation.newton import minimise
 from laws.model.coordinates import Coordinates
 from laws.model.law import Law
 
@@ -35,35 +34,15 @@ class RefitResult:
     slopes: Float[np.ndarray, "problems runs params"] | None
 
 
-@functools.lru_cache(maxsize=64)
-def _slopes(law: Law):
-    """Derivatives of the predicted log losses at a block of points, compiled."""
-    evaluate = jax.jacfwd(
-        lambda unconstrained, centre, columns: law.log_value(Coordinates(law, centre).to_params(unconstrained), columns)
-    )
-    return jax.jit(jax.vmap(evaluate, (0, None, None)))
-
-
 def slopes_at(
     law: Law, columns: dict[str, Float[np.ndarray, " runs"]], params: Float[np.ndarray, "problems params"]
 ) -> Float[np.ndarray, "problems runs params"]:
     """Derivatives of the predicted log losses in the optimiser's coordinates."""
-    inputs = {variable: np.asarray(columns[variable], np.float64) for variable in law.columns}
-    coordinates, runs = Coordinates.of(law, inputs), len(next(iter(inputs.values())))
-    inputs = {variable: pad_runs(values) for variable, values in inputs.items()}
-    together = problems_per_block(law, len(next(iter(inputs.values()))))
-    found = np.empty((len(params), runs, params.shape[1]))
+    columns = {variable: np.asarray(columns[variable], np.float64) for variable in law.columns}
+    coordinates = Coordinates.of(law, columns)
     with float64(), np.errstate(all="ignore"):
-        unconstrained = np.clip(
-            np.asarray(coordinates.to_unconstrained(np.asarray(params, np.float64))), *coordinates.bounds()
-        )
-        for first in range(0, len(unconstrained), together):
-            rows = np.resize(
-                np.arange(first, min(first + together, len(unconstrained))), together
-            )  # one shape, one compile
-            seen = np.asarray(_slopes(law)(unconstrained[rows], coordinates.centre, inputs))
-            found[first : first + together] = seen[: len(unconstrained) - first, :runs]
-    return found
+        unconstrained = np.asarray(coordinates.to_unconstrained(np.asarray(params, np.float64)))
+        return log_slopes(coordinates, columns, np.clip(unconstrained, *coordinates.bounds()))
 
 
 def restriction(law: Law, hold: tuple[str, ...], tie: tuple[str, ...]):

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from laws.data.grouping import budget_groups
 from laws.estimation.estimate import log_predictions
@@ -75,7 +75,7 @@ def backtest(fits: DesignFits, seen: Bool[np.ndarray, " rows"], level: float) ->
         known = (slopes[inside] * root[:, None])[None]
         unsure = forecast_errors(known, new, deviation, fits.objective, fits.delta, prior)
         dof = max(int(inside.sum()) - parts, 1)
-        reach = float(student.ppf((1 + level) / 2, dof) * np.sqrt(np.sum(unsure**2) + deviation[0] ** 2))
+        reach = float(stdtrit(dof, (1 + level) / 2) * np.sqrt(np.sum(unsure**2) + deviation[0] ** 2))
         log_loss = float(natural_says[first])
         said.append(
             {

@@ -1,14 +1,17 @@
 """The best split of compute between parameters and tokens under a fitted law, and how it moves with compute."""
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
+from laws.base.array_math import exp, log
+from laws.base.differentiate import second_order
 from laws.base.errors import InputError
+from laws.base.hyperdual import HyperDual, variables
 from laws.base.x64 import float64
 from laws.data.token_cost import TokenCost
 from laws.model.law import Law
@@ -16,7 +19,7 @@ from laws.model.law import Law
 GRID = 161
 MARGIN = 9.0  # log N is searched this far beyond the runs on either side
 NEWTON_STEPS = 30
-BLOCK = 128  # pairs of constants and a budget that are solved together
+CELLS = 12_000  # points of grids that are evaluated together
 
 
 @dataclass(frozen=True)
@@ -35,60 +38,63 @@ class Allocation:
     b: Float[np.ndarray, "samples budgets"]
 
 
+Pairs = Float[np.ndarray, " pairs"]  # one number for each pair of a set of constants and a budget
+
+
+def _log_loss(law: Law, cost: TokenCost, log_n, log_c, constants):
+    """Log of the loss on a line of equal compute: log N and log C decide over N and D."""
+    log_d = log_c - cost.log_flops_per_token(log_n)
+    return log(law.value(constants, {"n": exp(log_n), "d": exp(log_d), "c": exp(log_c)}))
+
+
 @functools.lru_cache(maxsize=64)
-def _numeric(law: Law, cost: TokenCost):
-    """Compiled minimiser of the law along a line of equal compute, one set of constants and one budget at a time."""
-
-    def log_loss(log_n, log_c, params):
-        columns = {"n": jnp.exp(log_n), "d": jnp.exp(log_c - cost.log_flops_per_token(log_n)), "c": jnp.exp(log_c)}
-        return law.log_value(params, columns)
-
-    slope = jax.grad(log_loss)
-    bend = jax.grad(slope)
-    drift = jax.grad(slope, argnums=1)
-
-    def solve(params, log_c, low, high):
-        grid = jnp.linspace(low, high, GRID)
-        at = jax.vmap(log_loss, in_axes=(0, None, None))(grid, log_c, params)
-        lowest = jnp.clip(jnp.argmin(at), 1, GRID - 2)
-        inside = (at[lowest] <= at[lowest - 1]) & (at[lowest] <= at[lowest + 1]) & (lowest == jnp.argmin(at))
-        below, above = grid[lowest - 1], grid[lowest + 1]
-
-        def newton(_, state):
-            # Bracketed: where Newton's step leaves the bracket, the middle of it is taken instead.
-            log_n, below, above = state
-            g = slope(log_n, log_c, params)
-            below, above = jnp.where(g < 0, log_n, below), jnp.where(g < 0, above, log_n)
-            step = log_n - g / bend(log_n, log_c, params)
-            return jnp.where((step > below) & (step < above), step, 0.5 * (below + above)), below, above
-
-        log_n, _, _ = jax.lax.fori_loop(0, NEWTON_STEPS, newton, (grid[lowest], below, above))
-        log_d = log_c - cost.log_flops_per_token(log_n)
-        exponent = -drift(log_n, log_c, params) / bend(log_n, log_c, params)
-        weight_of_n = jax.grad(cost.log_flops_per_token)(log_n)
-        out = jnp.stack(
-            [
-                jnp.exp(log_n),
-                jnp.exp(log_d),
-                jnp.exp(log_loss(log_n, log_c, params)),
-                exponent,
-                1 - weight_of_n * exponent,
-            ]
-        )
-        return jnp.where(inside, out, jnp.nan)
-
-    return jax.jit(jax.vmap(solve, in_axes=(0, 0, None, None)))
+def _differentiated(law: Law, cost: TokenCost) -> Callable[..., HyperDual]:
+    """The log of the loss with its derivatives in log N (0) and log C (1); what JAX compiled for it is kept."""
+    return second_order(lambda logs, constants, _: _log_loss(law, cost, logs[0], logs[1], constants))
 
 
-def _in_blocks(program, params, log_c, low, high) -> Float[np.ndarray, "samples budgets 5"]:
-    """All pairs of constants and budgets, in blocks of one size, so that the program is compiled once."""
-    samples, budgets = len(params), len(log_c)
-    pairs = np.repeat(params, budgets, axis=0), np.tile(log_c, samples)
-    found = []
-    for first in range(0, samples * budgets, BLOCK):
-        rows = np.resize(np.arange(first, min(first + BLOCK, samples * budgets)), BLOCK)
-        found.append(np.asarray(program(pairs[0][rows], pairs[1][rows], low, high)))
-    return np.concatenate(found)[: samples * budgets].reshape(samples, budgets, 5)
+def _lowest_on_grid(
+    law: Law, cost: TokenCost, params: Float[np.ndarray, "pairs params"], log_c: Pairs, grid: Float[np.ndarray, " grid"]
+) -> tuple[Int[np.ndarray, " pairs"], Bool[np.ndarray, " pairs"]]:
+    """Where on a grid of log N the loss is lowest, and whether that is a minimum inside it."""
+    lowest, is_minimum = np.empty(len(params), int), np.empty(len(params), bool)
+    step = max(1, CELLS // len(grid))
+    for start in range(0, len(params), step):
+        block = slice(start, start + step)
+        constants = law.constants(params[block, None])
+        loss = np.asarray(_log_loss(law, cost, grid[None], log_c[block, None], constants))
+        lowest[block] = np.clip(loss.argmin(axis=1), 1, len(grid) - 2)
+        around = np.take_along_axis(loss, lowest[block, None] + np.arange(-1, 2), axis=1)
+        is_minimum[block] = (around[:, 1:2] <= around).all(axis=1) & (loss.argmin(axis=1) == lowest[block])
+    return lowest, is_minimum
+
+
+def _minimum(
+    law: Law, cost: TokenCost, params: Float[np.ndarray, "pairs params"], log_c: Pairs, low: float, high: float
+) -> Float[np.ndarray, "pairs 5"]:
+    """Numeric minima along lines of equal compute, by bracketed Newton steps from the lowest point of a grid.
+
+    Returns:
+        the fields of ``Allocation``; NaN where the law has no minimum inside the range of log N.
+    """
+    grid = np.linspace(low, high, GRID)
+    lowest, is_minimum = _lowest_on_grid(law, cost, params, log_c, grid)
+    log_n, below, above = grid[lowest], grid[lowest - 1], grid[lowest + 1]
+    constants, evaluate = law.constants(params), _differentiated(law, cost)
+    for _ in range(NEWTON_STEPS):
+        at = evaluate([log_n, log_c], constants)
+        slope, curvature = at.first[0], at.second[0, 0]
+        below, above = np.where(slope < 0, log_n, below), np.where(slope < 0, above, log_n)
+        newton = log_n - slope / curvature
+        following = np.where((newton > below) & (newton < above), newton, 0.5 * (below + above))
+        settled, log_n = np.array_equal(following, log_n), following
+        if settled:
+            break
+    at = evaluate([log_n, log_c], constants)
+    a = -at.second[0, 1] / at.second[0, 0]
+    per_token: Any = cost.log_flops_per_token(variables([log_n])[0])  # type: ignore[arg-type]
+    out = [np.exp(log_n), np.exp(log_c - per_token.value), np.exp(at.value), a, 1 - per_token.first[0] * a]
+    return np.where(is_minimum[:, None], np.stack(out, axis=1), np.nan)
 
 
 def allocate(
@@ -126,9 +132,10 @@ def allocate(
             loss = law.value(p, {"n": n, "d": d, "c": compute[None, :] + 0 * n})
             good = np.isfinite(n) & (n > 0) & np.isfinite(d)
             return Allocation(*(np.where(good, array, np.nan) for array in (n, d, loss, a, b)))
-    with float64():
-        low, high = np.log(n_range[0]) - MARGIN, np.log(n_range[1]) + MARGIN
-        out = _in_blocks(_numeric(law, cost), params, np.log(compute), low, high)
+    low, high = np.log(n_range[0]) - MARGIN, np.log(n_range[1]) + MARGIN
+    pairs = np.repeat(params, len(compute), axis=0), np.tile(np.log(compute), len(params))
+    with float64(), np.errstate(all="ignore"):
+        out = _minimum(law, cost, *pairs, low, high).reshape(len(params), len(compute), 5)
     return Allocation(*np.moveaxis(out, -1, 0))
 
 

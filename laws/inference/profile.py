@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import t as student
+from scipy.special import stdtrit
 
 from laws.base.x64 import float64
 from laws.estimation.newton import minimise
-from laws.estimation.objectives import objective_weights
+from laws.estimation.objectives import OBJECTIVES
 from laws.inference.noise import m_estimator_moments
 from laws.inference.resampling import DesignFits
 from laws.model.coordinates import Coordinates
@@ -65,7 +65,7 @@ class Profile:
 
     def interval(self, level: float) -> tuple[float, float]:
         """Where the deviance crosses the level's; infinite, or zero for a log's lower end, where it was not seen to."""
-        cut, ends = float(student.ppf((1 + level) / 2, self.dof)), []
+        cut, ends = float(stdtrit(self.dof, (1 + level) / 2)), []
         for side in (-1, 1):
             order = np.argsort(side * self.roots, kind="stable")
             roots, values = side * self.roots[order], self.values[order]
@@ -166,12 +166,12 @@ def profiles(
     square *= _clusters(fits, fits.predicted[0])
     unit = max(square / curve, 1e-300)  # of the deviance: twice the gain of the objective per squared deviation
     assert found.slopes is not None
-    slopes = found.slopes[0] * np.sqrt(objective_weights(fits.objective, weight[0], log_loss[0]))[:, None]
+    slopes = found.slopes[0] * np.sqrt(OBJECTIVES[fits.objective].weights(weight[0], log_loss[0]))[:, None]
     weak_prior_precision = np.diag(
         1 / np.maximum(np.abs(optimum[0]), 1.0) ** 2
     )  # what the runs do not see is first tried at its size
     covariance = np.linalg.inv(slopes.T @ slopes * curve**2 / square + weak_prior_precision)
-    cut = float(student.ppf((1 + level) / 2, dof))
+    cut = float(stdtrit(dof, (1 + level) / 2))
     side, count = np.tile([-1.0, 1.0], len(quantities)), 2 * len(quantities)
     at, gradient = zip(*(search.slope(name, optimum) for name in quantities), strict=True)
     at, gradient = np.repeat(np.concatenate(at), 2), np.repeat(np.concatenate(gradient), 2, axis=0)

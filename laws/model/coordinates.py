@@ -1,16 +1,19 @@
 """Coordinates in which a law is fitted: unconstrained scales; linear constants by what they add at the runs' centre."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from __future__ import annotations
 
-import jax
-import jax.numpy as jnp
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 from jaxtyping import Float
 
-from laws.base.array_math import Numbers, exp, log
+from laws.base.array_math import exp, log, stack
 from laws.model.law import Law, Param, Values
+
+if TYPE_CHECKING:
+    from laws.base.array_math import Numbers
 
 # How a constant is fitted: (natural -> free, free -> natural).
 SCALES: dict[str, tuple[Callable, Callable]] = {
@@ -21,10 +24,6 @@ SCALES: dict[str, tuple[Callable, Callable]] = {
 
 def _centre(values: Float[np.ndarray, " runs"]) -> float:
     return float(np.exp(np.mean(np.log(values))) if (values > 0).all() else np.mean(np.abs(values)))
-
-
-def _stack(columns):
-    return (jnp if any(isinstance(column, jax.Array) for column in columns) else np).stack(columns, axis=-1)
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Coordinates:
     centre: Mapping[str, Any]
 
     @classmethod
-    def of(cls, law: Law, columns: Mapping[str, Float[np.ndarray, " runs"]]) -> "Coordinates":
+    def of(cls, law: Law, columns: Mapping[str, Float[np.ndarray, " runs"]]) -> Coordinates:
         """Coordinates centred on some runs."""
         return cls(law, {variable: _centre(np.asarray(columns[variable], np.float64)) for variable in law.columns})
 
@@ -52,16 +51,21 @@ class Coordinates:
 
     def _sizes(self, nonlinear: Values) -> dict[str, Any]:
         """By how much one unit of each linear constant moves the prediction at the centre."""
+        if not self.law.linear:
+            return {}
         return {name: abs(unit) for name, unit in self.law.terms(nonlinear, self.centre)[1].items()}
 
+    def constants(self, unconstrained: Sequence[Numbers]) -> dict[str, Numbers]:
+        """Constants in natural units by name, in the order of the law, from the optimiser's coordinates one by one."""
+        nonlinear = self._nonlinear(lambda p, i: SCALES[p.scale][1](unconstrained[i]))
+        sizes = self._sizes(nonlinear)
+        linear = {name: unconstrained[i] / sizes[name] for i, name in enumerate(self.law.names) if name in sizes}
+        return {name: (nonlinear | linear)[name] for name in self.law.names}
+
     def to_params(self, unconstrained: Float[Numbers, "*batch params"]) -> Float[Numbers, "*batch params"]:
-        """From the optimiser's coordinates to natural units, inside JAX."""
-        found = self._nonlinear(lambda p, i: SCALES[p.scale][1](unconstrained[..., i]))
-        units = self._sizes(found)
-        for i, name in enumerate(self.law.names):
-            if name in self.law.linear:
-                found[name] = unconstrained[..., i] / units[name]
-        return _stack([found[name] for name in self.law.names])
+        """From the optimiser's coordinates to natural units."""
+        columns = [unconstrained[..., i] for i in range(len(self.law.names))]
+        return stack(list(self.constants(columns).values()))
 
     def to_unconstrained(self, params: Float[Numbers, "*batch params"]) -> Float[Numbers, "*batch params"]:
         """The inverse of ``params``."""
@@ -71,7 +75,7 @@ class Coordinates:
             params[..., i] * units[p.name] if p.name in self.law.linear else SCALES[p.scale][0](params[..., i])
             for i, p in enumerate(self.law.params)
         ]
-        return _stack(columns)
+        return stack(columns)
 
     def bounds(self) -> tuple[Float[np.ndarray, " params"], Float[np.ndarray, " params"]]:
         """Lower and upper bounds: linear constants are not negative, the others keep their declared range."""

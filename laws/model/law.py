@@ -1,15 +1,20 @@
-"""What a law is: data. Names, bounds and scales of its parameters, and its prediction as one pure JAX function."""
+"""What a law is: data. Names, bounds and scales of its parameters, and its prediction as one pure function."""
+
+from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
-from laws.base.array_math import Numbers, log
+from laws.base.array_math import log
 from laws.base.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from laws.base.array_math import Numbers
 
 # Constants or columns by name; a single number stands for all runs.
 Values = Mapping[str, Any]
@@ -49,8 +54,8 @@ class Law:
         source: paper and equation.
         columns: the variables the law reads, keys of ``laws.model.variables.VARIABLES``.
         params: its constants, in order.
-        value: ``(constants, columns) -> prediction``, elementwise, natural units, traceable by JAX
-            (``laws.base.array_math``).
+        value: ``(constants, columns) -> prediction``, elementwise, natural units, written with arithmetic and
+            ``laws.base.array_math`` or numpy's ufuncs, or with ``jax.numpy`` (see ``laws.base.differentiate``).
         linear: constants in which ``value`` is linear once the others are given; the multi-start finds them by
             projection. They are not negative, but what one unit of them adds may be.
         optimal_n: ``(constants, C) -> N*`` in closed form for C = 6 N D, where there is one.
@@ -67,9 +72,9 @@ class Law:
     source: str
     columns: tuple[str, ...]
     params: tuple[Param, ...]
-    value: Callable[[Values, Values], Float[Numbers, "..."]]
+    value: Callable[[Values, Values], Float[Numbers, ...]]
     linear: tuple[str, ...] = ()
-    optimal_n: Callable[[Values, Float[Numbers, "..."]], Float[Numbers, "..."]] | None = None
+    optimal_n: Callable[[Values, Float[Numbers, ...]], Float[Numbers, ...]] | None = None
     exponents: Callable[[Values], tuple] | None = None
     observable: str = LOSS
     terms_per_row: int = 1
@@ -95,7 +100,7 @@ class Law:
         """What a fit to that column predicts: a law of the loss may be fitted to whatever falls as the loss does."""
         return self.observable if self.observable != LOSS or "loss" in column.lower() else column
 
-    def with_fixed(self, fixed: Mapping[str, float] | None) -> "Law":
+    def with_fixed(self, fixed: Mapping[str, float] | None) -> Law:
         """The law with some constants held at given values: they are no longer among its own.
 
         Raises:
@@ -103,7 +108,7 @@ class Law:
         """
         return _with_fixed(self, tuple((name, float(value)) for name, value in fixed.items())) if fixed else self
 
-    def with_inputs_fixed(self, columns: Mapping[str, float]) -> "Law":
+    def with_inputs_fixed(self, columns: Mapping[str, float]) -> Law:
         """The law where some of its columns have given values: it no longer reads them."""
         return (
             _with_inputs_fixed(self, tuple((variable, float(value)) for variable, value in columns.items()))
@@ -115,19 +120,18 @@ class Law:
         """Constants by name, from an array in the order of ``params``."""
         return {name: params[..., i] for i, name in enumerate(self.names)}
 
-    def log_value(self, params: Float[Numbers, "*batch params"], columns: Values) -> Float[Numbers, "..."]:
+    def log_value(self, params: Float[Numbers, "*batch params"], columns: Values) -> Float[Numbers, ...]:
         """Log of the predicted loss."""
         return log(self.value(self.constants(params), columns))
 
-    def terms(self, nonlinear: Values, columns: Values) -> tuple[Any, dict[str, Float[Numbers, "..."]]]:
+    def terms(self, nonlinear: Values, columns: Values) -> tuple[Any, dict[str, Float[Numbers, ...]]]:
         """What the law predicts without its linear constants, and what one unit of each adds."""
         if not self.linear:
             return self.value(nonlinear, columns), {}
-        count = len(self.linear)
-        rank = max((np.ndim(value) for value in (*nonlinear.values(), *columns.values())), default=0)
-        large = (LARGE * np.eye(count, count + 1)).reshape(count, count + 1, *(1,) * rank)
-        found = self.value({**nonlinear, **dict(zip(self.linear, large, strict=True))}, columns)
-        return found[count], {name: (found[k] - found[count]) / LARGE for k, name in enumerate(self.linear)}
+        none = dict.fromkeys(self.linear, 0.0)
+        without = self.value({**nonlinear, **none}, columns)
+        large = {name: self.value({**nonlinear, **none, name: LARGE}, columns) for name in self.linear}
+        return without, {name: (value - without) / LARGE for name, value in large.items()}
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,8 +1,6 @@
 """Power laws of one quantity, with and without a floor, a shift or a ceiling."""
 
-import jax
-
-from laws.base.array_math import exp, log, power, softplus
+from laws.base.array_math import exp, log, power, softplus, stop_gradient
 from laws.model.forms.start_values import along, exponent, of_least, of_most
 from laws.model.law import Law, Param
 from laws.model.variables import CORE, VARIABLES
@@ -110,9 +108,8 @@ def _root(a, right):
         rising = exp(-softplus(-t))  # sigmoid(t)
         return t - (left - right) / (1 - rising + a * rising)
 
-    held_a, held = (jax.lax.stop_gradient(v) if isinstance(v, jax.Array) else v for v in (a, right))
-    t = 0.0 * right
-    t = jax.lax.stop_gradient(t) if isinstance(t, jax.Array) else t
+    held_a, held = stop_gradient(a), stop_gradient(right)
+    t = 0.0 * held
     for _ in range(NEWTON_STEPS):
         t = step(t, held_a, held)
     return step(step(t, a, right), a, right)

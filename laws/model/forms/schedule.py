@@ -5,12 +5,10 @@ A schedule enters by two areas, the columns of ``annealing``, or as a whole, in 
 
 from collections.abc import Sequence
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from laws.base.array_math import maximum, power
+from laws.base.array_math import maximum, namespace, power
 from laws.model.forms.start_values import exponent
 from laws.model.law import Law, Param
 
@@ -89,11 +87,11 @@ def multi_power(schedules: Sequence[Float[np.ndarray, " steps"]], every: int = E
 
     def value(p, x):
         which, at = (_index(x[variable]) for variable in ("schedule_index", "steps"))
-        pick = jnp.asarray if any(isinstance(v, jax.Array) for v in (*p.values(), which, at)) else np.asarray
+        pick = namespace(*p.values(), which, at).asarray
         total = pick(summed)[which, at]
         alpha, b, c, beta, gamma = (p[name] for name in ("alpha", "B", "C", "beta", "gamma"))
         since = maximum(total[..., None] - pick(before)[which], 0.0) * (pick(step)[which] <= at[..., None])
-        each = lambda constant: pick(constant)[..., None]
+        each = lambda constant: constant[..., None] if np.ndim(constant) else constant
         fallen = 1 - power(1 + each(c) * power(pick(rate)[which], -each(gamma)) * since, -each(beta))
         return p["L0"] + p["A"] * power(total, -alpha) - b * (pick(drop)[which] * fallen).sum(-1)
 
@@ -119,7 +117,7 @@ def multi_power(schedules: Sequence[Float[np.ndarray, " steps"]], every: int = E
 
 def _index(values):
     """Whole numbers from a column of floats."""
-    return (jnp if isinstance(values, jax.Array) else np).asarray(values).astype(int)
+    return namespace(values).asarray(values).astype(int)
 
 
 LAWS = (ANNEALING,)
