@@ -18,7 +18,8 @@ from laws.model.law import Law
 
 GRID = 161
 MARGIN = 9.0  # log N is searched this far beyond the runs on either side
-NEWTON_STEPS = 30
+NEWTON_STEPS = 30  # at most
+SETTLED = 1e-9  # movement of log N after which Newton's next step, of its square, would be lost in rounding
 CELLS = 12_000  # points of grids that are evaluated together
 
 
@@ -87,8 +88,8 @@ def _minimum(
         below, above = np.where(slope < 0, log_n, below), np.where(slope < 0, above, log_n)
         newton = log_n - slope / curvature
         following = np.where((newton > below) & (newton < above), newton, 0.5 * (below + above))
-        settled, log_n = np.array_equal(following, log_n), following
-        if settled:
+        moved, log_n = np.abs(following - log_n), following
+        if not (moved > SETTLED).any():
             break
     at = evaluate([log_n, log_c], constants)
     a = -at.second[0, 1] / at.second[0, 0]
