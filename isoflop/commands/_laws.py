@@ -11,15 +11,9 @@ from laws.base.errors import InputError
 
 
 def on_cpu() -> None:
-    """Laws are fitted on the CPU: keep this process off an accelerator that may be training something.
-
-    What is compiled is kept, so that the next command about the same laws and runs starts at once.
-    """
+    """Laws are fitted on the CPU: a law that is written with JAX keeps off an accelerator that may be training something."""
     if "jax" not in sys.modules:
         os.environ["JAX_PLATFORMS"] = "cpu"
-    from training import compilation
-
-    compilation.persist()
 
 
 def operand(args: list[str], command: str, *names: str) -> list[str]:
