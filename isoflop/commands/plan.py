@@ -4,6 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from absl import flags as absl_flags
+from rich.console import Group
+from rich.table import Table
 
 from isoflop.cli import Output
 from isoflop.commands._sweep_flags import define_points, planned
@@ -174,9 +176,6 @@ def _unasked(shapes: list[Any]) -> str:
 
 
 def _text(payload: dict[str, Any], plan: plans.Plan) -> Any:
-    from rich.console import Group
-    from rich.table import Table
-
     labels = list(dict.fromkeys(name for point in plan.points for name in point.labels))
     columns = [name for name in COLUMNS if any(row.get(name) is not None for row in payload["points"])]
     if all(row.get("params_active") == row.get("params_total") for row in payload["points"]):

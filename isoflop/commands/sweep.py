@@ -9,7 +9,7 @@ from isoflop.cli import Output
 from isoflop.commands._progress import progress_display
 from isoflop.commands._sweep_flags import define_launch, define_points, launch_options, planned, states, sweep_directory
 from isoflop.commands._tables import points_table
-from sweeps import status, sweep_dir
+from sweeps import base_configs, status, sweep_dir
 from sweeps.execute import execute
 
 SUMMARY = "train every point of a sweep that is not done: start, go on, retry, with the same command"
@@ -40,12 +40,15 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     plan = planned(flags)
     with progress_display() as on_event:
         outcome = execute(plan, workdir, wanted, on_event, flags.launcher, options)
-    rows = {row["run_id"]: row for row in status.rows(sweep_dir.read(workdir))}
+    sweep = sweep_dir.read(workdir)
+    rows = {row["run_id"]: row for row in status.rows(sweep)}
+    warning = base_configs.compare(sweep).warning()
     payload = outcome | {
         "runs": [rows[point.run_id] for point in plan.points],
         "refused": len(plan.refused),
         "duplicates": len(plan.duplicates),
         "earlier": len(rows) - len(plan.points),
+        "warnings": [warning] if warning else [],
     }
     return Output(payload, _text(payload), 1 if outcome["failed"] or (outcome["left"] and not flags.detach) else 0)
 
@@ -60,6 +63,7 @@ def _text(payload: dict[str, Any]) -> Group:
         lines.append(f"{payload['earlier']} other points are in the directory (isoflop status shows them)")
     if payload["left"]:
         lines.append(f"{len(payload['left'])} points are left; the same command goes on with them")
+    lines += [f"warning: {warning}" for warning in payload["warnings"]]
     lines += [f"failed: {failure['run_id']}: {failure['message']}" for failure in payload["failed"]]
     return Group(
         points_table(payload["sweep"], payload["runs"], payload["states"], done / total if total else 1.0), *lines

@@ -175,6 +175,8 @@ def test_a_sweep_from_plan_to_tables(capsys):
     assert pq.read_table(tables["runs"]).column("peak_lr").to_pylist() == [0.2] * 4
     code, plan = said(capsys, "plan", "--config=sweep.py", "--memory=false", "--workdir=out")
     assert plan["hours"] > 0 and plan["hours_source"] == "4 completed runs in out"
+    changed = isoflop(*arguments, "--where=budget<=2e4 and seed==0", "--config.base.optimizer.peak_lr=0.3")
+    assert changed.returncode == 0 and "which differ in optimizer.peak_lr (0.2, 0.3)" in changed.stdout
 
 
 def test_a_failed_run_makes_the_sweep_exit_with_1_and_is_named():
