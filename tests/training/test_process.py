@@ -16,7 +16,8 @@ import jax
 from training import allocator
 from training.process import configure_process
 configure_process()
-print(jax.config.jax_cpu_enable_async_dispatch, gc.isenabled(), gc.get_freeze_count() > 10_000, allocator.kept() is not None)
+ahead = jax.config.values["jax_cpu_enable_async_dispatch"]
+print(ahead, gc.isenabled(), gc.get_freeze_count() > 10_000, allocator.kept() is not None)
 """
 
 
