@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from laws.base.errors import InputError, nearest
-from laws.data.table import read
+from laws.data.reading import read
 
 if TYPE_CHECKING:
     import pandas as pd

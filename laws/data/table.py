@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,29 +12,30 @@ from jaxtyping import Bool, Float, Int
 
 from laws.base.errors import InputError, nearest
 from laws.base.json_files import sha256
-from laws.data import grouping as budgets
+from laws.data.checks import SAME, check_copies, check_units as units_of, column_numbers, standard_errors
+from laws.data.grouping import above_budget, at_budget, equal_points, equal_rows, frontier as best_of_budgets
+from laws.data.measurements import end_times, quantity_of, rank_of
+from laws.data.points import best_rows, best_settings, points_at_edge
+from laws.data.reading import as_numbers, read
+from laws.data.settings import differing_columns
+from laws.data.where import select
 from laws.model.variables import CORE, VARIABLES, checked_variable, flag
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from laws.model.law import Law
+
 
 # The columns of a table collected by `isoflop collect`. A variable whose default column is absent is left out, and
 # compute is then 6 N D; a column that was asked for by name must be there.
 DEFAULTS = {variable: VARIABLES[variable].column for variable in CORE} | {"loss": "loss"}
-READERS = {
-    ".parquet": ("read_parquet", {}),
-    ".csv": ("read_csv", {}),
-    ".tsv": ("read_csv", {"sep": "\t"}),
-    ".jsonl": ("read_json", {"lines": True}),
-    ".ndjson": ("read_json", {"lines": True}),
-}
-SAME = 1e-3  # relative difference below which C counts as 6 N D
 # How tables say that a run ended well, and which run a row is of: ours, and exports of Weights & Biases.
 ENDED = (("status", "completed", "run_id"), ("State", "finished", "ID"))
-FEWEST_TOKENS, FEWEST_PARAMS = 1e6, 1e3  # below both, N and D are taken for millions or billions
-RATIOS = (1e-3, 1e7)  # tokens a parameter between which the units of N and D make sense
-COSTS = (1e-2, 1e3)  # C over 6 N D between which the unit of C does
+# Factor within which a column called budget states a row's compute.
+NOMINAL = 1.5
+# Names of the learning rate for which a hint is given.
+RATES = ("lr", "learning_rate", "max_lr", "peak_learning_rate")
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,13 @@ class Table:
         path, sha256: the file and its content when it was read, if it was a file.
         noise: standard error of each loss, in its own units, if a column was named.
         frame: the rows as they were read, for variables that a law asks for later.
+        rank: what tells the better of two runs, the lower the better; None where no column does.
+        ranked_by: its column.
+        options: what ``load`` was told beside columns and filters, to read another table alike.
+        differing: the settings in which rows of equal N, D and C differ (``laws.data.settings``).
+        best_of_point: whether a law that does not read such a setting is fitted to the best of each N, D and C alone.
+        quantity: what was measured: ``loss``, its column, and ``laws.data.measurements.MEASURED_WITH``.
+        warnings: what a reader of a fit to the table must know.
     """
 
     name: str
@@ -69,6 +77,13 @@ class Table:
     sha256: str | None = None
     noise: Float[np.ndarray, " rows"] | None = None
     frame: pd.DataFrame | None = field(default=None, repr=False, compare=False)
+    rank: Float[np.ndarray, " rows"] | None = None
+    ranked_by: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    differing: tuple[str, ...] = ()
+    best_of_point: bool = True
+    quantity: Mapping[str, str] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.loss)
@@ -89,7 +104,7 @@ class Table:
         column = VARIABLES[variable].column
         if self.frame is None or column not in self.frame.columns:
             return None
-        return _column(self.frame, self.name, variable, column)
+        return column_numbers(self.frame, self.name, variable, column)
 
     def need(self, variables: tuple[str, ...], law: str) -> Table:
         """The table with the columns of a law, those not read so far taken from their default columns.
@@ -102,20 +117,16 @@ class Table:
             if variable in values:
                 continue
             column = VARIABLES[checked_variable(variable)].column
-            found = None if variable in CORE else self._default(variable)
-            if (
-                found is None
-                and variable == "batch_tokens"
-                and "d" in values
-                and (steps := self._default("steps")) is not None
-            ):
-                found, column = values["d"] / steps, "tokens / steps"
-            if found is None:
+            numbers = None if variable in CORE else self._default(variable)
+            steps = self._default("steps") if numbers is None and variable == "batch_tokens" and "d" in values else None
+            if steps is not None:
+                numbers, column = values["d"] / steps, "tokens / steps"
+            if numbers is None:
                 raise InputError(
                     f"{self.name}: law '{law}' needs a column for {variable}, and there is no '{column}'"
                     f"{nearest(column, self.header)} (map it with {flag(variable, 'COLUMN', 'columns')})"
                 )
-            values[variable], columns[variable] = found, column
+            values[variable], columns[variable] = numbers, column
         return replace(self, values=values, columns=columns)
 
     def take(self, keep: Bool[np.ndarray, " rows"], rule: str | None = None) -> Table:
@@ -132,8 +143,104 @@ class Table:
             ended_at=None if self.ended_at is None else self.ended_at[keep],
             noise=None if self.noise is None else self.noise[keep],
             frame=None if self.frame is None else self.frame.iloc[np.flatnonzero(keep)],
+            rank=None if self.rank is None else self.rank[keep],
             excluded=excluded,
         )
+
+    def above_budget(self, flops: float) -> Bool[np.ndarray, " rows"]:
+        """The rows with more compute than the budget that a number of FLOPs names; no budget is cut in two."""
+        nominal = self._nominal_budget()
+        return above_budget(self.values["c"], flops) if nominal is None else nominal > flops * (1 + SAME)
+
+    def at_budget(self, flops: float, near: float) -> Bool[np.ndarray, " rows"]:
+        """The rows that measure a compute: the budget that it names, else those within a relative distance of it."""
+        nominal = self._nominal_budget()
+        named = np.zeros(len(self), bool) if nominal is None else np.abs(nominal / flops - 1) <= SAME
+        return named if named.any() else at_budget(self.values["c"], flops, near)
+
+    def _nominal_budget(self) -> Float[np.ndarray, " rows"] | None:
+        """The column ``budget``, if it holds each row's FLOPs to within ``NOMINAL``."""
+        if self.frame is None or "budget" not in self.frame.columns or "c" not in self.values:
+            return None
+        ratio = as_numbers(self.frame["budget"]) / self.values["c"]
+        return self.values["c"] * ratio if np.all(np.abs(np.log(ratio)) < np.log(NOMINAL)) else None
+
+    def repeats(self) -> Int[np.ndarray, " rows"]:
+        """Number of the group of each row: rows of one group are repeats, equal in all variables and settings."""
+        settings = [] if self.frame is None else [self.frame[column] for column in self.differing]
+        columns = [*self.values.values(), *settings]
+        return equal_rows(*columns) if columns else np.arange(len(self))
+
+    def for_law(self, law: Law) -> Table:
+        """The rows that a law describes, with its columns.
+
+        As ``for_columns``; but a law of an optimum (``lr_step``) describes the best row of each point alone.
+
+        Raises:
+            InputError: as ``need``; or no column tells which row is the best, for a law of an optimum.
+        """
+        if law.of_optimum:
+            return self.need(law.columns, law.name)._optimum_of_points(law)
+        return self.for_columns(law.columns, law.name)
+
+    def for_columns(self, variables: tuple[str, ...], law: str) -> Table:
+        """The rows that a law of some variables describes: of each N, D and C the best setting of what it does not read.
+
+        Rows of equal N, D and C that differ in a learning rate, say, lie on one point of a law of N and D. The loss there
+        is that of the best rate; the others are left out, and the warnings say so.
+
+        Args:
+            variables: what the law reads.
+            law: its name, for messages.
+
+        Raises:
+            InputError: as ``need``.
+        """
+        table = self.need(variables, law)
+        read_columns = {table.columns.get(variable) for variable in variables}
+        unread = [column for column in table.differing if column not in read_columns]
+        if not unread or table.frame is None or not {"n", "d"} <= set(table.values):
+            return table
+        listed = ", ".join(unread)
+        where = f"rows of equal N, D and C differ in {listed}"
+        if not table.best_of_point or table.rank is None:
+            return table._warned(
+                f"{where}: all of them are fitted, as points of one N, D and C (--best_of_point=false)"
+            )
+        point = table._points(variables)
+        keep = best_settings(point, equal_rows(point, *(table.frame[column] for column in unread)), table.rank)
+        warning = (
+            f"{where}, which law '{law}' does not read: only the best of each is fitted, and {int(np.sum(~keep))} of "
+            f"{len(table)} rows are left out ({_laws_reading(unread, variables)}--best_of_point=false keeps them; "
+            "--settings names the columns that count)"
+        )
+        kept = table.take(keep, f"not the best {listed} of its N, D and C")
+        return replace(kept, differing=tuple(c for c in table.differing if c not in unread))._warned(warning)
+
+    def _optimum_of_points(self, law: Law) -> Table:
+        """The best row of each point, for a law of what is best there."""
+        point, observed = self._points(law.columns), self.columns["loss"]
+        if equal_rows(point, self.loss).max() == point.max():
+            return self
+        if self.rank is None:
+            raise InputError(
+                f"{self.name}: law '{law.name}' is of the best '{observed}' of each point, and rows of equal N, D and C "
+                "differ in it: name the column whose lowest value tells the best (--best_by COLUMN), or keep the best alone"
+            )
+        keep = best_rows(point, self.rank)
+        edge = points_at_edge(point, self.loss, keep)
+        warning = (
+            f"law '{law.name}' is of the best '{observed}': only the row with the lowest {self.ranked_by} of each N, D and "
+            f"C is fitted, and {int(np.sum(~keep))} of {len(self)} rows are left out"
+        ) + (f"; in {edge} of {int(keep.sum())} points the best lies at an end of those tried" if edge else "")
+        return self.take(keep, f"not the best {observed} of its N, D and C")._warned(warning)
+
+    def _points(self, variables: tuple[str, ...]) -> Int[np.ndarray, " rows"]:
+        """Number of the point of each row: equal N, D and C, and what else a law reads."""
+        return equal_points(self.values, tuple(dict.fromkeys((*CORE, *variables))))
+
+    def _warned(self, text: str) -> Table:
+        return self if text in self.warnings else replace(self, warnings=(*self.warnings, text))
 
     def drop_highest(self, count: int) -> Table:
         """Without the ``count`` highest losses, a rule to be stated before fitting.
@@ -151,139 +258,42 @@ class Table:
         """The best run of each compute alone, those beaten by a cheaper run left out.
 
         Raises:
-            InputError: there is no compute.
+            InputError: there is no compute, or no column tells the best run.
         """
         if "c" not in self.values:
             raise InputError(f"{self.name}: a frontier needs compute: name its column ({flag('c', 'COLUMN', '')})")
+        if self.rank is None:
+            raise InputError(
+                f"{self.name}: --frontier keeps the best run of each compute, and '{self.columns['loss']}' does not tell "
+                "which that is: name the column whose lowest value does (--best_by COLUMN)"
+            )
         keep = np.zeros(len(self), bool)
-        keep[budgets.frontier(self.values["c"], self.loss)] = True
+        keep[best_of_budgets(self.values["c"], self.rank)] = True
         return self.take(keep, "beaten by a run of the same compute or less")
 
 
-def read(source: str | Path | pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """A frame and the name by which messages call it.
+def _laws_reading(columns: Sequence[str], variables: tuple[str, ...]) -> str:
+    """A hint at the laws that read these variables and one of the columns."""
+    from laws.model.forms import LAWS  # imports JAX, which reading a table does not need
 
-    Raises:
-        InputError: a missing, unreadable or unknown kind of file.
-    """
-    import pandas as pd
-
-    if isinstance(source, pd.DataFrame):
-        return source, "table"
-    path = Path(source)
-    if not path.exists():
-        raise InputError(f"{path}: no such table")
-    if path.is_dir():
-        raise InputError(f"{path}: a directory, not a table (collect it first: isoflop collect {path})")
-    if path.suffix.lower() not in READERS:
-        raise InputError(f"{path}: cannot read '{path.suffix}' (tables are {', '.join(READERS)})")
-    reader, options = READERS[path.suffix.lower()]
-    try:
-        frame = getattr(pd, reader)(path, **options)
-    except Exception as error:
-        raise InputError(f"{path}: not a readable {path.suffix[1:]} table ({str(error).splitlines()[0]})") from error
-    if frame.empty:
-        raise InputError(f"{path}: the table has no rows")
-    return frame, path.name
+    hints = []
+    for column in columns:
+        name = "peak_lr" if column in RATES else column
+        laws = [law.name for law in LAWS.values() if set(law.columns) == {*variables, name}]
+        mapped = "" if name == column else f" with --columns={name}={column}"
+        hints += [f"--law={laws[0]}{mapped} reads {column}; "] if laws else []
+    return "".join(hints)
 
 
-def select(frame: pd.DataFrame, name: str, where: str) -> pd.DataFrame:
-    """The rows for which an expression over the columns holds, as in ``setting == 'tuned' and flops < 1e20``.
-
-    Raises:
-        InputError: an expression that does not parse, names an unknown column or keeps nothing.
-    """
-    # As floats: a product such as 6 * params * tokens overflows 64-bit integers without a word.
-    floats = frame.astype({column: np.float64 for column in frame.select_dtypes("integer").columns})
-    try:
-        kept = frame.loc[floats.query(where, engine="python").index]
-    except Exception as error:
-        raise InputError(f'{name}: cannot apply --where "{where}" ({str(error).splitlines()[0]})') from error
-    if kept.empty:
-        raise InputError(f'{name}: no row satisfies --where "{where}"')
-    return kept
-
-
-def _column(frame: pd.DataFrame, name: str, variable: str, column: str) -> Float[np.ndarray, " rows"]:
-    """One mapped column as finite numbers, positive unless its variable says otherwise; messages count rows from 1."""
-    import pandas as pd
-
-    if column not in frame.columns:
-        hint = nearest(column, frame.columns) or f" (columns: {', '.join(map(str, frame.columns))})"
-        raise InputError(
-            f"{name}: no column '{column}' for {variable}{hint}; map it with {flag(variable, 'COLUMN', 'columns')}"
-        )
-    numbers = np.asarray(pd.to_numeric(frame[column], errors="coerce"), np.float64)
-    positive = variable not in VARIABLES or VARIABLES[variable].positive
-    for bad, what in (
-        (~np.isfinite(numbers), "not a finite number"),
-        (positive & (numbers == 0), "zero"),
-        (positive & (numbers < 0), "negative"),
-    ):
-        if bad.any():
-            row = int(np.flatnonzero(bad)[0])
-            raise InputError(
-                f"{name}: column '{column}' is {what} in {int(bad.sum())} of {len(numbers)} rows, first in row "
-                f"{frame.index[row] + 1} ({frame[column].iloc[row]}); leave such rows out with --where"
-            )
-    return numbers
-
-
-def _noise(frame: pd.DataFrame, name: str, column: str, loss: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " rows"]:
-    """Standard errors of the losses. Weights are 1 / error^2 here and nowhere else, so that no table can invert them."""
-    errors = _column(frame, name, "noise", column)
-    beyond = errors >= loss
-    if beyond.any():
-        raise InputError(
-            f"{name}: column '{column}' is no standard error of the loss: it exceeds the loss itself in "
-            f"{int(beyond.sum())} of {len(loss)} rows (it must be a standard deviation, not a weight 1 / variance)"
-        )
-    return errors
-
-
-def _refuse_duplicates(table: Table) -> None:
-    """Two rows with the same size, data and loss are one run counted twice."""
-    keys = np.stack([*(table.values[variable] for variable in sorted(table.values)), table.loss], axis=1)
-    _, first, counts = np.unique(keys, axis=0, return_index=True, return_counts=True)
-    if (counts > 1).any():
-        twin = int(first[counts > 1].min())
-        rows = table.row[(keys == keys[twin]).all(axis=1)]
-        raise InputError(
-            f"{table.name}: {int((counts - 1).sum())} duplicated rows in columns "
-            f"{', '.join(sorted({table.columns[variable] for variable in (*table.values, 'loss')} - {'6ND'}))}: "
-            f"rows {', '.join(map(str, rows[:3]))} are the same"
-        )
-
-
-def _identity(header: tuple[str, ...]) -> str | None:
+def _identity(header: Sequence[str]) -> str | None:
     """The column that names a row's run, if the table is one of ours or an export."""
     if "run_id" in header:
         return "run_id"
     return next((run for state, _, run in ENDED if {state, run} <= set(header)), None)
 
 
-def _refuse_units(table: Table) -> None:
-    """Sizes or tokens in millions or billions would move every constant and break C = 6 N D without a word."""
-    if not {"n", "d"} <= set(table.values):
-        return
-    n, d = table.values["n"], table.values["d"]
-    said = lambda variable: (
-        f"{table.name}: column '{table.columns[variable]}' ({table.values[variable].max():.4g} at most)"
-    )
-    ratio = float(np.median(d / n))
-    if d.max() < FEWEST_TOKENS and (ratio < RATIOS[0] or n.max() < FEWEST_PARAMS):
-        raise InputError(f"{said('d')} looks like millions or billions of tokens: give tokens")
-    if ratio > RATIOS[1]:
-        raise InputError(f"{said('n')} looks like millions or billions of parameters: give parameters")
-    if ratio < RATIOS[0]:
-        raise InputError(f"{said('d')} are {ratio:.2g} tokens a parameter: give tokens")
-    cost = float(np.median(table.values["c"] / (6 * n * d)))
-    if not COSTS[0] < cost < COSTS[1]:
-        raise InputError(f"{said('c')} is {cost:.2g} times 6 N D: give training FLOPs")
-
-
-def _kept(frame: pd.DataFrame, kept: pd.DataFrame, rule: str, excluded: list[dict[str, Any]]) -> pd.DataFrame:
-    """What a rule keeps; how many rows it removed is noted."""
+def _narrowed(frame: pd.DataFrame, kept: pd.DataFrame, rule: str, excluded: list[dict[str, Any]]) -> pd.DataFrame:
+    """What a rule keeps; how many rows it removed is noted in ``excluded``."""
     if len(kept) < len(frame):
         excluded.append({"rule": rule, "n": len(frame) - len(kept)})
     return kept
@@ -302,71 +312,96 @@ def load(
     where: str | None = None,
     frontier: bool = False,
     drop_highest: int = 0,
+    best_by: str | None = None,
+    settings: Sequence[str] | None = None,
+    best_of_point: bool = True,
+    keep_copies: bool = False,
+    check_units: bool = True,
 ) -> Table:
-    """A checked table of runs from Parquet, CSV, JSONL or a pandas frame.
+    """A checked table of runs from Parquet, CSV, TSV, JSON lines or a pandas frame.
 
     Args:
         source: path or frame.
         n, d, c, loss: columns of the parameters, the training tokens, the training FLOPs and the final loss; by
             default those of our own collected tables. Without a column for c, compute is 6 N D.
         run: column that tells which rows belong to one run; by default ``run_id`` where there is one, or ``ID`` in an
-            export of Weights & Biases, else every row is a run of its own.
+            export of Weights & Biases, else every row is a run of its own. Identities are text: "0012" is not 12.
         columns: variable of ``laws.model.variables.VARIABLES`` -> column, for what else a law reads. Variables that are
             not named are read from their default columns when a law asks for them.
         noise: column of the standard error of each loss, by which fits weigh the rows.
-        where: an expression that the rows must satisfy.
+        where: an expression that the rows must satisfy (``laws.data.where``).
         frontier: whether only the best run of each compute is kept, and of these none that a cheaper one beats.
         drop_highest: how many of the highest losses to leave out.
+        best_by: column whose lowest value tells the best of several runs; by default the loss.
+        settings: columns that make runs of equal N, D and C different runs; by default ``laws.data.settings`` tells.
+        best_of_point: whether only the best setting of each N, D and C is fitted by a law that does not read it.
+        keep_copies: whether rows that are equal in every column are different runs, and kept.
+        check_units: whether units that are taken for others are refused.
 
     Raises:
-        InputError: see ``read``, ``select``; an unknown variable; a column that is missing, not finite, zero or negative
-            where its variable must be positive; units that make no sense together; errors that exceed the losses;
-            duplicated rows.
+        InputError: see ``laws.data.reading``, ``laws.data.where`` and ``laws.data.checks``: an unknown variable; a column
+            that is missing, not finite, zero or negative where its variable must be positive; units that make no sense
+            together; errors that exceed the losses; copies.
     """
-    import pandas as pd
-
-    frame, name = read(source)
-    frame, header = frame.reset_index(drop=True), tuple(map(str, frame.columns))
-    path = None if name == "table" else str(source)
+    frame, name = read(source, (run,) if run else ())
+    header, path = tuple(frame.columns), None if name == "table" else str(source)
     excluded: list[dict[str, Any]] = []
     for column, well, _ in ENDED:
         if column in header:
-            frame = _kept(frame, frame.loc[frame[column] == well], f"{column} is not {well}", excluded)
-    if where:
-        frame = _kept(frame, select(frame, name, where), f"not ({where})", excluded)
+            frame = _narrowed(frame, frame.loc[frame[column] == well], f"{column} is not {well}", excluded)
     if frame.empty:
         raise InputError(f"{name}: no completed run")
-    given = {checked_variable(variable): column for variable, column in (columns or {}).items()}
-    given |= {variable: column for variable, column in (("n", n), ("d", d), ("c", c), ("loss", loss)) if column}
-    named = DEFAULTS | given
-    present = [
-        variable for variable in named if variable in given or variable == "loss" or named[variable] in frame.columns
-    ]
-    values = {variable: _column(frame, name, variable, named[variable]) for variable in present}
+    if where:
+        frame = _narrowed(frame, select(frame, name, where), f"not ({where})", excluded)
+    named = DEFAULTS | {checked_variable(variable): column for variable, column in (columns or {}).items()}
+    named |= {variable: column for variable, column in (("n", n), ("d", d), ("c", c), ("loss", loss)) if column}
+    asked = {"loss", *(columns or {}), *(variable for variable, column in (("n", n), ("d", d), ("c", c)) if column)}
+    present = [variable for variable in named if variable in asked or named[variable] in header]
+    values = {variable: column_numbers(frame, name, variable, named[variable]) for variable in present}
     if "c" not in values and {"n", "d"} <= set(values):
         values["c"], named["c"] = 6 * values["n"] * values["d"], "6ND"
     identity = run or _identity(header)
-    if identity is not None and identity not in frame.columns:
-        raise InputError(f"{name}: no column '{identity}' for run{nearest(identity, frame.columns)}")
+    if identity is not None and identity not in header:
+        raise InputError(f"{name}: no column '{identity}' for run{nearest(identity, header)}")
     losses = values.pop("loss")
+    rank, ranked_by = rank_of(frame, name, named["loss"], best_by)
+    quantity, warnings = quantity_of(frame, named["loss"])
+    if not keep_copies:
+        check_copies(frame, name)
+    if check_units:
+        warnings += units_of(name, values, named)
+    runs = frame[identity].fillna("").to_numpy(object) if identity else np.arange(len(frame)).astype(str).astype(object)
+    core = {named[variable] for variable in (*CORE, "loss") if variable in named} | {identity, noise, best_by}
+    differing = differing_columns(frame, equal_points(values, CORE), runs if identity else None, core, settings)
     extra = {"run": identity, "noise": noise}
+    options = {
+        "best_by": best_by,
+        "settings": None if settings is None else list(settings),
+        "best_of_point": best_of_point,
+    }
+    options |= {"keep_copies": keep_copies, "check_units": check_units}
     table = Table(
         name=name,
         loss=losses,
         values=values,
-        run=frame[identity].astype(str).to_numpy(object) if identity else np.arange(len(frame)).astype(str),
+        run=runs,
         columns={variable: named[variable] for variable in (*values, "loss")} | {k: v for k, v in extra.items() if v},
         header=header,
         row=frame.index.to_numpy() + 1,
         excluded=tuple(excluded),
-        ended_at=np.asarray(pd.to_numeric(frame["ended_at"], errors="coerce"), float) if "ended_at" in header else None,
+        ended_at=end_times(frame),
         path=path,
         sha256=sha256(path) if path else None,
-        noise=_noise(frame, name, noise, losses) if noise else None,
+        noise=standard_errors(frame, name, noise, losses) if noise else None,
         frame=frame,
+        rank=rank,
+        ranked_by=ranked_by,
+        options=options,
+        differing=differing,
+        best_of_point=best_of_point,
+        quantity=quantity,
+        warnings=warnings,
     )
-    _refuse_duplicates(table)
-    _refuse_units(table)
     if frontier:
         table = table.frontier()
     return table.drop_highest(drop_highest) if drop_highest else table

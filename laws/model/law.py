@@ -65,6 +65,7 @@ class Law:
         optional: columns that ``value`` can do without: it then takes their best, and so do predictions.
         fixed: constants held at given values (``with_fixed``).
         origin: ``file.py:NAME`` for a law from a file of one's own.
+        of_optimum: whether what is predicted is a choice, the best at each point (a learning rate), and not its outcome.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Law:
     optional: tuple[str, ...] = ()
     fixed: tuple[tuple[str, float], ...] = ()
     origin: str | None = None
+    of_optimum: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -124,10 +124,11 @@ def test_standard_errors_of_the_loss():
         laws.load(frame(sem=np.zeros(12)), **COLUMNS, noise="sem")
 
 
-def test_duplicated_rows_are_refused_and_repeated_seeds_are_not():
+def test_copies_are_refused_and_repeated_seeds_are_not():
     twice = pd.concat([frame(), frame().iloc[[3]]])
-    with pytest.raises(InputError, match="1 duplicated rows in columns flops, loss, params, tokens: rows 4, 13"):
+    with pytest.raises(InputError, match=r"1 rows are copies: rows 4, 13 are equal in every column .*--keep_copies"):
         laws.load(twice, **COLUMNS)
+    assert len(laws.load(twice, **COLUMNS, keep_copies=True)) == 13
     twice.iloc[-1, twice.columns.get_loc("loss")] *= 1.001
     assert len(laws.load(twice, **COLUMNS)) == 13
 
@@ -194,18 +195,48 @@ def _runs(**scale):
 
 
 @pytest.mark.parametrize(
-    "scale, message",
+    ("scale", "message"),
     [
         ({"d": 1e-9}, r"column 'd' \(4 at most\) looks like millions or billions of tokens"),
         ({"n": 1e-9}, r"column 'n' \(0.8 at most\) looks like millions or billions of parameters"),
         ({"n": 1e-6, "d": 1e-6}, r"column 'd' \(4000 at most\) looks like millions or billions of tokens"),
         ({"c": 1e-18}, r"column 'c' .* times 6 N D: give training FLOPs"),
+        ({"c": 1 / 8.64e19}, r"column 'c' .* times 6 N D: give training FLOPs"),
+        ({"n": 1e-6}, r"column 'c' .* times 6 N D: give training FLOPs, parameters and tokens"),
     ],
 )
-def test_units_that_make_no_sense_are_refused(scale, message):
-    with pytest.raises(InputError, match=message):
+def test_units_that_make_no_sense_are_refused_unless_overruled(scale, message):
+    with pytest.raises(InputError, match=f"{message}.*--check_units=false"):
         laws.load(_runs(**scale), n="n", d="d", c="c")
-    laws.load(_runs(), n="n", d="d", c="c")
+    assert len(laws.load(_runs(**scale), n="n", d="d", c="c", check_units=False)) == 4
+    assert not laws.load(_runs(), n="n", d="d", c="c").warnings
+
+
+def test_millions_of_parameters_and_billions_of_tokens_without_compute_are_refused():
+    for tokens in ([0.75, 3.0, 280.0], [1.5, 3.0, 280.0], [1.0, 3.0, 280.0]):
+        frame = pd.DataFrame({"params_M": [75.0, 400.0, 7000.0], "tokens_B": tokens, "loss": [3.5, 3.0, 2.4]})
+        with pytest.raises(InputError, match="--check_units=false"):
+            laws.load(frame, n="params_M", d="tokens_B")
+        assert len(laws.load(frame, n="params_M", d="tokens_B", check_units=False)) == 3
+
+
+def test_compute_that_is_6nd_settles_the_units():
+    """GPT-2, tuned on so few tokens that these alone would be taken for millions."""
+    d = np.array([2e4, 1e5, 5e5])
+    frame = pd.DataFrame({"n": 124_439_808, "d": d, "c": 6 * 124_439_808 * d, "loss": [3.5, 3.4, 3.3]})
+    assert not laws.load(frame, n="n", d="d", c="c").warnings
+    tiny = frame.assign(d=d / 1e3, c=6 * 124_439_808 * d / 1e3)
+    assert not laws.load(tiny, n="n", d="d", c="c").warnings
+    with pytest.raises(InputError, match="looks like millions or billions of tokens"):
+        laws.load(tiny, n="n", d="d")
+
+
+def test_unusual_compute_is_warned_of_and_not_refused():
+    """U-Nets: a parameter works at every pixel, so that C is thousands of times 6 N D."""
+    n, d = np.geomspace(7.7e6, 6e7, 4), np.geomspace(5e6, 1e7, 4)
+    frame = pd.DataFrame({"n": n, "d": d, "c": 8e3 * 6 * n * d, "loss": [0.1, 0.09, 0.08, 0.07]})
+    (warning,) = laws.load(frame, n="n", d="d", c="c").warnings
+    assert "column 'c' is 8e+03 times 6 N D" in warning
 
 
 def test_an_export_of_weights_and_biases_is_read(tmp_path):

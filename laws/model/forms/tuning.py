@@ -23,6 +23,7 @@ LEARNING_RATE = Law(
     value=lambda p, x: p["k"] * power(x["n"], -p["p"]) * power(x["d"], p["q"]),
     linear=("k",),
     observable=RATE,
+    of_optimum=True,
 )
 
 BATCH_BY_DATA = Law(
@@ -34,6 +35,7 @@ BATCH_BY_DATA = Law(
     value=lambda p, x: p["k"] * power(x["d"], p["r"]),
     linear=("k",),
     observable=BATCH,
+    of_optimum=True,
 )
 
 RATE_BY_COMPUTE = Law(
@@ -45,6 +47,7 @@ RATE_BY_COMPUTE = Law(
     value=lambda p, x: p["k"] * power(x["c"], -p["p"]),
     linear=("k",),
     observable=RATE,
+    of_optimum=True,
 )
 
 BATCH_BY_COMPUTE = Law(
@@ -56,6 +59,7 @@ BATCH_BY_COMPUTE = Law(
     value=lambda p, x: p["k"] * power(x["c"], p["p"]),
     linear=("k",),
     observable=BATCH,
+    of_optimum=True,
 )
 
 CRITICAL_BATCH = Law(

@@ -1,0 +1,147 @@
+"""Checks of a table's numbers: finite and positive columns, units that fit together, rows that were copied.
+
+A check refuses what is proven wrong. What it only guesses it warns of, or refuses with the name of the flag that
+overrules it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from laws.base.errors import InputError, nearest
+from laws.data.grouping import equal_rows
+from laws.data.reading import as_numbers
+from laws.model.variables import VARIABLES, flag
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SAME = 1e-3  # relative difference below which C counts as 6 N D
+SETTLED = 1e-6  # relative difference below which C was computed as 6 N D from these very columns
+# Where no column of C settles the units:
+FEWEST_TOKENS = 1e6  # data below this are looked at
+FEWEST_PARAMS = 1e3  # sizes below this are taken for millions or billions, beside so few tokens
+SMALL_PARAMS = 1e5  # sizes below this that see less than one token a parameter are taken for thousands or millions
+TOKENS_PER_PARAM = (1e-5, 1e7)  # between which the units of N and D make sense
+# C over 6 N D: between the inner two nothing is said, beyond the outer two the unit of C is taken for another one.
+USUAL_COST = (1e-2, 1e3)
+POSSIBLE_COST = (1e-4, 3e5)
+OVERRULE = "if it is right as it stands, --check_units=false"
+
+
+def column_numbers(frame: pd.DataFrame, name: str, variable: str, column: str) -> Float[np.ndarray, " rows"]:
+    """One mapped column as finite numbers, positive unless its variable may be otherwise; messages count rows from 1.
+
+    Args:
+        frame: the rows, by their number in the file.
+        name: of the table, in messages.
+        variable: a key of ``VARIABLES``, or ``loss`` or ``noise``.
+        column: where it is.
+
+    Raises:
+        InputError: no such column, or values that are not finite, zero or negative.
+    """
+    if column not in frame.columns:
+        hint = nearest(column, frame.columns) or f" (columns: {', '.join(map(str, frame.columns))})"
+        raise InputError(
+            f"{name}: no column '{column}' for {variable}{hint}; map it with {flag(variable, 'COLUMN', 'columns')}"
+        )
+    numbers = as_numbers(frame[column])
+    positive = variable not in VARIABLES or VARIABLES[variable].positive
+    for bad, what in (
+        (~np.isfinite(numbers), "not a finite number"),
+        (positive & (numbers == 0), "zero"),
+        (positive & (numbers < 0), "negative"),
+    ):
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            raise InputError(
+                f"{name}: column '{column}' is {what} in {int(bad.sum())} of {len(numbers)} rows, first in row "
+                f"{frame.index[row] + 1} ({frame[column].iloc[row]}); leave such rows out with --where"
+            )
+    return numbers
+
+
+def standard_errors(
+    frame: pd.DataFrame, name: str, column: str, loss: Float[np.ndarray, " rows"]
+) -> Float[np.ndarray, " rows"]:
+    """Standard errors of the losses. Weights are 1 / error^2 here and nowhere else, so that no table can invert them.
+
+    Raises:
+        InputError: as ``column_numbers``, or an error that exceeds its loss.
+    """
+    errors = column_numbers(frame, name, "noise", column)
+    beyond = errors >= loss
+    if beyond.any():
+        raise InputError(
+            f"{name}: column '{column}' is no standard error of the loss: it exceeds the loss itself in "
+            f"{int(beyond.sum())} of {len(loss)} rows (it must be a standard deviation, not a weight 1 / variance)"
+        )
+    return errors
+
+
+def check_copies(frame: pd.DataFrame, name: str) -> None:
+    """Refuses rows that are equal in every column: one run counted twice.
+
+    Raises:
+        InputError: names the rows, and the flag that keeps them.
+    """
+    group = equal_rows(*(frame[column] for column in frame.columns))
+    counts = np.bincount(group)
+    if counts.max() > 1:
+        first = group[np.flatnonzero(counts[group] > 1)[0]]
+        rows = frame.index[group == first] + 1
+        raise InputError(
+            f"{name}: {int((counts - 1).sum())} rows are copies: rows {', '.join(map(str, rows[:3]))} are equal in every "
+            "column (if they are different runs, --keep_copies)"
+        )
+
+
+def check_units(
+    name: str, values: Mapping[str, Float[np.ndarray, " rows"]], columns: Mapping[str, str]
+) -> tuple[str, ...]:
+    """Looks for sizes, data or compute in other units, which would move every constant without a word.
+
+    Args:
+        name: of the table, in messages.
+        values: variable -> numbers; nothing is looked at without ``n`` and ``d``.
+        columns: variable -> column; ``c`` is ``6ND`` where the table has no compute.
+
+    Returns:
+        warnings.
+
+    Raises:
+        InputError: units that cannot be, or that are taken for others; then with the flag that overrules it.
+    """
+    if not {"n", "d"} <= set(values):
+        return ()
+    n, d, c = values["n"], values["d"], values["c"]
+    described = lambda variable: f"{name}: column '{columns[variable]}' ({values[variable].max():.4g} at most)"
+    cost = c / (6 * n * d)
+    if columns["c"] != "6ND" and np.all(np.abs(cost - 1) < SETTLED) and min(n.min(), d.min()) >= 1:
+        return ()
+    ratio = float(np.median(d / n))
+    few = d.max() < FEWEST_TOKENS
+    if d.min() < 1 or (few and (np.any(d != np.round(d)) or n.max() < FEWEST_PARAMS or ratio < TOKENS_PER_PARAM[0])):
+        raise InputError(f"{described('d')} looks like millions or billions of tokens: give tokens; {OVERRULE}")
+    if few and n.max() < SMALL_PARAMS and ratio < 1:
+        raise InputError(
+            f"{described('d')} is {ratio:.2g} tokens a parameter for sizes of {n.max():.4g} at most: give parameters and "
+            f"tokens; {OVERRULE}"
+        )
+    if n.min() < 1 or ratio > TOKENS_PER_PARAM[1]:
+        raise InputError(f"{described('n')} looks like millions or billions of parameters: give parameters; {OVERRULE}")
+    if ratio < TOKENS_PER_PARAM[0]:
+        raise InputError(f"{described('d')} is {ratio:.2g} tokens a parameter: give tokens; {OVERRULE}")
+    middle = float(np.median(cost))
+    if not POSSIBLE_COST[0] < middle < POSSIBLE_COST[1]:
+        raise InputError(
+            f"{described('c')} is {middle:.2g} times 6 N D: give training FLOPs, parameters and tokens; {OVERRULE}"
+        )
+    if not USUAL_COST[0] < middle < USUAL_COST[1]:
+        return (f"column '{columns['c']}' is {middle:.2g} times 6 N D: are these the training FLOPs?",)
+    return ()

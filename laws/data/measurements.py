@@ -1,0 +1,62 @@
+"""What was measured of the runs, which of two runs is the better one, and when they ended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float
+
+from laws.data.checks import column_numbers
+from laws.data.reading import as_numbers
+from laws.data.settings import is_measured, kind_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Columns that say what was measured, beside the name of the loss: fits are comparable if they agree.
+MEASURED_WITH = ("eval_set", "tokenizer_hash")
+# Unix seconds between which a number is taken for a time: 1998 to 2286. Others are in another unit, and unknown.
+TIMES = (9e8, 1e10)
+
+
+def rank_of(
+    frame: pd.DataFrame, name: str, observed: str, best_by: str | None
+) -> tuple[Float[np.ndarray, " rows"] | None, str | None]:
+    """What tells the better of two runs, the lower the better, and its column; None where no column does.
+
+    A learning rate or a batch is no measure of a run, and an accuracy rises as runs get better: beside them it is the
+    column ``loss``, if there is one.
+
+    Args:
+        frame: the rows.
+        name: of the table, in messages.
+        observed: the column that is fitted.
+        best_by: the column that tells, if it was named.
+
+    Raises:
+        InputError: the column is missing, or not finite and positive.
+    """
+    falls = "acc" not in observed.lower() and (is_measured(observed) or kind_of(observed) == "unknown")
+    column = best_by or (observed if falls else "loss" if "loss" in frame.columns else None)
+    return (None, None) if column is None else (column_numbers(frame, name, "best_by", column), column)
+
+
+def end_times(frame: pd.DataFrame) -> Float[np.ndarray, " rows"] | None:
+    """When each run ended, unix seconds; NaN where that is not known, None where the table does not say."""
+    if "ended_at" not in frame.columns:
+        return None
+    seconds = as_numbers(frame["ended_at"])
+    return np.where((seconds > TIMES[0]) & (seconds < TIMES[1]), seconds, np.nan)
+
+
+def quantity_of(frame: pd.DataFrame, observed: str) -> tuple[dict[str, str], tuple[str, ...]]:
+    """What was measured (``loss``: its column, and the values of ``MEASURED_WITH``), and warnings where rows disagree."""
+    quantity, warnings = {"loss": observed}, []
+    for column in MEASURED_WITH:
+        levels = [] if column not in frame.columns else frame[column].dropna().unique().tolist()
+        if len(levels) == 1:
+            quantity[column] = str(levels[0])
+        elif len(levels) > 1:
+            warnings.append(f"the rows are of {len(levels)} values of {column}: are their losses comparable?")
+    return quantity, tuple(warnings)
