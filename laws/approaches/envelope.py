@@ -83,7 +83,7 @@ def envelope(
 
     Source: Hoffmann et al. 2022, arXiv 2203.15556, section 3.1.
     """
-    table.need(("n", "d", "c"), "envelope")
+    table = table.for_columns(("n", "d", "c"), "envelope")
     rows = [row for row in range(len(table)) if str(table.run[row]) in curves]
     sizes = table.values["n"][rows]
     if len(np.unique(sizes)) < FEWEST_SIZES:

@@ -139,13 +139,12 @@ def _minimum(
 
 def _noise(table: Table, group: np.ndarray) -> tuple[float, str]:
     """Scatter of the loss: between repeated runs where there are any, else around a parabola in log N."""
-    keys = np.stack([table.values["n"], table.values["d"]], axis=1)
-    _, point = np.unique(keys, axis=0, return_inverse=True)
-    point, counts = point.ravel(), np.bincount(point.ravel())
+    repeats = table.repeats()
+    counts = np.bincount(repeats)
     dof = len(table) - len(counts)
     if dof > 0:
-        mean = np.bincount(point, table.loss) / counts
-        return float(np.sqrt(np.sum((table.loss - mean[point]) ** 2) / dof)), "repeated runs"
+        mean = np.bincount(repeats, table.loss) / counts
+        return float(np.sqrt(np.sum((table.loss - mean[repeats]) ** 2) / dof)), "repeated runs"
     squares, dof = 0.0, 0
     for number in np.unique(group):
         sizes, losses, _ = _by_size(table.values["n"][group == number], table.loss[group == number])
@@ -192,7 +191,7 @@ def isoflop_profiles(
 
     Source: Hoffmann et al. 2022, section 3.2; Porian et al. 2024, arXiv 2406.19146, section 3 and appendix.
     """
-    table.need(("n", "d", "c"), "isoflop")
+    table = table.for_columns(("n", "d", "c"), "isoflop")
     if method not in METHODS:
         raise InputError(f"no method is called '{method}' (methods: {', '.join(METHODS)})")
     group, rng = budget_groups(table.values["c"]), np.random.default_rng(seed)

@@ -84,9 +84,8 @@ def residual_scale(
 
 
 def seed_deviation(table: Table, keep: Bool[np.ndarray, " rows"]) -> tuple[float | None, int]:
-    """Pooled standard deviation of log loss among runs repeated at the same columns, and its degrees of freedom."""
-    keys = np.stack([table.values[variable][keep] for variable in sorted(table.values)], axis=1)
-    _, group = np.unique(keys, axis=0, return_inverse=True)
+    """Pooled standard deviation of log loss among repeats (``Table.repeats``), and its degrees of freedom."""
+    _, group = np.unique(table.repeats()[keep], return_inverse=True)
     log_loss, counts = np.log(table.loss[keep]), np.bincount(group.ravel())
     dof = int(len(log_loss) - len(counts))
     if dof == 0:

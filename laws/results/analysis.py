@@ -154,7 +154,7 @@ def analyse(
         objective: a key of ``laws.estimation.objectives.OBJECTIVES``.
         delta: Huber's threshold, in log loss.
         resamples: of the bootstrap over runs; 0 for none.
-        holdout_above: runs with more FLOPs are left out of the fit and predicted.
+        holdout_above: runs with more FLOPs are left out of the fit and predicted; a budget is never cut in two.
         target: FLOPs at which the best size and loss are derived; by default the largest compute of the table.
         level: of all intervals.
         seed: of all draws.
@@ -167,12 +167,12 @@ def analyse(
         FitFailed: no start reached an optimum.
     """
     law = find(law).with_fixed(fixed)
-    table = table.need(law.columns, law.name)
+    table = table.for_law(law)
     _check(objective, delta, level, target)
     seen = np.ones(len(table), bool)
     if holdout_above is not None:
         table.need(("c",), "hold-out")
-        seen = table.values["c"] <= holdout_above
+        seen = ~table.above_budget(holdout_above)
         if seen.all():
             raise InputError(f"{table.name}: no run has more than {holdout_above:.4g} FLOPs, so none would be held out")
     weight, train = weights_of(table, seen, objective), table.take(seen)
@@ -216,7 +216,7 @@ def analyse(
             *report["excluded"],
             {"rule": f"held out: more than {holdout_above:.6g} FLOPs", "n": int(np.sum(~seen))},
         ]
-    report["warnings"] = diagnose.warnings(report, optimum, table, weight, cost)
+    report["warnings"] = [*table.warnings, *diagnose.warnings(report, optimum, table, weight, cost)]
     return FitResult(law, report)
 
 
@@ -367,6 +367,8 @@ def _report(
         "derived": derived,
         "ranges": _ranges(train),
         "columns": table.columns,
+        "quantity": dict(table.quantity),
+        "read_with": dict(table.options),
         "cost": cost.to_dict(),
         "inputs": _inputs(table, law),
         "samples": samples,

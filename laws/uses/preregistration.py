@@ -111,7 +111,7 @@ def _columns(frozen: dict[str, Any]) -> dict[str, Any]:
     """How the fit mapped its columns, to read another table the same way."""
     kept = {variable: column for variable, column in frozen["fit"]["columns"].items() if column != "6ND"}
     named = {variable: kept.pop(variable) for variable in (*DEFAULTS, "run", "noise") if variable in kept}
-    return named | {"columns": kept}
+    return named | {"columns": kept} | frozen["fit"].get("read_with", {})
 
 
 def check_inputs(frozen: dict[str, Any], table: Table) -> list[str]:
@@ -146,7 +146,7 @@ def _measured(frozen: dict[str, Any], table: Table) -> Bool[np.ndarray, " rows"]
     """The rows that measure the target."""
     at = np.ones(len(table), bool)
     for variable, value in frozen["target"].items():
-        at &= np.abs(table.values[variable] / value - 1) <= NEAR
+        at &= table.at_budget(value, NEAR) if variable == "c" else np.abs(table.values[variable] / value - 1) <= NEAR
     if not at.any():
         target = ", ".join(f"{variable} = {value:.4g}" for variable, value in frozen["target"].items())
         raise InputError(f"{table.name}: no run was measured at {target} (within {NEAR:.0%})")
@@ -234,9 +234,11 @@ def score(path: str | Path, table: str | Path | Table) -> dict[str, Any]:
     if not isinstance(table, Table):
         table = load(table, **_columns(frozen))
     warned = check_inputs(frozen, table)
+    fitted = from_report(frozen["fit"], str(path))
+    table = table.for_law(fitted.law)
     at = _measured(frozen, table)
     first, unsure = _first_record(frozen, table, at)
-    fitted, measured = from_report(frozen["fit"], str(path)), _best(table, at)
+    measured = _best(table, at)
     said = frozen["prediction"]
     low, high = said["interval"]
     width = (high - low) / said["loss"]
@@ -260,6 +262,6 @@ def score(path: str | Path, table: str | Path | Table) -> dict[str, Any]:
             "blind": None if first is None else True,
             "frozen_at": frozen["created_at"],
             "first_record_at": first,
-            "warnings": [*unsure, *warned, *said["warnings"]],
+            "warnings": [*unsure, *warned, *table.warnings, *said["warnings"]],
         }
     )

@@ -44,11 +44,12 @@ def sensitivity(fitted: FitResult, table: Table, reload: Callable[..., Table]) -
     law, report = fitted.law, fitted.report
     if not law.has_compute_optimum:
         raise InputError(f"--sensitivity: law '{law.name}' is not a law of both n and d, so it has no optimum to move")
+    table = table.for_law(law)
     name, delta = report["objective"]["name"], report["objective"]["delta"]
     point, constants = report["derived"], np.array([fitted.params[name] for name in law.names])
     kept = np.ones(len(table), bool)
     if report["holdout"]:
-        kept = table.values["c"] <= report["holdout"]["above"]
+        kept = ~table.above_budget(report["holdout"]["above"])
     weight = weights_of(table, kept, name)
     miss = np.abs(np.log(table.loss) - law.log_value(constants, table.values))
 
@@ -78,8 +79,13 @@ def sensitivity(fitted: FitResult, table: Table, reload: Callable[..., Table]) -
         changed = {variable: column for variable, column in columns.items() if table.columns.get(variable) != column}
         if changed and all(column in table.header for column in changed.values()):
             said = ", ".join(f"{variable} = {column}" for variable, column in changed.items())
-            rows.append(row("convention", said, table=reload(**changed)))
+            rows.append(row("convention", said, table=_same_rows(reload(**changed), table)))
     return rows
+
+
+def _same_rows(other: Table, table: Table) -> Table:
+    """The rows of another reading of the file that stand in a table."""
+    return other.take(np.isin(other.row, table.row))
 
 
 def _said(objective: str, delta: float) -> str:
