@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from laws.base.errors import InputError, nearest
-from laws.data.reading import read
+from laws.data.reading import as_numbers, read
+from laws.data.where import select
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,26 +23,51 @@ SMOOTHING = 0.25  # half width, in log tokens, of the window in which a line sta
 FEWEST_POINTS = 8  # of a window; with fewer the smoothed loss is unknown
 
 
-def load_curves(source: str | Path | pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Run -> (tokens, loss), ordered by tokens, from a table with columns run_id, tokens and loss.
+def load_curves(
+    source: str | Path | pd.DataFrame,
+    *,
+    run: str | Sequence[str] = "run_id",
+    tokens: str = "tokens",
+    loss: str = "loss",
+    where: str | None = None,
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Learning curves: run -> (tokens, loss), ordered by tokens.
+
+    Args:
+        source: a table of Parquet, CSV, TSV or JSON lines, or a frame; one row a point of a curve.
+        run: column that names the run, as text; or several, joined by " / ", that name it together.
+        tokens: column of the training data so far (tokens, examples or steps).
+        loss: column of the loss there; rows without a positive, finite number are left out.
+        where: an expression that the rows must satisfy (``laws.data.where``).
 
     Raises:
-        InputError: a missing column, or an unreadable file.
+        InputError: a missing column, an unreadable file, or an expression that cannot be applied.
+
+    Example:
+        >>> import pandas as pd, laws
+        >>> table = pd.DataFrame({"run_id": ["a", "a", "b"], "tokens": [2e6, 1e6, 1e6], "loss": [3.0, 4.0, 3.9]})
+        >>> {name: points.tolist() for name, (points, _) in laws.load_curves(table).items()}
+        {'a': [1000000.0, 2000000.0], 'b': [1000000.0]}
     """
-    frame, name = read(source)
-    for column in ("run_id", "tokens", "loss"):
+    names = (run,) if isinstance(run, str) else tuple(run)
+    frame, name = read(source, names)
+    for column in (*names, tokens, loss):
         if column not in frame.columns:
             raise InputError(f"{name}: no column '{column}'{nearest(column, frame.columns)}")
-    frame = frame.loc[np.isfinite(frame["loss"]) & (frame["loss"] > 0) & (frame["tokens"] > 0)]
-    frame = frame.sort_values(["run_id", "tokens"], kind="stable")
-    run, tokens, loss = (
-        frame["run_id"].astype(str).to_numpy(object),
-        frame["tokens"].to_numpy(),
-        frame["loss"].to_numpy(),
+    if where:
+        frame = select(frame, name, where)
+    along, losses = as_numbers(frame[tokens]), as_numbers(frame[loss])
+    usable = np.isfinite(losses) & (losses > 0) & (along > 0)
+    joined = (
+        frame[list(names)].fillna("").agg(" / ".join, axis=1) if len(names) > 1 else frame[list(names)[0]].fillna("")
     )
-    starts = np.flatnonzero(np.r_[True, run[1:] != run[:-1]]) if len(run) else np.empty(0, int)
-    pieces = zip(starts, np.r_[starts[1:], len(run)], strict=True)
-    return {str(run[i]): (tokens[i:j], loss[i:j]) for i, j in pieces}
+    runs = joined.to_numpy(object)[usable].astype(str)
+    along, losses = along[usable], losses[usable]
+    order = np.lexsort((along, runs))
+    runs, along, losses = runs[order], along[order], losses[order]
+    starts = np.flatnonzero(np.r_[True, runs[1:] != runs[:-1]]) if len(runs) else np.empty(0, int)
+    pieces = zip(starts, np.r_[starts[1:], len(runs)], strict=True)
+    return {str(runs[i]): (along[i:j], losses[i:j]) for i, j in pieces}
 
 
 def smoothed(

@@ -13,12 +13,15 @@ Missing values are NaN, and None in text. Nothing in a file is executed.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float
 
 from laws.base.errors import InputError
 
@@ -197,8 +200,6 @@ def _text(value: Any) -> str:
 
 
 def _is_number(kind: type) -> bool:
-    from decimal import Decimal
-
     return issubclass(kind, int | float | np.integer | np.floating | Decimal) and not issubclass(kind, bool)
 
 
@@ -232,7 +233,7 @@ def _float(value: Any) -> float:
         return float("inf") if value > 0 else float("-inf")
 
 
-def _seconds(column: pd.Series) -> pd.Series:
+def _seconds(column: Any) -> pd.Series:
     """Unix seconds of timestamps; those without a zone are UTC."""
     import pandas as pd
 
@@ -261,15 +262,15 @@ def _from_texts(column: pd.Series) -> pd.Series:
     if len(present) and present.str.fullmatch(TIME).all():
         seconds = np.full(len(column), np.nan)
         try:
-            seconds[present.index] = _seconds(pd.to_datetime(present, utc=True, format="ISO8601"))
+            seconds[present.index] = _seconds(pd.Series(pd.to_datetime(present, utc=True, format="ISO8601")))
         except (ValueError, OverflowError):  # written as a time, and none: a month 13
             return column
         return pd.Series(seconds)
     return column
 
 
-def as_numbers(column: pd.Series) -> np.ndarray:
-    """A column as float64, NaN where a value is no number."""
+def as_numbers(column: Any) -> Float[np.ndarray, " rows"]:
+    """A column (Series) as float64, NaN where a value is no number."""
     if column.dtype.kind in "biuf":
         return column.to_numpy(np.float64)
     numbers = [float(x) if isinstance(x, str) and x.strip() and _reads_as_number(x) else np.nan for x in column]
@@ -277,6 +278,4 @@ def as_numbers(column: pd.Series) -> np.ndarray:
 
 
 def _reads_as_number(text: str) -> bool:
-    import re
-
     return re.fullmatch(NUMBER, text) is not None

@@ -98,7 +98,7 @@ def is_setting(frame: pd.DataFrame, column: str, run: np.ndarray | None, point: 
         )
         if along:
             return False
-    return kind == "configured" or values.nunique() * REPEATED <= len(values)
+    return kind == "configured" or bool(values.nunique() * REPEATED <= len(values))
 
 
 def differing_columns(

@@ -371,7 +371,8 @@ def load(
     if check_units:
         warnings += units_of(name, values, named)
     runs = frame[identity].fillna("").to_numpy(object) if identity else np.arange(len(frame)).astype(str).astype(object)
-    core = {named[variable] for variable in (*CORE, "loss") if variable in named} | {identity, noise, best_by}
+    core = {named[variable] for variable in (*CORE, "loss") if variable in named}
+    core |= {column for column in (identity, noise, best_by) if column}
     differing = differing_columns(frame, equal_points(values, CORE), runs if identity else None, core, settings)
     extra = {"run": identity, "noise": noise}
     options = {
