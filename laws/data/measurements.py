@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 
 # Columns that say what was measured, beside the name of the loss: fits are comparable if they agree.
 MEASURED_WITH = ("eval_set", "tokenizer_hash")
-# Unix seconds between which a number is taken for a time: 1998 to 2286. Others are in another unit, and unknown.
-TIMES = (9e8, 1e10)
+LATEST = 1e10  # unix seconds in the year 2286: larger times are in another unit, and unknown
 
 
 def rank_of(
@@ -47,7 +46,7 @@ def end_times(frame: pd.DataFrame) -> Float[np.ndarray, " rows"] | None:
     if "ended_at" not in frame.columns:
         return None
     seconds = as_numbers(frame["ended_at"])
-    return np.where((seconds > TIMES[0]) & (seconds < TIMES[1]), seconds, np.nan)
+    return np.where(seconds < LATEST, seconds, np.nan)
 
 
 def quantity_of(frame: pd.DataFrame, observed: str) -> tuple[dict[str, str], tuple[str, ...]]:

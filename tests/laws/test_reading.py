@@ -160,7 +160,7 @@ def test_fits_and_scores_are_the_same_from_every_format(demo, tmp_path):
     assert len(set(answers)) == 1
 
 
-@pytest.mark.parametrize("ended_at", [1.8e18, 1.8e15, 1.8e12, 3.0])
+@pytest.mark.parametrize("ended_at", [1.8e18, 1.8e15, 1.8e12])
 def test_a_time_in_another_unit_is_unknown(demo, ended_at):
     table = laws.load(demo.assign(ended_at=ended_at))
     assert np.isnan(table.ended_at).all()
