@@ -140,7 +140,8 @@ def _parquet(path: Path) -> pd.DataFrame:
     from pyarrow import parquet
 
     # Without pandas' own metadata, an index that has a name is a column like any other.
-    return parquet.read_table(path).to_pandas(ignore_metadata=True, integer_object_nulls=True)
+    table = parquet.ParquetFile(path).read().replace_schema_metadata(None)
+    return table.to_pandas(ignore_metadata=True, integer_object_nulls=True)
 
 
 READERS: dict[str, Callable[[Path], pd.DataFrame]] = {

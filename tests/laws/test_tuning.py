@@ -57,7 +57,7 @@ def test_a_prediction_may_leave_the_rate_out(joint):
     at = {"n": 2e9, "d": 4e10}
     tuned = joint.predict(**at)["loss"]
     assert tuned == pytest.approx(LAWS["chinchilla"].value(TRUTH, at), rel=0.01)
-    others = [joint.predict(**at, lr=rate)["loss"] for rate in (1e-4, 4e-4, 1e-3, 1e-2)]
+    others = [joint.predict(**at, peak_lr=rate)["loss"] for rate in (1e-4, 4e-4, 1e-3, 1e-2)]
     assert min(others) >= tuned and max(others) > 1.02 * tuned
     said = joint.predict(compute=1e21)
     assert said["interval"][0] < said["loss"] < said["interval"][1] and said["n"] > 1e9
