@@ -120,11 +120,17 @@ def equal_rows(*columns: Any) -> Int[np.ndarray, " rows"]:
 
 
 def equal_points(
-    values: Mapping[str, Float[np.ndarray, " rows"]], variables: tuple[str, ...]
+    values: Mapping[str, Float[np.ndarray, " rows"]], variables: tuple[str, ...], rows: int
 ) -> Int[np.ndarray, " rows"]:
-    """Number of the group of each row, rows being equal in those of the variables that there are."""
+    """Number of the group of each row, rows being equal in those of the variables that there are; alone, if there are none.
+
+    Args:
+        values: variable -> numbers.
+        variables: those that are compared.
+        rows: how many there are.
+    """
     present = [values[variable] for variable in variables if variable in values]
-    return equal_rows(*present) if present else np.arange(len(next(iter(values.values()), np.empty(0))))
+    return equal_rows(*present) if present else np.arange(rows)
 
 
 def _rounded(values: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " rows"]:

@@ -8,8 +8,10 @@ are settings, so they are told by these rules, in this order:
 2. Names of bookkeeping (seeds, identities, times, paths, hashes, devices) and of measurements (losses, accuracies,
    seconds, throughput) are none.
 3. A column that changes along a run, from one of its rows to the next, is none.
-4. Names of configurations (rates, batches, optimizers, sizes, data) are settings.
-5. Of the rest, those with few values are settings (each stands in two rows on average); measurements hardly repeat.
+4. Names of what is tuned (``TUNED``: rates, batches, weight decay) are settings.
+5. Names of configurations (optimizers, sizes, data) are settings, unless they hold fractions that never repeat: a column
+   called precision may be a metric.
+6. Of the rest, those with few values are settings (each stands in two rows on average); measurements hardly repeat.
 
 ``load(settings=...)`` and ``--settings`` overrule them.
 """
@@ -38,7 +40,8 @@ BOOKKEEPING = (
 )
 NAMES = ("name", "display_name", "display name")  # of a run; optimizer.name is a setting
 MEASURED = (
-    "loss|losses|nll|ppl|perplexity|bpb|bits per byte|accuracy|acc|error|score|bleu|rouge|f1|grad|gradient|sem|std|stderr|"
+    "loss|losses|nll|ppl|perplexity|bpb|bits per byte|accuracy|acc|error|score|bleu|rouge|f1|recall|auc|iou|fid|psnr|"
+    "wer|cer|grad|gradient|sem|std|stderr|"
     "seconds|duration|runtime|elapsed|hours|per second|throughput|mfu|hfu|memory|utilization|energy|cost|good|spikes"
 )
 CONFIGURED = (
@@ -50,18 +53,21 @@ CONFIGURED = (
     "horizon|kind|type|metric|split|task|eval set|domain|language|replicas"
 )
 REPEATED = 2.0  # rows a value, on average, from which a column without a telling name is a setting
+REPEATED_FRACTIONS = 1.25  # and from which one with the name of a configuration is, if it holds fractions
+DEFAULT_COLUMNS = frozenset(variable.column for variable in VARIABLES.values())
 
 
 def _names(parts: str) -> re.Pattern[str]:
     return re.compile(rf"(?:^|[^a-z0-9])(?:{parts.replace(' ', '[^a-z0-9]*')})(?:$|[^a-z0-9])")
 
 
+TUNED = _names("lr|learning rate|rate|batch|batch size|weight decay|wd|warmup|momentum|beta1|beta2|dropout")
 KINDS = {"bookkeeping": _names(BOOKKEEPING), "measured": _names(MEASURED), "configured": _names(CONFIGURED)}
 
 
 def kind_of(column: str) -> str:
     """What a column's name says it is: ``configured``, ``bookkeeping``, ``measured`` or ``unknown``."""
-    if column in {variable.column for variable in VARIABLES.values()}:
+    if column in DEFAULT_COLUMNS:
         return "configured"
     if _words(column) in NAMES:
         return "bookkeeping"
@@ -98,7 +104,13 @@ def is_setting(frame: pd.DataFrame, column: str, run: np.ndarray | None, point: 
         )
         if along:
             return False
-    return kind == "configured" or bool(values.nunique() * REPEATED <= len(values))
+    if column in DEFAULT_COLUMNS or TUNED.search(_words(column)):
+        return True
+    levels = values.nunique()
+    fractions = values.dtype.kind == "f" and bool(np.any(values.dropna() % 1 != 0))
+    if kind == "configured":
+        return not fractions or bool(levels * REPEATED_FRACTIONS <= len(values))
+    return bool(levels * REPEATED <= len(values))
 
 
 def differing_columns(

@@ -197,9 +197,11 @@ class Table:
             InputError: as ``need``.
         """
         table = self.need(variables, law)
-        read_columns = {table.columns.get(variable) for variable in variables}
-        unread = [column for column in table.differing if column not in read_columns]
-        if not unread or table.frame is None or not {"n", "d"} <= set(table.values):
+        if not table.differing or table.frame is None or not {"n", "d"} <= set(table.values):
+            return table
+        point = table._points(variables)
+        unread = [c for c in table.differing if equal_rows(point, table.frame[c]).max() > point.max()]
+        if not unread:
             return table
         listed = ", ".join(unread)
         where = f"rows of equal N, D and C differ in {listed}"
@@ -207,7 +209,6 @@ class Table:
             return table._warned(
                 f"{where}: all of them are fitted, as points of one N, D and C (--best_of_point=false)"
             )
-        point = table._points(variables)
         keep = best_settings(point, equal_rows(point, *(table.frame[column] for column in unread)), table.rank)
         warning = (
             f"{where}, which law '{law}' does not read: only the best of each is fitted, and {int(np.sum(~keep))} of "
@@ -237,7 +238,7 @@ class Table:
 
     def _points(self, variables: tuple[str, ...]) -> Int[np.ndarray, " rows"]:
         """Number of the point of each row: equal N, D and C, and what else a law reads."""
-        return equal_points(self.values, tuple(dict.fromkeys((*CORE, *variables))))
+        return equal_points(self.values, tuple(dict.fromkeys((*CORE, *variables))), len(self))
 
     def _warned(self, text: str) -> Table:
         return self if text in self.warnings else replace(self, warnings=(*self.warnings, text))
@@ -373,7 +374,9 @@ def load(
     runs = frame[identity].fillna("").to_numpy(object) if identity else np.arange(len(frame)).astype(str).astype(object)
     core = {named[variable] for variable in (*CORE, "loss") if variable in named}
     core |= {column for column in (identity, noise, best_by) if column}
-    differing = differing_columns(frame, equal_points(values, CORE), runs if identity else None, core, settings)
+    differing = differing_columns(
+        frame, equal_points(values, CORE, len(frame)), runs if identity else None, core, settings
+    )
     extra = {"run": identity, "noise": noise}
     options = {
         "best_by": best_by,

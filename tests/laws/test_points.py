@@ -245,3 +245,33 @@ def test_equal_rows_compare_as_people_do():
     assert equal_rows(np.array(["a", None, "a"], object), np.array([1, 1, 2])).max() == 2
     tied = best_settings(np.zeros(3, int), np.arange(3), np.array([2.0, 1.0, 1.0]))
     assert tied.tolist() == [False, True, False]
+
+
+def test_a_metric_with_the_name_of_a_setting_is_none():
+    """Precision may be that of the numbers or of the predictions; what follows from a column that is read is no matter."""
+    n = np.repeat(np.geomspace(1e6, 1e7, 4), 3)
+    frame = pd.DataFrame(
+        {"params_total": n, "tokens": 1e9, "seed": np.tile(range(3), 4), "loss": 3 - n / 1e8 + np.arange(12) / 1e4}
+    )
+    assert laws.load(frame.assign(precision=0.7 + np.arange(12) / 77)).differing == ()
+    assert laws.load(frame.assign(precision=["bf16", "f32", "f32"] * 4)).differing == ("precision",)
+    bits = frame.assign(bits_weights=np.tile([2.0, 4.0, 8.0], 4), format=["fp2", "fp4", "fp8"] * 4)
+    table = laws.load(bits)
+    assert table.differing[0] == "bits_weights"
+    reads = table.for_law(find("precision_weights"))
+    assert len(reads) == 12 and not reads.warnings
+    assert len(table.for_law(find("chinchilla"))) == 4
+
+
+def test_a_rate_that_follows_the_size_is_a_setting_though_no_value_repeats():
+    frame = grid(finely)
+    one_budget = frame[np.isclose(6 * frame.params_total * frame.tokens, 1e18)]
+    assert one_budget.peak_lr.nunique() == len(one_budget)
+    assert laws.load(one_budget).differing == ("peak_lr",)
+    assert laws.load(one_budget.rename(columns={"peak_lr": "optimizer.learning_rate"})).differing
+
+
+def test_a_table_of_other_variables_alone_is_read():
+    frame = pd.DataFrame({"upstream": [2.0, 2.5, 2.5], "loss": [0.3, 0.4, 0.41], "lr": [1e-3, 1e-3, 2e-3]})
+    table = laws.load(frame, columns={"upstream_loss": "upstream"})
+    assert table.differing == () and len(laws.load(frame)) == 3
