@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from typing import Any
 
 from absl import flags as absl_flags
 
@@ -27,6 +28,32 @@ def operand(args: list[str], command: str, *names: str) -> list[str]:
             f"{command} takes {' and '.join(names)}, and got {len(args)} operands (isoflop {command} --help)"
         )
     return args
+
+
+def define_table_options(flags: absl_flags.FlagValues) -> None:
+    """The flags that overrule what ``laws.load`` takes for granted of a table."""
+    absl_flags.DEFINE_string(
+        "best_by", None, "Column whose lowest value tells the best of several runs; the loss.", flag_values=flags
+    )
+    absl_flags.DEFINE_string(
+        "settings",
+        None,
+        "Columns that make runs of equal N, D and C different runs, as in peak_lr,optimizer; none for no column. By "
+        "default told by names and values (laws/data/settings.py).",
+        flag_values=flags,
+    )
+    absl_flags.DEFINE_boolean(
+        "best_of_point", True, "Only the best setting of each N, D and C, where the law reads none.", flag_values=flags
+    )
+    absl_flags.DEFINE_boolean("keep_copies", False, "Rows equal in every column are different runs.", flag_values=flags)
+    absl_flags.DEFINE_boolean("check_units", True, "Refuse units that are taken for others.", flag_values=flags)
+
+
+def table_options(flags: absl_flags.FlagValues) -> dict[str, Any]:
+    """What the flags of ``define_table_options`` say, as arguments of ``laws.load``."""
+    named = None if flags.settings is None else [name for name in flags.settings.split(",") if name not in ("", "none")]
+    plain = ("best_by", "best_of_point", "keep_copies", "check_units")
+    return {name: flags[name].value for name in plain} | {"settings": named}
 
 
 def table_path(operand: str) -> str:

@@ -19,6 +19,9 @@ def define(flags: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_list(
         "compute", [], "Training FLOPs of A; by default over its runs and beyond.", flag_values=flags
     )
+    absl_flags.DEFINE_boolean(
+        "check_quantity", True, "Refuse fits of different losses, evaluation sets or tokenizers.", flag_values=flags
+    )
     absl_flags.DEFINE_string("out", None, "Write the comparison here as well (JSON).", flag_values=flags)
     absl_flags.DEFINE_string("plot", None, "Draw it here (PNG, SVG or PDF).", flag_values=flags)
 
@@ -38,7 +41,9 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         compute = [float(text) for text in flags.compute]
     except ValueError as error:
         raise InputError(f"--compute: {error}") from error
-    found = jsonable(compare(read_fit(first), read_fit(second), np.array(compute) if compute else None))
+    found = jsonable(
+        compare(read_fit(first), read_fit(second), np.array(compute) if compute else None, flags.check_quantity)
+    )
     found |= {"inputs": [first, second], "command": _laws.typed("compare", flags, args)}
     if flags.out:
         write_json(flags.out, found)

@@ -42,12 +42,13 @@ def define(flags: absl_flags.FlagValues) -> None:
     text("run", None, "Column that names the run of a row; run_id, else every row is a run.", flag_values=flags)
     text("where", None, "Only rows for which this holds, as in \"family == 'lm' and flops < 1e20\".", flag_values=flags)
     flag("frontier", False, "Only the best run of each compute, if no cheaper one beats it.", flag_values=flags)
+    _laws.define_table_options(flags)
     whole("drop_highest", 0, "Leave out that many of the highest losses.", lower_bound=0, flag_values=flags)
     text("objective", "log_huber", OBJECTIVES, flag_values=flags)
     real("delta", 1e-3, "Huber's threshold, in log loss.", flag_values=flags)
     whole("bootstrap", 1000, "Resamples of the runs; 0 for no intervals.", lower_bound=0, flag_values=flags)
     text("interval", "auto", INTERVALS, flag_values=flags)
-    real("holdout_above", None, "Hold out the runs with more FLOPs, and predict them.", flag_values=flags)
+    real("holdout_above", None, "Hold out the budgets with more FLOPs, and predict them.", flag_values=flags)
     real("target", None, "FLOPs at which N*, D* and the loss are derived; the table's largest.", flag_values=flags)
     real("level", 0.95, "Level of the intervals.", flag_values=flags)
     text("curves", None, "Learning curves for approach 1; curves.parquet beside runs.parquet.", flag_values=flags)
@@ -70,6 +71,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         for variable in ("n", "d", "c", "loss", "run", "noise", "where", "frontier", "drop_highest")
     }
     named["columns"] = _laws.pairs("columns", flags.columns)
+    named |= _laws.table_options(flags)
     table = load(path, **named)
     curves = flags.curves or _laws.curves_beside(path)
     fitted = analyse(

@@ -25,7 +25,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Int
 
-from laws.base.errors import InputError, nearest
 from laws.data.grouping import equal_rows
 from laws.model.variables import VARIABLES
 
@@ -128,13 +127,7 @@ def differing_columns(
         run: identity of the run of each row, None if every row is a run of its own.
         apart_from: columns that are not looked at, as those of N, D, C and the loss.
         settings: the columns that are settings; by default the rules of this module tell.
-
-    Raises:
-        InputError: a setting is no column.
     """
-    for column in settings or ():
-        if column not in frame.columns:
-            raise InputError(f"--settings: no column '{column}'{nearest(column, frame.columns)}")
     if point.max() + 1 == len(point):
         return ()
     several = np.bincount(point)[point] > 1

@@ -372,6 +372,9 @@ def load(
     if check_units:
         warnings += units_of(name, values, named)
     runs = frame[identity].fillna("").to_numpy(object) if identity else np.arange(len(frame)).astype(str).astype(object)
+    for column in settings or ():
+        if column not in header:
+            raise InputError(f"{name}: no column '{column}' of --settings{nearest(column, header)}")
     core = {named[variable] for variable in (*CORE, "loss") if variable in named}
     core |= {column for column in (identity, noise, best_by) if column}
     differing = differing_columns(

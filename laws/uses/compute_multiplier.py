@@ -44,12 +44,33 @@ def default_compute(a: FitResult) -> Float[np.ndarray, " computes"]:
     return np.geomspace(low, high * BEYOND, POINTS)
 
 
-def compare(a: FitResult, b: FitResult, compute: Float[np.ndarray, " computes"] | None = None) -> dict[str, Any]:
+def check_quantities(a: FitResult, b: FitResult) -> None:
+    """Refuses two fits of different quantities: other losses, other evaluation sets or other tokenizers.
+
+    Raises:
+        InputError: names the two, and the flag that overrules it where they may be the same under two names.
+    """
+    ours, theirs = (fitted.report.get("quantity", {}) for fitted in (a, b))
+    for key in ours.keys() & theirs.keys():
+        if ours[key] != theirs[key]:
+            raise InputError(
+                f"the fits are not of one quantity: {key} is '{ours[key]}' and '{theirs[key]}' (if these are the same "
+                "under two names, --check_quantity=false)"
+            )
+
+
+def compare(
+    a: FitResult,
+    b: FitResult,
+    compute: Float[np.ndarray, " computes"] | None = None,
+    check_quantity: bool = True,
+) -> dict[str, Any]:
     """How much less compute B needs for A's loss.
 
     Args:
         a, b: fits whose compute is counted in the same convention and whose losses can be compared.
         compute: training FLOPs of A; by default over its runs and a factor of ten beyond.
+        check_quantity: whether fits of different losses, evaluation sets or tokenizers are refused.
 
     Returns:
         ``points``: at each compute the loss of A, the ``multiplier`` with its ``interval`` and ``better``, the share of
@@ -57,8 +78,10 @@ def compare(a: FitResult, b: FitResult, compute: Float[np.ndarray, " computes"] 
         multiplier in compute; below zero B's advantage shrinks. ``warnings``.
 
     Raises:
-        InputError: a law has no frontier in compute, or the two count compute differently.
+        InputError: a law has no frontier in compute, or the two count compute differently or measure different things.
     """
+    if check_quantity:
+        check_quantities(a, b)
     for fitted in (a, b):
         if "c" not in fitted.report["ranges"]:
             raise InputError(f"law '{fitted.law.name}' was fitted without compute, so it has no frontier to compare")

@@ -73,3 +73,26 @@ def test_the_command_prints_writes_and_draws(fits, capsys):
     assert (folder / "m.svg").read_text().lstrip().startswith("<?xml")
     assert cli.main([*map(str, argv[:3]), "--compute=1e12x"]) == 2
     assert "--compute" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "message"),
+    [
+        ({}, {"loss": "bits_per_byte"}, "loss is 'loss' and 'bits_per_byte'"),
+        ({"eval_set": "c4"}, {"eval_set": "pile"}, "eval_set is 'c4' and 'pile'"),
+        ({"tokenizer_hash": "a1"}, {"tokenizer_hash": "b2"}, "tokenizer_hash is 'a1' and 'b2'"),
+    ],
+)
+def test_fits_of_different_quantities_are_refused(below, ours, theirs, message):
+    """Losses in nats and in bits per byte, of two evaluation sets or two tokenizers, have no multiplier."""
+    fits = []
+    for columns in (ours, theirs):
+        frame = below.assign(**{name: value for name, value in columns.items() if name != "loss"})
+        frame["bits_per_byte"] = frame.loss / np.log(2)
+        fits.append(laws.load(frame, loss=columns.get("loss")).fit("chinchilla", resamples=16))
+    with pytest.raises(InputError, match=message):
+        compare(*fits)
+    assert len(compare(*fits, check_quantity=False)["points"]) == 9
+    same = laws.load(below.assign(eval_set="c4", tokenizer_hash="a1")).fit("chinchilla", resamples=16)
+    plain = laws.load(below).fit("chinchilla", resamples=16)
+    assert compare(same, plain)["points"], "what only one table says is not compared"

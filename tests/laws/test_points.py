@@ -152,7 +152,7 @@ def test_what_is_measured_or_kept_is_no_setting():
     assert table.differing == ()
     assert seed_deviation(table, np.ones(12, bool))[1] == 9
     assert laws.load(frame, settings=["device_kind"]).differing == ("device_kind",)
-    with pytest.raises(InputError, match=r"--settings: no column 'device_knd'; did you mean 'device_kind'\?"):
+    with pytest.raises(InputError, match=r"table: no column 'device_knd' of --settings; did you mean 'device_kind'\?"):
         laws.load(frame, settings=["device_knd"])
 
 
