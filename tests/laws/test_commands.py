@@ -127,7 +127,7 @@ def test_text_for_people(capsys, folder, tmp_path):
         (["fit", "RUNS", "--settings=peak_rate"], "runs.parquet: no column 'peak_rate' of --settings"),
         (["fit", "RUNS", "--best_by=lss"], "no column 'lss' for best_by; did you mean 'loss'?"),
         (["fit", "RUNS", "--where=__import__('os').getcwd() == '/'"], "is not of its language"),
-        (["fit", "RUNS", "--where=budget < 1e12 and family == lstm"], "text stands in quotes: 'lstm'"),
+        (["fit", "RUNS", "--where=status == completed"], "text stands in quotes: 'completed'"),
         (["fit", "RUNS", "--n=budget", "--d=seed"], "column 'seed' is zero"),
         (["fit", "RUNS", "--law=lr_step", "--loss=seed"], "column 'seed' is zero"),
         (["fit", "RUNS", "--bootstrap=-1"], "bootstrap"),
