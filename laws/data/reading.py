@@ -254,13 +254,13 @@ def _from_texts(column: pd.Series) -> pd.Series:
     if given.isin(list(TRUTH)).all():
         return _truth(column.map(TRUTH).to_numpy(object), column.isna().to_numpy(bool))
     present = given[~given.isin(MISSING)]
-    if len(present) and present.str.fullmatch(NUMBER).all():
-        if len(present) == len(column) and present.str.fullmatch(WHOLE).all():
+    if _all_match(present, NUMBER):
+        if len(present) == len(column) and _all_match(present, WHOLE):
             return _numbers(pd.Series([int(x) for x in present], dtype=object))
         numbers = np.full(len(column), np.nan)
         numbers[present.index] = present.to_numpy(object).astype(np.float64)
         return pd.Series(numbers)
-    if len(present) and present.str.fullmatch(TIME).all():
+    if _all_match(present, TIME):
         seconds = np.full(len(column), np.nan)
         try:
             seconds[present.index] = _seconds(pd.Series(pd.to_datetime(present, utc=True, format="ISO8601")))
@@ -268,6 +268,15 @@ def _from_texts(column: pd.Series) -> pd.Series:
             return column
         return pd.Series(seconds)
     return column
+
+
+def _all_match(column: Any, pattern: str) -> bool:
+    """Whether there are values, and all of them match; most columns are settled by their first."""
+    return (
+        len(column) > 0
+        and re.fullmatch(pattern, column.iloc[0]) is not None
+        and bool(column.str.fullmatch(pattern).all())
+    )
 
 
 def as_numbers(column: Any) -> Float[np.ndarray, " rows"]:

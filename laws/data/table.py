@@ -215,8 +215,8 @@ class Table:
             f"{len(table)} rows are left out ({_laws_reading(unread, variables)}--best_of_point=false keeps them; "
             "--settings names the columns that count)"
         )
-        kept = table.take(keep, f"not the best {listed} of its N, D and C")
-        return replace(kept, differing=tuple(c for c in table.differing if c not in unread))._warned(warning)
+        best = table.take(keep, f"not the best {listed} of its N, D and C")
+        return replace(best, differing=tuple(c for c in table.differing if c not in unread))._warned(warning)
 
     def _optimum_of_points(self, law: Law) -> Table:
         """The best row of each point, for a law of what is best there."""
@@ -293,11 +293,11 @@ def _identity(header: Sequence[str]) -> str | None:
     return next((run for state, _, run in ENDED if {state, run} <= set(header)), None)
 
 
-def _narrowed(frame: pd.DataFrame, kept: pd.DataFrame, rule: str, excluded: list[dict[str, Any]]) -> pd.DataFrame:
-    """What a rule keeps; how many rows it removed is noted in ``excluded``."""
-    if len(kept) < len(frame):
-        excluded.append({"rule": rule, "n": len(frame) - len(kept)})
-    return kept
+def _narrowed(frame: pd.DataFrame, selected: pd.DataFrame, rule: str, excluded: list[dict[str, Any]]) -> pd.DataFrame:
+    """The rows that a rule selects; how many it removed is noted in ``excluded``."""
+    if len(selected) < len(frame):
+        excluded.append({"rule": rule, "n": len(frame) - len(selected)})
+    return selected
 
 
 def load(

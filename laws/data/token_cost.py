@@ -54,7 +54,7 @@ class TokenCost:
         return LOG_SIX + log_n + excess + polynomial(slopes, inside - self.centre) * (log_n - inside)
 
     def to_dict(self) -> dict[str, Any]:
-        """As kept in ``fit.json``."""
+        """As stored in ``fit.json``."""
         if self.six_nd:
             return {"convention": "6ND"}
         return {
@@ -66,12 +66,12 @@ class TokenCost:
         }
 
     @classmethod
-    def from_dict(cls, kept: dict[str, Any]) -> TokenCost:
+    def from_dict(cls, stored: dict[str, Any]) -> TokenCost:
         """The inverse of ``to_dict``."""
-        if kept["convention"] == "6ND":
+        if stored["convention"] == "6ND":
             return cls()
-        low, high = kept["range_log_n"]
-        return cls(tuple(kept["log_c_over_6nd"]), kept["centre_log_n"], low, high, kept["max_error"])
+        low, high = stored["range_log_n"]
+        return cls(tuple(stored["log_c_over_6nd"]), stored["centre_log_n"], low, high, stored["max_error"])
 
 
 def fit_token_cost(table: Table) -> TokenCost:

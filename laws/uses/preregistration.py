@@ -235,6 +235,9 @@ def score(path: str | Path, table: str | Path | Table) -> dict[str, Any]:
         table = load(table, **_columns(frozen))
     warned = check_inputs(frozen, table)
     fitted = from_report(frozen["fit"], str(path))
+    for key, value in frozen["fit"].get("quantity", {}).items():
+        if table.quantity.get(key, value) != value:
+            warned.append(f"the prediction is of {key} '{value}', and the runs are of '{table.quantity[key]}'")
     table = table.for_law(fitted.law)
     at = _measured(frozen, table)
     first, unsure = _first_record(frozen, table, at)

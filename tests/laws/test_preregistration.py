@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import pandas as pd
 import pytest
 
 import laws
@@ -139,3 +140,24 @@ def test_prediction_of_one_run(study, sweep, tmp_path):
     found = score(tmp_path / "one.json", laws.load(measure(1e6)))
     assert found["measured"]["loss"] == pytest.approx(row.loss)
     assert found["runs"]["n"] == 1
+
+
+def test_another_quantity_is_warned_of(sweep, tmp_path):
+    """A forecast of one evaluation set says nothing of another."""
+    fit = laws.load(sweep[sweep.budget < 1e12].assign(eval_set="c4")).fit("chinchilla", resamples=16)
+    freeze(fit, tmp_path / "prediction.json", compute=1e12)
+    after = sweep.assign(ended_at=4e9)
+    for eval_set, number in (("c4", 0), ("pile", 1)):
+        scored = score(tmp_path / "prediction.json", laws.load(after.assign(eval_set=eval_set)))
+        assert sum("of eval_set 'c4', and the runs are of 'pile'" in text for text in scored["warnings"]) == number
+
+
+def test_the_best_of_each_point_is_scored(sweep, tmp_path):
+    """Runs of the target at a bad learning rate are neither its measurement nor repeats of it."""
+    fit = laws.load(sweep[sweep.budget < 1e12]).fit("chinchilla", resamples=16)
+    freeze(fit, tmp_path / "prediction.json", compute=1e12)
+    after = sweep.assign(ended_at=4e9, peak_lr=1e-3)
+    bad = after.assign(peak_lr=1e-2, loss=after.loss * 1.1, run_id=after.run_id + "x")
+    alone, both = (score(tmp_path / "prediction.json", laws.load(t)) for t in (after, pd.concat([after, bad])))
+    assert both["measured"] == alone["measured"] and both["runs"]["n"] == alone["runs"]["n"] == 7
+    assert any("differ in peak_lr" in text for text in both["warnings"])
