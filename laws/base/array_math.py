@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from laws.base.hyperdual import without_derivatives
 if TYPE_CHECKING:
     import jax
 
-    Numbers = jax.Array | np.ndarray
+    Numbers: TypeAlias = jax.Array | np.ndarray
 
 
 def namespace(*arguments: Any) -> Any:

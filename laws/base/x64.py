@@ -2,7 +2,11 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 
 @contextlib.contextmanager
@@ -19,3 +23,31 @@ def float64() -> Iterator[None]:
 
     with jax.enable_x64(True), jax.default_device(jax.local_devices(backend="cpu")[0]):
         yield
+
+
+@dataclass(frozen=True)
+class InFloat64:
+    """A function of numpy arrays that may be written with ``jax.numpy``, evaluated in float64 by whoever calls it.
+
+    Without this, ``jax.numpy`` would round to float32 wherever a caller forgets to ask for more. Two of one function are
+    equal.
+
+    Args:
+        function: returns an array or a tuple of arrays.
+    """
+
+    function: Callable[..., Any]
+
+    def __call__(self, *arguments: Any) -> Any:
+        """The function's results; arrays of JAX become arrays of numpy, unless JAX is tracing them."""
+        with float64():
+            results = self.function(*arguments)
+        return tuple(map(_as_numpy, results)) if isinstance(results, tuple) else _as_numpy(results)
+
+
+def _as_numpy(array: Any) -> Any:
+    """A JAX array that has values as a numpy array; whatever else as it is."""
+    jax = sys.modules.get("jax")
+    if jax is None or not isinstance(array, jax.Array) or isinstance(array, jax.core.Tracer):
+        return array
+    return np.asarray(array)

@@ -11,6 +11,7 @@ from scipy.optimize import nnls
 from laws.base.errors import FitFailed, InputError
 from laws.base.x64 import float64
 from laws.data.table import Table
+from laws.estimation.law_checks import check_law, check_starts, is_shipped
 from laws.estimation.newton import SINGULAR, MinimizerResult, minimise
 from laws.estimation.objectives import OBJECTIVES
 from laws.model.law import Law
@@ -220,7 +221,8 @@ def estimate(
         fixed: constants held at given values; they are not fitted, nor among those of the optimum's law.
 
     Raises:
-        InputError: a column the law needs is missing, there are too few runs for it, or a constant cannot be held.
+        InputError: a column the law needs is missing, there are too few runs for it, a constant cannot be held, or a law
+            of one's own does not keep its declaration.
         FitFailed: no start reached an optimum.
     """
     law, table = law.with_fixed(fixed), table.need(law.columns, law.name)
@@ -232,7 +234,12 @@ def estimate(
             f"{table.name}: {runs} runs are too few for law '{law.name}', which has {len(law.params)} constants; "
             f"at least {len(law.params) + 1} are needed"
         )
+    is_checked = is_shipped(law)
+    if not is_checked:
+        check_law(law, table.values, table.loss)
     points = starting_points(law, table.values, table.loss, weight) if starts is None else np.asarray(starts)
+    if not is_checked:
+        check_starts(law, table.values, points)
     distinct, copies = np.unique(points, axis=0, return_inverse=True)
     found = _followed(law, table, weight, distinct, objective, delta)
     every = MinimizerResult(*(getattr(found, name)[copies.ravel()] for name in MinimizerResult.__dataclass_fields__))

@@ -10,13 +10,13 @@ import numpy as np
 from jaxtyping import Float
 
 from laws.base.array_math import exp, log, stack
-from laws.model.law import Law, Param, Values
+from laws.model.law import Law, Param, Scale, Values
 
 if TYPE_CHECKING:
     from laws.base.array_math import Numbers
 
-# How a constant is fitted: (natural -> free, free -> natural).
-SCALES: dict[str, tuple[Callable, Callable]] = {
+# How a constant is fitted: (natural units -> unconstrained, unconstrained -> natural units).
+SCALES: dict[Scale, tuple[Callable, Callable]] = {
     "log": (log, exp),
     "linear": (lambda params: params, lambda unconstrained: unconstrained),
 }

@@ -1,26 +1,39 @@
-"""What a law is: data. Names, bounds and scales of its parameters, and its prediction as one pure function."""
+"""What a law is: data. Names, bounds and scales of its constants, and its prediction as one pure function."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+import numbers
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
 
 from laws.base.array_math import log
 from laws.base.errors import InputError, nearest
+from laws.base.x64 import InFloat64
+from laws.model.variables import VARIABLES
+
+if TYPE_CHECKING:
+    from laws.base.array_math import Numbers
 
 if TYPE_CHECKING:
     from laws.base.array_math import Numbers
 
 # Constants or columns by name; a single number stands for all runs.
 Values = Mapping[str, Any]
+# Starting values from the columns of the runs and their loss, by variable and ``loss``.
+Starts = Callable[[Mapping[str, np.ndarray]], np.ndarray]
+# On which a constant is fitted: the functions stand in ``laws.model.coordinates.SCALES``.
+Scale = Literal["log", "linear"]
 
 LOSS = "loss (nats)"  # per token or per image, as the runs counted it
 LARGE = 2.0**300  # so much of a linear constant that beside it the rest of a law is lost in rounding
+NAME = re.compile(r"[^\s=,:]+")  # of laws and constants: what ``--fixed=NAME=VALUE,...`` and ``file.py:NAME`` can hold
 
 
 @dataclass(frozen=True)
@@ -28,34 +41,48 @@ class Param:
     """One constant of a law.
 
     Args:
-        name: as in the formula and in ``fit.json``.
+        name: as in the formula and in ``fit.json``; without spaces, ``=``, ``,`` and ``:``.
         meaning: a few words for people.
-        low, high: bounds in natural units; a fit that ends on one says so. A linear constant has 0 and no upper end.
-        scale: a key of ``SCALES``, on which it is fitted unless it is linear.
+        low: lower bound in natural units; a fit that ends on it says so. A linear constant is never negative.
+        high: upper bound likewise; a linear constant has none.
+        scale: "log" or "linear", the scale on which the constant is fitted unless the law is linear in it.
         starts: natural values of the multi-start grid, or a function from the columns of the runs (and ``loss``) to
-            them (``laws.model.forms.start_values``); none for a linear constant, which projection supplies.
+            them (``laws.model.forms.start_values``). A linear constant needs none: projection supplies them.
+
+    Example:
+        >>> Param("alpha", "exponent of size", low=1e-3, high=5, scale="linear", starts=[0.1, 0.5]).starts
+        (0.1, 0.5)
     """
 
     name: str
     meaning: str
     low: float = 0.0
     high: float = np.inf
-    scale: str = "log"
-    starts: Sequence[float] | Callable[[Mapping[str, np.ndarray]], np.ndarray] = ()
+    scale: Scale = "log"
+    starts: Sequence[float] | Starts = ()
+
+    def __post_init__(self) -> None:
+        """Starts as a tuple, so that the constant can be hashed."""
+        if isinstance(self.starts, Iterable) and not isinstance(self.starts, str):
+            object.__setattr__(self, "starts", tuple(self.starts))
 
 
 @dataclass(frozen=True)
 class Law:
     """A scaling law, declared once; the fit, the intervals, the predictions and the figures follow from it.
 
+    What can be said without evaluating it is checked here, the rest (that ``value`` is elementwise, positive somewhere,
+    differentiable, and linear in what is called linear) at the runs to which it is fitted
+    (``laws.estimation.law_checks``).
+
     Args:
         name: on the command line and in ``fit.json``.
         formula: one line, as printed.
         source: paper and equation.
-        columns: the variables the law reads, keys of ``laws.model.variables.VARIABLES``.
+        columns: the variables that the law reads, keys of ``laws.model.variables.VARIABLES``.
         params: its constants, in order.
-        value: ``(constants, columns) -> prediction``, elementwise, natural units, written with arithmetic and
-            ``laws.base.array_math`` or numpy's ufuncs, or with ``jax.numpy`` (see ``laws.base.differentiate``).
+        value: ``(constants, columns) -> prediction``, elementwise, natural units, written with operators and numpy's
+            functions, or with ``jax.numpy``. It is evaluated in float64 on the CPU whoever calls it.
         linear: constants in which ``value`` is linear once the others are given; the multi-start finds them by
             projection. They are not negative, but what one unit of them adds may be.
         optimal_n: ``(constants, C) -> N*`` in closed form for C = 6 N D, where there is one.
@@ -66,6 +93,27 @@ class Law:
         fixed: constants held at given values (``with_fixed``).
         origin: ``file.py:NAME`` for a law from a file of one's own.
         of_optimum: whether what is predicted is a choice, the best at each point (a learning rate), and not its outcome.
+
+    Raises:
+        InputError: the declaration contradicts itself; the message names the law and the constant or column.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> law = Law(
+        ...     name="power_of_data",
+        ...     formula="L(D) = E + B / D^beta",
+        ...     source="an example",
+        ...     columns=("d",),
+        ...     params=(
+        ...         Param("E", "irreducible loss"),
+        ...         Param("B", "weight of data"),
+        ...         Param("beta", "exponent", 1e-3, 5, "linear", starts=(0.1, 0.3, 0.6)),
+        ...     ),
+        ...     value=lambda p, x: p["E"] + p["B"] * jnp.power(x["d"], -p["beta"]),
+        ...     linear=("E", "B"),
+        ... )
+        >>> law.value({"E": 1.5, "B": 100.0, "beta": 0.5}, {"d": np.array([1e4, 1e6])})
+        array([2.5, 1.6])
     """
 
     name: str
@@ -83,6 +131,20 @@ class Law:
     fixed: tuple[tuple[str, float], ...] = ()
     origin: str | None = None
     of_optimum: bool = False
+
+    def __post_init__(self) -> None:
+        """Lists become tuples and functions enter float64; what contradicts itself is refused."""
+        for field in ("columns", "params", "linear", "optional"):
+            given = getattr(self, field)
+            if isinstance(given, Iterable) and not isinstance(given, str):
+                object.__setattr__(self, field, tuple(given))
+        for field in ("value", "optimal_n", "exponents"):
+            function = getattr(self, field)
+            if callable(function) and not isinstance(function, InFloat64):
+                object.__setattr__(self, field, InFloat64(function))
+        fault = next(_faults(self), None)
+        if fault is not None:
+            raise InputError(f"law '{self.name}': {fault}")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -136,6 +198,74 @@ class Law:
         return without, {name: (value - without) / LARGE for name, value in large.items()}
 
 
+def _faults(law: Law) -> Iterator[str]:
+    """What is wrong with a declaration, each in a line that ends the refusal; types first, on which the rest relies."""
+    if not (isinstance(law.name, str) and NAME.fullmatch(law.name)):
+        yield "the name of a law is a word without spaces, '=', ',' and ':'"
+    for field, kind in (("columns", str), ("params", Param), ("linear", str), ("optional", str)):
+        given = getattr(law, field)
+        if not isinstance(given, tuple) or not all(isinstance(item, kind) for item in given):
+            yield f"{field} is a tuple of {'names' if kind is str else 'Param'}, and is {given!r}"
+    if not callable(law.value):
+        yield f"value is a function of constants and columns, and is {law.value!r}"
+    if not law.params:
+        yield "it has no constants, so that nothing is left to fit"
+    if not law.columns:
+        yield "it reads no column"
+    for field, names in (("params", law.names), ("columns", law.columns), ("linear", law.linear)):
+        repeated = [name for name, count in Counter(names).items() if count > 1]
+        if repeated:
+            yield f"{field} names '{repeated[0]}' more than once"
+    for variable in law.columns:
+        if variable not in VARIABLES:
+            yield (
+                f"columns: no variable is called '{variable}'{nearest(variable, VARIABLES)} "
+                f"(variables: {', '.join(VARIABLES)})"
+            )
+    for variable in law.optional:
+        if variable not in law.columns:
+            yield f"optional: '{variable}' is not among its columns{nearest(variable, law.columns)}"
+    for name in law.linear:
+        if name not in law.names:
+            yield f"linear: '{name}' is not among its constants{nearest(name, law.names)}"
+    for param in law.params:
+        fault = next(_faults_of_param(param, param.name in law.linear), None)
+        if fault is not None:
+            yield f"constant '{param.name}' {fault}"
+
+
+def _faults_of_param(param: Param, is_linear: bool) -> Iterator[str]:
+    """What is wrong with the declaration of a constant."""
+    if not (isinstance(param.name, str) and NAME.fullmatch(param.name)):
+        yield "needs a name without spaces, '=', ',' and ':'"
+    if param.scale not in get_args(Scale):
+        yield f"has the scale {param.scale!r}; scales are {' and '.join(map(repr, get_args(Scale)))}"
+    if not (_is_number(param.low) and _is_number(param.high) and param.low < param.high):
+        yield f"has the bounds low={param.low!r} and high={param.high!r}; the lower one must be less"
+    if is_linear:
+        if (param.low, param.high) != (0.0, np.inf):
+            yield (
+                f"is linear, so its bounds are 0 and infinity: low={param.low:g} and high={param.high:g} would be ignored"
+            )
+        return
+    if param.scale == "log" and param.low < 0:
+        yield f'is fitted on a logarithmic scale, where low={param.low:g} cannot be (scale="linear" is the other)'
+    if callable(param.starts):
+        return
+    if not isinstance(param.starts, tuple) or not all(_is_number(start) for start in param.starts):
+        yield f"has starts that are neither numbers nor a function of the columns: {param.starts!r}"
+    elif not param.starts:
+        yield "has no starts, and is not among the linear ones, for which they are found by projection"
+    else:
+        for start in param.starts:
+            if not param.low <= start <= param.high or (param.scale == "log" and start <= 0):
+                yield f"starts at {start:g}, which is outside its bounds {param.low:g} and {param.high:g}"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool) and not np.isnan(float(value))
+
+
 @functools.lru_cache(maxsize=64)
 def _with_fixed(law: Law, pairs: tuple[tuple[str, float], ...]) -> Law:
     fixed = dict(pairs)
@@ -164,5 +294,6 @@ def _with_inputs_fixed(law: Law, pairs: tuple[tuple[str, float], ...]) -> Law:
     return replace(
         law,
         columns=tuple(variable for variable in law.columns if variable not in given),
+        optional=tuple(variable for variable in law.optional if variable not in given),
         value=lambda p, x: law.value(p, {**x, **given}),
     )
