@@ -3,7 +3,11 @@ from .base.errors import FitFailed, InputError, NotPreregistered
 from .data.curves import load_curves
 from .model.forms import LAWS
 from .model.law import Law, Param
+from .uses.compute_multiplier import compare
 from .uses.preregistration import freeze, score
+from .uses.propose import propose
+from .uses.sensitivity import sensitivity
+from .uses.two_stage import predict_downstream
 
 __all__ = [
     "LAWS",
@@ -14,9 +18,13 @@ __all__ = [
     "NotPreregistered",
     "Param",
     "Runs",
+    "compare",
     "freeze",
     "load",
     "load_curves",
+    "predict_downstream",
+    "propose",
     "read_fit",
     "score",
+    "sensitivity",
 ]

@@ -1,11 +1,13 @@
-"""What users touch: a table that fits itself, and a fit that plots itself."""
+"""What users touch: tables that fit themselves, and fits that plot themselves."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from laws.data import table as tables
+from laws.data.curves import Curves
 from laws.model.law import Law
 from laws.plotting.figures import plot_all
 from laws.results import analysis, results
@@ -17,24 +19,175 @@ if TYPE_CHECKING:
 class Runs(tables.Table):
     """A checked table of runs that can be fitted."""
 
-    def fit(self, law: str | Law = "chinchilla", **options: Any) -> FitResult:
-        """The law fitted to these runs; the options are those of ``laws.results.analysis.analyse``."""
-        return FitResult(**vars(analysis.analyse(self, law, **options)))
+    def fit(
+        self,
+        law: str | Law = "chinchilla",
+        *,
+        objective: str = "log_huber",
+        delta: float = 1e-3,
+        resamples: int = 1000,
+        ci_method: str = "auto",
+        level: float = 0.95,
+        target: float | None = None,
+        holdout_above: float | None = None,
+        fixed: Mapping[str, float] | None = None,
+        curves: Curves | None = None,
+        seed: int = 0,
+    ) -> FitResult:
+        """A law fitted to these runs, certified, with intervals, a backtest, and the weights of rival laws.
+
+        Args:
+            law: a name of ``laws.LAWS``, or a declaration.
+            objective: ``log_huber``, ``log_squared``, ``squared`` or ``log_asymmetric``, summed over rows.
+            delta: Huber's threshold, in log loss.
+            resamples: draws of the constants; 0 for no intervals.
+            ci_method: ``pairs`` (bootstrap over runs), ``wild`` (bootstrap of residuals, for few runs), ``jackknife`` or
+                ``profile`` (likelihood); ``auto`` is wild with fewer than eight runs a constant, else pairs.
+            level: of all intervals.
+            target: training FLOPs at which best size, data and loss are derived; by default the table's largest.
+            holdout_above: runs with more training FLOPs are left out of the fit, and predicted.
+            fixed: constants that are held at given values.
+            curves: learning curves from ``laws.load_curves``, for approach 1.
+            seed: of all draws.
+
+        Returns:
+            the fit.
+
+        Raises:
+            InputError: the table does not suit the law, the hold-out leaves nothing, or a setting means nothing.
+            FitFailed: no start reached an optimum.
+
+        Example:
+            >>> import numpy as np, pandas as pd, laws
+            >>> n, d = np.repeat([1e7, 1e8, 1e9], 3), np.tile([1e9, 1e10, 1e11], 3)
+            >>> table = pd.DataFrame({"n": n, "d": d, "loss": 1.7 + 400 / n**0.34 + 410 / d**0.28})
+            >>> fit = laws.load(table, n="n", d="d").fit(resamples=0)
+            >>> fit.params.round(3)[["E", "alpha", "beta"]].to_dict()
+            {'E': 1.7, 'alpha': 0.34, 'beta': 0.28}
+        """
+        fitted_law, report = analysis.analyse(
+            self,
+            law,
+            objective=objective,
+            delta=delta,
+            resamples=resamples,
+            ci_method=ci_method,
+            level=level,
+            target=target,
+            holdout_above=holdout_above,
+            fixed=fixed,
+            curves=curves,
+            seed=seed,
+        )
+        return FitResult(fitted_law, report)
 
 
 class FitResult(results.FitResult):
     """A fit that can be plotted."""
 
-    def plot(self, directory: str | Path, curves: dict | None = None) -> list[Path]:
-        """Every figure that the fit has data for, as PNG and SVG; returns the files."""
+    def plot_all(self, directory: str | Path, curves: Curves | None = None) -> list[Path]:
+        """Every figure that the fit has data for, as PNG and SVG; returns the files.
+
+        Args:
+            directory: made if it is not there.
+            curves: learning curves from ``laws.load_curves``.
+        """
         return plot_all(self, directory, curves)
 
 
-def load(source: str | Path | pd.DataFrame, **columns: Any) -> Runs:
-    """A checked table of runs; the arguments are those of ``laws.data.table.load``."""
-    return Runs(**vars(tables.load(source, **columns)))
+def load(
+    source: str | Path | pd.DataFrame,
+    *,
+    n: str | None = None,
+    d: str | None = None,
+    c: str | None = None,
+    loss: str | None = None,
+    run: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    loss_stderr: str | None = None,
+    where: str | None = None,
+    frontier: bool = False,
+    drop_highest: int = 0,
+    best_by: str | None = None,
+    settings: Sequence[str] | None = None,
+    best_of_point: bool = True,
+    keep_copies: bool = False,
+    check_units: bool = True,
+) -> Runs:
+    """A checked table of runs.
+
+    Args:
+        source: path of a Parquet, CSV, TSV or JSON-lines file, or a frame; a row a run, or rows that ``run`` groups.
+        n: column of the parameters.
+        d: column of the training tokens.
+        c: column of the training FLOPs; without one, compute is 6 N D.
+        loss: column of the final loss, or of what else the law predicts.
+        run: column that names the run of a row; rows of one run are resampled together.
+        columns: variable -> column, for what else a law reads.
+        loss_stderr: column of the standard error of each loss; rows weigh one over its square.
+        where: an expression that the rows must satisfy, as ``"family == 'lm' and flops < 1e20"``.
+        frontier: only the best run of each compute, if no cheaper one beats it.
+        drop_highest: how many of the highest losses to leave out.
+        best_by: column whose lowest value tells the best of several runs; by default the loss.
+        settings: columns that make runs of equal N, D and C different runs; by default those of hyperparameters that
+            differ among such runs.
+        best_of_point: whether only the best setting of each N, D and C is fitted by a law that does not read it.
+        keep_copies: whether rows that are equal in every column are different runs, and kept.
+        check_units: whether units that look like others (millions, billions) are refused.
+
+    Returns:
+        the runs; ``.fit(law)`` fits them.
+
+    Raises:
+        InputError: a missing file or column; values that are not finite or not positive; units that make no sense
+            together; duplicated rows; or an expression that cannot be applied.
+
+    Example:
+        >>> import pandas as pd, laws
+        >>> table = pd.DataFrame({"params": [1e7, 1e8], "tokens": [1e9, 1e10], "loss": [4.1, 3.2]})
+        >>> runs = laws.load(table, n="params", d="tokens", loss="loss")
+        >>> len(runs), runs.columns["c"]
+        (2, '6ND')
+    """
+    table = tables.load(
+        source,
+        n=n,
+        d=d,
+        c=c,
+        loss=loss,
+        run=run,
+        columns=columns,
+        noise=loss_stderr,
+        where=where,
+        frontier=frontier,
+        drop_highest=drop_highest,
+        best_by=best_by,
+        settings=settings,
+        best_of_point=best_of_point,
+        keep_copies=keep_copies,
+        check_units=check_units,
+    )
+    return Runs(**vars(table))
 
 
 def read_fit(path: str | Path, law: str | Law | None = None) -> FitResult:
-    """A fit from ``fit.json``, as ``laws.results.results.read_fit`` reads it."""
-    return FitResult(**vars(results.read_fit(path, law)))
+    """A fit from ``fit.json``.
+
+    Args:
+        path: the file.
+        law: the declaration, or ``file.py:NAME``; needed for a law that is not one of ``laws.LAWS``. A file that
+            ``fit.json`` names is never executed.
+
+    Raises:
+        InputError: no such file, not a fit, or a fit of another version.
+
+    Example:
+        >>> import pathlib, tempfile, numpy as np, pandas as pd, laws
+        >>> c = np.geomspace(1e18, 1e21, 8)
+        >>> fit = laws.load(pd.DataFrame({"c": c, "loss": 2 + 1e3 * c**-0.15}), c="c").fit("power_offset_c", resamples=0)
+        >>> path = fit.save(pathlib.Path(tempfile.mkdtemp()) / "fit.json")
+        >>> laws.read_fit(path).params.equals(fit.params)
+        True
+    """
+    found = results.read_fit(path, law)
+    return FitResult(found.law, found.report)

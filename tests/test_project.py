@@ -128,7 +128,7 @@ LONG = ("train", "generate", "export", "import", "study", "sweep", "status", "co
 def test_the_quick_commands_of_the_readme_run(tmp_path):
     lines = [line for line in readme_commands() if line.startswith("isoflop ") and shlex.split(line)[1] not in LONG]
     assert len(lines) >= 4
-    run_readme(tmp_path, [f"{line} --bootstrap=20" if line.startswith("isoflop fit") else line for line in lines])
+    run_readme(tmp_path, [f"{line} --resamples=20" if line.startswith("isoflop fit") else line for line in lines])
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
     isoflop reproduce --config=configs/lm/pruned.py
     isoflop sweep --config=configs/lm/pruned.py:law --workdir=runs/sparsity
-    isoflop fit runs/sparsity --law=sparsity --n=params_nonzero
+    isoflop fit runs/sparsity --law=sparsity --n_column=params_nonzero
 
 The text and the shape are those of `make demo`. Weights are cut by magnitude among all matrices, from a quarter to three
 quarters of the horizon.

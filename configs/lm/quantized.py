@@ -3,7 +3,8 @@
     isoflop reproduce --config=configs/lm/quantized.py
     isoflop sweep --config=configs/lm/quantized.py:law --workdir=runs/precision
     isoflop fit runs/precision --law=precision_weights
-    isoflop fit runs/precision/post.parquet --law=precision_post --loss=loss_added --where="bits_post < 8 < bits_weights"
+    isoflop fit runs/precision/post.parquet --law=precision_post --loss_column=loss_added \
+        --where="bits_post < 8 < bits_weights"
 
 The text and the shape are those of `make demo`. Every run is also evaluated with its weights rounded after training
 (`post` in its record).

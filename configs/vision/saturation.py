@@ -1,7 +1,7 @@
 """How error leaves chance and meets its floor: three ViTs on two thousand to half a million procedural images.
 
     isoflop sweep --config=configs/vision/saturation.py --workdir=runs/saturation
-    isoflop fit runs/saturation --law=power_bounded_d --d=examples --loss=error --where="width == 48"
+    isoflop fit runs/saturation --law=power_bounded_d --d_column=examples --loss_column=error --where="width == 48"
 
 Few images teach nothing and many leave the floor that the labels have: a tenth of them are drawn anew. The bounded law (M4
 of arXiv 2209.06640) has both ends, and of the best runs at every compute so has the frontier of arXiv 2106.04560.

@@ -32,18 +32,14 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     _laws.on_cpu()
     import numpy as np
 
-    from laws import read_fit
-    from laws.base.errors import InputError
-    from laws.base.json_files import jsonable, write_json
-    from laws.uses.compute_multiplier import compare
+    from laws import InputError, compare, read_fit
+    from laws.base.json_files import write_json
 
     try:
         compute = [float(text) for text in flags.compute]
     except ValueError as error:
         raise InputError(f"--compute: {error}") from error
-    found = jsonable(
-        compare(read_fit(first), read_fit(second), np.array(compute) if compute else None, flags.check_quantity)
-    )
+    found = compare(read_fit(first), read_fit(second), np.array(compute) if compute else None, flags.check_quantity)
     found |= {"inputs": [first, second], "command": _laws.typed("compare", flags, args)}
     if flags.out:
         write_json(flags.out, found)

@@ -15,6 +15,9 @@ def define(flags: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_string(
         "curves", None, "Learning curves; curves.parquet beside the fit's table.", flag_values=flags
     )
+    absl_flags.DEFINE_string(
+        "law", None, "file.py:NAME of the fit's law, if that is not one of isoflop's.", flag_values=flags
+    )
 
 
 def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
@@ -24,8 +27,8 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     from laws import read_fit
     from laws.data.curves import load_curves
 
-    fitted = read_fit(path)
-    table = (fitted.report.get("inputs") or [{}])[0].get("path")
+    fitted = read_fit(path, flags.law)
+    table = fitted.report.inputs[0].path if fitted.report.inputs else None
     curves = flags.curves or _laws.curves_beside(table)
-    files = [str(file) for file in fitted.plot(flags.out, load_curves(curves) if curves else None)]
+    files = [str(file) for file in fitted.plot_all(flags.out, load_curves(curves) if curves else None)]
     return Output({"figures": files}, "\n".join(files))

@@ -13,7 +13,7 @@ from isoflop.commands import _laws
 SUMMARY = "the next runs for a FLOP budget: those that most reduce the error of the loss or of N* at a target"
 EXAMPLE = """
 isoflop propose fit.json --budget=1e13 --runs=10 --target=1e14
-isoflop propose fit.json --of=n --out=next.csv
+isoflop propose fit.json --quantity=n --out=next.csv
 isoflop sweep --config=configs/lm/demo.py --points=next.csv --workdir=runs/demo/sweep
 """
 FORMATS = (".csv", ".json")
@@ -25,8 +25,13 @@ def define(flags: absl_flags.FlagValues) -> None:
     real("budget", None, "Training FLOPs of all new runs together; what the fitted ones have cost.", flag_values=flags)
     absl_flags.DEFINE_integer("runs", 10, "New runs at most, two for lack of fit included.", flag_values=flags)
     real("target", None, "FLOPs of the prediction; the fit's, or ten times its largest run.", flag_values=flags)
-    absl_flags.DEFINE_string("of", "loss", "What is predicted there: loss, or n for the best size.", flag_values=flags)
+    absl_flags.DEFINE_string(
+        "quantity", "loss", "What is predicted there: loss, or n for the best size.", flag_values=flags
+    )
     real("largest", None, "FLOPs that one run may cost; a quarter of the budget.", flag_values=flags)
+    absl_flags.DEFINE_string(
+        "law", None, "file.py:NAME of the fit's law, if that is not one of isoflop's.", flag_values=flags
+    )
     absl_flags.DEFINE_string(
         "out", None, "Write the points here (CSV or JSON), for sweeps.design.table.", flag_values=flags
     )
@@ -36,21 +41,18 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     """Propose, and write the points if asked."""
     (path,) = _laws.operand(args, "propose", "a fit")
     _laws.on_cpu()
-    from laws import read_fit
-    from laws.base.errors import InputError
-    from laws.base.json_files import jsonable
-    from laws.uses.propose import propose
+    import laws
 
     if flags.out and Path(flags.out).suffix not in FORMATS:
-        raise InputError(f"--out={flags.out}: points are written as {' or '.join(FORMATS)}")
-    fitted = read_fit(path)
-    found = jsonable(
-        propose(fitted, flags.budget, flags.runs, target=flags.target, of=flags.of, largest=flags.largest)
+        raise laws.InputError(f"--out={flags.out}: points are written as {' or '.join(FORMATS)}")
+    fitted = laws.read_fit(path, flags.law)
+    found = laws.propose(
+        fitted, flags.budget, flags.runs, target=flags.target, quantity=flags.quantity, largest=flags.largest
     ) | {"inputs": [path], "command": _laws.typed("propose", flags, args)}
     if flags.out:
-        write_points(flags.out, found["points"], fitted.report["columns"])
+        write_points(flags.out, found["points"], fitted.report.columns)
         found["out"] = flags.out
-        size = fitted.report["columns"]["n"]
+        size = fitted.report.columns["n"]
         if size != "params_total":
             found["warnings"] = [*found["warnings"], f"N of the fit is {size}, and model.size is params_total"]
     return Output(found, _text(found))
@@ -65,7 +67,7 @@ def write_points(path: str, points: list[dict[str, Any]], columns: dict[str, str
     rows = [
         {"model.size": round(point["n"])}
         | ({"horizon.flops": point["c"]} if exact else {"horizon.tokens": round(point["d"])})
-        | {"label.purpose": point["purpose"]}
+        | {"label.design_role": point["design_role"]}
         for point in points
     ]
     target = Path(path)
@@ -85,17 +87,17 @@ def _text(found: dict[str, Any]) -> Any:
 
     target, deviation, ratio = found["target"], found["deviation"], found["variance_ratio"]
     table = Table(box=None, pad_edge=False)
-    for title in ("N", "D", "C", "D / N", "purpose", "loss", f"{found['level']:.0%} interval of one run"):
-        table.add_column(title, justify="left" if title == "purpose" else "right")
+    for title in ("N", "D", "C", "D / N", "role", "loss", f"{found['level']:.0%} interval of one run"):
+        table.add_column(title, justify="left" if title == "role" else "right")
     for point in found["points"]:
         low, high = point["interval"]
         table.add_row(
             *(f"{point[name]:.4g}" for name in ("n", "d", "c", "tokens_per_param")),
-            point["purpose"],
+            point["design_role"],
             f"{point['loss']:.4f}",
             f"[{low:.4f}, {high:.4f}]",
         )
-    asked = "the loss" if found["of"] == "loss" else "N*"
+    asked = "the loss" if found["quantity"] == "loss" else "N*"
     return Group(
         f"{len(found['points'])} runs for {found['flops']:.4g} of {found['budget']:.4g} FLOPs, none above "
         f"{found['largest']:.4g}",

@@ -19,18 +19,22 @@ def define(flags: absl_flags.FlagValues) -> None:
         "log", None, "Log of the study's scores (isoflop calibration); by default scores.jsonl beside the prediction.",
         flag_values=flags,
     )  # fmt: skip
+    absl_flags.DEFINE_string(
+        "law", None, "file.py:NAME of the fit's law, if that is not one of isoflop's.", flag_values=flags
+    )
 
 
 def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     """Compare, and write the score if asked."""
     frozen, operand = _laws.operand(args, "score", "a frozen prediction", "a table or sweep directory")
     _laws.on_cpu()
+    from laws import score
     from laws.base.json_files import write_json
-    from laws.uses.preregistration import read_frozen, score
+    from laws.uses.preregistration import read_frozen
     from laws.uses.score_log import NAME, append_score
 
     read_frozen(frozen)  # before a sweep is collected
-    found = score(frozen, _laws.table_path(operand)) | {"command": _laws.typed("score", flags, args)}
+    found = score(frozen, _laws.table_path(operand), flags.law) | {"command": _laws.typed("score", flags, args)}
     log = flags.log or str(Path(frozen).with_name(NAME))
     found["log"] = {"path": log, "scores": len(append_score(found, log))}
     if flags.out:

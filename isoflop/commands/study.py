@@ -76,7 +76,7 @@ class _Steps:
         say("plan", *self._config, "--nomemory")
         if not frozen.exists():
             self.grow(below)
-            columns = [f"--{variable}={self._study[variable]}" for variable in ("d", "loss")]
+            columns = [f"--{variable}_column={self._study[variable]}" for variable in ("d", "loss")]
             where = [f"--where={below}", f"--target={target}"]
             say("fit", sweep, f"--law={self._study.law}", *columns, *where, f"--out={fit}")
             # From here on the prediction cannot change: it carries the hash of what it was made from.

@@ -26,6 +26,7 @@ from laws.data.curves import levelled, load_curves, smoothed
 from laws.estimation.estimate import log_predictions
 from laws.inference.noise import interval
 from laws.plotting.style import LAW, NAIVE, SECOND as MINIMA, THIRD as ENVELOPE
+from laws.results.report import ApproachReport, BudgetMinimum
 from laws.results.results import FitResult
 
 NAIVE_NAMES = {"power_law": "power law without offset", "best_so_far": "best loss so far"}
@@ -47,12 +48,14 @@ def log_flops_per_token(fit: FitResult, n: np.ndarray) -> np.ndarray:
         return np.asarray(fit.predictor.cost.log_flops_per_token(np.log(n)))
 
 
-def minima_of(fit: FitResult | None) -> list[dict[str, Any]]:
+def minima_of(fit: FitResult | None) -> tuple[BudgetMinimum, ...]:
     """The minima of approach 2 that are used."""
-    if fit is None:
-        return []
-    found = fit.report.get("approaches", {}).get("isoflop_akima", {})
-    return [m for m in found.get("minima", []) if m["reason"] is None]
+    return fit.report.approaches.get("isoflop_akima", ApproachReport()).minima if fit else ()
+
+
+def envelope_of(fit: FitResult | None) -> dict[str, tuple[float, ...]] | None:
+    """The points of approach 1."""
+    return fit.report.approaches.get("envelope", ApproachReport()).points if fit else None
 
 
 def isoflop(study: Study) -> go.Figure | None:
@@ -95,7 +98,7 @@ def isoflop(study: Study) -> go.Figure | None:
         )
     minima = minima_of(fit)
     if minima:
-        n, low, high, loss = (np.array([m[key] for m in minima], float) for key in ("n", "low", "high", "loss"))
+        n, low, high, loss = (np.array([getattr(m, key) for m in minima]) for key in ("n", "low", "high", "loss"))
         shown.add_trace(
             go.Scatter(
                 x=n,
@@ -135,7 +138,7 @@ def _joined(curves: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np
 
 def reach(study: Study) -> np.ndarray:
     """Compute from the smallest run to beyond the largest run or target."""
-    target = ((study.fit.report.get("target") or {}).get("c") or 0.0) if study.fit else 0.0
+    target = (study.fit.report.target_flops or 0.0) if study.fit else 0.0
     c = study.points["c"]
     return np.geomspace(c.min() / BEYOND, max(c.max(), target) * BEYOND, BAND_POINTS)
 
@@ -154,7 +157,7 @@ def compute(study: Study) -> go.Figure | None:
         shown.add_trace(line(*_joined(curves), "learning curves", NAIVE, width=0.8, opacity=0.6))
     if fit is not None:
         _frontier(shown, fit, c)
-    envelope = (fit.report.get("approaches", {}).get("envelope", {}) if fit else {}).get("points")
+    envelope = envelope_of(fit)
     if envelope:
         shown.add_trace(
             go.Scatter(
@@ -172,12 +175,12 @@ def compute(study: Study) -> go.Figure | None:
         )
     for budget, rows in points.groupby("budget"):
         shown.add_trace(marks(rows, "c", "loss", colour_of(points)[budget], showlegend=False))
-    naive = (fit.report.get("baselines") if fit else None) or {}
-    if naive.get("power_law"):
-        law = naive["power_law"]
-        shown.add_trace(line(c, law["k"] * c ** -law["p"], "naive: power law", NAIVE, "dash", 1.6))
+    naive = fit.report.baselines if fit else None
+    if naive and naive.power_law:
+        law = naive.power_law
+        shown.add_trace(line(c, law.k * c**-law.p, "naive: power law", NAIVE, "dash", 1.6))
     if naive:
-        best = np.full(2, naive["best_loss"])
+        best = np.full(2, naive.best_loss)
         shown.add_trace(line(c[[0, -1]], best, "naive: best so far", NAIVE, "dot", 1.6))
     expected = _forecast(shown, study)
     shown.update_xaxes(range=[np.log10(points["c"].min() / (BEFORE if curves else BEYOND)), np.log10(c[-1])])
@@ -188,14 +191,15 @@ def compute(study: Study) -> go.Figure | None:
 def _forecast(shown: go.Figure, study: Study) -> list[float]:
     """The frozen prediction, and what was measured; the losses that are shown."""
     said, score = (study.prediction or {}).get("prediction", {}), study.score
-    if "c" not in said:
+    compute = said.get("inputs", {}).get("c")
+    if compute is None:
         return []
-    bars = whiskers([said["loss"]], [said["interval"][0]], [said["interval"][1]]) | {"color": LAW, "thickness": 2}
+    bars = whiskers([said["value"]], [said["interval"][0]], [said["interval"][1]]) | {"color": LAW, "thickness": 2}
     mark = {"symbol": "diamond-open", "size": 14, "color": LAW, "line": {"width": 2}}
     shown.add_trace(
         go.Scatter(
-            x=[said["c"]],
-            y=[said["loss"]],
+            x=[compute],
+            y=[said["value"]],
             mode="markers",
             name="blind prediction",
             marker=mark,
@@ -205,7 +209,7 @@ def _forecast(shown: go.Figure, study: Study) -> list[float]:
     )
     if score:
         star = {"symbol": "star", "size": 13, "color": MEASURED}
-        at = {"x": [score["measured"].get("c", said["c"])], "y": [score["measured"]["loss"]]}
+        at = {"x": [score["measured"].get("c", compute)], "y": [score["measured"]["loss"]]}
         shown.add_trace(go.Scatter(**at, mode="markers", name="measured", marker=star, hoverinfo="x+y"))
     return said["interval"]
 
@@ -219,7 +223,7 @@ def _log_range(values, below: float, above: float) -> list[float]:
 
 def _frontier(shown: go.Figure, fit: FitResult, c: np.ndarray) -> None:
     """The loss that the law promises to the best use of each compute."""
-    level = fit.report["intervals"]["level"]
+    level = fit.report.intervals.level
     name = f"{level:.0%} interval of the law"
     if fit.law.has_compute_optimum:
         best = fit.predictor.allocation(c).loss[0]
@@ -240,11 +244,11 @@ def allocation(study: Study) -> go.Figure | None:
     points, fit = study.points, study.fit
     if fit is None or not fit.law.has_compute_optimum or "c" not in points:
         return None
-    c, level = reach(study), fit.report["intervals"]["level"]
+    c, level = reach(study), fit.report.intervals.level
     best = fit.predictor.allocation(c)
     draws = fit.predictor.allocation(c, draws=True) if len(fit.predictor.draws) else best
     shown = make_subplots(1, 2, horizontal_spacing=0.12)
-    minima, envelope = minima_of(fit), fit.report.get("approaches", {}).get("envelope", {}).get("points")
+    minima, envelope = minima_of(fit), envelope_of(fit)
     for column, variable in enumerate(("n", "d"), start=1):
         first: dict[str, Any] = {"showlegend": column == 1}
         low, high = interval(getattr(draws, variable), level)
@@ -261,8 +265,8 @@ def allocation(study: Study) -> go.Figure | None:
                 )
             )  # fmt: skip
         if minima:
-            at = np.array([m["c"] for m in minima])
-            middle, low, high = (np.array([m[key] for m in minima]) for key in ("n", "low", "high"))
+            at = np.array([m.c for m in minima])
+            middle, low, high = (np.array([getattr(m, key) for m in minima]) for key in ("n", "low", "high"))
             if variable == "d":  # at given compute a smaller model sees more tokens
                 middle, low, high = (at / np.exp(log_flops_per_token(fit, n)) for n in (middle, high, low))
             traces.append(
@@ -289,7 +293,7 @@ def residuals(study: Study) -> go.Figure | None:
     variables = [variable for variable in ("n", "d", "c") if variable in points]
     shown = make_subplots(1, len(variables), shared_yaxes=True, horizontal_spacing=0.03)
     colours = colour_of(points) if "budget" in points else {0: ENVELOPE}
-    noise = 100 * max(fit.report["noise"].get("seeds") or 0.0, fit.report["noise"]["residual"])
+    noise = 100 * max(fit.report.noise.seeds or 0.0, fit.report.noise.residual)
     for column, variable in enumerate(variables, start=1):
         for budget, rows in points.groupby("budget") if "budget" in points else ((0, points),):
             dots = marks(rows, variable, "residual", colours[budget], scale=100, showlegend=False)

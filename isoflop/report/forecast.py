@@ -80,17 +80,18 @@ def closer(score: dict[str, Any]) -> list[tuple[str, float]]:
 
 def _frozen(frozen: dict[str, Any], study: Study) -> Html:
     said, first = frozen["prediction"], (study.score or {}).get("first_record_at")
+    split = said.get("split")
     inputs = [join(tag("code", item["path"]), f" {item['sha256'][:16]} ") for item in frozen.get("inputs", [])]
     best = [
-        f"{variable.upper()}* = {count(said[variable])} {span(said.get(f'{variable}_interval'), count)}"
+        f"{variable.upper()}* = {count(split[variable])} {span(split[f'{variable}_interval'], count)}"
         for variable in ("n", "d")
-        if variable in said
+        if split
     ]
     return definitions(
         [
             (
                 "predicted",
-                f"loss {number(said['loss'], 5)} {span(said['interval'], lambda v: number(v, 5))} for one run",
+                f"loss {number(said['value'], 5)} {span(said['interval'], lambda v: number(v, 5))} for one run",
             ),
             ("at", ", ".join(best)),
             ("frozen", moment(frozen["created_at"])),

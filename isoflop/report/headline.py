@@ -18,6 +18,7 @@ from isoflop.report.markup import (
     tag,
 )
 from isoflop.report.study import Study
+from laws.results.report import FitReport, Interval
 
 
 def headline(study: Study) -> Html:
@@ -27,10 +28,10 @@ def headline(study: Study) -> Html:
         said = tag("p", "These runs have no fit yet: isoflop fit makes one.", class_="lead")
         return join(tag("h1", study.name), tag("p", *kicker, class_="kicker"), said)
     report = study.fit.report
-    kicker += [f"law fitted to {report['n_runs']} of them" if kicker else f"law fitted to {report['n_runs']} runs"]
-    ends = report["ranges"].get("c")
+    kicker += [f"law fitted to {report.n_runs} of them" if kicker else f"law fitted to {report.n_runs} runs"]
+    ends = report.ranges.get("c")
     kicker += [f"{power_of_ten(ends[0], 2)} to {power_of_ten(ends[1], 2)} training FLOPs"] if ends else []
-    warned = len(report.get("warnings", []))
+    warned = len(report.warnings)
     cautions = tag("a", f"{warned} caution{'s' if warned > 1 else ''}", href="#law") if warned else None
     return join(
         tag("h1", study.name),
@@ -42,24 +43,23 @@ def headline(study: Study) -> Html:
     )
 
 
-def _with_values(report: dict[str, Any]) -> str:
+def _with_values(report: FitReport) -> str:
     """The law's formula with its constants put in."""
-    text = report["form"]
-    for name, value in sorted(report["params"].items(), key=lambda item: -len(item[0])):
+    text = report.formula
+    for name, value in sorted(report.params.items(), key=lambda item: -len(item[0])):
         text = re.sub(rf"(?<![\w]){re.escape(name)}(?![\w])", lambda _, v=value: number(v, 4).replace(",", ""), text)
     return text
 
 
-def _in_words(report: dict[str, Any]) -> Html | None:
-    derived, ends = report["derived"], report["intervals"]["derived"]
+def _in_words(report: FitReport) -> Html | None:
+    derived, ends = report.derived, report.intervals.derived
     if missing(derived.get("a")):
-        return tag("p", f"Loss follows {report['form']}.", class_="lead") if not derived else None
+        return tag("p", f"Loss follows {report.formula}.", class_="lead") if not derived else None
     n, d = 10 ** derived["a"], 10 ** derived["b"]
     size, data = (
-        span([10**x for x in ends.get(key, ())] or None, lambda v: number(v, 2)).strip("[]").replace(", ", " to ")
-        for key in ("a", "b")
+        span(_tenfold(ends.get(key)), lambda v: number(v, 2)).strip("[]").replace(", ", " to ") for key in ("a", "b")
     )
-    level = f"{report['intervals']['level']:.0%} interval "
+    level = f"{report.intervals.level:.0%} interval "
     return tag(
         "p",
         "The compute-optimal model grows as compute to the power ",
@@ -71,6 +71,12 @@ def _in_words(report: dict[str, Any]) -> Html | None:
         f" ({data})." if data else ".",
         class_="lead",
     )
+
+
+def _tenfold(interval: Interval | None) -> tuple[float, float] | None:
+    """Factors by which ten times the compute multiplies a quantity with an exponent in this interval."""
+    low, high = interval or (None, None)
+    return None if low is None or high is None else (10**low, 10**high)
 
 
 def _scored_in_words(score: dict[str, Any]) -> Html:
@@ -90,11 +96,11 @@ def _scored_in_words(score: dict[str, Any]) -> Html:
     )
 
 
-def _cards(report: dict[str, Any]) -> Html | None:
-    derived, ends, target = report["derived"], report["intervals"]["derived"], report.get("target")
+def _cards(report: FitReport) -> Html | None:
+    derived, ends, target = report.derived, report.intervals.derived, report.target_flops
     if not derived or not target:
         return None
-    at = f"at {power_of_ten(target['c'], 2)} FLOPs"
+    at = f"at {power_of_ten(target, 2)} FLOPs"
     chosen = (
         ("a", "exponent of N*(C)"),
         ("n_opt", f"best parameters {at}"),

@@ -1,7 +1,5 @@
 """All that a report of a fit has to state."""
 
-from typing import Any
-
 from isoflop.report.markup import (
     Html,
     count,
@@ -9,7 +7,6 @@ from isoflop.report.markup import (
     exponent,
     formula,
     join,
-    missing,
     number,
     percent,
     power_of_ten,
@@ -18,7 +15,9 @@ from isoflop.report.markup import (
     tag,
 )
 from isoflop.report.study import Place, Study
+from laws.data.token_cost import TokenCost
 from laws.forecasting.prediction import extrapolation
+from laws.results.report import Certificate, FitReport, HoldoutReport, ObjectiveReport
 
 ROUNDING = 1.005  # a factor up to which a target counts as inside
 
@@ -53,119 +52,117 @@ def law(study: Study, place: Place) -> Html | None:
     if study.fit is None:
         return None
     report = study.fit.report
-    intervals, objective, certificate = report["intervals"], report["objective"], report.get("certificate", {})
     meanings = {param.name: param.meaning for param in study.fit.law.params}
-    level = f"{intervals['level']:.0%} interval"
+    level = f"{report.intervals.level:.0%} interval"
     constants = [
-        [name, number(value, 4), span(intervals["params"].get(name)), meanings[name]]
-        for name, value in report["params"].items()
+        [name, number(value, 4), span(report.intervals.params.get(name)), meanings[name]]
+        for name, value in report.params.items()
     ]
     derived = [
-        [title, write(report["derived"][key]), span(intervals["derived"].get(key), write)]
+        [title, write(report.derived[key]), span(report.intervals.derived.get(key), write)]
         for key, (title, write) in DERIVED.items()
-        if key in report["derived"]
+        if key in report.derived
     ]
-    target = report.get("target")
-    warnings = [tag("li", text) for text in report.get("warnings", [])]
+    target = report.target_flops
+    cautions = [tag("li", str(warning)) for warning in report.warnings]
     return join(
-        tag("div", tag("h3", "Read with care"), tag("ul", *warnings), class_="warnings") if warnings else None,
+        tag("div", tag("h3", "Read with care"), tag("ul", *cautions), class_="warnings") if cautions else None,
         table(["constant", "value", level, "meaning"], constants, words=(3,)),
-        table([f"derived at {power_of_ten(target['c'])} FLOPs", "value", level], derived)
-        if derived and target
-        else None,
+        table([f"derived at {power_of_ten(target)} FLOPs", "value", level], derived) if derived and target else None,
         definitions(
             [
-                ("form", join(formula(report["form"]), f" ({report.get('source', '')})")),
-                ("objective", _objective(objective)),
-                ("starts", f"{report['starts']['at_best']} of {report['starts']['n']} reached the best objective"),
-                ("certificate", _certificate(certificate)),
+                ("form", join(formula(report.formula), f" ({report.source})")),
+                ("objective", _objective(report.objective)),
+                ("starts", _starts(report.certificate)),
+                ("certificate", _certificate(report.certificate)),
                 ("runs", _excluded(report)),
                 ("ranges", _ranges(report)),
                 ("conventions", _conventions(report)),
-                ("cost of a token", _cost(report["cost"])),
-                ("intervals", _intervals(intervals, report)),
-                ("held out", _holdout(report.get("holdout"))),
+                ("cost of a token", _cost(report.token_cost)),
+                ("intervals", _intervals(report)),
+                ("held out", _holdout(report.holdout)),
                 ("extrapolation", _reach(report)),
             ]
         ),
     )
 
 
-def _objective(objective: dict[str, Any]) -> str:
-    name = str(objective["name"]).replace("_", " ")
-    delta = f" with δ = {objective['delta']:g}" if objective.get("delta") else ""
-    return f"{name}{delta}, {objective['reduction']} over the runs = {power_of_ten(objective['value'], 4)}"
+def _objective(objective: ObjectiveReport) -> str:
+    name = objective.name.replace("_", " ")
+    delta = f" with δ = {objective.delta:g}" if objective.has_threshold else ""
+    return f"{name}{delta}, summed over the runs = {power_of_ten(objective.value, 4)}"
 
 
-def _certificate(found: dict[str, Any]) -> str | None:
-    if not found:
-        return None
-    bound = f"; at a bound: {', '.join(found['at_bound'])}" if found["at_bound"] else "; no constant at a bound"
+def _starts(found: Certificate) -> str:
+    return f"{found.n_at_best} of {found.n_starts} reached the best objective"
+
+
+def _certificate(found: Certificate) -> str:
+    bound = f"; at a bound: {', '.join(found.at_bound)}" if found.at_bound else "; no constant at a bound"
     return (
-        f"gradient {power_of_ten(found['gradient'], 2)} and Newton decrement {power_of_ten(found['decrement'], 2)} "
-        f"of the objective; condition number {number(found['condition'], 2)}{bound}"
+        f"gradient {power_of_ten(found.gradient, 2)} and Newton decrement {power_of_ten(found.decrement, 2)} "
+        f"of the objective; condition number {number(found.condition, 2)}{bound}"
     )
 
 
-def _excluded(report: dict[str, Any]) -> Html:
-    rules = [f"{rule['n']} left out: {rule['rule']}" for rule in report["excluded"]] or ["none left out"]
-    return join(f"{report['n_runs']} fitted; ", "; ".join(rules))
+def _excluded(report: FitReport) -> Html:
+    rules = [f"{rule.n} left out: {rule.rule}" for rule in report.excluded] or ["none left out"]
+    return join(f"{report.n_runs} fitted; ", "; ".join(rules))
 
 
-def _ranges(report: dict[str, Any]) -> str:
+def _ranges(report: FitReport) -> str:
     writers = {"n": ("N", count), "d": ("D", count), "c": ("C", power_of_ten)}
-    shown = [(*writers[variable], ends) for variable, ends in report["ranges"].items() if variable in writers]
+    shown = [(*writers[variable], ends) for variable, ends in report.ranges.items() if variable in writers]
     return "; ".join(f"{symbol} {write(ends[0])} to {write(ends[1])}" for symbol, write, ends in shown)
 
 
-def _conventions(report: dict[str, Any]) -> str:
+def _conventions(report: FitReport) -> str:
     symbols = {"n": "N", "d": "D", "c": "C", "loss": "loss"}
     return "; ".join(
         f"{symbols[variable]} is column {column}" + (f" ({CONVENTIONS[column]})" if column in CONVENTIONS else "")
-        for variable, column in report["columns"].items()
+        for variable, column in report.columns.items()
         if variable in symbols
     )
 
 
-def _cost(cost: dict[str, Any]) -> str:
-    if cost["convention"] == "6ND":
+def _cost(cost: TokenCost) -> str:
+    if cost.six_nd:
         return "6 N FLOPs"
     return (
         "the sweep's own curve of exact FLOPs against N, from which no run departs by more than "
-        f"{percent(cost['max_error'])}; N*(C) is the numeric minimum along it, and a its slope at the target"
+        f"{percent(cost.error)}; N*(C) is the numeric minimum along it, and a its slope at the target"
     )
 
 
-def _intervals(intervals: dict[str, Any], report: dict[str, Any]) -> str:
-    if not intervals["resamples"]:
-        return "none: the fit has no bootstrap"
-    lost = f", {intervals['not_converged']} of which did not converge" if intervals.get("not_converged") else ""
-    drawn = f"{intervals['resamples']:,} resamples{lost}, seed {report['seed']}"
-    return f"{intervals['level']:.0%}, {intervals['method']}, {drawn}"
+def _intervals(report: FitReport) -> str:
+    intervals = report.intervals
+    if not intervals.resamples:
+        return "none: the fit has no resamples"
+    lost = f", {intervals.n_not_converged} of which did not converge" if intervals.n_not_converged else ""
+    drawn = f"{intervals.resamples:,} resamples{lost}, seed {report.seed}"
+    return f"{intervals.level:.0%}, {intervals.method.title}, {drawn}"
 
 
-def _holdout(holdout: dict[str, Any] | None) -> str | None:
-    if not holdout:
+def _holdout(holdout: HoldoutReport | None) -> str | None:
+    if holdout is None:
         return None
-    above = f" above {power_of_ten(holdout['above'], 2)} FLOPs" if holdout.get("above") else ""
     return (
-        f"{holdout['n']} runs{above}: mean absolute relative error {percent(holdout['mean_abs_rel_error'])}, worst "
-        f"{percent(holdout['max_abs_rel_error'])}, {percent(holdout['coverage'])} of them inside their intervals"
+        f"{holdout.n} runs above {power_of_ten(holdout.above, 2)} FLOPs: mean absolute relative error "
+        f"{percent(holdout.mean_abs_rel_error)}, worst {percent(holdout.max_abs_rel_error)}, "
+        f"{percent(holdout.coverage)} of them inside their intervals"
     )
 
 
-def _reach(report: dict[str, Any]) -> str | None:
-    target, ends = report.get("target"), report["ranges"].get("c")
-    if not target or not ends:
+def _reach(report: FitReport) -> str | None:
+    target = report.target_flops
+    if target is None or "n_opt" not in report.derived:
         return None
-    at = {"n": report["derived"].get("n_opt"), "d": report["derived"].get("d_opt"), "c": target["c"]}
-    factors = extrapolation(report["ranges"], {variable: value for variable, value in at.items() if not missing(value)})
-    return f"the target of {power_of_ten(target['c'])} FLOPs lies {distance(factors)}"
+    inputs = {"n": report.derived["n_opt"], "d": report.derived["d_opt"], "c": target}
+    return f"the target of {power_of_ten(target)} FLOPs lies {distance(extrapolation(report.ranges, inputs))}"
 
 
 def distance(factors: dict[str, float]) -> str:
     """How far beyond the fitted runs something lies."""
-    beyond = [
-        f"{variable.upper()} by a factor {number(factor)}" for variable, factor in factors.items() if factor > ROUNDING
-    ]
+    outside = {variable: factor for variable, factor in factors.items() if factor > ROUNDING}
+    beyond = [f"{variable.upper()} by a factor {number(factor)}" for variable, factor in outside.items()]
     return f"beyond the fitted runs in {', in '.join(beyond)}" if beyond else "within the fitted runs"

@@ -19,12 +19,15 @@ from isoflop.report.study import Frame, Place, Study, distinct, versions
 def provenance(study: Study, place: Place) -> Html:
     """What produced the study, and how to check it."""
     del place
-    frame, report = study.runs, study.fit.report if study.fit else {}
-    kept = (report, study.prediction or {}, study.score or {})
-    commands = [str(found["command"]) for found in kept if found.get("command")] + [f"isoflop report {study.folder}"]
+    frame, report = study.runs, study.fit.report if study.fit else None
+    typed = [report and report.command, *(found and found.get("command") for found in (study.prediction, study.score))]
+    commands = [*map(str, filter(None, typed)), f"isoflop report {study.folder}"]
     devices = [f"{number} × {kind}" for kind, number in _pairs(frame, "device_kind", "num_devices")]
     systems = [f"Python {e.get('python')}, {e.get('platform')}" for e in study.environments]
-    inputs = [join(tag("code", i["path"]), " sha256 ", tag("code", i["sha256"][:16])) for i in report.get("inputs", [])]
+    inputs = [
+        join(tag("code", file.path), " sha256 ", tag("code", (file.sha256 or "none")[:16]))
+        for file in (report.inputs if report else ())
+    ]
     return join(
         tag("pre", tag("code", "\n".join(commands))),
         definitions(

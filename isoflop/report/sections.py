@@ -10,7 +10,6 @@ from isoflop.report.markup import (
     Html,
     exponent,
     join,
-    missing,
     percent,
     power_of_ten,
     span,
@@ -20,6 +19,7 @@ from isoflop.report.markup import (
 from isoflop.report.runs import runs
 from isoflop.report.study import Place, Study
 from isoflop.report.surface import surface
+from laws.results.report import ApproachReport
 
 APPROACHES = (
     ("envelope", "1: envelope of the learning curves", figures.ENVELOPE),
@@ -57,51 +57,44 @@ def _residual_caption(study: Study) -> str:
     fitted = study.points[study.points["fitted"]]
     rms = float(np.sqrt(np.mean(fitted["residual"] ** 2)))
     text = f"The fitted runs scatter by {percent(rms)} around the law (root mean square)"
-    seeds = study.fit.report["noise"].get("seeds") if study.fit else None
+    seeds = study.fit.report.noise.seeds if study.fit else None
     text += f"; runs that differ in their seed alone by {percent(seeds)}." if seeds else "."
     return text + " A trend in any panel is something that the law's form misses. Grey: one standard deviation."
 
 
 def approaches(study: Study, place: Place) -> Html | None:
     """The exponent by all three approaches."""
-    report = study.fit.report if study.fit else {}
-    found = report.get("approaches")
-    if not found:
+    if study.fit is None or not study.fit.report.approaches:
         return None
+    report = study.fit.report
     rows, dots = [], []
     for key, name, colour in APPROACHES:
-        line = found.get(key, {"reason": "not computed"})
-        if "reason" in line:
-            rows.append([name, "–", "", "–", "", line["reason"]])
+        found = report.approaches.get(key, ApproachReport(reason="not computed"))
+        if found.a is None or found.b is None:
+            rows.append([name, "–", "", "–", "", found.reason or ""])
             continue
-        minima = line.get("minima", [])
-        used = sum(m["reason"] is None for m in minima)
-        note = (
-            f"{used} of {len(minima)} budgets"
-            if minima
-            else f"{len(line['points']['c'])} points, {line['runs']} curves"
-        )
-        ends = (line["a_interval"], line["b_interval"])
-        rows.append(
-            [name, exponent(line["a"]), span(ends[0], exponent), exponent(line["b"]), span(ends[1], exponent), note]
-        )
-        dots.append((name, line["a"], line["a_interval"], colour))
-    derived, ends = report["derived"], report["intervals"]["derived"]
+        note = f"{len(found.minima)} of {len(found.minima) + len(found.rejected)} budgets"
+        if found.points:
+            note = f"{len(found.points['c'])} points, {found.n_curves} curves"
+        ends = [span(interval, exponent) for interval in (found.a_interval, found.b_interval)]
+        rows.append([name, exponent(found.a), ends[0], exponent(found.b), ends[1], note])
+        dots.append((name, found.a, found.a_interval, colour))
+    derived, ends = report.derived, report.intervals.derived
     ours = "3: the law, along this sweep's FLOPs" if "a_6nd" in derived else "3: the law"
     for name, a, b in ((ours, "a", "b"), ("3: the law, were C = 6 N D", "a_6nd", "b_6nd")):
-        if not missing(derived.get(a)):
+        if a in derived:
             written = [text for key in (a, b) for text in (exponent(derived[key]), span(ends.get(key), exponent))]
-            rows.append([name, *written, f"{report['n_runs']} runs"])
+            rows.append([name, *written, f"{report.n_runs} runs"])
             dots.append((name, derived[a], ends.get(a), figures.LAW))
-    level = f"{report['intervals']['level']:.0%}"
+    level = f"{report.intervals.level:.0%}"
     caption = (
         "One exponent, found in three ways from the same runs. Dashed: 0.5, where model and data grow alike. "
         "Approach 2 is biased by the width and the centring of each budget's sizes even without noise: where the three "
         "agree, that counts for more than any one of them."
     )
     figure = figures.exponents(dots)
-    unused = [m for m in found.get("isoflop_akima", {}).get("minima", []) if m["reason"]]
-    left = [tag("li", f"{power_of_ten(m['c'], 2)} FLOPs: {m['reason']}") for m in unused]
+    rejected = report.approaches.get("isoflop_akima", ApproachReport()).rejected
+    left = [tag("li", f"{power_of_ten(budget.c, 2)} FLOPs: {budget.flaw}") for budget in rejected]
     return join(
         place("exponents", figure, caption) if figure else None,
         table(["approach", "a", level, "b", level, "from"], rows, words=(5,)),

@@ -56,7 +56,7 @@ class Study:
     @property
     def columns(self) -> dict[str, str]:
         """Variable -> column of the runs."""
-        return DEFAULTS if self.fit is None else self.fit.report["columns"]
+        return DEFAULTS if self.fit is None else self.fit.report.columns
 
     @functools.cached_property
     def points(self) -> Frame:
@@ -66,8 +66,7 @@ class Study:
         """
         points = self._measured()
         if self.fit is not None:
-            data = pd.DataFrame(self.fit.report["data"])
-            data["run"] = data["run"].astype(str)
+            data = self.fit.data.reset_index()
             others = points[~points["run"].isin(data["run"])] if self.columns.get("run") else points.iloc[:0]
             points = pd.concat([data.assign(fitted=True), others.assign(fitted=False)], ignore_index=True)
         else:
@@ -84,7 +83,7 @@ class Study:
         return points
 
     def _measured(self) -> Frame:
-        """Completed runs of the sweep under the variables of the fit; none where the fit is of another table."""
+        """Completed runs of the sweep under the roles of the fit; none where the fit is of another table."""
         wanted = {variable: column for variable, column in self.columns.items() if variable in (*VARIABLES, "loss")}
         derived = wanted.pop("c", None) if wanted.get("c") == "6ND" else None
         present = {variable: column for variable, column in wanted.items() if column in self.runs}

@@ -1,6 +1,7 @@
 """Approach 2: the best size at each compute budget, and the line through them; and the budgets themselves."""
 
 from dataclasses import dataclass, replace
+from enum import StrEnum
 
 import numpy as np
 from jaxtyping import Float
@@ -21,6 +22,15 @@ ENOUGH = 0.5  # share of noisy draws whose minimum must lie inside the grid
 METHODS = ("akima", "parabola")
 
 
+class MinimumFlaw(StrEnum):
+    """Why a budget has no minimum that can be used."""
+
+    FEW_SIZES = f"fewer than {FEWEST_SIZES} sizes"
+    AT_SMALLEST = "the minimum is at the smallest size"
+    AT_LARGEST = "the minimum is at the largest size"
+    NOISY_EDGE = "the minimum reaches the edge under the noise"
+
+
 @dataclass(frozen=True)
 class IsoflopMinimum:
     """The best size at one budget.
@@ -31,7 +41,7 @@ class IsoflopMinimum:
         spread: standard deviation of log N*, as the line weighs it.
         low, high: interval of N*.
         sizes, losses: the runs behind it, seeds averaged.
-        reason: why it is not used, or None.
+        flaw: why it is not used, or None.
     """
 
     c: float
@@ -43,7 +53,7 @@ class IsoflopMinimum:
     spread: float = np.nan
     low: float = np.nan
     high: float = np.nan
-    reason: str | None = None
+    flaw: MinimumFlaw | None = None
 
 
 @dataclass(frozen=True)
@@ -113,16 +123,19 @@ def _minimum(
     if method == "parabola":  # beyond the sizes it was fitted to, a parabola says nothing
         near = log_n[_near(np.log(losses))]
         grid = np.linspace(near[0], near[-1], (len(near) - 1) * GRID_PER_SIZE)
-    jsonable = int(np.argmin(_curve(log_n, np.log(losses)[None], grid, method)[0]))
-    if jsonable in (0, len(grid) - 1):
-        side = "smallest" if jsonable == 0 else "largest"
-        return replace(found, reason=f"the minimum is at the {side} size"), np.empty(0), np.empty(0)
+    lowest_index = int(np.argmin(_curve(log_n, np.log(losses)[None], grid, method)[0]))
+    if lowest_index in (0, len(grid) - 1):
+        return (
+            replace(found, flaw=MinimumFlaw.AT_SMALLEST if lowest_index == 0 else MinimumFlaw.AT_LARGEST),
+            np.empty(0),
+            np.empty(0),
+        )
     noisy = losses + noise / np.sqrt(counts) * rng.standard_normal((draws, len(losses)))
     curves = _curve(log_n, np.log(np.maximum(noisy, 1e-3 * losses)), grid, method)
     lowest = curves.argmin(axis=1)
     inside = (lowest > 0) & (lowest < len(grid) - 1)
     if inside.mean() < ENOUGH:
-        return replace(found, reason="the minimum reaches the edge under the noise"), np.empty(0), np.empty(0)
+        return replace(found, flaw=MinimumFlaw.NOISY_EDGE), np.empty(0), np.empty(0)
     at, loss_at = grid[lowest[inside]], np.exp(curves[inside, lowest[inside]])
     least = LEAST_SPREAD * GRID_PER_SIZE * (grid[1] - grid[0])
     low, high = interval(np.exp(at), level)
@@ -210,16 +223,16 @@ def isoflop_profiles(
         n, loss, c = table.values["n"][rows], table.loss[rows], float(np.median(table.values["c"][rows]))
         sizes, losses, _ = _by_size(n, loss)
         if len(sizes) < FEWEST_SIZES:
-            minima.append(IsoflopMinimum(c, sizes, losses, reason=f"fewer than {FEWEST_SIZES} sizes"))
+            minima.append(IsoflopMinimum(c, sizes, losses, flaw=MinimumFlaw.FEW_SIZES))
             continue
         found, at, _ = _minimum(c, n, loss, noise, method, level, draws, rng)
-        if found.reason is None:
+        if found.flaw is None:
             found = replace(found, d=float(c / np.exp(cost.log_flops_per_token(np.log(found.n)))))
             drawn.append(at)
         minima.append(found)
-    used = [m for m in minima if m.reason is None]
+    used = [m for m in minima if m.flaw is None]
     if len(used) < 2:
-        reasons = "; ".join(f"{m.c:.3g} FLOPs: {m.reason}" for m in minima[:4] if m.reason)
+        reasons = "; ".join(f"{m.c:.3g} FLOPs: {m.flaw}" for m in minima[:4] if m.flaw)
         raise InputError(
             f"{table.name}: {len(used)} budgets have an interior minimum, and a line needs two ({reasons})"
         )

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from laws.base.errors import InputError, nearest
 from laws.data.grouping import equal_rows
 from laws.data.reading import as_numbers
-from laws.model.variables import VARIABLES, flag
+from laws.model.variables import VARIABLES, column_flag
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,9 +47,7 @@ def column_numbers(frame: pd.DataFrame, name: str, variable: str, column: str) -
     """
     if column not in frame.columns:
         hint = nearest(column, frame.columns) or f" (columns: {', '.join(map(str, frame.columns))})"
-        raise InputError(
-            f"{name}: no column '{column}' for {variable}{hint}; map it with {flag(variable, 'COLUMN', 'columns')}"
-        )
+        raise InputError(f"{name}: no column '{column}' for {variable}{hint}; map it with {column_flag(variable)}")
     numbers = as_numbers(frame[column])
     positive = variable not in VARIABLES or VARIABLES[variable].positive
     for bad, what in (

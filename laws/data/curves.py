@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+# Learning curves: run -> (tokens, loss), ordered by tokens.
+Curves = dict[str, tuple[np.ndarray, np.ndarray]]
 SMOOTHING = 0.25  # half width, in log tokens, of the window in which a line stands for the noisy loss
 
 
@@ -30,7 +32,7 @@ def load_curves(
     tokens: str = "tokens",
     loss: str = "loss",
     where: str | None = None,
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+) -> Curves:
     """Learning curves: run -> (tokens, loss), ordered by tokens.
 
     Args:

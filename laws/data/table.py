@@ -19,7 +19,7 @@ from laws.data.points import best_rows, best_settings, points_at_edge
 from laws.data.reading import as_numbers, read
 from laws.data.settings import differing_columns
 from laws.data.where import select
-from laws.model.variables import CORE, VARIABLES, checked_variable, flag
+from laws.model.variables import CORE, VARIABLES, checked_variable, column_flag
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -124,7 +124,7 @@ class Table:
             if numbers is None:
                 raise InputError(
                     f"{self.name}: law '{law}' needs a column for {variable}, and there is no '{column}'"
-                    f"{nearest(column, self.header)} (map it with {flag(variable, 'COLUMN', 'columns')})"
+                    f"{nearest(column, self.header)} (map it with {column_flag(variable)})"
                 )
             values[variable], columns[variable] = numbers, column
         return replace(self, values=values, columns=columns)
@@ -262,7 +262,7 @@ class Table:
             InputError: there is no compute, or no column tells the best run.
         """
         if "c" not in self.values:
-            raise InputError(f"{self.name}: a frontier needs compute: name its column ({flag('c', 'COLUMN', '')})")
+            raise InputError(f"{self.name}: a frontier needs compute: name its column ({column_flag('c')})")
         if self.rank is None:
             raise InputError(
                 f"{self.name}: --frontier keeps the best run of each compute, and '{self.columns['loss']}' does not tell "

@@ -1,6 +1,6 @@
-"""A roll-out: what the law would have forecast of the largest budget had the runs ended at a smaller one."""
+"""Rolling-origin backtest: forecasts of the largest budget, had the runs ended at a smaller one."""
 
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -23,6 +23,43 @@ from laws.inference.resampling import DesignFits
 ORIGINS = 12  # drawn, at most
 
 
+@dataclass(frozen=True)
+class BacktestOrigin:
+    """A forecast of the largest budget from the runs up to a smaller one.
+
+    Args:
+        max_fitted: largest value of the backtest's variable among the fitted runs.
+        n_runs: how many runs were fitted.
+        value, interval: the forecast of one run.
+        target_was_fitted: whether the target was among the fitted runs.
+    """
+
+    max_fitted: float
+    n_runs: int
+    value: float
+    interval: tuple[float, float]
+    target_was_fitted: bool
+
+
+@dataclass(frozen=True)
+class Backtest:
+    """Rolling-origin forecasts of the best run at the largest budget.
+
+    Args:
+        variable: along which runs were left out, as ``c``.
+        target: variable -> value of that run.
+        measured: its mean loss.
+        level: of the intervals.
+        origins: forecasts, from the fewest runs to all.
+    """
+
+    variable: str
+    target: dict[str, float]
+    measured: float
+    level: float
+    origins: tuple[BacktestOrigin, ...]
+
+
 def best_at_the_top(along: Float[np.ndarray, " rows"], fits: DesignFits) -> Bool[np.ndarray, " rows"]:
     """The rows of the best size at the largest budget: of one run, or of its repeats with other seeds."""
     group = budget_groups(along)
@@ -36,56 +73,54 @@ def best_at_the_top(along: Float[np.ndarray, " rows"], fits: DesignFits) -> Bool
     return found
 
 
-def backtest(fits: DesignFits, seen: Bool[np.ndarray, " rows"], level: float) -> dict[str, Any] | None:
+def backtest(fits: DesignFits, fitted_rows: Bool[np.ndarray, " rows"], level: float) -> Backtest | None:
     """Forecasts of the best run at the largest budget, at its own size and data, from the runs up to each smaller one.
 
-    Their intervals are of one run and under the law alone: a t distribution around the linearised law, its scatter
-    known from the runs up to the cut.
+    Their intervals are of one run and under the law alone: a t distribution around the linearised law, its residual
+    scale taken from the runs up to the origin.
 
     Args:
         fits: the law fitted to the rows with weight.
-        seen: those rows; the others are held out, and may hold the largest budget.
+        fitted_rows: those rows; the others are held out, and may hold the largest budget.
         level: of the intervals.
 
     Returns:
-        ``variable`` along which runs are cut off, ``target`` (its value and the law's columns at the largest budget),
-        ``measured``, the mean loss there, and ``cuts``: ``at`` (the largest value that was fitted), ``runs``, ``loss``,
-        ``interval``, and ``seen``, whether the target was among the fitted runs. None if too few runs lie below.
+        the forecasts; None if too few runs lie below the largest budget.
     """
     law = fits.law
-    variable = distance_variable(law, fits.columns)
-    along, parts = fits.columns[variable], len(law.names)
-    kept = []
-    for inside in forecast_origins(along[seen], fits.run[seen], parts + SPARE, ORIGINS):
-        kept.append(np.zeros(len(along), bool))
-        kept[-1][np.flatnonzero(seen)[inside]] = True
-    if not kept:
+    variable, n_params = distance_variable(law, fits.columns), len(law.names)
+    along = fits.columns[variable]
+    masks = []
+    for below in forecast_origins(along[fitted_rows], fits.run[fitted_rows], n_params + SPARE, ORIGINS):
+        masks.append(np.zeros(len(along), bool))
+        masks[-1][np.flatnonzero(fitted_rows)[below]] = True
+    if not masks:
         return None
-    kept.append(seen)
-    at = best_at_the_top(along, fits)
-    found = refit_below_origins(fits, kept, Form(law.name, law.name))
-    assert found.slopes is not None
-    predicted, prior = log_predictions(law, found.params, fits.columns), weak_prior_precision(fits)
-    first, said = int(np.flatnonzero(at)[0]), []
-    for inside, natural_says, slopes in zip(kept, predicted, found.slopes, strict=True):
-        root = np.sqrt(fits.weight[inside])
-        error = ((fits.log_loss[0] - natural_says)[inside] * root)[None]
-        deviation = residual_scale(error, parts, fits.objective, fits.delta) + 1e-12
-        new = slopes[None, first : first + 1]
-        known = (slopes[inside] * root[:, None])[None]
-        unsure = forecast_errors(known, new, deviation, fits.objective, fits.delta, prior)
-        dof = max(int(inside.sum()) - parts, 1)
-        reach = float(stdtrit(dof, (1 + level) / 2) * np.sqrt(np.sum(unsure**2) + deviation[0] ** 2))
-        log_loss = float(natural_says[first])
-        said.append(
-            {
-                "at": float(along[inside].max()),
-                "runs": len(np.unique(fits.run[inside])),
-                "loss": float(np.exp(log_loss)),
-                "interval": [float(np.exp(log_loss - reach)), float(np.exp(log_loss + reach))],
-                "seen": bool(np.all(inside[at])),
-            }
+    masks.append(fitted_rows)
+    target_rows = best_at_the_top(along, fits)
+    first = int(np.flatnonzero(target_rows)[0])
+    refits = refit_below_origins(fits, masks, Form(law.name, law.name))
+    assert refits.slopes is not None
+    predicted, prior = log_predictions(law, refits.params, fits.columns), weak_prior_precision(fits)
+    origins = []
+    for mask, log_loss, slopes in zip(masks, predicted, refits.slopes, strict=True):
+        root_weight = np.sqrt(fits.weight[mask])
+        residual = ((fits.log_loss[0] - log_loss)[mask] * root_weight)[None]
+        deviation = residual_scale(residual, n_params, fits.objective, fits.delta) + 1e-12
+        target_slopes, fitted_slopes = slopes[None, first : first + 1], (slopes[mask] * root_weight[:, None])[None]
+        from_params = forecast_errors(fitted_slopes, target_slopes, deviation, fits.objective, fits.delta, prior)
+        dof = max(int(mask.sum()) - n_params, 1)
+        standard_error = np.sqrt(np.sum(from_params**2) + deviation[0] ** 2)
+        half_width = float(stdtrit(dof, (1 + level) / 2) * standard_error)
+        point = float(log_loss[first])
+        origins.append(
+            BacktestOrigin(
+                max_fitted=float(along[mask].max()),
+                n_runs=len(np.unique(fits.run[mask])),
+                value=float(np.exp(point)),
+                interval=(float(np.exp(point - half_width)), float(np.exp(point + half_width))),
+                target_was_fitted=bool(np.all(mask[target_rows])),
+            )
         )
     target = {name: float(fits.columns[name][first]) for name in dict.fromkeys((variable, *law.columns))}
-    measured = float(np.exp(fits.log_loss[0, at]).mean())
-    return {"variable": variable, "target": target, "measured": measured, "level": level, "cuts": said}
+    return Backtest(variable, target, float(np.exp(fits.log_loss[0, target_rows]).mean()), level, tuple(origins))

@@ -15,7 +15,7 @@ from laws.estimation.estimate import log_predictions
 from laws.inference.allocation import Allocation, allocate
 from laws.inference.noise import RunNoise, interval
 from laws.model.law import Law
-from laws.model.variables import VARIABLES, checked_variable, flag
+from laws.model.variables import VARIABLES, checked_variable, value_flag
 
 FAR = 10.0  # extrapolation beyond this factor is called far
 # Spread of each form in a mixture, relative to its own: linear pools of calibrated forecasts are too wide (Gneiting and
@@ -25,6 +25,57 @@ PREFERRED = 0.8  # weight of a rival above which the reader is told
 FEWEST = 400  # draws of a mixture
 NOISE_DRAWS = 8  # of a run's noise, for every draw of the mixture
 SIGMA = 0.6827  # share of a normal distribution within one standard deviation
+
+
+@dataclass(frozen=True)
+class OptimalSplit:
+    """The compute-optimal split of one budget.
+
+    Args:
+        n, d: parameters and training tokens.
+        a, b: local exponents of N*(C) and D*(C).
+        n_interval, d_interval, a_interval, b_interval: at the level of the forecast; None without resamples.
+        n_without_optimum: resamples without a compute-optimal size, which are not in the intervals.
+    """
+
+    n: float
+    d: float
+    a: float
+    b: float
+    n_interval: tuple[float, float] | None
+    d_interval: tuple[float, float] | None
+    a_interval: tuple[float, float] | None
+    b_interval: tuple[float, float] | None
+    n_without_optimum: int
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The forecast of one run.
+
+    Args:
+        value: predicted by the law.
+        interval: of one run: uncertainty of constants and form, and the run's noise.
+        mean_interval: of the mean over repeated runs, without a run's noise; None without resamples.
+        level: of both.
+        inputs: variable -> value at which it was made, as ``n``, ``d`` and ``c``.
+        split: the compute-optimal split, if the forecast is of a budget.
+        sd_components: standard deviations relative to the value: ``constants``, ``form``, ``extrapolation``, ``noise``.
+        extrapolation: variable -> factor by which it lies outside the fitted runs; 1 inside them.
+        warnings: what the reader must know.
+        observable: what is predicted, with its unit where that is known.
+    """
+
+    value: float
+    interval: tuple[float, float]
+    mean_interval: tuple[float, float] | None
+    level: float
+    inputs: dict[str, float]
+    split: OptimalSplit | None
+    sd_components: dict[str, float]
+    extrapolation: dict[str, float]
+    warnings: tuple[str, ...]
+    observable: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,7 +106,7 @@ class Predictor:
         draws: the same for every resample.
         cost: what a token costs.
         noise: scatter of one run.
-        ranges: variable -> smallest and largest value among the fitted runs.
+        ranges: role -> smallest and largest value among the fitted runs.
         level: of the intervals.
         seed: of the noise draws.
         rivals: the other forms; what their weights leave is the law's own.
@@ -75,17 +126,17 @@ class Predictor:
     extrapolation_inflation: float = 0.0
 
     def columns(self, given: dict[str, Float[np.ndarray, " runs"]]) -> dict[str, Float[np.ndarray, " runs"]]:
-        """The variables the law reads, compute filled in from N and D where it can be.
+        """The roles the law reads, compute filled in from N and D where it can be.
 
         Raises:
-            InputError: a variable is unknown, one that the law reads is missing, or a value is not positive or finite.
+            InputError: a role is unknown, one that the law reads is missing, or a value is not positive or finite.
         """
         columns = valid(given)
         if "c" not in columns and {"n", "d"} <= set(columns):
             columns["c"] = columns["d"] * np.exp(self.cost.log_flops_per_token(np.log(columns["n"])))
         missing = [variable for variable in self.law.needed if variable not in columns]
         if missing:
-            needed = " and ".join(flag(variable, "VALUE", "at") for variable in missing)
+            needed = " and ".join(value_flag(variable) for variable in missing)
             raise InputError(f"law '{self.law.name}' needs {needed} for a prediction")
         return columns
 
@@ -165,7 +216,7 @@ class Predictor:
         low, high = interval(self.scattered(self.log_losses(columns)), self.level)
         return point, low, high
 
-    def parts(self, log_loss: list[np.ndarray], distance: float) -> dict[str, float]:
+    def sd_components(self, log_loss: list[np.ndarray], distance: float) -> dict[str, float]:
         """What the uncertainty of one prediction is made of, as standard deviations relative to the loss.
 
         Args:
@@ -181,16 +232,16 @@ class Predictor:
         return {
             "constants": float(np.sqrt(weight @ np.square(within))),
             "form": float(np.sqrt(weight @ (centre - weight @ centre) ** 2)),
-            "growth": self.extrapolation_inflation * distance,
+            "extrapolation": self.extrapolation_inflation * distance,
             "noise": self.noise.deviation,
         }
 
 
 def valid(given: Mapping[str, Any]) -> dict[str, Float[np.ndarray, " runs"]]:
-    """Values of variables as arrays.
+    """Values of roles as arrays.
 
     Raises:
-        InputError: a variable is unknown, or a value is not positive or finite.
+        InputError: a role is unknown, or a value is not positive or finite.
     """
     columns = {
         checked_variable(variable): np.atleast_1d(np.asarray(value, np.float64)) for variable, value in given.items()
@@ -199,7 +250,7 @@ def valid(given: Mapping[str, Any]) -> dict[str, Float[np.ndarray, " runs"]]:
         good = np.isfinite(value) & ((value > 0) | (not VARIABLES[variable].positive))
         if not good.all():
             said = "positive" if VARIABLES[variable].positive else "finite"
-            raise InputError(f"{flag(variable, 'VALUE', 'at')} must be {said}, and is {value[~good][:1]}")
+            raise InputError(f"{value_flag(variable)} must be {said}, and is {value[~good][:1]}")
     return columns
 
 
@@ -227,88 +278,108 @@ def warnings_of(predictor: Predictor, factors: dict[str, float]) -> list[str]:
         )
         out.append(f"extrapolation beyond the fitted runs: {listed}{far}")
     if not len(predictor.draws):
-        out.append("the fit has no bootstrap: the interval holds run noise only")
+        out.append("the fit has no resamples: the interval holds run noise only")
     preferred = max(predictor.forms, key=lambda form: form.weight)
     if preferred.weight > PREFERRED and preferred.label != predictor.law.name:
         out.append(
-            f"in roll-outs over the runs '{preferred.label}' forecast better (weight {preferred.weight:.0%}): the interval "
+            f"in backtests over the runs '{preferred.label}' forecast better (weight {preferred.weight:.0%}): the interval "
             "is mostly its own"
         )
     return out
 
 
-def _pair(ends) -> list[float]:
-    return [float(end) for end in ends]
-
-
-def predict_loss(predictor: Predictor, **given: float) -> dict[str, Any]:
-    """Loss of a run of given size and data (or compute, for a law of compute alone).
+def predict_runs(predictor: Predictor, **given: float) -> Forecast:
+    """Forecast of a run of given size and data (or compute, for a law of compute alone).
 
     Args:
-        given: values of the variables that the law reads.
+        predictor: of the fit.
+        given: variable -> value, for every variable that the law reads.
 
-    Returns:
-        as ``isoflop predict --json`` prints it.
+    Raises:
+        InputError: a variable is unknown or missing, or a value is not positive or finite.
     """
     columns = predictor.columns({variable: np.array([value]) for variable, value in given.items()})
-    loss, low, high = predictor.losses(columns)
-    both = [np.concatenate([form.constants[None], form.draws]) for form in predictor.forms]
-    log_loss = [
-        log_predictions(form.law, params, columns)[:, 0] for form, params in zip(predictor.forms, both, strict=True)
+    log_losses = predictor.log_losses(columns)
+    of_forms = [
+        log_predictions(form.law, np.concatenate([form.constants[None], form.draws]), columns)[:, 0]
+        for form in predictor.forms
     ]
-    at = {variable: float(value[0]) for variable, value in columns.items()}
-    factors = extrapolation(predictor.ranges, at)
-    return at | {
-        "loss": float(loss[0]),
-        "interval": [float(low[0]), float(high[0])],
-        "level": predictor.level,
-        "parts": predictor.parts(log_loss, float(predictor.distance(columns)[0])),
-        "extrapolation": factors,
-        "warnings": warnings_of(predictor, factors),
-    }
+    inputs = {variable: float(value[0]) for variable, value in columns.items()}
+    point = np.exp(log_predictions(predictor.law, predictor.constants[None], columns)[0, 0])
+    return _forecast(predictor, float(point), log_losses, of_forms, inputs, predictor.distance(columns)[0])
 
 
-def predict_compute(predictor: Predictor, compute: float) -> dict[str, Any]:
-    """The best split of a compute budget, and the loss that it should reach.
+def predict_compute(predictor: Predictor, compute: float) -> Forecast:
+    """Forecast of a run at the best split of a compute budget.
 
     Args:
+        predictor: of the fit.
         compute: training FLOPs, in the convention of the fit.
 
     Raises:
+        InputError: the compute is not positive.
         FitFailed: the law has no interior optimum at that compute.
     """
     if not (np.isfinite(compute) and compute > 0):
-        raise InputError(f"--compute must be positive, and is {compute}")
+        raise InputError(f"compute must be positive, and is {compute}")
     point = predictor.allocation(compute)
     if not np.isfinite(point.n).all():
         raise FitFailed(f"the fitted law has no compute-optimal size at {compute:.4g} FLOPs")
-    out: dict[str, Any] = {"c": float(compute)} | {
-        name: float(getattr(point, name)[0, 0]) for name in ("n", "d", "loss", "a", "b")
-    }
-    warned, forms = [], []
-    if len(predictor.draws):
-        spread = predictor.allocation(compute, draws=True)
-        lost = int(np.sum(~np.isfinite(spread.n)))
-        if lost:
-            warned.append(
-                f"{lost} of {len(spread.n)} resamples have no compute-optimal size and are not in the intervals"
-            )
-        for name in ("n", "d", "a", "b"):
-            out[f"{name}_interval"] = _pair(np.ravel(interval(getattr(spread, name), predictor.level)))
-        log_loss = np.log(spread.loss[np.isfinite(spread.loss[:, 0])])
-    else:
-        log_loss = np.log(point.loss)
-    for form in predictor.forms:
-        params = np.concatenate([form.constants[None], form.draws])
-        forms.append(
-            np.log(allocate(form.law, params, np.array([compute]), predictor.cost, predictor.ranges["n"]).loss)
-        )
-    factors = extrapolation(predictor.ranges, {variable: out[variable] for variable in ("n", "d", "c")})
+    draws = predictor.allocation(compute, draws=True) if len(predictor.draws) else point
+    known = np.isfinite(draws.loss[:, 0])
+    of_forms = [
+        np.log(allocate(form.law, np.concatenate([form.constants[None], form.draws]), np.array([compute]),
+                        predictor.cost, predictor.ranges["n"]).loss)[:, 0]
+        for form in predictor.forms
+    ]  # fmt: skip
+    inputs = {"n": float(point.n[0, 0]), "d": float(point.d[0, 0]), "c": float(compute)}
     distance = predictor.distance({"c": np.array([compute])})[0]
-    return out | {
-        "interval": _pair(np.ravel(interval(predictor.scattered(log_loss), predictor.level))),
-        "level": predictor.level,
-        "parts": predictor.parts([values[:, 0] for values in forms], float(distance)),
-        "extrapolation": factors,
-        "warnings": warnings_of(predictor, factors) + warned,
-    }
+    forecast = _forecast(predictor, float(point.loss[0, 0]), np.log(draws.loss[known]), of_forms, inputs, distance)
+    lost = int(np.sum(~known))
+    warned = (
+        [f"{lost} of {len(known)} resamples have no compute-optimal size and are not in the intervals"] if lost else []
+    )
+    return replace(forecast, split=_split(predictor, point, draws, lost), warnings=(*forecast.warnings, *warned))
+
+
+def _split(predictor: Predictor, point: Allocation, draws: Allocation, lost: int) -> OptimalSplit:
+    """The best split of one budget, with intervals where there are draws."""
+    ends = lambda draws: _ends(draws[:, 0], predictor.level) if len(predictor.draws) else None
+    return OptimalSplit(
+        n=float(point.n[0, 0]),
+        d=float(point.d[0, 0]),
+        a=float(point.a[0, 0]),
+        b=float(point.b[0, 0]),
+        n_interval=ends(draws.n),
+        d_interval=ends(draws.d),
+        a_interval=ends(draws.a),
+        b_interval=ends(draws.b),
+        n_without_optimum=lost,
+    )
+
+
+def _ends(draws: Float[np.ndarray, " draws"], level: float) -> tuple[float, float]:
+    low, high = interval(draws, level)
+    return float(low), float(high)
+
+
+def _forecast(
+    predictor: Predictor,
+    value: float,
+    log_losses: Float[np.ndarray, "draws 1"],
+    of_forms: list[Float[np.ndarray, " draws"]],
+    inputs: dict[str, float],
+    distance: float,
+) -> Forecast:
+    factors = extrapolation(predictor.ranges, inputs)
+    return Forecast(
+        value=value,
+        interval=_ends(predictor.scattered(log_losses)[:, 0], predictor.level),
+        mean_interval=_ends(np.exp(log_losses[:, 0]), predictor.level) if len(predictor.draws) else None,
+        level=predictor.level,
+        inputs=inputs,
+        split=None,
+        sd_components=predictor.sd_components(of_forms, float(distance)),
+        extrapolation=factors,
+        warnings=tuple(warnings_of(predictor, factors)),
+    )

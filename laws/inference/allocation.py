@@ -151,6 +151,6 @@ def derive(
     out = {name: getattr(found, key)[:, 0] for name, key in DERIVED.items()}
     out["tokens_per_param"] = out["d_opt"] / out["n_opt"]
     if not cost.six_nd:
-        jsonable = allocate(law, params, np.array([target]), TokenCost(), n_range)
-        out |= {"a_6nd": jsonable.a[:, 0], "b_6nd": jsonable.b[:, 0]}
+        closed = allocate(law, params, np.array([target]), TokenCost(), n_range)
+        out |= {"a_6nd": closed.a[:, 0], "b_6nd": closed.b[:, 0]}
     return out

@@ -76,10 +76,10 @@ def residual_scale(
     its residuals are those of least squares and the distance between the two fits on top.
     """
     squares, rows = np.sum(residual**2, axis=1), residual.shape[1]
-    jsonable = np.sqrt(squares / max(rows - constants, 1))
-    square, curve = m_estimator_moments(NORMAL, jsonable, objective, delta)
+    uncorrected = np.sqrt(squares / max(rows - constants, 1))
+    square, curve = m_estimator_moments(NORMAL, uncorrected, objective, delta)
     with np.errstate(divide="ignore", invalid="ignore"):
-        ratio = np.clip(square / np.maximum(curve * jsonable, 1e-300) ** 2, 1.0, 2.0)
+        ratio = np.clip(square / np.maximum(curve * uncorrected, 1e-300) ** 2, 1.0, 2.0)
     return np.sqrt(squares / np.maximum(rows - constants * (2 - ratio), 1))
 
 

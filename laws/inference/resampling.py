@@ -14,11 +14,12 @@ from laws.base.x64 import float64
 from laws.data.table import Table
 from laws.estimation.estimate import PointEstimate, log_predictions
 from laws.estimation.refit import refit
+from laws.inference.methods import IntervalMethod
 from laws.inference.noise import SMOOTHING, RunNoise
 from laws.model.coordinates import Coordinates
 from laws.model.law import Law
 
-METHODS = ("auto", "pairs", "wild", "jackknife", "profile")
+METHODS = ("auto", *(method.value for method in IntervalMethod if method != IntervalMethod.NONE))
 RUNS_PER_CONSTANT = 8  # with fewer, runs drawn with replacement no longer determine the constants
 STRATUM_PRIOR = 8.0  # runs at which a stratum's own scatter counts as much as that of all runs
 FOLDS, CELLS = 256, 2**23  # fits without some runs: at most so many, and so many times the rows
@@ -253,17 +254,22 @@ def _jackknife(fits: DesignFits, left: LeaveOneOut, resamples: int, rng: np.rand
         return np.asarray(coordinates.to_params(np.clip(unconstrained, low, high)))
 
 
-def method_for(method: str, runs: int, constants: int) -> str:
+def method_for(method: str, runs: int, constants: int) -> IntervalMethod:
     """The method itself, or what ``auto`` stands for.
+
+    Args:
+        method: one of ``METHODS``.
+        runs: how many are fitted.
+        constants: how many the law has.
 
     Raises:
         InputError: no method has the name.
     """
     if method not in METHODS:
-        raise InputError(f"no interval is called '{method}' (--interval: {', '.join(METHODS)})")
+        raise InputError(f"no interval method is called '{method}' (methods: {', '.join(METHODS)})")
     if method != "auto":
-        return method
-    return "wild" if runs < RUNS_PER_CONSTANT * constants else "pairs"
+        return IntervalMethod(method)
+    return IntervalMethod.WILD if runs < RUNS_PER_CONSTANT * constants else IntervalMethod.PAIRS
 
 
 def resample(

@@ -76,17 +76,12 @@ def checked_variable(name: str) -> str:
     return name
 
 
-def flag(variable: str, value: str, others: str) -> str:
-    """How the command line names a variable.
+def column_flag(variable: str) -> str:
+    """How the command line names the column of a variable: ``--n_column COLUMN``, or ``--columns width=COLUMN``."""
+    named = variable in CORE or variable not in VARIABLES
+    return f"--{variable}_column COLUMN" if named else f"--columns {variable}=COLUMN"
 
-    Args:
-        variable: its name, or ``loss`` or ``run``.
-        value: what stands after it, as ``COLUMN``.
-        others: the flag that takes variables beside N, D and C.
 
-    Returns:
-        ``--n COLUMN``, ``--loss COLUMN``, or ``--columns unique_tokens=COLUMN``.
-    """
-    if variable in CORE or variable not in VARIABLES:
-        return f"--{variable} {value}"
-    return f"--{others} {variable}={value}"
+def value_flag(variable: str) -> str:
+    """How the command line gives the value of a variable: ``--n VALUE``, or ``--at width=VALUE``."""
+    return f"--{variable} VALUE" if variable in CORE else f"--at {variable}=VALUE"

@@ -1,11 +1,12 @@
-"""The roll-out: the largest budget forecast from each smaller one, beside what was measured there."""
+"""Backtest: the largest budget forecast from each smaller one, beside what was measured there."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from laws.forecasting.backtest import Backtest
 from laws.model.variables import VARIABLES
 from laws.plotting.style import LAW, SECOND, SYMBOLS, legend, log_x, panels, power
 from laws.results.results import FitResult
@@ -17,47 +18,49 @@ FRAMED = 0.75  # share of the intervals, the narrowest, that the frame holds
 NEAR = 1.0  # and forecasts within so many times its height of its middle
 
 
-def _frame(kept: dict[str, Any]) -> tuple[float, float]:
+def _frame(report: Backtest) -> tuple[float, float]:
     """Ends of the loss axis: around what was measured and most of the intervals, but not the widest."""
-    ends = np.array([cut["interval"] for cut in kept["cuts"]])
+    ends = np.array([origin.interval for origin in report.origins])
     narrow = np.argsort(np.ptp(ends, axis=1))[: max(2, int(FRAMED * len(ends)))]
-    shown = np.r_[ends[narrow].ravel(), kept["measured"]]
-    off = np.array([cut["loss"] for cut in kept["cuts"]])
+    shown = np.r_[ends[narrow].ravel(), report.measured]
+    off = np.array([origin.value for origin in report.origins])
     shown = np.r_[shown, off[np.abs(off - np.median(shown)) < NEAR * np.ptp(shown)]]
     return float(shown.min() - 0.08 * np.ptp(shown)), float(shown.max() + 0.08 * np.ptp(shown))
 
 
 def backtest(fitted: FitResult) -> Figure | None:
     """Forecasts with intervals against the largest compute that was fitted; the last may have seen its target."""
-    kept = fitted.report.get("rollout")
-    if not kept:
+    report = fitted.report.backtest
+    if report is None:
         return None
-    cuts, measured = kept["cuts"], kept["measured"]
+    origins = report.origins
     figure, (axes,) = panels(1)
-    for seen, face, said in ((False, LAW, "forecast"), (True, "white", "fitted with it")):
-        shown = [cut for cut in cuts if cut["seen"] == seen]
+    for was_fitted, face, label in ((False, LAW, "forecast"), (True, "white", "fitted with it")):
+        shown = [origin for origin in origins if origin.target_was_fitted == was_fitted]
         if not shown:
             continue
-        loss, ends = np.array([cut["loss"] for cut in shown]), np.array([cut["interval"] for cut in shown])
+        loss, ends = np.array([o.value for o in shown]), np.array([o.interval for o in shown])
         axes.errorbar(
-            [cut["at"] for cut in shown], loss, yerr=np.abs(ends.T - loss), fmt="o", color=LAW, markersize=5,
-            markerfacecolor=face, capsize=3, elinewidth=1.2, zorder=3, label=f"{said}, {kept['level']:.0%} interval",
+            [origin.max_fitted for origin in shown], loss, yerr=np.abs(ends.T - loss), fmt="o", color=LAW, markersize=5,
+            markerfacecolor=face, capsize=3, elinewidth=1.2, zorder=3, label=f"{label}, {report.level:.0%} interval",
         )  # fmt: skip
-    axes.plot([cut["at"] for cut in cuts], [cut["loss"] for cut in cuts], color=LAW, linewidth=0.9, zorder=2)
-    axes.axhline(measured, color=SECOND, linestyle="--", linewidth=1.2, label="measured", zorder=1)
-    low, high = _frame(kept)
+    axes.plot([o.max_fitted for o in origins], [o.value for o in origins], color=LAW, linewidth=0.9, zorder=2)
+    axes.axhline(report.measured, color=SECOND, linestyle="--", linewidth=1.2, label="measured", zorder=1)
+    low, high = _frame(report)
     axes.set_ylim(low, high)
-    for cut in cuts:  # a forecast outside the frame: which way, and where
-        if not low <= cut["loss"] <= high:
-            above = cut["loss"] > high
+    for origin in origins:  # a forecast outside the frame: which way, and where
+        if not low <= origin.value <= high:
+            above = origin.value > high
             axes.annotate(
-                f"{cut['loss']:.3g}", (cut["at"], high if above else low), (5, -3 if above else 3), fontsize=7.5,
+                f"{origin.value:.3g}", (origin.max_fitted, high if above else low), (5, -3 if above else 3), fontsize=7.5,
                 textcoords="offset points", va="top" if above else "bottom",
             )  # fmt: skip
-            axes.plot(cut["at"], high if above else low, "^" if above else "v", color=LAW, markersize=6, clip_on=False)
-    log_x(axes, np.array([cut["at"] for cut in cuts]), 1.3)
-    at = f"${VARIABLES[kept['variable']].symbol}$ = {power(kept['target'][kept['variable']])}"
+            axes.plot(
+                origin.max_fitted, high if above else low, "^" if above else "v", color=LAW, markersize=6, clip_on=False
+            )
+    log_x(axes, np.array([origin.max_fitted for origin in origins]), 1.3)
+    target = f"${VARIABLES[report.variable].symbol}$ = {power(report.target[report.variable])}"
     observable = fitted.observable.partition(" (")[0]
-    axes.set(xlabel=f"largest {SYMBOLS[kept['variable']]} of the fitted runs", ylabel=f"{observable} at {at}")
+    axes.set(xlabel=f"largest {SYMBOLS[report.variable]} of the fitted runs", ylabel=f"{observable} at {target}")
     legend(axes)
     return figure

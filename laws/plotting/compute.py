@@ -8,6 +8,7 @@ import numpy as np
 
 from laws.plotting.shared import bands, mark_end, reach, rows_of, smooth_curve
 from laws.plotting.style import INK, LAW, SECOND, SYMBOLS, THIRD, legend, log_ticks, log_x, panels
+from laws.results.report import ApproachReport
 from laws.results.results import FitResult
 
 if TYPE_CHECKING:
@@ -29,16 +30,16 @@ def loss_against_compute(fitted: FitResult, curves: dict | None = None) -> Figur
     band = bands(fitted, compute)["loss"]
     axes.fill_between(compute, band[1], band[2], color=LAW, alpha=0.22, linewidth=0, zorder=2)
     axes.plot(
-        compute, band[0], color=LAW, label=f"law at its optimum, {fitted.intervals['level']:.0%} interval", zorder=4
+        compute, band[0], color=LAW, label=f"law at its optimum, {fitted.report.intervals.level:.0%} interval", zorder=4
     )
-    naive = fitted.report["baselines"]["power_law"]
+    naive = fitted.report.baselines.power_law
     if naive:
-        line = naive["k"] * compute ** -naive["p"]
+        line = naive.k * compute**-naive.p
         axes.plot(
             compute, line, color=SECOND, linestyle="--", linewidth=1.2, label="power law without offset", zorder=3
         )
     axes.plot(data["c"], data["loss"], "o", color=INK, markersize=3, alpha=0.75, label="finished runs", zorder=3)
-    envelope = fitted.report["approaches"].get("envelope", {}).get("points")
+    envelope = fitted.report.approaches.get("envelope", ApproachReport()).points
     if envelope and drawn:
         axes.plot(
             envelope["c"], envelope["loss"], ".", color=THIRD, markersize=4, label="envelope of the curves", zorder=3
@@ -60,27 +61,27 @@ def optimum_against_compute(fitted: FitResult) -> Figure | None:
         return None
     figure, plots = panels(2, 3.6)
     compute, report = reach(fitted), fitted.report
-    found, approaches = bands(fitted, compute), report["approaches"]
-    minima = [m for m in approaches.get("isoflop_akima", {}).get("minima", []) if m["reason"] is None]
-    envelope = approaches.get("envelope", {}).get("points")
+    found, approaches = bands(fitted, compute), report.approaches
+    minima = approaches.get("isoflop_akima", ApproachReport()).minima
+    envelope = approaches.get("envelope", ApproachReport()).points
     for axes, name, exponent, sign in zip(plots, ("n", "d"), ("a", "b"), (1, -1), strict=True):
         value, low, high = found[name]
         axes.fill_between(compute, low, high, color=LAW, alpha=0.22, linewidth=0)
-        ends = fitted.intervals["derived"].get(exponent)
-        said = f"${exponent}={fitted.derived[exponent]:.3f}$" + (f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else "")
+        ends = report.intervals.derived.get(exponent)
+        said = f"${exponent}={report.derived[exponent]:.3f}$" + (f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else "")
         axes.plot(compute, value, color=LAW, label=f"{fitted.law.name}: {said}", zorder=3)
         if envelope:
             axes.plot(envelope["c"], envelope[name], ".", color=THIRD, markersize=4, label="approach 1: envelope")
         if minima:
-            centre = np.array([m[name] for m in minima])
-            relative_squared = np.array([[m["n"] / m["low"], m["high"] / m["n"]][::sign] for m in minima]).T
-            errors = np.stack([centre * (1 - 1 / relative_squared[0]), centre * (relative_squared[1] - 1)])
+            centre = np.array([getattr(m, name) for m in minima])
+            ratios = np.array([[m.n / m.low, m.high / m.n][::sign] for m in minima]).T
+            errors = np.stack([centre * (1 - 1 / ratios[0]), centre * (ratios[1] - 1)])
             axes.errorbar(
-                [m["c"] for m in minima], centre, yerr=np.maximum(errors, 0), fmt="D", color=SECOND, markersize=4,
+                [m.c for m in minima], centre, yerr=np.maximum(errors, 0), fmt="D", color=SECOND, markersize=4,
                 capsize=2.5, elinewidth=1, label="approach 2: minima of the budgets", zorder=4,
             )  # fmt: skip
         axes.set_yscale("log")
-        shown = np.concatenate([low, high, [m[name] for m in minima], value])
+        shown = np.concatenate([low, high, [getattr(m, name) for m in minima], value])
         shown = shown[np.isfinite(shown)]
         axes.set_ylim(shown.min() / 1.6, shown.max() * 1.6)
         log_ticks(axes.yaxis, float(shown.min()), float(shown.max()))

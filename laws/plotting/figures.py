@@ -32,7 +32,7 @@ FIGURES: dict[str, Callable[[FitResult, dict | None], Figure | None]] = {
     "law": lambda fitted, curves: one_column(fitted),
     "profiles": lambda fitted, curves: profiles(fitted),
     "clouds": lambda fitted, curves: clouds(fitted),
-    "rollout": lambda fitted, curves: backtest(fitted),
+    "backtest": lambda fitted, curves: backtest(fitted),
 }
 
 

@@ -12,6 +12,7 @@ from laws.model.law import LOSS
 from laws.model.variables import CORE, VARIABLES
 from laws.plotting.shared import drawn_budgets, residual_of, rows_of, smooth_curve
 from laws.plotting.style import INK, LAW, SECOND, SYMBOLS, colours, legend, log_ticks, log_x, panels, power
+from laws.results.report import ApproachReport
 from laws.results.results import FitResult
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def isoflop_curves(fitted: FitResult) -> Figure | None:
     if len(full) < 2:
         return None
     figure, (axes,) = panels(1, 3.7, 6.0)
-    found = fitted.report["approaches"].get("isoflop_akima", {})
+    approach = fitted.report.approaches.get("isoflop_akima", ApproachReport())
     predictor = fitted.predictor
     for g, colour in zip(full, colours(len(full)), strict=True):
         n, loss, c = data["n"][group == g], data["loss"][group == g], float(np.median(data["c"][group == g]))
@@ -38,17 +39,17 @@ def isoflop_curves(fitted: FitResult) -> Figure | None:
             log_predictions(fitted.law, predictor.constants[None], {"n": grid, "d": d, "c": c + 0 * grid})[0]
         )
         axes.plot(grid, curve, color=colour, label=power(c))
-        for minimum in found.get("minima", []):
-            if minimum["reason"] is None and abs(minimum["c"] / c - 1) < 1e-6:
-                ends = [[minimum["n"] - minimum["low"]], [minimum["high"] - minimum["n"]]]
+        for minimum in approach.minima:
+            if abs(minimum.c / c - 1) < 1e-6:
+                ends = np.maximum([[minimum.n - minimum.low], [minimum.high - minimum.n]], 0)
                 axes.errorbar(
-                    minimum["n"], minimum["loss"], xerr=np.maximum(ends, 0), fmt="D", color=INK, markersize=4.5,
+                    minimum.n, minimum.loss, xerr=ends, fmt="D", color=INK, markersize=4.5,
                     capsize=2.5, elinewidth=1, markerfacecolor="white", zorder=5,
                 )  # fmt: skip
     at = np.geomspace(data["c"].min(), data["c"].max(), 60)
     best = predictor.allocation(at)
     axes.plot(best.n[0], best.loss[0], "--", color=SECOND, linewidth=1.3, label="optimum of the law", zorder=4)
-    measured = [minimum["loss"] for minimum in found.get("minima", []) if minimum["reason"] is None]
+    measured = [minimum.loss for minimum in approach.minima]
     if measured:
         axes.plot([], [], "D", color=INK, markerfacecolor="white", markersize=4.5, label="measured minimum")
     shown = data["loss"][np.isin(group, full)]

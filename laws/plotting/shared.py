@@ -22,9 +22,10 @@ FEWEST_DRAWN, MOST_DRAWN = 3, 8  # sizes of a budget whose curve is drawn, and s
 
 
 def rows_of(fitted: FitResult) -> dict[str, Any]:
-    """The fitted rows: variable -> values, ``loss``, and ``run``, their identities."""
-    data = fitted.report["data"]
-    return {key: np.asarray(values, float) for key, values in data.items() if key != "run"} | {"run": data["run"]}
+    """The fitted rows: role -> values, ``loss``, and ``run``, their identities."""
+    data = fitted.report.data
+    values = {variable: np.array(column) for variable, column in data.values.items()}
+    return values | {"loss": np.array(data.loss), "run": list(data.run)}
 
 
 def residual_of(fitted: FitResult) -> Float[np.ndarray, " rows"]:
@@ -61,13 +62,13 @@ def bands(fitted: FitResult, compute: Float[np.ndarray, " points"]) -> dict[str,
 
 def reach(fitted: FitResult) -> Float[np.ndarray, " points"]:
     """Computes to draw: the fitted range, and on to the target."""
-    low, high = fitted.report["ranges"]["c"]
-    return np.geomspace(low, max(high, (fitted.report["target"] or {}).get("c", high)) * 1.1, 60)
+    low, high = fitted.report.ranges["c"]
+    return np.geomspace(low, max(high, fitted.report.target_flops or high) * 1.1, 60)
 
 
 def mark_end(axes: Axes, fitted: FitResult, compute: Float[np.ndarray, " points"], height: float) -> None:
     """A line where the fitted runs end, if more is drawn; its label stands at a height where the panel is empty."""
-    end = fitted.report["ranges"]["c"][1]
+    end = fitted.report.ranges["c"][1]
     if compute[-1] > 1.2 * end:
         axes.axvline(end, color=NAIVE, linewidth=0.9, linestyle=":")
         axes.annotate(

@@ -66,7 +66,7 @@ def surface_of(fitted: FitResult) -> Surface | None:
     loss = np.exp(log_predictions(fitted.law, fitted.predictor.constants[None], columns)[0]).reshape(GRID, GRID)
     levels = np.unique([float(f"{level:.3g}") for level in np.quantile(loss, SHARES)])
     group, full = drawn_budgets(rows)
-    low, high = fitted.report["ranges"]["c"]
+    low, high = fitted.report.ranges["c"]
     lines = [np.median(rows["c"][group == g]) for g in full] or np.geomspace(low, high, LINES)
     return Surface(n, d, loss, levels, frontier, np.array(lines))
 
@@ -85,7 +85,8 @@ def _runs(axes: Axes, fitted: FitResult) -> None:
 
 def _target(axes: Axes, fitted: FitResult) -> None:
     """The best split of the target, and its interval along the line of equal compute."""
-    compute, predictor = fitted.report["target"]["c"], fitted.predictor
+    compute, predictor = fitted.report.target_flops, fitted.predictor
+    assert compute is not None  # the law has an optimum
     n = predictor.allocation(compute).n[0]
     if not np.isfinite(n).all():
         return
@@ -101,7 +102,7 @@ def _target(axes: Axes, fitted: FitResult) -> None:
 
 def _frontier(axes: Axes, fitted: FitResult, found: Surface) -> None:
     """The best splits, dashed where there is more compute than any fitted run had."""
-    line, end = found.frontier, fitted.report["ranges"]["c"][1] * 1.001
+    line, end = found.frontier, fitted.report.ranges["c"][1] * 1.001
     for part, style, said in ((line["c"] <= end, "-", "best split"), (line["c"] >= end / 1.2, "--", None)):
         axes.plot(line["n"][part], line["d"][part], style, color=LAW, linewidth=2.0, label=said, zorder=4)
 

@@ -45,7 +45,7 @@ def transferred(rows: dict[str, Float[np.ndarray, " rows"]]) -> Float[np.ndarray
 
 def transfer(fitted: FitResult) -> Figure | None:
     """Loss against data from scratch and from a parent, and the data transferred, with the law's curves."""
-    if fitted.report["law"] != TRANSFER_JOINT.name or fitted.law.fixed:
+    if fitted.report.law != TRANSFER_JOINT.name or fitted.law.fixed:
         return None
     from matplotlib.lines import Line2D
 

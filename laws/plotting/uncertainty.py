@@ -12,6 +12,7 @@ from scipy.stats import gaussian_kde, t as student
 
 from laws.inference.allocation import derive
 from laws.plotting.style import INK, LAW, SECOND, few_ticks, legend_above, log_ticks, panels, symbol
+from laws.results.report import ProfileCurve
 from laws.results.results import FitResult
 
 if TYPE_CHECKING:
@@ -49,24 +50,24 @@ def _scale(axes: Axes, along: str, low: float, high: float, room: float, least: 
     log_ticks(axis, *ends, narrow=True) if far else few_ticks(axis)
 
 
-def _curve(kept: dict[str, list[float]]) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
+def _curve(curve: ProfileCurve) -> tuple[Float[np.ndarray, " points"], Float[np.ndarray, " points"]]:
     """Values and roots of a profile, values that are the same once."""
-    values, first = np.unique(kept["values"], return_index=True)
-    return values, np.array(kept["roots"])[first]
+    values, first = np.unique(curve.values, return_index=True)
+    return values, np.array(curve.roots)[first]
 
 
 def profiles(fitted: FitResult) -> Figure | None:
     """How much the runs object when a quantity is moved and all constants are fitted anew, out to the interval's ends."""
     report = fitted.report
-    kept = report.get("profile") or {}
-    curves = kept.get("curves", {})
+    profile = report.profile
+    curves = profile.curves if profile else {}
     drawn = {name: _curve(curves[name]) for name in (*fitted.law.names, *DERIVED) if name in curves}
     names = [name for name, (values, _) in drawn.items() if len(values) > 2]
-    if not names:
+    if profile is None or not names:
         return None
     figure, plots = panels(len(names), 1.9, 2.2, ACROSS)
-    cut = float(student.ppf((1 + kept["level"]) / 2, kept["dof"]))
-    point, ends = report["params"] | report["derived"], kept["params"] | kept["derived"]
+    cut = float(student.ppf((1 + profile.level) / 2, profile.dof))
+    point, ends = report.params | report.derived, profile.params | profile.derived
     for axes, name in zip(plots, names, strict=True):
         values, roots = drawn[name]
         root = PchipInterpolator(values, roots)
@@ -76,7 +77,7 @@ def profiles(fitted: FitResult) -> Figure | None:
         axes.axvspan(max(low, fine[0]), min(high, fine[-1]), color=LAW, alpha=0.12, linewidth=0)
         axes.plot(fine, root(fine) ** 2, color=LAW, label="all other constants fitted anew")
         axes.plot(values, roots**2, ".", color=LAW, markersize=4)
-        axes.axhline(cut**2, color=SECOND, linestyle="--", linewidth=1.1, label=f"{kept['level']:.0%} level")
+        axes.axhline(cut**2, color=SECOND, linestyle="--", linewidth=1.1, label=f"{profile.level:.0%} level")
         axes.axvline(point[name], color=INK, linewidth=0.9, label="fit")
         _scale(axes, "x", fine[0], fine[-1], ROOM / 2)
         axes.set(xlabel=symbol(name), ylim=(0, (ABOVE * cut) ** 2))
@@ -90,8 +91,9 @@ def _drawn(fitted: FitResult) -> dict[str, Float[np.ndarray, " resamples"]]:
     """Constants of every resample, and what follows from them at the target."""
     law, predictor = fitted.law, fitted.predictor
     found = dict(zip(law.names, predictor.draws.T, strict=True))
-    if law.has_compute_optimum:
-        found |= derive(law, predictor.draws, predictor.cost, fitted.report["target"]["c"], predictor.ranges["n"])
+    target = fitted.report.target_flops
+    if target is not None:
+        found |= derive(law, predictor.draws, predictor.cost, target, predictor.ranges["n"])
     return found
 
 
@@ -100,19 +102,19 @@ def pairs_of(fitted: FitResult) -> list[tuple[str, str]]:
 
     Weights such as A of A / N^alpha are left out where other constants are left: their size means nothing by itself.
     """
-    law, collinear = fitted.law, fitted.report["centred"]["collinear"]
-    jsonable = [name for name in law.names if name not in collinear]
-    floors = [name for name in jsonable if name in law.linear]
+    law, collinear = fitted.law, fitted.report.terms_at_centroid.collinear
+    interpretable = [name for name in law.names if name not in collinear]
+    floors = [name for name in interpretable if name in law.linear]
     inner = [
         param.name
         for param in law.params
-        if param.name in jsonable and param.scale == "linear" and param.name not in floors
+        if param.name in interpretable and param.scale == "linear" and param.name not in floors
     ]
     if law.has_compute_optimum:
         first = [(inner[0], inner[1])] if len(inner) > 1 else []
         slope = "a" if first else inner[0] if inner else "n_opt"  # with one exponent a is 1/2 whatever the runs
         return [*first, *((name, slope) for name in floors[:1]), ("n_opt", "loss_opt")]
-    names = jsonable if len(jsonable) > 1 else list(law.names)
+    names = interpretable if len(interpretable) > 1 else list(law.names)
     return [*pairwise(names)][:CLOUDS]
 
 
@@ -145,7 +147,7 @@ def clouds(fitted: FitResult) -> Figure | None:
     pairs = pairs_of(fitted)
     if not pairs or len(fitted.predictor.draws) < FEWEST:
         return None
-    drawn, point = _drawn(fitted), fitted.params | fitted.derived
+    drawn, point = _drawn(fitted), fitted.report.params | fitted.report.derived
     figure, plots = panels(len(pairs), 2.6, 2.9)
     for axes, (one, other) in zip(plots, pairs, strict=True):
         known = np.isfinite(drawn[one]) & np.isfinite(drawn[other])

@@ -1,57 +1,151 @@
-"""A finished fit: what it found, what vouches for it, and what it predicts; kept as one JSON file."""
+"""The results object of a fit, in the manner of statsmodels: parameters, intervals, residuals, predictions, summary."""
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
+from jaxtyping import Float
 
 from laws.base.errors import InputError
 from laws.base.json_files import read_json, write_json
-from laws.data.token_cost import TokenCost
-from laws.forecasting.prediction import Predictor, Rival, predict_compute, predict_loss
-from laws.inference.noise import RunNoise
-from laws.model.forms import find
+from laws.estimation.estimate import log_predictions
+from laws.forecasting.prediction import Forecast, Predictor, Rival, predict_compute, predict_runs
+from laws.inference.methods import IntervalMethod
+from laws.inference.noise import interval
+from laws.model.forms import LAWS, find
 from laws.model.law import Law
-from laws.model.variables import CORE, checked_variable
+from laws.model.variables import CORE, VARIABLES, checked_variable
+from laws.results.report import Certificate, FitReport, FitWarning, RivalReport, read_report
 
-DIGITS = 12  # of the resampled constants kept in the file
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FitResult:
-    """A law with its constants, their uncertainty and the runs behind them.
+    """A law fitted to a table of runs.
 
     Args:
-        law: the law.
-        report: everything ``fit.json`` says, in its layout.
+        law: the law, without the constants that were held.
+        report: all that ``fit.json`` states.
     """
 
     law: Law
-    report: dict[str, Any]
+    report: FitReport
 
     @property
-    def params(self) -> dict[str, float]:
-        return self.report["params"]
+    def params(self) -> pd.Series:
+        """Fitted constants, by name."""
+        return pd.Series(self.report.params, dtype=float, name=self.law.name)
 
     @property
-    def derived(self) -> dict[str, float]:
-        return self.report["derived"]
+    def derived(self) -> pd.DataFrame:
+        """What follows from the constants at the target compute.
+
+        Returns:
+            ``value``, ``low`` and ``high`` of the exponents ``a`` and ``b``, ``n_opt`` (parameters), ``d_opt`` (tokens),
+            ``loss_opt`` and ``tokens_per_param``; in ``attrs``, ``target_flops`` and ``n_without_optimum``, the number
+            of resamples without an optimum there, which are not in the intervals.
+        """
+        rows = {
+            name: (value, *self.report.intervals.derived.get(name, (None, None)))
+            for name, value in self.report.derived.items()
+        }
+        frame = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"], dtype=float)
+        frame.attrs |= {
+            "target_flops": self.report.target_flops,
+            "n_without_optimum": self.report.intervals.n_without_optimum,
+        }
+        return frame
+
+    def conf_int(self, level: float | None = None) -> pd.DataFrame:
+        """Intervals of the constants.
+
+        Args:
+            level: nominal coverage; by default that of the fit.
+
+        Returns:
+            ``low`` and ``high``, a row a constant; infinite where an end is open.
+
+        Raises:
+            InputError: another level of profile intervals, or no resamples.
+        """
+        level = self.report.intervals.level if level is None else level
+        if level == self.report.intervals.level:
+            rows = self.report.intervals.params
+        elif not 0 < level < 1:
+            raise InputError(f"level must lie between 0 and 1, and is {level}")
+        elif self.report.intervals.method == IntervalMethod.PROFILE:
+            raise InputError(
+                f"profile intervals are known at the level of the fit alone, {self.report.intervals.level}: fit with "
+                f"level={level}"
+            )
+        else:
+            rows = {name: interval(np.array(draws), level) for name, draws in self.report.samples.items()}
+        if not rows:
+            raise InputError("the fit has no resamples, so there are no intervals: fit with resamples above 0")
+        frame = pd.DataFrame.from_dict(rows, orient="index", columns=["low", "high"], dtype=float)
+        return frame.fillna({"low": -np.inf, "high": np.inf})
+
+    def cov_params(self) -> pd.DataFrame:
+        """Covariance of the constants over the resamples.
+
+        Raises:
+            InputError: the fit has no resamples.
+        """
+        if len(self.predictor.draws) < 2:
+            raise InputError("the fit has no resamples, so there is no covariance: fit with resamples above 0")
+        names = list(self.law.names)
+        return pd.DataFrame(np.atleast_2d(np.cov(self.predictor.draws, rowvar=False)), names, names)
 
     @property
-    def intervals(self) -> dict[str, Any]:
-        return self.report["intervals"]
+    def data(self) -> pd.DataFrame:
+        """The fitted rows: a column a variable (``n``, ``d``, ``c``, ...) and ``loss``, indexed by run."""
+        values = {variable: np.array(values) for variable, values in self.report.data.values.items()}
+        frame = pd.DataFrame(values | {"loss": np.array(self.report.data.loss)}, index=list(self.report.data.run))
+        return frame.rename_axis("run")
 
     @property
-    def warnings(self) -> list[str]:
-        return self.report["warnings"]
+    def fittedvalues(self) -> pd.Series:
+        """What the law predicts for each fitted row."""
+        return self.predict(self.data).rename("fitted")
+
+    @property
+    def resid(self) -> pd.Series:
+        """Residuals of the fitted rows: log of the measured loss minus log of the predicted one."""
+        return np.log(self.data["loss"] / self.fittedvalues).rename("resid")
+
+    @property
+    def n_runs(self) -> int:
+        """Number of fitted runs."""
+        return self.report.n_runs
+
+    @property
+    def dof_resid(self) -> int:
+        """Residual degrees of freedom."""
+        return self.report.dof_resid
+
+    @property
+    def certificate(self) -> Certificate:
+        """What vouches for the optimum: gradient, expected decrease, condition, bounds, starts."""
+        return self.report.certificate
+
+    @property
+    def warnings(self) -> tuple[FitWarning, ...]:
+        """What a reader of the fit must know, in the order in which it matters."""
+        return self.report.warnings
 
     @property
     def observable(self) -> str:
         """What is predicted, with its unit where that is known."""
-        return self.report["observable"]
+        return self.report.observable
 
     @property
     def predictor(self) -> Predictor:
@@ -59,19 +153,88 @@ class FitResult:
         report = self.report
         return Predictor(
             law=self.law,
-            constants=_array(self.law, report["params"]),
-            draws=_array(self.law, report["samples"]).reshape(-1, len(self.law.names)),
-            cost=TokenCost.from_dict(report["cost"]),
-            noise=RunNoise(**{name: report["noise"][name] for name in ("seeds", "residual", "dof")}),
-            rivals=tuple(map(_rival, report.get("ensemble", {}).get("forms", [])[1:])),
-            extrapolation_inflation=report.get("ensemble", {}).get("growth", 0.0),
-            ranges={variable: tuple(ends) for variable, ends in report["ranges"].items()},
-            level=report["intervals"]["level"],
-            seed=report["seed"],
+            constants=_by_row(self.law, report.params),
+            draws=_by_row(self.law, report.samples).reshape(-1, len(self.law.names)),
+            cost=report.token_cost,
+            noise=report.noise,
+            rivals=tuple(map(_rival, report.model_average.forms[1:])),
+            extrapolation_inflation=report.model_average.extrapolation_inflation,
+            ranges=report.ranges,
+            level=report.intervals.level,
+            seed=report.seed,
         )
 
-    def predict(self, *, compute: float | None = None, **given: float) -> dict[str, Any]:
-        """A prediction with its interval and extrapolation factors.
+    def _variables(self, frame: pd.DataFrame | Mapping[str, Any]) -> dict[str, Float[np.ndarray, " rows"]]:
+        """Variables that the law reads, from columns called as the variables or as in the fitted table."""
+        columns = {}
+        for variable in (*self.law.columns, "c"):
+            for column in (variable, self.report.columns.get(variable, variable), VARIABLES[variable].column):
+                if column in frame:
+                    columns[variable] = np.asarray(frame[column], np.float64)
+                    break
+        return columns
+
+    def predict(self, frame: pd.DataFrame | Mapping[str, Any]) -> pd.Series:
+        """What the law predicts for runs.
+
+        Args:
+            frame: a row a run; its columns are called as the law's variables (``n``: parameters, ``d``: tokens, ``c``:
+                FLOPs, ...) or as in the fitted table. Compute is filled in where it is not given.
+
+        Raises:
+            InputError: a variable is missing, or a value is not positive or finite.
+        """
+        columns = self.predictor.columns(self._variables(frame))
+        value = np.exp(log_predictions(self.law, self.predictor.constants[None], columns)[0])
+        return pd.Series(value, _index(frame, len(value)), name=self.observable)
+
+    def get_prediction(self, frame: pd.DataFrame | Mapping[str, Any]) -> Prediction:
+        """Predictions for runs, with the interval of the mean and that of one run.
+
+        Args:
+            frame: as in ``predict``.
+
+        Raises:
+            InputError: as ``predict``.
+        """
+        columns = self.predictor.columns(self._variables(frame))
+        value = np.exp(log_predictions(self.law, self.predictor.constants[None], columns)[0])
+        index = _index(frame, len(value))
+        return Prediction(self.predictor, columns, value, self.predictor.log_losses(columns), index)
+
+    def optimal(self, compute: ArrayLike, **given: float) -> pd.DataFrame:
+        """Compute-optimal sizes of many budgets.
+
+        Args:
+            compute: training FLOPs, in the convention of the fit.
+            given: values of what the law reads beside n and d.
+
+        Returns:
+            a row a budget: ``n`` (parameters), ``d`` (tokens), ``loss``, ``a`` and ``b`` (local exponents), each with
+            ``_ci_lower`` and ``_ci_upper``; ``loss_run_ci_lower`` and ``loss_run_ci_upper`` of one run; and
+            ``n_without_optimum``, resamples that have none. Not a number where the law has no optimum.
+
+        Raises:
+            InputError: the law does not trade n against d.
+        """
+        compute = np.atleast_1d(np.asarray(compute, np.float64))
+        predictor = self.predictor.with_inputs_fixed(**given)
+        point = predictor.allocation(compute)
+        frame = pd.DataFrame(index=pd.Index(compute, name="compute"))
+        draws = predictor.allocation(compute, draws=True) if len(predictor.draws) else None
+        for name in ("n", "d", "loss", "a", "b"):
+            frame[name] = getattr(point, name)[0]
+            if draws is not None:
+                low, high = interval(getattr(draws, name), predictor.level)
+                frame[f"{name}_ci_lower"], frame[f"{name}_ci_upper"] = low, high
+        log_loss = np.log(point.loss if draws is None else draws.loss)
+        low, high = interval(predictor.scattered(log_loss), predictor.level)
+        frame["loss_run_ci_lower"], frame["loss_run_ci_upper"] = low, high
+        frame["n_without_optimum"] = 0 if draws is None else np.sum(~np.isfinite(draws.n), axis=0)
+        return frame
+
+    def forecast(self, *, compute: float | None = None, **given: float | None) -> Forecast:
+        """The forecast of one run, with what its uncertainty is made of.
 
         Args:
             compute: FLOPs to be split in the best way, at given values of what the law reads beside n and d; or
@@ -79,67 +242,155 @@ class FitResult:
 
         Raises:
             InputError: neither or both are given, a value is not positive, or the law does not read a variable.
+            FitFailed: the law has no optimum at that compute.
         """
-        given = {variable: value for variable, value in given.items() if value is not None}
-        unread = sorted(set(map(checked_variable, given)) - {*CORE, *self.law.columns})
+        values = {variable: value for variable, value in given.items() if value is not None}
+        unread = sorted(set(map(checked_variable, values)) - {*CORE, *self.law.columns})
         if unread:
             raise InputError(f"law '{self.law.name}' does not read {' or '.join(unread)}")
-        if (not given) if compute is None else set(given) & set(CORE):
-            raise InputError("a prediction needs either --compute or the law's own columns (--n, --d, --at), not both")
+        if (not values) if compute is None else set(values) & set(CORE):
+            raise InputError("a forecast needs either compute or the law's own variables (n, d, ...), not both")
         if compute is None:
-            found = predict_loss(self.predictor, **given)
+            found = predict_runs(self.predictor, **values)
         elif "c" in self.law.columns and not self.law.has_compute_optimum:
-            found = predict_loss(self.predictor, c=compute, **given)
+            found = predict_runs(self.predictor, c=compute, **values)
         else:
-            found = given | predict_compute(self.predictor.with_inputs_fixed(**given), compute)
-        return found | {"observable": self.observable}
+            found = predict_compute(self.predictor.with_inputs_fixed(**values), compute)
+            found = dataclasses.replace(found, inputs=values | found.inputs)
+        return dataclasses.replace(found, observable=self.observable)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ``fit.json``."""
+        return self.report.to_dict()
 
     def save(self, path: str | Path) -> Path:
-        """Writes ``fit.json``."""
-        write_json(path, self.report)
+        """Writes ``fit.json``; returns its path."""
+        write_json(path, self.to_dict())
         return Path(path)
 
+    def table(self) -> pd.DataFrame:
+        """Constants and derived quantities: ``value``, ``low`` and ``high``."""
+        ends = self.report.intervals.params
+        rows = {name: (value, *ends.get(name, (None, None))) for name, value in self.report.params.items()}
+        frame = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"], dtype=float)
+        return pd.concat([frame, self.derived]) if len(self.report.derived) else frame
+
+    def _heading(self) -> str:
+        target = f", target {self.report.target_flops:.4g} FLOPs" if self.report.target_flops else ""
+        intervals = f"{self.report.intervals.level:.0%} intervals by {self.report.intervals.method.title}"
+        return f"{self.law.formula}   ({self.n_runs} runs{target}; {intervals})"
+
+    def summary(self) -> str:
+        """Constants, derived quantities and warnings as text."""
+        lines = [self._heading()]
+        for name, value, low, high in self.table().itertuples():
+            ends = "" if np.isnan([low, high]).all() else f"   [{low:.4g}, {high:.4g}]".replace("nan", "open")
+            lines.append(f"  {name:<16} {value:.6g}{ends}")
+        return "\n".join([*lines, *(f"  warning: {warning}" for warning in self.warnings)])
+
     def __str__(self) -> str:
-        level, ends = self.intervals["level"], self.intervals["params"] | self.intervals["derived"]
-        lines = [f"{self.law.formula}   ({self.report['n_runs']} runs)"]
-        for name, value in (self.params | self.derived).items():
-            low, high = ends.get(name) or (None, None)
-            bracket = "" if low is None else f"   [{low:.4g}, {high:.4g}]"
-            lines.append(f"  {name:<16} {value:.6g}{bracket}" if value is not None else f"  {name:<16} none")
-        lines.append(f"  intervals: {level:.0%}")
-        return "\n".join([*lines, *(f"  warning: {text}" for text in self.warnings)])
+        return self.summary()
+
+    def __repr__(self) -> str:
+        constants = ", ".join(f"{name}={value:.4g}" for name, value in self.report.params.items())
+        return f"<FitResult {self.law.name}: {constants}; {self.n_runs} runs, {len(self.warnings)} warnings>"
+
+    def _repr_html_(self) -> str:
+        warned = "".join(f"<li>{escape(str(warning))}</li>" for warning in self.warnings)
+        table = self.table().to_html(float_format=lambda value: f"{value:.6g}", na_rep="")
+        return f"<p>{escape(self._heading())}</p>{table}" + (f"<ul>{warned}</ul>" if warned else "")
 
 
-def _array(law: Law, kept: dict[str, Any]) -> np.ndarray:
-    return np.array([kept[name] for name in law.names], np.float64).T
+@dataclass(frozen=True, repr=False)
+class Prediction:
+    """Predictions of runs under every draw of the model average.
+
+    Args:
+        predictor: of the fit.
+        columns: variable -> value of each run.
+        predicted: by the law.
+        log_losses: under every draw, without a run's noise.
+        index: of the runs.
+    """
+
+    predictor: Predictor
+    columns: dict[str, Float[np.ndarray, " runs"]]
+    predicted: Float[np.ndarray, " runs"]
+    log_losses: Float[np.ndarray, "draws runs"]
+    index: pd.Index
+
+    def summary_frame(self, level: float | None = None) -> pd.DataFrame:
+        """Predictions with both kinds of interval.
+
+        Args:
+            level: nominal coverage; by default that of the fit.
+
+        Returns:
+            a row a run: ``mean``, ``mean_se``, ``mean_ci_lower`` and ``mean_ci_upper`` (of the mean over repeated
+            runs), ``run_ci_lower`` and ``run_ci_upper`` (of one run), and ``extrapolation``, the largest factor by
+            which a variable lies outside the fitted runs.
+        """
+        level = self.predictor.level if level is None else level
+        if not 0 < level < 1:
+            raise InputError(f"level must lie between 0 and 1, and is {level}")
+        losses = np.exp(self.log_losses)
+        known = len(self.predictor.draws) > 0
+        mean = interval(losses, level) if known else (np.full(len(self.predicted), np.nan),) * 2
+        run = interval(self.predictor.scattered(self.log_losses), level)
+        return pd.DataFrame(
+            {
+                "mean": self.predicted,
+                "mean_se": losses.std(axis=0, ddof=1) if known else np.nan,
+                "mean_ci_lower": mean[0],
+                "mean_ci_upper": mean[1],
+                "run_ci_lower": run[0],
+                "run_ci_upper": run[1],
+                "extrapolation": np.exp(self.predictor.distance(self.columns)),
+            },
+            index=self.index,
+        )
 
 
-def _rival(kept: dict[str, Any]) -> Rival:
-    law = find(kept["law"])
-    draws = _array(law, kept["samples"]).reshape(-1, len(law.names))
-    return Rival(kept["form"], law, _array(law, kept["params"]), draws, kept["weight"])
+def _index(frame: pd.DataFrame | Mapping[str, Any], count: int) -> pd.Index:
+    return frame.index if isinstance(frame, pd.DataFrame) else pd.RangeIndex(count)
 
 
-def samples_of(law: Law, params: np.ndarray) -> dict[str, list[float]]:
-    """Resampled constants as kept in the file."""
-    return {name: [float(f"{v:.{DIGITS}g}") for v in params[:, i]] for i, name in enumerate(law.names)}
+def _by_row(law: Law, constants: Mapping[str, Any]) -> Float[np.ndarray, "*draws params"]:
+    return np.array([constants[name] for name in law.names], np.float64).T
 
 
-def from_report(report: dict[str, Any], origin: str = "fit", law: str | Law | None = None) -> FitResult:
+def _rival(form: RivalReport) -> Rival:
+    law = LAWS[form.law]
+    draws = _by_row(law, form.samples).reshape(-1, len(law.names))
+    return Rival(form.label, law, _by_row(law, form.params), draws, form.weight)
+
+
+def from_payload(payload: dict[str, Any], origin: str, law: str | Law | None = None) -> FitResult:
     """A fit from the content of its file.
 
+    Args:
+        payload: the parsed JSON.
+        origin: how messages call it.
+        law: the declaration, or ``file.py:NAME``, for a law that is not one of ours. A file that the content names is
+            never executed.
+
     Raises:
-        InputError: the content is not a fit's, or not of that law.
+        InputError: the content is not a fit's, of another version, or not of that law.
     """
-    missing = [key for key in ("law", "params", "intervals", "ranges", "samples", "cost", "noise") if key not in report]
-    if missing:
-        raise InputError(f"{origin}: not a fit (no '{missing[0]}')")
-    found = find(law or report.get("declared_in") or report["law"]).with_fixed(report.get("fixed"))
-    if set(found.names) != set(report["params"]):
+    report = read_report(payload, origin)
+    if law is None and report.declared_in is not None:
         raise InputError(
-            f"{origin}: a fit of other constants than those of law '{found.name}' ({', '.join(found.names)})"
+            f"{origin}: a fit of a law from a file of one's own ({report.declared_in}), which is not executed unasked: "
+            f"give --law={report.declared_in}"
         )
-    return FitResult(found, report)
+    if law is None and report.law not in LAWS:
+        raise InputError(f"{origin}: a fit of law '{report.law}', which is not known: give its declaration with --law")
+    declared = find(law or report.law).with_fixed(report.fixed)
+    if set(declared.names) != set(report.params):
+        raise InputError(
+            f"{origin}: a fit of other constants than those of law '{declared.name}' ({', '.join(declared.names)})"
+        )
+    return FitResult(declared, report)
 
 
 def read_fit(path: str | Path, law: str | Law | None = None) -> FitResult:
@@ -147,9 +398,9 @@ def read_fit(path: str | Path, law: str | Law | None = None) -> FitResult:
 
     Args:
         path: the file.
-        law: the declaration, or ``file.py:NAME``; by default the law that the fit names, from where it was declared.
+        law: the declaration, or ``file.py:NAME``; needed for a law that is not one of ours.
 
     Raises:
-        InputError: no such file, or not a fit.
+        InputError: no such file, not a fit, or a fit of another version.
     """
-    return from_report(read_json(path, "fit"), str(path), law)
+    return from_payload(read_json(path, "fit"), str(path), law)

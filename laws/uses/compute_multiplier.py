@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from laws.base.errors import InputError
+from laws.base.json_files import jsonable
 from laws.forecasting.prediction import Predictor, extrapolation
 from laws.inference.noise import interval
 from laws.results.results import FitResult
@@ -40,7 +41,7 @@ def _reached(loss: Float[np.ndarray, " grid"], log_c: Float[np.ndarray, " grid"]
 
 def default_compute(a: FitResult) -> Float[np.ndarray, " computes"]:
     """Computes over the runs of a fit and somewhat beyond."""
-    low, high = a.report["ranges"]["c"]
+    low, high = a.report.ranges["c"]
     return np.geomspace(low, high * BEYOND, POINTS)
 
 
@@ -50,7 +51,7 @@ def check_quantities(a: FitResult, b: FitResult) -> None:
     Raises:
         InputError: names the two, and the flag that overrules it where they may be the same under two names.
     """
-    ours, theirs = (fitted.report.get("quantity", {}) for fitted in (a, b))
+    ours, theirs = (fitted.report.quantity for fitted in (a, b))
     for key in ours.keys() & theirs.keys():
         if ours[key] != theirs[key]:
             raise InputError(
@@ -83,16 +84,18 @@ def compare(
     if check_quantity:
         check_quantities(a, b)
     for fitted in (a, b):
-        if "c" not in fitted.report["ranges"]:
+        if "c" not in fitted.report.ranges:
             raise InputError(f"law '{fitted.law.name}' was fitted without compute, so it has no frontier to compare")
-    ours, theirs = (fitted.report["columns"]["c"] for fitted in (a, b))
+    ours, theirs = (fitted.report.columns["c"] for fitted in (a, b))
     if ours != theirs:
-        raise InputError(f"the fits count compute differently ({ours} and {theirs}): fit both with the same --c")
+        raise InputError(
+            f"the fits count compute differently ({ours} and {theirs}): fit both with the same column of compute"
+        )
     compute = default_compute(a) if compute is None else np.sort(np.asarray(compute, np.float64))
     if not (np.isfinite(compute) & (compute > 0)).all():
-        raise InputError(f"--compute must be positive, and is {compute[~(compute > 0)][:1]}")
+        raise InputError(f"compute must be positive, and is {compute[~(compute > 0)][:1]}")
     first, second = a.predictor, b.predictor
-    ends = np.array([a.report["ranges"]["c"], b.report["ranges"]["c"]])
+    ends = np.array([a.report.ranges["c"], b.report.ranges["c"]])
     grid = np.geomspace(min(ends.min(), compute[0]) / REACH, max(ends.max(), compute[-1]) * REACH, GRID)
     point = _log_multiplier(first, second, compute, grid, draws=False)[0]
     many = _log_multiplier(first, second, compute, grid, draws=True)
@@ -104,15 +107,17 @@ def compare(
     ]
     far = extrapolation({"c": tuple(ends[0])}, {"c": float(compute[-1])})["c"]
     beyond = [f"extrapolation beyond the runs of A: C by a factor {far:.3g}"] if far > 1.005 else []
-    return {
-        "a": a.law.name,
-        "b": b.law.name,
-        "compute": ours,
-        "level": level,
-        "points": points,
-        "slope": _slope(np.log(compute), point, many, level),
-        "warnings": beyond,
-    }
+    return jsonable(
+        {
+            "a": a.law.name,
+            "b": b.law.name,
+            "compute": ours,
+            "level": level,
+            "points": points,
+            "slope": _slope(np.log(compute), point, many, level),
+            "warnings": beyond,
+        }
+    )
 
 
 def _log_multiplier(first: Predictor, second: Predictor, compute, grid, draws: bool) -> np.ndarray:

@@ -171,7 +171,7 @@ def _departures(n, d, deviation: float) -> Float[np.ndarray, "rows directions"]:
     return deviation * near @ vectors[:, -FEATURES:] / np.sqrt(values[-FEATURES:])
 
 
-def _gradient(law: Law, columns, params, predictor: Predictor, target: float, of: str) -> tuple[np.ndarray, ...]:
+def _gradient(law: Law, columns, params, predictor: Predictor, target: float, quantity: str) -> tuple[np.ndarray, ...]:
     """Derivatives of the log prediction in the optimiser's coordinates, by central differences; sizes of these."""
     count = params.shape[1]
     coordinates = Coordinates.of(law, columns)
@@ -184,7 +184,7 @@ def _gradient(law: Law, columns, params, predictor: Predictor, target: float, of
         )
     found = allocate(law, around, np.array([target]), predictor.cost, predictor.ranges["n"])
     with np.errstate(invalid="ignore"):  # draws without a split, or with a loss below zero there, are left out
-        at = np.log(getattr(found, of)).reshape(len(unconstrained), 2, count)
+        at = np.log(getattr(found, quantity)).reshape(len(unconstrained), 2, count)
     return (at[:, 0] - at[:, 1]) / (2 * DIFFERENCE * size), size
 
 
@@ -199,7 +199,7 @@ def _split(predictor: Predictor, target: float) -> tuple[CandidateRuns, float]:
 
 
 def information_state(
-    predictor: Predictor, seen: FittedRuns, points: CandidateRuns, target: float, of: str
+    predictor: Predictor, seen: FittedRuns, points: CandidateRuns, target: float, quantity: str
 ) -> InformationState:
     """What the runs of a fit say of a prediction, and what each point would add.
 
@@ -219,7 +219,7 @@ def information_state(
         params = form.draws[np.linspace(0, len(form.draws) - 1, count).astype(int)]
         columns = {variable: rows[variable] for variable in form.law.columns}
         slopes = slopes_at(form.law, columns, params) / seen.error
-        gradient, size = _gradient(form.law, columns, params, predictor, target, of)
+        gradient, size = _gradient(form.law, columns, params, predictor, target, quantity)
         counted = slopes[:, :runs] * seen.share[:, None]
         information = np.swapaxes(counted, 1, 2) @ slopes[:, :runs]
         spare = width - slopes.shape[2]  # a law with fewer constants has some that nothing depends on
@@ -232,7 +232,7 @@ def information_state(
     if good.sum() < len(good) / 2:
         raise FitFailed(f"hardly a resample of the fit has a compute-optimal size at {target:.4g} FLOPs")
     below, at, above = surface[-3:]
-    missed = at if of == "loss" else -(above - below) / (2 * ASIDE) / bend
+    missed = at if quantity == "loss" else -(above - below) / (2 * ASIDE) / bend
     doubt = np.resize(DOUBTS, good.sum())
     return InformationState(
         information[good],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from jaxtyping import Bool, Float
 from laws.base.errors import InputError, NotPreregistered
 from laws.base.json_files import content_hash, jsonable, read_json, sha256, write_json
 from laws.data.table import DEFAULTS, Table, load
-from laws.results.results import FitResult, from_report
+from laws.model.law import Law
+from laws.results.results import FitResult, from_payload
 
 KIND = "isoflop.prediction"
 NEAR = 0.05  # runs within this relative distance of the target are measurements of it
@@ -35,7 +37,7 @@ def freeze(
         fitted: the fit.
         path: the file; one that already holds this very prediction is left as it is.
         fit_path: where the fit was read from, to be checked when the prediction is scored.
-        compute, given: as in ``FitResult.predict``.
+        compute, given: as in ``FitResult.forecast``.
         command: how it was made, for the reader.
 
     Returns:
@@ -45,7 +47,7 @@ def freeze(
         InputError: the file holds another prediction, or the request is not a valid one.
     """
     given = {variable: float(value) for variable, value in given.items() if value is not None}
-    inputs = list(fitted.report.get("inputs", []))
+    inputs = [{"path": file.path, "sha256": file.sha256} for file in fitted.report.inputs]
     if fit_path is not None:
         inputs.insert(0, {"path": str(fit_path), "sha256": sha256(fit_path)})
     payload = jsonable(
@@ -53,10 +55,10 @@ def freeze(
             "kind": KIND,
             "created_at": time.time(),
             "target": given | ({"c": float(compute)} if compute is not None else {}),
-            "prediction": fitted.predict(compute=compute, **given),
+            "prediction": asdict(fitted.forecast(compute=compute, **given)),
             "inputs": inputs,
             "command": command,
-            "fit": fitted.report,
+            "fit": fitted.to_dict(),
         }
     )
     if Path(path).exists():
@@ -93,7 +95,7 @@ def _keys(values: dict[str, Any], loss) -> Float[np.ndarray, "rows fields"]:
 def _missing(frozen: dict[str, Any], table: Table) -> list[str]:
     """Fitted runs that a table no longer holds with the same numbers."""
     data = frozen["fit"]["data"]
-    fitted, now = _keys(data, data["loss"]), _keys(table.values, table.loss)
+    fitted, now = _keys(data["values"], data["loss"]), _keys(table.values, table.loss)
     if fitted.shape[1] != now.shape[1]:
         return list(data["run"])
     order = np.lexsort(now.T[::-1])
@@ -219,12 +221,13 @@ def _runs(fitted: FitResult, table: Table, at: Bool[np.ndarray, " rows"]) -> dic
     }
 
 
-def score(path: str | Path, table: str | Path | Table) -> dict[str, Any]:
+def score(path: str | Path, table: str | Path | Table, law: str | Law | None = None) -> dict[str, Any]:
     """A frozen prediction against what was measured since.
 
     Args:
         path: the frozen file.
         table: the runs; a path is read with the columns of the fit.
+        law: the declaration, or ``file.py:NAME``; needed for a law that is not one of ``laws.LAWS``.
 
     Raises:
         InputError: the frozen file or an input was changed, or nothing was measured at the target.
@@ -234,7 +237,7 @@ def score(path: str | Path, table: str | Path | Table) -> dict[str, Any]:
     if not isinstance(table, Table):
         table = load(table, **_columns(frozen))
     warned = check_inputs(frozen, table)
-    fitted = from_report(frozen["fit"], str(path))
+    fitted = from_payload(frozen["fit"], str(path), law)
     for key, value in frozen["fit"].get("quantity", {}).items():
         if table.quantity.get(key, value) != value:
             warned.append(f"the prediction is of {key} '{value}', and the runs are of '{table.quantity[key]}'")
@@ -244,7 +247,7 @@ def score(path: str | Path, table: str | Path | Table) -> dict[str, Any]:
     measured = _best(table, at)
     said = frozen["prediction"]
     low, high = said["interval"]
-    width = (high - low) / said["loss"]
+    width = (high - low) / said["value"]
     if width > INFORMATIVE:
         warned.append(f"uninformative: the interval is {width:.1%} of the loss wide, more than {INFORMATIVE:.0%}")
     return jsonable(
@@ -252,9 +255,9 @@ def score(path: str | Path, table: str | Path | Table) -> dict[str, Any]:
             "kind": "isoflop.score",
             "prediction": {"path": str(path), "sha256": frozen["sha256"]},
             "target": frozen["target"],
-            "predicted": {"loss": said["loss"], "interval": [low, high], "level": said["level"]},
+            "predicted": {"loss": said["value"], "interval": [low, high], "level": said["level"]},
             "measured": measured,
-            "abs_rel_error": abs(said["loss"] / measured["loss"] - 1),
+            "abs_rel_error": abs(said["value"] / measured["loss"] - 1),
             "covered": low <= measured["loss"] <= high,
             "interval_width": high - low,
             "relative_width": width,

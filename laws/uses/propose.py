@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from laws.base.errors import FitFailed, InputError
+from laws.base.json_files import jsonable
 from laws.forecasting.prediction import Predictor, extrapolation, warnings_of
 from laws.results.results import FitResult
 from laws.uses.optimal_design import CandidateRuns, FittedRuns, InformationState, information_state
@@ -118,7 +119,7 @@ def propose(
     runs: int = RUNS,
     *,
     target: float | None = None,
-    of: str = "loss",
+    quantity: str = "loss",
     largest: float | None = None,
 ) -> dict[str, Any]:
     """The next runs: what to train so that a prediction becomes surer.
@@ -129,11 +130,11 @@ def propose(
         runs: how many at most, those for lack of fit included.
         target: FLOPs of the prediction, split in the best way; by default that of the fit if it lies beyond its runs,
             else ten times the largest run.
-        of: a key of ``PREDICTIONS``.
+        quantity: a key of ``PREDICTIONS``.
         largest: FLOPs that one run may cost; by default a quarter of the budget.
 
     Returns:
-        ``points``: ``n``, ``d``, ``c``, ``tokens_per_param``, ``purpose``, and the ``loss`` that the fit predicts there
+        ``points``: ``n``, ``d``, ``c``, ``tokens_per_param``, ``design_role``, and the ``loss`` that the fit predicts there
         with its ``interval``. ``deviation``: expected relative error of the prediction ``before`` and ``after``, and
         after the same FLOPs in an iso-FLOP grid (``isoflop``) and at ``random``; ``variance_ratio`` to either.
 
@@ -142,14 +143,12 @@ def propose(
         FitFailed: there is no best split of the target.
     """
     predictor, report = fitted.predictor, fitted.report
-    target, budget = _checked(fitted, budget, runs, target, of, largest)
+    target, budget = _checked(fitted, budget, runs, target, quantity, largest)
     columns, objective = (
-        {variable: np.asarray(report["data"][variable], np.float64) for variable in "ndc"},
-        report["objective"],
+        {variable: np.asarray(report.data.values[variable], np.float64) for variable in "ndc"},
+        report.objective,
     )
-    seen = FittedRuns.of(
-        columns, report["data"]["run"], predictor.noise.deviation, objective["name"], objective["delta"]
-    )
+    seen = FittedRuns.of(columns, report.data.run, predictor.noise.deviation, objective.name, objective.delta)
     point, grid = predictor.allocation(target), isoflop_grid(predictor, budget, runs)
     if not np.isfinite([point.n[0, 0], *grid.n]).all():
         raise FitFailed(f"the fitted law has no compute-optimal size at {target:.4g} FLOPs, or at the budgets before")
@@ -157,7 +156,7 @@ def propose(
     possible, rng = candidates(predictor, seen, largest), np.random.default_rng([predictor.seed, 3])
     drawn = [random_design(rng, predictor, seen, budget, runs, largest) for _ in range(RANDOM)]
     known, count = (
-        information_state(predictor, seen, CandidateRuns.joined([possible, grid, *drawn]), target, of),
+        information_state(predictor, seen, CandidateRuns.joined([possible, grid, *drawn]), target, quantity),
         len(possible.n),
     )
     chosen = choose(known.among(slice(count)), possible, seen, budget, runs)
@@ -165,55 +164,55 @@ def propose(
     after, points = known.deviation(chosen), possible[chosen]
     deviation = {"before": known.deviation(chosen[:0]), "isoflop": others[0]}
     deviation["random"] = float(np.exp(np.mean(np.log(others[1:]))))
-    return {
-        "law": fitted.law.name,
-        "of": of,
-        "target": {"c": target} | {name: float(getattr(point, name)[0, 0]) for name in ("n", "d", "loss")},
-        "budget": budget,
-        "largest": largest,
-        "flops": float(points.c.sum()),
-        "level": predictor.level,
-        "deviation": deviation | {"after": after},
-        "variance_ratio": {name: (after / other) ** 2 for name, other in deviation.items()},
-        "points": _said(predictor, points),
-        "warnings": warnings_of(predictor, extrapolation(predictor.ranges, {"c": target})),
-    }
+    return jsonable(
+        {
+            "law": fitted.law.name,
+            "quantity": quantity,
+            "target": {"c": target} | {name: float(getattr(point, name)[0, 0]) for name in ("n", "d", "loss")},
+            "budget": budget,
+            "largest": largest,
+            "flops": float(points.c.sum()),
+            "level": predictor.level,
+            "deviation": deviation | {"after": after},
+            "variance_ratio": {name: (after / other) ** 2 for name, other in deviation.items()},
+            "points": _said(predictor, points),
+            "warnings": warnings_of(predictor, extrapolation(predictor.ranges, {"c": target})),
+        }
+    )
 
 
 def _said(predictor: Predictor, points: CandidateRuns) -> list[dict[str, Any]]:
     """The points of a proposal with what the fit predicts there."""
     loss, low, high = predictor.losses({"n": points.n, "d": points.d, "c": points.c})
-    purpose = [INFORMATIVE] * (len(loss) - TESTS) + [LACK_OF_FIT] * TESTS
+    role = [INFORMATIVE] * (len(loss) - TESTS) + [LACK_OF_FIT] * TESTS
     table = {"n": points.n, "d": points.d, "c": points.c, "tokens_per_param": points.d / points.n, "loss": loss}
     table = {name: values.tolist() for name, values in table.items()}
-    table |= {"interval": np.stack([low, high], axis=1).tolist(), "purpose": purpose}
+    table |= {"interval": np.stack([low, high], axis=1).tolist(), "design_role": role}
     return [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
 
 
-def _checked(fitted: FitResult, budget, runs, target, of, largest) -> tuple[float, float]:
+def _checked(fitted: FitResult, budget, runs, target, quantity, largest) -> tuple[float, float]:
     """Target and budget, with their defaults; refuses what makes no proposal."""
     if not fitted.law.has_compute_optimum:
         raise InputError(
             f"law '{fitted.law.name}' is not of the loss by n and d alone, so it has no optimum to propose for"
         )
-    if not fitted.report["intervals"]["resamples"]:
-        raise InputError(
-            "the fit has no resamples, so nothing says what it does not know: fit with --bootstrap above 0"
-        )
-    if of not in PREDICTIONS:
-        raise InputError(f"--of is one of {', '.join(PREDICTIONS)}, and is '{of}'")
+    if not fitted.report.intervals.resamples:
+        raise InputError("the fit has no resamples, so nothing says what it does not know: fit with resamples above 0")
+    if quantity not in PREDICTIONS:
+        raise InputError(f"quantity is one of {', '.join(PREDICTIONS)}, and is '{quantity}'")
     if runs <= TESTS:
-        raise InputError(f"--runs must be at least {TESTS + 1}, as {TESTS} are kept for lack of fit, and is {runs}")
-    smallest, top = fitted.report["ranges"]["c"]
-    own = fitted.report["target"]["c"]
+        raise InputError(f"runs must be at least {TESTS + 1}, as {TESTS} are kept for lack of fit, and is {runs}")
+    smallest, top = fitted.report.ranges["c"]
+    own = fitted.report.target_flops or 0.0
     target = (own if own > top else FURTHER * top) if target is None else target
-    budget = float(np.sum(fitted.report["data"]["c"])) if budget is None else budget
-    for flag, value in (("budget", budget), ("target", target), ("largest", largest)):
+    budget = float(np.sum(fitted.report.data.values["c"])) if budget is None else budget
+    for name, value in (("budget", budget), ("target", target), ("largest", largest)):
         if value is not None and not (np.isfinite(value) and value > 0):
-            raise InputError(f"--{flag} must be positive, and is {value}")
+            raise InputError(f"{name} must be positive, and is {value}")
     least = (TESTS + 1) * smallest
     if budget < least:
         raise InputError(
-            f"--budget={budget:.4g} FLOPs is too small: {TESTS + 1} runs like the smallest of the fit cost {least:.4g}"
+            f"a budget of {budget:.4g} FLOPs is too small: {TESTS + 1} runs like the smallest of the fit cost {least:.4g}"
         )
     return float(target), float(budget)

@@ -1,5 +1,6 @@
 """The report page: what it says of a study, what it leaves out, and that nothing in a study can become markup."""
 
+import dataclasses
 import html
 import json
 import re
@@ -82,7 +83,8 @@ def folder(tmp_path_factory):
     fit = laws.load(table).fit(
         "chinchilla", resamples=60, target=BUDGETS[3], curves=laws.load_curves(path / "sweep" / "curves.parquet")
     )
-    fit.report["command"] = "isoflop fit sweep --target=8e11"
+    report = dataclasses.replace(fit.report, command="isoflop fit sweep --target=8e11")
+    fit = dataclasses.replace(fit, report=report)
     fit.save(path / "fit.json")
     frozen = laws.freeze(fit, path / "prediction.json", fit_path=path / "fit.json", compute=BUDGETS[3])
     write_sweep(path / "sweep", BUDGETS[3:], first=frozen["created_at"])
@@ -183,15 +185,15 @@ def test_the_headline_and_the_prediction_say_what_the_files_say(folder, text):
     )
     for naive in score["baselines"].values():
         assert markup.percent(naive["abs_rel_error"]) in said
-    for warning in fit["warnings"] + score["warnings"]:
-        assert warning in said
+    for text in [*(warning["text"] for warning in fit["warnings"]), *score["warnings"]]:
+        assert text in said
     assert fit["inputs"][0]["sha256"][:16] in said and "isoflop fit sweep --target=8e11" in said
 
 
 def test_what_a_report_of_a_fit_must_state_is_stated(folder, text):
     said, fit = Page(text).said, json.loads((folder / "fit.json").read_text())
-    assert f"{fit['starts']['at_best']} of {fit['starts']['n']} reached the best objective" in said
-    assert "log huber with δ = 0.001, sum over the runs" in said
+    assert f"{fit['certificate']['n_at_best']} of {fit['certificate']['n_starts']} reached the best objective" in said
+    assert "log huber with δ = 0.001, summed over the runs" in said
     assert f"{fit['n_runs']} fitted; " in said and "left out: status is not completed" in said
     assert "N is column params_total (all parameters)" in said and "C is column flops_exact" in said
     assert "beyond the fitted runs in C by a factor 2.00" in said
@@ -209,7 +211,7 @@ def test_runs_that_failed_or_diverged_are_shown(study, text):
 
 def test_points_are_the_fitted_runs_and_the_held_out_ones(study):
     points = study.points
-    assert points["fitted"].sum() == study.fit.report["n_runs"] == 13
+    assert points["fitted"].sum() == study.fit.report.n_runs == 13
     assert sorted(points.loc[~points["fitted"], "c"].unique()) == [BUDGETS[3]]
     assert points["budget"].nunique() == len(BUDGETS)
     p = study.fit.params
@@ -231,7 +233,7 @@ def test_curves_of_the_law_pass_through_its_own_predictions(study):
         if trace.mode == "lines":
             n, compute = trace.x[10], BUDGETS[int(trace.legendgroup)]
             d = compute / np.exp(figures.log_flops_per_token(study.fit, np.array([n]))[0])
-            assert trace.y[10] == pytest.approx(study.fit.predict(n=n, d=d)["loss"], rel=1e-9)
+            assert trace.y[10] == pytest.approx(study.fit.forecast(n=n, d=d).value, rel=1e-9)
 
 
 def test_figures_are_valid_json_and_carry_no_theme(text):
@@ -273,7 +275,7 @@ def test_a_fit_of_a_strangers_table_is_a_report_of_its_own(folder, tmp_path, cap
         "runs",
         "provenance",
     ]
-    assert "none: the fit has no bootstrap" in Page(text).said
+    assert "none: the fit has no resamples" in Page(text).said
     assert "C is column 6ND (6 N D, for want of a column)" in Page(text).said
 
 
@@ -285,8 +287,8 @@ def test_the_surface_holds_the_runs_and_the_frontier_of_the_law(study):
     assert np.array(contours.z) == pytest.approx(fit.law.value(p, {"n": n, "d": d}), abs=1e-4)
     assert sum(len(trace.x) for trace in shown.data if getattr(trace, "mode", "") == "markers") == len(study.points)
     (line,) = [trace for trace in shown.data if trace.name == "efficient frontier"]
-    assert np.interp(np.log(fit.derived["n_opt"]), np.log(line.x), np.log(line.y)) == pytest.approx(
-        np.log(fit.derived["d_opt"]), abs=1e-3
+    assert np.interp(np.log(fit.derived["value"]["n_opt"]), np.log(line.x), np.log(line.y)) == pytest.approx(
+        np.log(fit.derived["value"]["d_opt"]), abs=1e-3
     )
 
 

@@ -114,7 +114,7 @@ def test_a_forecast_is_frozen_before_its_budget_is_trained_and_never_made_again(
     assert names == ["doctor", "plan", "sweep", "fit", "predict", "sweep", "score", "plot", "report"]
     assert said[2][-2] == said[3][-3] == "--where=budget<1e+12" and said[5][-2] == "--where=budget==1e+12"
     assert said[2][-1] == said[5][-1] == "--workers=2"
-    assert {"--law=chinchilla", "--d=tokens", "--loss=loss", "--target=1e+12"} < set(said[3])
+    assert {"--law=chinchilla", "--d_column=tokens", "--loss_column=loss", "--target=1e+12"} < set(said[3])
     said.clear()
     steps.run(1e12)
     assert [words[0] for words in said] == ["doctor", "plan", "sweep", "score", "plot", "report"]

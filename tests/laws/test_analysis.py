@@ -1,39 +1,65 @@
-"""The whole analysis: what fit.json holds, hold-outs, baselines, warnings."""
+"""The whole analysis: what fit.json holds, the results object, hold-outs, baselines, warnings."""
 
+import dataclasses
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import laws
 from laws.base.errors import InputError
-from laws.results.analysis import baselines
+from laws.results.approach_reports import baselines
+from laws.results.report import SCHEMA, Exclusion, WarningKind, read_report
 
 KEYS = {
-    "law", "form", "params", "objective", "n_runs", "excluded", "starts", "intervals", "derived", "ranges", "columns",
-    "holdout", "warnings",
+    "schema", "law", "formula", "params", "objective", "n_runs", "excluded", "certificate", "intervals", "derived",
+    "target_flops", "ranges", "columns", "holdout", "warnings",
 }  # fmt: skip
+
+
+def kinds(fit) -> set[WarningKind]:
+    """What the warnings of a fit are about."""
+    return {warning.kind for warning in fit.warnings}
 
 
 def test_fit_json_has_the_agreed_keys(fitted, tmp_path):
     path = fitted.save(tmp_path / "fit.json")
-    report = json.loads(path.read_text())
-    assert set(report) >= KEYS
-    assert report["objective"]["reduction"] == "sum"
-    assert set(report["objective"]) == {"name", "delta", "reduction", "value"}
-    assert set(report["intervals"]) >= {"level", "method", "resamples", "params", "derived"}
-    assert set(report["starts"]) == {"n", "at_best"}
-    assert set(report["intervals"]["params"]) == set(report["params"])
-    assert {"a", "b", "n_opt", "d_opt", "loss_opt"} <= set(report["derived"])
-    assert report["derived"].keys() == report["intervals"]["derived"].keys()
+    payload = json.loads(path.read_text())
+    assert set(payload) >= KEYS
+    assert payload["schema"] == SCHEMA
+    assert set(payload["objective"]) == {"name", "delta", "value"}
+    assert set(payload["intervals"]) >= {"level", "method", "resamples", "params", "derived"}
+    assert set(payload["certificate"]) >= {"n_starts", "n_at_best"}
+    assert set(payload["intervals"]["params"]) == set(payload["params"])
+    assert {"a", "b", "n_opt", "d_opt", "loss_opt"} <= set(payload["derived"])
+    assert payload["derived"].keys() == payload["intervals"]["derived"].keys()
+    assert all(set(warning) == {"kind", "text"} for warning in payload["warnings"])
+
+
+def test_the_objective_is_a_sum_over_runs(fitted):
+    objective = fitted.report.objective
+    size = np.abs(fitted.resid.to_numpy())
+    huber = np.where(size <= objective.delta, size**2 / 2, objective.delta * (size - objective.delta / 2))
+    assert (objective.name, objective.has_threshold) == ("log_huber", True)
+    assert objective.value == pytest.approx(huber.sum(), rel=1e-9)
 
 
 def test_a_saved_fit_predicts_the_same(fitted, tmp_path):
     again = laws.read_fit(fitted.save(tmp_path / "fit.json"))
     for request in ({"compute": 1e12}, {"n": 2e4, "d": 1e6}):
-        first, second = fitted.predict(**request), again.predict(**request)
-        assert first["loss"] == second["loss"]
-        assert first["interval"] == pytest.approx(second["interval"], rel=1e-12)
+        first, second = fitted.forecast(**request), again.forecast(**request)
+        assert first.value == second.value
+        assert first.interval == pytest.approx(second.interval, rel=1e-12)
+
+
+def test_a_report_read_back_equals_the_report_written(fitted, held, tmp_path):
+    for fit in (fitted, held):
+        assert read_report(fit.to_dict(), "here") == fit.report
+        again = laws.read_fit(fit.save(tmp_path / "fit.json"))
+        assert again.report == fit.report
+        assert again.to_dict() == fit.to_dict()
+        assert isinstance(again, laws.FitResult)
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"law": "chinchilla"}'])
@@ -46,27 +72,186 @@ def test_files_that_are_no_fit(tmp_path, content):
         laws.read_fit(tmp_path / "none.json")
 
 
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        (None, "a fit of another version (no schema number, before schema 2; this one reads 2)"),
+        (SCHEMA + 1, f"a fit of another version (schema {SCHEMA + 1}; this one reads {SCHEMA})"),
+    ],
+)
+def test_a_fit_of_another_version_is_refused_by_name(fitted, tmp_path, schema, message):
+    payload = {key: value for key, value in fitted.to_dict().items() if key != "schema"}
+    path = tmp_path / "fit.json"
+    path.write_text(json.dumps(payload if schema is None else payload | {"schema": schema}))
+    with pytest.raises(InputError) as refusal:
+        laws.read_fit(path)
+    assert str(refusal.value).startswith(f"{path}: {message}")
+
+
+def test_a_fit_whose_fields_have_the_wrong_type_is_refused(fitted, tmp_path):
+    path = tmp_path / "fit.json"
+    path.write_text(json.dumps(fitted.to_dict() | {"n_runs": "many"}))
+    with pytest.raises(InputError, match=r"fit\.json: not a fit \(.*n_runs"):
+        laws.read_fit(path)
+
+
+def test_a_file_that_a_fit_names_is_not_executed(below, tmp_path):
+    executed, declaration = tmp_path / "executed", tmp_path / "mylaw.py"
+    declaration.write_text(
+        "import dataclasses\nfrom pathlib import Path\nfrom laws import LAWS\n"
+        f"Path({str(executed)!r}).touch()\nMINE = dataclasses.replace(LAWS['chinchilla'], name='mine')\n"
+    )
+    own = f"{declaration}:MINE"
+    fit = laws.load(below).fit(own, resamples=0)
+    path = fit.save(tmp_path / "fit.json")
+    executed.unlink()
+    with pytest.raises(InputError) as refusal:
+        laws.read_fit(path)
+    assert str(refusal.value).startswith(f"{path}: a fit of a law from a file of one's own")
+    assert f"--law={own}" in str(refusal.value)
+    assert not executed.exists()
+    again = laws.read_fit(path, law=own)
+    assert executed.exists()
+    assert again.report == fit.report
+    assert laws.read_fit(path, law=fit.law).params.equals(fit.params)
+
+
+def test_the_api_is_listed():
+    public = set(laws.__all__)
+    assert {"load", "load_curves", "read_fit", "freeze", "score", "FitResult", "Runs", "Law", "LAWS"} <= public
+    assert public <= set(dir(laws))
+    assert all(getattr(laws, name) is not None for name in public)
+
+
+def test_representations(fitted):
+    line = repr(fitted)
+    assert "\n" not in line and len(line) < 200
+    assert "chinchilla" in line and f"{fitted.n_runs} runs" in line and f"{len(fitted.warnings)} warnings" in line
+    page, text = fitted._repr_html_(), str(fitted)
+    for name, value in fitted.report.params.items():
+        assert f"<th>{name}</th>" in page and f"{value:.6g}" in page
+        assert f"{name:<16} {value:.6g}" in text
+    assert text == fitted.summary()
+    assert "L(N, D)" in text.splitlines()[0]
+    assert all(f"warning: {warning.text}" in text for warning in fitted.warnings)
+
+
+def test_params_and_derived_are_those_of_the_report(fitted):
+    assert fitted.params.to_dict() == fitted.report.params
+    assert tuple(fitted.params.index) == fitted.law.names
+    assert fitted.derived["value"].to_dict() == fitted.report.derived
+    for name, (low, high) in fitted.report.intervals.derived.items():
+        assert tuple(fitted.derived.loc[name, ["low", "high"]]) == (low, high)
+    assert fitted.derived.attrs == {"target_flops": 1e12, "n_without_optimum": 0}
+    assert list(fitted.table().index) == [*fitted.report.params, *fitted.report.derived]
+
+
+def test_intervals_and_covariance_of_the_constants(fitted, below):
+    ends, samples = fitted.conf_int(), pd.DataFrame(fitted.report.samples)
+    for name, interval in fitted.report.intervals.params.items():
+        assert tuple(ends.loc[name]) == interval
+        assert ends.low[name] < ends.high[name]
+    narrow = fitted.conf_int(level=0.5)
+    assert narrow.T.to_numpy() == pytest.approx(np.quantile(samples[list(narrow.index)], [0.25, 0.75], axis=0))
+    assert ((ends.low < narrow.low) & (narrow.high < ends.high)).all()
+    pd.testing.assert_frame_equal(fitted.cov_params(), samples.cov())
+    with pytest.raises(InputError, match="level must lie between 0 and 1, and is 2"):
+        fitted.conf_int(level=2)
+    without = laws.load(below).fit("chinchilla", resamples=0)
+    for refused in (without.conf_int, without.cov_params):
+        with pytest.raises(InputError, match="the fit has no resamples"):
+            refused()
+
+
+def test_residuals_are_those_of_the_predictions(fitted, below):
+    measured = below.set_index("run_id").loss
+    predicted = fitted.predict(below.set_index("run_id"))
+    truth = fitted.report.params
+    size = below.set_index("run_id")
+    by_hand = truth["E"] + truth["A"] / size.params_total ** truth["alpha"] + truth["B"] / size.tokens ** truth["beta"]
+    assert predicted.to_numpy() == pytest.approx(by_hand.to_numpy(), rel=1e-12)
+    assert list(fitted.fittedvalues.index) == list(below.run_id)
+    assert fitted.fittedvalues.to_numpy() == pytest.approx(predicted.to_numpy(), rel=1e-12)
+    assert fitted.resid.to_numpy() == pytest.approx(np.log(measured / predicted).to_numpy(), rel=1e-9)
+    assert fitted.data.loss.to_dict() == measured.to_dict()
+    assert fitted.dof_resid == len(below) - len(fitted.params)
+    # Columns called as the law's variables mean the same, and compute is filled in.
+    renamed = {"n": below.params_total.to_numpy(), "d": below.tokens.to_numpy()}
+    assert fitted.predict(renamed).to_numpy() == pytest.approx(predicted.to_numpy(), rel=1e-12)
+    with pytest.raises(InputError, match="for a prediction"):
+        fitted.predict(below[["params_total"]])
+
+
+def test_predictions_of_runs_have_both_intervals(fitted, below):
+    frame = fitted.get_prediction(below).summary_frame()
+    assert list(frame) == [
+        "mean", "mean_se", "mean_ci_lower", "mean_ci_upper", "run_ci_lower", "run_ci_upper", "extrapolation",
+    ]  # fmt: skip
+    assert frame.index.equals(below.index)
+    assert frame["mean"].to_numpy() == pytest.approx(fitted.predict(below).to_numpy(), rel=1e-12)
+    assert ((frame.mean_ci_lower < frame["mean"]) & (frame["mean"] < frame.mean_ci_upper)).all()
+    assert ((frame.run_ci_lower < frame.mean_ci_lower) & (frame.mean_ci_upper < frame.run_ci_upper)).all()
+    assert frame.extrapolation.to_numpy() == pytest.approx(np.ones(len(below)))
+    narrow = fitted.get_prediction(below).summary_frame(level=0.5)
+    assert (narrow.mean_ci_upper - narrow.mean_ci_lower < frame.mean_ci_upper - frame.mean_ci_lower).all()
+    assert (narrow.run_ci_upper - narrow.run_ci_lower < frame.run_ci_upper - frame.run_ci_lower).all()
+    # The same as the forecast of one run, outside the runs as well.
+    (row,) = fitted.get_prediction({"n": [2e5], "d": [1e7]}).summary_frame().itertuples()
+    forecast = fitted.forecast(n=2e5, d=1e7)
+    assert row.mean == pytest.approx(forecast.value, rel=1e-12)
+    assert (row.mean_ci_lower, row.mean_ci_upper) == pytest.approx(forecast.mean_interval, rel=1e-12)
+    assert (row.run_ci_lower, row.run_ci_upper) == pytest.approx(forecast.interval, rel=1e-12)
+    assert row.extrapolation == pytest.approx(max(forecast.extrapolation.values()), rel=1e-12)
+    assert row.extrapolation > 1
+    with pytest.raises(InputError, match="level must lie between 0 and 1"):
+        fitted.get_prediction(below).summary_frame(level=0)
+
+
+def test_optima_of_many_budgets_are_those_of_each_forecast(fitted):
+    budgets = np.array([1e11, 1e12])
+    frame = fitted.optimal(budgets)
+    assert list(frame.index) == list(budgets)
+    for compute, row in frame.iterrows():
+        forecast = fitted.forecast(compute=compute)
+        split = forecast.split
+        assert (row.n, row.d, row.a, row.b) == pytest.approx((split.n, split.d, split.a, split.b), rel=1e-12)
+        assert row.loss == pytest.approx(forecast.value, rel=1e-12)
+        ends = {"loss": forecast.mean_interval, "n": split.n_interval, "d": split.d_interval, "a": split.a_interval}
+        for name, interval in ends.items():
+            assert (row[f"{name}_ci_lower"], row[f"{name}_ci_upper"]) == pytest.approx(interval, rel=1e-9), name
+        # Several budgets draw other noise of a run than one alone does.
+        assert (row.loss_run_ci_lower, row.loss_run_ci_upper) == pytest.approx(forecast.interval, rel=1e-3)
+        (alone,) = fitted.optimal(compute).itertuples()
+        assert (alone.loss_run_ci_lower, alone.loss_run_ci_upper) == pytest.approx(forecast.interval, rel=1e-9)
+        assert row.n_without_optimum == split.n_without_optimum
+    derived = fitted.derived.value
+    assert frame.n[1e12] == pytest.approx(derived.n_opt, rel=1e-12)
+    assert frame.loss[1e12] == pytest.approx(derived.loss_opt, rel=1e-12)
+
+
 def test_hold_out_is_not_seen_by_the_fit(sweep, below, held):
     alone = laws.load(below).fit("chinchilla", resamples=0)
-    assert held.params == pytest.approx(alone.params, rel=1e-6)
-    assert held.report["n_runs"] == len(below)
-    assert held.report["ranges"]["c"][1] < 6e11
-    found = held.report["holdout"]
-    assert found["n"] == len(sweep) - len(below)
-    assert found["mean_abs_rel_error"] < 0.01 < 0.03
-    assert found["mean_abs_rel_error"] <= found["max_abs_rel_error"]
-    assert 0.5 <= found["coverage"] <= 1
-    assert {"rule": "held out: more than 6e+11 FLOPs", "n": found["n"]} in held.report["excluded"]
+    assert held.params.to_dict() == pytest.approx(alone.params.to_dict(), rel=1e-6)
+    assert held.report.n_runs == len(below)
+    assert held.report.ranges["c"][1] < 6e11
+    holdout = held.report.holdout
+    assert holdout.n == len(sweep) - len(below)
+    assert holdout.mean_abs_rel_error < 0.01 < 0.03
+    assert holdout.mean_abs_rel_error <= holdout.max_abs_rel_error
+    assert 0.5 <= holdout.coverage <= 1
+    assert Exclusion("held out: more than 6e+11 FLOPs", holdout.n) in held.report.excluded
     with pytest.raises(InputError, match="none would be held out"):
         laws.load(sweep).fit("chinchilla", holdout_above=1e13)
 
 
 def test_the_target_defaults_to_the_largest_compute(sweep, fitted):
-    assert fitted.report["target"] == {"c": 1e12}
-    assert any("a factor 1.72 in compute beyond" in text for text in fitted.warnings)
+    assert fitted.report.target_flops == 1e12
+    (warning,) = (warning for warning in fitted.warnings if warning.kind == WarningKind.EXTRAPOLATION)
+    assert "a factor 1.72 in compute beyond" in warning.text
     inside = laws.load(sweep).fit("chinchilla", resamples=0)
-    assert inside.report["target"] == {"c": sweep.flops_exact.max()}
-    assert not any("beyond the fitted runs" in text for text in inside.warnings)
+    assert inside.report.target_flops == sweep.flops_exact.max()
+    assert WarningKind.EXTRAPOLATION not in kinds(inside)
+    assert not any("beyond the fitted runs" in str(warning) for warning in inside.warnings)
 
 
 def test_baselines(sweep):
@@ -76,18 +261,19 @@ def test_baselines(sweep):
     assert len(compute) == 5
     assert best.excluded[-1] == {"rule": "beaten by a run of the same compute or less", "n": len(table) - 5}
     assert (np.diff(loss) < 0).all()
-    said = baselines(table)
-    assert said["best_loss"] == sweep.loss.min()
-    line = said["power_law"]["k"] * compute ** -said["power_law"]["p"]
+    naive = baselines(table)
+    assert naive.best_loss == sweep.loss.min()
+    line = naive.power_law.k * compute**-naive.power_law.p
     assert line == pytest.approx(loss, rel=0.02)
 
 
 def test_warnings_about_rows_and_runs(curves, sweep):
     joined = curves.iloc[99::100].merge(sweep[["run_id", "params_total"]], on="run_id")
-    found = laws.load(joined).fit("chinchilla", resamples=0)
-    assert found.report["n_runs"] == len(sweep)
-    assert found.report["n_rows"] == len(joined) == 2 * len(sweep)
-    assert any("not independent" in text for text in found.warnings)
+    fit = laws.load(joined).fit("chinchilla", resamples=0)
+    assert fit.report.n_runs == len(sweep)
+    assert fit.report.n_rows == len(joined) == 2 * len(sweep)
+    (warning,) = (warning for warning in fit.warnings if warning.kind == WarningKind.ROWS_OF_ONE_RUN)
+    assert "not independent" in str(warning)
 
 
 @pytest.mark.slow
@@ -95,22 +281,29 @@ def test_outliers_are_shown_to_matter(published):
     """Trap: 2% of the published runs move a from 0.565 to 0.514. (Fast: test_golden.py, less the resamples.)"""
     columns = {"n": "params", "d": "tokens"}
     shaken = laws.load(published / "chinchilla_figure4.csv", **columns).fit("chinchilla", resamples=100)
-    assert any("outliers matter" in text and "from 0.565 to 0.51" in text for text in shaken.warnings)
+    (warning,) = (warning for warning in shaken.warnings if warning.kind == WarningKind.OUTLIERS)
+    assert "outliers matter" in warning.text and "from 0.565 to 0.51" in warning.text
     calm = laws.load(published / "chinchilla_figure4.csv", **columns, drop_highest=5).fit("chinchilla", resamples=100)
-    assert not any("outliers matter" in text for text in calm.warnings)
+    assert WarningKind.OUTLIERS not in kinds(calm)
 
 
 def test_mixed_shapes_spoil_the_cost_curve(sweep):
     mixed = sweep.copy()
     mixed["flops_exact"] = mixed["flops_exact"] * np.where(np.arange(len(mixed)) % 2, 1.0, 1.3)
-    found = laws.load(mixed).fit("chinchilla", resamples=0)
-    assert any("not one smooth curve" in text for text in found.warnings)
+    fit = laws.load(mixed).fit("chinchilla", resamples=0)
+    (warning,) = (warning for warning in fit.warnings if warning.kind == WarningKind.COMPUTE)
+    assert "not one smooth curve" in warning.text
 
 
 def test_reading_interface(below):
     """The three calls of the notebook."""
-    found = laws.load(below).fit("chinchilla", resamples=0)
-    assert found.predict(compute=1e12)["loss"] < below.loss.min()
-    assert "L(N, D)" in str(found)
+    fit = laws.load(below).fit("chinchilla", resamples=0)
+    assert fit.forecast(compute=1e12).value < below.loss.min()
+    assert "L(N, D)" in str(fit)
     with pytest.raises(AttributeError):
         _ = laws.nonsense
+
+
+def test_a_fit_cannot_be_changed(fitted):
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        fitted.report.n_runs = 0

@@ -7,13 +7,14 @@ from simulated import TRUTH, simulate, simulate_curves
 
 import laws
 from laws.approaches.envelope import envelope
-from laws.approaches.isoflop_profiles import isoflop_profiles
+from laws.approaches.isoflop_profiles import MinimumFlaw, isoflop_profiles
 from laws.base.errors import InputError
 from laws.data.curves import load_curves, smoothed
 from laws.data.grouping import budget_groups
 from laws.data.token_cost import fit_token_cost
 from laws.inference.allocation import allocate
 from laws.model.forms import find
+from laws.results.report import WarningKind
 
 
 def test_budgets_group_equal_compute():
@@ -32,11 +33,11 @@ def exponent():
 @pytest.mark.parametrize("method", ["akima", "parabola"])
 def test_isoflop_finds_the_exponent(method, exponent):
     table = laws.load(simulate(noise=1e-4))
-    found = isoflop_profiles(table, fit_token_cost(table), method, draws=300)
-    assert found.a == pytest.approx(exponent(3e11), abs=0.05)
-    assert found.noise == pytest.approx(1e-4 * 1.85, rel=0.8)
-    assert found.noise_from == "repeated runs"
-    assert all(m.low <= m.n <= m.high for m in found.minima if m.reason is None)
+    profiles = isoflop_profiles(table, fit_token_cost(table), method, draws=300)
+    assert profiles.a == pytest.approx(exponent(3e11), abs=0.05)
+    assert profiles.noise == pytest.approx(1e-4 * 1.85, rel=0.8)
+    assert profiles.noise_from == "repeated runs"
+    assert all(m.low <= m.n <= m.high for m in profiles.minima if m.flaw is None)
 
 
 def test_a_minimum_at_the_edge_is_rejected():
@@ -47,10 +48,10 @@ def test_a_minimum_at_the_edge_is_rejected():
     wider = larger.iloc[-1:].assign(run_id="x", params_total=200_000, tokens=500_000, loss=2.5, flops_exact=1e12)
     extra = larger.iloc[-1:].assign(run_id="y", params_total=300_000, tokens=400_000, loss=3.0, flops_exact=1e12)
     table = laws.load(pd.concat([runs[~top], larger, wider, extra]))
-    found = isoflop_profiles(table, fit_token_cost(laws.load(runs)), noise=1e-4, draws=200)
-    assert found.minima[-1].reason == "the minimum is at the smallest size"
-    assert np.isnan(found.minima[-1].n)
-    assert [m.reason for m in found.minima[:-1]] == [None] * 4
+    profiles = isoflop_profiles(table, fit_token_cost(laws.load(runs)), noise=1e-4, draws=200)
+    assert profiles.minima[-1].flaw == MinimumFlaw.AT_SMALLEST == "the minimum is at the smallest size"
+    assert np.isnan(profiles.minima[-1].n)
+    assert [m.flaw for m in profiles.minima[:-1]] == [None] * 4
     with pytest.raises(InputError, match="0 budgets have an interior minimum"):
         isoflop_profiles(laws.load(pd.concat([larger, wider, extra])), fit_token_cost(laws.load(runs)), noise=1e-4)
 
@@ -95,8 +96,9 @@ def test_envelope_without_curves(sweep):
 
 
 def test_all_three_stand_side_by_side(fitted):
-    found = fitted.report["approaches"]
-    assert set(found) == {"envelope", "isoflop_akima", "isoflop_parabola"}
-    for approach in found.values():
-        assert "a" in approach or "reason" in approach
-    assert any("approach 2 is biased" in text for text in fitted.warnings)
+    approaches = fitted.report.approaches
+    assert set(approaches) == {"envelope", "isoflop_akima", "isoflop_parabola"}
+    for approach in approaches.values():
+        assert (approach.a is None) != (approach.reason is None)
+    (warning,) = (warning for warning in fitted.warnings if warning.kind == WarningKind.APPROACH_2_BIAS)
+    assert "approach 2 is biased" in warning.text

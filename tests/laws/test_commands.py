@@ -5,6 +5,7 @@ import json
 import pandas as pd
 import pytest
 
+import laws
 from isoflop import cli
 
 
@@ -20,7 +21,7 @@ def folder(tmp_path_factory, sweep, below, curves):
             str(path / "runs.parquet"),
             "--where=budget<1e12",
             "--target=1e12",
-            "--bootstrap=60",
+            "--resamples=60",
             f"--out={path / 'fit.json'}",
         ]
     )
@@ -28,7 +29,7 @@ def folder(tmp_path_factory, sweep, below, curves):
     return path
 
 
-def said(capsys, *argv) -> dict:
+def json_of(capsys, *argv) -> dict:
     capsys.readouterr()
     assert cli.main([*map(str, argv), "--json"]) == 0
     return json.loads(capsys.readouterr().out)
@@ -43,9 +44,9 @@ def refused(capsys, code, *argv) -> str:
 
 
 def test_fit_writes_what_it_prints(folder):
-    report = json.loads((folder / "fit.json").read_text())
-    assert report["command"].startswith("isoflop fit ")
-    assert report["columns"] == {
+    report = laws.read_fit(folder / "fit.json").report
+    assert report.command is not None and report.command.startswith("isoflop fit ")
+    assert report.columns == {
         "n": "params_total",
         "d": "tokens",
         "c": "flops_exact",
@@ -53,56 +54,60 @@ def test_fit_writes_what_it_prints(folder):
         "run": "run_id",
     }
     # The curves beside the table were found: approach 1 has an answer or a reason of its own.
-    assert "no learning curves" not in report["approaches"]["envelope"].get("reason", "")
+    assert "no learning curves" not in (report.approaches["envelope"].reason or "")
 
 
 def test_fit_of_a_strangers_csv(capsys, tmp_path, sweep):
     path = tmp_path / "theirs.csv"
     sweep[["params_total", "tokens", "loss"]].set_axis(["P", "T", "nll"], axis=1).to_csv(path, index=False)
-    found = said(capsys, "fit", path, "--n=P", "--d=T", "--loss=nll", "--bootstrap=0", f"--out={tmp_path / 'f.json'}")
-    assert found["columns"] == {"n": "P", "d": "T", "c": "6ND", "loss": "nll"}
-    assert any("C = 6 N D" in text for text in found["warnings"])
+    columns = ("--n_column=P", "--d_column=T", "--loss_column=nll")
+    printed = json_of(capsys, "fit", path, *columns, "--resamples=0", f"--out={tmp_path / 'f.json'}")
+    assert printed["columns"] == {"n": "P", "d": "T", "c": "6ND", "loss": "nll"}
+    (warning,) = (warning for warning in printed["warnings"] if warning["kind"] == "compute")
+    assert "C = 6 N D" in warning["text"]
     assert (tmp_path / "f.json").exists()
 
 
 def test_predict(capsys, folder):
-    run = said(capsys, "predict", folder / "fit.json", "--n=3e4", "--d=2e6")
-    assert set(run) >= {"loss", "interval", "level", "extrapolation", "warnings"}
+    run = json_of(capsys, "predict", folder / "fit.json", "--n=3e4", "--d=2e6")
+    assert set(run) >= {"value", "interval", "level", "extrapolation", "warnings"}
+    assert run["split"] is None
     assert set(run["extrapolation"]) == {"n", "d", "c"}
-    best = said(capsys, "predict", folder / "fit.json", "--compute=1e12")
-    assert set(best) >= {"loss", "interval", "level", "extrapolation", "warnings", "n", "d", "n_interval", "d_interval"}
+    best = json_of(capsys, "predict", folder / "fit.json", "--compute=1e12")
+    assert set(best) >= {"value", "interval", "level", "extrapolation", "warnings", "inputs", "split"}
+    assert set(best["split"]) >= {"n", "d", "n_interval", "d_interval"}
 
 
 def test_freeze_and_score(capsys, folder, sweep, tmp_path):
     frozen = tmp_path / "prediction.json"
-    said(capsys, "predict", folder / "fit.json", "--compute=1e12", f"--freeze={frozen}")
+    json_of(capsys, "predict", folder / "fit.json", "--compute=1e12", f"--freeze={frozen}")
     at = json.loads(frozen.read_text())["created_at"]
     later = tmp_path / "later.parquet"
     sweep.assign(ended_at=at + 60).to_parquet(later)
-    found = said(capsys, "score", frozen, later, f"--out={tmp_path / 'score.json'}")
-    assert found["blind"] is True
-    assert found["log"] == {"path": str(tmp_path / "scores.jsonl"), "scores": 1}
+    score = json_of(capsys, "score", frozen, later, f"--out={tmp_path / 'score.json'}")
+    assert score["blind"] is True
+    assert score["log"] == {"path": str(tmp_path / "scores.jsonl"), "scores": 1}
     assert (
-        said(capsys, "calibration", tmp_path / "scores.jsonl")["forecasts"][0]["abs_rel_error"]
-        == found["abs_rel_error"]
+        json_of(capsys, "calibration", tmp_path / "scores.jsonl")["forecasts"][0]["abs_rel_error"]
+        == score["abs_rel_error"]
     )
-    assert json.loads((tmp_path / "score.json").read_text())["abs_rel_error"] == found["abs_rel_error"]
+    assert json.loads((tmp_path / "score.json").read_text())["abs_rel_error"] == score["abs_rel_error"]
     sweep.assign(ended_at=at - 60).to_parquet(later)
     assert "not blind" in refused(capsys, 1, "score", frozen, later)
     assert cli.main(["score", str(frozen), str(later)]) == 1
 
 
 def test_plot(capsys, folder, tmp_path):
-    found = said(capsys, "plot", folder / "fit.json", f"--out={tmp_path / 'figures'}")
-    assert {"isoflop.png", "learning_curves.svg"} <= {path.rsplit("/", 1)[1] for path in found["figures"]}
+    printed = json_of(capsys, "plot", folder / "fit.json", f"--out={tmp_path / 'figures'}")
+    assert {"isoflop.png", "learning_curves.svg"} <= {path.rsplit("/", 1)[1] for path in printed["figures"]}
 
 
 def test_text_for_people(capsys, folder, tmp_path):
-    runs, jsonable = str(folder / "runs.parquet"), str(tmp_path / "plain.json")
+    runs, plain = str(folder / "runs.parquet"), str(tmp_path / "plain.json")
     for argv, part in (
         (["predict", str(folder / "fit.json"), "--compute=1e12"], "loss "),
-        (["fit", runs, "--law=power_c", "--bootstrap=0", f"--out={jsonable}"], "L(C) = k / C^p"),
-        (["plot", jsonable, f"--out={tmp_path}"], f"{tmp_path / 'residuals.png'}\n"),
+        (["fit", runs, "--law=power_c", "--resamples=0", f"--out={plain}"], "L(C) = k / C^p"),
+        (["plot", plain, f"--out={tmp_path}"], f"{tmp_path / 'residuals.png'}\n"),
     ):
         capsys.readouterr()
         assert cli.main(argv) == 0
@@ -115,23 +120,23 @@ def test_text_for_people(capsys, folder, tmp_path):
         (["fit", "none.csv"], "none.csv: no such table"),
         (["fit"], "fit takes a table or a sweep directory"),
         (["fit", "RUNS", "--law=chinchila"], "did you mean 'chinchilla'"),
-        (["fit", "RUNS", "--n=parms_total"], "did you mean 'params_total'"),
+        (["fit", "RUNS", "--n_column=parms_total"], "did you mean 'params_total'"),
         (["fit", "RUNS", "--where=budget<1"], "no row satisfies"),
         (["fit", "RUNS", "--where=budget<1.1e11 and seed==0"], "5 runs are too few"),
         (["fit", "RUNS", "--holdout_above=1e15"], "none would be held out"),
-        (["fit", "RUNS", "--level=2"], "--level"),
-        (["fit", "RUNS", "--target=-3"], "--target must be positive"),
-        (["fit", "RUNS", "--bootstrap=0", "--out=/dev/full/fit.json"], "/dev/full"),
+        (["fit", "RUNS", "--level=2"], "level must lie between 0 and 1, and is 2"),
+        (["fit", "RUNS", "--target=-3"], "target must be positive"),
+        (["fit", "RUNS", "--resamples=0", "--out=/dev/full/fit.json"], "/dev/full"),
         (["fit", "RUNS", "--objective=mean"], "objective"),
-        (["fit", "RUNS", "--delta=0"], "--delta"),
+        (["fit", "RUNS", "--delta=0"], "delta must be positive"),
         (["fit", "RUNS", "--settings=peak_rate"], "runs.parquet: no column 'peak_rate' of --settings"),
         (["fit", "RUNS", "--best_by=lss"], "no column 'lss' for best_by; did you mean 'loss'?"),
         (["fit", "RUNS", "--where=__import__('os').getcwd() == '/'"], "is not of its language"),
         (["fit", "RUNS", "--where=status == completed"], "text stands in quotes: 'completed'"),
-        (["fit", "RUNS", "--n=budget", "--d=seed"], "column 'seed' is zero"),
-        (["fit", "RUNS", "--law=lr_step", "--loss=seed"], "column 'seed' is zero"),
-        (["fit", "RUNS", "--bootstrap=-1"], "bootstrap"),
-        (["predict", "FIT"], "--compute"),
+        (["fit", "RUNS", "--n_column=budget", "--d_column=seed"], "column 'seed' is zero"),
+        (["fit", "RUNS", "--law=lr_step", "--loss_column=seed"], "column 'seed' is zero"),
+        (["fit", "RUNS", "--resamples=-1"], "resamples"),
+        (["predict", "FIT"], "a forecast needs either compute or"),
         (["predict", "FIT", "--n=1e4"], "--d"),
         (["predict", "RUNS", "--compute=1"], "not a readable fit"),
         (["score", "FIT", "RUNS"], "not a frozen prediction"),
@@ -151,6 +156,6 @@ def test_a_sweep_directory_is_collected_first(capsys, folder, tmp_path, monkeypa
     monkeypatch.setattr(sweeps.collect, "collect", lambda path: folder / "runs.parquet")
     directory = tmp_path / "sweep"
     directory.mkdir()
-    found = said(capsys, "fit", directory, "--bootstrap=0")
-    assert found["n_runs"] == len(pd.read_parquet(folder / "runs.parquet"))
+    printed = json_of(capsys, "fit", directory, "--resamples=0")
+    assert printed["n_runs"] == len(pd.read_parquet(folder / "runs.parquet"))
     assert (directory / "fit.json").exists()

@@ -20,47 +20,50 @@ def fits(tmp_path_factory, below):
     folder, frame = tmp_path_factory.mktemp("fits"), below
     faster = frame.assign(**{name: frame[name] / 2 for name in ("tokens", "flops_exact", "flops_6nd")})
     tables = {"a": frame, "b": faster}
-    found = {name: laws.load(table).fit("chinchilla", resamples=64, target=TARGET) for name, table in tables.items()}
-    for name, fitted in found.items():
+    fits_by_name = {
+        name: laws.load(table).fit("chinchilla", resamples=64, target=TARGET) for name, table in tables.items()
+    }
+    for name, fitted in fits_by_name.items():
         fitted.save(folder / f"{name}.json")
-    return folder, found
+    return folder, fits_by_name
 
 
 def test_half_the_compute_is_a_multiplier_of_two_that_stays(fits):
-    _, found = fits
-    said = compare(found["a"], found["b"], np.array([2e11, 1e12]))
-    for point in said["points"]:
+    _, fits_by_name = fits
+    comparison = compare(fits_by_name["a"], fits_by_name["b"], np.array([2e11, 1e12]))
+    for point in comparison["points"]:
         assert point["multiplier"] == pytest.approx(2, rel=1e-3)
         assert point["interval"][0] < 2 < point["interval"][1] and point["better"] > 0.9
-    assert said["slope"]["value"] == pytest.approx(0, abs=2e-3)
-    back = compare(found["b"], found["a"], np.array([1e11, 5e11]))
+    assert comparison["slope"]["value"] == pytest.approx(0, abs=2e-3)
+    back = compare(fits_by_name["b"], fits_by_name["a"], np.array([1e11, 5e11]))
     assert [point["multiplier"] for point in back["points"]] == pytest.approx([0.5, 0.5], rel=1e-3)
 
 
 def test_a_law_with_itself_is_even(fits):
-    _, found = fits
-    said = compare(found["a"], found["a"])
-    assert [point["multiplier"] for point in said["points"]] == pytest.approx([1] * 9, rel=2e-3)
-    assert "C by a factor 10" in said["warnings"][0]
+    _, fits_by_name = fits
+    comparison = compare(fits_by_name["a"], fits_by_name["a"])
+    assert [point["multiplier"] for point in comparison["points"]] == pytest.approx([1] * 9, rel=2e-3)
+    assert "C by a factor 10" in comparison["warnings"][0]
 
 
 def test_a_floor_above_the_loss_has_no_multiplier_and_says_why(fits):
-    _, found = fits
-    report = found["a"].report
-    higher = {key: report[key] | {"E": np.array(report[key]["E"]) + 0.4} for key in ("params", "samples")}
-    worse = dataclasses.replace(found["a"], report=report | higher)
-    high = float(found["a"].predict(compute=1e18)["loss"])
+    _, fits_by_name = fits
+    report = fits_by_name["a"].report
+    params = report.params | {"E": report.params["E"] + 0.4}
+    samples = report.samples | {"E": tuple(value + 0.4 for value in report.samples["E"])}
+    worse = dataclasses.replace(fits_by_name["a"], report=dataclasses.replace(report, params=params, samples=samples))
+    high = fits_by_name["a"].forecast(compute=1e18).value
     assert high < worse.params["E"]
-    (point,) = compare(found["a"], worse, np.array([1e18]))["points"]
+    (point,) = compare(fits_by_name["a"], worse, np.array([1e18]))["points"]
     assert point["multiplier"] is None and point["interval"] is None
     assert "B does not reach it" in point["reason"]
 
 
 def test_other_conventions_of_compute_are_refused(fits, below):
-    _, found = fits
+    _, fits_by_name = fits
     other = laws.load(below, c="flops_6nd").fit("chinchilla", resamples=0)
     with pytest.raises(InputError, match=r"count compute differently \(flops_exact and flops_6nd\)"):
-        compare(found["a"], other)
+        compare(fits_by_name["a"], other)
 
 
 def test_the_command_prints_writes_and_draws(fits, capsys):

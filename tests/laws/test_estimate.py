@@ -20,6 +20,7 @@ from laws.estimation.objectives import OBJECTIVES
 from laws.model.coordinates import Coordinates
 from laws.model.forms import find
 from laws.model.law import Law, Param
+from laws.results.report import WarningKind
 
 NAMES = {"n": "n", "d": "d", "c": "c"}
 
@@ -72,10 +73,10 @@ def test_problems_that_are_evaluated_together_do_not_touch_each_other(monkeypatc
     together = table.fit("power_offset_d", resamples=20).report
     monkeypatch.setattr("laws.estimation.derivatives.CELLS", 1)
     alone = table.fit("power_offset_d", resamples=20).report
-    for key in ("params", "samples"):
-        for name, value in alone[key].items():
-            np.testing.assert_allclose(together[key][name], value, rtol=1e-9)
-    assert together["objective"]["value"] == pytest.approx(alone["objective"]["value"], rel=1e-12)
+    for name in alone.params:
+        np.testing.assert_allclose(together.params[name], alone.params[name], rtol=1e-9)
+        np.testing.assert_allclose(together.samples[name], alone.samples[name], rtol=1e-9)
+    assert together.objective.value == pytest.approx(alone.objective.value, rel=1e-12)
 
 
 def test_no_worse_than_scipy():
@@ -111,14 +112,15 @@ def test_a_model_made_after_a_fit_is_float32():
 def test_floor_at_zero_is_reported():
     law = find("chinchilla")
     table = table_of(law, (60.0, 100.0, 1e-9, 0.15, 0.15), noise=0.004, seed=3)
-    found = table.fit(law, resamples=0)
-    if found.params["E"] == 0:
-        assert any("at a bound: E = 0" in text for text in found.warnings)
+    fit = table.fit(law, resamples=0)
+    if fit.params["E"] == 0:
+        assert any("at a bound: E = 0" in str(warning) for warning in fit.warnings)
     loss = np.exp(log_predictions(law, np.array([(60.0, 100.0, 0.0, 0.15, 0.15)]), table.values)[0]) - 0.2
     floorless = laws.load(pd.DataFrame(table.values | {"loss": loss}), **NAMES).fit(law, resamples=0)
     assert floorless.params["E"] == 0
-    assert floorless.report["certificate"]["at_bound"] == ["E"]
-    assert any("at a bound: E = 0" in text for text in floorless.warnings)
+    assert floorless.certificate.at_bound == ("E",)
+    (warning,) = (warning for warning in floorless.warnings if warning.kind == WarningKind.AT_BOUND)
+    assert "at a bound: E = 0" in warning.text
 
 
 def test_a_start_at_the_answer_is_reported():
@@ -201,7 +203,7 @@ def test_objectives_by_their_definition():
 
 def test_noisy_runs_weigh_less(scattered):
     """Trap: sigma = 1 / std^2. The rows with the larger standard errors are the ones that must not matter."""
-    table = laws.load(scattered.frame, d="d", noise="sem")
+    table = laws.load(scattered.frame, d="d", loss_stderr="sem")
     weight = weights_of(table, np.ones(60, bool))
     assert weight.mean() == pytest.approx(1)
     assert weight[1::2].min() > 100 * weight[::2].max()
@@ -214,9 +216,8 @@ def test_noisy_runs_weigh_less(scattered):
     )
     assert quiet < loud / 5
     assert weights_of(table, np.arange(60) < 30)[30:].sum() == 0
-    found = table.fit("power_d", resamples=0)
-    assert found.report["weights"] == "1 / sem^2, mean one"
-    assert scattered.fit("power_d", resamples=0).report["weights"] == "one a row"
+    assert table.fit("power_d", resamples=0).report.weights == "1 / sem^2, mean one"
+    assert scattered.fit("power_d", resamples=0).report.weights == "one a row"
 
 
 def test_constants_held_fixed(tmp_path):
@@ -224,18 +225,19 @@ def test_constants_held_fixed(tmp_path):
     truth = dict(zip(law.names, (400.0, 1500.0, 1.7, 0.34, 0.37), strict=True))
     table = table_of(law, tuple(truth.values()), noise=0.002)
     held = table.fit(law, resamples=0, fixed={"alpha": 0.34, "E": 1.7})
-    assert set(held.params) == {"A", "B", "beta"}
-    assert held.report["fixed"] == {"alpha": 0.34, "E": 1.7}
+    assert set(held.params.index) == {"A", "B", "beta"}
+    assert held.report.fixed == {"alpha": 0.34, "E": 1.7}
     # No set of held constants has a lower objective than the free fit.
-    assert held.report["objective"]["value"] > estimate(law, table).value
-    assert held.derived["a_6nd" if "a_6nd" in held.derived else "a"] == pytest.approx(
+    assert held.report.objective.value > estimate(law, table).value
+    derived = held.report.derived
+    assert derived["a_6nd" if "a_6nd" in derived else "a"] == pytest.approx(
         held.params["beta"] / (0.34 + held.params["beta"])
     )
     again = laws.read_fit(held.save(tmp_path / "fit.json"))
     at = {"n": 1e9, "d": 1e11}
-    assert again.predict(**at)["loss"] == held.predict(**at)["loss"]
-    told = law.value(held.params | {"alpha": 0.34, "E": 1.7}, at)
-    assert held.predict(**at)["loss"] == pytest.approx(told, rel=1e-12)
+    assert again.forecast(**at).value == held.forecast(**at).value
+    by_hand = law.value(held.params.to_dict() | {"alpha": 0.34, "E": 1.7}, at)
+    assert held.forecast(**at).value == pytest.approx(by_hand, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -277,24 +279,24 @@ def test_a_law_without_a_split_goes_all_the_way(tmp_path):
     n, d = 10 ** rng.uniform(7, 10, 40), 10 ** rng.uniform(9, 12, 40)
     rate = 1.79 * n**-0.713 * d**0.307 * np.exp(0.02 * rng.standard_normal(40))
     table = laws.load(pd.DataFrame({"n": n, "d": d, "peak_lr": rate}), n="n", d="d", loss="peak_lr")
-    found = table.fit("lr_step", objective="log_squared", resamples=50)
-    assert found.params["p"] == pytest.approx(0.713, abs=0.02)
-    said = found.predict(n=1e9, d=1e11)
-    assert said["observable"] == "learning rate"
-    assert said["interval"][0] < 1.79 * 1e9**-0.713 * 1e11**0.307 < said["interval"][1]
-    assert found.derived == {} and found.report["target"] is None
+    fit = table.fit("lr_step", objective="log_squared", resamples=50)
+    assert fit.params["p"] == pytest.approx(0.713, abs=0.02)
+    forecast = fit.forecast(n=1e9, d=1e11)
+    assert forecast.observable == "learning rate"
+    assert forecast.interval[0] < 1.79 * 1e9**-0.713 * 1e11**0.307 < forecast.interval[1]
+    assert fit.derived.empty and fit.report.derived == {} and fit.report.target_flops is None
     with pytest.raises(InputError, match="no compute-optimal split"):
-        found.predict(compute=1e20)
-    drawn = {path.name for path in found.plot(tmp_path)}
+        fit.forecast(compute=1e20)
+    drawn = {path.name for path in fit.plot_all(tmp_path)}
     assert {"residuals.png", "residuals.svg"} <= drawn and not {"isoflop.png", "surface.png"} & drawn
 
 
 def test_a_law_of_the_loss_fitted_to_the_error_says_so(tmp_path):
     d = np.geomspace(1e3, 1e6, 12)
     table = laws.load(pd.DataFrame({"d": d, "error": 0.1 + 0.8 * (d / 1e3) ** -0.4}), d="d", loss="error")
-    found = table.fit("power_offset_d", resamples=0)
-    assert found.predict(d=1e7)["observable"] == found.observable == "error"
-    assert laws.read_fit(found.save(tmp_path / "fit.json")).observable == "error"
+    fit = table.fit("power_offset_d", resamples=0)
+    assert fit.forecast(d=1e7).observable == fit.observable == "error"
+    assert laws.read_fit(fit.save(tmp_path / "fit.json")).observable == "error"
 
 
 def test_predictions_of_more_columns(tmp_path):
@@ -307,41 +309,42 @@ def test_predictions_of_more_columns(tmp_path):
     held = dict(zip(law.names[:5], constants[:5], strict=True))
     names = {"unique_tokens": "unique", "n": "n", "d": "d"}
     frame = pd.DataFrame({"n": columns["n"], "d": columns["d"], "unique": columns["unique_tokens"], "loss": loss})
-    found = laws.load(frame, columns=names).fit(law, resamples=0, fixed=held)
-    assert found.params == pytest.approx({"rd": 15.4, "rn": 5.3}, rel=1e-6)
+    fit = laws.load(frame, columns=names).fit(law, resamples=0, fixed=held)
+    assert fit.params.to_dict() == pytest.approx({"rd": 15.4, "rn": 5.3}, rel=1e-6)
     at = {"n": 1e9, "d": 1e11, "unique_tokens": 1e10}
-    assert found.predict(**at)["loss"] == pytest.approx(law.value(law.constants(np.array(constants)), at))
+    assert fit.forecast(**at).value == pytest.approx(law.value(law.constants(np.array(constants)), at))
     # The best split of a budget at given unique tokens, against a search.
     sizes = np.geomspace(1e8, 1e11, 200_001)
     for unique in (1e9, 1e12):
-        best = found.predict(compute=1e22, unique_tokens=unique)
+        best = fit.forecast(compute=1e22, unique_tokens=unique)
         losses = law.value(
             law.constants(np.array(constants)), {"n": sizes, "d": 1e22 / 6 / sizes, "unique_tokens": unique}
         )
-        assert best["unique_tokens"] == unique
-        assert best["loss"] == pytest.approx(losses.min(), rel=1e-9)
-        assert best["n"] == pytest.approx(sizes[np.argmin(losses)], rel=1e-3)
+        assert best.inputs["unique_tokens"] == unique
+        assert best.value == pytest.approx(losses.min(), rel=1e-9)
+        assert best.split.n == best.inputs["n"] == pytest.approx(sizes[np.argmin(losses)], rel=1e-3)
     # A frozen prediction is scored in a table that is read with the same columns.
     at_unique = {"compute": 1e22, "unique_tokens": 1e9}
-    frozen = laws.freeze(found, tmp_path / "frozen.json", **at_unique)
+    frozen = laws.freeze(fit, tmp_path / "frozen.json", **at_unique)
     assert frozen["target"] == {"c": 1e22, "unique_tokens": 1e9}
-    best = frozen["prediction"]
-    row = {"n": best["n"], "d": best["d"], "unique": 1e9, "loss": best["loss"] * 1.01}
+    prediction = frozen["prediction"]
+    split = prediction["split"]
+    row = {"n": split["n"], "d": split["d"], "unique": 1e9, "loss": prediction["value"] * 1.01}
     path = tmp_path / "later.csv"
     pd.concat([frame, pd.DataFrame([row])]).assign(ended_at=frozen["created_at"] + 60).to_csv(path, index=False)
     scored = laws.score(tmp_path / "frozen.json", path)
     assert scored["measured"]["unique_tokens"] == 1e9
     assert scored["abs_rel_error"] == pytest.approx(1 - 1 / 1.01)
-    for request, said in (
-        ({"n": 1e9, "d": 1e11}, "needs --at u=VALUE"),
-        ({"compute": 1e22}, r"no compute-optimal split \(give it u as well\)"),
+    for request, message in (
+        ({"n": 1e9, "d": 1e11}, "needs --at unique_tokens=VALUE"),
+        ({"compute": 1e22}, r"no compute-optimal split \(give it unique_tokens as well\)"),
         ({"compute": 1e22, "unique_tokens": 1e9, "n": 1e9}, "not both"),
         ({**at, "experts": 8}, "does not read experts"),
         ({**at, "unique_tokens": 0}, "--at unique_tokens=VALUE must be positive"),
         ({**at, "zz": 1}, "no variable is called 'zz'"),
     ):
-        with pytest.raises(InputError, match=said):
-            found.predict(**request)
+        with pytest.raises(InputError, match=message):
+            fit.forecast(**request)
 
 
 def test_too_few_runs_for_the_law():
@@ -383,9 +386,9 @@ def test_a_law_of_ones_own_in_a_few_lines():
     )
     d = np.geomspace(1e8, 1e12, 30)
     frame = pd.DataFrame({"d": d, "loss": 2 + 3 / (1 + d / 5e9)})
-    found = laws.load(frame, d="d").fit(law, resamples=0)
-    assert found.params == pytest.approx({"E": 2.0, "k": 3.0, "D0": 5e9}, rel=1e-5)
-    assert found.predict(d=1e10)["loss"] == pytest.approx(3.0, rel=1e-5)
+    fit = laws.load(frame, d="d").fit(law, resamples=0)
+    assert fit.params.to_dict() == pytest.approx({"E": 2.0, "k": 3.0, "D0": 5e9}, rel=1e-5)
+    assert fit.forecast(d=1e10).value == pytest.approx(3.0, rel=1e-5)
 
 
 def test_import_is_fast_and_starts_no_device():

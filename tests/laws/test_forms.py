@@ -296,18 +296,20 @@ def test_the_law_of_the_readme(tmp_path, monkeypatch, capsys):
     for line in commands.splitlines():
         program, *words = shlex.split(line)
         assert program == "isoflop"
-        assert cli.main([*words, *(["--bootstrap=20"] if words[0] == "fit" else [])]) == 0, capsys.readouterr().err
+        assert cli.main([*words, *(["--resamples=20"] if words[0] == "fit" else [])]) == 0, capsys.readouterr().err
     assert "L(N, S) = E + A / N^alpha + B / S^beta" in capsys.readouterr().out
-    found = laws.read_fit("mine.json")
-    assert found.report["declared_in"] == "mylaw.py:STEPPED"
-    assert found.report["columns"]["steps"] == "steps"
-    assert [item["path"] for item in found.report["inputs"]] == ["notebooks/data/demo/runs.parquet", "mylaw.py"]
+    fit = laws.read_fit("mine.json", law="mylaw.py:STEPPED")
+    assert fit.report.declared_in == "mylaw.py:STEPPED"
+    assert fit.report.columns["steps"] == "steps"
+    assert [file.path for file in fit.report.inputs] == ["notebooks/data/demo/runs.parquet", "mylaw.py"]
     assert (tmp_path / "mine" / "residuals.svg").exists()
-    # The law is found again wherever it is, and not taken for another.
+    # The law is read from the file that is given, wherever it is, and not taken for another.
+    with pytest.raises(InputError, match=r"give --law=mylaw\.py:STEPPED"):
+        laws.read_fit("mine.json")
     (tmp_path / "mylaw.py").rename(tmp_path / "moved.py")
     with pytest.raises(InputError, match=r"mylaw\.py: no such file"):
-        laws.read_fit("mine.json")
-    assert laws.read_fit("mine.json", law="moved.py:STEPPED").params == found.params
+        laws.read_fit("mine.json", law="mylaw.py:STEPPED")
+    assert laws.read_fit("mine.json", law="moved.py:STEPPED").params.equals(fit.params)
     with pytest.raises(InputError, match="a fit of other constants than those of law 'chinchilla_tied'"):
         laws.read_fit("mine.json", law="chinchilla_tied")
 
@@ -332,13 +334,13 @@ def test_files_that_declare_no_law(tmp_path, content, name, said):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--columns=u"], "--columns takes NAME=VALUE"),
-        (["--columns=u=a,u=b"], "--columns names u twice"),
+        (["--columns=unique_tokens"], "--columns takes NAME=VALUE"),
+        (["--columns=unique_tokens=a,unique_tokens=b"], "--columns names unique_tokens twice"),
         (["--columns=zz=loss"], "no variable is called 'zz'"),
         (["--fixed=alpha=x"], "alpha must be a number"),
         (["--fixed=alfa=1"], "did you mean 'alpha'"),
-        (["--noise=tokens"], "is no standard error of the loss"),
-        (["--law=data_constrained", "--columns=u=nothing"], "no column 'nothing' for u"),
+        (["--loss_stderr=tokens"], "is no standard error of the loss"),
+        (["--law=data_constrained", "--columns=unique_tokens=nothing"], "no column 'nothing' for unique_tokens"),
         (["--law=none.py:X"], "none.py: no such file"),
     ],
 )

@@ -12,6 +12,7 @@ from laws.forecasting.model_averaging import EQUAL, RIVALS
 from laws.forecasting.rolling_origin import INFLATIONS, _scores, forecast_errors, forecast_origins
 from laws.inference.noise import residual_scale
 from laws.model.forms import LAWS
+from laws.results.report import WarningKind
 
 
 def test_every_rival_is_a_law():
@@ -32,12 +33,12 @@ def test_cuts_leave_runs_on_both_sides():
 
 
 def test_the_law_is_believed_where_it_is_true(fitted):
-    forms = fitted.report["ensemble"]["forms"]
-    assert forms[0]["form"] == "chinchilla"
-    assert sum(form["weight"] for form in forms) == pytest.approx(1)
-    assert all(form["weight"] >= EQUAL / len(forms) - 1e-12 for form in forms)
-    assert fitted.report["ensemble"]["growth"] < 0.005
-    assert len(forms[0]["samples"]) == 0 < len(forms[1]["samples"]["E"])
+    forms = fitted.report.model_average.forms
+    assert forms[0].label == forms[0].law == "chinchilla"
+    assert sum(form.weight for form in forms) == pytest.approx(1)
+    assert all(form.weight >= EQUAL / len(forms) - 1e-12 for form in forms)
+    assert fitted.report.model_average.extrapolation_inflation < 0.005
+    assert len(forms[0].samples) == 0 < len(forms[1].samples["E"])
 
 
 @pytest.fixture(scope="module")
@@ -49,16 +50,16 @@ def misfitted():
 
 
 def test_a_rival_that_forecasts_better_takes_over(misfitted):
-    law, rival = misfitted.report["ensemble"]["forms"]
-    assert rival["form"] == "power_offset_c"
-    assert rival["weight"] > 0.9 > 0.1 > law["weight"]
-    assert rival["params"]["E"] == pytest.approx(1.5, abs=0.1)
-    assert any("forecast the larger runs better" in text for text in misfitted.warnings)
-    said = misfitted.predict(c=1e23)
+    law, rival = misfitted.report.model_average.forms
+    assert rival.label == "power_offset_c"
+    assert rival.weight > 0.9 > 0.1 > law.weight
+    assert rival.params["E"] == pytest.approx(1.5, abs=0.1)
+    assert WarningKind.RIVALS in {warning.kind for warning in misfitted.warnings}
+    forecast = misfitted.forecast(c=1e23)
     truth = 1.5 + 40 * 1e11**-0.3
-    assert said["interval"][0] < truth < said["interval"][1]
-    assert said["parts"]["form"] > said["parts"]["constants"]
-    assert any("'power_offset_c' forecast better" in text for text in said["warnings"])
+    assert forecast.interval[0] < truth < forecast.interval[1]
+    assert forecast.sd_components["form"] > forecast.sd_components["constants"]
+    assert any("'power_offset_c' forecast better" in text for text in forecast.warnings)
 
 
 def test_growth_widens_by_the_log_of_the_extrapolation_factor(misfitted):
@@ -72,7 +73,7 @@ def test_growth_widens_by_the_log_of_the_extrapolation_factor(misfitted):
 
 def test_a_saved_ensemble_predicts_the_same(misfitted, tmp_path):
     again = laws.read_fit(misfitted.save(tmp_path / "fit.json"))
-    assert again.predict(c=1e23)["interval"] == pytest.approx(misfitted.predict(c=1e23)["interval"], rel=1e-9)
+    assert again.forecast(c=1e23).interval == pytest.approx(misfitted.forecast(c=1e23).interval, rel=1e-9)
 
 
 def line(rows: int):

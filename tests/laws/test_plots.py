@@ -1,5 +1,7 @@
 """Figures: drawn for what a fit holds, left out for what it does not, and made of the right numbers."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +16,7 @@ from laws.plotting.uncertainty import clouds, pairs_of
 
 ALL = {
     "isoflop", "loss_vs_compute", "optimum_vs_compute", "surface", "residuals", "learning_curves", "profiles", "clouds",
-    "rollout",
+    "backtest",
 }  # fmt: skip
 
 
@@ -41,11 +43,11 @@ def line(axes, label):
 
 
 def test_a_sweep_gives_every_figure_and_its_file_the_same_ones(fitted, curves, tmp_path):
-    first = fitted.plot(tmp_path / "figures", laws.load_curves(curves))
+    first = fitted.plot_all(tmp_path / "figures", laws.load_curves(curves))
     assert [file.stem for file in first[::2]] == [name for name in FIGURES if name in ALL]
     assert {file.suffix for file in first} == {".png", ".svg"}
     assert all(file.stat().st_size > 5000 for file in first)
-    again = laws.read_fit(fitted.save(tmp_path / "fit.json")).plot(tmp_path / "again")
+    again = laws.read_fit(fitted.save(tmp_path / "fit.json")).plot_all(tmp_path / "again")
     assert {file.stem for file in again} == ALL - {"learning_curves"}
     for file in again:
         if file.suffix == ".svg" and file.stem != "loss_vs_compute":  # which shows learning curves where there are any
@@ -53,7 +55,7 @@ def test_a_sweep_gives_every_figure_and_its_file_the_same_ones(fitted, curves, t
 
 
 def test_a_law_of_one_column(one_column_law):
-    assert suits(one_column_law) == {"residuals", "law", "profiles", "clouds", "rollout"}
+    assert suits(one_column_law) == {"residuals", "law", "profiles", "clouds", "backtest"}
 
 
 def test_a_table_without_budgets_and_a_fit_without_resamples():
@@ -64,10 +66,9 @@ def test_a_table_without_budgets_and_a_fit_without_resamples():
     assert suits(found) == {"loss_vs_compute", "optimum_vs_compute", "surface", "residuals"}
 
 
-def test_a_fit_written_before_the_curves_were_kept(fitted):
-    kept = {key: value for key, value in fitted.report.items() if key != "rollout"}
-    kept["profile"] = {key: value for key, value in kept["profile"].items() if key != "curves"}
-    assert suits(laws.FitResult(fitted.law, kept)) == ALL - {"learning_curves", "profiles", "rollout"}
+def test_a_fit_without_profile_curves_and_without_a_backtest(fitted):
+    report = replace(fitted.report, backtest=None, profile=replace(fitted.report.profile, curves={}))
+    assert suits(laws.FitResult(fitted.law, report)) == ALL - {"learning_curves", "profiles", "backtest"}
 
 
 def test_the_frontier_is_the_best_split_of_every_compute(fitted, drawn):
@@ -80,8 +81,8 @@ def test_the_frontier_is_the_best_split_of_every_compute(fitted, drawn):
     assert d == pytest.approx(best.d[0], rel=1e-6)
     assert compute[[0, -1]] == pytest.approx(predictor.ranges["c"], rel=0.1)
     (star,) = [mark for mark in axes.lines if mark.get_marker() == "*"]
-    assert star.get_xdata() == pytest.approx(fitted.derived["n_opt"], rel=1e-6)
-    assert star.get_ydata() == pytest.approx(fitted.derived["d_opt"], rel=1e-6)
+    assert star.get_xdata() == pytest.approx(fitted.derived["value"]["n_opt"], rel=1e-6)
+    assert star.get_ydata() == pytest.approx(fitted.derived["value"]["d_opt"], rel=1e-6)
 
 
 def test_the_surface_is_the_law_and_holds_every_run(fitted, below, drawn):
@@ -100,14 +101,14 @@ def test_the_surface_is_the_law_and_holds_every_run(fitted, below, drawn):
 
 
 def test_profiles_cross_their_level_at_the_ends_of_the_intervals(fitted, drawn):
-    kept = fitted.report["profile"]
-    cut, panels = student.ppf(0.975, kept["dof"]) ** 2, drawn("profiles")
+    profile = fitted.report.profile
+    cut, panels = student.ppf(0.975, profile.dof) ** 2, drawn("profiles")
     names = [*fitted.law.names, "a", "n_opt", "loss_opt"]
     assert len(panels) == len(names)
     for axes, name in zip(panels, names, strict=True):
         values, deviance = line(axes, "all other constants fitted anew")
-        best = (fitted.params | fitted.derived)[name]
-        for end in (kept["params"] | kept["derived"])[name]:
+        best = fitted.table()["value"][name]
+        for end in (profile.params | profile.derived)[name]:
             assert np.interp(end, values, deviance) == pytest.approx(cut, rel=0.1), name
         assert np.interp(best, values, deviance) < 0.05
         assert line(axes, "95% level")[1][0] == pytest.approx(cut)
@@ -117,7 +118,7 @@ def test_profiles_cross_their_level_at_the_ends_of_the_intervals(fitted, drawn):
 def test_clouds_show_the_resamples_and_their_contours_hold_what_they_say(fitted, drawn):
     pairs = pairs_of(fitted)
     assert pairs == [("alpha", "beta"), ("E", "a"), ("n_opt", "loss_opt")]
-    samples, ends = fitted.report["samples"], fitted.intervals["derived"]
+    samples, ends = fitted.report.samples, fitted.report.intervals.derived
     for axes, (one, other) in zip(drawn("clouds"), pairs, strict=True):
         x, y = line(axes, "resample")
         for values, name in ((x, one), (y, other)):
@@ -125,16 +126,16 @@ def test_clouds_show_the_resamples_and_their_contours_hold_what_they_say(fitted,
                 assert values == pytest.approx(samples[name])
             else:
                 assert np.array(interval(values, 0.95)) == pytest.approx(ends[name], rel=1e-6)
-        assert line(axes, "fit") == tuple((fitted.params | fitted.derived)[name] for name in (one, other))
+        assert line(axes, "fit") == tuple(fitted.table()["value"][name] for name in (one, other))
         (contours,) = [c for c in axes.collections if hasattr(c, "levels")]
         inside = [sum(path.contains_points(np.stack([x, y], axis=1))) / len(x) for path in contours.get_paths()]
         assert inside == pytest.approx([0.95, 0.5], abs=0.04)
 
 
 def test_a_resample_at_zero_is_not_on_a_logarithmic_axis(fitted):
-    samples = dict(fitted.report["samples"])
-    samples["E"] = [0.0, *np.geomspace(0.1, 1.5, len(samples["E"]) - 1)]
-    figure = clouds(laws.FitResult(fitted.law, fitted.report | {"samples": samples}))
+    samples = dict(fitted.report.samples)
+    samples["E"] = (0.0, *np.geomspace(0.1, 1.5, len(samples["E"]) - 1))
+    figure = clouds(laws.FitResult(fitted.law, replace(fitted.report, samples=samples)))
     (axes,) = (axes for axes in figure.axes if axes.get_xlabel() == "$E$")
     assert axes.get_xscale() == "log"
     assert any(hasattr(collection, "levels") for collection in axes.collections)
@@ -146,12 +147,13 @@ def test_pairs_of_laws_with_one_exponent(one_column_law, below):
     assert pairs_of(tied) == [("E", "alpha"), ("n_opt", "loss_opt")]
 
 
-def test_the_roll_out_is_drawn_beside_what_was_measured(fitted, drawn):
-    (axes,) = drawn("rollout")
-    kept = fitted.report["rollout"]
-    assert line(axes, "measured")[1][0] == kept["measured"]
-    forecasts, seen = axes.containers
-    assert forecasts[0].get_ydata() == pytest.approx([cut["loss"] for cut in kept["cuts"] if not cut["seen"]])
-    assert seen[0].get_ydata() == pytest.approx([kept["cuts"][-1]["loss"]])
+def test_the_backtest_is_drawn_beside_what_was_measured(fitted, drawn):
+    (axes,) = drawn("backtest")
+    backtest = fitted.report.backtest
+    origins = [origin for origin in backtest.origins if not origin.target_was_fitted]
+    assert line(axes, "measured")[1][0] == backtest.measured
+    forecasts, fitted_with_target = axes.containers
+    assert forecasts[0].get_ydata() == pytest.approx([origin.value for origin in origins])
+    assert fitted_with_target[0].get_ydata() == pytest.approx([backtest.origins[-1].value])
     bars = [segment[:, 1] for segment in forecasts[2][0].get_segments()]
-    assert np.array(bars) == pytest.approx(np.array([cut["interval"] for cut in kept["cuts"] if not cut["seen"]]))
+    assert np.array(bars) == pytest.approx(np.array([origin.interval for origin in origins]))

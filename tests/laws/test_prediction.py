@@ -43,8 +43,8 @@ def test_exact_flops_move_the_optimum_as_a_search_says(sweep):
     assert found.a[0, 0] == pytest.approx(slope, abs=2e-3)
     drift = np.log(found.d[0, 1] / found.d[0, 0]) / np.log(1.01)
     assert found.b[0, 0] == pytest.approx(drift, abs=2e-3)
-    jsonable = allocate(find("chinchilla"), truth, compute, TokenCost(), (1e4, 1e5))
-    assert abs(jsonable.a[0, 0] - found.a[0, 0]) > 1e-3
+    of_six_nd = allocate(find("chinchilla"), truth, compute, TokenCost(), (1e4, 1e5))
+    assert abs(of_six_nd.a[0, 0] - found.a[0, 0]) > 1e-3
 
 
 def test_cost_curve_follows_the_sweep_and_is_tame_beyond_it(sweep):
@@ -70,8 +70,9 @@ def test_one_flag_switches_the_convention(sweep):
 
 def test_both_exponents_are_printed_with_exact_compute(fitted):
     p = fitted.params
-    assert fitted.derived["a_6nd"] == pytest.approx(p["beta"] / (p["alpha"] + p["beta"]), rel=1e-9)
-    assert fitted.derived["a"] != pytest.approx(fitted.derived["a_6nd"], abs=1e-3)
+    derived = fitted.derived["value"]
+    assert derived["a_6nd"] == pytest.approx(p["beta"] / (p["alpha"] + p["beta"]), rel=1e-9)
+    assert derived["a"] != pytest.approx(derived["a_6nd"], abs=1e-3)
 
 
 def test_a_law_without_an_optimum():
@@ -86,40 +87,43 @@ def test_a_law_without_an_optimum():
     )
     n = np.geomspace(1e6, 1e9, 12)
     frame = pd.DataFrame({"n": n, "d": 20 * n, "c": 120 * n**2, "loss": 5 * n**-0.1})
-    found = laws.load(frame, n="n", d="d", c="c").fit(law, resamples=0)
+    fit = laws.load(frame, n="n", d="d", c="c").fit(law, resamples=0)
     with pytest.raises(FitFailed, match="no compute-optimal size"):
-        found.predict(compute=1e18)
+        fit.forecast(compute=1e18)
 
 
 def test_prediction_of_a_run(fitted):
     n, d = 3e4, 2e6
-    said = fitted.predict(n=n, d=d)
-    assert said["loss"] == pytest.approx(true_loss(n, d), rel=5e-3)
-    low, high = said["interval"]
+    forecast = fitted.forecast(n=n, d=d)
+    assert forecast.value == pytest.approx(true_loss(n, d), rel=5e-3)
+    low, high = forecast.interval
     assert low < true_loss(n, d) < high
-    assert set(said) >= {"loss", "interval", "level", "extrapolation", "warnings"}
-    assert said["extrapolation"] == {"n": 1.0, "d": 1.0, "c": 1.0}
-    assert said["warnings"] == []
+    assert forecast.level == 0.95 and forecast.split is None
+    assert (forecast.inputs["n"], forecast.inputs["d"]) == (n, d)
+    assert forecast.extrapolation == {"n": 1.0, "d": 1.0, "c": 1.0}
+    assert forecast.warnings == ()
 
 
 def test_prediction_of_a_budget(fitted, sweep):
-    said = fitted.predict(compute=1e12)
+    forecast = fitted.forecast(compute=1e12)
+    split = forecast.split
     best = sweep[sweep.budget == 1e12].loss.min()
-    assert said["loss"] == pytest.approx(best, rel=1e-2)
-    assert said["n_interval"][0] < said["n"] < said["n_interval"][1]
-    assert said["d_interval"][0] < said["d"] < said["d_interval"][1]
-    assert said["extrapolation"]["c"] == pytest.approx(1e12 / sweep[sweep.budget < 1e12].flops_exact.max())
-    assert any("extrapolation beyond the fitted runs" in text for text in said["warnings"])
-    with_cost = np.exp(fitted.predictor.cost.log_flops_per_token(np.log(said["n"])))
-    assert said["d"] * with_cost == pytest.approx(1e12, rel=1e-9)
+    assert forecast.value == pytest.approx(best, rel=1e-2)
+    assert split.n_interval[0] < split.n < split.n_interval[1]
+    assert split.d_interval[0] < split.d < split.d_interval[1]
+    assert forecast.inputs == {"n": split.n, "d": split.d, "c": 1e12}
+    assert forecast.extrapolation["c"] == pytest.approx(1e12 / sweep[sweep.budget < 1e12].flops_exact.max())
+    assert any("extrapolation beyond the fitted runs" in text for text in forecast.warnings)
+    with_cost = np.exp(fitted.predictor.cost.log_flops_per_token(np.log(split.n)))
+    assert split.d * with_cost == pytest.approx(1e12, rel=1e-9)
 
 
 def test_the_interval_holds_noise_and_grows_with_distance(fitted):
-    near = fitted.predict(compute=3e11)
-    width = np.ptp(near["interval"]) / near["loss"]
+    near = fitted.forecast(compute=3e11)
+    width = np.ptp(near.interval) / near.value
     assert width > 2 * 1.9 * fitted.predictor.noise.deviation * 0.9
-    far = fitted.predict(compute=1e15)
-    assert np.ptp(far["interval"]) / far["loss"] > 1.5 * width
+    far = fitted.forecast(compute=1e15)
+    assert np.ptp(far.interval) / far.value > 1.5 * width
 
 
 @pytest.mark.parametrize(
@@ -127,11 +131,11 @@ def test_the_interval_holds_noise_and_grows_with_distance(fitted):
 )
 def test_bad_requests(fitted, request_):
     with pytest.raises(InputError):
-        fitted.predict(**request_)
+        fitted.forecast(**request_)
 
 
 def test_a_law_of_compute_predicts_from_compute(sweep):
-    found = laws.load(sweep).fit("power_c", resamples=0)
-    said = found.predict(compute=1e12)
-    assert said["loss"] == pytest.approx(found.params["k"] * 1e12 ** -found.params["p"])
-    assert any("no bootstrap" in text for text in said["warnings"])
+    fit = laws.load(sweep).fit("power_c", resamples=0)
+    forecast = fit.forecast(compute=1e12)
+    assert forecast.value == pytest.approx(fit.params["k"] * 1e12 ** -fit.params["p"])
+    assert any("no resamples" in text for text in forecast.warnings)

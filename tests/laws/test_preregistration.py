@@ -93,7 +93,7 @@ def test_a_changed_fit_is_refused(study):
 def test_a_changed_prediction_is_refused(study):
     frozen, _, measure = study
     content = json.loads(frozen.read_text())
-    content["prediction"]["loss"] *= 0.99
+    content["prediction"]["value"] *= 0.99
     frozen.write_text(json.dumps(content))
     with pytest.raises(InputError, match="hash does not match"):
         score(frozen, measure())
@@ -125,8 +125,8 @@ def test_without_times_it_is_not_shown_to_be_blind(study):
 def test_an_uninformative_interval_is_called_so(study, sweep, tmp_path):
     _, fit_path, _ = study
     fitted = laws.read_fit(fit_path)
-    loud = fitted.report | {"noise": fitted.report["noise"] | {"residual": 0.03}}
-    freeze(dataclasses.replace(fitted, report=loud), tmp_path / "p.json", compute=1e12)
+    noisy = dataclasses.replace(fitted.report, noise=dataclasses.replace(fitted.report.noise, residual=0.03))
+    freeze(dataclasses.replace(fitted, report=noisy), tmp_path / "p.json", compute=1e12)
     found = score(tmp_path / "p.json", laws.load(sweep.assign(ended_at=9e9)))
     assert found["relative_width"] > 0.05
     assert not found["informative"]

@@ -14,6 +14,7 @@ from laws.inference.resampling import DesignFits, leave_one_out
 from laws.model.coordinates import Coordinates
 from laws.model.forms import find
 from laws.model.law import Law, Param
+from laws.results.report import WarningKind
 
 
 def by_name(law):
@@ -88,11 +89,11 @@ def test_a_constant_that_the_runs_do_not_see_is_called_unidentified():
     )
     d = np.geomspace(1e7, 1e9, 20)
     loss = 8 * d**-0.1 * np.exp(d / 1e12) * np.exp(0.003 * np.random.default_rng(1).standard_normal(20))
-    found = laws.load(pd.DataFrame({"d": d, "loss": loss}), d="d").fit(law, resamples=50, objective="log_squared")
-    low, high = found.report["profile"]["params"]["D0"]
-    assert 1e10 < low < 1e12 < high == np.inf
-    (said,) = [text for text in found.warnings if text.startswith("unidentified")]
-    assert "D0" in said and " p" not in said.split("of")[1]
+    fit = laws.load(pd.DataFrame({"d": d, "loss": loss}), d="d").fit(law, resamples=50, objective="log_squared")
+    low, high = fit.report.profile.params["D0"]
+    assert 1e10 < low < 1e12 and high is None
+    (text,) = [str(warning) for warning in fit.warnings if warning.kind == WarningKind.UNIDENTIFIED]
+    assert "D0" in text and " p" not in text.split("of")[1]
 
 
 def test_weights_of_powers_are_collinear_and_floors_are_not(below):
@@ -102,21 +103,21 @@ def test_weights_of_powers_are_collinear_and_floors_are_not(below):
 
 
 def test_the_profile_of_a_fit_agrees_with_its_resamples(fitted):
-    profile, resampled = fitted.report["profile"], fitted.intervals
-    assert profile["level"] == 0.95
+    profile, resampled = fitted.report.profile, fitted.report.intervals
+    assert profile.level == 0.95
     for kind, names in (("params", ("alpha", "beta", "E")), ("derived", ("a", "n_opt", "d_opt", "loss_opt"))):
         for name in names:
-            one, other = profile[kind][name], resampled[kind][name]
-            assert one[0] < fitted.report[kind][name] < one[1]
+            one, other = getattr(profile, kind)[name], getattr(resampled, kind)[name]
+            assert one[0] < getattr(fitted.report, kind)[name] < one[1]
             assert 0.4 < np.ptp(one) / np.ptp(other) < 2.5
 
 
 def test_a_and_b_are_reported_where_they_are_not_collinear(fitted):
     """What each term adds to the loss at the geometric mean of the runs."""
-    centred, p = fitted.report["centred"], fitted.params
-    n, d = centred["at"]["n"], centred["at"]["d"]
-    assert centred["params"]["A"] == pytest.approx(p["A"] / n ** p["alpha"])
-    assert centred["params"]["B"] == pytest.approx(p["B"] / d ** p["beta"])
-    assert centred["collinear"] == ["A", "B"]
+    terms, p = fitted.report.terms_at_centroid, fitted.params
+    n, d = terms.centroid["n"], terms.centroid["d"]
+    assert terms.params["A"] == pytest.approx(p["A"] / n ** p["alpha"])
+    assert terms.params["B"] == pytest.approx(p["B"] / d ** p["beta"])
+    assert terms.collinear == ("A", "B")
     spans = lambda ends: ends[1] / ends[0]
-    assert spans(centred["intervals"]["A"]) < spans(fitted.intervals["params"]["A"])
+    assert spans(terms.intervals["A"]) < spans(fitted.report.intervals.params["A"])

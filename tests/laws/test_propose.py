@@ -1,6 +1,5 @@
 """Proposals: what they must respect, what they gain, what they are worth under departures, the command, its benchmark."""
 
-import copy
 import dataclasses
 import json
 import re
@@ -24,48 +23,48 @@ BUDGET = 5e12
 
 
 @pytest.fixture(scope="module")
-def said(fitted):
-    return {of: propose(fitted, BUDGET, of=of) for of in ("loss", "n")}
+def proposals(fitted):
+    return {quantity: propose(fitted, BUDGET, quantity=quantity) for quantity in ("loss", "n")}
 
 
 @pytest.fixture(scope="module")
 def known(fitted):
     """What is known of the loss at 1e13 FLOPs, and the candidates."""
-    predictor, data = fitted.predictor, fitted.report["data"]
+    predictor, data = fitted.predictor, fitted.report.data
     seen = FittedRuns.of(
-        {variable: np.array(data[variable]) for variable in "ndc"}, data["run"], 0.003, "log_huber", 1e-3
+        {variable: np.array(data.values[variable]) for variable in "ndc"}, data.run, 0.003, "log_huber", 1e-3
     )
     points = candidates(predictor, seen, 1e12)
     return information_state(predictor, seen, points, 1e13, "loss"), points
 
 
-@pytest.mark.parametrize("of", ["loss", "n"])
-def test_a_proposal_keeps_to_its_budget_and_ranges(said, fitted, of):
-    found, data = said[of], fitted.report["data"]
+@pytest.mark.parametrize("quantity", ["loss", "n"])
+def test_a_proposal_keeps_to_its_budget_and_ranges(proposals, fitted, quantity):
+    proposal, data = proposals[quantity], fitted.report.data.values
     ratio = np.array(data["d"]) / np.array(data["n"])
-    points = found["points"]
+    points = proposal["points"]
     assert 8 <= len(points) == len({(point["n"], point["d"]) for point in points}) <= 10
-    assert 0.8 * BUDGET < found["flops"] == pytest.approx(sum(point["c"] for point in points))
-    assert found["flops"] <= BUDGET
+    assert 0.8 * BUDGET < proposal["flops"] == pytest.approx(sum(point["c"] for point in points))
+    assert proposal["flops"] <= BUDGET
     for point in points:
-        assert min(data["c"]) <= point["c"] * (1 + 1e-9) and point["c"] <= found["largest"] * (1 + 1e-9)
+        assert min(data["c"]) <= point["c"] * (1 + 1e-9) and point["c"] <= proposal["largest"] * (1 + 1e-9)
         assert ratio.min() / WIDER * 0.999 < point["tokens_per_param"] < ratio.max() * WIDER * 1.001
         log_cost = fitted.predictor.cost.log_flops_per_token(np.log(point["n"]))
         assert point["c"] == pytest.approx(point["d"] * np.exp(log_cost), rel=1e-5)
         assert point["interval"][0] < point["loss"] < point["interval"][1]
 
 
-@pytest.mark.parametrize("of", ["loss", "n"])
-def test_it_expects_less_error_than_a_grid_or_chance_for_the_same_flops(said, of):
-    error, ratio = said[of]["deviation"], said[of]["variance_ratio"]
+@pytest.mark.parametrize("quantity", ["loss", "n"])
+def test_it_expects_less_error_than_a_grid_or_chance_for_the_same_flops(proposals, quantity):
+    error, ratio = proposals[quantity]["deviation"], proposals[quantity]["variance_ratio"]
     assert error["after"] < min(error["isoflop"], error["random"]) < error["before"]
     assert ratio["isoflop"] == pytest.approx((error["after"] / error["isoflop"]) ** 2)
 
 
-def test_two_runs_are_kept_for_lack_of_fit_far_from_the_others(said, fitted):
-    points, data = said["loss"]["points"], fitted.report["data"]
-    purposes = [point["purpose"] for point in points]
-    assert purposes == ["informative"] * (len(points) - TESTS) + ["lack of fit"] * TESTS
+def test_two_runs_are_kept_for_lack_of_fit_far_from_the_others(proposals, fitted):
+    points, data = proposals["loss"]["points"], fitted.report.data.values
+    roles = [point["design_role"] for point in points]
+    assert roles == ["informative"] * (len(points) - TESTS) + ["lack of fit"] * TESTS
     at = np.log([[point["n"], point["d"]] for point in points])
     runs = np.log(np.stack([data["n"], data["d"]], axis=1))
     for test in at[-TESTS:]:
@@ -80,37 +79,48 @@ def test_runs_for_lack_of_fit_are_the_farthest_that_their_budget_pays_for():
     assert remote(points, others, 2e5, 2).tolist() == [4, 2]
 
 
-def test_more_flops_are_worth_more(said, fitted):
-    assert propose(fitted, 4 * BUDGET)["deviation"]["after"] < said["loss"]["deviation"]["after"]
+def test_more_flops_are_worth_more(proposals, fitted):
+    assert propose(fitted, 4 * BUDGET)["deviation"]["after"] < proposals["loss"]["deviation"]["after"]
 
 
-def test_a_proposal_is_a_function_of_the_fit(said, fitted):
-    assert propose(fitted, BUDGET, of="loss") == said["loss"]
+def test_a_proposal_is_a_function_of_the_fit(proposals, fitted):
+    assert propose(fitted, BUDGET, quantity="loss") == proposals["loss"]
 
 
 def in_units(fitted, unit):
     """The same fit where tokens and FLOPs are counted in units of so many."""
-    report = copy.deepcopy(fitted.report)
-    for section in (report["data"], report["ranges"]):
-        for variable in "dc":
-            section[variable] = (np.array(section[variable]) / unit).tolist()
-    report["target"]["c"] /= unit
-    forms = report["ensemble"]["forms"]
-    for kept in [report, *forms]:
-        for values in (kept["params"], kept["samples"]):
-            if "B" in values:
-                values["B"] = np.array(values["B"]) * unit ** -np.array(values["beta"])
-            elif values:
-                values["Dc"] = np.array(values["Dc"]) / unit
-    return dataclasses.replace(fitted, report=report)
+    report = fitted.report
+
+    def runs(values):
+        return values | {variable: tuple(np.array(values[variable]) / unit) for variable in "dc"}
+
+    def constants(values):
+        if "B" in values:
+            return values | {"B": np.array(values["B"]) * unit ** -np.array(values["beta"])}
+        return values | {"Dc": np.array(values["Dc"]) / unit} if values else values
+
+    def in_its_constants(form):
+        return dataclasses.replace(form, params=constants(form.params), samples=constants(form.samples))
+
+    average = report.model_average
+    return dataclasses.replace(
+        fitted,
+        report=dataclasses.replace(
+            in_its_constants(report),
+            data=dataclasses.replace(report.data, values=runs(report.data.values)),
+            ranges=runs(report.ranges),
+            target_flops=report.target_flops / unit,
+            model_average=dataclasses.replace(average, forms=tuple(map(in_its_constants, average.forms))),
+        ),
+    )
 
 
-def test_units_of_tokens_and_flops_do_not_matter(fitted, said):
-    found = propose(in_units(fitted, 1e3), BUDGET / 1e3)
+def test_units_of_tokens_and_flops_do_not_matter(fitted, proposals):
+    in_thousands = propose(in_units(fitted, 1e3), BUDGET / 1e3)
     for variable, unit in (("n", 1), ("d", 1e3), ("c", 1e3), ("loss", 1)):
-        one, two = ([point[variable] for point in points["points"]] for points in (said["loss"], found))
+        one, two = ([point[variable] for point in points["points"]] for points in (proposals["loss"], in_thousands))
         assert one == pytest.approx(np.array(two) * unit, rel=1e-6)
-    assert found["deviation"] == pytest.approx(said["loss"]["deviation"], rel=1e-4)
+    assert in_thousands["deviation"] == pytest.approx(proposals["loss"]["deviation"], rel=1e-4)
 
 
 def test_one_more_point_is_the_same_by_rank_one_update_and_from_scratch(known):
@@ -123,12 +133,12 @@ def test_one_more_point_is_the_same_by_rank_one_update_and_from_scratch(known):
 
 def test_the_loss_moves_with_the_constants_as_at_the_best_split(fitted):
     """The envelope theorem: sizes that follow the constants change the best loss in second order only."""
-    predictor, data = fitted.predictor, fitted.report["data"]
+    predictor, data = fitted.predictor, fitted.report.data
     predictor = dataclasses.replace(predictor, rivals=(), draws=predictor.constants[None])
-    columns = {variable: np.array(data[variable]) for variable in "ndc"}
+    columns = {variable: np.array(data.values[variable]) for variable in "ndc"}
     best = predictor.allocation(1e13)
     target = CandidateRuns(best.n[0], best.d[0], np.array([1e13]))
-    seen = FittedRuns.of(columns, data["run"], 0.003, "log_huber", 1e-3)
+    seen = FittedRuns.of(columns, data.run, 0.003, "log_huber", 1e-3)
     known = information_state(predictor, seen, target, 1e13, "loss")
     rows = {variable: np.r_[columns[variable], getattr(target, variable)] for variable in "nd"}
     slope = slopes_at(predictor.law, rows, predictor.constants[None])[0, -1]
@@ -161,9 +171,9 @@ def test_whoever_doubts_the_form_measures_nearer_to_the_best_split(fitted, monke
     assert aside(8.0) < 0.75 * aside(0.0)
 
 
-def test_of_many_rows_a_part_finds_the_departures(said, fitted, monkeypatch):
+def test_of_many_rows_a_part_finds_the_departures(proposals, fitted, monkeypatch):
     monkeypatch.setattr(information, "LANDMARKS", 60)
-    assert propose(fitted, BUDGET)["deviation"] == pytest.approx(said["loss"]["deviation"], rel=0.02)
+    assert propose(fitted, BUDGET)["deviation"] == pytest.approx(proposals["loss"]["deviation"], rel=0.02)
 
 
 def test_rows_of_one_run_tell_as_much_as_one():
@@ -174,20 +184,21 @@ def test_rows_of_one_run_tell_as_much_as_one():
     assert FittedRuns.of(columns, np.arange(4), 0.01, "log_squared", 1e-3).error == pytest.approx(0.01, rel=0.05)
 
 
-def test_the_command_prints_and_writes_a_table_that_a_sweep_reads(fitted, said, tmp_path, capsys):
+def test_the_command_prints_and_writes_a_table_that_a_sweep_reads(fitted, proposals, tmp_path, capsys):
     fitted.save(tmp_path / "fit.json")
     toy.install()
     for name in ("next.csv", "next.json"):
         argv = ["propose", str(tmp_path / "fit.json"), f"--budget={BUDGET}", f"--out={tmp_path / name}"]
         assert cli.main([*argv, "--json"]) == 0
-        found = json.loads(capsys.readouterr().out)
-        assert found["points"] == said["loss"]["points"]
+        proposal = json.loads(capsys.readouterr().out)
+        assert proposal["points"] == proposals["loss"]["points"]
         points = design.table(tmp_path / name)
         base = ConfigDict({"task": "toy", "batch_size": 16})
         sweep = plan.complete(ConfigDict({"name": "next", "base": base, "design": points}))
-        made = plan.plan(sweep)
-        assert [point.labels["purpose"] for point in made.points] == [point["purpose"] for point in found["points"]]
-        assert [point.flops for point in made.points] == pytest.approx([p["c"] for p in found["points"]], rel=1e-3)
+        planned = plan.plan(sweep).points
+        roles = [point["design_role"] for point in proposal["points"]]
+        assert [point.labels["design_role"] for point in planned] == roles
+        assert [point.flops for point in planned] == pytest.approx([p["c"] for p in proposal["points"]], rel=1e-3)
     assert cli.main(argv) == 0
     text = capsys.readouterr().out
     assert text.count("lack of fit") == 3 and "in an iso-FLOP grid" in text and "written to" in text
@@ -201,29 +212,28 @@ def test_a_file_that_is_no_table_of_points_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
-        (["--budget=1e9"], "--budget=1e\\+09 FLOPs is too small"),
-        (["--budget=-1"], "--budget must be positive"),
-        (["--runs=2"], "--runs must be at least 3, as 2 are kept for lack of fit"),
-        (["--of=accuracy"], "--of is one of loss, n, and is 'accuracy'"),
+        (["--budget=1e9"], "budget of 1e\\+09 FLOPs is too small"),
+        (["--budget=-1"], "budget must be positive"),
+        (["--runs=2"], "runs must be at least 3, as 2 are kept for lack of fit"),
+        (["--quantity=accuracy"], "quantity is one of loss, n, and is 'accuracy'"),
         (["--out=next.txt"], "points are written as .csv or .json"),
-        (["--target=nan"], "--target must be positive"),
+        (["--target=nan"], "target must be positive"),
     ],
 )
-def test_bad_requests_end_in_one_line(fitted, tmp_path, capsys, flags, said):
+def test_bad_requests_end_in_one_line(fitted, tmp_path, capsys, flags, message):
     fitted.save(tmp_path / "fit.json")
     assert cli.main(["propose", str(tmp_path / "fit.json"), *flags]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert re.search(said, line)
+    assert re.search(message, line)
 
 
 def test_a_fit_that_cannot_propose_says_why(fitted, below):
     with pytest.raises(InputError, match="no optimum to propose for"):
         propose(laws.load(below).fit("power_c", resamples=0))
-    without = dataclasses.replace(
-        fitted, report=fitted.report | {"intervals": fitted.report["intervals"] | {"resamples": 0}}
-    )
+    intervals = dataclasses.replace(fitted.report.intervals, resamples=0)
+    without = dataclasses.replace(fitted, report=dataclasses.replace(fitted.report, intervals=intervals))
     with pytest.raises(InputError, match="the fit has no resamples"):
         propose(without)
 

@@ -36,10 +36,10 @@ def exact():
 
 
 def test_exponents_and_the_data_transferred_are_found_again(exact):
-    assert exact.params == pytest.approx(TRUTH, rel=1e-6)
+    assert exact.params.to_dict() == pytest.approx(TRUTH, rel=1e-6)
     noisy = fitted(runs(0.005), resamples=100)
     for name in ("alpha", "a", "b"):
-        low, high = noisy.intervals["params"][name]
+        low, high = noisy.report.intervals.params[name]
         assert low < TRUTH[name] < high, name
         assert high - low < 0.3, name
     assert worth(noisy.params) == pytest.approx(worth(TRUTH), rel=0.15)
@@ -72,4 +72,6 @@ def test_the_figure_draws_every_run_and_says_which_it_cannot(exact):
     drawn = sum(len(line.get_xdata()) for line in losses.lines if line.get_marker() == "o")
     assert drawn == len(rows["loss"])
     shown = sum(len(line.get_xdata()) for line in right.lines if line.get_marker() == "o")
-    assert right.get_title(loc="right") == f"{int((rows['p'] == 1).sum()) - shown} runs beyond those from scratch"
+    assert (
+        right.get_title(loc="right") == f"{int((rows['pretrained'] == 1).sum()) - shown} runs beyond those from scratch"
+    )

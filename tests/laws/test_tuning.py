@@ -42,10 +42,10 @@ def joint(untuned):
 def test_the_exponent_comes_out_of_untuned_runs(untuned, joint):
     """The plain law misses it even where it sees the better of the two rates only."""
     best = untuned.loc[untuned.groupby(["params_total", "tokens"]).loss.idxmin()]
-    jsonable = laws.load(best).fit("chinchilla", resamples=0).derived["a"]
-    assert abs(joint.derived["a"] - A) < 0.012
-    assert abs(jsonable - A) > 0.05
-    low, high = joint.report["intervals"]["derived"]["a"]
+    of_six_nd = laws.load(best).fit("chinchilla", resamples=0).derived["value"]["a"]
+    assert abs(joint.derived["value"]["a"] - A) < 0.012
+    assert abs(of_six_nd - A) > 0.05
+    low, high = joint.report.intervals.derived["a"]
     assert low < A < high
     assert joint.params["p"] == pytest.approx(TUNING["p"], abs=0.05)
     assert joint.params["h_lr"] == pytest.approx(TUNING["h_lr"], rel=0.1)
@@ -55,14 +55,14 @@ def test_the_exponent_comes_out_of_untuned_runs(untuned, joint):
 def test_a_prediction_may_leave_the_rate_out(joint):
     """It is then the best there is; with a rate it is never better."""
     at = {"n": 2e9, "d": 4e10}
-    tuned = joint.predict(**at)["loss"]
+    tuned = joint.forecast(**at).value
     assert tuned == pytest.approx(LAWS["chinchilla"].value(TRUTH, at), rel=0.01)
-    others = [joint.predict(**at, peak_lr=rate)["loss"] for rate in (1e-4, 4e-4, 1e-3, 1e-2)]
+    others = [joint.forecast(**at, peak_lr=rate).value for rate in (1e-4, 4e-4, 1e-3, 1e-2)]
     assert min(others) >= tuned and max(others) > 1.02 * tuned
-    said = joint.predict(compute=1e21)
-    assert said["interval"][0] < said["loss"] < said["interval"][1] and said["n"] > 1e9
+    forecast = joint.forecast(compute=1e21)
+    assert forecast.interval[0] < forecast.value < forecast.interval[1] and forecast.split.n > 1e9
     with pytest.raises(InputError, match="needs --n VALUE"):
-        joint.predict(d=4e10)
+        joint.forecast(d=4e10)
 
 
 def test_a_column_that_never_changes_is_named(untuned):

@@ -11,6 +11,7 @@ import laws
 from isoflop import cli
 from laws.base.errors import FitFailed, InputError
 from laws.model.forms import find
+from laws.results.report import ModelAverage
 from laws.uses.collapse import collapse
 from laws.uses.inference_cost import cheapest_model
 from laws.uses.two_stage import predict_downstream
@@ -132,27 +133,30 @@ def test_accuracy_follows_from_loss(ladder):
     at = {"n": 5e9, "d": 3e11}
     loss = find("chinchilla").value({"A": 40.0, "B": 60.0, "E": 0.4, "alpha": 0.25, "beta": 0.24}, at)
     accuracy = 0.25 + 0.7 / (1 + np.exp(4 * (loss - 0.9)))
-    said = predict_downstream(first, second, **at)
-    assert said["upstream_loss"] == first.predict(**at)["loss"]
-    assert said["observable"] == "accuracy"
-    assert said["loss"] == pytest.approx(accuracy, rel=0.02)
-    assert said["interval"][0] < accuracy < said["interval"][1]
+    upstream, downstream = predict_downstream(first, second, **at)
+    assert upstream == first.forecast(**at)
+    assert downstream.inputs == at | {"upstream_loss": upstream.value}
+    assert downstream.observable == "accuracy"
+    assert downstream.value == pytest.approx(accuracy, rel=0.02)
+    assert downstream.interval[0] < accuracy < downstream.interval[1]
     # Both fits' uncertainty is in it: the second's own at that loss, and the first's, here made larger.
-    alone = np.ptp(second.predict(upstream_loss=said["upstream_loss"])["interval"])
-    assert np.ptp(said["interval"]) > 0.9 * alone
-    unsure = dataclasses.replace(first, report=first.report | {"ensemble": {"forms": [], "growth": 0.2}})
-    assert np.ptp(predict_downstream(unsure, second, **at)["interval"]) > 2 * alone
-    assert set(said["extrapolation"]) == {"n", "d", "c", "upstream_loss"}
-    with pytest.raises(InputError, match="reads n, d, not the upstream loss q alone"):
+    alone = np.ptp(second.forecast(upstream_loss=upstream.value).interval)
+    assert np.ptp(downstream.interval) > 0.9 * alone
+    growing = ModelAverage(extrapolation_inflation=0.2, forms=())
+    unsure = dataclasses.replace(first, report=dataclasses.replace(first.report, model_average=growing))
+    assert np.ptp(predict_downstream(unsure, second, **at)[1].interval) > 2 * alone
+    assert set(downstream.extrapolation) == {"n", "d", "c", "upstream_loss"}
+    with pytest.raises(InputError, match="reads n, d, not the upstream loss alone"):
         predict_downstream(first, first, **at)
 
 
 def test_chained_on_the_command_line(ladder, tmp_path, capsys):
     paths = [str(fit.save(tmp_path / f"{i}.json")) for i, fit in enumerate(ladder)]
-    assert cli.main(["predict", paths[0], "--compute=1e22", f"--then={paths[1]}", "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert said["upstream_loss"] == pytest.approx(ladder[0].predict(n=said["n"], d=said["d"])["loss"])
-    assert 6 * said["n"] * said["d"] == pytest.approx(1e22, rel=1e-6)
-    assert cli.main(["predict", paths[0], "--n=1e9", "--d=1e10", f"--then={paths[1]}"]) == 0
-    assert capsys.readouterr().out.startswith("accuracy ")
-    assert cli.main(["predict", paths[0], "--compute=1e22", f"--then={paths[1]}", "--freeze=x.json"]) == 2
+    assert cli.main(["predict", paths[0], "--compute=1e22", f"--downstream_fit={paths[1]}", "--json"]) == 0
+    inputs = json.loads(capsys.readouterr().out)["inputs"]
+    assert inputs["upstream_loss"] == pytest.approx(ladder[0].forecast(n=inputs["n"], d=inputs["d"]).value)
+    assert 6 * inputs["n"] * inputs["d"] == pytest.approx(1e22, rel=1e-6)
+    assert cli.main(["predict", paths[0], "--n=1e9", "--d=1e10", f"--downstream_fit={paths[1]}"]) == 0
+    first, second, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith("upstream bits ") and second.startswith("accuracy ")
+    assert cli.main(["predict", paths[0], "--compute=1e22", f"--downstream_fit={paths[1]}", "--freeze=x.json"]) == 2

@@ -16,8 +16,8 @@ FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 PROBE = """import json
 print(json.dumps({
-    "law": fit.law.name, "a": fit.derived["a"], "interval": fit.intervals["derived"]["a"],
-    "measured": measured, "predicted": prediction["loss"], "runs": fit.report["n_runs"],
+    "law": fit.law.name, "a": fit.derived["a"], "interval": fit.report.intervals.derived["a"],
+    "measured": measured, "predicted": prediction["loss"], "runs": fit.report.n_runs,
     "approaches": approaches["a"].notna().sum().item(), "unseen": unseen,
 }))"""
 
