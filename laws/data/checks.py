@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 SAME = 1e-3  # relative difference below which C counts as 6 N D
 SETTLED = 1e-6  # relative difference below which C was computed as 6 N D from these very columns
-# Where no column of C settles the units:
+# Where no column of C settles their units:
 FEWEST_TOKENS = 1e6  # data below this are looked at
 FEWEST_PARAMS = 1e3  # sizes below this are taken for millions or billions, beside so few tokens
-SMALL_PARAMS = 1e5  # sizes below this that see less than one token a parameter are taken for thousands or millions
+SMALL = 1e5  # sizes and data below this, with less than one token a parameter, are taken for millions and billions
 TOKENS_PER_PARAM = (1e-5, 1e7)  # between which the units of N and D make sense
 # C over 6 N D: between the inner two nothing is said, beyond the outer two the unit of C is taken for another one.
 USUAL_COST = (1e-2, 1e3)
@@ -120,13 +120,15 @@ def check_units(
     n, d, c = values["n"], values["d"], values["c"]
     described = lambda variable: f"{name}: column '{columns[variable]}' ({values[variable].max():.4g} at most)"
     cost = c / (6 * n * d)
-    if columns["c"] != "6ND" and np.all(np.abs(cost - 1) < SETTLED) and min(n.min(), d.min()) >= 1:
+    given = columns["c"] != "6ND"
+    if given and np.all(np.abs(cost - 1) < SETTLED) and min(n.min(), d.min()) >= 1:
         return ()
-    ratio = float(np.median(d / n))
-    few = d.max() < FEWEST_TOKENS
+    ratio, middle = float(np.median(d / n)), float(np.median(cost))
+    # A column of compute that fits N and D settles their units.
+    few = d.max() < FEWEST_TOKENS and not (given and POSSIBLE_COST[0] < middle < POSSIBLE_COST[1])
     if d.min() < 1 or (few and (np.any(d != np.round(d)) or n.max() < FEWEST_PARAMS or ratio < TOKENS_PER_PARAM[0])):
         raise InputError(f"{described('d')} looks like millions or billions of tokens: give tokens; {OVERRULE}")
-    if few and n.max() < SMALL_PARAMS and ratio < 1:
+    if few and max(n.max(), d.max()) < SMALL and ratio < 1:
         raise InputError(
             f"{described('d')} is {ratio:.2g} tokens a parameter for sizes of {n.max():.4g} at most: give parameters and "
             f"tokens; {OVERRULE}"
@@ -135,7 +137,6 @@ def check_units(
         raise InputError(f"{described('n')} looks like millions or billions of parameters: give parameters; {OVERRULE}")
     if ratio < TOKENS_PER_PARAM[0]:
         raise InputError(f"{described('d')} is {ratio:.2g} tokens a parameter: give tokens; {OVERRULE}")
-    middle = float(np.median(cost))
     if not POSSIBLE_COST[0] < middle < POSSIBLE_COST[1]:
         raise InputError(
             f"{described('c')} is {middle:.2g} times 6 N D: give training FLOPs, parameters and tokens; {OVERRULE}"

@@ -249,3 +249,11 @@ def test_an_export_of_weights_and_biases_is_read(tmp_path):
     table = laws.load(tmp_path / "wandb_export.csv", n="n", d="d", c="c")
     assert list(table.run) == ["a", "b", "c"]
     assert table.excluded == ({"rule": "State is not finished", "n": 1},)
+
+
+def test_small_models_that_saw_few_images_load():
+    """Networks of ten thousand parameters on as many images: their compute says that the units are right."""
+    n, d = np.full(4, 58_810.0), np.array([512.0, 8192, 65_536, 512_000])
+    frame = pd.DataFrame({"n": n, "d": d, "c": 6 * n * d * 50, "loss": [0.8, 0.6, 0.5, 0.4]})
+    assert not laws.load(frame, n="n", d="d", c="c").warnings
+    assert len(laws.load(frame.drop(columns="c"), n="n", d="d")) == 4
