@@ -1,6 +1,7 @@
 """Public tables, loaded as their authors wrote them: one command each."""
 
 import json
+import shlex
 
 import numpy as np
 import pytest
@@ -20,7 +21,6 @@ EXPERIMENTS = {
     "misfitting__fineweb_c4": (176, 0.44),
     "ml_scalefit__massivetext__chinchilla": (124, 0.49),
 }
-PARAMS, TOKENS = "--n_column=params", "--d_column=tokens"
 
 
 @pytest.mark.parametrize(("experiment", "rows", "a"), [(name, *known) for name, known in EXPERIMENTS.items()])
@@ -36,31 +36,33 @@ def test_each_experiment_of_the_isoflop_collection(published, experiment, rows, 
     assert isoflop_profiles(table, fit_token_cost(table), draws=500).a == pytest.approx(a, abs=0.02)
 
 
-@pytest.mark.parametrize(
-    ("file", "flags", "runs", "rows"),
-    [
-        ("isoflop_collection.csv", ["--c_column=budget", "--where=experiment == 'llama_3__exp_loss' and not outlier"], 115, 115),
-        ("chinchilla_figure4.csv", ["--c_column=flops", "--drop_highest=5"], 240, 240),
-        ("chinchilla_subset.csv", ["--c_column=flops"], 234, 234),
-        ("isoflop_refinedweb.csv", ["--c_column=flops", "--where=setting == 'tuned'"], 121, 121),
-        ("overtraining_redpajama.csv", ["--run_column=name"], 35, 35),
-        ("ladder_c4.csv", [], 16, 16),
-        ("gemstones_hot.csv", ["--run_column=run", "--delta=1e-4"], 22, 220),
-        ("data_constrained_c4.csv", ["--law=chinchilla_tied", "--where=tokens == unique_tokens"], 41, 41),
-        ("routed_experts.csv", ["--law=routed", "--n_column=params_dense", "--columns=experts=num_experts", "--run_column=run"], 99, 99),
-        ("annealing_curves.csv", ["--law=power_offset_d", "--d_column=step", 
-          "--where=schedule == 'constant_24000' and params_millions == 100"], 171, 171),
-        ("extrapolation_benchmark.csv", ["--law=power_offset_d", "--d_column=examples_seen",
-          "--where=domain == 'NMT' and model == '6 Enc, 6 Dec' and is_fit == 1"], 10, 10),
-    ],
-)  # fmt: skip
-def test_one_command_fits(published, capsys, tmp_path, file, flags, runs, rows):
-    given = {flag.partition("=")[0] for flag in flags}
-    defaults = [flag for flag in (PARAMS, TOKENS) if flag.partition("=")[0] not in given]
-    law_of_data = any(flag.startswith("--law=power_offset_d") for flag in flags) or "routed" in " ".join(flags)
-    defaults = [] if law_of_data else defaults
+COMMANDS = {
+    "isoflop_collection.csv --n_column=params --d_column=tokens --c_column=budget "
+    "--where=\"experiment == 'llama_3__exp_loss' and not outlier\"": (115, 115),
+    "chinchilla_figure4.csv --n_column=params --d_column=tokens --c_column=flops --drop_highest=5": (240, 240),
+    "chinchilla_subset.csv --n_column=params --d_column=tokens --c_column=flops": (234, 234),
+    "isoflop_refinedweb.csv --n_column=params --d_column=tokens --c_column=flops --where=\"setting == 'tuned'\"": (
+        121,
+        121,
+    ),
+    "overtraining_redpajama.csv --n_column=params --d_column=tokens --run_column=name": (35, 35),
+    "ladder_c4.csv --n_column=params --d_column=tokens": (16, 16),
+    "gemstones_hot.csv --n_column=params --d_column=tokens --run_column=run --delta=1e-4": (22, 220),
+    "data_constrained_c4.csv --law=chinchilla_tied --n_column=params --d_column=tokens "
+    '--where="tokens == unique_tokens"': (41, 41),
+    "routed_experts.csv --law=routed --n_column=params_dense --columns=experts=num_experts --run_column=run": (99, 99),
+    "annealing_curves.csv --law=power_offset_d --d_column=step "
+    "--where=\"schedule == 'constant_24000' and params_millions == 100\"": (171, 171),
+    "extrapolation_benchmark.csv --law=power_offset_d --d_column=examples_seen "
+    "--where=\"domain == 'NMT' and model == '6 Enc, 6 Dec' and is_fit == 1\"": (10, 10),
+}
+
+
+@pytest.mark.parametrize(("command", "runs", "rows"), [(command, *counts) for command, counts in COMMANDS.items()])
+def test_one_command_fits(published, capsys, tmp_path, command, runs, rows):
+    file, *flags = shlex.split(command)
     out = tmp_path / "fit.json"
-    argv = ["fit", str(published / file), *defaults, *flags, "--resamples=0", f"--out={out}", "--json"]
+    argv = ["fit", str(published / file), *flags, "--resamples=0", f"--out={out}", "--json"]
     assert cli.main(argv) == 0, capsys.readouterr().err
     report = json.loads(out.read_text())
     assert (report["n_runs"], report["n_rows"]) == (runs, rows)
