@@ -1,6 +1,6 @@
 """The command line: finds the command, parses its flags, prints its output, turns errors into one line.
 
-A command is a module `isoflop/commands/NAME.py` with `SUMMARY`, `EXAMPLE`, `define(flags)` and
+A command is a line of `COMMANDS` and a module `isoflop/commands/NAME.py` with `EXAMPLE`, `define(flags)` and
 `run(flags, args) -> Output`; with `CONFIG = True` it also gets `flags.config`, the completed config of
 `--config=FILE[:arg]` with every key a flag.
 """
@@ -26,14 +26,14 @@ COMMANDS = {
     "plan": "price the points of a run or sweep; nothing is run",
     "train": "train one run, resumable",
     "sweep": "train every point of a sweep that is not done",
-    "study": "sweep, fit, predict blind, score, report: one config, one command",
+    "study": "sweep, fit, freeze a forecast, train its budget, score, report: one config, one command",
     "status": "the states of a sweep's points",
     "collect": "write runs.parquet and curves.parquet",
     "reproduce": "train a baseline and compare with the mean its config records",
     "evaluate": "all that is said of a run's checkpoint, and its predictions",
     "fit": "fit a scaling law to a table",
     "predict": "loss or optimum from a fit, with intervals",
-    "score": "a frozen prediction against what was measured since",
+    "score": "a frozen forecast against what was measured since",
     "calibration": "whether the forecasts of a study kept what they promised",
     "compare": "the compute multiplier between two fits",
     "propose": "the next runs: those that make a prediction surest",
@@ -43,6 +43,7 @@ COMMANDS = {
     "export": "a run's model as StableHLO, or in the layout of transformers",
     "import": "a folder of transformers as a run directory",
 }
+MODULES = {"import": "import_model"}  # where a command's name is a reserved word of Python
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,7 +138,7 @@ def _dispatch(name: str, argv: list[str]) -> Output | None:
 
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         raise Usage(f"no command {name!r}" + (f"; did you mean {close[0]!r}?" if close else "; see isoflop --help"))
-    command = importlib.import_module(f"isoflop.commands.{name}")
+    command = module_of(name)
     if not gc.isenabled():  # see `entry`
         gc.freeze()
         gc.enable()
@@ -164,6 +165,11 @@ def _dispatch(name: str, argv: list[str]) -> Output | None:
     return output
 
 
+def module_of(name: str) -> Any:
+    """The module of a command."""
+    return importlib.import_module(f"isoflop.commands.{MODULES.get(name, name)}")
+
+
 def _one_line(error: Exception) -> tuple[int, str]:
     """Exit code and message of an error: an `exit_code` attribute marks the ones that were meant for people."""
     message = " ".join(str(error).split()) or type(error).__name__
@@ -186,7 +192,7 @@ def _overview() -> str:
 
 
 def _help(name: str, command: Any, values: absl_flags.FlagValues, takes_config: bool) -> str:
-    lines = [f"isoflop {name}: {command.SUMMARY}", "", "example:"]
+    lines = [f"isoflop {name}: {COMMANDS[name]}", "", "example:"]
     lines += [f"  {line}" for line in command.EXAMPLE.strip().splitlines()] + ["", "flags:"]
     if takes_config:
         lines.append("  --config=FILE[:arg]  the config; every key is a flag, as in --config.seed=1; None opens one")

@@ -23,7 +23,7 @@ ALPHABET = 256  # a byte-level vocabulary holds every byte
 
 @runtime_checkable
 class Tokenizer(Protocol):
-    """What the rest of the house needs of a tokenizer."""
+    """What the other modules need of a tokenizer."""
 
     @property
     def vocab_size(self) -> int:

@@ -1,4 +1,4 @@
-"""A model as a program that runs without this house: StableHLO by `jax.export`, and its weights beside it.
+"""A model as a program that runs without this package: StableHLO by `jax.export`, and its weights beside it.
 
 The folder of an artifact holds `model.stablehlo` (bytes of `jax.export.Exported.serialize`), `weights.npz` (arrays by the
 path of a parameter; plain NumPy, no pickles) and `export.json` (what it was made from, and what goes in and out). How it is

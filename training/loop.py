@@ -1,4 +1,4 @@
-"""One run, from a config to a record: the only training loop of the house."""
+"""One run, from a config to a record: the only training loop."""
 
 import dataclasses
 import time

@@ -1,4 +1,4 @@
-"""What a family of models tells the engine, and the one dynamic import by which the house finds it."""
+"""What a family of models tells the engine, and the one dynamic import that finds it."""
 
 import dataclasses
 import importlib
@@ -148,7 +148,7 @@ class Family(Protocol):
 
 
 def resolve(name: str) -> Family:
-    """The family of a task name: the module `<name>.task`, the only dynamic import of the house.
+    """The family of a task name: the module `<name>.task`, the only dynamic import.
 
     Raises:
       BadInput: there is no such family.

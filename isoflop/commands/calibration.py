@@ -7,7 +7,6 @@ from absl import flags as absl_flags
 from isoflop.cli import Output
 from isoflop.commands import _laws
 
-SUMMARY = "every forecast that a study has scored, and whether the intervals kept what they promised"
 EXAMPLE = """
 isoflop calibration runs/demo/scores.jsonl
 isoflop calibration runs/demo/scores.jsonl --plot=calibration.png

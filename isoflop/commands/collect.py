@@ -10,7 +10,6 @@ from isoflop.cli import Output
 from sweeps import base_configs, collect, summary, sweep_dir
 from training.errors import BadInput
 
-SUMMARY = "write runs.parquet and curves.parquet from a sweep directory, finished or not"
 EXAMPLE = """
 isoflop collect runs/demo/sweep
 isoflop collect runs/folds --mean=accuracy,loss --by=family,params_total

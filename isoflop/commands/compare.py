@@ -7,7 +7,6 @@ from absl import flags as absl_flags
 from isoflop.cli import Output
 from isoflop.commands import _laws
 
-SUMMARY = "the compute multiplier of two fits: how much less compute B needs for A's loss, and whether that lasts"
 EXAMPLE = """
 isoflop compare runs/adamw/fit.json runs/muon/fit.json
 isoflop compare a.json b.json --compute=1e18,1e20 --plot=multiplier.png

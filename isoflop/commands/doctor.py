@@ -8,7 +8,6 @@ from absl import flags as absl_flags
 
 from isoflop.cli import Output
 
-SUMMARY = "devices, versions, precision and cache; exit 1 when an accelerator is present but unused"
 EXAMPLE = "isoflop doctor\nisoflop doctor --json"
 
 PACKAGES = ("isoflop", "training", "lm", "vision", "sweeps", "laws", "configs")

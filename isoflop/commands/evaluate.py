@@ -8,7 +8,6 @@ from absl import flags as absl_flags
 from isoflop.cli import Output
 from training.errors import BadInput
 
-SUMMARY = "evaluate a run's checkpoint: every metric, by class where there are classes; export of predictions"
 EXAMPLE = """
 isoflop evaluate runs/fashion
 isoflop evaluate runs/small --predictions=tokens.parquet

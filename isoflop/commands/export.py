@@ -9,7 +9,6 @@ from absl import flags as absl_flags
 from isoflop.cli import Output
 from training.errors import BadInput, nearest
 
-SUMMARY = "a run's model as StableHLO (to run with jax and numpy alone), or in a layout of transformers"
 LOADING = """
 import pathlib, jax.export, numpy as np
 

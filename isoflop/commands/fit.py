@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from laws import FitResult
     from laws.results.report import ApproachReport, FitReport, Interval
 
-SUMMARY = "fit a scaling law to a table (Parquet, CSV, JSONL) or a sweep directory; writes fit.json"
 EXAMPLE = """
 isoflop fit runs/demo/sweep --law=chinchilla --holdout_above=6e11
 isoflop fit runs.csv --n_column=params --d_column=tokens --c_column=flops --drop_highest=5 --resamples=4000

@@ -8,7 +8,6 @@ from absl import flags as absl_flags
 from isoflop.cli import Output
 from training.errors import BadInput
 
-SUMMARY = "text from a checkpoint"
 EXAMPLE = """
 isoflop generate runs/small --prompt "def " --tokens 200 --temperature 0.8 --top_k 40
 isoflop generate runs/translation --prompt "Thou shalt not steal." --beams 4

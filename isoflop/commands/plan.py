@@ -15,7 +15,6 @@ from sweeps.measure import Measurement
 from sweeps.run_batching import best_batch
 from training.errors import Absent, BadInput
 
-SUMMARY = "cost of the points of a run or sweep: N, D, FLOPs, steps, memory, hours; nothing is run"
 EXAMPLE = """
 isoflop plan --config=configs/lm/demo.py
 isoflop plan --config=configs/lm/demo.py --config.base.model.depth=3 --where='budget<=1e11' --memory=false

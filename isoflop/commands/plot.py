@@ -5,7 +5,6 @@ from absl import flags as absl_flags
 from isoflop.cli import Output
 from isoflop.commands import _laws
 
-SUMMARY = "figures of a fit: iso-FLOP curves, frontier, surface, residuals, profiles, clouds of resamples, roll-out"
 EXAMPLE = "isoflop plot fit.json --out=figures"
 
 

@@ -11,7 +11,6 @@ from isoflop.commands import _laws
 if TYPE_CHECKING:
     from laws.forecasting.prediction import Forecast
 
-SUMMARY = "loss or optimum from a fit, with intervals and the extrapolation factor; --freeze keeps it for `score`"
 EXAMPLE = """
 isoflop predict fit.json --n=7e9 --d=1.4e11
 isoflop predict fit.json --compute=1e12 --freeze=prediction.json

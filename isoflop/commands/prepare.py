@@ -14,7 +14,6 @@ from sweeps import design
 from training import task
 from training.errors import BadInput
 
-SUMMARY = "build the shards of a config's dataset ahead of time; resumable"
 EXAMPLE = """
 isoflop prepare --config=configs/lm/demo.py
 isoflop prepare --config=configs/lm/small.py --config.data.tokenizer=bpe:4096

@@ -10,7 +10,6 @@ from absl import flags as absl_flags
 from isoflop.cli import Output
 from isoflop.commands import _laws
 
-SUMMARY = "the next runs for a FLOP budget: those that most reduce the error of the loss or of N* at a target"
 EXAMPLE = """
 isoflop propose fit.json --budget=1e13 --runs=10 --target=1e14
 isoflop propose fit.json --quantity=n --out=next.csv

@@ -8,7 +8,6 @@ from isoflop.cli import Output
 from isoflop.commands import _laws
 from training.errors import BadInput
 
-SUMMARY = "one self-contained report.html: the law, its blind prediction, interactive figures, every run"
 EXAMPLE = "isoflop report runs/demo"
 
 

@@ -13,7 +13,6 @@ from sweeps import collect, plan as plans, summary
 from sweeps.execute import execute
 from training.errors import BadInput
 
-SUMMARY = "train a baseline over its seeds or folds and compare with the mean that its config records"
 EXAMPLE = """
 isoflop reproduce --config=configs/vision/perceptron.py:mnist5k
 isoflop reproduce --config=configs/vision/convnet.py --workdir=runs/convnet --workers=2

@@ -8,7 +8,6 @@ from absl import flags as absl_flags
 from isoflop.cli import Output
 from isoflop.commands import _laws
 
-SUMMARY = "a frozen prediction against what was measured since; exit 1 if it was not made before"
 EXAMPLE = "isoflop score prediction.json runs/demo/sweep --out=score.json"
 
 

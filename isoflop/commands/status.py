@@ -13,7 +13,6 @@ from isoflop.commands._watch import watch
 from sweeps import base_configs, status, sweep_dir
 from training.errors import BadInput
 
-SUMMARY = "the states of a sweep's points, from another terminal or machine too"
 EXAMPLE = """
 isoflop status runs/demo/sweep
 isoflop status runs/demo/sweep --where="state == 'failed' and budget <= 1e11"

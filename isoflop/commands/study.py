@@ -18,7 +18,6 @@ from sweeps import design, launch
 from training.errors import BadInput
 from training.files import write_json
 
-SUMMARY = "sweep all budgets but the largest, fit, freeze a prediction for that one, train it too, keep score, report"
 EXAMPLE = """
 isoflop study --config=configs/lm/demo.py --workdir=runs/demo
 isoflop study --config=configs/vision/scaling.py:vit-fashion --workdir=runs/vit

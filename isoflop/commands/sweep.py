@@ -12,7 +12,6 @@ from isoflop.commands._tables import points_table
 from sweeps import base_configs, status, sweep_dir
 from sweeps.execute import execute
 
-SUMMARY = "train every point of a sweep that is not done: start, go on, retry, with the same command"
 EXAMPLE = """
 isoflop sweep --config=configs/lm/demo.py --workdir=runs/demo/sweep
 isoflop sweep --config=configs/lm/demo.py --workdir=runs/demo/sweep --state=failed --where='budget<=1e11'

@@ -22,7 +22,6 @@ from training.meter import Observer
 from training.process import configure_process
 from training.task import resolve as family_of
 
-SUMMARY = "train one run; the same command continues it after an interruption"
 EXAMPLE = """
 isoflop train --config=configs/lm/small.py --workdir=runs/small
 isoflop train --config=configs/lm/small.py --workdir=runs/wide --config.model.size=None --config.model.width=256 --profile

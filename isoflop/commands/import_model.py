@@ -7,9 +7,6 @@ from absl import flags as absl_flags
 from isoflop.cli import Output
 from training.errors import BadInput
 
-SUMMARY = (
-    "a GPT-2, Llama or Mixtral of transformers (config.json, model.safetensors, tokenizer.json) as a run directory"
-)
 EXAMPLE = """
 isoflop import downloads/gpt2 --workdir=runs/gpt2
 isoflop generate runs/gpt2 --prompt="def "
