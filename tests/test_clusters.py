@@ -3,7 +3,6 @@
 No cluster is asked: docs/clusters.md says what was tried on one.
 """
 
-import importlib
 import re
 import shlex
 import signal
@@ -14,7 +13,7 @@ import pytest
 import yaml
 from absl import flags as absl_flags
 
-from isoflop.cli import COMMANDS
+from isoflop.cli import COMMANDS, module_of
 from isoflop.commands._sweep_flags import launch_options
 from isoflop.config_file import define_config
 from sweeps import launch
@@ -47,7 +46,7 @@ def commands() -> list[list[str]]:
 
 def flags_of(words: list[str]) -> absl_flags.FlagValues:
     """The flags of a command line, read as the command itself reads them."""
-    command, argv = importlib.import_module(f"isoflop.commands.{words[1]}"), words[2:]
+    command, argv = module_of(words[1]), words[2:]
     values = absl_flags.FlagValues()
     command.define(values)
     if getattr(command, "CONFIG", False):

@@ -1,7 +1,6 @@
 """The command line: one clear line and an exit code for whatever is wrong; help, JSON, versions."""
 
 import errno
-import importlib
 import json
 import os
 import shlex
@@ -160,7 +159,7 @@ def test_the_examples_of_commands_resolve(capsys):
     """Every config that an example of `--help` names, with the overrides it gives, is one that can be run."""
     seen = set()
     for name in cli.COMMANDS:
-        command = importlib.import_module(f"isoflop.commands.{name}")
+        command = cli.module_of(name)
         for example in command.EXAMPLE.strip().splitlines():
             words = tuple(word for word in shlex.split(example, comments=True) if word.startswith("--config"))
             if words and words not in seen:
