@@ -4,6 +4,7 @@ from .data.curves import load_curves
 from .model.forms import LAWS
 from .model.law import Law, Param
 from .uses.compute_multiplier import compare
+from .uses.inference_cost import cheapest_model
 from .uses.preregistration import freeze, score
 from .uses.propose import propose
 from .uses.sensitivity import sensitivity
@@ -18,6 +19,7 @@ __all__ = [
     "NotPreregistered",
     "Param",
     "Runs",
+    "cheapest_model",
     "compare",
     "freeze",
     "load",

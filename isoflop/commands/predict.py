@@ -10,12 +10,14 @@ from isoflop.commands import _laws
 
 if TYPE_CHECKING:
     from laws.forecasting.prediction import Forecast
+    from laws.uses.inference_cost import CheapestModel
 
 EXAMPLE = """
 isoflop predict fit.json --n=7e9 --d=1.4e11
 isoflop predict fit.json --compute=1e12 --freeze=prediction.json
 isoflop predict fit.json --n=7e9 --d=1.4e11 --at=unique_tokens=2.5e10
 isoflop predict task_loss.json --n=7e9 --d=1.4e11 --downstream_fit=accuracy.json
+isoflop predict fit.json --loss=2.5 --inference_tokens=1e12
 """
 
 
@@ -30,6 +32,15 @@ def define(flags: absl_flags.FlagValues) -> None:
         "law", None, "file.py:NAME of the fit's law, if that is not one of isoflop's.", flag_values=flags
     )
     absl_flags.DEFINE_float("compute", None, "Training FLOPs, to be split in the best way.", flag_values=flags)
+    absl_flags.DEFINE_float(
+        "loss", None, "A loss to be reached by the model that is cheapest to train and use.", flag_values=flags
+    )
+    absl_flags.DEFINE_float(
+        "inference_tokens", 0.0, "With --loss: tokens read and written once it is trained.", flag_values=flags
+    )
+    absl_flags.DEFINE_float(
+        "price_ratio", 1.0, "With --loss: price of a FLOP of inference over one of training.", flag_values=flags
+    )
     absl_flags.DEFINE_string(
         "downstream_fit",
         None,
@@ -49,6 +60,14 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
 
     fit = laws.read_fit(path, flags.law)
     request = {"compute": flags.compute, "n": flags.n, "d": flags.d} | _laws.numbers("at", flags.at)
+    if flags.loss is not None:
+        others = [name for name in ("compute", "n", "d", "at", "downstream_fit", "freeze") if flags[name].present]
+        if others:
+            raise laws.InputError(f"--loss asks for the model that reaches it, and --{others[0]} for something else")
+        model = laws.cheapest_model(fit, flags.loss, flags.inference_tokens, flags.price_ratio)
+        return Output(dataclasses.asdict(model), "\n".join(_cheapest_lines(model)))
+    if flags["inference_tokens"].present or flags["price_ratio"].present:
+        raise laws.InputError("--inference_tokens and --price_ratio belong to --loss, the loss to be reached")
     if flags.downstream_fit and flags.freeze:
         raise laws.InputError("--freeze keeps the forecast of one fit, and --downstream_fit asks for two")
     if flags.downstream_fit:
@@ -87,3 +106,19 @@ def _lines(forecast: "Forecast") -> list[str]:
         parts = ", ".join(f"{name} {part:.2%}" for name, part in forecast.sd_components.items())
         lines.append(f"uncertainty: {parts}")
     return [*lines, *(f"warning: {text}" for text in forecast.warnings)]
+
+
+def _cheapest_lines(model: "CheapestModel") -> list[str]:
+    used = f", used for {model.inference_tokens:.4g} tokens" if model.inference_tokens else ""
+    lines = [f"cheapest model of loss {model.loss:.5g}{used}"]
+    for name, value, ends in (("N", model.n, model.n_interval), ("D", model.d, model.d_interval)):
+        span = f", {model.level:.0%} interval [{ends[0]:.4g}, {ends[1]:.4g}]" if ends else ""
+        lines.append(f"{name} {value:.5g}{span}")
+    lines.append(f"training {model.training_flops:.4g} FLOPs, inference {model.inference_flops:.4g} FLOPs")
+    lines.append(
+        f"compute-optimal for that loss: N {model.compute_optimal_n:.5g}, D {model.compute_optimal_d:.5g}; trained and "
+        f"used as much it costs more, and {model.saving:.2%} of that is saved"
+        if model.inference_tokens
+        else "without inference it is the compute-optimal one"
+    )
+    return [*lines, *(f"warning: {text}" for text in model.warnings)]

@@ -77,7 +77,7 @@ def test_both_exponents_are_printed_with_exact_compute(fitted):
 
 def test_a_law_without_an_optimum():
     law = Law(
-        name="size only matters",
+        name="size_only_matters",
         formula="L = k / N^p + 0 / D",
         source="",
         columns=("n", "d"),

@@ -10,10 +10,11 @@ import pytest
 import laws
 from isoflop import cli
 from laws.base.errors import FitFailed, InputError
+from laws.data.token_cost import TokenCost
 from laws.model.forms import find
 from laws.results.report import ModelAverage
 from laws.uses.collapse import collapse
-from laws.uses.inference_cost import cheapest_model
+from laws.uses.inference_cost import IsoLossCost
 from laws.uses.two_stage import predict_downstream
 
 HOFFMANN = {"A": 406.4, "B": 410.7, "E": 1.69, "alpha": 0.336, "beta": 0.283}
@@ -28,45 +29,98 @@ def at_optimum(n: float) -> tuple[float, float]:
     return d, float(law.value(p, {"n": n, "d": d}))
 
 
-def test_without_use_it_is_compute_optimal():
+def cheapest(name: str, constants: dict[str, float], loss: float, tokens: float, price: float = 1.0):
+    """Parameters and training tokens of the cheapest model, where C = 6 N D and inference costs 2 N a token."""
+    law = find(name)
+    params = np.array([[constants[key] for key in law.names]])
+    return np.exp(IsoLossCost(law, TokenCost(), loss, tokens * price / 3).cheapest(params)[:, 0])
+
+
+def test_without_inference_it_is_compute_optimal():
     d, loss = at_optimum(7e9)
-    found = cheapest_model(find("chinchilla"), HOFFMANN, loss, 0.0)
-    assert (found.n, found.d) == pytest.approx((7e9, d), rel=1e-4)
-    assert found.use == 0
-    n = find("chinchilla").optimal_n(HOFFMANN, found.training)
-    assert n == pytest.approx(7e9, rel=1e-4)
+    n, tokens = cheapest("chinchilla", HOFFMANN, loss, 0.0)
+    assert (n, tokens) == pytest.approx((7e9, d), rel=1e-4)
+    assert find("chinchilla").optimal_n(HOFFMANN, 6 * n * tokens) == pytest.approx(7e9, rel=1e-4)
 
 
 def test_a_published_case():
     """Section 3 of the paper: the quality of a 7B model, 1e11 tokens of use: 6B parameters on 1.18 times the data."""
     d, loss = at_optimum(7e9)
-    found = cheapest_model(find("chinchilla"), HOFFMANN, loss, 1e11)
-    assert found.n == pytest.approx(6e9, rel=1e-3)
-    assert found.d / d == pytest.approx(1.18, abs=0.005)
+    n, tokens = cheapest("chinchilla", HOFFMANN, loss, 1e11)
+    assert n == pytest.approx(6e9, rel=1e-3)
+    assert tokens / d == pytest.approx(1.18, abs=0.005)
 
 
 @pytest.mark.parametrize("price", [1.0, 3.0])
 def test_the_condition_of_the_optimum(price):
     p, use = HOFFMANN, 1e12
     _, loss = at_optimum(1e9)
-    found = cheapest_model(find("chinchilla"), p, loss, use, price)
-    size, data = p["alpha"] * p["A"] / found.n ** p["alpha"], p["beta"] * p["B"] / found.d ** p["beta"]
-    assert size == pytest.approx(data * (1 + price * use / (3 * found.d)), rel=1e-4)
-    assert find("chinchilla").value(p, {"n": found.n, "d": found.d}) == pytest.approx(loss, rel=1e-9)
+    n, d = cheapest("chinchilla", p, loss, use, price)
+    size, data = p["alpha"] * p["A"] / n ** p["alpha"], p["beta"] * p["B"] / d ** p["beta"]
+    assert size == pytest.approx(data * (1 + price * use / (3 * d)), rel=1e-4)
+    assert find("chinchilla").value(p, {"n": n, "d": d}) == pytest.approx(loss, rel=1e-9)
 
 
-def test_more_use_means_a_smaller_model():
-    sizes = [cheapest_model(find("kaplan"), KAPLAN, 2.6, use).n for use in (0, 1e10, 1e12, 1e14)]
+def test_more_inference_means_a_smaller_model():
+    sizes = [cheapest("kaplan", KAPLAN, 2.6, use)[0] for use in (0, 1e10, 1e12, 1e14)]
     assert sizes == sorted(sizes, reverse=True) and sizes[-1] < sizes[0] / 1.2
 
 
-def test_what_cannot_be_asked():
+@pytest.fixture(scope="module")
+def served():
+    """A fit of noisy runs of known constants."""
+    n, d = np.repeat(np.geomspace(1e7, 1e10, 6), 6), np.tile(np.geomspace(1e9, 1e12, 6), 6)
+    loss = find("chinchilla").value(HOFFMANN, {"n": n, "d": d})
+    loss = loss * np.exp(2e-3 * np.random.default_rng(0).standard_normal(len(n)))
+    return laws.load(pd.DataFrame({"n": n, "d": d, "loss": loss}), n="n", d="d", loss="loss").fit(resamples=200)
+
+
+def test_the_cheapest_model_of_a_fit(served):
+    _, loss = at_optimum(1e9)
+    model = laws.cheapest_model(served, loss, 1e12)
+    n, d = cheapest("chinchilla", HOFFMANN, loss, 1e12)
+    assert model.n_interval[0] < n < model.n_interval[1] and model.d_interval[0] < d < model.d_interval[1]
+    assert model.n_interval[0] < model.n < model.n_interval[1]
+    assert served.predict({"n": [model.n], "d": [model.d]})[0] == pytest.approx(loss, rel=1e-9)
+    assert model.training_flops == pytest.approx(6 * model.n * model.d)
+    assert model.inference_flops == pytest.approx(2 * model.n * 1e12)
+    best = laws.cheapest_model(served, loss, 0.0)
+    assert (best.n, best.d, best.saving) == pytest.approx(
+        (model.compute_optimal_n, model.compute_optimal_d, 0), abs=1e-6
+    )
+    cost = model.training_flops + model.inference_flops
+    assert model.saving == pytest.approx(1 - cost / (2 * best.n * (3 * best.d + 1e12)), rel=1e-6)
+    assert 0 < model.saving < 1 and model.n_unreached == 0
+    unsure = laws.cheapest_model(served, HOFFMANN["E"] + 0.02, 1e12)
+    assert unsure.n_unreached > 0 and f"under {unsure.n_unreached} of" in unsure.warnings[-1]
+
+
+def test_what_cannot_be_asked_of_a_cheapest_model(served):
     with pytest.raises(FitFailed, match=r"no model reaches a loss of 1\.6"):
-        cheapest_model(find("chinchilla"), HOFFMANN, 1.6, 1e11)
-    with pytest.raises(InputError, match="cannot be negative"):
-        cheapest_model(find("chinchilla"), HOFFMANN, 2.2, -1.0)
+        laws.cheapest_model(served, 1.6, 1e11)
+    with pytest.raises(InputError, match="inference_tokens must be zero or more, and is -1"):
+        laws.cheapest_model(served, 2.2, -1.0)
+    with pytest.raises(InputError, match="loss must be positive, and is nan"):
+        laws.cheapest_model(served, float("nan"), 1.0)
+    c = np.geomspace(1e18, 1e21, 8)
+    alone = laws.load(pd.DataFrame({"c": c, "loss": 2 + 1e3 * c**-0.15}), c="c").fit("power_offset_c", resamples=0)
     with pytest.raises(InputError, match="not of the loss by n and d alone"):
-        cheapest_model(find("lr_step"), {"k": 1.0, "p": 0.1, "q": 0.1}, 2.2, 1.0)
+        laws.cheapest_model(alone, 2.2, 1.0)
+
+
+def test_the_cheapest_model_on_the_command_line(served, tmp_path, capsys):
+    path = served.save(tmp_path / "fit.json")
+    assert cli.main(["predict", str(path), "--loss=2.5", "--inference_tokens=1e12", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    model = laws.cheapest_model(served, 2.5, 1e12)
+    assert (told["n"], told["d"], told["saving"]) == pytest.approx((model.n, model.d, model.saving))
+    assert cli.main(["predict", str(path), "--loss=2.5", "--inference_tokens=1e12"]) == 0
+    text = capsys.readouterr().out
+    assert "cheapest model of loss 2.5, used for 1e+12 tokens" in text and "% of that is saved" in text
+    for words in (["--loss=2.5", "--n=1e9"], ["--inference_tokens=1e12", "--compute=1e20"], ["--loss=-1"]):
+        assert cli.main(["predict", str(path), *words]) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert words[0].split("=")[0].strip("-") in line
 
 
 def curves_of(sizes=(1e6, 4e6, 16e6), seeds=3, wobble=0.0, noise=0.004):
