@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from laws.data import table as tables
 from laws.data.curves import Curves
 from laws.model.law import Law
+from laws.plotting.accessor import FitPlots
 from laws.plotting.figures import plot_all
 from laws.results import analysis, results
 
@@ -84,6 +85,11 @@ class Runs(tables.Table):
 
 class FitResult(results.FitResult):
     """A fit that can be plotted."""
+
+    @property
+    def plot(self) -> FitPlots:
+        """Figures of the fit: ``fit.plot.isoflop(ax=None)`` and its sisters draw and return matplotlib axes."""
+        return FitPlots(self)
 
     def plot_all(self, directory: str | Path, curves: Curves | None = None) -> list[Path]:
         """Every figure that the fit has data for, as PNG and SVG; returns the files.

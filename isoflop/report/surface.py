@@ -15,8 +15,9 @@ CONTOURS = 14  # lines of equal loss, about
 def surface(study: Study) -> go.Figure | None:
     """Lines of equal loss over sizes and data, the runs, and the efficient frontier."""
     points, fit = study.points, study.fit
-    if fit is None or "budget" not in points or (found := surface_of(fit)) is None:
+    if fit is None or "budget" not in points or not fit.law.has_compute_optimum:
         return None
+    found = surface_of(fit)
     shown, colours = go.Figure(), colour_of(points)
     n, d, best = found.n[::EVERY], found.d[::EVERY], found.frontier
     shown.update_layout(height=540, xaxis=axis("n", n), yaxis=axis("d", d))

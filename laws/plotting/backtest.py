@@ -8,11 +8,12 @@ import numpy as np
 
 from laws.forecasting.backtest import Backtest
 from laws.model.variables import VARIABLES
-from laws.plotting.style import LAW, SECOND, SYMBOLS, legend, log_x, panels, power
+from laws.plotting.panels import MissingFigureData, Panels
+from laws.plotting.style import LAW, SECOND, SYMBOLS, legend, log_x, power
 from laws.results.results import FitResult
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 FRAMED = 0.75  # share of the intervals, the narrowest, that the frame holds
 NEAR = 1.0  # and forecasts within so many times its height of its middle
@@ -28,13 +29,13 @@ def _frame(report: Backtest) -> tuple[float, float]:
     return float(shown.min() - 0.08 * np.ptp(shown)), float(shown.max() + 0.08 * np.ptp(shown))
 
 
-def backtest(fitted: FitResult) -> Figure | None:
+def backtest(fitted: FitResult, panels: Panels) -> list[Axes]:
     """Forecasts with intervals against the largest compute that was fitted; the last may have seen its target."""
     report = fitted.report.backtest
     if report is None:
-        return None
+        raise MissingFigureData("the fit has no backtest: its runs lie at too few scales for one")
     origins = report.origins
-    figure, (axes,) = panels(1)
+    (axes,) = panels(1)
     for was_fitted, face, label in ((False, LAW, "forecast"), (True, "white", "fitted with it")):
         shown = [origin for origin in origins if origin.target_was_fitted == was_fitted]
         if not shown:
@@ -63,4 +64,4 @@ def backtest(fitted: FitResult) -> Figure | None:
     observable = fitted.observable.partition(" (")[0]
     axes.set(xlabel=f"largest {SYMBOLS[report.variable]} of the fitted runs", ylabel=f"{observable} at {target}")
     legend(axes)
-    return figure
+    return [axes]

@@ -1,4 +1,4 @@
-"""What a study's forecasts promised and what they kept, in the order in which they were made."""
+"""Calibration: the intervals of forecasts beside what was measured, and the share of them that held it."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from laws.plotting.style import LAW, NAIVE, SECOND, legend, panels
+from laws.plotting.panels import Panels
+from laws.plotting.style import LAW, NAIVE, SECOND, legend
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 
-def calibration(found: dict[str, Any]) -> Figure:
+def calibration(scores: dict[str, Any], panels: Panels) -> list[Axes]:
     """Every forecast's error with its interval, and the share inside so far, from ``laws.uses.score_log.calibration``."""
     from matplotlib.ticker import MaxNLocator
 
-    rows = found["forecasts"]
+    rows = scores["forecasts"]
     at = np.arange(1, len(rows) + 1)
     said = np.array([row["predicted"] for row in rows])
     ends = 100 * (np.array([row["interval_of_loss"] for row in rows]) / said[:, None] - 1)
     error = 100 * (np.array([row["measured"] for row in rows]) / said - 1)
     inside = np.array([row["covered"] for row in rows])
-    figure, (left, right) = panels(2)
+    left, right = panels(2)
     left.vlines(at, ends[:, 0], ends[:, 1], color=NAIVE, linewidth=4, alpha=0.5, label="interval of the forecast")
     left.axhline(0, color=NAIVE, linewidth=0.9, linestyle=":")
     for hit, color, marker, label in ((True, LAW, "o", "measured, inside"), (False, SECOND, "X", "measured, outside")):
@@ -40,4 +41,4 @@ def calibration(found: dict[str, Any]) -> Figure:
         axes.set_xlim(0.5, len(rows) + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         legend(axes)
-    return figure
+    return [left, right]

@@ -6,21 +6,22 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from laws.data.curves import Curves
+from laws.plotting.panels import Panels, require_optimum
 from laws.plotting.shared import bands, mark_end, reach, rows_of, smooth_curve
-from laws.plotting.style import INK, LAW, SECOND, SYMBOLS, THIRD, legend, log_ticks, log_x, panels
+from laws.plotting.style import INK, LAW, SECOND, SYMBOLS, THIRD, legend, log_ticks, log_x
 from laws.results.report import ApproachReport
 from laws.results.results import FitResult
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 
-def loss_against_compute(fitted: FitResult, curves: dict | None = None) -> Figure | None:
+def loss_against_compute(fitted: FitResult, panels: Panels, curves: Curves | None = None) -> list[Axes]:
     """Every run, the learning curves behind it, the envelope that the law draws, and the naive power law."""
+    require_optimum(fitted)
     data = rows_of(fitted)
-    if "c" not in data or not fitted.law.has_compute_optimum:
-        return None
-    figure, (axes,) = panels(1, 3.4)
+    (axes,) = panels(1, 3.4)
     compute = reach(fitted)
     rows = {str(run): row for row, run in enumerate(data["run"])}
     drawn = [(rows[run], curve) for run, curve in (curves or {}).items() if run in rows]
@@ -52,14 +53,13 @@ def loss_against_compute(fitted: FitResult, curves: dict | None = None) -> Figur
     axes.set(xlabel=SYMBOLS["c"], ylabel=fitted.observable)
     mark_end(axes, fitted, compute, 0.95)
     legend(axes)
-    return figure
+    return [axes]
 
 
-def optimum_against_compute(fitted: FitResult) -> Figure | None:
+def optimum_against_compute(fitted: FitResult, panels: Panels) -> list[Axes]:
     """N* and D* against compute with bands, beside the minima of approach 2 and the points of approach 1."""
-    if not fitted.law.has_compute_optimum:
-        return None
-    figure, plots = panels(2, 3.6)
+    require_optimum(fitted)
+    plots = panels(2, 3.6)
     compute, report = reach(fitted), fitted.report
     found, approaches = bands(fitted, compute), report.approaches
     minima = approaches.get("isoflop_akima", ApproachReport()).minima
@@ -92,4 +92,4 @@ def optimum_against_compute(fitted: FitResult) -> Figure | None:
         )
         mark_end(axes, fitted, compute, 0.05)
         legend(axes, 1)
-    return figure
+    return plots

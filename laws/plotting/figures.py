@@ -1,4 +1,4 @@
-"""Figures that a paper could print: one style, safe for colour-blind readers, PNG and SVG."""
+"""Figures that a paper could print, as PNG and SVG: of a fit, of a comparison, of scored forecasts."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from laws.data.curves import Curves
 from laws.plotting.backtest import backtest
 from laws.plotting.calibration import calibration
 from laws.plotting.compute import loss_against_compute, optimum_against_compute
 from laws.plotting.multiplier import multiplier
+from laws.plotting.panels import MissingFigureData, Panels, figure_of, file_panels
 from laws.plotting.runs import isoflop_curves, learning_curves, one_column, residuals
 from laws.plotting.style import STYLE, save
 from laws.plotting.surface import surface
@@ -18,55 +20,67 @@ from laws.plotting.uncertainty import clouds, profiles
 from laws.results.results import FitResult
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
-# Each draws from a fit, and from learning curves where there are any; None where the fit does not hold what it shows.
-FIGURES: dict[str, Callable[[FitResult, dict | None], Figure | None]] = {
-    "isoflop": lambda fitted, curves: isoflop_curves(fitted),
+# File name -> what draws a fit, and learning curves where there are any, into panels.
+FIGURES: dict[str, Callable[[FitResult, Panels, Curves | None], list[Axes]]] = {
+    "isoflop": lambda fitted, panels, curves: isoflop_curves(fitted, panels),
     "loss_vs_compute": loss_against_compute,
-    "optimum_vs_compute": lambda fitted, curves: optimum_against_compute(fitted),
-    "surface": lambda fitted, curves: surface(fitted),
-    "transfer": lambda fitted, curves: transfer(fitted),
-    "residuals": lambda fitted, curves: residuals(fitted),
+    "optimum_vs_compute": lambda fitted, panels, curves: optimum_against_compute(fitted, panels),
+    "surface": lambda fitted, panels, curves: surface(fitted, panels),
+    "transfer": lambda fitted, panels, curves: transfer(fitted, panels),
+    "residuals": lambda fitted, panels, curves: residuals(fitted, panels),
     "learning_curves": learning_curves,
-    "law": lambda fitted, curves: one_column(fitted),
-    "profiles": lambda fitted, curves: profiles(fitted),
-    "clouds": lambda fitted, curves: clouds(fitted),
-    "backtest": lambda fitted, curves: backtest(fitted),
+    "law": lambda fitted, panels, curves: one_column(fitted, panels),
+    "profiles": lambda fitted, panels, curves: profiles(fitted, panels),
+    "clouds": lambda fitted, panels, curves: clouds(fitted, panels),
+    "backtest": lambda fitted, panels, curves: backtest(fitted, panels),
+}
+
+# Figures of results that do not come from one fit: of ``compare`` and of ``calibration``.
+RESULTS: dict[str, Callable[[dict[str, Any], Panels], list[Axes]]] = {
+    "multiplier": multiplier,
+    "calibration": calibration,
 }
 
 
-def plot_all(fitted: FitResult, directory: str | Path, curves: dict | None = None) -> list[Path]:
+def plot_all(fitted: FitResult, directory: str | Path, curves: Curves | None = None) -> list[Path]:
     """Every figure that the fit has data for, as PNG and SVG.
 
     Args:
         fitted: the fit.
         directory: made if it is not there.
-        curves: learning curves from ``laws.data.curves.load_curves``.
+        curves: learning curves from ``laws.load_curves``.
 
     Returns:
         the files, in the order of ``FIGURES``.
     """
-    import matplotlib as mpl
+    from matplotlib import style
 
     files = []
-    with mpl.rc_context(STYLE):
+    with style.context(STYLE):
         for name, draw in FIGURES.items():
-            figure = draw(fitted, curves)
-            if figure is None:
+            try:
+                axes = draw(fitted, file_panels, curves)
+            except MissingFigureData:
                 continue
             for suffix in ("png", "svg"):
-                files.append(save(figure, Path(directory) / f"{name}.{suffix}"))
+                files.append(save(figure_of(axes), Path(directory) / f"{name}.{suffix}"))
     return files
 
 
-# Figures of results that do not come from one fit: of ``compare`` and of ``calibration``.
-RESULTS: dict[str, Callable[[dict[str, Any]], Figure]] = {"multiplier": multiplier, "calibration": calibration}
+def plot_result(name: str, result: dict[str, Any], path: str | Path) -> Path:
+    """The figure of a result that does not come from one fit.
 
+    Args:
+        name: a key of ``RESULTS``.
+        result: what ``compare`` or ``calibration`` returned.
+        path: of the file.
 
-def plot_result(name: str, found: dict[str, Any], path: str | Path) -> Path:
-    """The figure of a result, a key of ``RESULTS``; returns the file."""
-    import matplotlib as mpl
+    Returns:
+        the path.
+    """
+    from matplotlib import style
 
-    with mpl.rc_context(STYLE):
-        return save(RESULTS[name](found), path)
+    with style.context(STYLE):
+        return save(figure_of(RESULTS[name](result, file_panels)), path)

@@ -6,23 +6,24 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from laws.plotting.style import LAW, NAIVE, SYMBOLS, legend, log_ticks, log_x, panels
+from laws.plotting.panels import Panels
+from laws.plotting.style import LAW, NAIVE, SYMBOLS, legend, log_ticks, log_x
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 
-def multiplier(found: dict[str, Any]) -> Figure:
+def multiplier(comparison: dict[str, Any], panels: Panels) -> list[Axes]:
     """How much more compute A needs for what B reaches, from ``laws.uses.compute_multiplier.compare``, with its interval."""
-    points = [point for point in found["points"] if point["multiplier"] is not None]
-    figure, (axes,) = panels(1)
+    points = [point for point in comparison["points"] if point["multiplier"] is not None]
+    (axes,) = panels(1)
     compute = np.array([point["c"] for point in points])
     axes.plot(compute, [point["multiplier"] for point in points], color=LAW, marker="o", markersize=3.4)
     known = [point for point in points if point["interval"]]
     ends = np.array([point["interval"] for point in known]).reshape(-1, 2)
     axes.fill_between(
         [point["c"] for point in known], ends[:, 0], ends[:, 1], color=LAW, alpha=0.22, linewidth=0,
-        label=f"{found['level']:.0%} interval",
+        label=f"{comparison['level']:.0%} interval",
     )  # fmt: skip
     axes.axhline(1, color=NAIVE, linewidth=0.9, linestyle=":", label="B as good as A")
     axes.set_yscale("log")
@@ -33,4 +34,4 @@ def multiplier(found: dict[str, Any]) -> Figure:
         log_ticks(axes.yaxis, *axes.get_ylim())
     axes.set(xlabel=f"{SYMBOLS['c']} of A", ylabel="compute multiplier of B")
     legend(axes)
-    return figure
+    return [axes]

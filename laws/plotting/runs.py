@@ -6,28 +6,29 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from laws.data.curves import Curves
 from laws.estimation.estimate import log_predictions
 from laws.inference.noise import interval
 from laws.model.law import LOSS
 from laws.model.variables import CORE, VARIABLES
+from laws.plotting.panels import MissingFigureData, Panels, require_optimum
 from laws.plotting.shared import drawn_budgets, residual_of, rows_of, smooth_curve
-from laws.plotting.style import INK, LAW, SECOND, SYMBOLS, colours, legend, log_ticks, log_x, panels, power
+from laws.plotting.style import INK, LAW, SECOND, SYMBOLS, colours, legend, log_ticks, log_x, power
 from laws.results.report import ApproachReport
 from laws.results.results import FitResult
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from matplotlib.axes import Axes
 
 
-def isoflop_curves(fitted: FitResult) -> Figure | None:
+def isoflop_curves(fitted: FitResult, panels: Panels) -> list[Axes]:
     """Loss against size at every budget, with the law's curve, the measured minimum and the law's optimum."""
-    if not fitted.law.has_compute_optimum:
-        return None
+    require_optimum(fitted)
     data = rows_of(fitted)
     group, full = drawn_budgets(data)
     if len(full) < 2:
-        return None
-    figure, (axes,) = panels(1, 3.7, 6.0)
+        raise MissingFigureData("the runs do not lie on at least two budgets of equal compute with three sizes each")
+    (axes,) = panels(1, 3.7, 6.0)
     approach = fitted.report.approaches.get("isoflop_akima", ApproachReport())
     predictor = fitted.predictor
     for g, colour in zip(full, colours(len(full)), strict=True):
@@ -57,17 +58,17 @@ def isoflop_curves(fitted: FitResult) -> Figure | None:
     log_x(axes, data["n"][np.isin(group, full)])
     axes.set(xlabel=SYMBOLS["n"], ylabel=fitted.observable)
     axes.legend(title="$C$ (FLOPs)", title_fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), alignment="left")
-    return figure
+    return [axes]
 
 
-def residuals(fitted: FitResult) -> Figure | None:
+def residuals(fitted: FitResult, panels: Panels) -> list[Axes]:
     """Residual log loss against each column, with the band that one run's noise spans."""
     data = rows_of(fitted)
     variables = [
         variable for variable in VARIABLES if variable in data and (variable in CORE or variable in fitted.law.columns)
     ]
     off = 100 * np.expm1(residual_of(fitted))
-    figure, plots = panels(len(variables), 2.7, 3.2)
+    plots = panels(len(variables), 2.7, 3.2)
     noise = fitted.predictor.noise
     limit = max(np.quantile(np.abs(off), 0.98) * 1.35, 250 * noise.deviation)
     outside = int(np.sum(np.abs(off) > limit))
@@ -93,20 +94,24 @@ def residuals(fitted: FitResult) -> Figure | None:
     legend(plots[0])
     if note:
         plots[-1].set_title(note, fontsize=8, loc="right", color="#666666")
-    return figure
+    return plots
 
 
-def learning_curves(fitted: FitResult, curves: dict | None = None) -> Figure | None:
+def learning_curves(fitted: FitResult, panels: Panels, curves: Curves | None = None) -> list[Axes]:
     """Loss against tokens, coloured by size, with the finished loss of each run."""
     data = rows_of(fitted)
     rows = {str(run): row for row, run in enumerate(data["run"])}
     drawn = {run: curve for run, curve in (curves or {}).items() if run in rows}
-    if not drawn or "n" not in data:
-        return None
+    if not curves:
+        raise MissingFigureData("no learning curves are given: laws.load_curves reads them")
+    if not drawn:
+        raise MissingFigureData("no learning curve is of a fitted run: their names differ")
+    if "n" not in data:
+        raise MissingFigureData("the fitted table has no sizes to colour the learning curves by")
     from matplotlib import cm, colormaps
     from matplotlib.colors import LinearSegmentedColormap, LogNorm
 
-    figure, (axes,) = panels(1, 3.4, 5.2)
+    (axes,) = panels(1, 3.4, 5.2)
     low, high = data["n"].min(), data["n"].max()
     shades = LinearSegmentedColormap.from_list("sizes", colormaps["viridis"](np.linspace(0, 0.86, 128)))
     scale = cm.ScalarMappable(LogNorm(low, high if high > low else low * 1.01), shades)
@@ -115,7 +120,7 @@ def learning_curves(fitted: FitResult, curves: dict | None = None) -> Figure | N
         colour, end = scale.to_rgba(data["n"][row]), data["loss"][row]
         axes.plot(*smooth_curve(tokens, loss, end), color=colour, linewidth=0.9, alpha=0.85)
         axes.plot(data["d"][row], end, "o", color=colour, markersize=4, mec="white", mew=0.5, zorder=3)
-    bar = figure.colorbar(scale, ax=axes, pad=0.02, aspect=28)
+    bar = axes.figure.colorbar(scale, ax=axes, pad=0.02, aspect=28)
     bar.set_label(SYMBOLS["n"])
     bar.outline.set_visible(False)
     log_ticks(bar.ax.yaxis, low, high)
@@ -125,15 +130,17 @@ def learning_curves(fitted: FitResult, curves: dict | None = None) -> Figure | N
     axes.plot([], [], color=INK, linewidth=0.9, label="training loss, smoothed and levelled")
     legend(axes, 1)
     axes.set(xlabel=SYMBOLS["d"], ylabel=LOSS)
-    return figure
+    return [axes]
 
 
-def one_column(fitted: FitResult) -> Figure | None:
+def one_column(fitted: FitResult, panels: Panels) -> list[Axes]:
     """A law of a single column: the runs, the law and its band."""
     if len(fitted.law.columns) != 1:
-        return None
+        raise MissingFigureData(
+            f"law '{fitted.law.name}' reads {len(fitted.law.columns)} columns, and not a single one"
+        )
     (variable,), data, predictor = fitted.law.columns, rows_of(fitted), fitted.predictor
-    figure, (axes,) = panels(1)
+    (axes,) = panels(1)
     grid = np.geomspace(data[variable].min(), data[variable].max() * 2, 120)
     axes.plot(data[variable], data["loss"], "o", color=INK, markersize=3.4, alpha=0.75, label="runs")
     line = np.exp(log_predictions(fitted.law, predictor.constants[None], {variable: grid})[0])
@@ -144,4 +151,4 @@ def one_column(fitted: FitResult) -> Figure | None:
     log_x(axes, grid)
     axes.set(xlabel=SYMBOLS[variable], ylabel=fitted.observable)
     legend(axes, 1)
-    return figure
+    return [axes]

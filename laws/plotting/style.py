@@ -13,33 +13,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH, HEIGHT = 4.4, 3.2  # inches of one panel: printed 85 mm wide, its smallest letters are six points high
-COLUMN = 1.6  # inches of a column of a legend above all panels
-DPI = 200
 # Okabe and Ito's palette, told apart by readers with any common colour blindness.
 LAW, SECOND, THIRD, NAIVE, INK = "#0072B2", "#D55E00", "#009E73", "#8C8C8C", "#222222"
-STYLE: dict[Any, Any] = {
-    "font.size": 9,
-    "axes.labelsize": 9.5,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "legend.fontsize": 8,
-    "legend.frameon": False,
-    "xtick.labelsize": 8.5,
-    "ytick.labelsize": 8.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": INK,
-    "axes.linewidth": 0.8,
-    "axes.grid": True,
-    "grid.color": "#E4E4E4",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "lines.linewidth": 1.6,
-    "figure.dpi": 100,
-    "savefig.dpi": DPI,
-    "svg.hashsalt": "isoflop",
-}
+STYLE = Path(__file__).with_name("isoflop.mplstyle")  # a matplotlib style sheet
 SYMBOLS = {variable: f"{known.meaning} ${known.symbol}$" for variable, known in VARIABLES.items()} | {
     "c": "training compute $C$ (FLOPs)",
 }
@@ -53,19 +29,6 @@ def symbol(name: str) -> str:
     stem, _, index = DERIVED.get(name, name).partition("_")
     stem = rf"\{stem}" if stem in GREEK else stem if len(stem) < 3 or "^" in stem else rf"\mathrm{{{stem}}}"
     return f"${stem}_{{{index}}}$" if index else f"${stem}$"
-
-
-def panels(count: int, height: float = HEIGHT, width: float = WIDTH, across: int = 4) -> tuple[Figure, list[Axes]]:
-    """A figure of some panels of a height and width in inches, at most so many in a row."""
-    from matplotlib.figure import Figure
-
-    columns = min(count, across)
-    rows = -(-count // columns)
-    figure = Figure(figsize=(width * columns, height * rows), layout="constrained")
-    axes = list(np.ravel(figure.subplots(rows, columns)))
-    for empty in axes[count:]:
-        empty.remove()
-    return figure, axes[:count]
 
 
 def colours(count: int) -> list[Any]:
@@ -130,12 +93,6 @@ def log_y(axes: Axes, values: np.ndarray, room: float = 1.15) -> None:
 def legend(axes: Axes, columns: int = 2) -> None:
     """Above the panel, where it covers nothing."""
     axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, columnspacing=1.2, handlelength=1.6)
-
-
-def legend_above(figure: Figure, handles: list[Any]) -> None:
-    """One legend for all panels, above them."""
-    labels, columns = [str(handle.get_label()) for handle in handles], max(2, int(figure.get_figwidth() / COLUMN))
-    figure.legend(handles, labels, loc="outside upper left", ncols=min(columns, len(handles)), handlelength=1.8)
 
 
 def save(figure: Figure, path: str | Path) -> Path:

@@ -10,13 +10,13 @@ from jaxtyping import Float
 
 from laws.estimation.estimate import log_predictions
 from laws.inference.noise import interval
+from laws.plotting.panels import Panels, require_optimum
 from laws.plotting.shared import drawn_budgets, reach, residual_of, rows_of
-from laws.plotting.style import INK, LAW, NAIVE, SECOND, SYMBOLS, THIRD, legend, log_x, log_y, panels, power
+from laws.plotting.style import INK, LAW, NAIVE, SECOND, SYMBOLS, THIRD, legend, log_x, log_y, power
 from laws.results.results import FitResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 GRID = 96  # points of the surface in each direction
 SHARES = np.linspace(0.03, 0.97, 10)  # of the plane that lies below each contour
@@ -51,10 +51,13 @@ def tokens_for(fitted: FitResult, compute, n: Float[np.ndarray, " sizes"]) -> Fl
     return compute / np.exp(fitted.predictor.cost.log_flops_per_token(np.log(n)))
 
 
-def surface_of(fitted: FitResult) -> Surface | None:
-    """The surface around the runs and the frontier; None if the law does not trade n against d."""
-    if not fitted.law.has_compute_optimum:
-        return None
+def surface_of(fitted: FitResult) -> Surface:
+    """The surface around the runs and the frontier.
+
+    Raises:
+        MissingFigureData: the law does not trade n against d.
+    """
+    require_optimum(fitted)
     rows, compute = rows_of(fitted), reach(fitted)
     best = fitted.predictor.allocation(compute)
     known = np.isfinite(best.n[0])
@@ -107,14 +110,12 @@ def _frontier(axes: Axes, fitted: FitResult, found: Surface) -> None:
         axes.plot(line["n"][part], line["d"][part], style, color=LAW, linewidth=2.0, label=said, zorder=4)
 
 
-def surface(fitted: FitResult) -> Figure | None:
+def surface(fitted: FitResult, panels: Panels) -> list[Axes]:
     """Lines of equal loss and of equal compute over sizes and data, the runs, and the efficient frontier."""
     from matplotlib.patheffects import withStroke
 
     found = surface_of(fitted)
-    if found is None:
-        return None
-    figure, (axes,) = panels(1, 4.1)
+    (axes,) = panels(1, 4.1)
     axes.grid(False)
     contours = axes.contour(found.n, found.d, found.loss, found.levels, colors=CONTOUR, linewidths=0.8, zorder=1)
     axes.plot([], [], color=CONTOUR, linewidth=0.8, label="equal loss")
@@ -132,4 +133,4 @@ def surface(fitted: FitResult) -> Figure | None:
         text.set(path_effects=[withStroke(linewidth=2, foreground="white")], color=INK, zorder=7)
     axes.set(xlabel=SYMBOLS["n"], ylabel=SYMBOLS["d"])
     legend(axes, 3)
-    return figure
+    return [axes]

@@ -10,13 +10,13 @@ from jaxtyping import Float
 from laws.estimation.estimate import log_predictions
 from laws.inference.noise import interval
 from laws.model.forms.transfer import TRANSFER, TRANSFER_JOINT
+from laws.plotting.panels import MissingFigureData, Panels, legend_above
 from laws.plotting.shared import rows_of
-from laws.plotting.style import INK, SYMBOLS, colours, legend_above, log_x, log_y, panels, short
+from laws.plotting.style import INK, SYMBOLS, colours, log_x, log_y, short
 from laws.results.results import FitResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 REACH = 1.2  # factor by which curves go on beyond the runs
 
@@ -43,13 +43,13 @@ def transferred(rows: dict[str, Float[np.ndarray, " rows"]]) -> Float[np.ndarray
     return found
 
 
-def transfer(fitted: FitResult) -> Figure | None:
+def transfer(fitted: FitResult, panels: Panels) -> list[Axes]:
     """Loss against data from scratch and from a parent, and the data transferred, with the law's curves."""
     if fitted.report.law != TRANSFER_JOINT.name or fitted.law.fixed:
-        return None
+        raise MissingFigureData(f"data transferred is a result of law '{TRANSFER_JOINT.name}' with no constant held")
     from matplotlib.lines import Line2D
 
-    rows, (figure, (losses, worth)) = rows_of(fitted), panels(2)
+    rows, (losses, worth) = rows_of(fitted), panels(2)
     sizes = np.unique(rows["n"])
     grid = np.geomspace(rows["d"].min() / REACH, rows["d"].max() * REACH, 60)
     handles = []
@@ -81,8 +81,8 @@ def transfer(fitted: FitResult) -> Figure | None:
     worth.set_yscale("log")
     losses.set(xlabel=SYMBOLS["d"], ylabel=fitted.observable)
     worth.set(xlabel=SYMBOLS["finetune_tokens"], ylabel="data transferred $D_T$")
-    legend_above(figure, handles)
-    return figure
+    legend_above([losses, worth], handles)
+    return [losses, worth]
 
 
 def _worth(axes: Axes, fitted: FitResult, n: float, grid: Float[np.ndarray, " points"], colour: Any) -> None:

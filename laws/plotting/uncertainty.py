@@ -11,18 +11,17 @@ from scipy.interpolate import PchipInterpolator
 from scipy.stats import gaussian_kde, t as student
 
 from laws.inference.allocation import derive
-from laws.plotting.style import INK, LAW, SECOND, few_ticks, legend_above, log_ticks, panels, symbol
+from laws.plotting.panels import ACROSS, MissingFigureData, Panels, legend_above
+from laws.plotting.style import INK, LAW, SECOND, few_ticks, log_ticks, symbol
 from laws.results.report import ProfileCurve
 from laws.results.results import FitResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 DERIVED = ("a", "n_opt", "loss_opt")  # drawn of what is derived; the rest follows from them
 ABOVE = 1.35  # how much of a profile is drawn, in multiples of the level's cut
 FACTOR = 3.0  # a quantity whose drawn ends differ by more than this factor has a logarithmic axis
-ACROSS = 4  # panels of a row
 CLOUDS = 3  # pairs, at most
 SHARES: dict[float, Any] = {0.5: "dotted", 0.95: "solid"}  # of the resamples within a contour, and its line
 FEWEST = 30  # resamples of which a density is drawn
@@ -56,7 +55,7 @@ def _curve(curve: ProfileCurve) -> tuple[Float[np.ndarray, " points"], Float[np.
     return values, np.array(curve.roots)[first]
 
 
-def profiles(fitted: FitResult) -> Figure | None:
+def profiles(fitted: FitResult, panels: Panels) -> list[Axes]:
     """How much the runs object when a quantity is moved and all constants are fitted anew, out to the interval's ends."""
     report = fitted.report
     profile = report.profile
@@ -64,8 +63,8 @@ def profiles(fitted: FitResult) -> Figure | None:
     drawn = {name: _curve(curves[name]) for name in (*fitted.law.names, *DERIVED) if name in curves}
     names = [name for name, (values, _) in drawn.items() if len(values) > 2]
     if profile is None or not names:
-        return None
-    figure, plots = panels(len(names), 1.9, 2.2, ACROSS)
+        raise MissingFigureData("the fit has no profile: fit with resamples above 0")
+    plots = panels(len(names), 1.9, 2.2)
     cut = float(student.ppf((1 + profile.level) / 2, profile.dof))
     point, ends = report.params | report.derived, profile.params | profile.derived
     for axes, name in zip(plots, names, strict=True):
@@ -83,8 +82,8 @@ def profiles(fitted: FitResult) -> Figure | None:
         axes.set(xlabel=symbol(name), ylim=(0, (ABOVE * cut) ** 2))
     for axes in plots[::ACROSS]:
         axes.set_ylabel("deviance")
-    legend_above(figure, [plots[0].lines[i] for i in (0, 2, 3)])
-    return figure
+    legend_above(plots, [plots[0].lines[i] for i in (0, 2, 3)])
+    return plots
 
 
 def _drawn(fitted: FitResult) -> dict[str, Float[np.ndarray, " resamples"]]:
@@ -140,15 +139,17 @@ def _contours(axes: Axes, x: Float[np.ndarray, " draws"], y: Float[np.ndarray, "
     axes.contour(*drawn, height, levels, colors=LAW, linewidths=1.5, linestyles=styles, zorder=3)
 
 
-def clouds(fitted: FitResult) -> Figure | None:
+def clouds(fitted: FitResult, panels: Panels) -> list[Axes]:
     """Pairs of what was found, a point a resample, with the contours of 50% and 95% of them and the fit itself."""
     from matplotlib.lines import Line2D
 
     pairs = pairs_of(fitted)
-    if not pairs or len(fitted.predictor.draws) < FEWEST:
-        return None
+    if not pairs:
+        raise MissingFigureData(f"law '{fitted.law.name}' has no two constants that could be drawn as a pair")
+    if len(fitted.predictor.draws) < FEWEST:
+        raise MissingFigureData(f"the fit has fewer than {FEWEST} resamples: fit with resamples of {FEWEST} or more")
     drawn, point = _drawn(fitted), fitted.report.params | fitted.report.derived
-    figure, plots = panels(len(pairs), 2.6, 2.9)
+    plots = panels(len(pairs), 2.6, 2.9)
     for axes, (one, other) in zip(plots, pairs, strict=True):
         known = np.isfinite(drawn[one]) & np.isfinite(drawn[other])
         x, y = drawn[one][known], drawn[other][known]
@@ -166,5 +167,5 @@ def clouds(fitted: FitResult) -> Figure | None:
     outer = [
         Line2D([], [], color=LAW, linestyle=style, label=f"{share:.0%} of them") for share, style in SHARES.items()
     ]
-    legend_above(figure, [*plots[0].lines[:1], *outer, *plots[0].lines[1:2]])
-    return figure
+    legend_above(plots, [*plots[0].lines[:1], *outer, *plots[0].lines[1:2]])
+    return plots

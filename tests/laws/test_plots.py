@@ -2,17 +2,20 @@
 
 from dataclasses import replace
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import pyplot as plt
 from scipy.stats import t as student
 
 import laws
 from laws.inference.allocation import allocate
 from laws.inference.noise import interval
 from laws.plotting.figures import FIGURES
+from laws.plotting.panels import MissingFigureData, file_panels
 from laws.plotting.surface import surface_of
-from laws.plotting.uncertainty import clouds, pairs_of
+from laws.plotting.uncertainty import pairs_of
 
 ALL = {
     "isoflop", "loss_vs_compute", "optimum_vs_compute", "surface", "residuals", "learning_curves", "profiles", "clouds",
@@ -20,16 +23,37 @@ ALL = {
 }  # fmt: skip
 
 
+# Methods of `fit.plot` for each file of `plot_all`.
+METHODS = {name: name for name in FIGURES} | {"loss_vs_compute": "loss", "optimum_vs_compute": "optimum"}
+SEVERAL = {"optimum_vs_compute", "transfer", "residuals", "profiles", "clouds"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_window():
+    """Figures are drawn without a screen, and closed."""
+    backend = matplotlib.get_backend()
+    plt.switch_backend("agg")
+    yield
+    plt.close("all")
+    plt.switch_backend(backend)
+
+
 def suits(fit):
     """Names of the figures that a fit has data for."""
-    return {name for name, draw in FIGURES.items() if draw(fit, None)}
+    names = set()
+    for name, draw in FIGURES.items():
+        try:
+            names.add(name) if draw(fit, file_panels, None) else None
+        except MissingFigureData as reason:
+            assert "\n" not in str(reason)
+    return names
 
 
 @pytest.fixture(scope="module")
 def drawn(fitted):
     """The panels of the figures of a sweep, by name."""
-    figures = {name: draw(fitted, None) for name, draw in FIGURES.items()}
-    return lambda name: figures[name].axes
+    figures = {name: FIGURES[name](fitted, file_panels, None) for name in ALL - {"learning_curves"}}
+    return figures.__getitem__
 
 
 @pytest.fixture(scope="module")
@@ -135,8 +159,8 @@ def test_clouds_show_the_resamples_and_their_contours_hold_what_they_say(fitted,
 def test_a_resample_at_zero_is_not_on_a_logarithmic_axis(fitted):
     samples = dict(fitted.report.samples)
     samples["E"] = (0.0, *np.geomspace(0.1, 1.5, len(samples["E"]) - 1))
-    figure = clouds(laws.FitResult(fitted.law, replace(fitted.report, samples=samples)))
-    (axes,) = (axes for axes in figure.axes if axes.get_xlabel() == "$E$")
+    panels = laws.FitResult(fitted.law, replace(fitted.report, samples=samples)).plot.clouds()
+    (axes,) = (axes for axes in panels if axes.get_xlabel() == "$E$")
     assert axes.get_xscale() == "log"
     assert any(hasattr(collection, "levels") for collection in axes.collections)
 
@@ -157,3 +181,63 @@ def test_the_backtest_is_drawn_beside_what_was_measured(fitted, drawn):
     assert fitted_with_target[0].get_ydata() == pytest.approx([backtest.origins[-1].value])
     bars = [segment[:, 1] for segment in forecasts[2][0].get_segments()]
     assert np.array(bars) == pytest.approx(np.array([origin.interval for origin in origins]))
+
+
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_a_method_draws_its_figure_into_given_axes_and_returns_them(fitted, curves, drawn, name):
+    options = {"curves": laws.load_curves(curves)} if name == "learning_curves" else {}
+    method = getattr(fitted.plot, METHODS[name])
+    own = method(**options)
+    panels = list(np.ravel(own))
+    assert isinstance(own, np.ndarray) == (name in SEVERAL)
+    if name in ALL - {"learning_curves"}:
+        labels = [[line.get_label() for line in axes.lines] for axes in drawn(name)]
+        assert [[line.get_label() for line in axes.lines] for axes in panels] == labels
+    assert panels[0].figure.number in plt.get_fignums()
+
+    count, (figure, axes) = len(plt.get_fignums()), plt.subplots(1, len(panels) + 1, squeeze=False)
+    given, other = axes[0, :-1], axes[0, -1]
+    returned = method(**{"axes" if name in SEVERAL else "ax": given if name in SEVERAL else given[0]}, **options)
+    assert list(np.ravel(returned)) == list(given)
+    assert len(plt.get_fignums()) == count + 1, "no figure beside the one that is given"
+    assert all(axes.lines or axes.collections for axes in given) and not other.lines
+    assert not any(axes.spines["top"].get_visible() for axes in (*panels, *given)), "in the style"
+    for one, two in zip(given, panels, strict=True):
+        assert (one.get_xlabel(), one.get_xscale(), one.get_xlim()) == (
+            two.get_xlabel(),
+            two.get_xscale(),
+            two.get_xlim(),
+        )
+        for a, b in zip(one.lines, two.lines, strict=True):
+            assert a.get_xydata() == pytest.approx(b.get_xydata(), nan_ok=True)
+    plt.close(figure)
+    plt.close(panels[0].figure)
+
+
+def test_the_style_is_that_of_the_figure_and_of_nothing_else(fitted):
+    before = dict(matplotlib.rcParams)
+    axes = fitted.plot.backtest()
+    assert dict(matplotlib.rcParams) == before
+    axes.figure.draw_without_rendering()
+    sizes = {text.get_fontsize() for text in axes.get_xticklabels() + axes.get_yticklabels()}
+    assert sizes == {8.5} != {before["xtick.labelsize"]}
+
+
+def test_what_a_fit_does_not_hold_is_said_in_one_line(fitted, one_column_law, curves):
+    plots = laws.FitResult(fitted.law, replace(fitted.report, backtest=None, profile=None)).plot
+    for draw, reason in (
+        (plots.backtest, "no backtest"),
+        (plots.profiles, "the fit has no profile: fit with resamples above 0"),
+        (plots.law, "law 'chinchilla' reads 2 columns"),
+        (plots.transfer, "'transfer_joint'"),
+        (lambda: plots.learning_curves({}), "no learning curves"),
+        (lambda: plots.learning_curves({"other": next(iter(laws.load_curves(curves).values()))}), "their names differ"),
+        (lambda: plots.optimum(plt.figure().subplots(1, 3)), "has 2 panels, and 3 axes are given"),
+        (one_column_law.plot.isoflop, "law 'power_offset_c' has no compute-optimal split"),
+        (one_column_law.plot.surface, "law 'power_offset_c' has no compute-optimal split"),
+    ):
+        before = plt.get_fignums()
+        with pytest.raises(laws.InputError, match=reason) as refusal:
+            draw()
+        assert "\n" not in str(refusal.value)
+        assert len(set(plt.get_fignums()) - set(before)) == ("3 axes" in reason), "no empty figure is left"
