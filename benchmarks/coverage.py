@@ -5,8 +5,11 @@
 A cell is a surface, a design and a noise. For each sweep of a cell the law is fitted, resampled and mixed with its
 rivals, and the nominal 50%, 80% and 95% intervals of the loss are compared with the truth in range, at 10 and at 100
 times the largest compute: for the mean surface (a run without noise) and for a new run. Beside it stands an oracle,
-which knows the true form and the true noise. Sweeps are done in chunks, all cells in turn; what is done is kept in
-`--work`, so that the command can be stopped and continued, and a shorter one is a part of a longer one.
+which knows the true form and the true noise. The cells of `benchmarks.interval_cells` are of the 95% intervals of
+constants, by every interval method, where rows are clustered in runs, noise differs, or the objective is another.
+
+Sweeps are done in chunks, all cells in turn; what is done is kept in `--work`, so that the command can be stopped and
+continued, and a shorter one is a part of a longer one.
 """
 
 import itertools
@@ -17,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import interval_cells
+from benchmarks.interval_cells import INTERVAL_CELLS
 from benchmarks.simulation import run, summaries
 from laws.base.array_math import power
 from laws.data.grouping import budget_groups
@@ -195,7 +200,7 @@ def intervals(setting: Setting, log_loss: np.ndarray, rng: np.random.Generator) 
     stratum = budget_groups(setting.columns["c"])
     fits = DesignFits(law, setting.columns, log_loss, np.arange(runs), stratum, np.ones(runs), better)
     count = len(law.names)
-    deviation = residual_scale(log_loss - fits.predicted, count, fits.objective, fits.delta)
+    deviation = residual_scale(log_loss - fits.predicted, fits.run, count, fits.objective, fits.delta)
     drawn = draw_bootstrap_errors(fits, leave_one_out(fits), deviation, runs - count, RESAMPLES, rng)
     found = wild_refits(fits, drawn)
     draws = found.params.reshape(sweeps, RESAMPLES, count)
@@ -289,12 +294,20 @@ def name_of(cell: tuple[str, str, float]) -> str:
     return f"{surface}-{design}-{noise:g}"
 
 
-NAMED = {name_of(cell): cell for cell in CELLS}
+NAMED = {name_of(cell): cell for cell in CELLS} | {name: name for name in INTERVAL_CELLS}
+
+
+def simulate_any(cell: tuple[str, str, float] | str, chunk: int, sweeps: int) -> dict[str, np.ndarray]:
+    """Some sweeps of a cell of predictions, or of one of intervals (by its name)."""
+    if isinstance(cell, str):
+        return interval_cells.simulate(cell, chunk, sweeps, SEED)
+    return simulate(cell, chunk, sweeps)
 
 
 def report(work: Path) -> dict[str, Any]:
     """All cells that have been begun."""
-    cells = summaries(NAMED, work, summary)
+    cells = summaries({name_of(cell): cell for cell in CELLS}, work, summary)
+    intervals = summaries({name: name for name in INTERVAL_CELLS}, work, interval_cells.summary)
     return {
         "task": "coverage of the intervals of L(N, D) on simulated sweeps; widths and interval scores in percent of the "
         "loss; factors of the largest compute, 1 being in range; 'mean' the surface, 'run' a new run",
@@ -302,8 +315,20 @@ def report(work: Path) -> dict[str, Any]:
         "surfaces": {name: surface.note for name, surface in SURFACES.items()},
         "cells": cells,
         "misses": {name: entry["misses"] for name, entry in cells.items() if entry["misses"]},
+        "intervals": {
+            "task": "coverage of the 95% intervals of constants and of what is derived from them, by interval method",
+            "resamples": interval_cells.RESAMPLES,
+            "claimed_coverage": interval_cells.CLAIMED,
+            "cells": intervals,
+            "misses": [
+                f"{name}: {method}"
+                for name, entry in intervals.items()
+                for method, figures in entry["methods"].items()
+                if figures["claimed"] and not figures["kept"]
+            ],
+        },
     }
 
 
 if __name__ == "__main__":
-    sys.exit(run("coverage", __doc__, NAMED, 1000, CHUNK, simulate, report))
+    sys.exit(run("coverage", __doc__, NAMED, 1000, CHUNK, simulate_any, report))

@@ -105,7 +105,7 @@ def first_fits(study: Study, log_loss: np.ndarray, rng: np.random.Generator) -> 
     best = _refit(law, columns, log_loss, every, np.tile(near, (sweeps, 1)))
     fits = DesignFits(law, columns, log_loss, np.arange(runs), budget_groups(columns["c"]), np.ones(runs), best)
     count = len(law.names)
-    deviation = residual_scale(log_loss - fits.predicted, count, fits.objective, fits.delta)
+    deviation = residual_scale(log_loss - fits.predicted, fits.run, count, fits.objective, fits.delta)
     drawn = draw_bootstrap_errors(fits, leave_one_out(fits), deviation, runs - count, RESAMPLES, rng)
     draws = wild_refits(fits, drawn).params.reshape(sweeps, RESAMPLES, count)
     members = model_average(fits, draws, drawn)

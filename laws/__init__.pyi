@@ -1,5 +1,6 @@
 from .api import FitResult, Runs, load, read_fit
 from .base.errors import FitFailed, InputError, NotPreregistered
+from .base.uncertainty_config import UncertaintyConfig
 from .data.curves import load_curves
 from .model.forms import LAWS
 from .model.law import Law, Param
@@ -19,6 +20,7 @@ __all__ = [
     "NotPreregistered",
     "Param",
     "Runs",
+    "UncertaintyConfig",
     "cheapest_model",
     "compare",
     "freeze",

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from laws.base.uncertainty_config import DEFAULT_UNCERTAINTY, UncertaintyConfig
 from laws.data import table as tables
 from laws.data.curves import Curves
 from laws.model.law import Law
@@ -28,6 +29,7 @@ class Runs(tables.Table):
         delta: float = 1e-3,
         resamples: int = 1000,
         ci_method: str = "auto",
+        uncertainty: UncertaintyConfig = DEFAULT_UNCERTAINTY,
         level: float = 0.95,
         target: float | None = None,
         holdout_above: float | None = None,
@@ -43,7 +45,9 @@ class Runs(tables.Table):
             delta: Huber's threshold, in log loss.
             resamples: draws of the constants; 0 for no intervals.
             ci_method: ``pairs`` (bootstrap over runs), ``wild`` (bootstrap of residuals, for few runs), ``jackknife`` or
-                ``profile`` (likelihood); ``auto`` is wild with fewer than eight runs a constant, else pairs.
+                ``profile`` (likelihood); ``auto`` is wild with fewer than eight runs a constant, else pairs. The
+                jackknife is for the objectives ``log_squared`` and ``squared`` alone.
+            uncertainty: settings that shape intervals, each with its reason.
             level: of all intervals.
             target: training FLOPs at which best size, data and loss are derived; by default the table's largest.
             holdout_above: runs with more training FLOPs are left out of the fit, and predicted.
@@ -73,6 +77,7 @@ class Runs(tables.Table):
             delta=delta,
             resamples=resamples,
             ci_method=ci_method,
+            uncertainty=uncertainty,
             level=level,
             target=target,
             holdout_above=holdout_above,

@@ -9,15 +9,14 @@ from scipy.special import stdtrit
 from laws.data.grouping import budget_groups
 from laws.estimation.estimate import log_predictions
 from laws.forecasting.rolling_origin import (
-    SPARE,
     Form,
     distance_variable,
+    fitted_noise,
     forecast_errors,
     forecast_origins,
     refit_below_origins,
     weak_prior_precision,
 )
-from laws.inference.noise import residual_scale
 from laws.inference.resampling import DesignFits
 
 ORIGINS = 12  # drawn, at most
@@ -43,7 +42,7 @@ class BacktestOrigin:
 
 @dataclass(frozen=True)
 class Backtest:
-    """Rolling-origin forecasts of the best run at the largest budget.
+    """Rolling-origin forecasts of the best size at the largest budget, as it was run.
 
     Args:
         variable: along which runs were left out, as ``c``.
@@ -61,20 +60,21 @@ class Backtest:
 
 
 def best_at_the_top(along: Float[np.ndarray, " rows"], fits: DesignFits) -> Bool[np.ndarray, " rows"]:
-    """The rows of the best size at the largest budget: of one run, or of its repeats with other seeds."""
+    """The rows of the best size at the largest budget by the fitted law: of one run, or of its repeats.
+
+    The size with the lowest measured loss would be the one with the luckiest noise, and its forecasts too high.
+    """
     group = budget_groups(along)
     top = np.flatnonzero(group == group.max())
     keys = np.stack([fits.columns[variable][top] for variable in sorted(fits.columns)], axis=1)
-    _, size = np.unique(keys, axis=0, return_inverse=True)
-    size = size.ravel()
-    mean = np.bincount(size, np.exp(fits.log_loss[0, top])) / np.bincount(size)
-    found = np.zeros(len(along), bool)
-    found[top[size == mean.argmin()]] = True
-    return found
+    size = np.unique(keys, axis=0, return_inverse=True)[1].ravel()
+    chosen = np.zeros(len(along), bool)
+    chosen[top[size == size[fits.predicted[0, top].argmin()]]] = True
+    return chosen
 
 
 def backtest(fits: DesignFits, fitted_rows: Bool[np.ndarray, " rows"], level: float) -> Backtest | None:
-    """Forecasts of the best run at the largest budget, at its own size and data, from the runs up to each smaller one.
+    """Forecasts of the best size at the largest budget, as it was run, from the runs up to each smaller budget.
 
     Their intervals are of one run and under the law alone: a t distribution around the linearised law, its residual
     scale taken from the runs up to the origin.
@@ -91,7 +91,9 @@ def backtest(fits: DesignFits, fitted_rows: Bool[np.ndarray, " rows"], level: fl
     variable, n_params = distance_variable(law, fits.columns), len(law.names)
     along = fits.columns[variable]
     masks = []
-    for below in forecast_origins(along[fitted_rows], fits.run[fitted_rows], n_params + SPARE, ORIGINS):
+    for below in forecast_origins(
+        along[fitted_rows], fits.run[fitted_rows], n_params + fits.config.spare_runs, ORIGINS
+    ):
         masks.append(np.zeros(len(along), bool))
         masks[-1][np.flatnonzero(fitted_rows)[below]] = True
     if not masks:
@@ -106,10 +108,9 @@ def backtest(fits: DesignFits, fitted_rows: Bool[np.ndarray, " rows"], level: fl
     for mask, log_loss, slopes in zip(masks, predicted, refits.slopes, strict=True):
         root_weight = np.sqrt(fits.weight[mask])
         residual = ((fits.log_loss[0] - log_loss)[mask] * root_weight)[None]
-        deviation = residual_scale(residual, n_params, fits.objective, fits.delta) + 1e-12
+        deviation, variance, dof = fitted_noise(fits, residual, fits.run[mask], n_params)
         target_slopes, fitted_slopes = slopes[None, first : first + 1], (slopes[mask] * root_weight[:, None])[None]
-        from_params = forecast_errors(fitted_slopes, target_slopes, deviation, fits.objective, fits.delta, prior)
-        dof = max(int(mask.sum()) - n_params, 1)
+        from_params = forecast_errors(fitted_slopes, target_slopes, variance, prior)
         standard_error = np.sqrt(np.sum(from_params**2) + deviation[0] ** 2)
         half_width = float(stdtrit(dof, (1 + level) / 2) * standard_error)
         point = float(log_loss[first])

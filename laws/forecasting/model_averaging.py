@@ -13,14 +13,11 @@ from scipy.special import softmax
 
 from laws.estimation.estimate import log_predictions, starting_points
 from laws.estimation.refit import refit, restriction
-from laws.forecasting.rolling_origin import SPARE, Form, distance_variable, forecast_origins, rolling_origin_score
+from laws.forecasting.rolling_origin import Form, distance_variable, forecast_origins, rolling_origin_score
 from laws.inference.resampling import DesignFits
 from laws.model.forms import LAWS
 from laws.model.law import Law
 
-DRAWS, LEAST, FULL = 96, 8, 0.3  # refits of a rival: at most, at least, and the weight from which it has them all
-OWN = 0.5  # weight of the law itself before any roll-out; its rivals share the rest
-EQUAL = 0.02  # share of the weights that is spread equally whatever the roll-outs say
 PROMISING = 8  # starts of a rival that are followed
 WIDE = 0.1  # Huber's threshold, in log loss, from which they are
 
@@ -47,7 +44,7 @@ class Member:
         params, draws: its constants, and those of its resamples.
         score: mean over the cuts of the log density that it gave the runs beyond; NaN without a cut.
         extrapolation_inflation: relative error per e-fold of distance that its backtests showed beyond what is
-            expected; 0 unless it gains more than ``EVIDENCE``.
+            expected; 0 unless it gains more than the settings' ``inflation_evidence``.
         weight: of its forecasts in the mixture.
     """
 
@@ -94,7 +91,8 @@ def _resampled(
 ) -> Float[np.ndarray, "tables draws params"]:
     """Constants of a rival, refitted to its own predictions with drawn errors: as many as its weight asks for, repeated."""
     count = drawn.shape[1]
-    needed = np.clip(np.ceil(weight * count / FULL), LEAST, count).astype(int)
+    config = own.config
+    needed = np.clip(np.ceil(weight * count / config.full_draws_weight), config.least_member_draws, count).astype(int)
     table, draw = np.nonzero(np.arange(count) < needed[:, None])
     start = own.params[table]
     found = own.refit(
@@ -117,24 +115,26 @@ def model_average(
         draws: its resampled constants.
         drawn: errors as repetitions of the runs might have had them, with which the rivals are resampled.
     """
+    config = fits.config
     known = () if fits.law.fixed or fits.law.origin else RIVALS.get(fits.law.name, ())
     rivals = [(form, own) for form in known if (own := _fitted(form, fits)) is not None]
     fitted = [(Form(fits.law.name, fits.law.name), fits), *rivals]
-    least = max(int(restriction(own.law, form.zero, form.tie)[0].sum()) for form, own in fitted) + SPARE
+    least = max(int(restriction(own.law, form.zero, form.tie)[0].sum()) for form, own in fitted) + config.spare_runs
     kept = forecast_origins(fits.columns[distance_variable(fits.law, fits.columns)], fits.run, least)
     rolled = [rolling_origin_score(own, kept, form) for form, own in fitted]
     scores = np.stack([score for score, _ in rolled], axis=1)
-    before = np.r_[OWN, np.full(len(rivals), (1 - OWN) / max(len(rivals), 1))]
+    before = np.r_[config.law_weight, np.full(len(rivals), (1 - config.law_weight) / max(len(rivals), 1))]
     share = softmax(np.log(before) + np.where(np.isfinite(scores), scores, 0.0), axis=1)
-    weights = (1 - EQUAL) * share + EQUAL / len(fitted)
+    weights = (1 - config.equal_weight) * share + config.equal_weight / len(fitted)
     size = [np.sqrt(np.mean((own.log_loss - own.predicted) ** 2, axis=1)) for _, own in fitted]
     worse = [error / np.maximum(size[0], 1e-300) for error in size]
+    few = drawn[:, : config.member_draws]
     return [
         Member(
             label=form.label,
             law=own.law,
             params=own.params,
-            draws=draws if k == 0 else _resampled(form, own, drawn[:, :DRAWS] * worse[k][:, None, None], weights[:, k]),
+            draws=draws if k == 0 else _resampled(form, own, few * worse[k][:, None, None], weights[:, k]),
             score=scores[:, k],
             extrapolation_inflation=rolled[k][1],
             weight=weights[:, k],

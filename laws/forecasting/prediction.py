@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from laws.base.errors import FitFailed, InputError
+from laws.base.uncertainty_config import DEFAULT_UNCERTAINTY, UncertaintyConfig
 from laws.data.token_cost import TokenCost
 from laws.estimation.estimate import log_predictions
 from laws.inference.allocation import Allocation, allocate
@@ -18,12 +19,7 @@ from laws.model.law import Law
 from laws.model.variables import VARIABLES, checked_variable, value_flag
 
 FAR = 10.0  # extrapolation beyond this factor is called far
-# Spread of each form in a mixture, relative to its own: linear pools of calibrated forecasts are too wide (Gneiting and
-# Ranjan 2013, Electronic Journal of Statistics 7). Set so that `benchmarks.coverage` finds nominal coverage.
-POOL_SHRINKAGE = 0.93
 PREFERRED = 0.8  # weight of a rival above which the reader is told
-FEWEST = 400  # draws of a mixture
-NOISE_DRAWS = 8  # of a run's noise, for every draw of the mixture
 SIGMA = 0.6827  # share of a normal distribution within one standard deviation
 
 
@@ -112,6 +108,7 @@ class Predictor:
         rivals: the other forms; what their weights leave is the law's own.
         extrapolation_inflation: relative error per e-fold of extrapolation, from the backtests
             (``laws.forecasting.model_averaging``).
+        config: settings of mixtures.
     """
 
     law: Law
@@ -124,6 +121,7 @@ class Predictor:
     seed: int
     rivals: tuple[Rival, ...] = ()
     extrapolation_inflation: float = 0.0
+    config: UncertaintyConfig = DEFAULT_UNCERTAINTY
 
     def columns(self, given: dict[str, Float[np.ndarray, " runs"]]) -> dict[str, Float[np.ndarray, " runs"]]:
         """The roles the law reads, compute filled in from N and D where it can be.
@@ -153,8 +151,8 @@ class Predictor:
         return (Rival(self.law.name, self.law, self.constants, self.draws, own), *self.rivals)
 
     def _mixture(self) -> list[tuple[Law, Float[np.ndarray, "draws params"]]]:
-        """As many draws of each form as it has weight, in all as many as the law has or ``FEWEST``."""
-        count = max(len(self.draws), FEWEST)
+        """As many draws of each form as it has weight, in all as many as the law has or the settings' ``mixture_draws``."""
+        count = max(len(self.draws), self.config.mixture_draws)
         shares = [(form, round(form.weight * count)) for form in self.forms]
         return [(form.law, form.draws[np.arange(count) % len(form.draws)]) for form, count in shares if count]
 
@@ -162,7 +160,7 @@ class Predictor:
         """Draws of one form drawn together: a pool of calibrated forecasts is wider than it should be."""
         known = np.isfinite(draws).any(axis=0)
         centre = np.nanmedian(np.where(known, draws, 0.0), axis=0)
-        return centre + (POOL_SHRINKAGE if self.rivals else 1.0) * (draws - centre)
+        return centre + (self.config.pool_shrinkage if self.rivals else 1.0) * (draws - centre)
 
     def _inflated(self, log_loss, distance):
         """Draws widened by what the roll-outs' errors grew by with distance."""
@@ -204,7 +202,7 @@ class Predictor:
     def scattered(self, log_loss: Float[np.ndarray, "draws runs"]) -> Float[np.ndarray, "many runs"]:
         """Losses of new runs: predicted log losses with a run's noise added."""
         rng = np.random.default_rng(self.seed)
-        shape = (NOISE_DRAWS, *log_loss.shape)
+        shape = (self.config.noise_draws, *log_loss.shape)
         return np.exp(log_loss + self.noise.deviation * rng.standard_t(self.noise.dof, shape)).reshape(
             -1, log_loss.shape[1]
         )

@@ -3,23 +3,22 @@
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from scipy.special import gammaln
 
 from laws.base.x64 import float64
 from laws.data.grouping import budget_groups
 from laws.estimation.estimate import log_predictions
+from laws.estimation.objectives import OBJECTIVES
 from laws.estimation.refit import RefitResult, restriction
-from laws.inference.noise import NORMAL, m_estimator_moments, residual_scale
+from laws.inference.clusters import design_effect, effective_runs, run_sums
+from laws.inference.noise import NORMAL, dof_correction, m_estimator_moments, residual_dof, residual_scale
 from laws.inference.resampling import DesignFits
 from laws.model.coordinates import Coordinates
 from laws.model.law import Law
 
 ORIGINS = 6  # forecast origins, at most
-SPARE = 2  # runs that a cut has beyond the constants of the largest form, at least
 INFLATIONS = np.r_[0.0, np.geomspace(1e-4, 1.0, 33)]  # relative error per e-fold of distance
-EVIDENCE = 1.0  # gain in score that growth must bring for its one constant (Akaike)
-PRIOR_SCALE = 1.0  # standard deviation of the optimiser's coordinates before any run was seen, relative to their size
 
 
 @dataclass(frozen=True)
@@ -67,9 +66,7 @@ def forecast_origins(
 def forecast_errors(
     seen: Float[np.ndarray, "tables rows params"],
     new: Float[np.ndarray, "tables more params"],
-    deviation: Float[np.ndarray, " tables"],
-    objective: str,
-    delta: float,
+    variance: Float[np.ndarray, " tables"],
     prior: Float[np.ndarray, "tables params params"],
 ) -> Float[np.ndarray, "tables more params"]:
     """What forecasts of log losses miss by because the constants are uncertain: W, whose W W^T is the covariance.
@@ -78,25 +75,61 @@ def forecast_errors(
 
     Args:
         seen, new: derivatives of the fitted and of the forecast log losses, in the optimiser's coordinates.
-        deviation: standard deviation of a run's log loss.
-        objective: a key of ``laws.estimation.objectives.OBJECTIVES``.
-        delta: Huber's threshold.
+        variance: of the constants per inverse product of the slopes (``constants_variance``).
         prior: precision of the coordinates before any run was seen.
     """
-    square, curve = m_estimator_moments(NORMAL, deviation, objective, delta)
-    precision = (curve**2 / square)[:, None, None] * np.swapaxes(seen, 1, 2) @ seen
+    precision = np.swapaxes(seen, 1, 2) @ seen / variance[:, None, None]
     root = np.linalg.cholesky(precision + prior)
     return np.swapaxes(np.linalg.solve(root, np.swapaxes(new, 1, 2)), 1, 2)
 
 
-def _scores(inside, log_loss, predicted, slopes, distance, weight, objective, delta, prior):
-    """Log densities of the runs beyond one cut, (tables, growths): multivariate t around the forecast."""
-    dof = max(int(inside.sum()) - slopes.shape[2], 1)
-    error = (log_loss - predicted) * np.sqrt(weight)
-    deviation = residual_scale(error[:, inside], slopes.shape[2], objective, delta) + 1e-12
-    slopes = slopes * np.sqrt(weight)[:, None]
-    unsure = forecast_errors(slopes[:, inside], slopes[:, ~inside], deviation, objective, delta, prior)
-    missed, far = error[:, ~inside], np.broadcast_to(distance[~inside], error[:, ~inside].shape)
+def fitted_noise(
+    fits: DesignFits, error: Float[np.ndarray, "tables rows"], run: Int[np.ndarray, " rows"], constants: int
+) -> tuple[Float[np.ndarray, " tables"], Float[np.ndarray, " tables"], float]:
+    """Noise of one row among fitted rows, the variance it gives the constants, and its degrees of freedom.
+
+    Args:
+        fits: whose objective and settings they are.
+        error: residuals of the rows that were fitted, times the square root of their weights.
+        run: number of the run of each of these rows.
+        constants: fitted.
+
+    Returns:
+        standard deviation; variance of the constants per inverse product of the slopes, which is larger than the
+        noise's where the objective is not least squares and where rows of one run err together; degrees of freedom.
+    """
+    options = (fits.objective, fits.delta)
+    deviation = residual_scale(error, run, constants, *options, fits.config) + 1e-12
+    square, curvature = m_estimator_moments(NORMAL, deviation, *options, fits.config)
+    correction = dof_correction(constants, effective_runs(run), deviation, *options, fits.config)
+    effect = design_effect(OBJECTIVES[fits.objective].psi(-error, fits.delta), run, correction)
+    return deviation, effect * square / curvature**2, residual_dof(run, constants)
+
+
+def _scores(
+    fits: DesignFits,
+    inside: Bool[np.ndarray, " rows"],
+    predicted: Float[np.ndarray, "tables rows"],
+    slopes: Float[np.ndarray, "tables rows params"],
+    distance: Float[np.ndarray, " rows"],
+    prior: Float[np.ndarray, "tables params params"],
+) -> Float[np.ndarray, "tables inflations"]:
+    """Log densities of the runs beyond one origin: multivariate t around the forecast, every run counted once.
+
+    Args:
+        fits: whose runs they are.
+        inside: the rows that were fitted.
+        predicted, slopes: of the fit to them, at all rows.
+        distance: log of how far each row lies beyond the fitted ones.
+        prior: precision of the coordinates before any run was seen.
+    """
+    error = (fits.log_loss - predicted) * np.sqrt(fits.weight)
+    slopes = slopes * np.sqrt(fits.weight)[:, None]
+    deviation, variance, dof = fitted_noise(fits, error[:, inside], fits.run[inside], slopes.shape[2])
+    beyond = np.stack([error, np.broadcast_to(distance, error.shape), *np.moveaxis(slopes, 2, 0)])[..., ~inside]
+    sums, _, rows = run_sums(beyond, fits.run[~inside])
+    missed, far, *new = sums / rows  # means over the rows of each run, whose errors are nearly one
+    unsure = forecast_errors(slopes[:, inside], np.stack(new, axis=2), variance, prior)
     # The covariance W W^T + noise^2 in the directions of W, few however many the runs, and beside them.
     directions, sizes, _ = np.linalg.svd(unsure, full_matrices=False)
     noise = (deviation**2)[:, None]
@@ -126,7 +159,10 @@ def weak_prior_precision(fits: DesignFits) -> Float[np.ndarray, "tables params p
     """Precision of the optimiser's coordinates before any run was seen: none is far beyond its size."""
     with float64():
         unconstrained = np.asarray(Coordinates.of(fits.law, fits.columns).to_unconstrained(fits.params))
-    return np.eye(unconstrained.shape[1]) / (PRIOR_SCALE * np.maximum(np.abs(unconstrained), 1.0))[:, None] ** 2
+    return (
+        np.eye(unconstrained.shape[1])
+        / (fits.config.prior_scale * np.maximum(np.abs(unconstrained), 1.0))[:, None] ** 2
+    )
 
 
 def rolling_origin_score(
@@ -151,15 +187,12 @@ def rolling_origin_score(
     along = fits.columns[distance_variable(fits.law, fits.columns)]
     scores = np.mean(
         [
-            _scores(
-                rows_in, fits.log_loss, predicted[:, k], slopes[:, k], np.log(along / along[rows_in].max()),
-                fits.weight, fits.objective, fits.delta, prior,
-            )
-            for k, rows_in in enumerate(kept)
+            _scores(fits, inside, predicted[:, k], slopes[:, k], np.log(along / along[inside].max()), prior)
+            for k, inside in enumerate(kept)
         ],
         axis=0,
-    )  # fmt: skip
+    )
     scores = np.where(np.isfinite(scores), scores, -1e300)
     best = scores.argmax(axis=1)
-    inflates = scores.max(axis=1) - EVIDENCE > scores[:, 0]
+    inflates = scores.max(axis=1) - fits.config.inflation_evidence > scores[:, 0]
     return scores[:, 0], np.where(inflates, INFLATIONS[best], 0.0)

@@ -14,7 +14,8 @@ from scipy.special import stdtrit
 from laws.base.x64 import float64
 from laws.estimation.newton import minimise
 from laws.estimation.objectives import OBJECTIVES
-from laws.inference.noise import m_estimator_moments
+from laws.inference.clusters import design_effect, effective_runs
+from laws.inference.noise import dof_correction, m_estimator_moments
 from laws.inference.resampling import DesignFits
 from laws.model.coordinates import Coordinates
 from laws.model.law import Law
@@ -48,7 +49,7 @@ class Profile:
 
     values: Float[np.ndarray, " points"]
     roots: Float[np.ndarray, " points"]
-    dof: int
+    dof: float
     logs: bool = False
     between: Float[np.ndarray, "2 more"] = field(default_factory=lambda: np.empty((2, 0)))
 
@@ -84,12 +85,23 @@ def collinear(law: Law, params: Float[np.ndarray, " params"], centre: Mapping[st
     return tuple(name for name in law.linear if not np.isclose(float(here[name]), float(there[name]), rtol=1e-9))
 
 
-def _clusters(fits: DesignFits, predicted: np.ndarray) -> float:
-    """How much more the objective scatters because rows of one run err together."""
-    if fits.runs == len(fits.run):
-        return 1.0
-    force = np.clip(fits.log_loss[0] - predicted, -fits.delta, fits.delta)
-    return max(1.0, float(np.sum(np.bincount(fits.run, force) ** 2) / np.sum(force**2)))
+def _score_moments(fits: DesignFits, residual: Float[np.ndarray, " rows"], deviation: float) -> tuple[float, float]:
+    """Variance of the summed scores and mean curvature of the objective, both over the sum of its weights.
+
+    The variance is that of independent rows, by their leave-one-out residuals, times the design effect of runs.
+
+    Args:
+        fits: the fit of one table.
+        residual: leave-one-out residuals.
+        deviation: standard deviation of the noise of one row.
+    """
+    options, size = (fits.objective, fits.delta), np.array([deviation])
+    objective = OBJECTIVES[fits.objective]
+    weights = objective.weights(fits.weight, fits.log_loss[0])
+    square, curvature = m_estimator_moments(residual[None], size, *options, fits.config, fits.weight, weights)
+    correction = dof_correction(len(fits.law.names), effective_runs(fits.run), size, *options, fits.config)
+    scores = weights * objective.psi(fits.predicted - fits.log_loss, fits.delta)
+    return float(square[0] * design_effect(scores, fits.run, correction)[0]), float(curvature[0])
 
 
 class _Search:
@@ -136,7 +148,7 @@ def profiles(
     fits: DesignFits,
     residual: Float[np.ndarray, " rows"],
     deviation: float,
-    dof: int,
+    dof: float,
     quantities: Mapping[str, Quantity],
     logs: frozenset[str] = frozenset(),
     level: float = 0.95,
@@ -153,7 +165,8 @@ def profiles(
         level: as far as which the ends are looked for.
 
     Source: Venzon and Moolgavkar 1988, Applied Statistics 37 (the profile); Rousseeuw and Ronchetti 1981, and Huber
-    1981, section 7.6 (the scale of the deviance of an estimator that is not maximum likelihood).
+    1981, section 7.6 (the scale of the deviance of an estimator that is not maximum likelihood); Chandler and Bate 2007,
+    Biometrika 94 (the same for clusters).
     """
     search = _Search(fits, quantities, logs)
     law, log_loss, weight = fits.law, fits.log_loss, fits.weight[None]
@@ -162,8 +175,7 @@ def profiles(
     best = minimise(law, fits.columns, log_loss, weight, fits.params, *options)
     with float64():
         optimum = np.asarray(search.coordinates.to_unconstrained(best.params))
-    square, curve = (float(x[0]) for x in m_estimator_moments(residual[None], np.array([deviation]), *options))
-    square *= _clusters(fits, fits.predicted[0])
+    square, curve = _score_moments(fits, residual, deviation)
     unit = max(square / curve, 1e-300)  # of the deviance: twice the gain of the objective per squared deviation
     assert found.slopes is not None
     slopes = found.slopes[0] * np.sqrt(OBJECTIVES[fits.objective].weights(weight[0], log_loss[0]))[:, None]
@@ -253,7 +265,7 @@ def _next(points: list[tuple[float, float]], at: float, cut: float) -> float:
     return at + (value[-1] - at) * min(1.02 * cut / max(root[-1], 1e-12), REACH)
 
 
-def _profile(at: float, points: list[list], between: list[list], dof: int, logs: bool) -> Profile:
+def _profile(at: float, points: list[list], between: list[list], dof: float, logs: bool) -> Profile:
     back = np.exp if logs else np.asarray
     values, roots = (np.array(column) for column in zip((at, 0.0), *points[0], *points[1], strict=True))
     more = np.array([*between[0], *between[1]], np.float64).reshape(-1, 2).T

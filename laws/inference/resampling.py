@@ -10,18 +10,19 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from laws.base.errors import InputError
+from laws.base.uncertainty_config import DEFAULT_UNCERTAINTY, UncertaintyConfig
 from laws.base.x64 import float64
 from laws.data.table import Table
 from laws.estimation.estimate import PointEstimate, log_predictions
+from laws.estimation.objectives import OBJECTIVES
 from laws.estimation.refit import refit
+from laws.inference.clusters import between_share, between_within, effective_runs, nearest_rank_rows, run_sums
 from laws.inference.methods import IntervalMethod
-from laws.inference.noise import SMOOTHING, RunNoise
+from laws.inference.noise import RunNoise, dof_correction
 from laws.model.coordinates import Coordinates
 from laws.model.law import Law
 
 METHODS = ("auto", *(method.value for method in IntervalMethod if method != IntervalMethod.NONE))
-RUNS_PER_CONSTANT = 8  # with fewer, runs drawn with replacement no longer determine the constants
-STRATUM_PRIOR = 8.0  # runs at which a stratum's own scatter counts as much as that of all runs
 FOLDS, CELLS = 256, 2**23  # fits without some runs: at most so many, and so many times the rows
 
 
@@ -39,6 +40,7 @@ class DesignFits:
         params: fitted constants of each table.
         objective: a key of ``laws.estimation.objectives.OBJECTIVES``.
         delta: Huber's threshold, in log loss.
+        config: settings of resampling and noise.
     """
 
     law: Law
@@ -50,6 +52,7 @@ class DesignFits:
     params: Float[np.ndarray, "tables params"]
     objective: str = "log_huber"
     delta: float = 1e-3
+    config: UncertaintyConfig = DEFAULT_UNCERTAINTY
 
     @classmethod
     def of(
@@ -58,8 +61,17 @@ class DesignFits:
         table: Table,
         weight: Float[np.ndarray, " rows"] | None = None,
         stratum: Int[np.ndarray, " rows"] | None = None,
+        config: UncertaintyConfig = DEFAULT_UNCERTAINTY,
     ) -> "DesignFits":
-        """The fit of one table."""
+        """The fit of one table.
+
+        Args:
+            optimum: the fit.
+            table: its rows.
+            weight: what each row counts; 1 by default.
+            stratum: number of the stratum of each row; one for all by default.
+            config: settings of resampling and noise.
+        """
         run = np.unique(table.run, return_inverse=True)[1].ravel()
         return cls(
             law=optimum.law,
@@ -71,6 +83,7 @@ class DesignFits:
             params=optimum.params[None],
             objective=optimum.objective,
             delta=optimum.delta,
+            config=config,
         )
 
     @property
@@ -180,11 +193,39 @@ def leave_one_out(fits: DesignFits) -> LeaveOneOut:
 
 
 def _scales(fits: DesignFits, residual: Float[np.ndarray, "tables rows"]) -> Float[np.ndarray, "tables rows"]:
-    """Relative scatter of each row's stratum, drawn towards that of all rows as far as the stratum has few."""
-    square = residual**2 / np.mean(residual**2, axis=1, keepdims=True)
-    member = np.eye(fits.stratum.max() + 1)[fits.stratum]
-    shrunk = (STRATUM_PRIOR + square @ member) / (STRATUM_PRIOR + member.sum(axis=0))
-    return np.sqrt(shrunk[:, fits.stratum])
+    """Relative scatter of each row's stratum, shrunk towards that of all rows as far as the stratum holds few runs."""
+    share = 1 / np.bincount(fits.run)[fits.run]  # of its run, so that every run counts once
+    square = residual**2 / np.maximum(residual**2 @ share / share.sum(), 1e-300)[:, None]
+    _, pair, repeats = np.unique(
+        fits.run * (fits.stratum.max() + 1) + fits.stratum, return_inverse=True, return_counts=True
+    )
+    once = 1 / repeats[pair.ravel()]  # rows of one run in one stratum are one observation of it
+    sums, member, _ = run_sums(np.stack([*(square * once), once]), fits.stratum)
+    prior = fits.config.stratum_prior_runs
+    return np.sqrt((prior + sums[:-1]) / (prior + sums[-1]))[:, member]
+
+
+def _residual_pools(
+    fits: DesignFits,
+    left: LeaveOneOut,
+    scale: Float[np.ndarray, "tables rows"],
+    deviation: Float[np.ndarray, " tables"],
+) -> tuple[Float[np.ndarray, "tables rows"], Float[np.ndarray, "tables rows"]]:
+    """Leave-one-out residuals in units of the noise: the means of runs, and rows about them.
+
+    The mean squares of the two parts, over runs, are the shares of the noise's variance that lie between and within
+    runs: leaving a run out makes its mean miss by more, and hardly changes its rows about the mean.
+    """
+    correction = dof_correction(
+        len(fits.law.names), effective_runs(fits.run), deviation, fits.objective, fits.delta, fits.config
+    )
+    between = between_share((fits.log_loss - fits.predicted) / scale, fits.run, correction)[:, None]
+    share = 1 / np.bincount(fits.run)[fits.run]
+    pools = []
+    for part, variance in zip(between_within(left.residual / scale, fits.run), (between, 1 - between), strict=True):
+        size = np.sqrt(part**2 @ share / share.sum())[:, None]
+        pools.append(np.sqrt(variance) * np.divide(part, size, out=np.zeros_like(part), where=size > 0))
+    return pools[0], pools[1]
 
 
 def draw_bootstrap_errors(
@@ -200,33 +241,38 @@ def draw_bootstrap_errors(
     The estimator that minimises Huber's objective with a small threshold passes through as many runs as it has
     constants, so its own residuals are too small and some are zero: a plain wild bootstrap, which flips their signs,
     holds these runs fixed and finds intervals a quarter too short. So errors are drawn from the leave-one-out
-    residuals of the stratum, signs flipped, smoothed, and brought to the noise's standard deviation; and each
-    resample has its own standard deviation from the t distribution's mixture, as the noise is known from few runs.
-    Rows of one run keep their residuals and share a sign.
+    residuals of all runs, signs flipped, smoothed, and brought to the noise's standard deviation in each stratum; and
+    each resample has its own standard deviation from the t distribution's mixture, as the noise is known from few runs.
+
+    A run's rows are drawn together: the run has the errors of another, row by row, with one sign. Their means and
+    their deviations from the means are first brought to the variances between and within runs.
 
     Args:
         fits: the fits.
         left: their leave-one-out residuals.
-        deviation: standard deviation of the noise.
+        deviation: standard deviation of the noise of one row.
         dof: degrees of freedom of that figure.
         resamples: number of draws.
         rng: of the draws.
 
-    Source: Feng, He and Hu 2011, Biometrika 98 (wild bootstrap for least absolute deviations), section 2.
+    Source: Feng, He and Hu 2011, Biometrika 98, section 2 (wild bootstrap for least absolute deviations); Chambers and
+    Chandra 2013, Journal of Computational and Graphical Statistics 22 (random effect block bootstrap).
     """
     tables, rows = fits.log_loss.shape
+    smoothing = fits.config.smoothing
     scale = _scales(fits, left.residual * np.sqrt(fits.weight)) / np.sqrt(fits.weight)
-    pool = left.residual / scale
-    pool = pool / np.sqrt(np.mean(pool**2, axis=1, keepdims=True))
+    between, within = _residual_pools(fits, left, scale, deviation)
     sides = [1.0] if fits.objective == "log_asymmetric" else [-1.0, 1.0]
-    sign = rng.choice(sides, (tables, resamples, fits.runs))[:, :, fits.run]
+    shape = (tables, resamples, fits.runs)
+    sign = rng.choice(sides, shape)[:, :, fits.run]
+    source = nearest_rank_rows(fits.run, rng.integers(0, fits.runs, shape))
+    smooth = smoothing * rng.standard_normal(shape)[:, :, fits.run]
+    take = lambda pool: np.take_along_axis(pool[:, None], source, 2)
+    share = 1 / np.bincount(fits.run)[fits.run]
+    smooth *= np.sqrt(between**2 @ share / share.sum())[:, None, None]
+    drawn = (take(between) * sign + smooth) / np.sqrt(1 + smoothing**2)
     if fits.runs < rows:
-        drawn = np.repeat(pool[:, None], resamples, axis=1) * sign
-    else:
-        picked = rng.integers(0, rows, (tables, resamples, rows))
-        smooth = SMOOTHING * rng.standard_normal(sign.shape)
-        drawn = np.take_along_axis(np.repeat(pool[:, None], resamples, axis=1), picked, 2) * sign + smooth
-        drawn /= np.sqrt(1 + SMOOTHING**2)
+        drawn += take(within) * sign
     student = np.sqrt(dof / rng.chisquare(dof, (tables, resamples, 1)))
     return drawn * scale[:, None] * deviation[:, None, None] * student
 
@@ -238,8 +284,14 @@ def wild_refits(fits: DesignFits, drawn: Float[np.ndarray, "tables resamples row
     return fits.refit(log_loss, weight, np.repeat(fits.params, drawn.shape[1], axis=0), **options)
 
 
-def _jackknife(fits: DesignFits, left: LeaveOneOut, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """Constants with the jackknife's covariance: t-distributed sums of what leaving out each run changes."""
+def _jackknife(
+    fits: DesignFits, left: LeaveOneOut, resamples: int, rng: np.random.Generator
+) -> Float[np.ndarray, "resamples params"]:
+    """Constants with the jackknife's covariance: t-distributed sums of what leaving out each run changes.
+
+    Only for objectives that are smooth everywhere: the jackknife's variance is not consistent for medians and their
+    like, and Huber's with a small threshold is nearly one (Shao and Wu 1989, Annals of Statistics 17).
+    """
     coordinates = Coordinates.of(fits.law, fits.columns)
     low, high = coordinates.bounds()
     folds = left.params.shape[1]
@@ -254,22 +306,32 @@ def _jackknife(fits: DesignFits, left: LeaveOneOut, resamples: int, rng: np.rand
         return np.asarray(coordinates.to_params(np.clip(unconstrained, low, high)))
 
 
-def method_for(method: str, runs: int, constants: int) -> IntervalMethod:
+def method_for(
+    method: str, runs: int, constants: int, objective: str, config: UncertaintyConfig = DEFAULT_UNCERTAINTY
+) -> IntervalMethod:
     """The method itself, or what ``auto`` stands for.
 
     Args:
         method: one of ``METHODS``.
-        runs: how many are fitted.
-        constants: how many the law has.
+        runs: how many were fitted.
+        constants: how many were fitted.
+        objective: a key of ``laws.estimation.objectives.OBJECTIVES``.
+        config: its ``runs_per_constant`` decides for ``auto``.
 
     Raises:
-        InputError: no method has the name.
+        InputError: no method has the name, or it is not valid for the objective.
     """
     if method not in METHODS:
         raise InputError(f"no interval method is called '{method}' (methods: {', '.join(METHODS)})")
+    if method == IntervalMethod.JACKKNIFE and OBJECTIVES[objective].has_threshold:
+        smooth = " and ".join(name for name, other in OBJECTIVES.items() if not other.has_threshold)
+        raise InputError(
+            f"ci_method jackknife is valid for objective {smooth} alone, not for {objective}: "
+            "take ci_method wild (--ci_method=wild)"
+        )
     if method != "auto":
         return IntervalMethod(method)
-    return IntervalMethod.WILD if runs < RUNS_PER_CONSTANT * constants else IntervalMethod.PAIRS
+    return IntervalMethod.WILD if runs < config.runs_per_constant * constants else IntervalMethod.PAIRS
 
 
 def resample(

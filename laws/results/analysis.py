@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 
 from laws.base.errors import InputError
 from laws.base.json_files import sha256
+from laws.base.uncertainty_config import DEFAULT_UNCERTAINTY, UncertaintyConfig
 from laws.base.x64 import float64
 from laws.data.curves import Curves
 from laws.data.grouping import budget_groups
@@ -20,7 +21,7 @@ from laws.data.token_cost import TokenCost, fit_token_cost
 from laws.estimation.estimate import PointEstimate, estimate, weights_of
 from laws.estimation.objectives import OBJECTIVES
 from laws.forecasting.backtest import backtest
-from laws.forecasting.model_averaging import DRAWS, Member, model_average, pooled_inflation
+from laws.forecasting.model_averaging import Member, model_average, pooled_inflation
 from laws.forecasting.prediction import Predictor, Rival
 from laws.inference.allocation import derive
 from laws.inference.methods import IntervalMethod
@@ -59,12 +60,11 @@ from laws.results.report import (
     interval_of,
 )
 
-IDENTIFIED = 0.95  # level of the profiles that tell whether a quantity is identified
 SAMPLE_DIGITS = 12  # significant digits of the resampled constants in a report
 
 
-class Uncertainty(NamedTuple):
-    """What is known of a fit's uncertainty.
+class Spread(NamedTuple):
+    """Noise and resampled constants of a fit, and the forms that its forecasts mix.
 
     Args:
         noise: of one run.
@@ -93,6 +93,7 @@ def analyse(
     curves: Curves | None = None,
     fixed: Mapping[str, float] | None = None,
     ci_method: str = "auto",
+    uncertainty: UncertaintyConfig = DEFAULT_UNCERTAINTY,
 ) -> tuple[Law, FitReport]:
     """A law fitted to a table, with all that a reader needs in order to trust it or not.
 
@@ -109,6 +110,7 @@ def analyse(
         curves: learning curves from ``laws.data.curves.load_curves``, for approach 1.
         fixed: constants of the law that are held at given values.
         ci_method: of the intervals, one of ``laws.inference.resampling.METHODS``.
+        uncertainty: settings that shape intervals.
 
     Returns:
         the law as it was fitted (without the constants that are held), and the report.
@@ -122,28 +124,30 @@ def analyse(
     _check_settings(objective, delta, level, target)
     fitted_rows = _rows_to_fit(table, holdout_above)
     weight, train = weights_of(table, fitted_rows, objective), table.take(fitted_rows)
+    method = method_for(ci_method, train.runs, len(law.params), objective, uncertainty)
     optimum = estimate(law, table, objective, delta, weight)
-    method = method_for(ci_method, train.runs, len(law.params))
     stratum = budget_groups(train.values["c"]) if "c" in train.values else None
-    fits = DesignFits.of(optimum, train, weight[fitted_rows], stratum)
-    uncertainty = _uncertainty(fits, noise_of(optimum, table, weight), method, resamples, seed)
+    fits = DesignFits.of(optimum, train, weight[fitted_rows], stratum, uncertainty)
+    spread = _spread(fits, noise_of(optimum, table, weight, uncertainty), method, resamples, seed)
     cost = fit_token_cost(train) if {"n", "d"} <= set(table.values) else TokenCost()
     if not law.has_compute_optimum:
         target = None
     elif target is None:
         target = float(table.values["c"].max())
-    predictor = _predictor(optimum, uncertainty, cost, _ranges(train), level, seed)
+    predictor = _predictor(fits, optimum, spread, cost, _ranges(train), level, seed)
     derived, derived_draws = _derived(predictor, target)
-    intervals = _intervals(law, uncertainty.drawn, derived_draws, level)
+    intervals = _intervals(law, spread.drawn, derived_draws, level)
     profile = None
-    if uncertainty.left is not None:
-        curves_found = profile_all(fits, uncertainty.left, uncertainty.noise, cost, target, max(level, IDENTIFIED))
-        profile = profile_report(curves_found, law, cost, target, IDENTIFIED)
+    if spread.left is not None:
+        identified = uncertainty.identified_level
+        curves_found = profile_all(fits, spread.left, spread.noise, cost, target, max(level, identified))
+        profile = profile_report(curves_found, law, cost, target, identified)
         if method == IntervalMethod.PROFILE:
             params, of_derived = profile_intervals(curves_found, law, cost, target, level)
             intervals = dataclasses.replace(
                 intervals, method=IntervalMethod.PROFILE, params=params, derived=intervals.derived | of_derived
             )
+    every = DesignFits.of(optimum, table, weight, config=uncertainty)
     report = FitReport(
         law=law.name,
         declared_in=law.origin,
@@ -159,13 +163,14 @@ def analyse(
         weights="one a row" if table.noise is None else f"1 / {table.columns['noise']}^2, mean one",
         n_runs=train.runs,
         n_rows=len(train),
-        dof_resid=uncertainty.noise.dof,
+        dof_resid=spread.noise.dof,
         excluded=_exclusions(table, fitted_rows, holdout_above),
         intervals=intervals,
         profile=profile,
-        backtest=backtest(DesignFits.of(optimum, table, weight), fitted_rows, level) if uncertainty.left else None,
-        noise=uncertainty.noise,
-        model_average=_model_average(uncertainty.forms),
+        backtest=backtest(every, fitted_rows, level) if spread.left else None,
+        noise=spread.noise,
+        uncertainty=uncertainty,
+        model_average=_model_average(spread.forms),
         samples=samples_of(law, predictor.draws),
         terms_at_centroid=_terms_at_centroid(fits, predictor.draws, level),
         holdout=None if holdout_above is None else holdout_errors(predictor, table, ~fitted_rows, holdout_above),
@@ -208,32 +213,33 @@ def _rows_to_fit(table: Table, holdout_above: float | None) -> Bool[np.ndarray, 
     return rows
 
 
-def _uncertainty(fits: DesignFits, noise: RunNoise, method: IntervalMethod, resamples: int, seed: int) -> Uncertainty:
+def _spread(fits: DesignFits, noise: RunNoise, method: IntervalMethod, resamples: int, seed: int) -> Spread:
     """Resampled constants of the law, and the forms that its forecasts mix."""
     if not resamples:
-        return Uncertainty(noise, None, None, [])
+        return Spread(noise, None, None, [])
     left = leave_one_out(fits)
     drawn = resample(fits, noise, left, method, resamples, seed)
     rng = np.random.default_rng([seed, 2])
-    few = draw_bootstrap_errors(fits, left, np.array([noise.deviation]), noise.dof, DRAWS, rng)
-    return Uncertainty(noise, left, drawn, model_average(fits, drawn.params[None], few))
+    few = draw_bootstrap_errors(fits, left, np.array([noise.deviation]), noise.dof, fits.config.member_draws, rng)
+    return Spread(noise, left, drawn, model_average(fits, drawn.params[None], few))
 
 
 def _predictor(
-    optimum: PointEstimate, uncertainty: Uncertainty, cost: TokenCost, ranges, level: float, seed: int
+    fits: DesignFits, optimum: PointEstimate, spread: Spread, cost: TokenCost, ranges, level: float, seed: int
 ) -> Predictor:
-    forms, drawn = uncertainty.forms, uncertainty.drawn
+    forms, drawn = spread.forms, spread.drawn
     return Predictor(
         law=optimum.law,
         constants=optimum.params,
         draws=np.empty((0, len(optimum.params))) if drawn is None else drawn.params,
         cost=cost,
-        noise=uncertainty.noise,
+        noise=spread.noise,
         ranges=ranges,
         level=level,
         seed=seed,
         rivals=rivals_of(forms),
         extrapolation_inflation=pooled_inflation(forms),
+        config=fits.config,
     )
 
 

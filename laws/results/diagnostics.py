@@ -13,12 +13,9 @@ from laws.data.token_cost import ROUGH
 from laws.estimation.estimate import PointEstimate
 from laws.estimation.newton import minimise
 from laws.inference.methods import IntervalMethod
-from laws.inference.resampling import RUNS_PER_CONSTANT
 from laws.results.report import FitReport, FitWarning, Interval, WarningKind
 
-UNIDENTIFIED_FACTOR = 3.0  # an interval whose ends differ by more than this factor identifies nothing
 FEW_AT_BEST = 0.05  # share of starts at the best objective below which the optimum may not be global
-LOW_WEIGHT = 0.2  # weight below which a law is said to be outdone by its rivals
 OUTLIER_SHARE = 0.02  # share of the runs, the worst fitted, that the outlier check leaves out
 TARGET_TOLERANCE = 1.05  # factor beyond the fitted compute from which a target counts as extrapolation
 
@@ -60,30 +57,28 @@ def _few_at_best(report: FitReport) -> list[FitWarning]:
     return [FitWarning(WarningKind.FEW_AT_BEST, text)]
 
 
-def _leaves_size_open(interval: Interval) -> bool:
+def _leaves_size_open(interval: Interval, factor: float) -> bool:
     low, high = interval
-    return low is None or high is None or high > UNIDENTIFIED_FACTOR * max(low, 1e-300)
+    return low is None or high is None or high > factor * max(low, 1e-300)
 
 
 def _unidentified(report: FitReport) -> list[FitWarning]:
     """By the profile where there is one. A and B are always nearly collinear with their exponents and are not judged."""
     source, name = (report.profile, "profile") if report.profile else (report.intervals, "interval")
     judged = {k: v for k, v in source.params.items() if k not in report.terms_at_centroid.collinear} | source.derived
-    wide = [name for name, interval in judged.items() if _leaves_size_open(interval)]
+    factor = report.uncertainty.unidentified_span
+    wide = [name for name, interval in judged.items() if _leaves_size_open(interval, factor)]
     if not wide:
         return []
-    text = (
-        f"unidentified: the {source.level:.0%} {name} of {', '.join(wide)} spans more than a factor "
-        f"{UNIDENTIFIED_FACTOR:g}"
-    )
+    text = f"unidentified: the {source.level:.0%} {name} of {', '.join(wide)} spans more than a factor {factor:g}"
     return [FitWarning(WarningKind.UNIDENTIFIED, text)]
 
 
 def _few_runs(report: FitReport) -> list[FitWarning]:
-    constants, method = len(report.params), report.intervals.method
-    if report.n_runs >= RUNS_PER_CONSTANT * constants:
+    constants, method, enough = len(report.params), report.intervals.method, report.uncertainty.runs_per_constant
+    if report.n_runs >= enough * constants:
         return []
-    text = f"few runs: {report.n_runs} for {constants} constants, fewer than {RUNS_PER_CONSTANT} a constant"
+    text = f"few runs: {report.n_runs} for {constants} constants, fewer than {enough} a constant"
     if method == IntervalMethod.PAIRS:
         text += f": the bootstrap over runs is unreliable (use the method '{IntervalMethod.WILD}')"
     elif method != IntervalMethod.NONE:
@@ -107,7 +102,7 @@ def _resamples(report: FitReport) -> list[FitWarning]:
 def _rivals(report: FitReport) -> list[FitWarning]:
     """Rivals that forecast the larger runs better from the smaller."""
     forms = report.model_average.forms
-    if len(forms) < 2 or forms[0].weight >= LOW_WEIGHT:
+    if len(forms) < 2 or forms[0].weight >= report.uncertainty.outdone_weight:
         return []
     better = max(forms[1:], key=lambda form: form.weight)
     text = (
@@ -120,7 +115,7 @@ def _rivals(report: FitReport) -> list[FitWarning]:
 def _inflation(report: FitReport) -> list[FitWarning]:
     """Errors of forecasts that grow with distance."""
     inflation = report.model_average.extrapolation_inflation
-    if inflation <= 0:
+    if inflation * np.log(10) <= report.uncertainty.inflation_warning * report.noise.deviation:
         return []
     text = (
         "forecasts of the larger runs from the smaller erred by more than their intervals: predictions widen by "

@@ -15,6 +15,7 @@ import numpy as np
 from laws.approaches.isoflop_profiles import MinimumFlaw
 from laws.base.errors import InputError
 from laws.base.json_files import jsonable
+from laws.base.uncertainty_config import UncertaintyConfig
 from laws.data.token_cost import TokenCost
 from laws.estimation.objectives import OBJECTIVES
 from laws.forecasting.backtest import Backtest
@@ -110,7 +111,7 @@ class Profiles:
     """Profile-likelihood intervals and their curves; ``dof`` are the degrees of freedom of the t distribution."""
 
     level: float
-    dof: int
+    dof: float
     params: dict[str, Interval]
     derived: dict[str, Interval]
     curves: dict[str, ProfileCurve]
@@ -335,10 +336,11 @@ class FitReport:
         objective, certificate: of the optimum.
         weights: what each row counts, in words.
         n_runs, n_rows: fitted runs and rows.
-        dof_resid: residual degrees of freedom.
+        dof_resid: residual degrees of freedom: effective runs less constants.
         excluded: rules that left rows out.
         intervals, profile, backtest: uncertainty; the latter two None without resamples.
         noise: of one run.
+        uncertainty: settings that shape intervals.
         model_average: the rival forms.
         samples: name -> resampled constants.
         terms_at_centroid: what the linear constants add at the centre of the runs.
@@ -374,12 +376,13 @@ class FitReport:
     weights: str
     n_runs: int
     n_rows: int
-    dof_resid: int
+    dof_resid: float
     excluded: tuple[Exclusion, ...]
     intervals: Intervals
     profile: Profiles | None
     backtest: Backtest | None
     noise: RunNoise
+    uncertainty: UncertaintyConfig
     model_average: ModelAverage
     samples: dict[str, tuple[float, ...]]
     terms_at_centroid: CentroidTerms

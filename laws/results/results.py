@@ -128,8 +128,8 @@ class FitResult:
         return self.report.n_runs
 
     @property
-    def dof_resid(self) -> int:
-        """Residual degrees of freedom."""
+    def dof_resid(self) -> float:
+        """Residual degrees of freedom: effective runs, of equal numbers of rows, less constants."""
         return self.report.dof_resid
 
     @property
@@ -162,6 +162,7 @@ class FitResult:
             ranges=report.ranges,
             level=report.intervals.level,
             seed=report.seed,
+            config=report.uncertainty,
         )
 
     def _variables(self, frame: pd.DataFrame | Mapping[str, Any]) -> dict[str, Float[np.ndarray, " rows"]]:

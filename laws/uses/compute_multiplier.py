@@ -79,13 +79,19 @@ def compare(
         multiplier in compute; below zero B's advantage shrinks. ``warnings``.
 
     Raises:
-        InputError: a law has no frontier in compute, or the two count compute differently or measure different things.
+        InputError: a law has no frontier in compute, a fit has no resamples, or the two count compute differently or
+            measure different things.
     """
     if check_quantity:
         check_quantities(a, b)
     for fitted in (a, b):
         if "c" not in fitted.report.ranges:
             raise InputError(f"law '{fitted.law.name}' was fitted without compute, so it has no frontier to compare")
+        if not fitted.report.intervals.resamples:
+            raise InputError(
+                f"the fit of law '{fitted.law.name}' has no resamples, so the multiplier would have no interval: fit it "
+                "again with resamples above 0"
+            )
     ours, theirs = (fitted.report.columns["c"] for fitted in (a, b))
     if ours != theirs:
         raise InputError(

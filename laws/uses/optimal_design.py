@@ -29,10 +29,8 @@ from laws.model.coordinates import Coordinates
 from laws.model.law import Law
 
 DRAWS = 24  # of the constants, over all forms
-PRIOR_SCALE = 1.0  # standard deviation of the optimiser's coordinates before any run was seen, relative to their size
 DIFFERENCE = 1e-4  # step of the prediction's derivatives, relative to the coordinates
-DOUBTS = (0.0, 2.5)  # size of departures in noises: half of the draws trust the form
-REACH, FEATURES = 3.0, 8  # of departures: length in log N and log D, and directions kept
+FEATURES = 8  # directions of departures that are kept
 LANDMARKS = 1024  # rows from which these directions are found, at most
 ASIDE = 0.2  # in log N, over which the bend of the law and of its departures at the best split is taken
 
@@ -159,12 +157,12 @@ class InformationState:
         return np.exp(np.log(squared).mean(axis=0) / 2)
 
 
-def _departures(n, d, deviation: float) -> Float[np.ndarray, "rows directions"]:
+def _departures(n, d, deviation: float, length: float) -> Float[np.ndarray, "rows directions"]:
     """Smooth random surfaces over log N and log D (a Gaussian process), as independent directions.
 
     Of many rows a part is decomposed, and the others follow from it (Williams and Seeger 2001, the Nystrom method).
     """
-    at = np.stack([np.log(n), np.log(d)], axis=1) / REACH
+    at = np.stack([np.log(n), np.log(d)], axis=1) / length
     some = at[:: -(-len(at) // LANDMARKS)]
     near = np.exp(-0.5 * np.sum((at[:, None] - some[None]) ** 2, axis=2))
     values, vectors = np.linalg.eigh(np.exp(-0.5 * np.sum((some[:, None] - some[None]) ** 2, axis=2)))
@@ -210,7 +208,7 @@ def information_state(
     runs, width = len(seen.share), max(len(form.law.params) for form in predictor.forms)
     beside, bend = _split(predictor, target)
     every = CandidateRuns.joined([seen.points, points, beside])
-    surface = _departures(every.n, every.d, predictor.noise.deviation)
+    surface = _departures(every.n, every.d, predictor.noise.deviation, predictor.config.departure_length)
     parts = []
     for form in predictor.forms:
         count = min(round(form.weight * DRAWS), len(form.draws))
@@ -224,7 +222,7 @@ def information_state(
         information = np.swapaxes(counted, 1, 2) @ slopes[:, :runs]
         spare = width - slopes.shape[2]  # a law with fewer constants has some that nothing depends on
         pad = lambda array, spare=spare: np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, spare)])
-        prior = np.pad((PRIOR_SCALE * size) ** -2.0, ((0, 0), (0, spare)), constant_values=1.0)
+        prior = np.pad((predictor.config.prior_scale * size) ** -2.0, ((0, 0), (0, spare)), constant_values=1.0)
         information = np.pad(information, ((0, 0), (0, spare), (0, spare))) + prior[:, :, None] * np.eye(width)
         parts.append((information, pad(slopes[:, runs:]), pad(gradient), pad(surface[:runs].T @ counted)))
     information, slopes, gradient, departure_score = (np.concatenate(part) for part in zip(*parts, strict=True))
@@ -233,7 +231,7 @@ def information_state(
         raise FitFailed(f"hardly a resample of the fit has a compute-optimal size at {target:.4g} FLOPs")
     below, at, above = surface[-3:]
     missed = at if quantity == "loss" else -(above - below) / (2 * ASIDE) / bend
-    doubt = np.resize(DOUBTS, good.sum())
+    doubt = np.resize(predictor.config.departures, good.sum())
     return InformationState(
         information[good],
         slopes[good],

@@ -1,5 +1,7 @@
 """The bootstrap over runs and the noise of a run."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -117,11 +119,11 @@ def test_the_spread_of_resamples_is_the_analytic_one(line, method):
 
 
 def test_few_runs_are_not_drawn_with_replacement():
-    assert method_for("auto", 39, 5) == "wild"
-    assert method_for("auto", 40, 5) == "pairs"
-    assert method_for("jackknife", 40, 5) == "jackknife"
+    assert method_for("auto", 39, 5, "log_huber") == "wild"
+    assert method_for("auto", 40, 5, "log_huber") == "pairs"
+    assert method_for("jackknife", 40, 5, "log_squared") == "jackknife"
     with pytest.raises(laws.InputError, match=r"no interval method is called 'bca' \(methods: auto, pairs"):
-        method_for("bca", 40, 5)
+        method_for("bca", 40, 5, "log_huber")
 
 
 def test_errors_follow_the_scatter_of_their_stratum(line):
@@ -138,15 +140,21 @@ def test_errors_follow_the_scatter_of_their_stratum(line):
     assert ratio[6:].mean() > 1.5 * ratio[:6].mean()
 
 
-def test_rows_of_a_run_err_together(line):
-    fits, _, _ = line
-    paired = DesignFits(**{**vars(fits), "run": np.repeat(np.arange(6), 2)})
-    drawn = draw_bootstrap_errors(paired, leave_one_out(paired), np.array([0.01]), 1e6, 2000, np.random.default_rng(0))[
-        0
-    ]
-    together = np.corrcoef(np.sign(drawn[:, 0]), np.sign(drawn[:, 1]))[0, 1]
-    assert abs(together) == pytest.approx(1.0)
-    assert abs(np.corrcoef(drawn[:, 0], drawn[:, 2])[0, 1]) < 0.1
+@pytest.mark.parametrize("between", [0.0, 0.7, 1.0])
+def test_rows_of_a_run_are_drawn_as_alike_as_they_are(between):
+    """The drawn errors have the variance and the correlation of those that made the table."""
+    run, rng = np.repeat(np.arange(300), 4), np.random.default_rng(1)
+    error = np.sqrt(between) * rng.standard_normal(300)[run] + np.sqrt(1 - between) * rng.standard_normal(1200)
+    c = np.geomspace(1e18, 1e21, 300)[run]
+    log_loss = np.log(3 * (c / 1e20) ** -0.05)[None] + 0.01 * error
+    one, zero = np.ones(1200), np.zeros(1200, int)
+    fits = DesignFits(find("power_c"), {"c": c}, log_loss, run, zero, one, np.array([[30.0, 0.05]]), "log_squared")
+    fits = replace(fits, params=fits.refit(log_loss, one[None], fits.params).params)
+    drawn = draw_bootstrap_errors(fits, leave_one_out(fits), np.array([0.01]), 1e6, 100, np.random.default_rng(0))[0]
+    assert drawn.std() == pytest.approx(0.01, rel=0.03)
+    rows = drawn.reshape(100, 300, 4)
+    assert np.mean(rows[..., 0] * rows[..., 3]) / np.mean(drawn**2) == pytest.approx(between, abs=0.08)
+    assert abs(np.mean(rows[:, 0] * rows[:, 1]) / np.mean(drawn**2)) < 0.2  # different runs
 
 
 def test_the_variance_of_hubers_estimator():
@@ -162,7 +170,7 @@ def test_the_noise_of_a_robust_fit_is_not_inflated():
     """The residuals of medians are larger than those of means by what the two differ."""
     drawn = np.random.default_rng(0).standard_normal((4000, 9))
     for objective, centre in (("log_squared", drawn.mean(axis=1)), ("log_huber", np.median(drawn, axis=1))):
-        found = residual_scale(drawn - centre[:, None], 1, objective, 1e-3)
+        found = residual_scale(drawn - centre[:, None], np.arange(9), 1, objective, 1e-3)
         assert np.sqrt(np.mean(found**2)) == pytest.approx(1.0, rel=0.02)
 
 

@@ -8,10 +8,11 @@ import pandas as pd
 import pytest
 
 import laws
-from laws.forecasting.model_averaging import EQUAL, RIVALS
-from laws.forecasting.rolling_origin import INFLATIONS, _scores, forecast_errors, forecast_origins
-from laws.inference.noise import residual_scale
-from laws.model.forms import LAWS
+from laws.base.uncertainty_config import UncertaintyConfig
+from laws.forecasting.model_averaging import RIVALS
+from laws.forecasting.rolling_origin import INFLATIONS, _scores, forecast_origins
+from laws.inference.resampling import DesignFits
+from laws.model.forms import LAWS, find
 from laws.results.report import WarningKind
 
 
@@ -36,7 +37,7 @@ def test_the_law_is_believed_where_it_is_true(fitted):
     forms = fitted.report.model_average.forms
     assert forms[0].label == forms[0].law == "chinchilla"
     assert sum(form.weight for form in forms) == pytest.approx(1)
-    assert all(form.weight >= EQUAL / len(forms) - 1e-12 for form in forms)
+    assert all(form.weight >= UncertaintyConfig().equal_weight / len(forms) - 1e-12 for form in forms)
     assert fitted.report.model_average.extrapolation_inflation < 0.005
     assert len(forms[0].samples) == 0 < len(forms[1].samples["E"])
 
@@ -76,25 +77,39 @@ def test_a_saved_ensemble_predicts_the_same(misfitted, tmp_path):
     assert again.forecast(c=1e23).interval == pytest.approx(misfitted.forecast(c=1e23).interval, rel=1e-9)
 
 
-def line(rows: int):
-    """A straight line through noisy rows, half of them forecast from the other half: the arguments of a score."""
-    x = np.linspace(-1, 1, rows)
-    slopes = np.stack([np.ones(rows), x], axis=1)[None]
-    error = 0.01 * np.random.default_rng(0).standard_normal((1, rows))
-    inside, weight, prior = x < 0, np.ones(rows), 1e-6 * np.eye(2)[None]
-    return inside, error, np.zeros((1, rows)), slopes, np.maximum(x, 0), weight, "log_squared", 1e-3, prior
+def line(runs: int, rows: int = 1):
+    """A straight line through noisy runs, half of them forecast from the other half: the arguments of a score.
+
+    Args:
+        runs: how many.
+        rows: copies of each.
+    """
+    run = np.arange(runs).repeat(rows)
+    x = np.linspace(-1, 1, runs)[run]
+    slopes = np.stack([np.ones(len(x)), x], axis=1)[None]
+    error = 0.01 * np.random.default_rng(0).standard_normal((1, runs))[:, run]
+    one, params = np.ones(len(x)), np.ones((1, 2))
+    fits = DesignFits(find("power_c"), {"c": np.exp(x)}, error, run, run, one, params, "log_squared")
+    return fits, x < 0, np.zeros((1, len(x))), slopes, np.maximum(x, 0), 1e-6 * np.eye(2)[None]
 
 
 def test_a_score_is_the_density_of_a_multivariate_t():
     from scipy.stats import multivariate_t
 
-    inside, error, _, slopes, far, _, objective, delta, prior = given = line(20)
-    deviation = residual_scale(error[:, inside], 2, objective, delta) + 1e-12
-    unsure = forecast_errors(slopes[:, inside], slopes[:, ~inside], deviation, objective, delta, prior)[0]
+    fits, inside, _, slopes, far, prior = given = line(20)
+    seen, new = slopes[:, inside], slopes[0, ~inside]
+    variance = np.sum(fits.log_loss[:, inside] ** 2) / 8  # unbiased with two constants fitted
+    unsure = new @ np.linalg.inv(seen[0].T @ seen[0] / variance + prior[0]) @ new.T
     for extrapolation_inflation, found in zip(INFLATIONS, _scores(*given)[0], strict=True):
         moved = extrapolation_inflation * far[~inside]
-        shape = unsure @ unsure.T + np.outer(moved, moved) + deviation[0] ** 2 * np.eye(10)
-        assert found == pytest.approx(multivariate_t.logpdf(error[0, ~inside], np.zeros(10), shape, df=8), rel=1e-6)
+        shape = unsure + np.outer(moved, moved) + variance * np.eye(10)
+        expected = multivariate_t.logpdf(fits.log_loss[0, ~inside], np.zeros(10), shape, df=8)
+        assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_score_counts_runs_and_not_their_rows():
+    """Copies of every row tell nothing more: neither of the constants, nor of the runs beyond."""
+    assert _scores(*line(20, 3))[0] == pytest.approx(_scores(*line(20))[0], rel=1e-6)
 
 
 def test_scores_of_many_rows_take_memory_as_the_rows_do():

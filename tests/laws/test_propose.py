@@ -161,10 +161,10 @@ def test_departures_that_the_law_can_follow_leave_no_bias():
     assert bent.deviation(chosen) ** 2 == pytest.approx(variance + 2**2 * 4 * 0.3**2)
 
 
-def test_whoever_doubts_the_form_measures_nearer_to_the_best_split(fitted, monkeypatch):
+def test_whoever_doubts_the_form_measures_nearer_to_the_best_split(fitted):
     def aside(size):
-        monkeypatch.setattr(information, "DOUBTS", (size,))
-        found = propose(fitted, BUDGET, target=1e13)
+        report = fitted.report | {"uncertainty": fitted.report["uncertainty"] | {"departures": [size]}}
+        found = propose(dataclasses.replace(fitted, report=report), BUDGET, target=1e13)
         best = found["target"]["d"] / found["target"]["n"]
         return np.mean([abs(np.log(point["tokens_per_param"] / best)) for point in found["points"][:-TESTS]])
 

@@ -1,0 +1,68 @@
+"""Settings that shape intervals: every number a user may vary, with the reason for its default."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class UncertaintyConfig:
+    """Settings of noise, resampling, model averaging and of the warnings about them; written into ``fit.json``.
+
+    Args:
+        runs_per_constant: runs a constant from which ``auto`` draws runs with replacement; with fewer, too many
+            resamples hold fewer distinct runs than the law has constants.
+        smoothing: width of the normal kernel of pooled residuals, in their standard deviations; without it an
+            estimator that passes through runs sees the same few residuals again.
+        stratum_prior_runs: runs at which the scatter of one budget counts as much as that of all budgets.
+        prior_scale: standard deviation of each of the optimiser's coordinates before any run was seen, relative to its
+            size; keeps forecasts finite where the runs leave a direction open.
+        spare_runs: runs beyond the constants of the largest form below which no backtest is made.
+        law_weight: weight of the law itself before any backtest; its rivals share the rest.
+        equal_weight: share of the weights spread equally over the forms whatever the backtests say.
+        inflation_evidence: gain in log density that an extrapolation inflation must bring for its one constant
+            (Akaike's criterion).
+        pool_shrinkage: width of each form in a mixture relative to its own: a linear pool of calibrated forecasts is
+            too wide (Gneiting and Ranjan 2013, Electronic Journal of Statistics 7). Chosen on ``benchmarks.coverage``.
+        member_draws: refits of a rival form, at most.
+        least_member_draws: refits of a rival form, at least.
+        full_draws_weight: weight of a rival from which it has all its refits.
+        mixture_draws: draws of a mixture of forms, at least.
+        noise_draws: draws of a run's noise for every draw of the mixture.
+        identified_level: level of the profiles that decide whether a quantity is identified.
+        unidentified_span: factor between the ends of a profile from which a quantity counts as unidentified.
+        outdone_weight: weight of the law among its rivals below which the reader is warned.
+        inflation_warning: extrapolation inflation over a factor of ten, relative to a run's noise, below which no
+            warning is given: at a half it widens the interval of one run there by 12%.
+        lost_draws_warning: share of draws without a compute-optimal size above which intervals are called conditional.
+        departures: sizes of the law's departures, in a run's noise, under which designs are judged: half of the draws
+            trust the form.
+        departure_length: length over which departures vary, in log N and log D.
+
+    Example:
+        >>> UncertaintyConfig(smoothing=0.4).smoothing
+        0.4
+    """
+
+    runs_per_constant: int = 8
+    smoothing: float = 0.5
+    stratum_prior_runs: float = 8.0
+    prior_scale: float = 1.0
+    spare_runs: int = 2
+    law_weight: float = 0.5
+    equal_weight: float = 0.02
+    inflation_evidence: float = 1.0
+    pool_shrinkage: float = 0.93
+    member_draws: int = 96
+    least_member_draws: int = 8
+    full_draws_weight: float = 0.3
+    mixture_draws: int = 400
+    noise_draws: int = 8
+    identified_level: float = 0.95
+    unidentified_span: float = 3.0
+    outdone_weight: float = 0.2
+    inflation_warning: float = 0.5
+    lost_draws_warning: float = 0.01
+    departures: tuple[float, ...] = (0.0, 2.5)
+    departure_length: float = 3.0
+
+
+DEFAULT_UNCERTAINTY = UncertaintyConfig()
