@@ -59,4 +59,5 @@ def _text(found: dict[str, Any]) -> Any:
     bias = (
         f"measured losses lie {abs(last['bias']):.2f} half widths {'above' if last['bias'] > 0 else 'below'} the middle"
     )
+    notes += [f"warning: {text}" for text in found["warnings"]]
     return Group(table, "", found["verdict"], bias + " of their intervals on average", *notes)

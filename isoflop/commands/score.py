@@ -35,7 +35,9 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     read_frozen(frozen)  # before a sweep is collected
     found = score(frozen, _laws.table_path(operand), flags.law) | {"command": _laws.typed("score", flags, args)}
     log = flags.log or str(Path(frozen).with_name(NAME))
-    found["log"] = {"path": log, "scores": len(append_score(found, log))}
+    appended = append_score(found, log)
+    found["log"] = {"path": log, "scores": len(appended.entries)}
+    found["warnings"] += appended.warnings
     if flags.out:
         write_json(flags.out, found)
     return Output(found, _text(found))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,12 @@ ENDED = (("status", "completed", "run_id"), ("State", "finished", "ID"))
 NOMINAL = 1.5
 # Names of the learning rate for which a hint is given.
 RATES = ("lr", "learning_rate", "max_lr", "peak_learning_rate")
+
+
+class ExclusionRule(StrEnum):
+    """Rules that left rows out of a table and that later steps must know."""
+
+    FRONTIER = "beaten by a run of the same compute or less"
 
 
 @dataclass(frozen=True)
@@ -270,7 +277,7 @@ class Table:
             )
         keep = np.zeros(len(self), bool)
         keep[best_of_budgets(self.values["c"], self.rank)] = True
-        return self.take(keep, "beaten by a run of the same compute or less")
+        return self.take(keep, ExclusionRule.FRONTIER)
 
 
 def _laws_reading(columns: Sequence[str], variables: tuple[str, ...]) -> str:

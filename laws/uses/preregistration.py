@@ -1,4 +1,9 @@
-"""Predictions that cannot be changed afterwards: frozen with the hashes of what they were made from, scored later."""
+"""Predictions written before the measurement, with hashes of what they were made from, and scored afterwards.
+
+The hashes have no key: they detect accidents (a file that was edited, a table that was collected anew), not someone who
+writes a file and its hash again. To show more, commit the hash of a prediction to a public repository, or send it to
+someone else, before the runs are made.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,7 @@ from jaxtyping import Bool, Float
 
 from laws.base.errors import InputError, NotPreregistered
 from laws.base.json_files import content_hash, jsonable, read_json, sha256, write_json
-from laws.data.table import DEFAULTS, Table, load
+from laws.data.table import DEFAULTS, ExclusionRule, Table, load
 from laws.model.law import Law
 from laws.results.results import FitResult, from_payload
 
@@ -20,6 +25,8 @@ KIND = "isoflop.prediction"
 NEAR = 0.05  # runs within this relative distance of the target are measurements of it
 UNCHANGED = 1e-9  # relative difference up to which a number is the same after a round trip through files
 INFORMATIVE = 0.05  # an interval wider than this share of the loss says nothing
+SHIFT = 5e-5  # relative distance between a run and the target, by the law, from which it is said
+DISTANCE_DIGITS = 6  # of a log distance, so that repeats of one size are equally near
 
 
 def freeze(
@@ -73,7 +80,7 @@ def freeze(
 
 
 def read_frozen(path: str | Path) -> dict[str, Any]:
-    """A frozen prediction, its seal checked.
+    """A frozen prediction, its hash checked.
 
     Raises:
         InputError: no such file, not a frozen prediction, or one that was changed.
@@ -177,21 +184,52 @@ def _first_record(
     return first, []
 
 
-def _best(table: Table, at: Bool[np.ndarray, " rows"]) -> dict[str, Any]:
-    """The best of the measured sizes, repeated runs averaged."""
-    rows = np.flatnonzero(at)
-    points = (
-        np.stack([table.values["n"][rows], table.values["d"][rows]], axis=1) if "n" in table.values else rows[:, None]
-    )
-    _, member = np.unique(points, axis=0, return_inverse=True)
-    member = member.ravel()
-    counts = np.bincount(member)
-    mean = np.bincount(member, table.loss[rows]) / counts
-    best = int(np.argmin(mean))
-    first = rows[np.flatnonzero(member == best)[0]]
-    said = f"lowest of {len(mean)} measured sizes" + (f", mean of {counts[best]} runs" if counts[best] > 1 else "")
-    where = {variable: float(values[first]) for variable, values in table.values.items()}
-    return {"loss": float(mean[best]), "how": said, **where, "run": str(table.run[first])}
+def _measurement(
+    frozen: dict[str, Any], fitted: FitResult, table: Table, at: Bool[np.ndarray, " rows"]
+) -> dict[str, Any]:
+    """The one run that measures the target, and its loss brought to the target's size and data by the frozen law.
+
+    The interval is of one run at the target, so it is compared with one run, chosen without a look at its loss: the
+    nearest to the target (for a compute budget, to the predicted best size), of repeats the one that ended first. The
+    lowest of several sizes would be low by the luck of its noise, and a run beside the target is off by what the law
+    says. A fit of the best run of each compute is compared with the best run.
+
+    Args:
+        frozen: the prediction.
+        fitted: its fit.
+        table: the runs.
+        at: rows that measure the target.
+
+    Returns:
+        ``loss`` at the target; ``run_loss`` as measured; ``how`` in words; the run and its variables; the number of
+        sizes and of repeats; and the lowest mean loss of a size.
+    """
+    rows, target = np.flatnonzero(at), frozen["target"] | frozen["prediction"]["inputs"]
+    loss, values = table.loss[rows], {name: column[rows] for name, column in table.values.items()}
+    size = np.unique(np.stack(list(values.values()), axis=1), axis=0, return_inverse=True)[1].ravel()
+    if any(rule.rule == ExclusionRule.FRONTIER for rule in fitted.report.excluded):
+        chosen, ratio, how = int(np.argmin(loss)), 1.0, f"lowest of {len(rows)} runs, as those that were fitted"
+    else:
+        shared = [name for name in target if name in values and target[name] > 0]
+        distance = np.sum([np.abs(np.log(values[name] / target[name])) for name in shared], axis=0)
+        ended = np.zeros(len(rows)) if table.ended_at is None else table.ended_at[rows]
+        chosen = int(np.lexsort((ended, distance.round(DISTANCE_DIGITS)))[0])
+        own = fitted.predict({name: column[[chosen]] for name, column in values.items()})
+        ratio = float(fitted.predict({name: [value] for name, value in target.items()}).iloc[0] / own.iloc[0])
+        how = f"nearest of {int(size.max()) + 1} measured sizes"
+    repeats = int(np.sum(size == size[chosen]))
+    how += f", first of {repeats} repeats" if repeats > 1 else ""
+    how += f", {loss[chosen]:.5f} at its own size and data" if abs(ratio - 1) > SHIFT else ""
+    return {
+        "loss": float(loss[chosen]) * ratio,
+        "run_loss": float(loss[chosen]),
+        "how": how,
+        **{variable: float(column[chosen]) for variable, column in values.items()},
+        "run": str(table.run[rows[chosen]]),
+        "n_sizes": int(size.max()) + 1,
+        "n_repeats": repeats,
+        "lowest_loss": float(np.min(np.bincount(size, loss) / np.bincount(size))),
+    }
 
 
 def _baselines(frozen: dict[str, Any], measured: dict[str, Any]) -> dict[str, Any]:
@@ -244,7 +282,7 @@ def score(path: str | Path, table: str | Path | Table, law: str | Law | None = N
     table = table.for_law(fitted.law)
     at = _measured(frozen, table)
     first, unsure = _first_record(frozen, table, at)
-    measured = _best(table, at)
+    measured = _measurement(frozen, fitted, table, at)
     said = frozen["prediction"]
     low, high = said["interval"]
     width = (high - low) / said["value"]

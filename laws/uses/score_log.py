@@ -1,18 +1,22 @@
-"""Every score of a study in the order in which it was made, and whether its intervals kept their promise over time.
+"""Every score of a study in the order in which it was made, and the coverage of its intervals over time.
 
-A line a score, JSON; each line is sealed and holds the seal of the line before it, so that a forecast that went wrong can
-neither be changed nor taken out afterwards.
+A line a score, JSON; each line holds a hash of itself and that of the line before it. The hashes have no key: they
+detect accidents (an edited line, a lost one, two logs merged), not someone who writes the whole log again. A line that a
+crash cut off is reported and written over by the next score; lines lost at the end leave no trace.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.stats import binomtest
 
 from laws.base.errors import InputError
 from laws.base.json_files import content_hash, jsonable
@@ -33,89 +37,132 @@ KEPT = (
 )
 
 
-def read_score_log(path: str | Path) -> list[dict[str, Any]]:
-    """The scores of a study, oldest first.
+@dataclass(frozen=True)
+class ScoreLog:
+    """The scores of a study.
+
+    Args:
+        entries: oldest first.
+        warnings: of a last line that was cut off, which is not among them.
+    """
+
+    entries: tuple[dict[str, Any], ...]
+    warnings: tuple[str, ...] = ()
+
+
+def read_score_log(path: str | Path) -> ScoreLog:
+    """The scores of a study; a last line that was cut off is left out and reported.
+
+    Args:
+        path: the log.
 
     Raises:
-        InputError: no such file, or a line that is none, that was changed, or before which one was taken out.
+        InputError: no such file, or a whole line that is no score, that was changed, or before which one is missing.
     """
     try:
-        lines = Path(path).read_text().splitlines()
+        content = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: no readable log of scores ({error.strerror})") from error
-    found: list[dict[str, Any]] = []
+    entries, whole = _parse(content, path)
+    torn = f"{path}: line {len(entries) + 1}, the last, was cut off: it is left out, and the next score replaces it"
+    return ScoreLog(tuple(entries), (torn,) if whole < len(content) else ())
+
+
+def _parse(content: bytes, path: str | Path) -> tuple[list[dict[str, Any]], int]:
+    """The entries of a log, and the number of bytes up to the end of the last whole line.
+
+    A line is whole if a line feed ends it, or if it is valid without.
+    """
+    *lines, rest = content.split(b"\n")
+    entries: list[dict[str, Any]] = []
     for number, line in enumerate(lines, 1):
-        try:
-            entry = json.loads(line)
-        except ValueError as error:
-            raise InputError(f"{path}: line {number} is not JSON") from error
-        if not isinstance(entry, dict) or entry.get("kind") != KIND:
-            raise InputError(f"{path}: line {number} is not a score")
-        if entry.get("sha256") != content_hash(entry):
-            raise InputError(f"{path}: line {number} was changed after it was written (its hash does not match)")
-        if entry["previous"] != (found[-1]["sha256"] if found else None):
-            raise InputError(f"{path}: a line before line {number} was taken out or put in (their hashes do not match)")
-        found.append(entry)
-    return found
+        _check(line, number, entries, path)
+    if not rest:
+        return entries, len(content)
+    try:
+        _check(rest, len(lines) + 1, entries, path)
+    except InputError:
+        return entries, len(content) - len(rest)
+    return entries, len(content)
 
 
-def append_score(score: dict[str, Any], path: str | Path) -> list[dict[str, Any]]:
-    """One more line, unless the last score of the same prediction says the same; all lines.
+def _check(line: bytes, number: int, entries: list[dict[str, Any]], path: str | Path) -> None:
+    """Appends a line's entry to those before it.
+
+    Raises:
+        InputError: it is no score, its hash does not match, or the line before it is missing.
+    """
+    try:
+        entry = json.loads(line)
+    except ValueError as error:
+        raise InputError(f"{path}: line {number} is not JSON") from error
+    if not isinstance(entry, dict) or entry.get("kind") != KIND:
+        raise InputError(f"{path}: line {number} is not a score")
+    if entry.get("sha256") != content_hash(entry):
+        raise InputError(f"{path}: line {number} was changed after it was written (its hash does not match)")
+    if entry["previous"] != (entries[-1]["sha256"] if entries else None):
+        raise InputError(f"{path}: a line before line {number} was taken out or put in (their hashes do not match)")
+    entries.append(entry)
+
+
+def append_score(score: dict[str, Any], path: str | Path) -> ScoreLog:
+    """The log with one more line, unless the last score of the same prediction is the same.
 
     Args:
         score: from ``laws.uses.preregistration.score``.
         path: the log; made if it is not there. Others who write at the same time wait.
 
     Raises:
-        InputError: the log was tampered with (``read_score_log``) or cannot be written.
+        InputError: a whole line of the log is not as it was written (``read_score_log``), or it cannot be written.
     """
     path = Path(path)
     kept = jsonable({key: score[key] for key in KEPT} | {"prediction": score["prediction"]["sha256"]})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
+        with path.open("ab+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            found = read_score_log(path)
+            file.seek(0)
+            content = file.read()
+            found, whole = _parse(content, path)
             earlier = [entry for entry in found if entry["prediction"] == kept["prediction"]]
+            torn = whole < len(content)
+            reports = (f"{path}: line {len(found) + 1}, which was cut off, is replaced by this score",) if torn else ()
             if earlier and all(earlier[-1][key] == kept[key] for key in kept):
-                return found
+                return ScoreLog(tuple(found))
             previous = found[-1]["sha256"] if found else None
             entry = {"kind": KIND, "scored_at": time.time(), "previous": previous, **kept}
             entry["sha256"] = content_hash(entry)
-            file.write(json.dumps(entry, allow_nan=False) + "\n")
+            line = json.dumps(entry, allow_nan=False).encode() + b"\n"
+            if torn:
+                file.truncate(whole)
+            elif content and not content.endswith(b"\n"):
+                line = b"\n" + line
+            file.write(line)
+            file.flush()
+            os.fsync(file.fileno())
     except OSError as error:
         raise InputError(f"{path}: the log of scores cannot be written ({error.strerror})") from error
-    return [*found, entry]
+    return ScoreLog((*found, entry), reports)
 
 
-def _share(hits: int, count: int) -> tuple[float, float]:
-    """Interval of a share that was counted (Clopper and Pearson 1934)."""
-    from scipy.special import betaincinv
-
-    tail = (1 - CERTAINTY) / 2
-    low = float(betaincinv(hits, count - hits + 1, tail)) if hits else 0.0
-    high = float(betaincinv(hits + 1, count - hits, 1 - tail)) if hits < count else 1.0
-    return low, high
-
-
-def calibration(entries: list[dict[str, Any]]) -> dict[str, Any]:
+def calibration(log: ScoreLog) -> dict[str, Any]:
     """What the intervals promised and what they kept, after each forecast in the order in which they were frozen.
 
     A prediction that was scored again counts once, as it was scored last.
 
     Args:
-        entries: from ``read_score_log``.
+        log: from ``read_score_log``.
 
     Returns:
         ``forecasts``, a row each: ``distance``, how far the measurement lay from the prediction in half widths of its
         interval (beyond 1 it was outside; positive if the loss was higher); then of all up to this one ``coverage``,
         its 95% ``interval`` (exact binomial), the mean ``nominal`` level and the mean ``bias`` of the distances; and the
-        ``verdict``.
+        ``verdict``, and the log's ``warnings``.
 
     Raises:
         InputError: there is no score.
     """
-    last = {entry["prediction"]: entry for entry in entries}
+    last = {entry["prediction"]: entry for entry in log.entries}
     ordered = sorted(last.values(), key=lambda entry: entry["frozen_at"])
     if not ordered:
         raise InputError("the log holds no score")
@@ -131,9 +178,19 @@ def calibration(entries: list[dict[str, Any]]) -> dict[str, Any]:
             key: entry[key] for key in ("frozen_at", "target", "abs_rel_error", "covered", "relative_width", "blind")
         }
         kept |= {"predicted": said["loss"], "interval_of_loss": said["interval"], "level": said["level"]}
-        running = {"coverage": hits / count, "interval": _share(hits, count), "nominal": float(np.mean(levels))}
+        running = {
+            "coverage": hits / count,
+            "interval": tuple(binomtest(hits, count).proportion_ci(CERTAINTY, "exact")),
+            "nominal": float(np.mean(levels)),
+        }
         rows.append(kept | {"measured": measured, "distance": distance, "bias": float(np.mean(distances))} | running)
-    return {"kind": "isoflop.calibration", "forecasts": rows, "verdict": _verdict(rows), "scores": len(entries)}
+    return {
+        "kind": "isoflop.calibration",
+        "forecasts": rows,
+        "verdict": _verdict(rows),
+        "scores": len(log.entries),
+        "warnings": list(log.warnings),
+    }
 
 
 def _verdict(rows: list[dict[str, Any]]) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -46,9 +47,19 @@ def study(sweep, files):
 def test_score(study, sweep):
     frozen, _, measure = study
     found = score(frozen, measure())
-    measured = sweep[sweep.budget == 1e12].groupby("params_total").loss.mean().min()
-    assert found["measured"]["loss"] == pytest.approx(measured)
-    assert found["abs_rel_error"] == pytest.approx(abs(found["predicted"]["loss"] / measured - 1))
+    prediction, runs = json.loads(frozen.read_text())["prediction"], sweep[sweep.budget == 1e12]
+    sizes = runs.params_total.unique()
+    nearest = sizes[np.abs(np.log(sizes / prediction["inputs"]["n"])).argmin()]
+    first = runs[runs.params_total == nearest].iloc[0]
+    assert found["measured"]["run"] == first.run_id  # of the repeats the first, whatever their losses
+    assert found["measured"]["run_loss"] == first.loss
+    assert found["measured"]["n_sizes"] == len(sizes)
+    assert found["measured"]["lowest_loss"] == pytest.approx(runs.groupby("params_total").loss.mean().min())
+    fit = prediction | json.loads(frozen.read_text())["fit"]["params"]
+    law = lambda n, d: fit["E"] + fit["A"] / n ** fit["alpha"] + fit["B"] / d ** fit["beta"]
+    beside = law(first.params_total, first.tokens) / law(prediction["inputs"]["n"], prediction["inputs"]["d"])
+    assert found["measured"]["loss"] == pytest.approx(first.loss / beside, rel=1e-6)
+    assert found["abs_rel_error"] == pytest.approx(abs(found["predicted"]["loss"] * beside / first.loss - 1))
     assert found["abs_rel_error"] < 0.01
     assert found["covered"]
     assert found["blind"] is True
@@ -131,6 +142,16 @@ def test_an_uninformative_interval_is_called_so(study, sweep, tmp_path):
     assert found["relative_width"] > 0.05
     assert not found["informative"]
     assert any("uninformative" in text for text in found["warnings"])
+
+
+def test_the_measurement_does_not_depend_on_the_losses(study, sweep):
+    """So that an interval of one run is compared with one run, and not with the luckiest of several."""
+    frozen, _, measure = study
+    before = score(frozen, measure())["measured"]
+    others = sweep.index[(sweep.budget == 1e12) & (sweep.run_id != before["run"])]
+    after = score(frozen, measure(cells={(row, "loss"): 0.5 for row in others}))["measured"]
+    assert after["loss"] == before["loss"]
+    assert after["lowest_loss"] == 0.5
 
 
 def test_prediction_of_one_run(study, sweep, tmp_path):

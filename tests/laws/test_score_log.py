@@ -8,7 +8,7 @@ import pytest
 
 from isoflop import cli
 from laws.base.errors import InputError
-from laws.uses.score_log import append_score, calibration, read_score_log
+from laws.uses.score_log import ScoreLog, append_score, calibration, read_score_log
 
 
 def score(number: int, measured: float, level: float = 0.95, half: float = 0.02) -> dict:
@@ -38,9 +38,9 @@ def log(tmp_path):
 
 def test_every_score_is_kept_in_order_and_said_once(log):
     before = log.read_text()
-    assert len(append_score(score(2, 2 * np.exp(0.01)), log)) == 3  # the same again
+    assert len(append_score(score(2, 2 * np.exp(0.01)), log).entries) == 3  # the same again
     assert log.read_text() == before
-    assert len(append_score(score(2, 2 * np.exp(0.015)), log)) == 4  # more was measured since
+    assert len(append_score(score(2, 2 * np.exp(0.015)), log).entries) == 4  # more was measured since
     found = calibration(read_score_log(log))
     assert found["scores"] == 4 and len(found["forecasts"]) == 3
     assert [row["distance"] for row in found["forecasts"]] == pytest.approx([-0.5, 0, 0.75])
@@ -67,6 +67,28 @@ def test_a_log_that_was_tampered_with_is_refused(log, harm, said):
     assert log.read_text() == text
 
 
+@pytest.mark.parametrize("left", [1, 40, -2])
+def test_a_line_that_a_crash_cut_off_is_reported_and_replaced(log, left):
+    """The whole lines stay as they are, and the chain goes on from the last of them."""
+    *whole, last = log.read_bytes().splitlines(keepends=True)
+    log.write_bytes(b"".join(whole) + last[:left])
+    read = read_score_log(log)
+    assert [entry["target"]["c"] for entry in read.entries] == [1e12, 2e12]
+    assert "line 3, the last, was cut off" in read.warnings[0]
+    assert calibration(read)["warnings"] == list(read.warnings)
+    again = append_score(score(3, 2.0), log)
+    assert "line 3, which was cut off, is replaced" in again.warnings[0]
+    assert log.read_bytes().startswith(b"".join(whole))
+    assert read_score_log(log) == ScoreLog(again.entries) and len(again.entries) == 3
+
+
+def test_a_last_line_that_lacks_only_its_line_feed_is_whole(log):
+    log.write_bytes(log.read_bytes()[:-1])
+    assert read_score_log(log).warnings == () and len(read_score_log(log).entries) == 3
+    append_score(score(3, 2.0), log)
+    assert len(read_score_log(log).entries) == 4
+
+
 def test_the_promise_is_counted():
     """Exact binomial intervals of Clopper and Pearson, as tables have them."""
 
@@ -74,7 +96,7 @@ def test_the_promise_is_counted():
         entries = [
             {**score(i, 2.0 if i < hits else 2.5, level), "prediction": f"{i}", "sha256": ""} for i in range(count)
         ]
-        return calibration(entries)
+        return calibration(ScoreLog(tuple(entries)))
 
     last = found(9, 10, 0.95)["forecasts"][-1]
     assert last["interval"] == pytest.approx((0.5550, 0.9975), abs=1e-4)
@@ -83,7 +105,7 @@ def test_the_promise_is_counted():
     assert "too narrow" in found(6, 10, 0.95)["verdict"]
     assert "too wide" in found(20, 20, 0.5)["verdict"]
     with pytest.raises(InputError, match="no score"):
-        calibration([])
+        calibration(ScoreLog(()))
 
 
 def test_the_command(log, capsys, tmp_path):
