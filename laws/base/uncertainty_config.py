@@ -32,7 +32,6 @@ class UncertaintyConfig:
         outdone_weight: weight of the law among its rivals below which the reader is warned.
         inflation_warning: extrapolation inflation over a factor of ten, relative to a run's noise, below which no
             warning is given: at a half it widens the interval of one run there by 12%.
-        lost_draws_warning: share of draws without a compute-optimal size above which intervals are called conditional.
         departures: sizes of the law's departures, in a run's noise, under which designs are judged: half of the draws
             trust the form.
         departure_length: length over which departures vary, in log N and log D.
@@ -60,7 +59,6 @@ class UncertaintyConfig:
     unidentified_span: float = 3.0
     outdone_weight: float = 0.2
     inflation_warning: float = 0.5
-    lost_draws_warning: float = 0.01
     departures: tuple[float, ...] = (0.0, 2.5)
     departure_length: float = 3.0
 

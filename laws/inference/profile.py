@@ -81,8 +81,9 @@ def collinear(law: Law, params: Float[np.ndarray, " params"], centre: Mapping[st
     """Linear constants whose size means nothing without the other constants, as A of A / N^alpha."""
     own = {name: value for name, value in zip(law.names, params, strict=True) if name not in law.linear}
     moved = {name: 1.01 * value for name, value in own.items()}
-    (_, here), (_, there) = law.terms(own, centre), law.terms(moved, centre)
-    return tuple(name for name in law.linear if not np.isclose(float(here[name]), float(there[name]), rtol=1e-9))
+    with float64():  # a law may be written with jax.numpy
+        (_, here), (_, there) = law.terms(own, centre), law.terms(moved, centre)
+        return tuple(name for name in law.linear if not np.isclose(float(here[name]), float(there[name]), rtol=1e-9))
 
 
 def _score_moments(fits: DesignFits, residual: Float[np.ndarray, " rows"], deviation: float) -> tuple[float, float]:

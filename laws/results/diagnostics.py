@@ -17,6 +17,7 @@ from laws.results.report import FitReport, FitWarning, Interval, WarningKind
 
 FEW_AT_BEST = 0.05  # share of starts at the best objective below which the optimum may not be global
 OUTLIER_SHARE = 0.02  # share of the runs, the worst fitted, that the outlier check leaves out
+UNEVEN = 0.9  # share of the runs below which the effective number of runs is stated
 TARGET_TOLERANCE = 1.05  # factor beyond the fitted compute from which a target counts as extrapolation
 
 
@@ -137,9 +138,11 @@ def _extrapolation(report: FitReport) -> list[FitWarning]:
 def _rows_of_one_run(report: FitReport) -> list[FitWarning]:
     if report.n_rows <= report.n_runs:
         return []
+    effective = report.dof_resid + len(report.params)
+    uneven = f", as {effective:.3g} of equal numbers of rows" if effective < UNEVEN * report.n_runs else ""
     text = (
-        f"{report.n_rows} rows of {report.n_runs} runs: those of one run are not independent (resampled by run), and "
-        "unfinished runs on a decaying schedule lie above the law"
+        f"{report.n_rows} rows of {report.n_runs} runs: those of one run are not independent, so intervals count runs"
+        f"{uneven}; and unfinished runs on a decaying schedule lie above the law"
     )
     return [FitWarning(WarningKind.ROWS_OF_ONE_RUN, text)]
 

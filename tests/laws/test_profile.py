@@ -1,5 +1,8 @@
 """Profile likelihood: exact where theory is exact, open where the runs say nothing."""
 
+from dataclasses import replace
+
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -100,6 +103,15 @@ def test_weights_of_powers_are_collinear_and_floors_are_not(below):
     law = find("chinchilla")
     centre = Coordinates.of(law, laws.load(below).values).centre
     assert collinear(law, np.array([28.0, 60.0, 1.0, 0.42, 0.34]), centre) == ("A", "B")
+
+
+def test_a_law_written_with_jax_numpy_has_the_same_collinear_weights(below):
+    """Its terms are taken in float64: in float32 the unit of a linear constant overflows."""
+    law = find("chinchilla")
+    value = lambda p, x: p["E"] + p["A"] / jnp.power(x["n"], p["alpha"]) + p["B"] / jnp.power(x["d"], p["beta"])
+    centre = Coordinates.of(law, laws.load(below).values).centre
+    params = np.array([28.0, 60.0, 1.0, 0.42, 0.34])
+    assert collinear(replace(law, name="jnp", value=value), params, centre) == collinear(law, params, centre)
 
 
 def test_the_profile_of_a_fit_agrees_with_its_resamples(fitted):
