@@ -1,0 +1,91 @@
+"""Settings that shape intervals: kept in the fit, varied by the user, and the warnings and refusals about intervals."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+from simulated import simulate
+
+import laws
+from laws.base.errors import InputError
+from laws.inference.methods import IntervalMethod
+from laws.results.diagnostics import CHECKS
+from laws.results.report import WarningKind
+
+
+def test_settings_are_kept_in_the_fit_and_followed(below, tmp_path):
+    runs = laws.load(below)
+    usual = runs.fit("power_c", resamples=20)
+    assert usual.report.uncertainty == laws.UncertaintyConfig()
+    assert usual.report.intervals.method == IntervalMethod.PAIRS
+    cautious = laws.UncertaintyConfig(runs_per_constant=20, departures=(1.0,))
+    fit = runs.fit("power_c", resamples=20, uncertainty=cautious)
+    assert fit.report.intervals.method == IntervalMethod.WILD
+    again = laws.read_fit(fit.save(tmp_path / "fit.json"))
+    assert again.report.uncertainty == cautious == again.predictor.config
+
+
+def test_a_narrower_pool_gives_narrower_forecasts(fitted):
+    def width(shrinkage):
+        settings = dataclasses.replace(fitted.report.uncertainty, pool_shrinkage=shrinkage)
+        report = dataclasses.replace(fitted.report, uncertainty=settings)
+        return np.ptp(dataclasses.replace(fitted, report=report).forecast(compute=1e12).mean_interval)
+
+    assert width(0.5) < 0.9 * width(1.0)  # the forms differ among themselves as before
+
+
+@pytest.mark.parametrize("objective", ["log_huber", "log_asymmetric"])
+def test_the_jackknife_is_refused_where_it_is_not_valid(below, objective):
+    """The delete-one jackknife is inconsistent for medians and their like."""
+    with pytest.raises(InputError, match="take ci_method wild") as refusal:
+        laws.load(below).fit("power_c", objective=objective, ci_method="jackknife")
+    assert "\n" not in str(refusal.value) and objective in str(refusal.value)
+    assert laws.load(below).fit("power_c", objective="log_squared", ci_method="jackknife", resamples=20).n_runs == 28
+
+
+def test_fits_without_resamples_are_not_compared(below):
+    fit = laws.load(below).fit("chinchilla", resamples=0)
+    with pytest.raises(InputError, match="has no resamples"):
+        laws.compare(fit, fit)
+
+
+@pytest.mark.parametrize(("inflation", "warned"), [(0.0, False), (0.1, False), (0.4, True)])
+def test_a_small_inflation_is_no_warning(fitted, inflation, warned):
+    """At a tenth of the run's noise an e-fold it adds 2.6% to the width of an interval at ten times the compute."""
+    average = dataclasses.replace(
+        fitted.report.model_average, extrapolation_inflation=inflation * fitted.report.noise.deviation
+    )
+    report = dataclasses.replace(fitted.report, model_average=average)
+    kinds = {warning.kind for check in CHECKS for warning in check(report)}
+    assert (WarningKind.INFLATION in kinds) == warned
+
+
+def test_draws_without_an_optimum_are_counted_and_said():
+    """Against a search along the line of equal compute, wide enough for any optimum that could be meant."""
+    fit = laws.load(simulate(noise=0.4, seed=1)).fit("chinchilla", resamples=60)
+    draws, target = {name: np.array(v)[:, None] for name, v in fit.report.samples.items()}, fit.report.target_flops
+    log_n = np.linspace(np.log(fit.report.ranges["n"][0]) - 9, np.log(fit.report.ranges["n"][1]) + 9, 4000)
+    d = target / np.exp(fit.report.token_cost.log_flops_per_token(log_n))
+    loss = draws["E"] + draws["A"] / np.exp(log_n) ** draws["alpha"] + draws["B"] / d ** draws["beta"]
+    lowest = loss.argmin(axis=1)
+    none = int(np.sum((lowest == 0) | (lowest == len(log_n) - 1)))
+    assert none > 0
+    assert fit.report.intervals.n_without_optimum == pytest.approx(none, abs=1)
+    (said,) = [warning.text for warning in fit.warnings if warning.kind == WarningKind.RESAMPLES]
+    assert f"{fit.report.intervals.n_without_optimum} have no compute-optimal size" in said
+
+
+def test_uneven_runs_are_counted_as_fewer(below):
+    """One run with many rows: the fit follows it, and its degrees of freedom say so."""
+    rng = np.random.default_rng(0)
+    longest = below.iloc[[0] * 8]
+    rows = longest.assign(tokens=longest.tokens * np.linspace(0.5, 0.9, 8))
+    rows = rows.assign(flops_exact=longest.flops_exact * np.linspace(0.5, 0.9, 8))
+    rows = rows.assign(loss=longest.loss * np.exp(1e-3 * rng.standard_normal(8)))
+    table = laws.load(pd.concat([below, rows]))
+    fit = table.fit("power_c", resamples=0)
+    sizes = np.array([9, *[1] * 27])
+    assert fit.dof_resid == pytest.approx(sizes.sum() ** 2 / np.sum(sizes**2) - 2)
+    (said,) = [warning.text for warning in fit.warnings if warning.kind == WarningKind.ROWS_OF_ONE_RUN]
+    assert "as 12 of equal numbers of rows" in said
