@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import interval_cells
-from benchmarks.interval_cells import INTERVAL_CELLS
+from benchmarks.interval_cells import INTERVAL_CELLS, overtrained
 from benchmarks.simulation import run, summaries
 from laws.base.array_math import power
 from laws.data.grouping import budget_groups
@@ -116,8 +116,8 @@ def _isoflop() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ladder() -> tuple[np.ndarray, np.ndarray]:
-    n = np.repeat([1.9e8, 3.7e8, 7.6e8, 1.28e9], 4)
-    return n, n * np.tile([20.0, 40.0, 100.0, 200.0], 4)
+    runs = overtrained()
+    return runs["n"], runs["d"]
 
 
 DESIGNS = {"isoflop": _isoflop, "ladder": _ladder}

@@ -1,15 +1,13 @@
 """Rows of one run as a cluster, against formulas that are written out."""
 
-import jax
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import t as student
 
 import laws
-from laws.base.x64 import float64
 from laws.estimation.estimate import estimate
-from laws.estimation.objectives import OBJECTIVES, score
+from laws.estimation.objectives import OBJECTIVES
 from laws.inference.clusters import between_share, design_effect, effective_runs, nearest_rank_rows
 from laws.inference.noise import noise_of, residual_scale, seed_deviation
 from laws.inference.profile import profiles
@@ -66,12 +64,13 @@ def test_rows_of_a_donor_stand_in_by_rank():
     assert list(nearest_rank_rows(run, np.arange(3))) == list(range(6))
 
 
-@pytest.mark.parametrize("objective", list(OBJECTIVES))
-def test_the_score_is_the_derivative_of_the_objective(objective):
-    residual = np.array([-0.3, -2e-3, -5e-4, 0.0, 4e-4, 2e-3, 0.2])
-    with float64():
-        expected = jax.vmap(jax.grad(OBJECTIVES[objective]), (0, None))(residual, 1e-3)
-    assert score(residual, objective, 1e-3) == pytest.approx(np.asarray(expected), rel=1e-9)
+@pytest.mark.parametrize("name", list(OBJECTIVES))
+def test_the_score_is_the_derivative_of_the_objective(name):
+    """By central differences, away from the corners at the threshold."""
+    residual, step = np.array([-0.3, -2e-3, -5e-4, 0.0, 4e-4, 2e-3, 0.2]), 1e-7
+    objective = OBJECTIVES[name]
+    expected = (objective(residual + step, 1e-3) - objective(residual - step, 1e-3)) / (2 * step)
+    assert objective.psi(residual, 1e-3) == pytest.approx(expected, rel=1e-5, abs=1e-9)
 
 
 @pytest.fixture(scope="module")
