@@ -37,7 +37,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     log = flags.log or str(Path(frozen).with_name(NAME))
     appended = append_score(found, log)
     found["log"] = {"path": log, "scores": len(appended.entries)}
-    found["warnings"] += appended.warnings
+    found["warnings"] = [*found["warnings"], *appended.warnings]
     if flags.out:
         write_json(flags.out, found)
     return Output(found, _text(found))

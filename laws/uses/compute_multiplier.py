@@ -87,16 +87,17 @@ def compare(
     for fitted in (a, b):
         if "c" not in fitted.report.ranges:
             raise InputError(f"law '{fitted.law.name}' was fitted without compute, so it has no frontier to compare")
-        if not fitted.report.intervals.resamples:
-            raise InputError(
-                f"the fit of law '{fitted.law.name}' has no resamples, so the multiplier would have no interval: fit it "
-                "again with resamples above 0"
-            )
     ours, theirs = (fitted.report.columns["c"] for fitted in (a, b))
     if ours != theirs:
         raise InputError(
             f"the fits count compute differently ({ours} and {theirs}): fit both with the same column of compute"
         )
+    for fitted in (a, b):
+        if not fitted.report.intervals.resamples:
+            raise InputError(
+                f"the fit of law '{fitted.law.name}' has no resamples, so the multiplier would have no interval: fit it "
+                "again with resamples above 0"
+            )
     compute = default_compute(a) if compute is None else np.sort(np.asarray(compute, np.float64))
     if not (np.isfinite(compute) & (compute > 0)).all():
         raise InputError(f"compute must be positive, and is {compute[~(compute > 0)][:1]}")

@@ -163,7 +163,8 @@ def test_departures_that_the_law_can_follow_leave_no_bias():
 
 def test_whoever_doubts_the_form_measures_nearer_to_the_best_split(fitted):
     def aside(size):
-        report = fitted.report | {"uncertainty": fitted.report["uncertainty"] | {"departures": [size]}}
+        settings = dataclasses.replace(fitted.report.uncertainty, departures=(size,))
+        report = dataclasses.replace(fitted.report, uncertainty=settings)
         found = propose(dataclasses.replace(fitted, report=report), BUDGET, target=1e13)
         best = found["target"]["d"] / found["target"]["n"]
         return np.mean([abs(np.log(point["tokens_per_param"] / best)) for point in found["points"][:-TESTS]])
