@@ -1,4 +1,5 @@
 from .api import FitResult, Runs, load, read_fit
+from .approaches.isoflop_profiles import isoflop_profiles
 from .base.errors import FitFailed, InputError, NotPreregistered
 from .base.uncertainty_config import UncertaintyConfig
 from .data.curves import load_curves
@@ -24,6 +25,7 @@ __all__ = [
     "cheapest_model",
     "compare",
     "freeze",
+    "isoflop_profiles",
     "load",
     "load_curves",
     "predict_downstream",

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from laws.base.errors import InputError
 from laws.data.grouping import budget_groups
 from laws.data.table import Table
-from laws.data.token_cost import TokenCost
+from laws.data.token_cost import TokenCost, fit_token_cost
 from laws.inference.noise import interval
 
 SAME_SIZE = 0.02  # sizes closer than this are one size
@@ -178,7 +178,7 @@ def _line(log_c, values, weights):
 
 def isoflop_profiles(
     table: Table,
-    cost: TokenCost,
+    cost: TokenCost | None = None,
     method: str = "akima",
     noise: float | None = None,
     level: float = 0.95,
@@ -192,7 +192,7 @@ def isoflop_profiles(
 
     Args:
         table: runs with n, d and c.
-        cost: what a token costs at every size.
+        cost: what a token costs at every size; by default that of the table's compute column.
         method: ``akima`` or ``parabola``.
         noise: standard deviation of the loss between seeds, in its own units; measured from the table by default.
         level: of the intervals.
@@ -202,9 +202,20 @@ def isoflop_profiles(
     Raises:
         InputError: fewer than two budgets have an interior minimum.
 
-    Source: Hoffmann et al. 2022, section 3.2; Porian et al. 2024, arXiv 2406.19146, section 3 and appendix.
+    Source:
+        Hoffmann et al. 2022, section 3.2; Porian et al. 2024, arXiv 2406.19146, section 3 and appendix.
+
+    Example:
+        >>> import numpy as np, pandas as pd, laws
+        >>> c = np.repeat([1e18, 1e19, 1e20], 7)
+        >>> n = 0.1 * c**0.5 * np.tile(np.geomspace(0.2, 5, 7), 3)
+        >>> loss = 1.7 + 400 / n**0.34 + 410 / (c / (6 * n)) ** 0.34
+        >>> table = laws.load(pd.DataFrame({"n": n, "d": c / (6 * n), "c": c, "loss": loss}), n="n", d="d", c="c")
+        >>> round(laws.isoflop_profiles(table).a, 2)
+        0.5
     """
     table = table.for_columns(("n", "d", "c"), "isoflop")
+    cost = fit_token_cost(table) if cost is None else cost
     if method not in METHODS:
         raise InputError(f"no method is called '{method}' (methods: {', '.join(METHODS)})")
     group, rng = budget_groups(table.values["c"]), np.random.default_rng(seed)

@@ -182,7 +182,7 @@ def analyse(
         read_with=dict(table.options),
         token_cost=cost,
         inputs=_inputs(table, law),
-        data=_fitted_rows(train),
+        data=_fitted_rows(train, weight[fitted_rows]),
         seed=seed,
         created_at=time.time(),
     )
@@ -364,9 +364,10 @@ def _ranges(table: Table) -> dict[str, tuple[float, float]]:
     return {variable: (float(values.min()), float(values.max())) for variable, values in table.values.items()}
 
 
-def _fitted_rows(table: Table) -> FittedRows:
+def _fitted_rows(table: Table, weight: Float[np.ndarray, " rows"]) -> FittedRows:
+    weights = None if table.noise is None else tuple(weight.tolist())
     values = {variable: tuple(values.tolist()) for variable, values in table.values.items()}
-    return FittedRows(tuple(map(str, table.run)), values, tuple(table.loss.tolist()))
+    return FittedRows(tuple(map(str, table.run)), values, tuple(table.loss.tolist()), weights)
 
 
 def _inputs(table: Table, law: Law) -> tuple[InputFile, ...]:

@@ -269,11 +269,19 @@ class InputFile:
 
 @dataclass(frozen=True)
 class FittedRows:
-    """The rows that were fitted: the run of each, variable -> values, and the losses."""
+    """The rows that were fitted.
+
+    Args:
+        run: the run of each.
+        values: variable -> one number a row.
+        loss: what was measured.
+        weight: what each counts; None where every row counts once.
+    """
 
     run: tuple[str, ...]
     values: dict[str, tuple[float, ...]]
     loss: tuple[float, ...]
+    weight: tuple[float, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -405,7 +413,18 @@ class FitReport:
 
     def to_dict(self) -> dict[str, Any]:
         """As kept in ``fit.json``."""
-        return jsonable(msgspec.to_builtins(self))
+        return jsonable(msgspec.to_builtins(self, enc_hook=_plain_number))
+
+
+def _plain_number(value: Any) -> Any:
+    """A number of NumPy as one of Python.
+
+    Raises:
+        NotImplementedError: the value is none, as msgspec asks for.
+    """
+    if isinstance(value, np.generic):
+        return value.item()
+    raise NotImplementedError
 
 
 def finite(value: Any) -> float | None:

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from laws.base.errors import InputError
 from laws.base.json_files import read_json, write_json
 from laws.estimation.estimate import log_predictions
+from laws.estimation.objectives import OBJECTIVES
 from laws.forecasting.prediction import Forecast, Predictor, Rival, predict_compute, predict_runs
 from laws.inference.methods import IntervalMethod
 from laws.inference.noise import interval
@@ -26,6 +27,8 @@ from laws.results.report import Certificate, FitReport, FitWarning, RivalReport,
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
+
+NO_ENDS = (None, None)  # of an interval that is not known
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,7 +58,7 @@ class FitResult:
             of resamples without an optimum there, which are not in the intervals.
         """
         rows = {
-            name: (value, *self.report.intervals.derived.get(name, (None, None)))
+            name: (value, *self.report.intervals.derived.get(name, NO_ENDS))
             for name, value in self.report.derived.items()
         }
         frame = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"], dtype=float)
@@ -94,6 +97,25 @@ class FitResult:
         frame = pd.DataFrame.from_dict(rows, orient="index", columns=["low", "high"], dtype=float)
         return frame.fillna({"low": -np.inf, "high": np.inf})
 
+    @property
+    def approaches(self) -> pd.DataFrame:
+        """Exponents of N*(C) and D*(C) by the three approaches of Hoffmann et al. 2022, on the same runs.
+
+        Returns:
+            ``a``, ``a_low``, ``a_high``, ``b``, ``b_low``, ``b_high``, and ``reason`` where an approach has none, of
+            ``envelope`` (approach 1), ``isoflop_akima`` and ``isoflop_parabola`` (2), and ``law`` (3, at the target).
+        """
+        rows = {
+            name: [found.a, *(found.a_interval or NO_ENDS), found.b, *(found.b_interval or NO_ENDS), found.reason]
+            for name, found in self.report.approaches.items()
+        }
+        if {"a", "b"} <= set(self.report.derived):
+            ends = [(self.report.derived[name], *self.report.intervals.derived.get(name, NO_ENDS)) for name in "ab"]
+            rows["law"] = [*ends[0], *ends[1], None]
+        exponents = ["a", "a_low", "a_high", "b", "b_low", "b_high"]
+        frame = pd.DataFrame.from_dict(rows, orient="index", columns=[*exponents, "reason"])
+        return frame.astype(dict.fromkeys(exponents, float))
+
     def cov_params(self) -> pd.DataFrame:
         """Covariance of the constants over the resamples.
 
@@ -121,6 +143,28 @@ class FitResult:
     def resid(self) -> pd.Series:
         """Residuals of the fitted rows: log of the measured loss minus log of the predicted one."""
         return np.log(self.data["loss"] / self.fittedvalues).rename("resid")
+
+    def objective_at(self, params: Mapping[str, float]) -> float:
+        """The objective of the fitted rows at other constants, to compare with ``report.objective.value``.
+
+        Args:
+            params: a value for every constant of the law that is not held; other names are ignored.
+
+        Returns:
+            the sum over the fitted rows, in the objective of the fit and with its weights.
+
+        Raises:
+            InputError: a constant has no value.
+        """
+        missing = [name for name in self.law.names if name not in params]
+        if missing:
+            raise InputError(f"the objective of law '{self.law.name}' needs a value of {' and '.join(missing)}")
+        rows, objective = self.report.data, OBJECTIVES[self.report.objective.name]
+        columns = {variable: np.array(values) for variable, values in rows.values.items()}
+        log_loss = np.log(rows.loss)
+        residual = log_predictions(self.law, _by_row(self.law, params)[None], columns)[0] - log_loss
+        weight = np.ones(len(log_loss)) if rows.weight is None else np.array(rows.weight)
+        return float(np.sum(objective.weights(weight, log_loss) * objective(residual, self.report.objective.delta)))
 
     @property
     def n_runs(self) -> int:
@@ -272,7 +316,7 @@ class FitResult:
     def table(self) -> pd.DataFrame:
         """Constants and derived quantities: ``value``, ``low`` and ``high``."""
         ends = self.report.intervals.params
-        rows = {name: (value, *ends.get(name, (None, None))) for name, value in self.report.params.items()}
+        rows = {name: (value, *ends.get(name, NO_ENDS)) for name, value in self.report.params.items()}
         frame = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"], dtype=float)
         return pd.concat([frame, self.derived]) if len(self.report.derived) else frame
 

@@ -45,6 +45,44 @@ def test_the_objective_is_a_sum_over_runs(fitted):
     assert objective.value == pytest.approx(huber.sum(), rel=1e-9)
 
 
+@pytest.mark.parametrize("name", ["log_huber", "log_squared", "squared", "log_asymmetric"])
+def test_the_objective_at_other_constants(name, below):
+    noisy = below.assign(error=np.geomspace(1e-3, 1e-2, len(below)))
+    for column in (None, "error"):
+        fit = laws.load(noisy, loss_stderr=column).fit("chinchilla", resamples=0, objective=name)
+        assert fit.objective_at(fit.params) == pytest.approx(fit.report.objective.value, rel=1e-9)
+        for constant in fit.params.index:
+            other = fit.params.copy()
+            other[constant] *= 1.02
+            assert fit.objective_at(other) > fit.report.objective.value
+    with pytest.raises(InputError, match="needs a value of alpha and beta"):
+        fit.objective_at({"E": 1, "A": 1, "B": 1})
+
+
+def test_the_objective_at_other_constants_is_a_weighted_sum(below, tmp_path):
+    error = np.geomspace(1e-3, 1e-2, len(below))
+    fit = laws.load(below.assign(error=error), loss_stderr="error").fit(resamples=0, objective="log_squared")
+    weight = (below.loss.to_numpy() / error) ** 2
+    other = fit.params.to_dict() | {"E": 1.5}
+    a, b = (other[term] / below[column] ** other[power] for term, column, power in
+            (("A", "params_total", "alpha"), ("B", "tokens", "beta")))  # fmt: skip
+    residual = np.log((other["E"] + a + b) / below.loss).to_numpy()
+    by_hand = np.sum(weight / weight.mean() * residual**2 / 2)
+    assert fit.objective_at(other) == pytest.approx(by_hand, rel=1e-9)
+    assert laws.read_fit(fit.save(tmp_path / "fit.json")).objective_at(other) == fit.objective_at(other)
+
+
+def test_settings_that_are_numbers_of_numpy_are_saved(below, tmp_path):
+    one = np.float64
+    settings = {"target": one(1e12), "delta": one(1e-3), "level": one(0.9), "holdout_above": one(3e11)}
+    counts = {"resamples": np.int64(20), "seed": np.int64(3), "fixed": {"alpha": one(0.4)}}
+    fit = laws.load(below, drop_highest=np.int64(1)).fit("chinchilla", **settings, **counts)
+    again = laws.read_fit(fit.save(tmp_path / "fit.json"))
+    assert again.report == fit.report
+    frozen = laws.freeze(fit, tmp_path / "frozen.json", compute=np.float64(1e12))
+    assert frozen["prediction"]["value"] == fit.forecast(compute=1e12).value
+
+
 def test_a_saved_fit_predicts_the_same(fitted, tmp_path):
     again = laws.read_fit(fitted.save(tmp_path / "fit.json"))
     for request in ({"compute": 1e12}, {"n": 2e4, "d": 1e6}):
@@ -161,6 +199,22 @@ def test_intervals_and_covariance_of_the_constants(fitted, below):
     for refused in (without.conf_int, without.cov_params):
         with pytest.raises(InputError, match="the fit has no resamples"):
             refused()
+
+
+def test_the_three_approaches_stand_side_by_side(fitted, below):
+    frame, derived = fitted.approaches, fitted.derived
+    assert list(frame.index) == ["envelope", "isoflop_akima", "isoflop_parabola", "law"]
+    for name in "ab":
+        columns = [name, f"{name}_low", f"{name}_high"]
+        assert frame.loc["law", columns].to_list() == derived.loc[name, ["value", "low", "high"]].to_list()
+        assert (frame[columns[1]] < frame[name]).all() and (frame[name] < frame[columns[2]]).all()
+    assert frame.reason.isna().all()
+    profiles = laws.isoflop_profiles(laws.load(below))
+    assert frame.loc["isoflop_akima", ["a", "a_low", "a_high"]].to_list() == [profiles.a, *profiles.a_interval]
+    without = laws.load(below).fit("chinchilla", resamples=0).approaches
+    assert without.reason["envelope"] == "no learning curves were given"
+    assert without.loc[["envelope", "law"], "a_low"].isna().all()
+    assert laws.load(below).fit("power_offset_c", resamples=0).approaches.empty
 
 
 def test_residuals_are_those_of_the_predictions(fitted, below):
