@@ -4,6 +4,7 @@ from .base.errors import FitFailed, InputError, NotPreregistered
 from .base.uncertainty_config import UncertaintyConfig
 from .data.curves import load_curves
 from .model.forms import LAWS
+from .model.forms.schedule import multi_power, schedule_areas
 from .model.law import Law, Param
 from .uses.compute_multiplier import compare
 from .uses.inference_cost import cheapest_model
@@ -28,9 +29,11 @@ __all__ = [
     "isoflop_profiles",
     "load",
     "load_curves",
+    "multi_power",
     "predict_downstream",
     "propose",
     "read_fit",
+    "schedule_areas",
     "score",
     "sensitivity",
 ]

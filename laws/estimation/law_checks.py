@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from laws.base.errors import InputError, nearest
 from laws.estimation.refit import slopes_at
-from laws.model.forms import LAWS
+from laws.model.forms import shipped
 from laws.model.law import LARGE, Law, Values
 
 ROWS = 64  # of the runs, at which a law is evaluated
@@ -24,7 +24,7 @@ Columns = Mapping[str, Float[np.ndarray, " rows"]]
 
 def is_shipped(law: Law) -> bool:
     """Whether a law is one of the package's own, maybe with constants held."""
-    own = LAWS.get(law.name)
+    own = shipped(law.name)
     return own is not None and (law == own or bool(law.fixed))
 
 
@@ -146,7 +146,7 @@ def _sizes(law: Law, nonlinear: Mapping[str, np.ndarray], rows: Columns, loss: f
         for unit in (1.0, LARGE):  # a small unit may be lost beside the rest of the law
             with np.errstate(all="ignore"):
                 added = _evaluate(law, {**nonlinear, **none, name: np.full((1, 1), unit)}, rows) - without
-                size = unit * loss / float(np.median(np.abs(added)))
+                size = float(unit * loss / np.median(np.abs(added)))
             if np.isfinite(size) and np.median(np.abs(added)) > ROUNDING * np.median(np.abs(without)):
                 break
         sizes[name] = size if np.isfinite(size) and size > 0 else 1.0

@@ -20,7 +20,7 @@ from laws.estimation.objectives import OBJECTIVES
 from laws.forecasting.prediction import Forecast, Predictor, Rival, predict_compute, predict_runs
 from laws.inference.methods import IntervalMethod
 from laws.inference.noise import interval
-from laws.model.forms import LAWS, find
+from laws.model.forms import LAWS, find, shipped
 from laws.model.law import Law
 from laws.model.variables import CORE, VARIABLES, checked_variable
 from laws.results.report import Certificate, FitReport, FitWarning, RivalReport, read_report
@@ -428,7 +428,7 @@ def from_payload(payload: dict[str, Any], origin: str, law: str | Law | None = N
             f"{origin}: a fit of a law from a file of one's own ({report.declared_in}), which is not executed unasked: "
             f"give --law={report.declared_in}"
         )
-    if law is None and report.law not in LAWS:
+    if law is None and shipped(report.law) is None:
         raise InputError(f"{origin}: a fit of law '{report.law}', which is not known: give its declaration with --law")
     declared = find(law or report.law).with_fixed(report.fixed)
     if set(declared.names) != set(report.params):

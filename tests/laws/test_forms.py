@@ -14,9 +14,10 @@ import laws
 from isoflop import cli
 from laws.base.errors import InputError
 from laws.estimation.estimate import estimate, log_predictions, starting_points
+from laws.estimation.law_checks import check_law, check_starts
 from laws.model.coordinates import Coordinates
 from laws.model.forms import LAWS, find
-from laws.model.forms.schedule import areas, multi_power
+from laws.model.forms.schedule import multi_power, schedule_areas
 from laws.model.law import LOSS
 from laws.model.variables import VARIABLES
 
@@ -354,7 +355,7 @@ def test_bad_words_on_the_command_line(capsys, words, said):
 def test_areas_of_a_schedule():
     """Against the definition, step by step."""
     rates, momentum = np.r_[np.linspace(0, 1, 5), 0.5 + 0.5 * np.cos(np.linspace(0, 3, 40))] * 1e-2, 0.9
-    s1, s2 = areas(rates, momentum)
+    s1, s2 = schedule_areas(rates, momentum)
     gained, annealed, area = 0.0, [0.0], 0.0
     for before, now in itertools.pairwise(rates):
         gained = momentum * gained + before - now
@@ -363,7 +364,7 @@ def test_areas_of_a_schedule():
     assert s1 == pytest.approx(np.cumsum(rates))
     assert s2 == pytest.approx(np.array(annealed))
     assert s2.min() < 0  # warm-up anneals backwards
-    assert (areas(rates[5:], momentum)[1][1:] > 0).all()
+    assert (schedule_areas(rates[5:], momentum)[1][1:] > 0).all()
 
 
 def test_multi_power_law_is_its_sum():
@@ -384,6 +385,16 @@ def test_multi_power_law_is_its_sum():
     assert coarse.value(constants, columns) == pytest.approx(np.array(told), rel=2e-3)
 
 
+def test_multi_power_law_of_a_constant_schedule_has_no_drops():
+    constants = {"L0": 3.0, "A": 0.5, "B": 400.0, "alpha": 0.5, "C": 2.0, "beta": 0.58, "gamma": 0.64}
+    alone = multi_power([np.full(100, 1e-2)])
+    beside = multi_power([np.full(100, 1e-2), np.linspace(1e-2, 0, 100)])
+    columns = {"schedule_index": np.zeros(2), "steps": np.array([9.0, 99.0])}
+    expected = 3.0 + 0.5 * (1e-2 * np.array([10, 100])) ** -0.5
+    for law in (alone, beside):
+        assert law.value(constants, columns) == pytest.approx(expected, rel=1e-12)
+
+
 @pytest.mark.slow
 def test_multi_power_law_is_found_again():
     schedules = [published_schedule(name)[::16] for name in ("cosine_24000", "wsdcon_9", "constant_24000")]
@@ -396,3 +407,12 @@ def test_multi_power_law_is_found_again():
     found = estimate(law, table, "log_squared")
     assert found.value < 1e-10
     assert found.predict(columns) == pytest.approx(np.log(table.loss), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_shipped_laws_keep_their_declarations(name):
+    """What laws of strangers are held to when they are fitted."""
+    law, columns = LAWS[name], design(LAWS[name].columns)
+    loss = np.exp(log_predictions(law, truth_of(name)[None], columns)[0])
+    check_law(law, columns, loss)
+    check_starts(law, columns, starting_points(law, columns, loss, np.ones(len(loss))))

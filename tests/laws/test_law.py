@@ -16,7 +16,7 @@ from isoflop import cli
 from laws import InputError, Law, Param
 from laws.estimation.estimate import estimate
 from laws.inference.profile import collinear
-from laws.model.forms import LAWS
+from laws.model.forms import FAMILIES, LAWS, find
 
 E, A = Param("E", "irreducible loss"), Param("A", "weight of size")
 ALPHA = Param("alpha", "exponent of size", 1e-3, 5.0, "linear", starts=(0.1, 0.3, 0.6))
@@ -86,6 +86,33 @@ def test_a_constant_that_cannot_be_fitted(changed, message):
 def test_bounds_of_a_linear_constant_are_refused():
     with pytest.raises(InputError, match="constant 'A' is linear, so its bounds are 0 and infinity: low=1"):
         declared(params=(E, replace(A, low=1.0), ALPHA))
+
+
+def test_a_law_with_the_name_of_another_is_refused():
+    """Its fit.json would be read as a fit of the other."""
+    with pytest.raises(InputError, match="law 'power_n': isoflop has another law of that name"):
+        runs().fit(declared(name="power_n"), resamples=0)
+    assert find(LAWS["power_n"]) is LAWS["power_n"]
+    held = LAWS["chinchilla"].with_fixed({"E": 1.7})
+    assert find(held) is held
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_law_of_one_variable_is_declared_for_every_variable(family):
+    law, of_size = find(f"{family}_unique_tokens"), find(f"{family}_n")
+    assert find(law.name) is law and law.name not in LAWS
+    assert (law.columns, law.names, law.linear) == (("unique_tokens",), of_size.names, of_size.linear)
+    assert "U" in law.formula and of_size is LAWS[f"{family}_n"]
+    with pytest.raises(InputError, match=f"no law is called '{family}_pretrained'.*{family}_VARIABLE"):
+        find(f"{family}_pretrained")  # not positive
+
+
+def test_a_power_law_of_another_variable_is_fitted_and_read_again(tmp_path):
+    width = np.geomspace(64, 4096, 10)
+    table = pd.DataFrame({"width": width, "loss": 1.5 + 20 * width**-0.4})
+    fit = laws.load(table).fit("power_offset_width", resamples=0)
+    assert dict(fit.params) == pytest.approx({"k": 20, "E": 1.5, "p": 0.4}, rel=1e-6)
+    assert laws.read_fit(fit.save(tmp_path / "fit.json")).params.equals(fit.params)
 
 
 def test_lists_are_taken_as_tuples():

@@ -1,9 +1,20 @@
 """The laws, as a table of declarations, one file a theme; and laws from files of one's own.
 
-A new law is one more ``laws.model.law.Law`` in the ``LAWS`` of its theme.
+A new law is one more ``laws.model.law.Law`` in the ``LAWS`` of its theme. Laws of one variable are declared once for all
+variables: ``power_offset_c`` and its like for n, d and c stand in ``LAWS``, and ``find`` makes any other.
+
+Example:
+    >>> LAWS["chinchilla"].formula
+    'L(N, D) = E + A / N^alpha + B / D^beta'
+    >>> LAWS["chinchilla"].names
+    ('A', 'B', 'E', 'alpha', 'beta')
+    >>> find("power_offset_width").formula
+    'L(w) = E + k / w^p'
 """
 
+import functools
 import importlib.util
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +34,7 @@ from laws.model.forms import (
     tuning,
 )
 from laws.model.law import Law
+from laws.model.variables import VARIABLES
 
 THEMES = (
     allocation,
@@ -39,23 +51,57 @@ THEMES = (
     replicas,
 )
 LAWS: dict[str, Law] = {law.name: law for theme in THEMES for law in theme.LAWS}
+FAMILIES: dict[str, Callable[[str], Law]] = {**power.FAMILIES, **breaks.FAMILIES}
+
+
+@functools.cache
+def shipped(name: str) -> Law | None:
+    """The package's own law of that name: one of ``LAWS``, or of a family and any positive variable."""
+    if name in LAWS:
+        return LAWS[name]
+    for family in sorted(FAMILIES, key=len, reverse=True):
+        variable = name.removeprefix(f"{family}_")
+        if variable != name and variable in VARIABLES and VARIABLES[variable].positive:
+            return FAMILIES[family](variable)
+    return None
 
 
 def find(name: str | Law) -> Law:
-    """The law of that name, or of ``file.py:NAME``; a ``Law`` passes through.
+    """A law by its name.
+
+    Args:
+        name: of ``LAWS``; a family and a variable, as ``power_offset_steps``; ``file.py:NAME``, which runs the file; or a
+            ``Law``, which is returned.
 
     Raises:
-        InputError: no law has the name (the message lists the laws), or the file does not declare one.
+        InputError: no law has the name (the message lists the laws), the file does not declare one, or a law of one's own
+            has the name of another law, so that it would be taken for that.
+
+    Example:
+        >>> find("growth_batch_tokens").formula
+        'y(B) = k B^p'
     """
     if isinstance(name, Law):
-        return name
+        return _distinct(name)
     if ".py:" in name:
-        return _from_file(name)
-    if name not in LAWS:
+        return _distinct(_from_file(name))
+    law = shipped(name)
+    if law is None:
+        several = [law.name for law in LAWS.values() if law.name.rpartition("_")[0] not in FAMILIES]
+        families = ", ".join(f"{family}_VARIABLE" for family in FAMILIES)
         raise InputError(
-            f"no law is called '{name}'{nearest(name, LAWS)} Laws: {', '.join(LAWS)}; or file.py:NAME for your own"
+            f"no law is called '{name}'{nearest(name, LAWS)} Laws: {', '.join(several)}; of one variable (n, d, c, steps, "
+            f"...): {families}; or file.py:NAME for your own"
         )
-    return LAWS[name]
+    return law
+
+
+def _distinct(law: Law) -> Law:
+    """A law of one's own, unless it would be taken for another."""
+    own = shipped(law.name)
+    if own is not None and not law.fixed and replace(law, origin=None) != own:
+        raise InputError(f"law '{law.name}': isoflop has another law of that name: give yours a name of its own")
+    return law
 
 
 def _from_file(origin: str) -> Law:

@@ -1,5 +1,7 @@
 """Power laws that change their slope: smoothly broken ones."""
 
+import functools
+
 from laws.base.array_math import exp, log, power, softplus
 from laws.model.forms.start_values import along, exponent
 from laws.model.law import Law, Param
@@ -42,4 +44,6 @@ def _broken(variable: str, breaks: int) -> Law:
     )
 
 
-LAWS = tuple(_broken(variable, breaks) for breaks in PLACES for variable in CORE)
+# Name without the variable -> law of one variable.
+FAMILIES = {f"bnsl{breaks}": functools.partial(_broken, breaks=breaks) for breaks in PLACES}
+LAWS = tuple(law_of(variable) for law_of in FAMILIES.values() for variable in CORE)

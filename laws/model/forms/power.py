@@ -8,7 +8,8 @@ from laws.model.variables import CORE, VARIABLES
 NEWTON_STEPS = 16  # of the root that the bounded law needs, from zero: enough for the last digit
 
 
-def _power(variable: str, symbol: str) -> Law:
+def _power(variable: str) -> Law:
+    symbol = VARIABLES[variable].symbol
     return Law(
         name=f"power_{variable}",
         formula=f"L({symbol}) = k / {symbol}^p",
@@ -20,7 +21,8 @@ def _power(variable: str, symbol: str) -> Law:
     )
 
 
-def _kaplan(variable: str, symbol: str) -> Law:
+def _kaplan(variable: str) -> Law:
+    symbol = VARIABLES[variable].symbol
     return Law(
         name=f"kaplan_{variable}",
         formula=f"L({symbol}) = ({symbol}c / {symbol})^alpha",
@@ -34,7 +36,8 @@ def _kaplan(variable: str, symbol: str) -> Law:
     )
 
 
-def _offset(variable: str, symbol: str) -> Law:
+def _offset(variable: str) -> Law:
+    symbol = VARIABLES[variable].symbol
     return Law(
         name=f"power_offset_{variable}",
         formula=f"L({symbol}) = E + k / {symbol}^p",
@@ -46,7 +49,8 @@ def _offset(variable: str, symbol: str) -> Law:
     )
 
 
-def _shifted(variable: str, symbol: str) -> Law:
+def _shifted(variable: str) -> Law:
+    symbol = VARIABLES[variable].symbol
     return Law(
         name=f"power_shifted_{variable}",
         formula=f"L({symbol}) = k (1 / {symbol} + 1 / x0)^p",
@@ -64,7 +68,8 @@ def _shifted(variable: str, symbol: str) -> Law:
     )
 
 
-def _frontier(variable: str, symbol: str) -> Law:
+def _frontier(variable: str) -> Law:
+    symbol = VARIABLES[variable].symbol
     return Law(
         name=f"frontier_{variable}",
         formula=f"L({symbol}) = E + k / ({symbol} + x0)^p",
@@ -83,7 +88,8 @@ def _frontier(variable: str, symbol: str) -> Law:
     )
 
 
-def _growth(variable: str, symbol: str) -> Law:
+def _growth(variable: str) -> Law:
+    symbol = VARIABLES[variable].symbol
     return Law(
         name=f"growth_{variable}",
         formula=f"y({symbol}) = k {symbol}^p",
@@ -115,7 +121,9 @@ def _root(a, right):
     return step(step(t, a, right), a, right)
 
 
-def _bounded(variable: str, symbol: str) -> Law:
+def _bounded(variable: str) -> Law:
+    symbol = VARIABLES[variable].symbol
+
     def value(p, x):
         right = log(p["k"]) - p["p"] * log(x[variable]) + (p["a"] - 1) * log(p["range"])
         return p["E"] + p["range"] * exp(-softplus(-_root(p["a"], right)))
@@ -136,5 +144,14 @@ def _bounded(variable: str, symbol: str) -> Law:
     )
 
 
-KINDS = (_power, _offset, _kaplan, _shifted, _bounded, _frontier, _growth)
-LAWS = tuple(kind(variable, VARIABLES[variable].symbol) for kind in KINDS for variable in CORE)
+# Name without the variable -> law of one variable.
+FAMILIES = {
+    "power": _power,
+    "power_offset": _offset,
+    "kaplan": _kaplan,
+    "power_shifted": _shifted,
+    "power_bounded": _bounded,
+    "frontier": _frontier,
+    "growth": _growth,
+}
+LAWS = tuple(law_of(variable) for law_of in FAMILIES.values() for variable in CORE)

@@ -16,16 +16,25 @@ MOMENTUM = 0.999  # of Tissue et al.; their section on it finds 0.99 to 0.9995 a
 EVERY = 64  # steps of a decay that are taken together; to within 6e-4 of the loss on the published schedules
 
 
-def areas(
+def schedule_areas(
     rates: Float[np.ndarray, " steps"], momentum: float = MOMENTUM
 ) -> tuple[Float[np.ndarray, " steps"], Float[np.ndarray, " steps"]]:
-    """Columns ``rate_area`` and ``annealed_area`` of ``annealing`` after every step: summed rates, and the annealed area.
+    """Summed learning rate S_1 and annealed area S_2 after every step: the columns that the law ``annealing`` reads.
 
     Args:
         rates: learning rate of every step from the first, warm-up included if it is to count.
-        momentum: how slowly a drop of the rate is forgotten.
+        momentum: by which a drop of the rate is remembered from one step to the next.
 
-    Source: Tissue et al. 2024, arXiv 2408.11029, equation 1.
+    Returns:
+        ``rate_area`` and ``annealed_area``.
+
+    Source:
+        Tissue et al. 2024, arXiv 2408.11029, equation 1.
+
+    Example:
+        >>> rate_area, annealed_area = schedule_areas(np.array([1.0, 1.0, 0.5, 0.0]), momentum=0.5)
+        >>> rate_area.tolist(), annealed_area.tolist()
+        ([1.0, 2.0, 2.5, 2.5], [0.0, 0.0, 0.5, 1.25])
     """
     from scipy.signal import lfilter
 
@@ -36,7 +45,7 @@ def areas(
 ANNEALING = Law(
     name="annealing",
     formula="L = L0 + A / S1^alpha - C S2",
-    source="Tissue et al. 2024, arXiv 2408.11029, equation 1; S1 and S2 by laws.model.forms.schedule.areas",
+    source="Tissue et al. 2024, arXiv 2408.11029, equation 1; S1 and S2 by laws.schedule_areas",
     columns=("rate_area", "annealed_area"),
     params=(
         Param("L0", "irreducible loss"),
@@ -57,7 +66,8 @@ def _nodes(rates: Float[np.ndarray, " steps"], every: int) -> Float[np.ndarray, 
     """
     step = 1 + np.flatnonzero(np.diff(rates))
     drop, before = rates[step - 1] - rates[step], np.cumsum(rates)[step - 1]
-    fresh = np.r_[True, (np.diff(step) > 1) | (np.diff(np.sign(drop)) != 0)]
+    fresh = np.ones(len(step), bool)  # a constant schedule has no node at all
+    fresh[1:] = (np.diff(step) > 1) | (np.diff(np.sign(drop)) != 0)
     _, node = np.unique(np.stack([np.cumsum(fresh), step // every]), axis=1, return_inverse=True)
     node = node.ravel()
     counts = np.bincount(node)
@@ -65,16 +75,25 @@ def _nodes(rates: Float[np.ndarray, " steps"], every: int) -> Float[np.ndarray, 
 
 
 def multi_power(schedules: Sequence[Float[np.ndarray, " steps"]], every: int = EVERY) -> Law:
-    """The multi-power law of losses along given schedules.
+    """The multi-power law of the losses along given learning-rate schedules.
 
-    Its columns are ``schedule_index``, which of the schedules a row follows (from 0), and ``steps``. Warm-up belongs to the
+    It reads ``schedule_index``, which of the schedules a row follows (from 0), and ``steps``. Warm-up belongs to the
     schedules: it counts among the summed rates, and its rises as drops of the other sign.
 
     Args:
         schedules: learning rate of every step from step 0, each.
         every: steps of a decay that are taken together; 1 is exact.
 
-    Source: Luo et al. 2025, arXiv 2503.12811, equation 2 and their code.
+    Returns:
+        the law, to be fitted to rows of these schedules.
+
+    Source:
+        Luo et al. 2025, arXiv 2503.12811, equation 2 and their code.
+
+    Example:
+        >>> law = multi_power([np.full(1000, 1e-3), np.linspace(1e-3, 0, 1000)])
+        >>> law.columns, law.linear
+        (('schedule_index', 'steps'), ('L0', 'A', 'B'))
     """
     nodes = [_nodes(np.asarray(rates, np.float64), every) for rates in schedules]
     width, longest = max(node.shape[1] for node in nodes), max(map(len, schedules))
@@ -111,7 +130,7 @@ def multi_power(schedules: Sequence[Float[np.ndarray, " steps"]], every: int = E
         ),
         value=value,
         linear=("L0", "A", "B"),
-        terms_per_row=width,
+        terms_per_row=max(width, 1),
     )
 
 
