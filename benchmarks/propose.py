@@ -32,7 +32,7 @@ from laws.inference.allocation import allocate
 from laws.inference.noise import RunNoise, residual_scale
 from laws.inference.resampling import DesignFits, draw_bootstrap_errors, leave_one_out, wild_refits
 from laws.uses.optimal_design import CandidateRuns, FittedRuns, information_state
-from laws.uses.propose import LARGEST, candidates, choose, isoflop_grid, random_design
+from laws.uses.propose import LARGEST_SHARE, candidates, choose_design, isoflop_grid, random_design
 
 RESAMPLES, CHUNK = 32, 25
 SEED = 1  # the settings of `laws.uses.optimal_design` were chosen on sweeps of another seed
@@ -73,7 +73,7 @@ class Study:
         target = BEYOND * float(c.max())
         truth = _asked(known.truth, known.params[None], target)[0]
         budget = float(c[FIRST:].sum())
-        return cls(known, noise, columns, budget, LARGEST * budget, target, truth)
+        return cls(known, noise, columns, budget, LARGEST_SHARE * budget, target, truth)
 
     def mean(self, columns: dict[str, np.ndarray]) -> np.ndarray:
         """The true log losses of some runs."""
@@ -131,11 +131,11 @@ def designs(study: Study, predictor: Predictor, rng: np.random.Generator) -> tup
         random_design(rng, predictor, seen, study.budget, NEW, study.largest),
     ]
     for of in QUANTITIES:
-        known = information_state(predictor, seen, CandidateRuns.joined([possible, out[0]]), study.target, of)
-        grid = known.deviation(len(possible.n) + np.arange(NEW))
-        chosen = choose(known.among(slice(len(possible.n))), possible, seen, study.budget, NEW)
+        state = information_state(predictor, seen, CandidateRuns.joined([possible, out[0]]), study.target, of)
+        grid = state.expected_error(len(possible.n) + np.arange(NEW))
+        chosen = choose_design(state.subset(slice(len(possible.n))), possible, seen, study.budget, NEW)
         out.append(possible[chosen])
-        expected.append((known.deviation(chosen) / grid) ** 2)
+        expected.append((state.expected_error(chosen) / grid) ** 2)
     return out, expected
 
 

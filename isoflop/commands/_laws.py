@@ -1,4 +1,4 @@
-"""What the commands of the laws share: a table that may be a sweep directory, and the command as it was typed."""
+"""Operands and flags that the commands of the laws share: tables, mappings, and the command line for the record."""
 
 import os
 import shlex
@@ -20,6 +20,11 @@ def on_cpu() -> None:
 def operand(args: list[str], command: str, *names: str) -> list[str]:
     """The operands of a command, exactly as many as it takes.
 
+    Args:
+        args: the operands given.
+        command: name of the command.
+        names: what each operand is, for the message.
+
     Raises:
         InputError: too few or too many.
     """
@@ -31,7 +36,7 @@ def operand(args: list[str], command: str, *names: str) -> list[str]:
 
 
 def define_table_options(flags: absl_flags.FlagValues) -> None:
-    """The flags that overrule what ``laws.load`` takes for granted of a table."""
+    """The flags that overrule guesses of ``laws.load`` about a table."""
     absl_flags.DEFINE_string(
         "best_by", None, "Column whose lowest value tells the best of several runs; the loss.", flag_values=flags
     )
@@ -50,14 +55,16 @@ def define_table_options(flags: absl_flags.FlagValues) -> None:
 
 
 def table_options(flags: absl_flags.FlagValues) -> dict[str, Any]:
-    """What the flags of ``define_table_options`` say, as arguments of ``laws.load``."""
-    named = None if flags.settings is None else [name for name in flags.settings.split(",") if name not in ("", "none")]
-    plain = ("best_by", "best_of_point", "keep_copies", "check_units")
-    return {name: flags[name].value for name in plain} | {"settings": named}
+    """The flags of ``define_table_options`` as arguments of ``laws.load``."""
+    settings = (
+        None if flags.settings is None else [name for name in flags.settings.split(",") if name not in ("", "none")]
+    )
+    same_names = ("best_by", "best_of_point", "keep_copies", "check_units")
+    return {name: flags[name].value for name in same_names} | {"settings": settings}
 
 
 def table_path(operand: str) -> str:
-    """A table file as it is; a sweep directory is collected first, and its runs.parquet is the table."""
+    """The path of a table: the operand itself, or runs.parquet of a sweep directory, which is collected first."""
     if not Path(operand).is_dir():
         return operand
     from sweeps.collect import collect
@@ -67,44 +74,51 @@ def table_path(operand: str) -> str:
 
 def curves_beside(table: str | None) -> Path | None:
     """The learning curves that `isoflop collect` wrote beside a table of runs."""
-    found = None if table is None else Path(table).with_name("curves.parquet")
-    return found if found is not None and Path(table or "").name == "runs.parquet" and found.exists() else None
+    if table is None or Path(table).name != "runs.parquet":
+        return None
+    curves = Path(table).with_name("curves.parquet")
+    return curves if curves.exists() else None
 
 
 def typed(command: str, flags: absl_flags.FlagValues, args: list[str]) -> str:
-    """The command line, to be kept in what it writes."""
+    """The command line, for the record in the files that it writes.
+
+    Args:
+        command: name of the command.
+        flags: its flags.
+        args: its operands.
+    """
     given = [flags[name] for name in sorted(set(flags)) if flags[name].present and name not in ("json", "traceback")]
-    said = [f"--{flag.name}={flag.value}" for flag in given]
-    return shlex.join(["isoflop", command, *args, *said])
+    return shlex.join(["isoflop", command, *args, *(f"--{flag.name}={flag.value}" for flag in given)])
 
 
 def pairs(flag: str, text: str | None) -> dict[str, str]:
-    """A flag such as ``--columns=unique_tokens=seen_once,experts=E`` as a mapping.
+    """The mapping that a flag such as ``--columns=unique_tokens=seen_once,experts=E`` states.
 
     Raises:
         InputError: a part is not NAME=VALUE, or a name stands twice.
     """
-    found: dict[str, str] = {}
+    mapping: dict[str, str] = {}
     for part in filter(None, (text or "").split(",")):
         name, equals, value = (word.strip() for word in part.partition("="))
         if not (name and equals and value):
             raise InputError(f"--{flag} takes NAME=VALUE,..., and '{part}' is not of that form")
-        if name in found:
+        if name in mapping:
             raise InputError(f"--{flag} names {name} twice")
-        found[name] = value
-    return found
+        mapping[name] = value
+    return mapping
 
 
 def numbers(flag: str, text: str | None) -> dict[str, float]:
-    """A flag such as ``--fixed=alpha=0.35,E=1.7`` as a mapping to numbers.
+    """The mapping to numbers that a flag such as ``--fixed=alpha=0.35,E=1.7`` states.
 
     Raises:
         InputError: as ``pairs``, or a value is not a number.
     """
-    out: dict[str, float] = {}
+    mapping: dict[str, float] = {}
     for name, value in pairs(flag, text).items():
         try:
-            out[name] = float(value)
+            mapping[name] = float(value)
         except ValueError as error:
             raise InputError(f"--{flag}: {name} must be a number, and is '{value}'") from error
-    return out
+    return mapping

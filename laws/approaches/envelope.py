@@ -1,32 +1,30 @@
-"""Approach 1: the size with the lowest loss at every compute, read off the learning curves."""
+"""Approach 1: power laws N*(C) and D*(C) through the lower envelope of the learning curves."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from laws.base.errors import InputError
 from laws.data.curves import levelled, smoothed
 from laws.data.table import Table
 from laws.inference.noise import interval
 
-if TYPE_CHECKING:
-    pass
-
-GRID = 60
-FEWEST_SIZES = 3  # that must be in training at a compute for its best size to mean anything
+GRID = 60  # computes, equally spaced in log C, at which the envelope is taken
+FEWEST_SIZES = 3  # sizes with learning curves: with fewer, none lies inside the others
+FEWEST_POINTS = 3  # points of the envelope: two determine a line without any check
 
 
 @dataclass(frozen=True)
 class Envelope:
-    """N* = G C^a through the best sizes along the learning curves.
+    """Exponents of N*(C) and D*(C) along the envelope of the learning curves.
 
     Args:
         a, b: exponents of N*(C) and D*(C).
         a_interval, b_interval: at ``level``, over resampled runs.
-        c, n, d, loss: points of the envelope.
+        c, n, d, loss: points of the envelope: FLOPs, parameters, tokens, loss.
         runs: how many curves there were.
+        level: nominal coverage of the intervals.
     """
 
     a: float
@@ -41,21 +39,32 @@ class Envelope:
     level: float
 
 
-def _exponent(log_c, log_best):
-    """Slope of the plain line through the envelope, or NaN where all the points share one size."""
-    if len(log_c) < 3 or np.ptp(log_best) == 0:
+def _exponent(log_c: Float[np.ndarray, " points"], log_best: Float[np.ndarray, " points"]) -> float:
+    """Least-squares slope of log N* or log D* in log C; NaN with too few points or where all share one value."""
+    if len(log_c) < FEWEST_POINTS or np.ptp(log_best) == 0:
         return np.nan
-    return np.polyfit(log_c - log_c.mean(), log_best, 1)[0]
+    return float(np.polyfit(log_c - log_c.mean(), log_best, 1)[0])
 
 
-def _best(log_loss: np.ndarray, sizes: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For a set of runs: at which computes the best size lies inside those in training, and which run that is."""
-    seen = log_loss[chosen]
-    present = np.isfinite(seen)
-    own = sizes[chosen][:, None]
-    winner = chosen[np.argmin(np.where(present, seen, np.inf), axis=0)]
-    smallest, largest = np.where(present, own, np.inf).min(axis=0), np.where(present, own, 0.0).max(axis=0)
-    return present.any(axis=0) & (sizes[winner] > smallest) & (sizes[winner] < largest), winner
+def _best_runs(
+    log_loss: Float[np.ndarray, "runs computes"], sizes: Float[np.ndarray, " runs"], chosen: Int[np.ndarray, " chosen"]
+) -> tuple[Bool[np.ndarray, " computes"], Int[np.ndarray, " computes"]]:
+    """The run with the lowest loss at each compute.
+
+    Args:
+        log_loss: of every run; NaN at computes that it does not reach.
+        sizes: parameters of the runs.
+        chosen: runs that take part.
+
+    Returns:
+        whether the best size lies strictly inside the sizes in training; and the index of the best run.
+    """
+    chosen_loss, chosen_sizes = log_loss[chosen], sizes[chosen][:, None]
+    in_training = np.isfinite(chosen_loss)
+    best_run = chosen[np.argmin(np.where(in_training, chosen_loss, np.inf), axis=0)]
+    smallest = np.where(in_training, chosen_sizes, np.inf).min(axis=0)
+    largest = np.where(in_training, chosen_sizes, 0.0).max(axis=0)
+    return in_training.any(axis=0) & (sizes[best_run] > smallest) & (sizes[best_run] < largest), best_run
 
 
 def envelope(
@@ -73,50 +82,55 @@ def envelope(
 
     Args:
         table: runs with n, d and c; ``run`` must name the curves.
-        curves: from ``load_curves``.
-        level: of the intervals.
+        curves: run -> tokens and losses, from ``load_curves``.
+        level: nominal coverage of the intervals.
         draws: resamples of the runs.
         seed: of the draws.
+
+    Returns:
+        the exponents with their intervals, and the points of the envelope.
 
     Raises:
         InputError: fewer than three runs have a curve, or no compute has an interior best size.
 
-    Source: Hoffmann et al. 2022, arXiv 2203.15556, section 3.1.
+    Source:
+        Hoffmann et al. 2022, arXiv 2203.15556, section 3.1.
     """
     table = table.for_columns(("n", "d", "c"), "envelope")
     rows = [row for row in range(len(table)) if str(table.run[row]) in curves]
     sizes = table.values["n"][rows]
     if len(np.unique(sizes)) < FEWEST_SIZES:
         raise InputError(f"{table.name}: learning curves of {len(np.unique(sizes))} sizes are too few for an envelope")
-    log_price = np.log(table.values["c"][rows] / table.values["d"][rows])
+    log_flops_per_token = np.log(table.values["c"][rows] / table.values["d"][rows])
     levels = [levelled(*curves[str(table.run[row])], table.loss[row]) for row in rows]
-    low = min(price + x[0] for price, (x, _) in zip(log_price, levels, strict=True))
-    high = max(price + x[-1] for price, (x, _) in zip(log_price, levels, strict=True))
+    costed = list(zip(log_flops_per_token, levels, strict=True))
+    low = min(log_cost + log_tokens[0] for log_cost, (log_tokens, _) in costed)
+    high = max(log_cost + log_tokens[-1] for log_cost, (log_tokens, _) in costed)
     log_c = np.linspace(low, high, GRID)
-    log_loss = np.stack([smoothed(x, y, log_c - price) for price, (x, y) in zip(log_price, levels, strict=True)])
+    log_loss = np.stack([smoothed(*level_curve, log_c - log_cost) for log_cost, level_curve in costed])
 
     def exponents(chosen: np.ndarray) -> list[float]:
-        ok, winner = _best(log_loss, sizes, chosen)
-        best_d = log_c - log_price[winner]
-        return [_exponent(log_c[ok], np.log(sizes[winner[ok]])), _exponent(log_c[ok], best_d[ok])]
+        interior, best_run = _best_runs(log_loss, sizes, chosen)
+        log_d = log_c - log_flops_per_token[best_run]
+        return [_exponent(log_c[interior], values[interior]) for values in (np.log(sizes[best_run]), log_d)]
 
-    ok, winner = _best(log_loss, sizes, np.arange(len(rows)))
-    if ok.sum() < 3 or len(np.unique(sizes[winner[ok]])) < 2:
+    interior, best_run = _best_runs(log_loss, sizes, np.arange(len(rows)))
+    if interior.sum() < FEWEST_POINTS or len(np.unique(sizes[best_run[interior]])) < 2:
         raise InputError(
             f"{table.name}: the envelope of the learning curves has no interior best size at enough computes"
         )
     rng = np.random.default_rng(seed)
-    drawn = [exponents(np.unique(rng.integers(0, len(rows), len(rows)))) for _ in range(draws)]
-    (a, b), ends = exponents(np.arange(len(rows))), np.stack(interval(np.array(drawn), level), axis=1)
+    resampled = [exponents(np.unique(rng.integers(0, len(rows), len(rows)))) for _ in range(draws)]
+    (a, b), ends = exponents(np.arange(len(rows))), np.stack(interval(np.array(resampled), level), axis=1)
     return Envelope(
         a=float(a),
         b=float(b),
         a_interval=(float(ends[0, 0]), float(ends[0, 1])),
         b_interval=(float(ends[1, 0]), float(ends[1, 1])),
-        c=np.exp(log_c[ok]),
-        n=sizes[winner[ok]],
-        d=np.exp(log_c - log_price[winner])[ok],
-        loss=np.exp(log_loss[winner[ok], np.flatnonzero(ok)]),
+        c=np.exp(log_c[interior]),
+        n=sizes[best_run[interior]],
+        d=np.exp(log_c - log_flops_per_token[best_run])[interior],
+        loss=np.exp(log_loss[best_run[interior], np.flatnonzero(interior)]),
         runs=len(rows),
         level=level,
     )

@@ -1,4 +1,4 @@
-"""Approach 2: the best size at each compute budget, and the line through them; and the budgets themselves."""
+"""Approach 2 (iso-FLOP profiles): minimum of loss over N at each budget, and power laws through the minima."""
 
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -12,14 +12,16 @@ from laws.data.table import Table
 from laws.data.token_cost import TokenCost, fit_token_cost
 from laws.inference.noise import interval
 
-SAME_SIZE = 0.02  # sizes closer than this are one size
-ON_BUDGETS = 0.5  # share of the runs that must lie on budgets for a table to be iso-FLOP
-FEWEST_SIZES = 4
-GRID_PER_SIZE = 25  # points of the interpolation between neighbouring sizes
-LEAST_SPREAD = 0.33  # of the spacing between sizes: no minimum is known better than this
-NEAR, FEWEST_NEAR = 0.1, 5  # a parabola sees the sizes within 10% of the lowest loss, and at least the five best
+SAME_SIZE = 0.02  # difference in log N below which two sizes are one: seeds and rounded widths
+ON_BUDGETS = 0.5  # share of the runs that must lie on budgets with enough sizes for a table to be iso-FLOP
+FEWEST_SIZES = 4  # sizes a budget: a parabola passes through any three
+GRID_PER_SIZE = 25  # points of the interpolation between neighbouring sizes: the resolution of N*
+LEAST_SPREAD = 0.33  # least standard deviation of log N*, over the spacing of sizes: no minimum is exact
+NEAR = 0.1  # a parabola is fitted to sizes whose loss is within this share of the lowest
+FEWEST_NEAR = 5  # and at least to so many of the best
 ENOUGH = 0.5  # share of noisy draws whose minimum must lie inside the grid
-METHODS = ("akima", "parabola")
+METHODS = ("akima", "parabola")  # interpolations of log loss in log N
+LEAST_LOSS = 1e-3  # least noisy loss over the measured one, so that its logarithm exists
 
 
 class MinimumFlaw(StrEnum):
@@ -33,15 +35,15 @@ class MinimumFlaw(StrEnum):
 
 @dataclass(frozen=True)
 class IsoflopMinimum:
-    """The best size at one budget.
+    """The minimum of loss over sizes at one budget.
 
     Args:
-        c: FLOPs of the budget.
-        n, d, loss: the optimum; medians over the draws of noise.
-        spread: standard deviation of log N*, as the line weighs it.
+        c: training FLOPs of the budget.
+        sizes, losses: parameters and loss of the runs, seeds averaged.
+        n, d, loss: parameters, tokens and loss of the minimum; medians over the draws of noise.
+        spread: standard deviation of log N*; the power law weighs the minimum by one over its square.
         low, high: interval of N*.
-        sizes, losses: the runs behind it, seeds averaged.
-        flaw: why it is not used, or None.
+        flaw: why the minimum is not used, or None.
     """
 
     c: float
@@ -58,16 +60,18 @@ class IsoflopMinimum:
 
 @dataclass(frozen=True)
 class IsoflopFit:
-    """N* = G C^a and D* = H C^b through the minima.
+    """Power laws N* = G C^a and D* = H C^b through the minima.
 
     Args:
+        method: interpolation, one of ``METHODS``.
         a, b: exponents.
         a_interval, b_interval: at ``level``, over draws of run noise.
         log_g, log_h: logs of the coefficients.
         draws: (draws, 4): log G, a, log H and b of every draw, for bands.
         minima: one a budget, used or not.
-        noise: standard deviation of the loss between runs that was assumed, in the loss's own units.
-        noise_from: where that figure came from.
+        noise: standard deviation of the loss between runs that was assumed, in units of the loss.
+        noise_from: source of that figure.
+        level: nominal coverage of the intervals.
     """
 
     method: str
@@ -85,22 +89,33 @@ class IsoflopFit:
 
 
 def _by_size(n: Float[np.ndarray, " rows"], loss: Float[np.ndarray, " rows"]):
-    """Distinct sizes in order, their mean losses, and how many runs each mean is over."""
+    """Distinct sizes of the runs of a budget, rising.
+
+    Returns:
+        geometric mean of the parameters, mean loss and number of runs of each size.
+    """
     order = np.argsort(n, kind="stable")
     n, loss = n[order], loss[order]
-    member = np.cumsum(np.r_[0, np.diff(np.log(n)) > SAME_SIZE])
-    counts = np.bincount(member)
-    return np.exp(np.bincount(member, np.log(n)) / counts), np.bincount(member, loss) / counts, counts
+    size_of_row = np.cumsum(np.r_[0, np.diff(np.log(n)) > SAME_SIZE])
+    counts = np.bincount(size_of_row)
+    return np.exp(np.bincount(size_of_row, np.log(n)) / counts), np.bincount(size_of_row, loss) / counts, counts
 
 
 def _near(log_loss: Float[np.ndarray, " sizes"]):
-    """Sizes close enough to the lowest loss for a parabola to describe them."""
+    """Whether each size is close enough to the lowest loss for a parabola to describe it."""
     nth = np.sort(log_loss)[min(FEWEST_NEAR, len(log_loss)) - 1]
     return log_loss <= max(nth, log_loss.min() + np.log1p(NEAR))
 
 
 def _curve(log_n, log_loss, grid, method: str) -> Float[np.ndarray, "draws grid"]:
-    """Log loss on a grid of log N, for many noisy versions of the losses at once."""
+    """Log loss interpolated on a grid of log N, for many draws of the losses at once.
+
+    Args:
+        log_n: log parameters (sizes).
+        log_loss: log losses (draws, sizes).
+        grid: log parameters at which it is interpolated.
+        method: one of ``METHODS``.
+    """
     if method == "akima":
         from scipy.interpolate import Akima1DInterpolator
 
@@ -108,50 +123,59 @@ def _curve(log_n, log_loss, grid, method: str) -> Float[np.ndarray, "draws grid"
     near = _near(log_loss.mean(axis=0))
     log_n, log_loss, centre = log_n[near], log_loss[:, near], log_n[near].mean()
     design = np.stack([np.ones_like(log_n), log_n - centre, (log_n - centre) ** 2])
-    weights = np.linalg.lstsq(design.T, log_loss.T, rcond=None)[0]
-    return weights.T @ np.stack([np.ones_like(grid), grid - centre, (grid - centre) ** 2])
+    coefficients = np.linalg.lstsq(design.T, log_loss.T, rcond=None)[0]
+    return coefficients.T @ np.stack([np.ones_like(grid), grid - centre, (grid - centre) ** 2])
 
 
-def _minimum(
-    c, n, loss, noise, method, level, draws, rng
-) -> tuple[IsoflopMinimum, Float[np.ndarray, " draws"], np.ndarray]:
-    """The optimum of one budget, and draws of log N* and of the loss there under run noise."""
+def _minimum(c, n, loss, noise, method, level, draws, rng) -> tuple[IsoflopMinimum, Float[np.ndarray, " draws"]]:
+    """The minimum of one budget, and draws of log N* under run noise; none where it has a flaw.
+
+    Args:
+        c: training FLOPs of the budget.
+        n: parameters of its runs.
+        loss: their losses.
+        noise: standard deviation of the loss of one run, in units of the loss.
+        method: one of ``METHODS``.
+        level: nominal coverage of the interval of N*.
+        draws: of run noise.
+        rng: of the draws.
+    """
     sizes, losses, counts = _by_size(n, loss)
-    found = IsoflopMinimum(c, sizes, losses)
+    minimum = IsoflopMinimum(c, sizes, losses)
     log_n = np.log(sizes)
     grid = np.linspace(log_n[0], log_n[-1], (len(sizes) - 1) * GRID_PER_SIZE)
-    if method == "parabola":  # beyond the sizes it was fitted to, a parabola says nothing
+    if method == "parabola":  # a parabola is not extrapolated beyond the sizes that it was fitted to
         near = log_n[_near(np.log(losses))]
         grid = np.linspace(near[0], near[-1], (len(near) - 1) * GRID_PER_SIZE)
     lowest_index = int(np.argmin(_curve(log_n, np.log(losses)[None], grid, method)[0]))
     if lowest_index in (0, len(grid) - 1):
-        return (
-            replace(found, flaw=MinimumFlaw.AT_SMALLEST if lowest_index == 0 else MinimumFlaw.AT_LARGEST),
-            np.empty(0),
-            np.empty(0),
-        )
+        flaw = MinimumFlaw.AT_SMALLEST if lowest_index == 0 else MinimumFlaw.AT_LARGEST
+        return replace(minimum, flaw=flaw), np.empty(0)
     noisy = losses + noise / np.sqrt(counts) * rng.standard_normal((draws, len(losses)))
-    curves = _curve(log_n, np.log(np.maximum(noisy, 1e-3 * losses)), grid, method)
+    curves = _curve(log_n, np.log(np.maximum(noisy, LEAST_LOSS * losses)), grid, method)
     lowest = curves.argmin(axis=1)
     inside = (lowest > 0) & (lowest < len(grid) - 1)
     if inside.mean() < ENOUGH:
-        return replace(found, flaw=MinimumFlaw.NOISY_EDGE), np.empty(0), np.empty(0)
-    at, loss_at = grid[lowest[inside]], np.exp(curves[inside, lowest[inside]])
-    least = LEAST_SPREAD * GRID_PER_SIZE * (grid[1] - grid[0])
-    low, high = interval(np.exp(at), level)
-    found = replace(
-        found,
-        n=float(np.exp(np.median(at))),
-        loss=float(np.median(loss_at)),
-        spread=float(max(at.std(), least) / inside.mean()),
+        return replace(minimum, flaw=MinimumFlaw.NOISY_EDGE), np.empty(0)
+    log_n_draws, loss_draws = grid[lowest[inside]], np.exp(curves[inside, lowest[inside]])
+    least_spread = LEAST_SPREAD * GRID_PER_SIZE * (grid[1] - grid[0])
+    low, high = interval(np.exp(log_n_draws), level)
+    minimum = replace(
+        minimum,
+        n=float(np.exp(np.median(log_n_draws))),
+        loss=float(np.median(loss_draws)),
+        spread=float(max(log_n_draws.std(), least_spread) / inside.mean()),
         low=float(low),
         high=float(high),
     )
-    return found, rng.choice(at, draws), loss_at
+    return minimum, rng.choice(log_n_draws, draws)
 
 
 def _noise(table: Table, group: np.ndarray) -> tuple[float, str]:
-    """Scatter of the loss: between repeated runs where there are any, else around a parabola in log N."""
+    """Standard deviation of the loss of one run, in units of the loss, and where it came from.
+
+    It is pooled over repeated runs where there are any, else over the residuals of a parabola in log N at each budget.
+    """
     repeats = table.repeats()
     counts = np.bincount(repeats)
     dof = len(table) - len(counts)
@@ -163,13 +187,22 @@ def _noise(table: Table, group: np.ndarray) -> tuple[float, str]:
         sizes, losses, _ = _by_size(table.values["n"][group == number], table.loss[group == number])
         near = _near(np.log(losses))
         if near.sum() > 3:
-            fitted = np.exp(_curve(np.log(sizes), np.log(losses)[None], np.log(sizes), "parabola")[0])
-            squares, dof = squares + np.sum((losses - fitted)[near] ** 2), dof + int(near.sum()) - 3
+            parabola = np.exp(_curve(np.log(sizes), np.log(losses)[None], np.log(sizes), "parabola")[0])
+            squares, dof = squares + np.sum((losses - parabola)[near] ** 2), dof + int(near.sum()) - 3
     return float(np.sqrt(squares / max(dof, 1))), "residuals of the parabolas"
 
 
 def _line(log_c, values, weights):
-    """Intercepts and slopes of weighted straight lines, one for each row of ``values``."""
+    """Weighted least-squares lines in log C.
+
+    Args:
+        log_c: log FLOPs of the budgets.
+        values: ordinates (..., budgets).
+        weights: of the budgets.
+
+    Returns:
+        intercepts and slopes (...).
+    """
     total = weights.sum()
     x, y = (weights * log_c).sum() / total, (weights * values).sum(axis=-1) / total
     slope = (weights * (log_c - x) * (values - y[..., None])).sum(axis=-1) / (weights * (log_c - x) ** 2).sum()
@@ -220,15 +253,15 @@ def isoflop_profiles(
         raise InputError(f"no method is called '{method}' (methods: {', '.join(METHODS)})")
     group, rng = budget_groups(table.values["c"]), np.random.default_rng(seed)
     noise, origin = (noise, "given") if noise is not None else _noise(table, group)
-    sizes_at = np.array(
+    n_sizes = np.array(
         [len(_by_size(table.values["n"][group == g], table.loss[group == g])[0]) for g in np.unique(group)]
     )
-    share = float(np.mean(sizes_at[group] >= FEWEST_SIZES))
+    share = float(np.mean(n_sizes[group] >= FEWEST_SIZES))
     if share < ON_BUDGETS:
         raise InputError(
             f"{table.name}: not an iso-FLOP table: {share:.0%} of its runs share a budget with {FEWEST_SIZES} sizes"
         )
-    minima, drawn = [], []
+    minima, log_n_draws = [], []
     for number in range(group.max() + 1):
         rows = group == number
         n, loss, c = table.values["n"][rows], table.loss[rows], float(np.median(table.values["c"][rows]))
@@ -236,28 +269,39 @@ def isoflop_profiles(
         if len(sizes) < FEWEST_SIZES:
             minima.append(IsoflopMinimum(c, sizes, losses, flaw=MinimumFlaw.FEW_SIZES))
             continue
-        found, at, _ = _minimum(c, n, loss, noise, method, level, draws, rng)
-        if found.flaw is None:
-            found = replace(found, d=float(c / np.exp(cost.log_flops_per_token(np.log(found.n)))))
-            drawn.append(at)
-        minima.append(found)
+        minimum, draws_of_budget = _minimum(c, n, loss, noise, method, level, draws, rng)
+        if minimum.flaw is None:
+            minimum = replace(minimum, d=float(c / np.exp(cost.log_flops_per_token(np.log(minimum.n)))))
+            log_n_draws.append(draws_of_budget)
+        minima.append(minimum)
     used = [m for m in minima if m.flaw is None]
     if len(used) < 2:
         reasons = "; ".join(f"{m.c:.3g} FLOPs: {m.flaw}" for m in minima[:4] if m.flaw)
         raise InputError(
             f"{table.name}: {len(used)} budgets have an interior minimum, and a line needs two ({reasons})"
         )
-    return _join(used, minima, np.array(drawn).T, cost, method, noise, origin, level)
+    return _join(used, minima, np.array(log_n_draws).T, cost, method, noise, origin, level)
 
 
-def _join(used, minima, drawn, cost, method, noise, origin, level) -> IsoflopFit:
-    """The weighted lines through the minima, with their draws."""
+def _join(used, minima, log_n_draws, cost, method, noise, origin, level) -> IsoflopFit:
+    """Weighted power laws through the minima, with their draws.
+
+    Args:
+        used: minima without a flaw.
+        minima: all of them.
+        log_n_draws: draws of log N* (draws, used minima).
+        cost: training FLOPs a token.
+        method: interpolation.
+        noise: standard deviation of the loss that was assumed.
+        origin: its source.
+        level: nominal coverage of the intervals.
+    """
     log_c, weights = np.log([m.c for m in used]), 1 / np.array([m.spread for m in used]) ** 2
-    drawn_d = log_c - cost.log_flops_per_token(drawn)
+    log_d_draws = log_c - cost.log_flops_per_token(log_n_draws)
     log_g, a = _line(log_c, np.log([m.n for m in used]), weights)
     log_h, b = _line(log_c, np.log([m.d for m in used]), weights)
-    samples = np.stack([*_line(log_c, drawn, weights), *_line(log_c, drawn_d, weights)], axis=1)
-    low, high = interval(samples, level)
+    lines = np.stack([*_line(log_c, log_n_draws, weights), *_line(log_c, log_d_draws, weights)], axis=1)
+    low, high = interval(lines, level)
     return IsoflopFit(
         method=method,
         a=float(a),
@@ -266,7 +310,7 @@ def _join(used, minima, drawn, cost, method, noise, origin, level) -> IsoflopFit
         b_interval=(float(low[3]), float(high[3])),
         log_g=float(log_g),
         log_h=float(log_h),
-        draws=samples,
+        draws=lines,
         minima=tuple(minima),
         noise=noise,
         noise_from=origin,

@@ -1,12 +1,13 @@
-"""What a run would tell: how much it would lower the expected error of a prediction.
+"""Expected error of a prediction after further runs: the criterion by which ``laws.uses.propose`` chooses runs.
 
-What a run tells is its slopes: the derivatives of its log loss by the law's constants, over a run's noise. Those of all
-runs give the covariance of the constants, and through the derivatives of the prediction its variance. They depend on
-constants that are not known, so the error is taken under many draws of them, of the law and of its rivals, and the mean
-of its logarithm counts (Chaloner and Verdinelli 1995, Statistical Science 10, section 4).
+A run adds the Fisher information J J^T / sigma^2, J being the gradient of its log loss in the law's constants and sigma
+the noise of one run. The information gives the covariance of the constants and, by the delta method, the variance of the
+prediction. Both depend on constants that are not known, so the criterion is the mean log squared error over draws of the
+constants of the law and of its rivals (Chaloner and Verdinelli 1995, Statistical Science 10, section 4).
 
-A design that trusts the form goes to the corners, where a form that is a little wrong misleads most. So the error holds
-the bias too (Box and Draper 1959, JASA 54): that of smooth departures from the law, under half of the draws.
+A design that trusts the form of the law goes to the corners, where a slightly wrong form misleads most. Half of the draws
+therefore add to the squared error the squared bias from smooth departures from the law, a Gaussian process over log N
+and log D (Box and Draper 1959, JASA 54).
 """
 
 from __future__ import annotations
@@ -28,79 +29,104 @@ from laws.inference.noise import NORMAL, m_estimator_moments
 from laws.model.coordinates import Coordinates
 from laws.model.law import Law
 
-DRAWS = 24  # of the constants, over all forms
-DIFFERENCE = 1e-4  # step of the prediction's derivatives, relative to the coordinates
-FEATURES = 8  # directions of departures that are kept
-LANDMARKS = 1024  # rows from which these directions are found, at most
-ASIDE = 0.2  # in log N, over which the bend of the law and of its departures at the best split is taken
+DRAWS = 24  # draws of the constants over all forms: the cost of a search is proportional to them
+DIFFERENCE = 1e-4  # step of central differences, over the size of a coordinate
+FEATURES = 8  # directions of departures that are kept: the others vary faster than the runs resolve
+LANDMARKS = 1024  # rows whose kernel matrix is decomposed at most: its cost is cubic
+SPLIT_STEP = 0.2  # step in log N of central differences along the split of a budget
 
 
 @dataclass(frozen=True)
 class CandidateRuns:
-    """Runs that might be made: parameters, tokens and FLOPs."""
+    """Runs that could be trained.
+
+    Args:
+        n: parameters.
+        d: training tokens.
+        c: training FLOPs.
+    """
 
     n: Float[np.ndarray, " points"]
     d: Float[np.ndarray, " points"]
     c: Float[np.ndarray, " points"]
 
-    def __getitem__(self, rows: Any) -> CandidateRuns:
-        return CandidateRuns(self.n[rows], self.d[rows], self.c[rows])
+    def __getitem__(self, index: Any) -> CandidateRuns:
+        return CandidateRuns(self.n[index], self.d[index], self.c[index])
 
     @classmethod
-    def at(
+    def at_ratio(
         cls, cost: TokenCost, compute: Float[np.ndarray, " points"], ratio: Float[np.ndarray, " points"]
     ) -> CandidateRuns:
-        """The runs of given FLOPs and tokens a parameter."""
+        """Runs of given training FLOPs and tokens a parameter.
+
+        Args:
+            cost: training FLOPs a token, by size.
+            compute: training FLOPs of each run.
+            ratio: tokens a parameter of each run.
+        """
         log_n = np.linspace(-20.0, 80.0, 20001)
-        squared = log_n + np.asarray(cost.log_flops_per_token(log_n))  # log C / r
-        n = np.exp(np.interp(np.log(compute / ratio), squared, log_n))
+        log_compute_over_ratio = log_n + np.asarray(cost.log_flops_per_token(log_n))
+        n = np.exp(np.interp(np.log(compute / ratio), log_compute_over_ratio, log_n))
         return cls(n, n * ratio, np.asarray(compute, np.float64))
 
     @classmethod
     def joined(cls, parts: list[CandidateRuns]) -> CandidateRuns:
-        """The points of one part after those of another."""
+        """The runs of all parts, in order."""
         return cls(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("n", "d", "c")))
 
 
 @dataclass(frozen=True)
 class FittedRuns:
-    """The runs of a fit: variable -> values, what each row counts (a run's rows share one), and the noise of one run.
+    """The runs of a fit, as the criterion needs them.
 
     Args:
-        error: standard deviation of one run's log loss as the fit's objective uses it: for all but least squares a
-            run tells less than its scatter says (``laws.inference.noise.m_estimator_moments``).
+        columns: variable -> value of each row; ``n``, ``d`` and ``c`` at least.
+        row_weight: one over the number of rows of the row's run.
+        noise_sd: effective standard deviation of one run's log loss under the fit's objective: for all but least squares
+            a run has less information than its scatter implies (``laws.inference.noise.m_estimator_moments``).
     """
 
     columns: dict[str, Float[np.ndarray, " rows"]]
-    share: Float[np.ndarray, " rows"]
-    error: float
+    row_weight: Float[np.ndarray, " rows"]
+    noise_sd: float
 
     @classmethod
-    def of(cls, columns, run, deviation: float, objective: str, delta: float) -> FittedRuns:
-        """The runs of a table, fitted with an objective."""
-        _, member, rows = np.unique(run, return_inverse=True, return_counts=True)
-        square, curve = m_estimator_moments(NORMAL, np.array([deviation]), objective, delta)
-        return cls(columns, 1 / rows[member.ravel()], float(np.sqrt(square[0]) / curve[0]))
+    def of(
+        cls, columns: dict[str, Float[np.ndarray, " rows"]], run: Any, deviation: float, objective: str, delta: float
+    ) -> FittedRuns:
+        """The runs of a table that was fitted with an objective.
+
+        Args:
+            columns: variable -> value of each row.
+            run: name of the run of each row.
+            deviation: standard deviation of one run's log loss.
+            objective: a key of ``laws.estimation.objectives.OBJECTIVES``.
+            delta: Huber's threshold, in log loss.
+        """
+        _, run_of_row, rows_of_run = np.unique(run, return_inverse=True, return_counts=True)
+        mean_psi_squared, mean_psi_prime = m_estimator_moments(NORMAL, np.array([deviation]), objective, delta)
+        noise_sd = float(np.sqrt(mean_psi_squared[0]) / mean_psi_prime[0])
+        return cls(columns, 1 / rows_of_run[run_of_row.ravel()], noise_sd)
 
     @property
     def points(self) -> CandidateRuns:
-        """Where they are."""
+        """Parameters, tokens and FLOPs of the rows."""
         return CandidateRuns(*(self.columns[variable] for variable in ("n", "d", "c")))
 
 
 @dataclass(frozen=True)
 class InformationState:
-    """What the runs have told, and what each point would add, under every draw of the constants.
+    """Fisher information of the fitted runs and of candidates, under every draw of the constants.
 
     Args:
-        information: of the runs, in the optimiser's coordinates.
-        slopes: of the points, over the noise.
-        gradient: of the prediction.
-        departure_score: by how much departures at the runs pull at the constants.
-        departures: of the points' log losses, in independent directions.
-        missed: the same of the prediction itself.
-        doubt: size of the departures, in their own standard deviations.
-        error: of one run.
+        information: of the runs and the prior, in unconstrained coordinates of the constants.
+        slopes: gradients of the candidates' log losses, over the noise of one run.
+        gradient: of the log prediction.
+        departure_score: products of departures at the runs with the runs' slopes: the score that departures add.
+        departures: of the candidates' log losses, in independent directions of unit variance.
+        target_departures: the same of the log prediction.
+        departure_scale: standard deviations of the departures under each draw.
+        noise_sd: effective standard deviation of one run's log loss.
     """
 
     information: Float[np.ndarray, "draws params params"]
@@ -108,137 +134,183 @@ class InformationState:
     gradient: Float[np.ndarray, "draws params"]
     departure_score: Float[np.ndarray, "draws directions params"]
     departures: Float[np.ndarray, "points directions"]
-    missed: Float[np.ndarray, " directions"]
-    doubt: Float[np.ndarray, " draws"]
-    error: float
+    target_departures: Float[np.ndarray, " directions"]
+    departure_scale: Float[np.ndarray, " draws"]
+    noise_sd: float
 
-    def among(self, rows: slice) -> InformationState:
-        """The same for some of the points."""
-        return replace(self, slopes=self.slopes[:, rows], departures=self.departures[rows])
+    def subset(self, candidates: slice) -> InformationState:
+        """The same for some of the candidates."""
+        return replace(self, slopes=self.slopes[:, candidates], departures=self.departures[candidates])
 
-    def measured(self, chosen: Int[np.ndarray, " chosen"]) -> InformationState:
-        """The same once some of the points are among the runs."""
-        new = self.slopes[:, chosen]
-        information, departure_score = (
-            self.information + np.swapaxes(new, 1, 2) @ new,
-            self.departure_score + self.departures[chosen].T @ new,
-        )
-        return replace(self, information=information, departure_score=departure_score)
-
-    def _once(self, chosen: Int[np.ndarray, " chosen"]):
-        """Covariance, pull, the constants' move towards the prediction, and its bias, once some points are measured."""
-        known = self.measured(chosen)
-        covariance = np.linalg.inv(known.information)
-        towards = (covariance @ self.gradient[:, :, None])[:, :, 0]
-        return (
-            covariance,
-            known.departure_score,
-            towards,
-            (known.departure_score @ towards[:, :, None])[:, :, 0] / self.error - self.missed,
+    def with_measured(self, chosen: Int[np.ndarray, " chosen"]) -> InformationState:
+        """The same once some of the candidates are among the runs."""
+        new_slopes = self.slopes[:, chosen]
+        return replace(
+            self,
+            information=self.information + np.swapaxes(new_slopes, 1, 2) @ new_slopes,
+            departure_score=self.departure_score + self.departures[chosen].T @ new_slopes,
         )
 
-    def deviation(self, chosen: Int[np.ndarray, " chosen"]) -> float:
-        """Expected error of the log of the prediction once these points are measured."""
-        _, _, towards, bias = self._once(chosen)
-        squared = np.sum(self.gradient * towards, axis=1) + self.doubt**2 * np.sum(bias**2, axis=1)
+    def _moments(self, chosen: Int[np.ndarray, " chosen"]) -> tuple[np.ndarray, ...]:
+        """Moments of the constants once some candidates are measured.
+
+        Returns:
+            covariance of the constants (draws, params, params); the departure score (draws, directions, params);
+            covariance of the constants with the log prediction (draws, params); bias of the log prediction from each
+            direction of departures (draws, directions).
+        """
+        state = self.with_measured(chosen)
+        covariance = np.linalg.inv(state.information)
+        with_prediction = (covariance @ self.gradient[:, :, None])[:, :, 0]
+        fitted_departures = (state.departure_score @ with_prediction[:, :, None])[:, :, 0] / self.noise_sd
+        return covariance, state.departure_score, with_prediction, fitted_departures - self.target_departures
+
+    def expected_error(self, chosen: Int[np.ndarray, " chosen"]) -> float:
+        """Expected error of the log prediction once these candidates are measured.
+
+        Returns:
+            the geometric mean over the draws of the root mean squared error.
+        """
+        _, _, with_prediction, bias = self._moments(chosen)
+        squared = np.sum(self.gradient * with_prediction, axis=1) + self.departure_scale**2 * np.sum(bias**2, axis=1)
         return float(np.exp(np.log(squared).mean() / 2))
 
-    def with_one_more(self, chosen: Int[np.ndarray, " chosen"]) -> Float[np.ndarray, " points"]:
-        """The same with each of the points added to them, by rank-one updates."""
-        covariance, departure_score, towards, bias = self._once(chosen)
-        moved = self.slopes @ covariance
-        along = (self.slopes @ towards[:, :, None])[:, :, 0]
-        size = 1 + np.sum(moved * self.slopes, axis=2)
-        new = self.departures - moved @ np.swapaxes(departure_score, 1, 2)
-        share = along / size / self.error
-        biased = np.sum(bias**2, axis=1)[:, None] + share**2 * np.sum(new**2, axis=2)
-        biased += 2 * share * (new @ bias[:, :, None])[:, :, 0]
-        squared = np.sum(self.gradient * towards, axis=1)[:, None] - along**2 / size + self.doubt[:, None] ** 2 * biased
-        return np.exp(np.log(squared).mean(axis=0) / 2)
+    def expected_error_with_one_more(self, chosen: Int[np.ndarray, " chosen"]) -> Float[np.ndarray, " points"]:
+        """Expected error once these candidates and each of all candidates in turn are measured, by rank-one updates."""
+        covariance, departure_score, with_prediction, bias = self._moments(chosen)
+        slope_covariance = self.slopes @ covariance
+        prediction_covariance = (self.slopes @ with_prediction[:, :, None])[:, :, 0]
+        measurement_variance = 1 + np.sum(slope_covariance * self.slopes, axis=2)
+        unexplained = self.departures - slope_covariance @ np.swapaxes(departure_score, 1, 2)
+        gain = prediction_covariance / measurement_variance / self.noise_sd
+        squared_bias = np.sum(bias**2, axis=1)[:, None] + gain**2 * np.sum(unexplained**2, axis=2)
+        squared_bias += 2 * gain * (unexplained @ bias[:, :, None])[:, :, 0]
+        variance = np.sum(self.gradient * with_prediction, axis=1)[:, None]
+        variance = variance - prediction_covariance**2 / measurement_variance
+        return np.exp(np.log(variance + self.departure_scale[:, None] ** 2 * squared_bias).mean(axis=0) / 2)
 
 
-def _departures(n, d, deviation: float, length: float) -> Float[np.ndarray, "rows directions"]:
-    """Smooth random surfaces over log N and log D (a Gaussian process), as independent directions.
+def _departures(
+    n: Float[np.ndarray, " rows"], d: Float[np.ndarray, " rows"], deviation: float, length: float
+) -> Float[np.ndarray, "rows directions"]:
+    """Gaussian-process departures from the law over log N and log D, as independent directions of unit variance.
 
-    Of many rows a part is decomposed, and the others follow from it (Williams and Seeger 2001, the Nystrom method).
+    Of many rows some are decomposed, and the others follow (Williams and Seeger 2001, the Nystrom method).
+
+    Args:
+        n: parameters.
+        d: tokens.
+        deviation: standard deviation of a departure, in log loss.
+        length: length scale, in log N and log D.
     """
-    at = np.stack([np.log(n), np.log(d)], axis=1) / length
-    some = at[:: -(-len(at) // LANDMARKS)]
-    near = np.exp(-0.5 * np.sum((at[:, None] - some[None]) ** 2, axis=2))
-    values, vectors = np.linalg.eigh(np.exp(-0.5 * np.sum((some[:, None] - some[None]) ** 2, axis=2)))
-    return deviation * near @ vectors[:, -FEATURES:] / np.sqrt(values[-FEATURES:])
+    position = np.stack([np.log(n), np.log(d)], axis=1) / length
+    landmarks = position[:: -(-len(position) // LANDMARKS)]
+    kernel = lambda rows: np.exp(-0.5 * np.sum((rows[:, None] - landmarks[None]) ** 2, axis=2))
+    values, vectors = np.linalg.eigh(kernel(landmarks))
+    return deviation * kernel(position) @ vectors[:, -FEATURES:] / np.sqrt(values[-FEATURES:])
 
 
-def _gradient(law: Law, columns, params, predictor: Predictor, target: float, quantity: str) -> tuple[np.ndarray, ...]:
-    """Derivatives of the log prediction in the optimiser's coordinates, by central differences; sizes of these."""
+def _gradient(
+    law: Law,
+    columns: dict[str, Float[np.ndarray, " rows"]],
+    params: Float[np.ndarray, "draws params"],
+    predictor: Predictor,
+    target: float,
+    quantity: str,
+) -> tuple[Float[np.ndarray, "draws params"], Float[np.ndarray, "draws params"]]:
+    """Gradient of the log prediction in unconstrained coordinates, by central differences.
+
+    Args:
+        law: of the draws.
+        columns: variable -> values of the runs, which scale the coordinates.
+        params: draws of its constants.
+        predictor: of the fit.
+        target: training FLOPs of the prediction.
+        quantity: what is predicted at the best split, ``loss`` or ``n``.
+
+    Returns:
+        the gradient, not finite for a draw without a best split; and the sizes of the coordinates.
+    """
     count = params.shape[1]
     coordinates = Coordinates.of(law, columns)
     with float64():
         unconstrained = np.asarray(coordinates.to_unconstrained(params))
-        size = np.maximum(np.abs(unconstrained), 1.0)
-        steps = DIFFERENCE * size[:, None] * np.eye(count)
-        around = np.asarray(
-            coordinates.to_params((unconstrained[:, None, None] + np.stack([steps, -steps], 1)).reshape(-1, count))
-        )
-    found = allocate(law, around, np.array([target]), predictor.cost, predictor.ranges["n"])
+        scales = np.maximum(np.abs(unconstrained), 1.0)
+        steps = DIFFERENCE * scales[:, None] * np.eye(count)
+        shifted = (unconstrained[:, None, None] + np.stack([steps, -steps], 1)).reshape(-1, count)
+        shifted_params = np.asarray(coordinates.to_params(shifted))
+    optima = allocate(law, shifted_params, np.array([target]), predictor.cost, predictor.ranges["n"])
     with np.errstate(invalid="ignore"):  # draws without a split, or with a loss below zero there, are left out
-        at = np.log(getattr(found, quantity)).reshape(len(unconstrained), 2, count)
-    return (at[:, 0] - at[:, 1]) / (2 * DIFFERENCE * size), size
+        log_prediction = np.log(getattr(optima, quantity)).reshape(len(unconstrained), 2, count)
+    return (log_prediction[:, 0] - log_prediction[:, 1]) / (2 * DIFFERENCE * scales), scales
 
 
 def _split(predictor: Predictor, target: float) -> tuple[CandidateRuns, float]:
-    """Runs of the target's FLOPs beside and at the best split, and how the log loss bends along them."""
-    n = predictor.allocation(target).n[0] * np.exp(ASIDE * np.arange(-1, 2))
+    """Three runs of the target's FLOPs, below, at and above the best size, and the law's curvature along them.
+
+    Returns:
+        the runs, ``SPLIT_STEP`` apart in log N; and the second derivative of the log loss by log N.
+    """
+    n = predictor.allocation(target).n[0] * np.exp(SPLIT_STEP * np.arange(-1, 2))
     d = target / np.exp(predictor.cost.log_flops_per_token(np.log(n)))
-    points = CandidateRuns(n, d, np.full(3, target))
-    columns = {"n": points.n, "d": points.d, "c": points.c}
-    below, at, above = log_predictions(predictor.law, predictor.constants[None], columns)[0]
-    return points, float(below - 2 * at + above) / ASIDE**2
+    split_runs = CandidateRuns(n, d, np.full(3, target))
+    columns = {"n": split_runs.n, "d": split_runs.d, "c": split_runs.c}
+    below, best, above = log_predictions(predictor.law, predictor.constants[None], columns)[0]
+    return split_runs, float(below - 2 * best + above) / SPLIT_STEP**2
 
 
 def information_state(
-    predictor: Predictor, seen: FittedRuns, points: CandidateRuns, target: float, quantity: str
+    predictor: Predictor, fitted_runs: FittedRuns, candidates: CandidateRuns, target: float, quantity: str
 ) -> InformationState:
-    """What the runs of a fit say of a prediction, and what each point would add.
+    """Fisher information of the runs of a fit and of candidates about a prediction at a best split.
+
+    Args:
+        predictor: of the fit.
+        fitted_runs: its runs.
+        candidates: runs that could be trained.
+        target: training FLOPs of the prediction.
+        quantity: what is predicted there, ``loss`` or ``n``.
 
     Raises:
-        FitFailed: hardly a draw has a best split of the target.
+        FitFailed: most draws have no best split of the target.
     """
-    rows = {variable: np.r_[seen.columns[variable], getattr(points, variable)] for variable in ("n", "d", "c")}
-    runs, width = len(seen.share), max(len(form.law.params) for form in predictor.forms)
-    beside, bend = _split(predictor, target)
-    every = CandidateRuns.joined([seen.points, points, beside])
-    surface = _departures(every.n, every.d, predictor.noise.deviation, predictor.config.departure_length)
+    inputs = {
+        variable: np.r_[fitted_runs.columns[variable], getattr(candidates, variable)] for variable in ("n", "d", "c")
+    }
+    rows, width = len(fitted_runs.row_weight), max(len(form.law.params) for form in predictor.forms)
+    split_runs, curvature = _split(predictor, target)
+    all_runs = CandidateRuns.joined([fitted_runs.points, candidates, split_runs])
+    surface = _departures(all_runs.n, all_runs.d, predictor.noise.deviation, predictor.config.departure_length)
     parts = []
     for form in predictor.forms:
         count = min(round(form.weight * DRAWS), len(form.draws))
         if not count:
             continue
         params = form.draws[np.linspace(0, len(form.draws) - 1, count).astype(int)]
-        columns = {variable: rows[variable] for variable in form.law.columns}
-        slopes = slopes_at(form.law, columns, params) / seen.error
-        gradient, size = _gradient(form.law, columns, params, predictor, target, quantity)
-        counted = slopes[:, :runs] * seen.share[:, None]
-        information = np.swapaxes(counted, 1, 2) @ slopes[:, :runs]
-        spare = width - slopes.shape[2]  # a law with fewer constants has some that nothing depends on
-        pad = lambda array, spare=spare: np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, spare)])
-        prior = np.pad((predictor.config.prior_scale * size) ** -2.0, ((0, 0), (0, spare)), constant_values=1.0)
-        information = np.pad(information, ((0, 0), (0, spare), (0, spare))) + prior[:, :, None] * np.eye(width)
-        parts.append((information, pad(slopes[:, runs:]), pad(gradient), pad(surface[:runs].T @ counted)))
+        columns = {variable: inputs[variable] for variable in form.law.columns}
+        slopes = slopes_at(form.law, columns, params) / fitted_runs.noise_sd
+        gradient, scales = _gradient(form.law, columns, params, predictor, target, quantity)
+        weighted = slopes[:, :rows] * fitted_runs.row_weight[:, None]
+        information = np.swapaxes(weighted, 1, 2) @ slopes[:, :rows]
+        unused = width - slopes.shape[2]  # a law with fewer constants is padded with some that nothing depends on
+        pad = lambda array, unused=unused: np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, unused)])
+        prior = np.pad((predictor.config.prior_scale * scales) ** -2.0, ((0, 0), (0, unused)), constant_values=1.0)
+        information = np.pad(information, ((0, 0), (0, unused), (0, unused))) + prior[:, :, None] * np.eye(width)
+        parts.append((information, pad(slopes[:, rows:]), pad(gradient), pad(surface[:rows].T @ weighted)))
     information, slopes, gradient, departure_score = (np.concatenate(part) for part in zip(*parts, strict=True))
-    good = np.asarray(np.isfinite(gradient).all(axis=1) & gradient.any(axis=1) & np.isfinite(slopes).all(axis=(1, 2)))
-    if good.sum() < len(good) / 2:
+    usable = np.asarray(np.isfinite(gradient).all(axis=1) & gradient.any(axis=1) & np.isfinite(slopes).all(axis=(1, 2)))
+    if usable.sum() < len(usable) / 2:
         raise FitFailed(f"hardly a resample of the fit has a compute-optimal size at {target:.4g} FLOPs")
-    below, at, above = surface[-3:]
-    missed = at if quantity == "loss" else -(above - below) / (2 * ASIDE) / bend
-    doubt = np.resize(predictor.config.departures, good.sum())
+    below, best, above = surface[-3:]
+    # By the implicit function theorem log N* moves by the slope of the departure along the split over the curvature.
+    target_departures = best if quantity == "loss" else -(above - below) / (2 * SPLIT_STEP) / curvature
     return InformationState(
-        information[good],
-        slopes[good],
-        gradient[good],
-        departure_score[good],
-        surface[runs:-3],
-        missed,
-        doubt,
-        seen.error,
+        information=information[usable],
+        slopes=slopes[usable],
+        gradient=gradient[usable],
+        departure_score=departure_score[usable],
+        departures=surface[rows:-3],
+        target_departures=target_departures,
+        departure_scale=np.resize(predictor.config.departures, usable.sum()),
+        noise_sd=fitted_runs.noise_sd,
     )

@@ -1,7 +1,7 @@
-"""Which runs next: those that most reduce the expected error of a prediction, within a FLOP budget.
+"""Optimal design of further runs: those that most reduce the expected error of a prediction within a FLOP budget.
 
-The error is that of ``laws.uses.optimal_design``. Two of the runs are chosen by nothing but their distance from the
-runs that are there: they test the form, and the others are chosen beside them.
+The error is that of ``laws.uses.optimal_design``. Two of the runs are chosen by their distance from the fitted runs
+alone: they test the form of the law, and the others are chosen given them.
 """
 
 from __future__ import annotations
@@ -17,100 +17,167 @@ from laws.forecasting.prediction import Predictor, extrapolation, warnings_of
 from laws.results.results import FitResult
 from laws.uses.optimal_design import CandidateRuns, FittedRuns, InformationState, information_state
 
-PREDICTIONS = ("loss", "n")  # at the best split
+PREDICTIONS = ("loss", "n")  # what can be predicted at the best split
 INFORMATIVE, LACK_OF_FIT = "informative", "lack of fit"
-COMPUTES, RATIOS = 2**0.5, 2.0  # steps between the candidates' computes, and their tokens a parameter
-WIDER = 1.5  # factor by which candidates' tokens a parameter go beyond those of the runs, on either side
-TESTS, KEPT = 2, 0.1  # runs for lack of fit, and the share of the budget that they have at most
-LARGEST = 0.25  # share of the budget that one run may cost, by default
-SWEEPS = 8  # of exchanges, at most
-RUNS, FURTHER = 10, 10.0  # by default: new runs, and the target's distance from the largest run
-SIZES, WIDE, BETWEEN = 5, (0.35, 2.8), 2.5  # of an iso-FLOP grid: sizes a budget, relative to the best; between budgets
-RANDOM = 16  # random designs that a proposal is compared with
+RUNS = 10  # new runs, by default
+TARGET_FACTOR = 10.0  # default target over the compute of the largest fitted run
+LARGEST_SHARE = 0.25  # default share of the budget that one run may cost
+COMPUTE_STEP = 2**0.5  # ratio of neighbouring computes of the candidates
+RATIO_STEP = 2.0  # ratio of neighbouring tokens a parameter of the candidates
+RATIO_MARGIN = 1.5  # factor by which tokens a parameter of candidates exceed those of the fitted runs, on either side
+LACK_OF_FIT_RUNS = 2  # runs that test the form of the law, and the least of a proposal beside one informative run
+LACK_OF_FIT_SHARE = 0.1  # share of the budget that they cost at most
+MAX_EXCHANGES = 8  # passes of exchanges over the chosen runs
+MIN_IMPROVEMENT = 1e-3  # relative gain of a pass below which exchanges end
+GRID_SIZES = 5  # sizes a budget of the iso-FLOP grid that a proposal is compared with
+GRID_SPAN = (0.35, 2.8)  # smallest and largest of these sizes, over the best
+GRID_BUDGET_RATIO = 2.5  # ratio of neighbouring budgets of that grid
+RANDOM_DESIGNS = 16  # random designs that a proposal is compared with
 
 
-def ratios_of(seen: FittedRuns) -> tuple[float, float]:
+def ratio_range(fitted_runs: FittedRuns) -> tuple[float, float]:
     """Fewest and most tokens a parameter of a candidate."""
-    ratio = seen.columns["d"] / seen.columns["n"]
-    return float(ratio.min() / WIDER), float(ratio.max() * WIDER)
+    ratio = fitted_runs.columns["d"] / fitted_runs.columns["n"]
+    return float(ratio.min() / RATIO_MARGIN), float(ratio.max() * RATIO_MARGIN)
 
 
-def candidates(predictor: Predictor, seen: FittedRuns, largest: float) -> CandidateRuns:
-    """The grid of runs that might be made: from the FLOPs of the smallest run to the largest allowed."""
-    steps = int(np.log(largest / predictor.ranges["c"][0]) / np.log(COMPUTES) + 1e-9)
-    low, high = ratios_of(seen)
-    ratios = np.geomspace(low, high, max(round(np.log(high / low) / np.log(RATIOS)), 2) + 1)
-    compute, ratio = np.meshgrid(largest * COMPUTES ** -np.arange(steps + 1.0), ratios, indexing="ij")
-    return CandidateRuns.at(predictor.cost, compute.ravel(), ratio.ravel())
+def candidates(predictor: Predictor, fitted_runs: FittedRuns, largest: float) -> CandidateRuns:
+    """Grid of runs that could be trained, in compute and tokens a parameter.
+
+    Args:
+        predictor: of the fit.
+        fitted_runs: its runs; the grid begins at the FLOPs of the smallest.
+        largest: training FLOPs of the largest candidate.
+    """
+    steps = int(np.log(largest / predictor.ranges["c"][0]) / np.log(COMPUTE_STEP) + 1e-9)
+    low, high = ratio_range(fitted_runs)
+    ratios = np.geomspace(low, high, max(round(np.log(high / low) / np.log(RATIO_STEP)), 2) + 1)
+    compute, ratio = np.meshgrid(largest * COMPUTE_STEP ** -np.arange(steps + 1.0), ratios, indexing="ij")
+    return CandidateRuns.at_ratio(predictor.cost, compute.ravel(), ratio.ravel())
 
 
-def search(
-    known: InformationState, cost: Float[np.ndarray, " points"], budget: float, runs: int
+def search_design(
+    state: InformationState, cost: Float[np.ndarray, " points"], budget: float, runs: int
 ) -> Int[np.ndarray, " chosen"]:
-    """The points that leave the least error for a budget, none twice: greedy under a few caps, then exchanged."""
-    best, found = np.inf, np.zeros(0, int)
-    unconstrained = lambda taken, room: (cost <= room * (1 + 1e-9)) & ~np.isin(np.arange(len(cost)), taken)
+    """Candidates with the least expected error within a budget, none twice.
+
+    Runs are added greedily under each of three caps on the cost of one run, then exchanged one at a time (Fedorov 1972);
+    the best of the three designs is returned.
+
+    Args:
+        state: information of the runs and of the candidates.
+        cost: training FLOPs of each candidate; infinite for one that may not be chosen.
+        budget: training FLOPs of all chosen together.
+        runs: how many at most.
+    """
+    best_error, best_design = np.inf, np.zeros(0, int)
+    affordable = lambda taken, remaining: (cost <= remaining * (1 + 1e-9)) & ~np.isin(np.arange(len(cost)), taken)
     for cap in sorted({budget, 2 * budget / runs, budget / runs}):
         chosen = np.zeros(0, int)
         for _ in range(runs):
-            room = min(budget - cost[chosen].sum(), max(cap, cost.min()))
-            score = np.where(unconstrained(chosen, room), known.with_one_more(chosen), np.inf)
-            if np.isfinite(score).any():
-                chosen = np.r_[chosen, np.argmin(score)]
-        value = known.deviation(chosen)
-        for _ in range(SWEEPS):
-            before = value
+            remaining = min(budget - cost[chosen].sum(), max(cap, cost.min()))
+            errors = np.where(affordable(chosen, remaining), state.expected_error_with_one_more(chosen), np.inf)
+            if np.isfinite(errors).any():
+                chosen = np.r_[chosen, np.argmin(errors)]
+        error = state.expected_error(chosen)
+        for _ in range(MAX_EXCHANGES):
+            error_before = error
             for _ in range(len(chosen)):
                 first, rest = chosen[0], chosen[1:]
-                score = np.where(unconstrained(rest, budget - cost[rest].sum()), known.with_one_more(rest), np.inf)
-                better = score.min() < value * (1 - 1e-9)
-                chosen, value = np.r_[rest, np.argmin(score) if better else first], min(value, score.min())
-            if value > before * (1 - 1e-3):
+                remaining = budget - cost[rest].sum()
+                errors = np.where(affordable(rest, remaining), state.expected_error_with_one_more(rest), np.inf)
+                improves = errors.min() < error * (1 - 1e-9)
+                chosen, error = np.r_[rest, np.argmin(errors) if improves else first], min(error, errors.min())
+            if error > error_before * (1 - MIN_IMPROVEMENT):
                 break
-        if value < best:
-            best, found = value, chosen
-    return found
+        if error < best_error:
+            best_error, best_design = error, chosen
+    return best_design
 
 
-def remote(points: CandidateRuns, others: CandidateRuns, budget: float, count: int) -> Int[np.ndarray, " chosen"]:
-    """The points farthest in log N and log D from all others and from each other, for a budget."""
-    at, near = (np.log(np.stack([which.n, which.d], axis=1)) for which in (points, others))
-    distance = np.linalg.norm(at[:, None] - near[None], axis=2).min(axis=1)
+def farthest_points(
+    points: CandidateRuns, others: CandidateRuns, budget: float, count: int
+) -> Int[np.ndarray, " chosen"]:
+    """Candidates farthest from other runs and from each other in log N and log D (a maximin-distance design).
+
+    Args:
+        points: the candidates.
+        others: the other runs.
+        budget: training FLOPs of all chosen together.
+        count: how many; each may cost an equal part of what is left of the budget.
+
+    Source:
+        Johnson, Moore and Ylvisaker 1990, Journal of Statistical Planning and Inference 26.
+    """
+    position, other_position = (np.log(np.stack([which.n, which.d], axis=1)) for which in (points, others))
+    distance = np.linalg.norm(position[:, None] - other_position[None], axis=2).min(axis=1)
     chosen: list[int] = []
-    for left in range(count, 0, -1):
-        room = (budget - points.c[chosen].sum()) / left * (1 + 1e-9)
-        chosen.append(int(np.argmax(np.where(points.c <= room, distance, -np.inf))))
-        distance = np.minimum(distance, np.linalg.norm(at - at[chosen[-1]], axis=1))
+    for to_choose in range(count, 0, -1):
+        cap = (budget - points.c[chosen].sum()) / to_choose * (1 + 1e-9)
+        chosen.append(int(np.argmax(np.where(points.c <= cap, distance, -np.inf))))
+        distance = np.minimum(distance, np.linalg.norm(position - position[chosen[-1]], axis=1))
     return np.array(chosen, int)
 
 
-def choose(
-    known: InformationState, points: CandidateRuns, seen: FittedRuns, budget: float, runs: int
+def choose_design(
+    state: InformationState, points: CandidateRuns, fitted_runs: FittedRuns, budget: float, runs: int
 ) -> Int[np.ndarray, " runs"]:
-    """The proposal among candidates: informative points, given those for lack of fit, which come last."""
-    tests = remote(points, seen.points, max(KEPT * budget, TESTS * points.c.min()), TESTS)
-    left = np.where(np.isin(np.arange(len(points.c)), tests), np.inf, points.c)
-    return np.r_[search(known.measured(tests), left, budget - points.c[tests].sum(), runs - TESTS), tests]
+    """The proposed candidates: informative ones, and last those for lack of fit, given which the others are chosen.
+
+    Args:
+        state: information of the runs and of the candidates.
+        points: the candidates.
+        fitted_runs: the runs of the fit.
+        budget: training FLOPs of all chosen together.
+        runs: how many at most.
+    """
+    tests_budget = max(LACK_OF_FIT_SHARE * budget, LACK_OF_FIT_RUNS * points.c.min())
+    tests = farthest_points(points, fitted_runs.points, tests_budget, LACK_OF_FIT_RUNS)
+    cost = np.where(np.isin(np.arange(len(points.c)), tests), np.inf, points.c)
+    remaining = budget - points.c[tests].sum()
+    informative = search_design(state.with_measured(tests), cost, remaining, runs - LACK_OF_FIT_RUNS)
+    return np.r_[informative, tests]
 
 
 def isoflop_grid(predictor: Predictor, budget: float, runs: int) -> CandidateRuns:
-    """What is usually done with the same FLOPs: a few sizes around the best at each of a few budgets."""
-    levels = np.array_split(np.arange(runs), max(round(runs / SIZES), 1))
-    share = np.concatenate([np.full(len(level), BETWEEN**k) for k, level in enumerate(levels)])
-    around = np.concatenate([np.geomspace(*WIDE, len(level)) for level in levels])
-    compute = budget * share / share.sum()
-    n = predictor.allocation(compute).n[0] * around
+    """An iso-FLOP grid of the same FLOPs: a few sizes around the best at each of a few budgets.
+
+    Args:
+        predictor: of the fit, which gives the best sizes.
+        budget: training FLOPs of all runs together.
+        runs: how many.
+    """
+    levels = np.array_split(np.arange(runs), max(round(runs / GRID_SIZES), 1))
+    relative_cost = np.concatenate([np.full(len(level), GRID_BUDGET_RATIO**k) for k, level in enumerate(levels)])
+    relative_size = np.concatenate([np.geomspace(*GRID_SPAN, len(level)) for level in levels])
+    compute = budget * relative_cost / relative_cost.sum()
+    n = predictor.allocation(compute).n[0] * relative_size
     return CandidateRuns(n, compute / np.exp(predictor.cost.log_flops_per_token(np.log(n))), compute)
 
 
 def random_design(
-    rng: np.random.Generator, predictor: Predictor, seen: FittedRuns, budget: float, runs: int, largest: float
+    rng: np.random.Generator,
+    predictor: Predictor,
+    fitted_runs: FittedRuns,
+    budget: float,
+    runs: int,
+    largest: float,
 ) -> CandidateRuns:
-    """The same FLOPs in runs of random cost and random tokens a parameter, within the candidates' ranges."""
+    """Runs of random compute and random tokens a parameter that cost the same FLOPs together.
+
+    Args:
+        rng: random numbers.
+        predictor: of the fit.
+        fitted_runs: its runs, which set the ranges of both.
+        budget: training FLOPs of all runs together.
+        runs: how many.
+        largest: training FLOPs that one run may cost.
+    """
     compute = np.exp(rng.uniform(np.log(predictor.ranges["c"][0]), np.log(largest), runs))
-    for _ in range(50):  # shares of the budget, none above the largest
+    for _ in range(50):  # scaled to the budget and capped in turn, until both hold
         compute = np.minimum(compute * budget / compute.sum(), largest)
-    return CandidateRuns.at(predictor.cost, compute, np.exp(rng.uniform(*map(np.log, ratios_of(seen)), size=runs)))
+    ratio = np.exp(rng.uniform(*map(np.log, ratio_range(fitted_runs)), size=runs))
+    return CandidateRuns.at_ratio(predictor.cost, compute, ratio)
 
 
 def propose(
@@ -144,47 +211,43 @@ def propose(
     """
     predictor, report = fitted.predictor, fitted.report
     target, budget = _checked(fitted, budget, runs, target, quantity, largest)
-    columns, objective = (
-        {variable: np.asarray(report.data.values[variable], np.float64) for variable in "ndc"},
-        report.objective,
-    )
-    seen = FittedRuns.of(columns, report.data.run, predictor.noise.deviation, objective.name, objective.delta)
-    point, grid = predictor.allocation(target), isoflop_grid(predictor, budget, runs)
-    if not np.isfinite([point.n[0, 0], *grid.n]).all():
+    columns = {variable: np.asarray(report.data.values[variable], np.float64) for variable in "ndc"}
+    objective, deviation = report.objective, predictor.noise.deviation
+    fitted_runs = FittedRuns.of(columns, report.data.run, deviation, objective.name, objective.delta)
+    split, grid = predictor.allocation(target), isoflop_grid(predictor, budget, runs)
+    if not np.isfinite([split.n[0, 0], *grid.n]).all():
         raise FitFailed(f"the fitted law has no compute-optimal size at {target:.4g} FLOPs, or at the budgets before")
-    largest = max(LARGEST * budget if largest is None else largest, predictor.ranges["c"][0])
-    possible, rng = candidates(predictor, seen, largest), np.random.default_rng([predictor.seed, 3])
-    drawn = [random_design(rng, predictor, seen, budget, runs, largest) for _ in range(RANDOM)]
-    known, count = (
-        information_state(predictor, seen, CandidateRuns.joined([possible, grid, *drawn]), target, quantity),
-        len(possible.n),
-    )
-    chosen = choose(known.among(slice(count)), possible, seen, budget, runs)
-    others = [known.deviation(count + runs * k + np.arange(runs)) for k in range(1 + RANDOM)]
-    after, points = known.deviation(chosen), possible[chosen]
-    deviation = {"before": known.deviation(chosen[:0]), "isoflop": others[0]}
-    deviation["random"] = float(np.exp(np.mean(np.log(others[1:]))))
+    largest = max(LARGEST_SHARE * budget if largest is None else largest, predictor.ranges["c"][0])
+    possible, rng = candidates(predictor, fitted_runs, largest), np.random.default_rng([predictor.seed, 3])
+    random_designs = [random_design(rng, predictor, fitted_runs, budget, runs, largest) for _ in range(RANDOM_DESIGNS)]
+    all_candidates = CandidateRuns.joined([possible, grid, *random_designs])
+    state, count = information_state(predictor, fitted_runs, all_candidates, target, quantity), len(possible.n)
+    chosen = choose_design(state.subset(slice(count)), possible, fitted_runs, budget, runs)
+    errors = [state.expected_error(count + runs * k + np.arange(runs)) for k in range(1 + RANDOM_DESIGNS)]
+    after, points = state.expected_error(chosen), possible[chosen]
+    deviation = {"before": state.expected_error(chosen[:0]), "isoflop": errors[0]}
+    deviation["random"] = float(np.exp(np.mean(np.log(errors[1:]))))
     return jsonable(
         {
             "law": fitted.law.name,
             "quantity": quantity,
-            "target": {"c": target} | {name: float(getattr(point, name)[0, 0]) for name in ("n", "d", "loss")},
+            "target": {"c": target} | {name: float(getattr(split, name)[0, 0]) for name in ("n", "d", "loss")},
             "budget": budget,
             "largest": largest,
             "flops": float(points.c.sum()),
             "level": predictor.level,
             "deviation": deviation | {"after": after},
             "variance_ratio": {name: (after / other) ** 2 for name, other in deviation.items()},
-            "points": _said(predictor, points),
+            "points": _proposed_runs(predictor, points),
             "warnings": warnings_of(predictor, extrapolation(predictor.ranges, {"c": target})),
         }
     )
 
 
-def _said(predictor: Predictor, points: CandidateRuns) -> list[dict[str, Any]]:
+def _proposed_runs(predictor: Predictor, points: CandidateRuns) -> list[dict[str, Any]]:
     """The points of a proposal with what the fit predicts there."""
     loss, low, high = predictor.losses({"n": points.n, "d": points.d, "c": points.c})
-    role = [INFORMATIVE] * (len(loss) - TESTS) + [LACK_OF_FIT] * TESTS
+    role = [INFORMATIVE] * (len(loss) - LACK_OF_FIT_RUNS) + [LACK_OF_FIT] * LACK_OF_FIT_RUNS
     table = {"n": points.n, "d": points.d, "c": points.c, "tokens_per_param": points.d / points.n, "loss": loss}
     table = {name: values.tolist() for name, values in table.items()}
     table |= {"interval": np.stack([low, high], axis=1).tolist(), "design_role": role}
@@ -201,18 +264,22 @@ def _checked(fitted: FitResult, budget, runs, target, quantity, largest) -> tupl
         raise InputError("the fit has no resamples, so nothing says what it does not know: fit with resamples above 0")
     if quantity not in PREDICTIONS:
         raise InputError(f"quantity is one of {', '.join(PREDICTIONS)}, and is '{quantity}'")
-    if runs <= TESTS:
-        raise InputError(f"runs must be at least {TESTS + 1}, as {TESTS} are kept for lack of fit, and is {runs}")
-    smallest, top = fitted.report.ranges["c"]
-    own = fitted.report.target_flops or 0.0
-    target = (own if own > top else FURTHER * top) if target is None else target
+    fewest = LACK_OF_FIT_RUNS + 1
+    if runs < fewest:
+        raise InputError(
+            f"runs must be at least {fewest}, as {LACK_OF_FIT_RUNS} are kept for lack of fit, and is {runs}"
+        )
+    smallest, largest_fitted = fitted.report.ranges["c"]
+    if target is None:
+        fit_target = fitted.report.target_flops or 0.0
+        target = fit_target if fit_target > largest_fitted else TARGET_FACTOR * largest_fitted
     budget = float(np.sum(fitted.report.data.values["c"])) if budget is None else budget
     for name, value in (("budget", budget), ("target", target), ("largest", largest)):
         if value is not None and not (np.isfinite(value) and value > 0):
             raise InputError(f"{name} must be positive, and is {value}")
-    least = (TESTS + 1) * smallest
+    least = fewest * smallest
     if budget < least:
         raise InputError(
-            f"a budget of {budget:.4g} FLOPs is too small: {TESTS + 1} runs like the smallest of the fit cost {least:.4g}"
+            f"a budget of {budget:.4g} FLOPs is too small: {fewest} runs like the smallest of the fit cost {least:.4g}"
         )
     return float(target), float(budget)

@@ -14,9 +14,9 @@ from benchmarks import propose as benchmark, simulation
 from isoflop import cli
 from laws.base.errors import InputError
 from laws.estimation.refit import slopes_at
-from laws.uses import optimal_design as information
+from laws.uses import optimal_design
 from laws.uses.optimal_design import CandidateRuns, FittedRuns, InformationState, information_state
-from laws.uses.propose import TESTS, WIDER, candidates, propose, remote
+from laws.uses.propose import LACK_OF_FIT_RUNS, RATIO_MARGIN, candidates, farthest_points, propose
 from sweeps import design, plan
 
 BUDGET = 5e12
@@ -29,13 +29,13 @@ def proposals(fitted):
 
 @pytest.fixture(scope="module")
 def known(fitted):
-    """What is known of the loss at 1e13 FLOPs, and the candidates."""
+    """Information about the loss at 1e13 FLOPs, and the candidates."""
     predictor, data = fitted.predictor, fitted.report.data
-    seen = FittedRuns.of(
+    fitted_runs = FittedRuns.of(
         {variable: np.array(data.values[variable]) for variable in "ndc"}, data.run, 0.003, "log_huber", 1e-3
     )
-    points = candidates(predictor, seen, 1e12)
-    return information_state(predictor, seen, points, 1e13, "loss"), points
+    points = candidates(predictor, fitted_runs, 1e12)
+    return information_state(predictor, fitted_runs, points, 1e13, "loss"), points
 
 
 @pytest.mark.parametrize("quantity", ["loss", "n"])
@@ -48,7 +48,7 @@ def test_a_proposal_keeps_to_its_budget_and_ranges(proposals, fitted, quantity):
     assert proposal["flops"] <= BUDGET
     for point in points:
         assert min(data["c"]) <= point["c"] * (1 + 1e-9) and point["c"] <= proposal["largest"] * (1 + 1e-9)
-        assert ratio.min() / WIDER * 0.999 < point["tokens_per_param"] < ratio.max() * WIDER * 1.001
+        assert ratio.min() / RATIO_MARGIN * 0.999 < point["tokens_per_param"] < ratio.max() * RATIO_MARGIN * 1.001
         log_cost = fitted.predictor.cost.log_flops_per_token(np.log(point["n"]))
         assert point["c"] == pytest.approx(point["d"] * np.exp(log_cost), rel=1e-5)
         assert point["interval"][0] < point["loss"] < point["interval"][1]
@@ -64,10 +64,10 @@ def test_it_expects_less_error_than_a_grid_or_chance_for_the_same_flops(proposal
 def test_two_runs_are_kept_for_lack_of_fit_far_from_the_others(proposals, fitted):
     points, data = proposals["loss"]["points"], fitted.report.data.values
     roles = [point["design_role"] for point in points]
-    assert roles == ["informative"] * (len(points) - TESTS) + ["lack of fit"] * TESTS
+    assert roles == ["informative"] * (len(points) - LACK_OF_FIT_RUNS) + ["lack of fit"] * LACK_OF_FIT_RUNS
     at = np.log([[point["n"], point["d"]] for point in points])
     runs = np.log(np.stack([data["n"], data["d"]], axis=1))
-    for test in at[-TESTS:]:
+    for test in at[-LACK_OF_FIT_RUNS:]:
         assert np.linalg.norm(runs - test, axis=1).min() > 0.4  # log N and log D
     assert np.linalg.norm(at[-1] - at[-2]) > 1
 
@@ -75,8 +75,8 @@ def test_two_runs_are_kept_for_lack_of_fit_far_from_the_others(proposals, fitted
 def test_runs_for_lack_of_fit_are_the_farthest_that_their_budget_pays_for():
     n = np.array([1.0, 1e1, 1e2, 1e3, 1e5])
     points, others = CandidateRuns(n, np.ones(5), n), CandidateRuns(np.array([0.1]), np.ones(1), np.ones(1))
-    assert remote(points, others, 2e3, 2).tolist() == [3, 1]  # each may cost half; then between both
-    assert remote(points, others, 2e5, 2).tolist() == [4, 2]
+    assert farthest_points(points, others, 2e3, 2).tolist() == [3, 1]  # each may cost half; then between both
+    assert farthest_points(points, others, 2e5, 2).tolist() == [4, 2]
 
 
 def test_more_flops_are_worth_more(proposals, fitted):
@@ -124,11 +124,11 @@ def test_units_of_tokens_and_flops_do_not_matter(fitted, proposals):
 
 
 def test_one_more_point_is_the_same_by_rank_one_update_and_from_scratch(known):
-    known, points = known
+    state, points = known
     chosen = np.array([3, 11])
-    added = known.with_one_more(chosen)
+    added = state.expected_error_with_one_more(chosen)
     rows = range(0, len(points.n), 9)
-    assert added[list(rows)] == pytest.approx([known.deviation(np.r_[chosen, row]) for row in rows], rel=1e-9)
+    assert added[list(rows)] == pytest.approx([state.expected_error(np.r_[chosen, row]) for row in rows], rel=1e-9)
 
 
 def test_the_loss_moves_with_the_constants_as_at_the_best_split(fitted):
@@ -138,27 +138,27 @@ def test_the_loss_moves_with_the_constants_as_at_the_best_split(fitted):
     columns = {variable: np.array(data.values[variable]) for variable in "ndc"}
     best = predictor.allocation(1e13)
     target = CandidateRuns(best.n[0], best.d[0], np.array([1e13]))
-    seen = FittedRuns.of(columns, data.run, 0.003, "log_huber", 1e-3)
-    known = information_state(predictor, seen, target, 1e13, "loss")
+    fitted_runs = FittedRuns.of(columns, data.run, 0.003, "log_huber", 1e-3)
+    state = information_state(predictor, fitted_runs, target, 1e13, "loss")
     rows = {variable: np.r_[columns[variable], getattr(target, variable)] for variable in "nd"}
     slope = slopes_at(predictor.law, rows, predictor.constants[None])[0, -1]
-    assert known.gradient[0] == pytest.approx(slope, rel=1e-5, abs=1e-8)
+    assert state.gradient[0] == pytest.approx(slope, rel=1e-5, abs=1e-8)
 
 
 def test_departures_that_the_law_can_follow_leave_no_bias():
     rng = np.random.default_rng(0)
     runs, points, error = rng.standard_normal((30, 3)), rng.standard_normal((5, 3)), 0.1
     gradient, turn = rng.standard_normal(3), rng.standard_normal((3, 4))
-    known = InformationState(
+    state = InformationState(
         (runs.T @ runs)[None], points[None], gradient[None], ((error * runs @ turn).T @ runs)[None],
         error * points @ turn, gradient @ turn, np.array([2.0]), error,
     )  # fmt: skip
     chosen = np.array([1, 4])
     every = np.concatenate([runs, points[chosen]])
     variance = gradient @ np.linalg.solve(every.T @ every, gradient)
-    assert known.deviation(chosen) ** 2 == pytest.approx(variance)
-    bent = dataclasses.replace(known, missed=known.missed + 0.3)
-    assert bent.deviation(chosen) ** 2 == pytest.approx(variance + 2**2 * 4 * 0.3**2)
+    assert state.expected_error(chosen) ** 2 == pytest.approx(variance)
+    bent = dataclasses.replace(state, target_departures=state.target_departures + 0.3)
+    assert bent.expected_error(chosen) ** 2 == pytest.approx(variance + 2**2 * 4 * 0.3**2)
 
 
 def test_whoever_doubts_the_form_measures_nearer_to_the_best_split(fitted):
@@ -167,22 +167,22 @@ def test_whoever_doubts_the_form_measures_nearer_to_the_best_split(fitted):
         report = dataclasses.replace(fitted.report, uncertainty=settings)
         found = propose(dataclasses.replace(fitted, report=report), BUDGET, target=1e13)
         best = found["target"]["d"] / found["target"]["n"]
-        return np.mean([abs(np.log(point["tokens_per_param"] / best)) for point in found["points"][:-TESTS]])
+        return np.mean([abs(np.log(point["tokens_per_param"] / best)) for point in found["points"][:-LACK_OF_FIT_RUNS]])
 
     assert aside(8.0) < 0.75 * aside(0.0)
 
 
 def test_of_many_rows_a_part_finds_the_departures(proposals, fitted, monkeypatch):
-    monkeypatch.setattr(information, "LANDMARKS", 60)
+    monkeypatch.setattr(optimal_design, "LANDMARKS", 60)
     assert propose(fitted, BUDGET)["deviation"] == pytest.approx(proposals["loss"]["deviation"], rel=0.02)
 
 
 def test_rows_of_one_run_tell_as_much_as_one():
     columns = {variable: np.ones(4) for variable in "ndc"}
-    assert FittedRuns.of(columns, np.array(list("aaab")), 0.01, "log_squared", 1e-3).share == pytest.approx(
+    assert FittedRuns.of(columns, np.array(list("aaab")), 0.01, "log_squared", 1e-3).row_weight == pytest.approx(
         [1 / 3] * 3 + [1]
     )
-    assert FittedRuns.of(columns, np.arange(4), 0.01, "log_squared", 1e-3).error == pytest.approx(0.01, rel=0.05)
+    assert FittedRuns.of(columns, np.arange(4), 0.01, "log_squared", 1e-3).noise_sd == pytest.approx(0.01, rel=0.05)
 
 
 def test_the_command_prints_and_writes_a_table_that_a_sweep_reads(fitted, proposals, tmp_path, capsys):
