@@ -6,6 +6,7 @@ from .data.curves import load_curves
 from .model.forms import LAWS
 from .model.forms.schedule import multi_power, schedule_areas
 from .model.law import Law, Param
+from .uses.collapse import collapse
 from .uses.compute_multiplier import compare
 from .uses.inference_cost import cheapest_model
 from .uses.preregistration import freeze, score
@@ -24,6 +25,7 @@ __all__ = [
     "Runs",
     "UncertaintyConfig",
     "cheapest_model",
+    "collapse",
     "compare",
     "freeze",
     "isoflop_profiles",

@@ -12,12 +12,14 @@ from isoflop.commands import _laws
 if TYPE_CHECKING:
     from laws import FitResult
     from laws.results.report import ApproachReport, FitReport, Interval
+    from laws.uses.collapse import Collapse
 
 EXAMPLE = """
 isoflop fit runs/demo/sweep --law=chinchilla --holdout_above=6e11
 isoflop fit runs.csv --n_column=params --d_column=tokens --c_column=flops --drop_highest=5 --resamples=4000
 isoflop fit repeated.csv --law=data_constrained --columns=unique_tokens=unique --fixed=alpha=0.353,beta=0.353
 isoflop fit runs.csv --law=mylaw.py:MYLAW --loss_stderr=loss_sem
+isoflop fit runs/ladder --law=power_offset_c --collapse
 """
 
 OBJECTIVES = (
@@ -63,6 +65,12 @@ def define(flags: absl_flags.FlagValues) -> None:
     text("curves", None, "Learning curves for approach 1; curves.parquet beside runs.parquet.", flag_values=flags)
     whole("seed", 0, "Seed of all draws.", flag_values=flags)
     flag("sensitivity", False, "Also fit under other objectives, outlier rules, forms, conventions.", flag_values=flags)
+    flag(
+        "collapse",
+        False,
+        "Whether the learning curves of all sizes fall onto one, and which do not.",
+        flag_values=flags,
+    )
     text("out", None, "Where to write; fit.json in the sweep directory or here.", flag_values=flags)
 
 
@@ -87,7 +95,10 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         **_laws.table_options(flags),
     }
     runs = laws.load(path, **columns)
-    curves = flags.curves or _laws.curves_beside(path)
+    curves_path = flags.curves or _laws.curves_beside(path)
+    curves = laws.load_curves(curves_path) if curves_path else None
+    if flags.collapse and curves is None:
+        raise laws.InputError("--collapse compares learning curves: give them with --curves")
     fit = runs.fit(
         flags.law,
         objective=flags.objective,
@@ -98,7 +109,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         target=flags.target,
         level=flags.level,
         seed=flags.seed,
-        curves=laws.load_curves(curves) if curves else None,
+        curves=curves,
         fixed=_laws.numbers("fixed", flags.fixed),
     )
     report = dataclasses.replace(fit.report, command=_laws.typed("fit", flags, args))
@@ -106,17 +117,25 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         rows = laws.sensitivity(fit, runs, lambda **changed: laws.load(path, **columns | changed))
         report = dataclasses.replace(report, sensitivity=rows)
     fit = dataclasses.replace(fit, report=report)
+    collapsed = laws.collapse(fit, curves) if flags.collapse and curves else None
     out = Path(flags.out or (Path(operand) / "fit.json" if Path(operand).is_dir() else "fit.json"))
     fit.save(out)
     payload = {key: value for key, value in fit.to_dict().items() if key not in ("samples", "data")}
-    return Output(payload | {"path": str(out)}, _text(fit, out))
+    if collapsed is not None:
+        payload["collapse"] = {
+            "spread": collapsed.late_spread,
+            "noise": collapsed.late_noise,
+            "holds": collapsed.holds,
+            "apart": collapsed.apart(),
+        }
+    return Output(payload | {"path": str(out)}, _text(fit, out, collapsed))
 
 
 def _span(ends: "Interval | None") -> str:
     return "" if ends is None else f"[{', '.join('open' if end is None else f'{end:.4g}' for end in ends)}]"
 
 
-def _text(fit: "FitResult", out: Path) -> Any:
+def _text(fit: "FitResult", out: Path, collapsed: "Collapse | None" = None) -> Any:
     from rich.console import Group
 
     report = fit.report
@@ -144,6 +163,7 @@ def _text(fit: "FitResult", out: Path) -> Any:
             f"{held.max_abs_rel_error:.2%} worst; {held.coverage:.0%} inside their intervals"
         )
     after += _sensitivity(report)
+    after += _collapse(collapsed) if collapsed else []
     warned = [f"warning: {warning}" for warning in fit.warnings]
     return Group(*lines, "", _constants(report), "", *after, *warned, f"{out}")
 
@@ -213,3 +233,16 @@ def _sensitivity(report: "FitReport") -> list[Any]:
         cells = [row.reason] if row.reason else [f"{row.a:.4f}", f"{row.n:.4g}", f"{row.loss:.5g}"]
         table.add_row(row.kind, row.choice, *cells)
     return ["", table, ""]
+
+
+def _collapse(collapsed: "Collapse") -> list[str]:
+    """How far the late learning curves lie apart, beside the noise of repeated runs, and the runs furthest off."""
+    noise = collapsed.late_noise
+    beside = "no run is repeated" if noise is None else f"repeated runs differ by {noise:.2%}"
+    answer = {True: "they collapse", False: "they do not collapse", None: "not to be told from noise"}[collapsed.holds]
+    furthest = ", ".join(f"{run} {distance:.2%}" for run, distance in list(collapsed.apart().items())[:3])
+    return [
+        f"late learning curves of {len(collapsed.runs)} runs, above E = {collapsed.floor:.4g} and scaled to end alike, "
+        f"differ by {collapsed.late_spread:.2%}; {beside}: {answer}",
+        f"furthest from the others: {furthest}",
+    ]

@@ -13,7 +13,7 @@ from laws.base.errors import FitFailed, InputError
 from laws.data.token_cost import TokenCost
 from laws.model.forms import find
 from laws.results.report import ModelAverage
-from laws.uses.collapse import collapse
+from laws.uses.collapse import collapse_curves
 from laws.uses.inference_cost import IsoLossCost
 from laws.uses.two_stage import predict_downstream
 
@@ -137,34 +137,75 @@ def curves_of(sizes=(1e6, 4e6, 16e6), seeds=3, wobble=0.0, noise=0.004):
     return out, size_of
 
 
-def test_curves_of_one_recipe_collapse():
+def test_curves_of_one_recipe_collapse_curves():
     curves, sizes = curves_of()
-    found = collapse(curves, 1.5, sizes)
+    found = collapse_curves(curves, 1.5, sizes)
     assert found.curves[:, -1] == pytest.approx(np.ones(9))
     assert found.spread[found.late].max() < 1e-3
     assert found.noise[-1] == pytest.approx(0.004, rel=0.5)
     assert found.holds is True
-    assert collapse(curves, 1.5).holds is None
+    assert collapse_curves(curves, 1.5).holds is None
 
 
 def test_a_size_of_another_recipe_is_named():
     curves, sizes = curves_of(wobble=0.1)
-    found = collapse(curves, 1.5, sizes)
+    found = collapse_curves(curves, 1.5, sizes)
     assert found.holds is False
     assert {run.split("-")[0] for run in list(found.apart())[:3]} == {"4e+06"}
 
 
-def test_a_wrong_floor_spoils_the_collapse():
+def test_a_wrong_floor_spoils_the_collapse_curves():
     curves, sizes = curves_of(sizes=(1e6, 1e8, 1e10))
-    assert collapse(curves, 0.8, sizes).holds is False
+    assert collapse_curves(curves, 0.8, sizes).holds is False
 
 
 def test_curves_that_cannot_collapse():
     curves, _ = curves_of()
     with pytest.raises(InputError, match="2 learning curves are too few"):
-        collapse(dict(list(curves.items())[:2]), 1.5)
+        collapse_curves(dict(list(curves.items())[:2]), 1.5)
     with pytest.raises(InputError, match="ends at or below the irreducible loss"):
-        collapse(curves, 3.0)
+        collapse_curves(curves, 3.0)
+
+
+def ladder_of(directory, wobble: float = 0.0):
+    """The tables of ``curves_of``, as ``isoflop collect`` writes them, with noise of single batches in the curves."""
+    curves, sizes = curves_of(sizes=tuple(4.0**k for k in range(9, 15)), wobble=wobble)
+    rng = np.random.default_rng(1)
+    runs = [{"run_id": run, "n": sizes[run], "d": 20 * sizes[run], "loss": curves[run][1][-1]} for run in curves]
+    points = [
+        pd.DataFrame({"run_id": run, "tokens": tokens, "loss": loss * np.exp(1e-3 * rng.standard_normal(len(loss)))})
+        for run, (tokens, loss) in curves.items()
+    ]
+    pd.DataFrame(runs).to_parquet(directory / "runs.parquet")
+    pd.concat(points).to_parquet(directory / "curves.parquet")
+    return directory / "runs.parquet"
+
+
+def test_collapse_on_the_command_line(tmp_path, capsys):
+    words = ["--law=power_offset_n", "--n_column=n", "--d_column=d", "--resamples=0", "--collapse"]
+    found = {}
+    for wobble in (0.0, 0.2):
+        table = ladder_of(tmp_path, wobble)
+        assert cli.main(["fit", str(table), *words, f"--out={tmp_path / 'fit.json'}", "--json"]) == 0
+        found[wobble] = json.loads(capsys.readouterr().out)["collapse"]
+    assert found[0.0]["spread"] < 0.02 < found[0.2]["spread"]
+    assert found[0.2]["holds"] is False
+    assert {run.split("-")[0] for run in list(found[0.2]["apart"])[:3]} == {"1.04858e+06"}
+    assert cli.main(["fit", str(table), *words, f"--out={tmp_path / 'fit.json'}"]) == 0
+    assert "they do not collapse" in capsys.readouterr().out
+    (tmp_path / "curves.parquet").unlink()
+    assert cli.main(["fit", str(table), *words]) == 2
+    assert "--collapse compares learning curves" in capsys.readouterr().err
+
+
+def test_a_collapse_needs_an_irreducible_loss_and_curves(tmp_path):
+    runs = laws.load(ladder_of(tmp_path), n="n", d="d")
+    curves = laws.load_curves(tmp_path / "curves.parquet")
+    with pytest.raises(InputError, match="law 'power_n' has no irreducible loss"):
+        laws.collapse(runs.fit("power_n", resamples=0), curves)
+    fit = runs.fit("power_offset_n", resamples=0)
+    with pytest.raises(InputError, match="2 of 18 runs have a learning curve"):
+        laws.collapse(fit, {run: curves[run] for run in list(curves)[:2]})
 
 
 @pytest.fixture(scope="module")
