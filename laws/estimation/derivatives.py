@@ -16,7 +16,7 @@ from laws.estimation.objectives import Objective
 from laws.model.coordinates import Coordinates
 from laws.model.law import Law
 
-# Points times runs that are evaluated together. Arrays of so many numbers stay in a core's cache, and below the 128 kB
+# Numbers that are evaluated together, points times runs. Arrays of so many stay in a core's cache, and below the 128 kB
 # from which glibc maps fresh pages for each of them.
 CELLS = 12_000
 
@@ -52,20 +52,26 @@ class Derivatives(NamedTuple):
         return Derivatives(self.value + value, self.gradient + gradient, self.hessian + hessian, self.metric + hessian)
 
 
-class _Prediction(NamedTuple):
-    """Predictions at a block of points, with the slopes of their logs and their own second derivatives.
+class _Predictions(NamedTuple):
+    """Predictions for some runs at some points, with the slopes of their logs and their own second derivatives.
 
     Args:
-        block: which points.
+        points, runs: which.
         value: the predictions.
         slopes: first derivatives of their logs.
         second: pair of coordinates -> second derivative of the predictions, where it is not zero.
     """
 
-    block: slice
-    value: Float[np.ndarray, "block runs"]
-    slopes: Float[np.ndarray, "block params runs"]
+    points: slice
+    runs: slice
+    value: Float[np.ndarray, "points runs"]
+    slopes: Float[np.ndarray, "points params runs"]
     second: Mapping[tuple[int, int], np.ndarray]
+
+
+def _blocks(count: int, size: int) -> Iterator[slice]:
+    """Consecutive slices of at most some size."""
+    return (slice(start, start + size) for start in range(0, count, size))
 
 
 @functools.lru_cache(maxsize=64)
@@ -80,28 +86,32 @@ def _prediction(law: Law) -> Callable[..., HyperDual]:
 
 def _predictions(
     coordinates: Coordinates, columns: Columns, unconstrained: Float[np.ndarray, "points params"]
-) -> Iterator[_Prediction]:
-    """Predictions block by block."""
-    law, runs = coordinates.law, len(next(iter(columns.values())))
-    shared = {"centre": coordinates.centre, "columns": columns}
-    step = max(1, CELLS // (runs * law.terms_per_row))
-    for start in range(0, len(unconstrained), step):
-        block = slice(start, start + step)
-        points = unconstrained[block]
-        prediction = _prediction(law)(list(points.T[:, :, None]), shared=shared)
-        value = np.broadcast_to(prediction.value, (len(points), runs))
-        slopes = np.zeros((*points.shape, runs))
-        for i, partial in prediction.first.items():
-            np.divide(partial, value, out=slopes[:, i])
-        yield _Prediction(block, value, slopes, prediction.second)
+) -> Iterator[_Predictions]:
+    """Predictions for all runs at all points, block by block."""
+    law, count = coordinates.law, len(next(iter(columns.values())))
+    cells = max(1, CELLS // law.terms_per_row)
+    for runs in _blocks(count, cells):
+        some = {variable: values[runs] for variable, values in columns.items()}
+        shared = {"centre": coordinates.centre, "columns": some}
+        for points in _blocks(len(unconstrained), max(1, cells // count)):
+            at = unconstrained[points]
+            prediction = _prediction(law)(list(at.T[:, :, None]), shared=shared)
+            value = np.broadcast_to(prediction.value, (len(at), min(count - runs.start, cells)))
+            slopes = np.zeros((*at.shape, value.shape[1]))
+            for i, partial in prediction.first.items():
+                np.divide(partial, value, out=slopes[:, i])
+            yield _Predictions(points, runs, value, slopes, prediction.second)
 
 
 def log_slopes(
     coordinates: Coordinates, columns: Columns, unconstrained: Float[np.ndarray, "points params"]
 ) -> Float[np.ndarray, "points runs params"]:
     """Derivatives of the logs of the predictions."""
-    blocks = [at.slopes for at in _predictions(coordinates, columns, unconstrained)]
-    return np.swapaxes(np.concatenate(blocks), 1, 2)
+    points, params = unconstrained.shape
+    slopes = np.empty((points, len(next(iter(columns.values()))), params))
+    for block in _predictions(coordinates, columns, unconstrained):
+        slopes[block.points, block.runs] = np.swapaxes(block.slopes, 1, 2)
+    return slopes
 
 
 @dataclass(frozen=True)
@@ -137,24 +147,24 @@ class Problems:
             numbers: which problem each belongs to.
         """
         some, params = unconstrained.shape
-        value, gradient = np.empty(some), np.empty((some, params))
-        hessian, metric = np.empty((2, some, params, params))
-        for block, predicted, slopes, second in _predictions(self.coordinates, self.columns, unconstrained):
-            weight = self.weight[numbers[block]]
-            residual = np.log(predicted) - self.log_loss[numbers[block]]
+        value, gradient = np.zeros(some), np.zeros((some, params))
+        hessian, metric = np.zeros((2, some, params, params))
+        for points, runs, predicted, slopes, second in _predictions(self.coordinates, self.columns, unconstrained):
+            weight = self.weight[numbers[points], runs]
+            residual = np.log(predicted) - self.log_loss[numbers[points], runs]
             psi = weight * self.objective.psi(residual, self.delta)
             psi_prime = weight * self.objective.psi_prime(residual, self.delta)
             irls_weight = np.where(residual == 0, weight, psi / np.where(residual == 0, 1.0, residual))
-            value[block] = np.sum(weight * self.objective.loss(residual, self.delta), axis=1)
-            gradient[block] = (slopes @ psi[:, :, None])[:, :, 0]
-            hessian[block] = _products(slopes, psi_prime - psi)
-            metric[block] = _products(slopes, irls_weight)
+            value[points] += np.sum(weight * self.objective.loss(residual, self.delta), axis=1)
+            gradient[points] += (slopes @ psi[:, :, None])[:, :, 0]
+            hessian[points] += _products(slopes, psi_prime - psi)
+            metric[points] += _products(slopes, irls_weight)
             psi_per_prediction = psi / predicted
             for (i, j), partial in second.items():
                 curvature = np.sum(psi_per_prediction * partial, axis=1)
-                hessian[block, i, j] += curvature
+                hessian[points, i, j] += curvature
                 if i != j:
-                    hessian[block, j, i] += curvature
+                    hessian[points, j, i] += curvature
         return Derivatives(value, gradient, hessian, metric)
 
 

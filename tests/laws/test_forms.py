@@ -5,6 +5,8 @@ import re
 import shlex
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +15,7 @@ from schedules import published_schedule
 import laws
 from isoflop import cli
 from laws.base.errors import InputError
+from laws.base.hyperdual import variables
 from laws.estimation.estimate import estimate, log_predictions, starting_points
 from laws.estimation.law_checks import check_law, check_starts
 from laws.model.coordinates import Coordinates
@@ -211,6 +214,23 @@ def test_a_declaration_keeps_its_promises(name):
         held = law.with_fixed({first: said[first]})
         assert held.names == law.names[1:]
         assert held.value(held.constants(truth[1:]), columns) == pytest.approx(value, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", LAWS)
+def test_derivatives_are_those_that_jax_finds(name):
+    law, truth = LAWS[name], truth_of(name)
+    columns = {variable: values[::8] for variable, values in design(law.columns).items()}
+    found = law.value(dict(zip(law.names, variables(truth), strict=True)), columns)
+    predict = lambda params: law.value(law.constants(params), columns)
+    with jax.enable_x64(True):
+        params = jnp.asarray(truth)
+        value, first, second = predict(params), jax.jacfwd(predict)(params), jax.jacfwd(jax.jacfwd(predict))(params)
+    assert found.value == pytest.approx(np.asarray(value), rel=1e-12)
+    for i, j in itertools.combinations_with_replacement(range(len(truth)), 2):
+        scale = np.abs(second[:, i, j]).max()
+        assert found.second.get((i, j), 0.0) + 0 * value == pytest.approx(second[:, i, j], rel=1e-9, abs=1e-9 * scale)
+    for i in range(len(truth)):
+        assert found.first.get(i, 0.0) + 0 * value == pytest.approx(first[:, i], rel=1e-9)
 
 
 def test_all_laws_say_where_they_come_from():
