@@ -98,7 +98,7 @@ def test_gradient_and_hessian_of_a_fit(name, sweep):
     columns, log_loss = {variable: table.values[variable] for variable in "nd"}, np.log(table.loss)
     coordinates, objective, delta = Coordinates.of(law, columns), OBJECTIVES[name], 1e-2
     weight = np.random.default_rng(0).integers(0, 3, len(table)).astype(float)
-    point = coordinates.to_unconstrained(np.array([28.0, 60.0, 1.01, 0.42, 0.34]))
+    point = np.asarray(coordinates.to_unconstrained(np.array([28.0, 60.0, 1.01, 0.42, 0.34])))
     problems = Problems(coordinates, columns, log_loss[None], weight[None], objective, delta)
 
     def total(point):
