@@ -21,9 +21,6 @@ from laws.model.variables import VARIABLES
 if TYPE_CHECKING:
     from laws.base.array_math import Numbers
 
-if TYPE_CHECKING:
-    from laws.base.array_math import Numbers
-
 # Constants or columns by name; a single number stands for all runs.
 Values = Mapping[str, Any]
 # Starting values from the columns of the runs and their loss, by variable and ``loss``.
