@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 from scipy.interpolate import PchipInterpolator
-from scipy.stats import gaussian_kde, t as student
+from scipy.special import stdtrit
 
 from laws.inference.allocation import derive
 from laws.plotting.panels import ACROSS, MissingFigureData, Panels, legend_above
@@ -65,7 +65,7 @@ def profiles(fitted: FitResult, panels: Panels) -> list[Axes]:
     if profile is None or not names:
         raise MissingFigureData("the fit has no profile: fit with resamples above 0")
     plots = panels(len(names), 1.9, 2.2)
-    cut = float(student.ppf((1 + profile.level) / 2, profile.dof))
+    cut = float(stdtrit(profile.dof, (1 + profile.level) / 2))
     point, ends = report.params | report.derived, profile.params | profile.derived
     for axes, name in zip(plots, names, strict=True):
         values, roots = drawn[name]
@@ -129,6 +129,8 @@ def _contours(axes: Axes, x: Float[np.ndarray, " draws"], y: Float[np.ndarray, "
     points, frame = np.stack(scaled((x, y))), scaled((axes.get_xlim(), axes.get_ylim()))
     if np.linalg.matrix_rank(np.cov(points / np.ptp(frame, axis=1)[:, None]), tol=1e-9) < 2:
         return  # on a line, as where a constant stayed at its bound
+    from scipy.stats import gaussian_kde  # half a second that a fit without figures is spared
+
     density = gaussian_kde(points)
     grid = np.meshgrid(*(np.linspace(low, high, GRID) for low, high in frame))
     height = density(np.stack([along.ravel() for along in grid])).reshape(GRID, GRID)
