@@ -6,7 +6,8 @@ A cell is a surface, a design and a noise. For each sweep of a cell the law is f
 rivals, and the nominal 50%, 80% and 95% intervals of the loss are compared with the truth in range, at 10 and at 100
 times the largest compute: for the mean surface (a run without noise) and for a new run. Beside it stands an oracle,
 which knows the true form and the true noise. The cells of `benchmarks.interval_cells` are of the 95% intervals of
-constants, by every interval method, where rows are clustered in runs, noise differs, or the objective is another.
+constants, by every interval method, where rows are clustered in runs, noise differs, or the objective is another;
+those of `benchmarks.score_cells` of the run that a frozen prediction is compared with.
 
 Sweeps are done in chunks, all cells in turn; what is done is kept in `--work`, so that the command can be stopped and
 continued, and a shorter one is a part of a longer one.
@@ -20,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import interval_cells
+from benchmarks import interval_cells, score_cells
 from benchmarks.interval_cells import INTERVAL_CELLS, overtrained
+from benchmarks.score_cells import SCORE_CELLS, ScoreCell
 from benchmarks.simulation import run, summaries
 from laws.base.array_math import power
 from laws.data.grouping import budget_groups
@@ -294,20 +296,23 @@ def name_of(cell: tuple[str, str, float]) -> str:
     return f"{surface}-{design}-{noise:g}"
 
 
-NAMED = {name_of(cell): cell for cell in CELLS} | {name: name for name in INTERVAL_CELLS}
+NAMED = {name_of(cell): cell for cell in CELLS} | {name: name for name in INTERVAL_CELLS} | SCORE_CELLS
 
 
-def simulate_any(cell: tuple[str, str, float] | str, chunk: int, sweeps: int) -> dict[str, np.ndarray]:
-    """Some sweeps of a cell of predictions, or of one of intervals (by its name)."""
+def simulate_any(cell: tuple[str, str, float] | str | ScoreCell, chunk: int, sweeps: int) -> dict[str, np.ndarray]:
+    """Some sweeps of a cell of predictions, of one of intervals (by its name), or of one of scores."""
     if isinstance(cell, str):
         return interval_cells.simulate(cell, chunk, sweeps, SEED)
+    if isinstance(cell, ScoreCell):
+        return score_cells.simulate(cell, chunk, sweeps, SEED)
     return simulate(cell, chunk, sweeps)
 
 
-def report(work: Path) -> dict[str, Any]:
-    """All cells that have been begun."""
-    cells = summaries({name_of(cell): cell for cell in CELLS}, work, summary)
-    intervals = summaries({name: name for name in INTERVAL_CELLS}, work, interval_cells.summary)
+def report(work: Path, earlier: dict[str, Any]) -> dict[str, Any]:
+    """All cells that have been begun, and those of an earlier report."""
+    of_intervals, of_scores = (earlier.get(part, {}).get("cells", {}) for part in ("intervals", "scores"))
+    cells = summaries({name_of(cell): cell for cell in CELLS}, work, summary, earlier.get("cells", {}))
+    intervals = summaries({name: name for name in INTERVAL_CELLS}, work, interval_cells.summary, of_intervals)
     return {
         "task": "coverage of the intervals of L(N, D) on simulated sweeps; widths and interval scores in percent of the "
         "loss; factors of the largest compute, 1 being in range; 'mean' the surface, 'run' a new run",
@@ -326,6 +331,11 @@ def report(work: Path) -> dict[str, Any]:
                 for method, figures in entry["methods"].items()
                 if figures["claimed"] and not figures["kept"]
             ],
+        },
+        "scores": {
+            "task": "whether what `laws.score` measures lies in the 95% interval of one run at the target, the law being "
+            "known; distances in standard deviations of a run",
+            "cells": summaries(SCORE_CELLS, work, score_cells.summary, of_scores),
         },
     }
 

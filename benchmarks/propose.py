@@ -209,9 +209,9 @@ def name_of(cell: tuple[str, float]) -> str:
 NAMED = {name_of(cell): cell for cell in CELLS}
 
 
-def report(work: Path) -> dict[str, Any]:
+def report(work: Path, earlier: dict[str, Any]) -> dict[str, Any]:
     """All cells that have been begun."""
-    cells = summaries(NAMED, work, summary)
+    cells = summaries(NAMED, work, summary, earlier.get("cells", {}))
     return {
         "task": "mean squared error of log L and log N* at ten times the largest compute, after ten new runs for the "
         "FLOPs of two more budgets: proposed, over an iso-FLOP grid and over random runs of equal compute",

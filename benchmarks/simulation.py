@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,21 +16,26 @@ Simulate = Callable[[Any, int, int], dict[str, np.ndarray]]
 Summarise = Callable[[Any, dict[str, np.ndarray]], dict[str, Any]]
 
 
-def summaries(cells: Mapping[str, Any], work: Path, summary: Summarise) -> dict[str, Any]:
+def summaries(
+    cells: Mapping[str, Any], work: Path, summary: Summarise, earlier: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
     """The figures of all cells that have been begun.
 
     Args:
         cells: name -> cell.
         work: where their chunks are kept.
         summary: of a cell and its arrays, whose rows are the sweeps.
+        earlier: figures of an earlier report, which stay for cells that have no chunks in ``work``.
     """
-    found = {}
+    figures = {}
     for name, cell in cells.items():
         path = work / f"{name}.npz"
         if path.exists():
             with np.load(path) as kept:
-                found[name] = summary(cell, {key: kept[key] for key in kept.files if key != "chunks"})
-    return found
+                figures[name] = summary(cell, {key: kept[key] for key in kept.files if key != "chunks"})
+        elif name in earlier:
+            figures[name] = earlier[name]
+    return figures
 
 
 def advance(name: str, cell: Any, work: Path, sweeps: int, chunk: int, simulate: Simulate) -> int:
@@ -63,9 +69,19 @@ def run(
     sweeps: int,
     chunk: int,
     simulate: Simulate,
-    report: Callable[[Path], dict[str, Any]],
+    report: Callable[[Path, dict[str, Any]], dict[str, Any]],
 ) -> int:
-    """The command: simulate what is missing, in turn, and write the report after every round."""
+    """The command: simulate what is missing, in turn, and write the report after every round.
+
+    Args:
+        name: of the benchmark, and of its files by default.
+        doc: what the help says.
+        cells: name -> cell.
+        sweeps: of every cell, by default.
+        chunk: sweeps at a time.
+        simulate: ``(cell, number of the chunk, sweeps) -> arrays``.
+        report: ``(folder of the chunks, earlier report or nothing) -> report``.
+    """
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path(f"benchmarks/results/{name}.json"))
     parser.add_argument("--work", type=Path, default=Path(f"runs/{name}"), help="what is done is kept here")
@@ -87,5 +103,6 @@ def run(
                 print(f"{cell}: {counts[-1]} sweeps", file=sys.stderr, flush=True)
         done = min(counts)
         given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps(report(given.work), indent=1) + "\n")
+        earlier = json.loads(given.out.read_text()) if given.out.exists() else {}
+        given.out.write_text(json.dumps(report(given.work, earlier), indent=1) + "\n")
     return 0

@@ -112,7 +112,7 @@ def nearest_rank_rows(
 
     Example:
         >>> nearest_rank_rows(np.array([0, 0, 1]), np.array([1, 0]))
-        array([2, 2, 0])
+        array([2, 2, 1])
     """
     rows = np.bincount(run)
     order = np.argsort(run, kind="stable")

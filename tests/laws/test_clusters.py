@@ -1,13 +1,17 @@
 """Rows of one run as a cluster, against formulas that are written out."""
 
+import doctest
+
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import t as student
 
 import laws
+from laws.base import uncertainty_config
 from laws.estimation.estimate import estimate
 from laws.estimation.objectives import OBJECTIVES
+from laws.inference import clusters
 from laws.inference.clusters import between_share, design_effect, effective_runs, nearest_rank_rows
 from laws.inference.noise import noise_of, residual_scale, seed_deviation
 from laws.inference.profile import profiles
@@ -137,3 +141,9 @@ def test_repeated_rows_of_a_run_are_not_repeated_runs():
     deviation, dof = seed_deviation(laws.load(frame, c="c", run="run"), np.ones(24, bool))
     assert deviation == pytest.approx(0.02 / np.sqrt(2), rel=0.02)
     assert dof == 1
+
+
+def test_examples_in_docstrings():
+    for module in (clusters, uncertainty_config):
+        results = doctest.testmod(module)
+        assert results.attempted > 0 and results.failed == 0

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks import coverage, simulation
+from benchmarks import coverage, interval_cells, score_cells, simulation
 
 CELL = ("chinchilla", "isoflop", 0.003)
 
@@ -30,7 +30,7 @@ def test_it_can_be_stopped_and_continued(work):
 
 
 def test_what_it_reports(work):
-    found = coverage.report(work)
+    found = coverage.report(work, {})
     cell = found["cells"]["chinchilla-isoflop-0.003"]
     json.dumps(found, allow_nan=False)
     assert cell["sweeps"] == 3
@@ -43,8 +43,14 @@ def test_what_it_reports(work):
     assert 0.5 < cell["mean"]["1"]["95%"]["width"] / cell["mean"]["1"]["95%"]["oracle_width"] < 3
 
 
+def test_cells_of_an_earlier_report_stay(work, tmp_path):
+    earlier = coverage.report(work, {})
+    again = coverage.report(tmp_path, earlier)  # where nothing was simulated
+    assert again == earlier
+
+
 def test_a_miss_is_called_one(work):
-    cell = coverage.report(work)["cells"]["chinchilla-isoflop-0.003"]
+    cell = coverage.report(work, {})["cells"]["chinchilla-isoflop-0.003"]
     cell["mean"]["10"]["95%"] |= {"coverage": 0.7, "error": 0.01}
     cell["mean"]["1"]["95%"] |= {"width": 3.0, "oracle_width": 1.0}
     said = coverage._verdict(CELL, cell)
@@ -67,3 +73,51 @@ def test_every_cell_can_be_set_up():
         assert reach == pytest.approx(100)
         assert len(setting.targets["n"]) == len(coverage.FACTORS) * len(coverage.ASIDE)
         assert 16 <= len(setting.columns["n"]) <= 30
+
+
+def test_interval_cells_report_every_method(tmp_path):
+    """At a size that only shows that it works: several rows a run, and the jackknife where it is valid."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interval_cells, "RESAMPLES", 40)
+        for name in ("ladder-evaluations", "grid-checkpoints-log_squared"):
+            assert simulation.advance(name, name, tmp_path, 3, 2, coverage.simulate_any) == 2
+    found = coverage.report(tmp_path, {})["intervals"]["cells"]
+    json.dumps(found, allow_nan=False)
+    assert list(found["ladder-evaluations"]["methods"]) == ["wild", "profile"]
+    for figures in found["grid-checkpoints-log_squared"]["methods"].values():
+        assert list(figures["quantities"]) == ["alpha", "beta", "a", "loss"]
+        widths = [figures["quantities"][name]["width"] for name in ("alpha", "beta")]
+        assert all(0.02 < width < 0.2 for width in widths)
+
+
+def test_every_interval_cell_can_be_set_up():
+    for name, cell in interval_cells.INTERVAL_CELLS.items():
+        law, truth = interval_cells.LAWS[cell.law]
+        runs = interval_cells.DESIGNS[cell.design]
+        assert set(truth) == set(law.names) and set(law.columns) <= set(runs), name
+        rows = np.full(len(runs["c"]), cell.rows or 3)
+        columns, run = interval_cells.checkpoints(runs, rows, cell.same)
+        assert len(run) == len(columns["c"]) == rows.sum()
+        assert (np.bincount(run) == rows).all()
+        ends = np.array([columns["c"][run == k].max() for k in range(len(rows))])
+        assert ends == pytest.approx(runs["c"])
+
+
+@pytest.mark.parametrize("name", ["score-7-1.25-0.01", "score-5-2-0.003"])
+def test_what_is_scored_is_one_run_at_the_target(name):
+    """It lies in the interval of one run as often as promised, where the lowest of several sizes does not."""
+    cell = score_cells.SCORE_CELLS[name]
+    found = score_cells.summary(cell, score_cells.simulate(cell, 0, 400, 3))
+    assert found["nearest"]["coverage"] == pytest.approx(0.95, abs=0.033)  # three standard errors
+    assert found["nearest"]["mean_distance"] == pytest.approx(0, abs=0.15)
+    if cell.factor == 1.25:
+        assert found["lowest"]["coverage"] < 0.93
+        assert found["lowest"]["mean_distance"] < -0.7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["ladder-evaluations", "grid-uneven_checkpoints", "grid-squared"])
+def test_intervals_of_clustered_rows_and_other_objectives_cover_the_truth(name):
+    kept = interval_cells.simulate(name, 0, 200, 5)
+    for method, figures in interval_cells.summary(name, kept)["methods"].items():
+        assert figures["coverage"] == pytest.approx(0.95, abs=0.02 + 3 * figures["error"]), method

@@ -254,7 +254,7 @@ def test_the_benchmark_compares_arms_of_equal_compute(work):
     with np.load(work / "misspecified-0.003.npz") as kept:
         assert kept["error"].shape == (3, 4, 2) and int(kept["chunks"]) == 2
         assert np.ptp(kept["error"], axis=1).min() > 0  # every arm its own runs
-    cell = benchmark.report(work)["cells"]["misspecified-0.003"]
+    cell = benchmark.report(work, {})["cells"]["misspecified-0.003"]
     json.dumps(cell, allow_nan=False)
     assert cell["flops"]["isoflop"] == pytest.approx(1) and cell["flops"]["random"] == pytest.approx(1)
     assert 0.8 < cell["flops"]["propose_loss"] <= 1
