@@ -89,7 +89,17 @@ class Runs(tables.Table):
 
 
 class FitResult(results.FitResult):
-    """A fit that can be plotted."""
+    """A law fitted to runs: constants, intervals, forecasts and figures, in the manner of statsmodels.
+
+    Example:
+        >>> import numpy as np, pandas as pd, laws
+        >>> c = np.geomspace(1e18, 1e21, 8)
+        >>> fit = laws.load(pd.DataFrame({"c": c, "loss": 2 + 1e3 * c**-0.15}), c="c").fit("power_offset_c", resamples=0)
+        >>> fit.params.round(3).to_dict()
+        {'k': 1000.0, 'E': 2.0, 'p': 0.15}
+        >>> float(fit.predict({"c": [1e24]})[0].round(4))
+        2.2512
+    """
 
     @property
     def plot(self) -> FitPlots:

@@ -28,47 +28,76 @@ def namespace(*arguments: Any) -> Any:
 
 
 def exp(x: Any) -> Any:
-    """Exponential of every element."""
+    """Exponential, elementwise."""
     return namespace(x).exp(x)
 
 
 def log(x: Any) -> Any:
-    """Natural logarithm of every element."""
+    """Natural logarithm, elementwise."""
     return namespace(x).log(x)
 
 
 def minimum(x: Any, y: Any) -> Any:
-    """The smaller of two, element by element."""
+    """Minimum of two arrays, elementwise."""
     return namespace(x, y).minimum(x, y)
 
 
 def maximum(x: Any, y: Any) -> Any:
-    """The larger of two, element by element."""
+    """Maximum of two arrays, elementwise."""
     return namespace(x, y).maximum(x, y)
 
 
 def clip(x: Any, low: Any, high: Any) -> Any:
-    """Elements brought to within two ends."""
+    """Elements limited to an interval.
+
+    Args:
+        x: the elements.
+        low: the least that is returned.
+        high: the most that is returned.
+
+    Example:
+        >>> clip(np.array([-1.0, 0.5, 3.0]), 0.0, 1.0)
+        array([0. , 0.5, 1. ])
+    """
     return minimum(maximum(x, low), high)
 
 
 def logaddexp(x: Any, y: Any) -> Any:
-    """``log(e^x + e^y)`` without overflow."""
+    """``log(e^x + e^y)``, elementwise, without overflow."""
     return namespace(x, y).logaddexp(x, y)
 
 
 def softplus(x: Any) -> Any:
-    """``log(1 + e^x)`` without overflow."""
+    """``log(1 + e^x)``, elementwise, without overflow.
+
+    Example:
+        >>> softplus(np.array([0.0, 1000.0])).tolist()
+        [0.6931471805599453, 1000.0]
+    """
     return logaddexp(0.0, x)
 
 
 def power(x: Any, exponent: Any) -> Any:
-    """``x ** exponent`` for positive x, through the logarithm: its derivatives in the exponent are cheap and exact."""
+    """``x ** exponent`` for positive x, elementwise, as ``exp(exponent log x)``: cheap derivatives in the exponent.
+
+    Example:
+        >>> power(np.array([4.0, 9.0]), 0.5)
+        array([2., 3.])
+    """
     return exp(exponent * log(x))
 
 
 def polynomial(coefficients: tuple[float, ...], x: Any) -> Any:
-    """Value at x, highest power first."""
+    """Value of a polynomial at x, elementwise.
+
+    Args:
+        coefficients: highest power first.
+        x: where.
+
+    Example:
+        >>> polynomial((1.0, 0.0, -2.0), np.array([0.0, 3.0]))
+        array([-2.,  7.])
+    """
     value = 0.0 * x
     for coefficient in coefficients:
         value = value * x + coefficient
@@ -76,7 +105,7 @@ def polynomial(coefficients: tuple[float, ...], x: Any) -> Any:
 
 
 def stop_gradient(x: Any) -> Any:
-    """The same value, of which no derivatives are taken."""
+    """The same value as a constant, in which no derivatives are taken."""
     if namespace(x) is np:
         return without_derivatives(x)
     from jax.lax import stop_gradient as stop

@@ -1,11 +1,11 @@
-"""What can go wrong with a table or a fit, each with the exit code of the command line."""
+"""Exceptions of tables and fits, each with the exit code of the command line."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class InputError(ValueError):
-    """The table, the columns or a request about them cannot be used; the message names the file and the column."""
+    """A table, a column, a law or a request that cannot be used; the message names the file, column or constant."""
 
     exit_code = 2
 
@@ -17,13 +17,18 @@ class FitFailed(RuntimeError):
 
 
 class NotPreregistered(RuntimeError):
-    """What was to be predicted had already been measured."""
+    """A forecast of something that had been measured before it was made."""
 
     exit_code = 1
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A hint ``; did you mean 'x'?`` when some known name is close to ``name``, else nothing."""
+    """The end of a message that names the known name closest to an unknown one; empty where none is close.
+
+    Example:
+        >>> nearest("chinchila", ["kaplan", "chinchilla"])
+        "; did you mean 'chinchilla'?"
+    """
     known = [str(item) for item in known]
     close = difflib.get_close_matches(name.lower(), [item.lower() for item in known], n=1, cutoff=0.55)
     match = next((item for item in known if close and item.lower() == close[0]), None)

@@ -14,7 +14,12 @@ from laws.base.errors import InputError
 
 
 def jsonable(value: Any) -> Any:
-    """The same as JSON can hold: arrays as lists, NaN and infinity as null."""
+    """A value as JSON can hold it: arrays and tuples as lists, numbers of numpy as numbers, NaN and infinity as None.
+
+    Example:
+        >>> jsonable({"a": np.array([1.0, np.nan]), 2: (np.int64(3),)})
+        {'a': [1.0, None], '2': [3]}
+    """
     if isinstance(value, dict):
         return {str(key): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -29,7 +34,11 @@ def jsonable(value: Any) -> Any:
 
 
 def write_json(path: str | Path, payload: dict[str, Any]) -> None:
-    """A file that is there whole or not at all.
+    """Write a JSON file, which is there whole or not at all.
+
+    Args:
+        path: of the file; its directory is made.
+        payload: content, as ``jsonable`` takes it.
 
     Raises:
         InputError: it cannot be written.
@@ -47,7 +56,11 @@ def write_json(path: str | Path, payload: dict[str, Any]) -> None:
 
 
 def read_json(path: str | Path, what: str) -> dict[str, Any]:
-    """A JSON object from a file.
+    """The JSON object in a file.
+
+    Args:
+        path: of the file.
+        what: it should be, as messages call it.
 
     Raises:
         InputError: no such file, or not JSON.
@@ -64,11 +77,11 @@ def read_json(path: str | Path, what: str) -> dict[str, Any]:
 
 
 def content_hash(payload: dict[str, Any]) -> str:
-    """Hash of a payload's content, its own seal left out."""
+    """SHA-256 of a JSON object, its key ``sha256`` left out."""
     content = {key: value for key, value in payload.items() if key != "sha256"}
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def sha256(path: str | Path) -> str:
-    """Hash of a file's bytes."""
+    """SHA-256 of a file."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -69,6 +69,12 @@ def standard_errors(
 ) -> Float[np.ndarray, " rows"]:
     """Standard errors of the losses. Weights are 1 / error^2 here and nowhere else, so that no table can invert them.
 
+    Args:
+        frame: the table.
+        name: of the table, in messages.
+        column: of the standard errors.
+        loss: measured losses.
+
     Raises:
         InputError: as ``column_numbers``, or an error that exceeds its loss.
     """

@@ -95,6 +95,11 @@ def levelled(tokens: np.ndarray, loss: np.ndarray, final: float) -> tuple[np.nda
     """Log tokens and log losses of a curve, shifted so that it ends at the run's measured loss.
 
     Training batches of one run are all easier or harder than the evaluation set by about the same factor.
+
+    Args:
+        tokens: of the points of the curve, rising.
+        loss: there.
+        final: measured loss of the run.
     """
     log_tokens, log_loss = np.log(tokens), np.log(loss)
     end = smoothed(log_tokens, log_loss, log_tokens[-1:])[0]

@@ -48,7 +48,13 @@ class Derivatives(NamedTuple):
         return Derivatives(self.value, self.gradient @ directions, turned(self.hessian), turned(self.metric))
 
     def plus(self, value: np.ndarray, gradient: np.ndarray, hessian: np.ndarray) -> Derivatives:
-        """With something convex added to the objective."""
+        """The same with a convex penalty added to the objective.
+
+        Args:
+            value: of the penalty, one a problem.
+            gradient: its first derivatives.
+            hessian: its second derivatives, positive semidefinite.
+        """
         return Derivatives(self.value + value, self.gradient + gradient, self.hessian + hessian, self.metric + hessian)
 
 
@@ -106,7 +112,13 @@ def _predictions(
 def log_slopes(
     coordinates: Coordinates, columns: Columns, unconstrained: Float[np.ndarray, "points params"]
 ) -> Float[np.ndarray, "points runs params"]:
-    """Derivatives of the logs of the predictions."""
+    """Derivatives of the logs of the predictions in the optimiser's coordinates.
+
+    Args:
+        coordinates: of the law.
+        columns: variable -> values of the runs, natural units.
+        unconstrained: points in the optimiser's coordinates.
+    """
     points, params = unconstrained.shape
     slopes = np.empty((points, len(next(iter(columns.values()))), params))
     for block in _predictions(coordinates, columns, unconstrained):

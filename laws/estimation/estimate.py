@@ -65,7 +65,13 @@ class PointEstimate:
 def log_predictions(
     law: Law, params: Float[np.ndarray, "samples params"], columns: dict[str, Float[np.ndarray, " runs"]]
 ) -> Float[np.ndarray, "samples runs"]:
-    """Log of the predicted loss under many sets of constants."""
+    """Log of the predicted loss under many sets of constants.
+
+    Args:
+        law: the law.
+        params: sets of constants, natural units, in the order of the law.
+        columns: variable -> values of the runs, natural units; optional ones may be missing.
+    """
     with float64():
         given = [variable for variable in law.columns if variable in law.needed or variable in columns]
         inputs = {variable: np.asarray(columns[variable], np.float64) for variable in given}
@@ -87,7 +93,16 @@ def starting_points(
     """The multi-start grid in natural units.
 
     The constants in which the law is linear are projected out: at each grid point of the others they are the
-    non-negative least squares of the relative error (variable projection, Golub and Pereyra 1973).
+    non-negative least squares of the relative error.
+
+    Args:
+        law: the law.
+        columns: variable -> values of the runs, natural units.
+        loss: what was measured of each.
+        weight: what each run counts; those of weight zero are left out.
+
+    Source:
+        Golub and Pereyra 1973, SIAM Journal on Numerical Analysis 10 (variable projection).
     """
     curved = [param.name for param in law.params if param.name not in law.linear]
     used = weight > 0
@@ -111,7 +126,17 @@ def starting_points(
 
 
 def polish(law: Law, columns, log_loss, weight, starts, objective: str, delta: float) -> MinimizerResult:
-    """Starts brought to their local minima, Huber's threshold tightened on the way."""
+    """Starts brought to their local minima, Huber's threshold tightened on the way.
+
+    Args:
+        law: the law.
+        columns: variable -> values of the runs, natural units.
+        log_loss: measured log losses, (1, runs).
+        weight: what each run counts, (1, runs).
+        starts: constants in natural units, (starts, params).
+        objective: a key of ``OBJECTIVES``.
+        delta: Huber's threshold at the end, in log loss.
+    """
     for threshold, steps in WIDENED if OBJECTIVES[objective].has_threshold else ():
         if threshold > delta:
             starts = minimise(law, columns, log_loss, weight, starts, objective, threshold, max_steps=steps).params
@@ -191,6 +216,11 @@ def weights_of(table: Table, seen: Bool[np.ndarray, " rows"], objective: str = "
 
     Noise weighs as 1 / error^2, of the loss or of its logarithm as the objective compares it, with mean one over the
     rows that are seen, so that Huber's threshold keeps its meaning.
+
+    Args:
+        table: the runs.
+        seen: which rows are fitted.
+        objective: a key of ``OBJECTIVES``.
     """
     weight = seen.astype(np.float64)
     if table.noise is not None:

@@ -37,7 +37,13 @@ class RefitResult:
 def slopes_at(
     law: Law, columns: dict[str, Float[np.ndarray, " runs"]], params: Float[np.ndarray, "problems params"]
 ) -> Float[np.ndarray, "problems runs params"]:
-    """Derivatives of the predicted log losses in the optimiser's coordinates."""
+    """Derivatives of the predicted log losses in the optimiser's coordinates.
+
+    Args:
+        law: the law.
+        columns: variable -> values of the runs, natural units; the coordinates are centred at these runs.
+        params: sets of constants, natural units.
+    """
     columns = {variable: np.asarray(columns[variable], np.float64) for variable in law.columns}
     coordinates = Coordinates.of(law, columns)
     with float64(), np.errstate(all="ignore"):
@@ -46,7 +52,16 @@ def slopes_at(
 
 
 def restriction(law: Law, hold: tuple[str, ...], tie: tuple[str, ...]):
-    """Which coordinates move, and the directions in which they do."""
+    """Which of the optimiser's coordinates move, and the directions in which they do.
+
+    Args:
+        law: the law.
+        hold: constants that stay where they start.
+        tie: constants on one scale that move together, by the coordinate of the first.
+
+    Returns:
+        a mask of the coordinates that move, and a matrix whose columns are the directions.
+    """
     free_mask, directions = np.ones(len(law.names), bool), np.eye(len(law.names))
     for name in (*hold, *tie[1:]):
         free_mask[law.names.index(name)] = False

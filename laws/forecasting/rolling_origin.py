@@ -55,7 +55,17 @@ def distance_variable(law: Law, columns: dict[str, np.ndarray]) -> str:
 def forecast_origins(
     along: Float[np.ndarray, " rows"], run: np.ndarray, least: int, most: int = ORIGINS
 ) -> list[Bool[np.ndarray, " rows"]]:
-    """The rows up to each cut, smallest first: those that leave enough runs below and some above, at most ``most``."""
+    """The rows below each forecast origin, smallest first.
+
+    Args:
+        along: the quantity along which is forecast, as the FLOPs of each row.
+        run: the run of each row.
+        least: fewest runs below an origin; at least one budget is left above it.
+        most: most origins, spread evenly.
+
+    Returns:
+        a mask of the rows for each origin.
+    """
     group = budget_groups(along)
     kept = [group <= last for last in range(group.max())]
     kept = [rows for rows in kept if len(np.unique(run[rows])) >= least]
@@ -149,7 +159,16 @@ def _scores(
 
 
 def refit_below_origins(fits: DesignFits, kept: list[Bool[np.ndarray, " rows"]], form: Form) -> RefitResult:
-    """One form refitted to the rows up to each cut of each table, (tables x cuts) problems, with its slopes."""
+    """One form refitted to the rows below each forecast origin of each table, with its slopes.
+
+    Args:
+        fits: the fits of the form to whole tables.
+        kept: the rows below each origin.
+        form: which constants are held and tied.
+
+    Returns:
+        (tables x origins) problems, those of one table together.
+    """
     counts = np.tile(np.array(kept, np.float64), (len(fits.params), 1))
     repeat = lambda values: np.repeat(values, len(kept), axis=0)
     return fits.refit(repeat(fits.log_loss), counts, repeat(fits.params), hold=form.zero, tie=form.tie, slopes=True)

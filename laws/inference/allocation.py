@@ -146,7 +146,19 @@ DERIVED = {"a": "a", "b": "b", "n_opt": "n", "d_opt": "d", "loss_opt": "loss"}
 def derive(
     law: Law, params: np.ndarray, cost: TokenCost, target: float, n_range: tuple[float, float]
 ) -> dict[str, Float[np.ndarray, " samples"]]:
-    """Exponents, compute-optimal size and data, and loss at the target, for each set of constants."""
+    """Exponents, compute-optimal size and data, and loss at a target compute, for each set of constants.
+
+    Args:
+        law: a law of N and D.
+        params: sets of constants, natural units.
+        cost: what a token costs at every size.
+        target: training FLOPs.
+        n_range: smallest and largest N of the runs.
+
+    Returns:
+        ``a``, ``b``, ``n_opt``, ``d_opt``, ``loss_opt`` and ``tokens_per_param``; ``a_6nd`` and ``b_6nd``, the exponents
+        for C = 6 N D, where the cost is another. NaN where there is no optimum.
+    """
     found = allocate(law, params, np.array([target]), cost, n_range)
     out = {name: getattr(found, key)[:, 0] for name, key in DERIVED.items()}
     out["tokens_per_param"] = out["d_opt"] / out["n_opt"]

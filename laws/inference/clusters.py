@@ -104,7 +104,7 @@ def design_effect(
 def nearest_rank_rows(
     run: Int[np.ndarray, " rows"], donor: Int[np.ndarray, "*batch runs"]
 ) -> Int[np.ndarray, "*batch rows"]:
-    """For each row the row of its run's donor at the same rank: the first of one run for the first of another.
+    """For each row the row of its run's donor at the same relative rank: the middle row for an only one.
 
     Args:
         run: number of the run of each row, 0 to runs - 1.

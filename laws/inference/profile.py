@@ -78,7 +78,13 @@ class Profile:
 
 
 def collinear(law: Law, params: Float[np.ndarray, " params"], centre: Mapping[str, float]) -> tuple[str, ...]:
-    """Linear constants whose size means nothing without the other constants, as A of A / N^alpha."""
+    """Linear constants whose unit depends on the other constants, as A of A / N^alpha.
+
+    Args:
+        law: the law.
+        params: its constants, natural units, in order.
+        centre: variable -> value at which the units are compared.
+    """
     own = {name: value for name, value in zip(law.names, params, strict=True) if name not in law.linear}
     moved = {name: 1.01 * value for name, value in own.items()}
     with float64():  # a law may be written with jax.numpy

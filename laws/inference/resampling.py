@@ -96,7 +96,14 @@ class DesignFits:
         return log_predictions(self.law, self.params, self.columns)
 
     def refit(self, log_loss, counts, starts, **options):
-        """``laws.estimation.refit.refit`` of this law, columns and objective; ``counts`` multiply the weights."""
+        """``laws.estimation.refit.refit`` of this law, columns and objective.
+
+        Args:
+            log_loss: measured log losses, one row for all problems or one each.
+            counts: by which the weights of the rows are multiplied, likewise.
+            starts: constants to start from, natural units.
+            options: further arguments of ``refit``.
+        """
         weight = self.weight * counts
         return refit(self.law, self.columns, log_loss, weight, starts, self.objective, self.delta, **options)
 
@@ -143,6 +150,13 @@ def pairs_bootstrap(
     """Refits to resampled runs, each started at the optimum and brought to its own.
 
     Points of one training run are not independent, so runs are resampled, not rows.
+
+    Args:
+        optimum: the fit.
+        table: its runs.
+        weight: what each row counts.
+        resamples: how many.
+        seed: of the draws.
     """
     weights = pairs_weights(table.run, weight, resamples, seed)
     starts = np.tile(optimum.params, (resamples, 1))

@@ -23,6 +23,7 @@ SCALES: dict[Scale, tuple[Callable, Callable]] = {
 
 
 def _centre(values: Float[np.ndarray, " runs"]) -> float:
+    """Geometric mean, or the mean size where some are not positive."""
     return float(np.exp(np.mean(np.log(values))) if (values > 0).all() else np.mean(np.abs(values)))
 
 
@@ -43,7 +44,12 @@ class Coordinates:
 
     @classmethod
     def of(cls, law: Law, columns: Mapping[str, Float[np.ndarray, " runs"]]) -> Coordinates:
-        """Coordinates centred on some runs."""
+        """Coordinates centred at some runs.
+
+        Args:
+            law: the law.
+            columns: variable -> values of the runs, natural units.
+        """
         return cls(law, {variable: _centre(np.asarray(columns[variable], np.float64)) for variable in law.columns})
 
     def _nonlinear(self, convert: Callable[[Param, int], Any]) -> dict[str, Any]:
@@ -56,19 +62,30 @@ class Coordinates:
         return {name: abs(unit) for name, unit in self.law.terms(nonlinear, self.centre)[1].items()}
 
     def constants(self, unconstrained: Sequence[Numbers]) -> dict[str, Numbers]:
-        """Constants in natural units by name, in the order of the law, from the optimiser's coordinates one by one."""
+        """Constants in natural units by name, in the order of the law.
+
+        Args:
+            unconstrained: the optimiser's coordinates, one array (or hyper-dual number) a constant.
+        """
         nonlinear = self._nonlinear(lambda p, i: SCALES[p.scale][1](unconstrained[i]))
         sizes = self._sizes(nonlinear)
         linear = {name: unconstrained[i] / sizes[name] for i, name in enumerate(self.law.names) if name in sizes}
         return {name: (nonlinear | linear)[name] for name in self.law.names}
 
     def to_params(self, unconstrained: Float[Numbers, "*batch params"]) -> Float[Numbers, "*batch params"]:
-        """From the optimiser's coordinates to natural units."""
+        """Constants in natural units, from the optimiser's coordinates.
+
+        Example:
+            >>> from laws.model.forms import LAWS
+            >>> coordinates = Coordinates.of(LAWS["power_n"], {"n": np.array([1e6, 1e8])})
+            >>> coordinates.to_params(np.array([2.0, 0.5]))  # the term adds 2 at N = 1e7
+            array([6.32455532e+03, 5.00000000e-01])
+        """
         columns = [unconstrained[..., i] for i in range(len(self.law.names))]
         return stack(list(self.constants(columns).values()))
 
     def to_unconstrained(self, params: Float[Numbers, "*batch params"]) -> Float[Numbers, "*batch params"]:
-        """The inverse of ``params``."""
+        """The optimiser's coordinates, from constants in natural units; the inverse of ``to_params``."""
         nonlinear = self._nonlinear(lambda p, i: params[..., i])
         units = self._sizes(nonlinear)
         columns = [
@@ -78,7 +95,7 @@ class Coordinates:
         return stack(columns)
 
     def bounds(self) -> tuple[Float[np.ndarray, " params"], Float[np.ndarray, " params"]]:
-        """Lower and upper bounds: linear constants are not negative, the others keep their declared range."""
+        """Lower and upper bounds in the optimiser's coordinates; linear constants are not negative."""
         ends = [
             (0.0, np.inf)
             if p.name in self.law.linear

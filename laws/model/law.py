@@ -145,6 +145,7 @@ class Law:
 
     @property
     def names(self) -> tuple[str, ...]:
+        """Names of the constants, in order."""
         return tuple(param.name for param in self.params)
 
     @property
@@ -164,13 +165,25 @@ class Law:
     def with_fixed(self, fixed: Mapping[str, float] | None) -> Law:
         """The law with some constants held at given values: they are no longer among its own.
 
+        Args:
+            fixed: constant -> value in natural units; nothing for the law as it is.
+
         Raises:
             InputError: there is no such constant, its value is not finite, or none is left to fit.
+
+        Example:
+            >>> from laws import LAWS
+            >>> LAWS["chinchilla"].with_fixed({"E": 1.7, "alpha": 0.34}).names
+            ('A', 'B', 'beta')
         """
         return _with_fixed(self, tuple((name, float(value)) for name, value in fixed.items())) if fixed else self
 
     def with_inputs_fixed(self, columns: Mapping[str, float]) -> Law:
-        """The law where some of its columns have given values: it no longer reads them."""
+        """The law where some of its columns have given values: it no longer reads them.
+
+        Args:
+            columns: variable -> value of all runs.
+        """
         return (
             _with_inputs_fixed(self, tuple((variable, float(value)) for variable, value in columns.items()))
             if columns
@@ -178,15 +191,38 @@ class Law:
         )
 
     def constants(self, params: Float[Numbers, "*batch params"]) -> dict[str, Float[Numbers, "*batch"]]:
-        """Constants by name, from an array in the order of ``params``."""
+        """Constants by name.
+
+        Args:
+            params: their values along the last axis, in the order of the law.
+        """
         return {name: params[..., i] for i, name in enumerate(self.names)}
 
     def log_value(self, params: Float[Numbers, "*batch params"], columns: Values) -> Float[Numbers, ...]:
-        """Log of the predicted loss."""
+        """Natural log of the prediction.
+
+        Args:
+            params: constants in natural units, along the last axis.
+            columns: variable -> values of the runs, which broadcast against the other axes.
+        """
         return log(self.value(self.constants(params), columns))
 
     def terms(self, nonlinear: Values, columns: Values) -> tuple[Any, dict[str, Float[Numbers, ...]]]:
-        """What the law predicts without its linear constants, and what one unit of each adds."""
+        """The law as a linear function of its linear constants: value = rest + sum of constant times unit.
+
+        Args:
+            nonlinear: the other constants, by name.
+            columns: variable -> values of the runs.
+
+        Returns:
+            the prediction without the linear constants, and what one unit of each of them adds, by name.
+
+        Example:
+            >>> from laws import LAWS
+            >>> rest, units = LAWS["power_offset_n"].terms({"p": 0.5}, {"n": np.array([1e4, 1e6])})
+            >>> units["k"], units["E"]
+            (array([0.01 , 0.001]), array([1., 1.]))
+        """
         if not self.linear:
             return self.value(nonlinear, columns), {}
         none = dict.fromkeys(self.linear, 0.0)

@@ -56,6 +56,16 @@ def profile_intervals(
     """Intervals of the constants, and of what is derived.
 
     The intervals of D* and D* / N* follow from that of N*, and that of b_6nd from that of a_6nd.
+
+    Args:
+        found: constant or derived quantity -> its profile.
+        law: the law.
+        cost: what a token costs at every size.
+        target: training FLOPs of the derived quantities; None for a law without an optimum.
+        level: nominal coverage.
+
+    Returns:
+        intervals of the constants, and those of the derived quantities.
     """
     ends = {name: profile.interval(level) for name, profile in found.items()}
     ends |= {p.name: (max(ends[p.name][0], p.low), ends[p.name][1]) for p in law.params}
@@ -75,7 +85,15 @@ def profile_intervals(
 def profile_report(
     found: Mapping[str, Profile], law: Law, cost: TokenCost, target: float | None, level: float
 ) -> Profiles:
-    """The profiles as a report states them, curves included."""
+    """The profiles as a report states them, curves included.
+
+    Args:
+        found: constant or derived quantity -> its profile.
+        law: the law.
+        cost: what a token costs at every size.
+        target: training FLOPs of the derived quantities; None for a law without an optimum.
+        level: nominal coverage.
+    """
     rounded = lambda numbers: tuple(float(f"{x:.{CURVE_DIGITS}g}") for x in numbers)
     params, derived = profile_intervals(found, law, cost, target, level)
     curves = {name: ProfileCurve(*map(rounded, profile.curve())) for name, profile in found.items()}

@@ -118,7 +118,7 @@ def collapse(fit: FitResult, curves: Curves) -> Collapse:
                 levels[run], sizes[run] = loss, tuple(values[row] for values in data.values.values())
     if len(levels) < FEWEST_CURVES:
         raise InputError(
-            f"{len(levels)} of {len(last_row)} runs have a learning curve that can be compared; at least {FEWEST_CURVES} are "
+            f"{len(levels)} of {len(last_row)} runs have a learning curve to compare; at least {FEWEST_CURVES} are "
             "needed"
         )
     return _collapsed(np.stack(list(levels.values())), tuple(levels), float(floor), sizes)

@@ -22,7 +22,16 @@ EVEN = 0.5  # share of draws that must have a multiplier for it to have an inter
 
 
 def optimal_loss(predictor: Predictor, compute: Float[np.ndarray, " computes"], draws: bool) -> np.ndarray:
-    """Loss at the best split of each compute, (1 or draws, computes); NaN where the law has none."""
+    """Loss at the best split of each compute.
+
+    Args:
+        predictor: of a fit.
+        compute: training FLOPs.
+        draws: whether under every draw of the mixture of forms, or under the fitted constants alone.
+
+    Returns:
+        losses, (1 or draws, computes); NaN where the law has no best split.
+    """
     if predictor.law.columns == ("c",):
         columns = {"c": compute}
         return np.exp(predictor.log_losses(columns)) if draws else predictor.losses(columns)[0][None]
@@ -81,6 +90,17 @@ def compare(
     Raises:
         InputError: a law has no frontier in compute, a fit has no resamples, or the two count compute differently or
             measure different things.
+
+    Example:
+        >>> import numpy as np, pandas as pd, laws
+        >>> n, d = np.repeat([1e7, 1e8, 1e9], 3), np.tile([1e9, 1e10, 1e11], 3)
+        >>> noise = np.exp(1e-3 * np.random.default_rng(0).standard_normal(9))
+        >>> loss = lambda share: (1.7 + 400 / n**0.34 + 410 / (share * d) ** 0.28) * noise
+        >>> table = lambda share: pd.DataFrame({"n": n, "d": d, "loss": loss(share)})
+        >>> fit = lambda share: laws.load(table(share), n="n", d="d").fit(resamples=20)
+        >>> answer = laws.compare(fit(1.0), fit(2.0), compute=np.array([1e19]))  # B needs half the tokens
+        >>> 1.5 < answer["points"][0]["multiplier"] < 2.5
+        True
     """
     if check_quantity:
         check_quantities(a, b)

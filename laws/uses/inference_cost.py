@@ -117,8 +117,8 @@ class IsoLossCost:
             below, above = (np.take_along_axis(grid, best[:, None] + step, axis=1) for step in (-1, 1))
             grid = below + (above - below) * np.linspace(0, 1, POINTS)
         log_n = grid[:, POINTS // 2 : POINTS // 2 + 1]
-        found = np.stack([log_n[:, 0], self.log_tokens(constants, log_n)[:, 0]])
-        return np.where(inside, found, np.nan)
+        log_sizes = np.stack([log_n[:, 0], self.log_tokens(constants, log_n)[:, 0]])
+        return np.where(inside, log_sizes, np.nan)
 
 
 def cheapest_model(fit: FitResult, loss: float, inference_tokens: float, price_ratio: float = 1.0) -> CheapestModel:

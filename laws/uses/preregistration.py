@@ -52,6 +52,15 @@ def freeze(
 
     Raises:
         InputError: the file holds another prediction, or the request is not a valid one.
+
+    Example:
+        >>> import pathlib, tempfile, numpy as np, pandas as pd, laws
+        >>> c = np.geomspace(1e18, 1e21, 8)
+        >>> fit = laws.load(pd.DataFrame({"c": c, "loss": 2 + 1e3 * c**-0.15}), c="c").fit("power_offset_c", resamples=0)
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "prediction.json"
+        >>> frozen = laws.freeze(fit, path, c=1e23)
+        >>> frozen["target"], path.exists()
+        ({'c': 1e+23}, True)
     """
     given = {variable: float(value) for variable, value in given.items() if value is not None}
     inputs = [{"path": file.path, "sha256": file.sha256} for file in fitted.report.inputs]
@@ -270,6 +279,18 @@ def score(path: str | Path, table: str | Path | Table, law: str | Law | None = N
     Raises:
         InputError: the frozen file or an input was changed, or nothing was measured at the target.
         NotPreregistered: a measurement is older than the prediction.
+
+    Example:
+        >>> import pathlib, tempfile, time, numpy as np, pandas as pd, laws
+        >>> n, d = np.repeat([1e7, 1e8, 1e9], 3), np.tile([1e9, 1e10, 1e11], 3)
+        >>> table = pd.DataFrame({"n": n, "d": d, "loss": 1.7 + 400 / n**0.34 + 410 / d**0.28, "ended_at": 0.0})
+        >>> fit = laws.load(table, n="n", d="d").fit(resamples=0)
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "prediction.json"
+        >>> frozen = laws.freeze(fit, path, n=1e10, d=1e12)
+        >>> table.loc[len(table)] = [1e10, 1e12, 2.1, time.time() + 1]
+        >>> report = laws.score(path, laws.load(table, n="n", d="d"))
+        >>> report["measured"]["loss"], report["abs_rel_error"] < 0.05
+        (2.1, True)
     """
     frozen = read_frozen(path)
     if not isinstance(table, Table):

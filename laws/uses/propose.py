@@ -208,6 +208,18 @@ def propose(
     Raises:
         InputError: the law has no best split, the fit no resamples, or the budget pays for too little.
         FitFailed: there is no best split of the target.
+
+    Example:
+        >>> import numpy as np, pandas as pd, laws
+        >>> n, d = np.repeat([1e7, 1e8, 1e9], 3), np.tile([1e9, 1e10, 1e11], 3)
+        >>> noise = np.exp(1e-3 * np.random.default_rng(0).standard_normal(9))
+        >>> table = pd.DataFrame({"n": n, "d": d, "loss": (1.7 + 400 / n**0.34 + 410 / d**0.28) * noise})
+        >>> fit = laws.load(table, n="n", d="d").fit(resamples=20)
+        >>> design = laws.propose(fit, budget=1e21, runs=4)
+        >>> sum(point["c"] for point in design["points"]) <= 1.01e21
+        True
+        >>> design["deviation"]["after"] < design["deviation"]["before"]
+        True
     """
     predictor, report = fitted.predictor, fitted.report
     target, budget = _checked(fitted, budget, runs, target, quantity, largest)

@@ -69,7 +69,7 @@ POST = Law(
 )
 
 SENSITIVE = tuple(
-    Param(f"C_{part}", "how soon a part trained in few bits stands it", 1e-2, 20.0, starts=(0.3, 1.0))
+    Param(f"C_{part}", "scale of the robustness of a part trained in few bits", 1e-2, 20.0, starts=(0.3, 1.0))
     for part in PARTS.values()
 )
 

@@ -10,7 +10,7 @@ ERROR = Law(
     source="Gadre et al. 2024, arXiv 2403.08540, equation 5, eps - k exp(-gamma L) with k = eps exp(gamma L0)",
     columns=("upstream_loss",),
     params=(
-        Param("eps", "error of a model that knows nothing"),
+        Param("eps", "error of a guess"),
         exponent("gamma", "how fast error follows loss", 0.5, 1.0, 2.0, 4.0, low=1e-2, high=50.0),
         Param("L0", "loss at which no error is left", 1e-3, 1e3, starts=of_least("upstream_loss", 0.2, 0.5, 0.8, 0.95)),
     ),

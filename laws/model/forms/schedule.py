@@ -105,11 +105,11 @@ def multi_power(schedules: Sequence[Float[np.ndarray, " steps"]], every: int = E
     summed = np.stack([np.pad(np.cumsum(rates), (0, longest - len(rates)), mode="edge") for rates in schedules])
 
     def value(p, x):
-        which, at = (_index(x[variable]) for variable in ("schedule_index", "steps"))
-        pick = namespace(*p.values(), which, at).asarray
-        total = pick(summed)[which, at]
+        which, step_index = (_index(x[variable]) for variable in ("schedule_index", "steps"))
+        pick = namespace(*p.values(), which, step_index).asarray
+        total = pick(summed)[which, step_index]
         alpha, b, c, beta, gamma = (p[name] for name in ("alpha", "B", "C", "beta", "gamma"))
-        since = maximum(total[..., None] - pick(before)[which], 0.0) * (pick(step)[which] <= at[..., None])
+        since = maximum(total[..., None] - pick(before)[which], 0.0) * (pick(step)[which] <= step_index[..., None])
         each = lambda constant: constant[..., None] if np.ndim(constant) else constant
         fallen = 1 - power(1 + each(c) * power(pick(rate)[which], -each(gamma)) * since, -each(beta))
         return p["L0"] + p["A"] * power(total, -alpha) - b * (pick(drop)[which] * fallen).sum(-1)

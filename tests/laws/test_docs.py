@@ -1,0 +1,74 @@
+"""Docstrings of laws: examples that run, and arguments that are described."""
+
+import ast
+import doctest
+import importlib
+import pkgutil
+from pathlib import Path
+
+import pytest
+
+import laws
+
+ROOT = Path(laws.__file__).parent
+MODULES = sorted(module.name for module in pkgutil.walk_packages([str(ROOT)], "laws."))
+MANY = 3  # arguments from which they are described in a section of their own
+PENDING = ROOT / "plotting"  # helpers of figures, which are not described yet
+
+
+def examples(module: str) -> list[doctest.DocTest]:
+    """The examples in the docstrings of a module."""
+    tests = doctest.DocTestFinder(exclude_empty=True).find(importlib.import_module(module))
+    return [test for test in tests if test.examples]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_examples_run(module, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for test in examples(module):
+        result = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test)
+        assert result.failed == 0, test.name
+
+
+@pytest.mark.parametrize("name", sorted(laws.__all__))
+def test_what_laws_exports_has_an_example(name):
+    exported = getattr(laws, name)
+    if isinstance(exported, type) and issubclass(exported, Exception):
+        assert exported.__doc__
+    elif isinstance(exported, dict):
+        (source,) = (module for module in MODULES if f"\n{name}:" in (ROOT / _file(module)).read_text())
+        assert ">>>" in (importlib.import_module(source).__doc__ or "")
+    else:
+        methods = vars(exported).values() if isinstance(exported, type) else ()
+        assert any(">>>" in (getattr(item, "__doc__", None) or "") for item in (exported, *methods)), name
+
+
+def _file(module: str) -> str:
+    parts = module.split(".")[1:]
+    package = Path(*parts, "__init__.py")
+    return str(package if (ROOT / package).exists() else Path(*parts).with_suffix(".py"))
+
+
+def undescribed(path: Path) -> list[str]:
+    """Public functions of a file with three or more arguments and no ``Args:`` section."""
+    out = []
+
+    def visit(node: ast.AST, prefix: str) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.ClassDef) and not child.name.startswith("_"):
+                visit(child, f"{prefix}{child.name}.")
+            elif isinstance(child, ast.FunctionDef) and not child.name.startswith("_"):
+                given = [
+                    argument.arg for argument in (*child.args.posonlyargs, *child.args.args, *child.args.kwonlyargs)
+                ]
+                many = len([name for name in given if name not in ("self", "cls")]) >= MANY
+                if many and "Args:" not in (ast.get_docstring(child) or ""):
+                    out.append(f"{path.relative_to(ROOT.parent)}:{child.lineno} {prefix}{child.name}")
+
+    visit(ast.parse(path.read_text()), "")
+    return out
+
+
+def test_three_or_more_arguments_are_described():
+    paths = (path for path in sorted(ROOT.rglob("*.py")) if PENDING not in path.parents)
+    assert [line for path in paths for line in undescribed(path)] == []
