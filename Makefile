@@ -18,7 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "installed in $$(( $$(date +%s) - start )) s"
 	@touch $@
 
-# The main job: a sweep of language models on real text, its law, a blind prediction, the score, figures and a report.
+# The main job: a sweep of language models on real text, its law, a frozen prediction, the score, figures and a report.
 demo: install
 	$(BIN)/python -m isoflop study --config=configs/lm/demo.py --workdir=$(WORKDIR)
 

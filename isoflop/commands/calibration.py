@@ -53,8 +53,8 @@ def _text(found: dict[str, Any]) -> Any:
             "inside" if row["covered"] else "OUTSIDE",
             f"{row['coverage']:.0%} of {row['nominal']:.0%}",
         )
-    unseen = sum(row["blind"] is not True for row in found["forecasts"])
-    notes = [f"{unseen} of them are not shown to be blind"] if unseen else []
+    unshown = sum(row["preregistered"] is not True for row in found["forecasts"])
+    notes = [f"{unshown} of them are not shown to be preregistered"] if unshown else []
     last = found["forecasts"][-1]
     bias = (
         f"measured losses lie {abs(last['bias']):.2f} half widths {'above' if last['bias'] > 0 else 'below'} the middle"

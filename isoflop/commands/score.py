@@ -68,7 +68,7 @@ def _text(found: dict[str, Any]) -> Any:
         f"{found['relative_width']:.2%} of the loss: {width}",
         f"the {runs['n']} runs at the target: error {runs['mean_abs_rel_error']:.2%} mean, "
         f"{runs['max_abs_rel_error']:.2%} worst; {runs['coverage']:.0%} inside their intervals",
-        f"blind: {'yes' if found['blind'] else 'not shown'}",
+        f"preregistered: {'yes' if found['preregistered'] else 'not shown'}",
         f"score {found['log']['scores']} in {found['log']['path']} (isoflop calibration)",
         *(f"warning: {text}" for text in found["warnings"]),
     )

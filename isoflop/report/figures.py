@@ -201,7 +201,7 @@ def _forecast(shown: go.Figure, study: Study) -> list[float]:
             x=[compute],
             y=[said["value"]],
             mode="markers",
-            name="blind prediction",
+            name="frozen prediction",
             marker=mark,
             error_y=bars,
             hoverinfo="x+y",

@@ -1,4 +1,4 @@
-"""The blind prediction: what was frozen, what was measured since, and what naive forecasters would have said."""
+"""The frozen prediction: what was frozen, what was measured since, and what naive forecasters would have said."""
 
 from typing import Any
 

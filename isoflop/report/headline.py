@@ -1,4 +1,4 @@
-"""The top of the page: the law, its exponent and its blind test in plain words."""
+"""The top of the page: the law, its exponent and its frozen prediction in plain words."""
 
 import re
 from typing import Any
@@ -80,10 +80,14 @@ def _tenfold(interval: Interval | None) -> tuple[float, float] | None:
 
 
 def _scored_in_words(score: dict[str, Any]) -> Html:
-    """How the blind prediction fared."""
+    """The frozen prediction beside what was measured."""
     target = score["target"]
     at = f" at {power_of_ten(target['c'], 2)} FLOPs" if "c" in target else ""
-    when = "frozen before any run there had ended" if score["blind"] else "made before it was compared with runs there"
+    when = (
+        "frozen before any run there had ended"
+        if score["preregistered"]
+        else "made before it was compared with runs there"
+    )
     return join(
         f"A prediction of the loss{at}, {when}, was ",
         tag("b", f"{number(score['predicted']['loss'], 4)}"),

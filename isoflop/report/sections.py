@@ -112,7 +112,7 @@ CAPTIONS = {
     "curves": f"Every run that completed: its training loss, {SMOOTHED}.",
 }
 SECTIONS: tuple[tuple[str, str, Callable[[Study, Place], Html | None]], ...] = (
-    ("prediction", "Blind prediction", forecast.prediction),
+    ("prediction", "Frozen prediction", forecast.prediction),
     ("isoflop", "Loss against size", _drawn("isoflop", figures.isoflop, _isoflop_caption)),
     ("compute", "Loss against compute", _drawn("compute", figures.compute, lambda _: CAPTIONS["compute"])),
     ("allocation", "Best use of compute", _drawn("allocation", figures.allocation, lambda _: CAPTIONS["allocation"])),

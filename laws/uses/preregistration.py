@@ -181,14 +181,14 @@ def _first_record(
     """
     if table.ended_at is None or not np.isfinite(table.ended_at[at]).all():
         return None, [
-            f"{table.name} does not say when its runs ended (ended_at): that the prediction was blind is not shown"
+            f"{table.name} does not say when its runs ended (ended_at): that the prediction came before them is not shown"
         ]
     first = float(table.ended_at[at].min())
     if first <= frozen["created_at"]:
         run = table.run[at][np.argmin(table.ended_at[at])]
         raise NotPreregistered(
             f"{table.name}: run {run} at the target ended {frozen['created_at'] - first:.0f} s before the prediction "
-            "was frozen, so it was not blind"
+            "was frozen, so the prediction is not preregistered"
         )
     return first, []
 
@@ -324,7 +324,7 @@ def score(path: str | Path, table: str | Path | Table, law: str | Law | None = N
             "baselines": _baselines(frozen, measured),
             "runs": _runs(fitted, table, at),
             "extrapolation": said["extrapolation"],
-            "blind": None if first is None else True,
+            "preregistered": None if first is None else True,
             "frozen_at": frozen["created_at"],
             "first_record_at": first,
             "warnings": [*unsure, *warned, *table.warnings, *said["warnings"]],

@@ -22,6 +22,7 @@ from laws.base.errors import InputError
 from laws.base.json_files import content_hash, jsonable
 
 KIND = "isoflop.scored"
+SCHEMA = 2  # number of the layout of a line; it rises whenever a key changes its name or meaning
 NAME = "scores.jsonl"
 CERTAINTY = 0.95  # of the interval of a coverage that was counted on few forecasts
 KEPT = (
@@ -31,7 +32,7 @@ KEPT = (
     "abs_rel_error",
     "covered",
     "relative_width",
-    "blind",
+    "preregistered",
     "frozen_at",
     "first_record_at",
 )
@@ -57,7 +58,8 @@ def read_score_log(path: str | Path) -> ScoreLog:
         path: the log.
 
     Raises:
-        InputError: no such file, or a whole line that is no score, that was changed, or before which one is missing.
+        InputError: no such file, or a whole line that is no score of this version, that was changed, or before which one
+            is missing.
     """
     try:
         content = Path(path).read_bytes()
@@ -90,7 +92,7 @@ def _check(line: bytes, number: int, entries: list[dict[str, Any]], path: str | 
     """Appends a line's entry to those before it.
 
     Raises:
-        InputError: it is no score, its hash does not match, or the line before it is missing.
+        InputError: it is no score or one of another version, its hash does not match, or the line before it is missing.
     """
     try:
         entry = json.loads(line)
@@ -100,6 +102,9 @@ def _check(line: bytes, number: int, entries: list[dict[str, Any]], path: str | 
         raise InputError(f"{path}: line {number} is not a score")
     if entry.get("sha256") != content_hash(entry):
         raise InputError(f"{path}: line {number} was changed after it was written (its hash does not match)")
+    if entry.get("schema") != SCHEMA:
+        version = f"schema {entry['schema']}" if "schema" in entry else "no schema number, before schema 2"
+        raise InputError(f"{path}: line {number} is a score of another version ({version}; this one reads {SCHEMA})")
     if entry["previous"] != (entries[-1]["sha256"] if entries else None):
         raise InputError(f"{path}: a line before line {number} was taken out or put in (their hashes do not match)")
     entries.append(entry)
@@ -130,7 +135,7 @@ def append_score(score: dict[str, Any], path: str | Path) -> ScoreLog:
             if earlier and all(earlier[-1][key] == kept[key] for key in kept):
                 return ScoreLog(tuple(found))
             previous = found[-1]["sha256"] if found else None
-            entry = {"kind": KIND, "scored_at": time.time(), "previous": previous, **kept}
+            entry = {"kind": KIND, "schema": SCHEMA, "scored_at": time.time(), "previous": previous, **kept}
             entry["sha256"] = content_hash(entry)
             line = json.dumps(entry, allow_nan=False).encode() + b"\n"
             if torn:
@@ -175,7 +180,8 @@ def calibration(log: ScoreLog) -> dict[str, Any]:
         levels = [row["level"] for row in rows] + [said["level"]]
         distances = [row["distance"] for row in rows] + [distance]
         kept = {
-            key: entry[key] for key in ("frozen_at", "target", "abs_rel_error", "covered", "relative_width", "blind")
+            key: entry[key]
+            for key in ("frozen_at", "target", "abs_rel_error", "covered", "relative_width", "preregistered")
         }
         kept |= {"predicted": said["loss"], "interval_of_loss": said["interval"], "level": said["level"]}
         running = {

@@ -85,7 +85,7 @@ def test_freeze_and_score(capsys, folder, sweep, tmp_path):
     later = tmp_path / "later.parquet"
     sweep.assign(ended_at=at + 60).to_parquet(later)
     score = json_of(capsys, "score", frozen, later, f"--out={tmp_path / 'score.json'}")
-    assert score["blind"] is True
+    assert score["preregistered"] is True
     assert score["log"] == {"path": str(tmp_path / "scores.jsonl"), "scores": 1}
     assert (
         json_of(capsys, "calibration", tmp_path / "scores.jsonl")["forecasts"][0]["abs_rel_error"]
@@ -93,7 +93,7 @@ def test_freeze_and_score(capsys, folder, sweep, tmp_path):
     )
     assert json.loads((tmp_path / "score.json").read_text())["abs_rel_error"] == score["abs_rel_error"]
     sweep.assign(ended_at=at - 60).to_parquet(later)
-    assert "not blind" in refused(capsys, 1, "score", frozen, later)
+    assert "not preregistered" in refused(capsys, 1, "score", frozen, later)
     assert cli.main(["score", str(frozen), str(later)]) == 1
 
 

@@ -62,7 +62,7 @@ def test_score(study, sweep):
     assert found["abs_rel_error"] == pytest.approx(abs(found["predicted"]["loss"] * beside / first.loss - 1))
     assert found["abs_rel_error"] < 0.01
     assert found["covered"]
-    assert found["blind"] is True
+    assert found["preregistered"] is True
     assert found["informative"]
     assert found["interval_width"] == pytest.approx(
         found["predicted"]["interval"][1] - found["predicted"]["interval"][0]
@@ -126,10 +126,10 @@ def test_nothing_measured_yet(study, below):
         score(frozen, laws.load(below))
 
 
-def test_without_times_it_is_not_shown_to_be_blind(study):
+def test_without_times_it_is_not_shown_to_be_preregistered(study):
     frozen, _, measure = study
     found = score(frozen, measure(drop=["ended_at"]))
-    assert found["blind"] is None
+    assert found["preregistered"] is None
     assert any("ended_at" in text for text in found["warnings"])
 
 

@@ -143,7 +143,7 @@ def demo():
 
 
 def test_fits_and_scores_are_the_same_from_every_format(demo, tmp_path):
-    """The fit below 1e12, frozen, and scored against the whole table: none is blind, whatever the format."""
+    """The fit below 1e12, frozen, and scored against the whole table: none is preregistered, whatever the format."""
     columns = {name: [None if value != value else value for value in demo[name].tolist()] for name in demo.columns}
     frames = read_all(tmp_path, columns)
     fits, frozen = {}, tmp_path / "prediction.json"
@@ -154,7 +154,7 @@ def test_fits_and_scores_are_the_same_from_every_format(demo, tmp_path):
     freeze(fits["csv"], frozen, compute=1e12)
     answers = []
     for suffix in FORMATS:
-        with pytest.raises(NotPreregistered, match="not blind") as error:
+        with pytest.raises(NotPreregistered, match="not preregistered") as error:
             score(frozen, tmp_path / f"table.{suffix}")
         answers.append(str(error.value).replace(suffix, ""))
     assert len(set(answers)) == 1

@@ -8,6 +8,7 @@ import pytest
 
 from isoflop import cli
 from laws.base.errors import InputError
+from laws.base.json_files import content_hash
 from laws.uses.score_log import ScoreLog, append_score, calibration, read_score_log
 
 
@@ -22,7 +23,7 @@ def score(number: int, measured: float, level: float = 0.95, half: float = 0.02)
         "abs_rel_error": abs(2 / measured - 1),
         "covered": bool(low <= measured <= high),
         "relative_width": (high - low) / 2,
-        "blind": True,
+        "preregistered": True,
         "frozen_at": 1e9 + number,
         "first_record_at": 2e9,
     }
@@ -34,6 +35,18 @@ def log(tmp_path):
     for number in range(3):
         append_score(score(number, 2 * np.exp(0.01 * (number - 1))), path)
     return path
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [({}, r"no schema number, before schema 2; this one reads 2"), ({"schema": 9}, "schema 9; this")],
+)
+def test_a_line_of_another_version_is_refused_by_name(log, schema, message):
+    lines = log.read_text().splitlines()
+    entry = {key: value for key, value in json.loads(lines[0]).items() if key not in ("schema", "sha256")} | schema
+    log.write_text("\n".join([json.dumps(entry | {"sha256": content_hash(entry)}), *lines[1:]]) + "\n")
+    with pytest.raises(InputError, match=f"line 1 is a score of another version .{message}"):
+        read_score_log(log)
 
 
 def test_every_score_is_kept_in_order_and_said_once(log):
