@@ -1,172 +1,222 @@
-"""Fitting speed: point fit and 4,000 bootstraps of the 240 Chinchilla runs, against a loop on scipy, in CPU seconds.
+"""Fitting speed: CPU seconds and memory of whole processes, imports and compilation included.
 
-    python -m benchmarks.fit --out benchmarks/results/fit.json
+    git worktree add ../base 42f1c91
+    pip install --target ../peer --no-deps --ignore-requires-python simple-scaling-laws==0.2.0 polars polars-runtime-32
+    python -m benchmarks.fit --baseline ../base --peer ../peer --out benchmarks/results/fit.json
 
-Every contender is a process of its own and its whole CPU time counts: imports, compilation, all threads. The reference
-minimises the same summed Huber objective of the log loss from Hoffmann et al.'s 4,500 starts, and then each resample
-from the optimum, with scipy's L-BFGS-B; a sample of both is run and extrapolated. `ours` is what `laws` does: projection
-puts E, A and B where they belong for every (alpha, beta), so a grid of 100 of these stands for the 4,500 starts.
-`every_start` polishes all 4,500 starts as they are, for those who would rather not take projection's word for it.
+`fit` is `isoflop fit` with its defaults on the 240 Chinchilla runs: certificate, 1,000 resamples, profile likelihood,
+weights of rival forms, approach 2. It takes turns with the same command of an earlier build (`--baseline`, a checkout of
+commit 42f1c91) and with the command of a peer, simple-scaling-laws (PyPI; its extra in Python 3.12 is `bench`, and
+`--peer` names a folder with it elsewhere), which fits the same runs with as many draws by numpy and scipy. `import` is
+`import laws`. Every side is run once unmeasured, then `--rounds` times in turn, and medians are reported beside targets;
+where one is missed the profile of the command follows. `--loops` adds the sides of `benchmarks.fit_contenders`.
 """
 
 import argparse
-import itertools
+import csv
+import importlib.util
 import json
 import os
 import platform
-import resource
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from benchmarks.fit_contenders import DROPPED, RESAMPLES as MANY, SIDES as LOOPS, published, runs, table
 
-RESAMPLES = 4_000
-PUBLISHED_SECONDS = 460.0  # CPU seconds of the reference scripts, starts and bootstraps, on two cores
-DELTA = 1e-3
-SIDES = ("ours", "every_start", "scipy_exact", "scipy_differences")
-
-
-def published() -> Path:
-    """The folder of golden tables."""
-    default = Path(__file__).parents[2] / "shared" / "data" / "published"
-    return Path(os.environ.get("ISOFLOP_PUBLISHED", default))
-
-
-def starts() -> np.ndarray:
-    """Hoffmann et al.'s grid of (log A, log B, log E, alpha, beta), 4,500 points (arXiv 2203.15556, appendix D.3)."""
-    logs, floors, exponents = np.arange(0.0, 30, 5), np.arange(-1, 1.5, 0.5), np.arange(0, 2.5, 0.5)
-    return np.array(list(itertools.product(logs, logs, floors, exponents, exponents)))
-
-
-def runs() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Log parameters, log tokens and log loss of the 240 runs."""
-    table = np.genfromtxt(published() / "chinchilla_figure4.csv", delimiter=",", names=True)
-    table = table[np.argsort(table["loss"])][:-5]
-    return np.log(table["params"]), np.log(table["tokens"]), np.log(table["loss"])
+ROOT = Path(__file__).parents[1]
+RESAMPLES = 1_000  # the default of `isoflop fit`, and of the peer
+PEER = "simple_scaling_laws"
+PUBLISHED_SECONDS = 460.0  # CPU seconds of Besiroglu et al.'s scripts, starts and 4,000 bootstraps, on two cores
+ISOFLOP, PEER_COMMAND = "from isoflop.cli import entry; entry()", f"from {PEER}.cli import main; main()"
+PROFILE = """
+import cProfile, pstats, time
+profiler = cProfile.Profile(time.process_time)
+profiler.enable()
+import isoflop.cli
+isoflop.cli.main()
+profiler.disable()
+pstats.Stats(profiler).sort_stats("cumulative").print_stats(30)
+"""
+COLUMNS = ("params", "tokens", "flops")  # of the table, for n, d and c
+FIGURES = ("cpu_seconds", "system_seconds", "wall_seconds", "memory_mb")
 
 
-def objective(point, n, d, y, weight):
-    """Summed Huber loss of the log residuals, and its exact gradient."""
-    a, b, e, alpha, beta = point
-    terms = np.stack([a - alpha * n, b - beta * d, np.full_like(n, e)])
-    top = terms.max(axis=0)
-    shares = np.exp(terms - top)
-    total = shares.sum(axis=0)
-    residual = top + np.log(total) - y
-    size = np.abs(residual)
-    value = np.sum(weight * np.where(size <= DELTA, 0.5 * residual**2, DELTA * (size - 0.5 * DELTA)))
-    pull = weight * np.clip(residual, -DELTA, DELTA) * shares / total
-    slope = pull.sum(axis=1)
-    return value, np.array([*slope, -(pull[0] * n).sum(), -(pull[1] * d).sum()])
+@dataclass(frozen=True)
+class Side:
+    """A process that is measured.
+
+    Args:
+        arguments: of the Python interpreter.
+        path: folders from which it imports first.
+    """
+
+    arguments: list[str]
+    path: tuple[Path, ...] = (ROOT,)
+
+    def start(self, folder: Path) -> dict[str, float]:
+        """Run it in a folder; returns CPU seconds, wall seconds and peak memory in MB.
+
+        Raises:
+            RuntimeError: it fails.
+        """
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, self.path))}
+        with (folder / "output.txt").open("w+") as output:
+            began = time.perf_counter()
+            process = subprocess.Popen(
+                [sys.executable, *self.arguments], cwd=folder, env=environment, stdout=output, stderr=output
+            )
+            _, status, usage = os.wait4(process.pid, 0)
+            seconds = time.perf_counter() - began
+            process.returncode = os.waitstatus_to_exitcode(status)
+            if process.returncode:
+                output.seek(0)
+                raise RuntimeError(f"{' '.join(self.arguments)} ended with {process.returncode}: {output.read()}")
+        cpu_seconds = usage.ru_utime + usage.ru_stime
+        return dict(zip(FIGURES, (cpu_seconds, usage.ru_stime, seconds, usage.ru_maxrss / 1e3), strict=True))
 
 
-def reference(sample: int, exact: bool) -> dict[str, Any]:
-    """L-BFGS-B over a sample of the starts and of the resamples; CPU seconds for all of them by extrapolation."""
-    from scipy.optimize import minimize
+@dataclass(frozen=True)
+class Target:
+    """What a side may take: so much, or so many times what another takes."""
 
-    n, d, y = runs()
-    options = {"maxiter": 15_000, "maxfun": 150_000, "ftol": 1e-15, "gtol": 1e-10}
+    side: str
+    figure: str
+    limit: float
+    of: str | None = None
 
-    def solve(start, weight):
-        function = objective if exact else lambda *args: objective(*args)[0]
-        return minimize(function, start, args=(n, d, y, weight), jac=exact or None, method="L-BFGS-B", options=options)
-
-    before, grid, rng = time.process_time(), starts(), np.random.default_rng(0)
-    picked = grid[rng.choice(len(grid), sample, replace=False)]
-    began = time.process_time()
-    found = [solve(start, np.ones(len(y))) for start in picked]
-    point = (time.process_time() - began) / sample * len(grid)
-    best = min(found, key=lambda result: result.fun)
-    began = time.process_time()
-    for weight in rng.multinomial(len(y), np.full(len(y), 1 / len(y)), size=sample):
-        solve(best.x, weight.astype(float))
-    bootstrap_seconds = (time.process_time() - began) / sample * RESAMPLES
-    values = np.array([result.fun for result in found])
-    return {
-        "cpu_seconds": before + point + bootstrap_seconds,
-        "cpu_seconds_starts": point,
-        "cpu_seconds_bootstrap": bootstrap_seconds,
-        "extrapolated_from": {"starts": sample, "of": len(grid), "resamples": sample, "of_resamples": RESAMPLES},
-        "objective": float(best.fun),
-        "share_at_best": float(np.mean(values <= values.min() * (1 + 1e-6))),
-        "gradients": "exact" if exact else "finite differences",
-    }
+    def judge(self, medians: dict[str, dict[str, float]]) -> dict[str, Any] | None:
+        """The figure beside its limit; None where a side was not measured."""
+        if self.side not in medians or (self.of and self.of not in medians):
+            return None
+        measured = medians[self.side][self.figure] / (medians[self.of][self.figure] if self.of else 1.0)
+        name = f"{self.figure} of {self.side}" + (f", relative to {self.of}" if self.of else "")
+        return {"target": name, "measured": measured, "limit": self.limit, "met": measured <= self.limit}
 
 
-def ours(every_start: bool) -> dict[str, Any]:
-    """The same work by `laws`."""
-    import laws
-    from laws.estimation.estimate import estimate
-    from laws.inference.noise import interval
-    from laws.inference.resampling import pairs_bootstrap
-    from laws.model.forms import find
-
-    table = laws.load(published() / "chinchilla_figure4.csv", n="params", d="tokens", drop_highest=5)
-    grid = starts()
-    grid[:, :3] = np.exp(grid[:, :3])
-    optimum = estimate(find("chinchilla"), table, starts=grid if every_start else None)
-    drawn = pairs_bootstrap(optimum, table, np.ones(len(table)), RESAMPLES)
-    alpha, beta = drawn.params[:, 3], drawn.params[:, 4]
-    return {
-        "objective": optimum.value,
-        "starts": optimum.starts,
-        "share_at_best": optimum.at_best / optimum.starts,
-        "resamples_converged": len(drawn.params) / RESAMPLES,
-        "a_interval_95": [float(end) for end in interval(beta / (alpha + beta), 0.95)],
-    }
+TARGETS = (
+    Target("fit", "cpu_seconds", 0.25, of="baseline"),
+    Target("fit", "cpu_seconds", 1.5, of="peer"),
+    Target("fit", "memory_mb", 0.5, of="baseline"),
+    Target("import", "cpu_seconds", 0.3),
+)
 
 
-def contender(side: str, sample: int) -> dict[str, Any]:
-    """Run one side in a process of its own and take its whole CPU time, unless it extrapolated."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    began = time.perf_counter()
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.fit", "--side", side, "--sample", str(sample)],
-        capture_output=True, text=True, check=True, env=environment,
-    )  # fmt: skip
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    spent = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    found = json.loads(done.stdout.splitlines()[-1])
-    return {"cpu_seconds": spent, "wall_seconds": time.perf_counter() - began} | found
+def peer_table(path: Path) -> None:
+    """The 240 runs under the column names that the peer reads."""
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("training_run_id", "model_size__n_params", "dataset_size__n_tokens", "test_loss__ce"))
+        writer.writerows((f"run{i}", row["params"], row["tokens"], row["loss"]) for i, row in enumerate(runs()))
+
+
+def sides(folder: Path, baseline: Path | None, peer: Path | None, loops: bool, sample: int) -> dict[str, Side]:
+    """The processes that are compared, by name.
+
+    Args:
+        folder: where they may read and write.
+        baseline: a checkout of commit 42f1c91, whose flags had other names.
+        peer: a folder from which the peer is imported, where the environment does not hold it.
+        loops: whether to run the sides of `benchmarks.fit_contenders`.
+        sample: how many starts and resamples these run.
+    """
+    flags = [str(table()), f"--drop_highest={DROPPED}", "--out=fit.json"]
+    fit = ["-c", ISOFLOP, "fit", *flags]
+    named = lambda suffix: [f"--{name}{suffix}={column}" for name, column in zip("ndc", COLUMNS, strict=True)]
+    chosen = {"fit": Side([*fit, *named("_column")]), "import": Side(["-c", "import laws"])}
+    if baseline:
+        chosen["baseline"] = Side([*fit, *named("")], (baseline,))
+    if peer or importlib.util.find_spec(PEER):
+        peer_table(folder / "peer.csv")
+        options = ["--law=separable-power", f"--draws={RESAMPLES}", "--output=peer.slaw"]
+        chosen["peer"] = Side(["-c", PEER_COMMAND, "fit", "peer.csv", *options], (peer,) if peer else ())
+    if loops:
+        contender = lambda side: ["-m", "benchmarks.fit_contenders", side, f"--sample={sample}"]
+        chosen |= {side: Side(contender(side)) for side in LOOPS}
+    return chosen
+
+
+def compare(chosen: dict[str, Side], rounds: int, folder: Path) -> dict[str, list[dict[str, float]]]:
+    """Measurements of all sides, which take turns; the loops of `benchmarks.fit_contenders`, of minutes, have one turn."""
+    measured: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
+    for turn in range(rounds + 1):
+        for name, side in chosen.items():
+            if name in LOOPS and turn:
+                continue
+            figures = side.start(folder)
+            if name in LOOPS:
+                figures |= json.loads((folder / "output.txt").read_text().splitlines()[-1])
+            if name in LOOPS or turn:
+                measured[name].append(figures)
+    return measured
+
+
+def profile(side: Side, folder: Path) -> str:
+    """Where the CPU seconds of a command go, by cumulative time."""
+    Side(["-c", PROFILE, *side.arguments[2:]], side.path).start(folder)
+    text = (folder / "output.txt").read_text()
+    return text[text.index("function calls") :]
+
+
+def lines(medians: dict[str, dict[str, float]], targets: list[dict[str, Any]]) -> str:
+    """The comparison for people."""
+    rows = [f"{'side':<18}{'CPU s':>8}{'system':>8}{'wall s':>8}{'MB':>8}"]
+    for name, figures in medians.items():
+        times = "".join(f"{figures[key]:>8.2f}" for key in ("cpu_seconds", "system_seconds", "wall_seconds"))
+        rows.append(f"{name:<18}{times}{figures['memory_mb']:>8.0f}")
+    for target in targets:
+        verdict = "met" if target["met"] else "missed"
+        rows.append(f"{verdict}: {target['target']} {target['measured']:.3g}, at most {target['limit']:g}")
+    return "\n".join(rows)
 
 
 def main() -> int:
-    """Measure, print JSON, and write it if asked."""
+    """Measure, print a table, and write JSON if asked; 1 where a target is missed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--baseline", type=Path, help="a checkout of commit 42f1c91")
+    parser.add_argument("--peer", type=Path, help="a folder with simple-scaling-laws, where it is not installed")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--loops", action="store_true", help="also 4,000 bootstraps, by laws and by loops over scipy")
+    parser.add_argument("--sample", type=int, default=60, help="starts and resamples that a loop runs")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--sample", type=int, default=60, help="starts and resamples that the reference runs")
-    parser.add_argument("--sides", nargs="*", default=list(SIDES), choices=SIDES)
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.side:
-        mine = given.side in ("ours", "every_start")
-        found = ours(given.side == "every_start") if mine else reference(given.sample, given.side == "scipy_exact")
-        print(json.dumps(found))
-        return 0
     if not published().is_dir():
         print(f"golden tables are absent: {published()} (ISOFLOP_PUBLISHED)", file=sys.stderr)
         return 2
-    found = {side: contender(side, given.sample) for side in given.sides}
-    spent = found.get("ours", {}).get("cpu_seconds")
-    times = {side: found[side]["cpu_seconds"] / spent for side in found if side.startswith("scipy")} if spent else {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        baseline, peer = (path and path.resolve() for path in (given.baseline, given.peer))
+        chosen = sides(folder, baseline, peer, given.loops, given.sample)
+        measured = compare(chosen, given.rounds, folder)
+        medians = {
+            side: {figure: statistics.median(turn[figure] for turn in turns) for figure in FIGURES}
+            for side, turns in measured.items()
+        }
+        judged = [verdict for target in TARGETS if (verdict := target.judge(medians)) is not None]
+        missed = [verdict for verdict in judged if not verdict["met"]]
+        text = lines(medians, judged)
+        if missed:
+            text += "\n\n" + profile(chosen["fit"], folder)
+    print(text)
     report = {
-        "task": f"point fit and {RESAMPLES} bootstraps of the 240 Chinchilla runs, whole process",
-        "contenders": found,
-        "times_faster": times | ({"published_scripts": PUBLISHED_SECONDS / spent} if spent else {}),
+        "task": f"the 240 Chinchilla runs, {RESAMPLES} draws, whole processes, medians of {given.rounds}",
+        "loops": f"point fit and {MANY} bootstraps of the same runs",
         "published_scripts_cpu_seconds": PUBLISHED_SECONDS,
+        "targets": judged,
+        "medians": medians,
+        "rounds": measured,
         "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()},
         "load": os.getloadavg()[0],
     }
-    text = json.dumps(report, indent=1)
-    print(text)
     if given.out:
         given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(text + "\n")
-    return 0
+        given.out.write_text(json.dumps(report, indent=1) + "\n")
+    return 1 if missed else 0
 
 
 if __name__ == "__main__":
