@@ -10,6 +10,7 @@ from laws.base.errors import InputError
 from laws.data.grouping import budget_groups
 from laws.data.table import Table
 from laws.data.token_cost import TokenCost, fit_token_cost
+from laws.inference.clusters import averaged_evaluations
 from laws.inference.noise import interval
 
 SAME_SIZE = 0.02  # difference in log N below which two sizes are one: seeds and rounded widths
@@ -247,7 +248,7 @@ def isoflop_profiles(
         >>> round(laws.isoflop_profiles(table).a, 2)
         0.5
     """
-    table = table.for_columns(("n", "d", "c"), "isoflop")
+    table = averaged_evaluations(table.for_columns(("n", "d", "c"), "isoflop"))
     cost = fit_token_cost(table) if cost is None else cost
     if method not in METHODS:
         raise InputError(f"no method is called '{method}' (methods: {', '.join(METHODS)})")

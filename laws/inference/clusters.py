@@ -4,8 +4,12 @@ The variance of what is fitted to clustered rows is that of sums over clusters, 
 (Cameron and Miller 2015, Journal of Human Resources 50: the cluster-robust variance and its correction CR1).
 """
 
+from dataclasses import replace
+
 import numpy as np
 from jaxtyping import Float, Int
+
+from laws.data.table import Table
 
 
 def effective_runs(run: Int[np.ndarray, " rows"]) -> float:
@@ -121,3 +125,25 @@ def nearest_rank_rows(
     rank[order] = (np.arange(len(run)) - first[run[order]] + 0.5) / rows[run[order]]
     source = donor[..., run]
     return order[first[source] + np.minimum((rank * rows[source]).astype(int), rows[source] - 1)]
+
+
+def averaged_evaluations(table: Table) -> Table:
+    """One row for each run and point: losses of rows of one run at one point, which repeat its evaluation, averaged.
+
+    Args:
+        table: the runs; without such rows it is returned as it is.
+
+    Example:
+        >>> import pandas as pd, laws
+        >>> rows = pd.DataFrame({"c": [1e18, 1e18, 1e19], "loss": [3.0, 3.2, 2.5], "run": ["a", "a", "b"]})
+        >>> averaged_evaluations(laws.load(rows, c="c", run="run")).loss
+        array([3.1, 2.5])
+    """
+    run = np.unique(table.run, return_inverse=True)[1].ravel()
+    pairs = np.stack([run, table.repeats()], axis=1)
+    _, first, pair, counts = np.unique(pairs, axis=0, return_index=True, return_inverse=True, return_counts=True)
+    if len(first) == len(table):
+        return table
+    mean = np.bincount(pair.ravel(), table.loss) / counts
+    kept = np.sort(first)
+    return replace(table.take(np.isin(np.arange(len(table)), kept)), loss=mean[pair.ravel()[kept]])

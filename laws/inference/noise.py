@@ -11,7 +11,7 @@ from scipy.special import ndtr, ndtri
 from laws.base.uncertainty_config import DEFAULT_UNCERTAINTY, UncertaintyConfig
 from laws.data.table import Table
 from laws.estimation.estimate import PointEstimate
-from laws.inference.clusters import between_within, effective_runs
+from laws.inference.clusters import averaged_evaluations, between_within, effective_runs
 
 NORMAL = ndtri((np.arange(64) + 0.5) / 64)[None]  # quantiles that stand for a normal sample
 
@@ -155,17 +155,15 @@ def seed_deviation(table: Table, keep: Bool[np.ndarray, " rows"]) -> tuple[float
     Returns:
         the deviation, None where nothing is repeated, and runs less sets of runs that share points.
     """
-    group = np.unique(table.repeats()[keep], return_inverse=True)[1].ravel()
-    run = np.unique(table.run[keep], return_inverse=True)[1].ravel()
-    pairs, pair = np.unique(np.stack([group, run], axis=1), axis=0, return_inverse=True)
-    log_loss = np.bincount(pair.ravel(), np.log(table.loss[keep])) / np.bincount(pair.ravel())
-    group, counts = pairs[:, 0], np.bincount(pairs[:, 0])
+    table = averaged_evaluations(table.take(keep))
+    log_loss, group = np.log(table.loss), np.unique(table.repeats(), return_inverse=True)[1].ravel()
+    run, counts = np.unique(table.run, return_inverse=True)[1].ravel(), np.bincount(group)
     if len(log_loss) == len(counts):
         return None, 0
     mean = np.bincount(group, log_loss) / counts
     deviation = float(np.sqrt(np.sum((log_loss - mean[group]) ** 2) / (len(log_loss) - len(counts))))
-    nodes = len(counts) + run.max() + 1  # points, then runs; a pair joins two of them
-    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], len(counts) + pairs[:, 1])), shape=(nodes, nodes))
+    nodes = len(counts) + run.max() + 1  # points, then runs; a row joins two of them
+    graph = coo_array((np.ones(len(run)), (group, len(counts) + run)), shape=(nodes, nodes))
     return deviation, int(run.max()) + 1 - int(connected_components(graph, directed=False, return_labels=False))
 
 

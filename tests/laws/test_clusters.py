@@ -143,6 +143,15 @@ def test_repeated_rows_of_a_run_are_not_repeated_runs():
     assert dof == 1
 
 
+def test_approach_2_counts_evaluations_of_one_run_once(sweep):
+    """Twelve evaluations of every run that differ by next to nothing: the noise is that of the seeds as before."""
+    rows = pd.concat([sweep.assign(loss=sweep.loss * (1 + 1e-9 * k), step=k) for k in range(12)])
+    once, often = (laws.isoflop_profiles(laws.load(table)) for table in (sweep, rows))
+    assert often.noise == pytest.approx(once.noise, rel=1e-6)
+    assert often.a == pytest.approx(once.a, abs=1e-6)
+    assert often.a_interval == pytest.approx(once.a_interval, abs=1e-3)
+
+
 def test_examples_in_docstrings():
     for module in (clusters, uncertainty_config):
         results = doctest.testmod(module)
