@@ -12,7 +12,9 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -118,6 +120,22 @@ def run_readme(tmp_path, lines):
         run = subprocess.run([script, *words[1:]], cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert run.returncode == 0, f"{line}\n{run.stderr}"
         assert run.stdout.strip(), line
+
+
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
+    """The section on the Python interface, line by line, in a folder that holds what a checkout holds."""
+    matplotlib.use("agg")
+    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
+    monkeypatch.chdir(tmp_path)
+    section = (ROOT / "README.md").read_text().partition("### From Python\n")[2]
+    (code,) = re.findall(r"```python\n(.*?)```", section.partition("\n## ")[0], re.S)
+    names: dict[str, Any] = {}
+    exec(code.replace('fit("chinchilla")', 'fit("chinchilla", resamples=50)'), names)
+    assert names["fit"].report.law == "chinchilla" and (tmp_path / "fit.json").is_file()
+    listed = re.search(r"# also (.*)", code)
+    assert listed is not None
+    plots = {name for name in dir(names["fit"].plot) if not name.startswith("_")}
+    assert plots == {"isoflop", *listed.group(1).split(", ")}
 
 
 # They train, or read what was trained; every figure is drawn in tests/laws/test_plots.py too.
