@@ -1,4 +1,7 @@
-"""The interactive figures of the report: each a function of a study, and None where the study lacks what it shows."""
+"""The interactive figures of the report: each a function of a study, and None where the study lacks what it shows.
+
+Their numbers come from `laws.plotting.plot_data`, as those of the printed figures do.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,54 +11,30 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from isoflop.report.marks import (
+from isoflop.report.formats import count, exponent, number, power_of_ten
+from isoflop.report.plotly_primitives import (
     AXES,
     MEASURED,
     axis,
     band,
     colour_of,
-    labelled,
+    cross,
+    error_bars,
+    hover_texts,
     line,
-    marks,
-    whiskers,
+    log_range,
+    markers,
+    run_markers,
 )
-from isoflop.report.markup import count, exponent, number, power_of_ten
 from isoflop.report.study import Study
-from laws.base.x64 import float64
-from laws.data.curves import levelled, load_curves, smoothed
-from laws.estimation.estimate import log_predictions
-from laws.inference.noise import interval
+from laws.data.curves import load_curves
+from laws.plotting import plot_data
 from laws.plotting.style import LAW, NAIVE, SECOND as MINIMA, THIRD as ENVELOPE
-from laws.results.report import ApproachReport, BudgetMinimum
-from laws.results.results import FitResult
 
 NAIVE_NAMES = {"power_law": "power law without offset", "best_so_far": "best loss so far"}
-CURVE_POINTS, BAND_POINTS = 80, 25
-FEWEST_SIZES = 4  # runs of equal compute with fewer sizes are no curve
-MARGIN = 1.35  # by how much a fitted curve reaches beyond the sizes of its budget
-BEFORE = 10.0  # by how much learning curves are followed below the compute of the smallest run
-BEYOND = 2.0  # and one over compute beyond the last run or target
-
-
-def law_loss(fit: FitResult, columns: dict[str, np.ndarray]) -> np.ndarray:
-    """What the law says of some runs."""
-    return np.exp(log_predictions(fit.law, fit.predictor.constants[None], columns)[0])
-
-
-def log_flops_per_token(fit: FitResult, n: np.ndarray) -> np.ndarray:
-    """Log of what a token costs at some sizes, as the fit counts it."""
-    with float64():
-        return np.asarray(fit.predictor.cost.log_flops_per_token(np.log(n)))
-
-
-def minima_of(fit: FitResult | None) -> tuple[BudgetMinimum, ...]:
-    """The minima of approach 2 that are used."""
-    return fit.report.approaches.get("isoflop_akima", ApproachReport()).minima if fit else ()
-
-
-def envelope_of(fit: FitResult | None) -> dict[str, tuple[float, ...]] | None:
-    """The points of approach 1."""
-    return fit.report.approaches.get("envelope", ApproachReport()).points if fit else None
+BAND_POINTS = 25  # of a band, so that the page stays light
+BEFORE = 10.0  # factor by which learning curves are followed below the compute of the smallest run
+BEYOND = 2.0  # and one over compute beyond the first and the last run or target
 
 
 def isoflop(study: Study) -> go.Figure | None:
@@ -63,180 +42,95 @@ def isoflop(study: Study) -> go.Figure | None:
     points, fit = study.points, study.fit
     if not {"n", "c", "budget"} <= set(points) or points.empty:
         return None
-    shown, colours = go.Figure(), colour_of(points)
-    shown.update_layout(height=540, xaxis=axis("n", points["n"]), yaxis_title=AXES["loss"])
-    sizes = points.groupby("budget")["n"].nunique()
-    for budget, rows in points.groupby("budget"):
-        compute, seen = float(rows["c"].median()), bool(rows["fitted"].any())
-        held = "" if seen or fit is None else " (held out)"
-        group: dict[str, Any] = {"legendgroup": str(budget), "name": f"{power_of_ten(compute, 2)} FLOPs{held}"}
-        group["showlegend"] = bool(sizes[budget] >= FEWEST_SIZES)
-        if fit is not None and fit.law.has_compute_optimum and group["showlegend"]:
-            n = np.geomspace(rows["n"].min() / MARGIN, rows["n"].max() * MARGIN, CURVE_POINTS)
-            loss = law_loss(fit, {"n": n, "d": compute / np.exp(log_flops_per_token(fit, n))})
-            dash = "solid" if seen else "dash"
-            shown.add_trace(
-                line(n, loss, group["name"], colours[budget], dash, legendgroup=str(budget), showlegend=False)
-            )
-        shown.add_trace(marks(rows, "n", "loss", colours[budget], **group))
-    computes = points.groupby("budget")["c"].median()[sizes >= FEWEST_SIZES].to_numpy()
-    if fit is not None and fit.law.has_compute_optimum and len(computes):
-        best = fit.predictor.allocation(computes)
-        shown.add_trace(
-            go.Scatter(
-                x=best.n[0],
-                y=best.loss[0],
-                mode="lines+markers",
-                name="optimum of the law",
-                marker={"symbol": "diamond", "size": 11, "color": LAW, "line": {"width": 1, "color": "white"}},
-                line={"color": LAW, "width": 1.2, "dash": "dot"},
-                hovertext=[
-                    f"law: N* = {count(n)}, loss {number(y, 4)}" for n, y in zip(best.n[0], best.loss[0], strict=True)
-                ],
-                hoverinfo="text",
-            )
+    figure, colours = go.Figure(), colour_of(points)
+    figure.update_layout(height=540, xaxis=axis("n", points["n"]), yaxis_title=AXES["loss"])
+    curves = {curve.budget: curve for curve in plot_data.budget_curves(points, fit)}
+    for budget, runs in points.groupby("budget"):
+        fitted, curve = bool(runs["fitted"].any()), curves.get(budget)
+        name = f"{power_of_ten(float(runs['c'].median()), 2)} FLOPs" + ("" if fitted or fit is None else " (held out)")
+        if curve is not None and len(curve.n):
+            dash = "solid" if fitted else "dash"
+            law_line = line(curve.n, curve.loss, name, colours[budget], dash, legendgroup=str(budget), showlegend=False)
+            figure.add_trace(law_line)
+        group: dict[str, Any] = {"legendgroup": str(budget), "name": name, "showlegend": curve is not None}
+        figure.add_trace(run_markers(runs, "n", "loss", colours[budget], **group))
+    if fit is not None and fit.law.has_compute_optimum and curves:
+        best = plot_data.optimum(fit, np.array([curve.compute for curve in curves.values()]))
+        hover = [f"law: N* = {count(n)}, loss {number(y, 4)}" for n, y in zip(best["n"], best["loss"], strict=True)]
+        diamond = {"symbol": "diamond", "size": 11, "color": LAW, "line": {"width": 1, "color": "white"}}
+        optimum = line(
+            best["n"], best["loss"], "optimum of the law", LAW, "dot", 1.2, hoverinfo="text", hovertext=hover
         )
-    minima = minima_of(fit)
-    if minima:
-        n, low, high, loss = (np.array([getattr(m, key) for m in minima]) for key in ("n", "low", "high", "loss"))
-        shown.add_trace(
-            go.Scatter(
-                x=n,
-                y=loss,
-                mode="markers",
-                name="minimum of the runs (approach 2)",
-                marker={"symbol": "line-ns", "size": 15, "line": {"width": 3, "color": MINIMA}},
-                error_x=whiskers(n, low, high) | {"color": MINIMA, "thickness": 2},
-                hovertext=[
-                    f"runs: N* = {count(a)} [{count(b)}, {count(c)}]" for a, b, c in zip(n, low, high, strict=True)
-                ],
-                hoverinfo="text",
-            )
-        )
-    return shown
+        figure.add_trace(optimum.update(mode="lines+markers", marker=diamond))
+    minima = plot_data.budget_minima(fit)
+    if len(minima):
+        n, low, high = (minima[name] for name in ("n", "n_low", "n_high"))
+        hover = [f"runs: N* = {count(a)} [{count(b)}, {count(c)}]" for a, b, c in zip(n, low, high, strict=True)]
+        tick = {"symbol": "line-ns", "size": 15, "line": {"width": 3, "color": MINIMA}}
+        options: dict[str, Any] = {"error_x": error_bars(n, low, high, MINIMA, 2), "hoverinfo": "text"}
+        name = "minimum of the runs (approach 2)"
+        figure.add_trace(markers(n, minima["loss"], name, tick, hovertext=hover, **options))
+    return figure
 
 
-def smooth_curves(study: Study, number: int = CURVE_POINTS) -> list[tuple[dict, np.ndarray, np.ndarray]]:
-    """Every completed run that has a curve, as (point, tokens, loss): smoothed, ending at the run's own loss."""
-    logged, found = load_curves(study.curves) if len(study.curves) else {}, []
-    for point in study.points.to_dict("records"):
-        if str(point["run"]) in logged:
-            log_tokens, log_loss = levelled(*logged[str(point["run"])], point["loss"])
-            at = np.linspace(log_tokens[0], log_tokens[-1], number)
-            smooth = smoothed(log_tokens, log_loss, at)
-            known = np.isfinite(smooth)
-            found.append((point, np.exp(at[known]).round(0), np.exp(smooth[known]).round(5)))
-    return found
-
-
-def _joined(curves: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
-    """Curves as one trace, gaps between them."""
-    gap = np.array([np.nan])
-    x, y = (np.concatenate([part for curve in curves for part in (curve[i], gap)]) for i in (0, 1))
-    return x, y
-
-
-def reach(study: Study) -> np.ndarray:
-    """Compute from the smallest run to beyond the largest run or target."""
-    target = (study.fit.report.target_flops or 0.0) if study.fit else 0.0
-    c = study.points["c"]
-    return np.geomspace(c.min() / BEYOND, max(c.max(), target) * BEYOND, BAND_POINTS)
+def smooth_curves(study: Study) -> list[plot_data.LearningCurve]:
+    """The learning curves of the completed runs."""
+    return plot_data.learning_curves(study.points, load_curves(study.curves) if len(study.curves) else None)
 
 
 def compute(study: Study) -> go.Figure | None:
-    """Loss against compute: every curve, the envelope, the law's frontier and the naive forecasts."""
+    """Loss against compute: every curve, the envelope, the law at its optimum and the naive forecasts."""
     points, fit = study.points, study.fit
     if "c" not in points or points.empty:
         return None
-    shown, c = go.Figure(), reach(study)
-    shown.update_layout(height=520, xaxis=axis("c", c), yaxis=axis("loss", points["loss"]))
-    curves = []
-    for point, tokens, loss in smooth_curves(study) if "d" in points else ():
-        curves.append((point["c"] / point["d"] * tokens, loss))
-    if curves:
-        shown.add_trace(line(*_joined(curves), "learning curves", NAIVE, width=0.8, opacity=0.6))
+    c, curves = _compute_grid(study), smooth_curves(study) if "d" in points else []
+    figure, colours = go.Figure(), colour_of(points)
+    figure.update_layout(height=520, xaxis=axis("c", c), yaxis=axis("loss", points["loss"]))
+    if curves:  # as one trace, gaps between them
+        x, y = (np.concatenate([[*getattr(curve, name), np.nan] for curve in curves]) for name in ("compute", "loss"))
+        figure.add_trace(line(x, y.round(5), "learning curves", NAIVE, width=0.8, opacity=0.6))
+    law = plot_data.loss_band(fit, c) if fit else None
+    if fit is not None and law is not None:
+        name = f"{fit.report.intervals.level:.0%} interval of {'a run' if law.of_one_run else 'the law'}"
+        figure.add_traces([band(c, law.low, law.high, name), line(c, law.loss, "frontier of the law", LAW)])
+    envelope = plot_data.envelope(fit)
+    if len(envelope):
+        sizes = zip(envelope["n"], envelope["d"], strict=True)
+        hover: dict[str, Any] = {"hovertext": [f"envelope: N = {count(n)}, D = {count(d)}" for n, d in sizes]}
+        name = "envelope (approach 1)"
+        figure.add_trace(markers(envelope["c"], envelope["loss"], name, cross(ENVELOPE), hoverinfo="text", **hover))
+    for budget, runs in points.groupby("budget"):
+        figure.add_trace(run_markers(runs, "c", "loss", colours[budget], showlegend=False))
     if fit is not None:
-        _frontier(shown, fit, c)
-    envelope = envelope_of(fit)
-    if envelope:
-        shown.add_trace(
-            go.Scatter(
-                x=envelope["c"],
-                y=envelope["loss"],
-                mode="markers",
-                name="envelope (approach 1)",
-                marker={"symbol": "x-thin", "size": 7, "line": {"width": 1.6, "color": ENVELOPE}},
-                hovertext=[
-                    f"envelope: N = {count(n)}, D = {count(d)}"
-                    for n, d in zip(envelope["n"], envelope["d"], strict=True)
-                ],
-                hoverinfo="text",
-            )
-        )
-    for budget, rows in points.groupby("budget"):
-        shown.add_trace(marks(rows, "c", "loss", colour_of(points)[budget], showlegend=False))
-    naive = fit.report.baselines if fit else None
-    if naive and naive.power_law:
-        law = naive.power_law
-        shown.add_trace(line(c, law.k * c**-law.p, "naive: power law", NAIVE, "dash", 1.6))
-    if naive:
-        best = np.full(2, naive.best_loss)
-        shown.add_trace(line(c[[0, -1]], best, "naive: best so far", NAIVE, "dot", 1.6))
-    expected = _forecast(shown, study)
-    shown.update_xaxes(range=[np.log10(points["c"].min() / (BEFORE if curves else BEYOND)), np.log10(c[-1])])
-    shown.update_yaxes(range=_log_range(np.r_[points["loss"], expected], 0.08, 0.25))
-    return shown
+        naive = plot_data.naive_power_law(fit, c)
+        figure.add_traces([] if naive is None else [line(c, naive, "naive: power law", NAIVE, "dash", 1.6)])
+        best = np.full(2, fit.report.baselines.best_loss)
+        figure.add_trace(line(c[[0, -1]], best, "naive: best so far", NAIVE, "dot", 1.6))
+    expected = _add_forecast(figure, study)
+    figure.update_xaxes(range=[np.log10(points["c"].min() / (BEFORE if curves else BEYOND)), np.log10(c[-1])])
+    figure.update_yaxes(range=log_range(np.r_[points["loss"], expected], 0.08, 0.25))
+    return figure
 
 
-def _forecast(shown: go.Figure, study: Study) -> list[float]:
-    """The frozen prediction, and what was measured; the losses that are shown."""
-    said, score = (study.prediction or {}).get("prediction", {}), study.score
-    compute = said.get("inputs", {}).get("c")
-    if compute is None:
+def _compute_grid(study: Study) -> np.ndarray:
+    """Compute from below the smallest run to beyond the largest run or target."""
+    return plot_data.compute_grid(study.points, study.fit, BEYOND, BEYOND, BAND_POINTS)
+
+
+def _add_forecast(figure: go.Figure, study: Study) -> list[float]:
+    """The frozen prediction, and what was measured; the ends of its interval."""
+    forecast, score = (study.prediction or {}).get("prediction", {}), study.score
+    c = forecast.get("inputs", {}).get("c")
+    if c is None:
         return []
-    bars = whiskers([said["value"]], [said["interval"][0]], [said["interval"][1]]) | {"color": LAW, "thickness": 2}
-    mark = {"symbol": "diamond-open", "size": 14, "color": LAW, "line": {"width": 2}}
-    shown.add_trace(
-        go.Scatter(
-            x=[compute],
-            y=[said["value"]],
-            mode="markers",
-            name="frozen prediction",
-            marker=mark,
-            error_y=bars,
-            hoverinfo="x+y",
-        )
-    )
+    low, high = forecast["interval"]
+    diamond = {"symbol": "diamond-open", "size": 14, "color": LAW, "line": {"width": 2}}
+    bars = error_bars([forecast["value"]], [low], [high], LAW, 2)
+    figure.add_trace(markers([c], [forecast["value"]], "frozen prediction", diamond, error_y=bars))
     if score:
         star = {"symbol": "star", "size": 13, "color": MEASURED}
-        at = {"x": [score["measured"].get("c", compute)], "y": [score["measured"]["loss"]]}
-        shown.add_trace(go.Scatter(**at, mode="markers", name="measured", marker=star, hoverinfo="x+y"))
-    return said["interval"]
-
-
-def _log_range(values, below: float, above: float) -> list[float]:
-    """Ends of a logarithmic axis: the values with room in log10 units of their span."""
-    low, high = np.log10(values.min()), np.log10(values.max())
-    room = max(high - low, 0.05)
-    return [low - below * room, high + above * room]
-
-
-def _frontier(shown: go.Figure, fit: FitResult, c: np.ndarray) -> None:
-    """The loss that the law promises to the best use of each compute."""
-    level = fit.report.intervals.level
-    name = f"{level:.0%} interval of the law"
-    if fit.law.has_compute_optimum:
-        best = fit.predictor.allocation(c).loss[0]
-        low, high = (
-            interval(fit.predictor.allocation(c, draws=True).loss, level) if len(fit.predictor.draws) else (best, best)
-        )
-    elif fit.law.columns == ("c",):
-        best, low, high = fit.predictor.losses({"c": c})
-        name = f"{level:.0%} interval of a run"
-    else:
-        return
-    shown.add_trace(band(c, low, high, name))
-    shown.add_trace(line(c, best, "frontier of the law", LAW))
+        figure.add_trace(markers([score["measured"].get("c", c)], [score["measured"]["loss"]], "measured", star))
+    return [low, high]
 
 
 def allocation(study: Study) -> go.Figure | None:
@@ -244,138 +138,151 @@ def allocation(study: Study) -> go.Figure | None:
     points, fit = study.points, study.fit
     if fit is None or not fit.law.has_compute_optimum or "c" not in points:
         return None
-    c, level = reach(study), fit.report.intervals.level
-    best = fit.predictor.allocation(c)
-    draws = fit.predictor.allocation(c, draws=True) if len(fit.predictor.draws) else best
-    shown = make_subplots(1, 2, horizontal_spacing=0.12)
-    minima, envelope = minima_of(fit), envelope_of(fit)
-    for column, variable in enumerate(("n", "d"), start=1):
+    c = _compute_grid(study)
+    best, minima, envelope = plot_data.optimum(fit, c), plot_data.budget_minima(fit), plot_data.envelope(fit)
+    interval_name = f"{fit.report.intervals.level:.0%} interval of the law"
+    figure = make_subplots(1, 2, horizontal_spacing=0.12)
+    for column, name in enumerate(("n", "d"), start=1):
         first: dict[str, Any] = {"showlegend": column == 1}
-        low, high = interval(getattr(draws, variable), level)
+        low, high = best[f"{name}_low"].to_numpy(), best[f"{name}_high"].to_numpy()
         traces = [
-            band(c, low, high, f"{level:.0%} interval of the law", legendgroup="band", **first),
-            line(c, getattr(best, variable)[0], "the law (approach 3)", LAW, legendgroup="law", **first),
+            band(c, low, high, interval_name, legendgroup="band", **first),
+            line(c, best[name], "the law (approach 3)", LAW, legendgroup="law", **first),
         ]
-        if envelope:
-            style = {"symbol": "x-thin", "size": 7, "line": {"width": 1.6, "color": ENVELOPE}}
-            traces.append(
-                go.Scatter(
-                    x=envelope["c"], y=envelope[variable], mode="markers", marker=style, hoverinfo="x+y",
-                    name="envelope (approach 1)", legendgroup="envelope", **first,
-                )
-            )  # fmt: skip
-        if minima:
-            at = np.array([m.c for m in minima])
-            middle, low, high = (np.array([getattr(m, key) for m in minima]) for key in ("n", "low", "high"))
-            if variable == "d":  # at given compute a smaller model sees more tokens
-                middle, low, high = (at / np.exp(log_flops_per_token(fit, n)) for n in (middle, high, low))
-            traces.append(
-                go.Scatter(
-                    x=at, y=middle, mode="markers", error_y=whiskers(middle, low, high) | {"color": MINIMA},
-                    marker={"symbol": "circle", "size": 9, "color": MINIMA}, hoverinfo="x+y",
-                    name="minima of the runs (approach 2)", legendgroup="minima", **first,
-                )
-            )  # fmt: skip
-        shown.add_traces(traces, rows=1, cols=column)
-        drawn = np.concatenate([np.asarray(trace.y, float) for trace in traces])
-        title = {"title": {"text": f"compute-optimal {AXES[variable]}*"}}
-        shown.update_yaxes(axis(variable, drawn[np.isfinite(drawn)]) | title, row=1, col=column)
-    shown.update_xaxes(axis("c", np.r_[c, envelope["c"] if envelope else c]))
-    shown.update_layout(height=440)
-    return shown
+        if len(envelope):
+            options = {"legendgroup": "envelope"} | first
+            traces.append(markers(envelope["c"], envelope[name], "envelope (approach 1)", cross(ENVELOPE), **options))
+        if len(minima):
+            bars = error_bars(minima[name], minima[f"{name}_low"], minima[f"{name}_high"], MINIMA)
+            options = {"legendgroup": "minima", "error_y": bars} | first
+            dot = {"symbol": "circle", "size": 9, "color": MINIMA}
+            traces.append(markers(minima["c"], minima[name], "minima of the runs (approach 2)", dot, **options))
+        figure.add_traces(traces, rows=1, cols=column)
+        values = np.concatenate([np.asarray(trace.y, float) for trace in traces])
+        title = {"title": {"text": f"compute-optimal {AXES[name]}*"}}
+        figure.update_yaxes(axis(name, values[np.isfinite(values)]) | title, row=1, col=column)
+    figure.update_xaxes(axis("c", np.r_[c, envelope["c"]]))
+    figure.update_layout(height=440)
+    return figure
 
 
 def residuals(study: Study) -> go.Figure | None:
-    """How far each run lies from the law, against all that could explain it."""
+    """Residuals of each run against its size, data and compute."""
     points, fit = study.points, study.fit
     if fit is None or points["residual"].isna().all():
         return None
-    variables = [variable for variable in ("n", "d", "c") if variable in points]
-    shown = make_subplots(1, len(variables), shared_yaxes=True, horizontal_spacing=0.03)
-    colours = colour_of(points) if "budget" in points else {0: ENVELOPE}
-    noise = 100 * max(fit.report.noise.seeds or 0.0, fit.report.noise.residual)
+    data = plot_data.residuals(points, fit)
+    points = points.assign(percent=data.percent, budget=points.get("budget", 0))
+    variables = [variable for variable in data.variables if variable in AXES]
+    figure, colours = make_subplots(1, len(variables), shared_yaxes=True, horizontal_spacing=0.03), colour_of(points)
+    noise = max(data.seed_sd or 0.0, data.residual_sd)
     for column, variable in enumerate(variables, start=1):
-        for budget, rows in points.groupby("budget") if "budget" in points else ((0, points),):
-            dots = marks(rows, variable, "residual", colours[budget], scale=100, showlegend=False)
-            shown.add_trace(dots, row=1, col=column)
+        for budget, runs in points.groupby("budget"):
+            dots = run_markers(runs, variable, "percent", colours[budget], showlegend=False)
+            figure.add_trace(dots, row=1, col=column)
         panel: dict[str, Any] = {"layer": "below", "row": 1, "col": column}
-        shown.add_hrect(-noise, noise, fillcolor=NAIVE, opacity=0.18, line_width=0, **panel)
-        shown.add_hline(0, line={"color": NAIVE, "width": 1}, **panel)
-        shown.update_xaxes(axis(variable, points[variable]), row=1, col=column)
-    shown.update_yaxes(title_text="loss above the law (%)", row=1, col=1)
-    shown.update_layout(height=340)
-    return shown
+        figure.add_hrect(-noise, noise, fillcolor=NAIVE, opacity=0.18, line_width=0, **panel)
+        figure.add_hline(0, line={"color": NAIVE, "width": 1}, **panel)
+        figure.update_xaxes(axis(variable, points[variable]), row=1, col=column)
+    figure.update_yaxes(title_text="loss above the law (%)", row=1, col=1)
+    figure.update_layout(height=340)
+    return figure
 
 
 def curves(study: Study) -> go.Figure | None:
     """Training loss against tokens."""
-    if "budget" not in study.points or study.curves.empty:
+    if not {"budget", "d"} <= set(study.points) or study.curves.empty:
         return None
-    groups: dict[int, list] = {}
-    for point, tokens, loss in smooth_curves(study):
-        groups.setdefault(point["budget"], []).append((point, tokens, loss))
-    if not groups:
+    smooth = sorted(smooth_curves(study), key=lambda curve: (curve.run["budget"], curve.run.get("n", 0)))
+    if not smooth:
         return None
-    shown, colours = go.Figure(), colour_of(study.points)
-    tokens = np.concatenate([tokens for members in groups.values() for _, tokens, _ in members])
-    shown.update_layout(height=480, xaxis=axis("d", tokens), yaxis=axis("loss", tokens))
-    shown.update_yaxes(title_text="smoothed loss (nats)")
+    figure, colours = go.Figure(), colour_of(study.points)
+    tokens = np.concatenate([curve.tokens for curve in smooth])
+    figure.update_layout(height=480, xaxis=axis("d", tokens), yaxis=axis("loss", tokens))
+    figure.update_yaxes(title_text="smoothed loss (nats)")
     computes = study.points.groupby("budget")["c"].median()
-    for budget, members in sorted(groups.items()):
-        for i, (point, tokens, loss) in enumerate(sorted(members, key=lambda member: member[0].get("n", 0))):
-            name = f"{power_of_ten(computes[budget], 2)} FLOPs"
-            shown.add_trace(
-                line(
-                    tokens, loss, name, colours[budget], width=1.3, legendgroup=str(budget),
-                    showlegend=i == 0, hoverinfo="text", hovertext=labelled(pd.DataFrame([point]))[0],
-                )
-            )  # fmt: skip
-    return shown
+    named: set[int] = set()
+    for curve in smooth:
+        budget = curve.run["budget"]
+        group: dict[str, Any] = {"legendgroup": str(budget), "showlegend": budget not in named}
+        hover = {"hoverinfo": "text", "hovertext": hover_texts(pd.DataFrame([curve.run]))[0]}
+        x, y, name = curve.tokens.round(0), curve.loss.round(5), f"{power_of_ten(computes[budget], 2)} FLOPs"
+        figure.add_trace(line(x, y, name, colours[budget], width=1.3, **group, **hover))
+        named.add(budget)
+    return figure
+
+
+SURFACE_STRIDE = 3  # of the surface's grid, so that the page stays light
+CONTOURS = 14  # lines of equal loss, about
+
+
+def surface(study: Study) -> go.Figure | None:
+    """Lines of equal loss over sizes and data, the runs, and the best split of every compute."""
+    points, fit = study.points, study.fit
+    if fit is None or "budget" not in points or not fit.law.has_compute_optimum:
+        return None
+    plane = plot_data.surface(fit)
+    figure, colours, best = go.Figure(), colour_of(points), plane.best
+    n, d, loss = plane.n[::SURFACE_STRIDE], plane.d[::SURFACE_STRIDE], plane.loss[::SURFACE_STRIDE, ::SURFACE_STRIDE]
+    figure.update_layout(height=540, xaxis=axis("n", n), yaxis=axis("d", d))
+    figure.add_trace(
+        go.Contour(
+            x=n, y=d, z=loss.round(4), ncontours=CONTOURS, showscale=False, name="equal loss",
+            colorscale=[[0, NAIVE], [1, NAIVE]], line={"width": 1}, hoverinfo="skip", showlegend=True,
+            contours={"coloring": "lines", "showlabels": True, "labelfont": {"size": 11, "color": NAIVE}},
+        )
+    )  # fmt: skip
+    for budget, runs in points.groupby("budget"):
+        figure.add_trace(run_markers(runs, "n", "d", colours[budget], showlegend=False))
+    hover = [
+        f"C = {power_of_ten(c)}<br>N* = {count(n)}, D* = {count(d)}<br>loss {number(loss, 4)}"
+        for c, n, d, loss in best[["c", "n", "d", "loss"]].itertuples(index=False)
+    ]
+    options: dict[str, Any] = {"hoverinfo": "text", "hovertext": hover}
+    figure.add_trace(line(best["n"], best["d"], "efficient frontier", LAW, width=2.4, **options))
+    return figure
 
 
 def exponents(rows: list[tuple[str, float, list[float] | None, str]]) -> go.Figure | None:
-    """The exponent of N*(C) by each way of finding it, with intervals, from the top down."""
+    """The exponent of N*(C) by each approach, with intervals, from the top down."""
     if not rows:
         return None
-    shown = _intervals([(name, value, ends or [value, value], colour) for name, value, ends, colour in rows], exponent)
-    shown.add_vline(0.5, line={"color": NAIVE, "dash": "dash", "width": 1})
-    shown.update_xaxes(title_text="exponent a of N*(C) = G Cᵃ")
-    return shown
+    figure = _intervals([(name, value, ends or [value, value], colour) for name, value, ends, colour in rows], exponent)
+    figure.add_vline(0.5, line={"color": NAIVE, "dash": "dash", "width": 1})
+    figure.update_xaxes(title_text="exponent a of N*(C) = G Cᵃ")
+    return figure
 
 
 def forecasts(score: dict[str, Any]) -> go.Figure:
     """What was forecast by the law and by its naive rivals, beside what was measured."""
-    said, naive = score["predicted"], score["baselines"]
-    rows = [("the law", said["loss"], said["interval"], LAW)]
+    predicted, naive = score["predicted"], score["baselines"]
+    rows = [("the law", predicted["loss"], predicted["interval"], LAW)]
     rows += [
         (title, naive[key]["loss"], [naive[key]["loss"]] * 2, NAIVE)
         for key, title in NAIVE_NAMES.items()
         if naive.get(key)
     ]
-    shown = _intervals(rows, lambda value: number(value, 5))
+    figure = _intervals(rows, lambda value: number(value, 5))
     measured = score["measured"]["loss"]
     label: dict[str, Any] = {"annotation_text": f"measured {number(measured, 5)}", "annotation_position": "top"}
-    shown.add_vline(measured, line={"color": MEASURED, "width": 3}, layer="below", **label)
-    shown.update_xaxes(title_text=AXES["loss"])
-    return shown
+    figure.add_vline(measured, line={"color": MEASURED, "width": 3}, layer="below", **label)
+    figure.update_xaxes(title_text=AXES["loss"])
+    return figure
 
 
 def _intervals(rows: list[tuple[str, float, list[float], str]], write: Callable[[float], str]) -> go.Figure:
-    """Values with intervals and colours, from the top down."""
-    shown = go.Figure()
+    """Values with intervals, from the top down.
+
+    Args:
+        rows: name, value, ends and colour of each.
+        write: a value as text.
+    """
+    figure = go.Figure()
     for name, value, (low, high), colour in rows:
-        shown.add_trace(
-            go.Scatter(
-                x=[value],
-                y=[name],
-                mode="markers",
-                marker={"size": 11, "color": colour},
-                error_x=whiskers([value], [low], [high]) | {"color": colour, "thickness": 2},
-                hovertext=f"{write(value)} [{write(low)}, {write(high)}]" if high > low else write(value),
-                hoverinfo="text",
-                showlegend=False,
-            )
-        )
-    shown.update_layout(height=96 + 42 * len(rows))
-    shown.update_yaxes(autorange="reversed")
-    return shown
+        hover = f"{write(value)} [{write(low)}, {write(high)}]" if high > low else write(value)
+        options: dict[str, Any] = {"error_x": error_bars([value], [low], [high], colour, 2), "hovertext": hover}
+        dot = {"size": 11, "color": colour}
+        figure.add_trace(markers([value], [name], name, dot, hoverinfo="text", showlegend=False, **options))
+    figure.update_layout(height=96 + 42 * len(rows))
+    figure.update_yaxes(autorange="reversed")
+    return figure

@@ -1,20 +1,11 @@
-"""All that a report of a fit has to state."""
+"""The law: all that a report of a fit has to state."""
 
-from isoflop.report.markup import (
-    Html,
-    count,
-    definitions,
-    exponent,
-    formula,
-    join,
-    number,
-    percent,
-    power_of_ten,
-    span,
-    table,
-    tag,
-)
-from isoflop.report.study import Place, Study
+from typing import Any
+
+from markupsafe import Markup
+
+from isoflop.report.formats import count, exponent, formula, number, percent, power_of_ten, span
+from isoflop.report.study import Study
 from laws.data.token_cost import TokenCost
 from laws.forecasting.prediction import extrapolation
 from laws.results.report import Certificate, FitReport, HoldoutReport, ObjectiveReport
@@ -46,14 +37,12 @@ DERIVED = {
 }
 
 
-def law(study: Study, place: Place) -> Html | None:
-    """All that a report of a fit has to state."""
-    del place
+def law(study: Study) -> dict[str, Any] | None:
+    """What `law.html` shows: all that a report of a fit has to state."""
     if study.fit is None:
         return None
     report = study.fit.report
     meanings = {param.name: param.meaning for param in study.fit.law.params}
-    level = f"{report.intervals.level:.0%} interval"
     constants = [
         [name, number(value, 4), span(report.intervals.params.get(name)), meanings[name]]
         for name, value in report.params.items()
@@ -63,28 +52,26 @@ def law(study: Study, place: Place) -> Html | None:
         for key, (title, write) in DERIVED.items()
         if key in report.derived
     ]
-    target = report.target_flops
-    cautions = [tag("li", str(warning)) for warning in report.warnings]
-    return join(
-        tag("div", tag("h3", "Read with care"), tag("ul", *cautions), class_="warnings") if cautions else None,
-        table(["constant", "value", level, "meaning"], constants, words=(3,)),
-        table([f"derived at {power_of_ten(target)} FLOPs", "value", level], derived) if derived and target else None,
-        definitions(
-            [
-                ("form", join(formula(report.formula), f" ({report.source})")),
-                ("objective", _objective(report.objective)),
-                ("starts", _starts(report.certificate)),
-                ("certificate", _certificate(report.certificate)),
-                ("runs", _excluded(report)),
-                ("ranges", _ranges(report)),
-                ("conventions", _conventions(report)),
-                ("cost of a token", _cost(report.token_cost)),
-                ("intervals", _intervals(report)),
-                ("held out", _holdout(report.holdout)),
-                ("extrapolation", _reach(report)),
-            ]
-        ),
-    )
+    return {
+        "warnings": report.warnings,
+        "level": f"{report.intervals.level:.0%} interval",
+        "constants": constants,
+        "derived": derived if report.target_flops else [],
+        "target": report.target_flops,
+        "statements": [
+            ("form", Markup("{} ({})").format(formula(report.formula), report.source)),
+            ("objective", _objective(report.objective)),
+            ("starts", _starts(report.certificate)),
+            ("certificate", _certificate(report.certificate)),
+            ("runs", _excluded(report)),
+            ("ranges", _ranges(report)),
+            ("conventions", _conventions(report)),
+            ("cost of a token", _cost(report.token_cost)),
+            ("intervals", _intervals(report)),
+            ("held out", _holdout(report.holdout)),
+            ("extrapolation", _reach(report)),
+        ],
+    }
 
 
 def _objective(objective: ObjectiveReport) -> str:
@@ -93,27 +80,27 @@ def _objective(objective: ObjectiveReport) -> str:
     return f"{name}{delta}, summed over the runs = {power_of_ten(objective.value, 4)}"
 
 
-def _starts(found: Certificate) -> str:
-    return f"{found.n_at_best} of {found.n_starts} reached the best objective"
+def _starts(certificate: Certificate) -> str:
+    return f"{certificate.n_at_best} of {certificate.n_starts} reached the best objective"
 
 
-def _certificate(found: Certificate) -> str:
-    bound = f"; at a bound: {', '.join(found.at_bound)}" if found.at_bound else "; no constant at a bound"
+def _certificate(certificate: Certificate) -> str:
+    bound = f"; at a bound: {', '.join(certificate.at_bound)}" if certificate.at_bound else "; no constant at a bound"
     return (
-        f"gradient {power_of_ten(found.gradient, 2)} and Newton decrement {power_of_ten(found.decrement, 2)} "
-        f"of the objective; condition number {number(found.condition, 2)}{bound}"
+        f"gradient {power_of_ten(certificate.gradient, 2)} and Newton decrement {power_of_ten(certificate.decrement, 2)} "
+        f"of the objective; condition number {number(certificate.condition, 2)}{bound}"
     )
 
 
-def _excluded(report: FitReport) -> Html:
+def _excluded(report: FitReport) -> str:
     rules = [f"{rule.n} left out: {rule.rule}" for rule in report.excluded] or ["none left out"]
-    return join(f"{report.n_runs} fitted; ", "; ".join(rules))
+    return f"{report.n_runs} fitted; {'; '.join(rules)}"
 
 
 def _ranges(report: FitReport) -> str:
     writers = {"n": ("N", count), "d": ("D", count), "c": ("C", power_of_ten)}
-    shown = [(*writers[variable], ends) for variable, ends in report.ranges.items() if variable in writers]
-    return "; ".join(f"{symbol} {write(ends[0])} to {write(ends[1])}" for symbol, write, ends in shown)
+    known = [(*writers[variable], ends) for variable, ends in report.ranges.items() if variable in writers]
+    return "; ".join(f"{symbol} {write(ends[0])} to {write(ends[1])}" for symbol, write, ends in known)
 
 
 def _conventions(report: FitReport) -> str:

@@ -4,52 +4,34 @@ from typing import Any
 
 import pandas as pd
 
-from isoflop.report.markup import (
-    Html,
-    count,
-    definitions,
-    duration,
-    join,
-    power_of_ten,
-    tag,
-)
-from isoflop.report.study import Frame, Place, Study, distinct, versions
+from isoflop.report.formats import count, duration, power_of_ten
+from isoflop.report.study import Frame, Study, distinct, versions
 
 
-def provenance(study: Study, place: Place) -> Html:
-    """What produced the study, and how to check it."""
-    del place
+def provenance(study: Study) -> dict[str, Any]:
+    """What `provenance.html` shows."""
     frame, report = study.runs, study.fit.report if study.fit else None
-    typed = [report and report.command, *(found and found.get("command") for found in (study.prediction, study.score))]
-    commands = [*map(str, filter(None, typed)), f"isoflop report {study.folder}"]
+    typed = [report and report.command, *(file and file.get("command") for file in (study.prediction, study.score))]
     devices = [f"{number} × {kind}" for kind, number in _pairs(frame, "device_kind", "num_devices")]
-    systems = [f"Python {e.get('python')}, {e.get('platform')}" for e in study.environments]
-    inputs = [
-        join(tag("code", file.path), " sha256 ", tag("code", (file.sha256 or "none")[:16]))
-        for file in (report.inputs if report else ())
-    ]
-    return join(
-        tag("pre", tag("code", "\n".join(commands))),
-        definitions(
-            [
-                ("training FLOPs", power_of_ten(_sum(frame, "flops_exact")) if len(frame) else None),
-                ("tokens trained on", count(_sum(frame, "tokens")) if len(frame) else None),
-                ("time of the runs", _time(frame)),
-                ("device", ", ".join(devices)),
-                ("system", ", ".join(dict.fromkeys(systems))),
-                ("versions", ", ".join(versions(frame))),
-                ("revision", _codes([short(name) for name in distinct(frame, "git_revision")])),
-                ("corpus", ", ".join(distinct(frame, "corpus"))),
-                ("data hash", _codes(distinct(frame, "data_hash"))),
-                (
-                    "tokenizer",
-                    join(", ".join(distinct(frame, "tokenizer")), " ", _codes(distinct(frame, "tokenizer_hash"))),
-                ),
-                ("evaluation set", ", ".join(distinct(frame, "eval_set"))),
-                ("table fitted", join(*inputs) if inputs else None),
-            ]
-        ),
-    )
+    systems = [f"Python {record.get('python')}, {record.get('platform')}" for record in study.environments]
+    return {
+        "commands": [*map(str, filter(None, typed)), f"isoflop report {study.folder}"],
+        "statements": [
+            ("training FLOPs", power_of_ten(_sum(frame, "flops_exact")) if len(frame) else None),
+            ("tokens trained on", count(_sum(frame, "tokens")) if len(frame) else None),
+            ("time of the runs", _time(frame)),
+            ("device", ", ".join(devices)),
+            ("system", ", ".join(dict.fromkeys(systems))),
+            ("versions", ", ".join(versions(frame))),
+            ("corpus", ", ".join(distinct(frame, "corpus"))),
+            ("evaluation set", ", ".join(distinct(frame, "eval_set"))),
+        ],
+        "revisions": [short(name) for name in distinct(frame, "git_revision")],
+        "data_hashes": distinct(frame, "data_hash"),
+        "tokenizers": distinct(frame, "tokenizer"),
+        "tokenizer_hashes": distinct(frame, "tokenizer_hash"),
+        "inputs": report.inputs if report else (),
+    }
 
 
 def short(revision: str) -> str:
@@ -67,10 +49,6 @@ def _pairs(frame: Frame, *columns: str) -> list[tuple]:
 def _sum(frame: Frame, column: str) -> float | None:
     numbers: Any = pd.to_numeric(frame[column], errors="coerce") if column in frame else None
     return None if numbers is None else float(numbers.sum())
-
-
-def _codes(values: list[str]) -> Html:
-    return join(*(join(tag("code", value), " ") for value in values))
 
 
 def _time(frame: Frame) -> str | None:

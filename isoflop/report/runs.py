@@ -5,7 +5,7 @@ from typing import Any
 
 import pandas as pd
 
-from isoflop.report.markup import Html, count, duration, join, missing, number, power_of_ten, tag
+from isoflop.report.formats import count, duration, missing, number, power_of_ten
 from isoflop.report.study import Study
 
 STATES = ("completed", "diverged", "failed", "interrupted", "running", "missing")
@@ -33,39 +33,27 @@ ORDER = ("budget", "params_total", "seed")
 WORDS = ("status", "run_id")
 
 
-def runs(study: Study, place: Any) -> Html | None:
-    """The counts of states, the failures, and the table."""
-    del place
+def runs(study: Study) -> dict[str, Any] | None:
+    """What `runs.html` shows: the counts of states, the failures, and the table."""
     rows = _rows(study)
     if not rows:
         return None
     columns = [column for column in COLUMNS if any(not missing(row.get(column[1])) for row in rows)]
-    head = [
-        tag("th", tag("button", heading, type="button"), scope="col", class_=None if key in WORDS else "num")
-        for heading, key, _ in columns
-    ]
-    found = study.states()
-    ordered = sorted(found, key=lambda state: STATES.index(state) if state in STATES else len(STATES))
-    states = ", ".join(f"{found[state]} {state}" for state in ordered)
-    failures = [row for row in study.pending if row.get("message")]
-    return join(
-        tag("p", f"{len(rows)} points: {states}." if states else f"{len(rows)} runs."),
-        tag("ul", *(tag("li", tag("code", row["run_id"]), f" failed: {row['message']}") for row in failures))
-        if failures
-        else None,
-        tag(
-            "p",
-            tag("input", type="search", placeholder="filter, as in 1.8×10¹¹ diverged", aria_label="Filter the runs"),
-            " ",
-            tag("span", id="shown", class_="soft", role="status"),
-            class_="screen",
-        ),
-        tag(
-            "div",
-            tag("table", tag("thead", tag("tr", *head)), tag("tbody", *(_row(row, columns) for row in rows))),
-            class_="wide",
-        ),
-    )
+    counts = study.states()
+    ordered = sorted(counts, key=lambda state: STATES.index(state) if state in STATES else len(STATES))
+    return {
+        "n_points": len(rows),
+        "states": [f"{counts[state]} {state}" for state in ordered],
+        "failures": [row for row in study.pending if row.get("message")],
+        "columns": [{"heading": heading, "numeric": key not in WORDS} for heading, key, _ in columns],
+        "rows": [
+            {
+                "completed": row.get("status") in ("completed", None),
+                "cells": [_cell(row.get(key), key, write) for _, key, write in columns],
+            }
+            for row in rows
+        ],
+    }
 
 
 def _rows(study: Study) -> list[dict[str, Any]]:
@@ -74,11 +62,11 @@ def _rows(study: Study) -> list[dict[str, Any]]:
     off = {row["run"]: 100 * row["residual"] for row in study.points.to_dict("records")}
     rows = []
     for row in frame.to_dict("records") or ([] if study.fit is None else _fitted(study)):
-        found = {key: row.get(key) for _, key, _ in COLUMNS}
-        found["off"] = off.get(str(row.get("run_id")))
-        if not missing(found["tokens"]) and found["params_total"]:
-            found["tokens_per_param"] = found["tokens"] / found["params_total"]
-        rows.append(found)
+        cells = {key: row.get(key) for _, key, _ in COLUMNS}
+        cells["off"] = off.get(str(row.get("run_id")))
+        if not missing(cells["tokens"]) and cells["params_total"]:
+            cells["tokens_per_param"] = cells["tokens"] / cells["params_total"]
+        rows.append(cells)
     rows.sort(key=lambda row: [0 if missing(row[key]) else row[key] for key in ORDER])
     planned = [row | {"status": row["state"], "flops_exact": row["flops"]} for row in study.pending]
     return rows + [{key: row.get(key) for _, key, _ in COLUMNS} for row in planned]
@@ -90,19 +78,18 @@ def _fitted(study: Study) -> list[dict[str, Any]]:
     return study.points.rename(columns=names).to_dict("records")
 
 
-def _row(row: dict[str, Any], columns: list) -> Html:
-    status = row.get("status")
-    cells = []
-    for _, key, write in columns:
-        value = row.get(key)
-        if key == "status":
-            kind = "bad" if value in ("diverged", "failed") else None
-            cells.append(tag("td", tag("span", value or "", class_=kind)))
-        elif key == "run_id":
-            cells.append(tag("th", tag("code", value), scope="row"))
-        else:
-            order: Any = pd.to_numeric(value, errors="coerce") if isinstance(value, str) else value
-            known = not (missing(order) or pd.isna(order))
-            shown = write(float(order)) if known else value if isinstance(value, str) else ""
-            cells.append(tag("td", shown, class_="num", data_v=float(order) if known else shown))
-    return tag("tr", *cells, class_=None if status in ("completed", None) else "apart")
+def _cell(value: Any, key: str, write: Callable[[Any], str]) -> dict[str, Any]:
+    """A cell of the table: its text and what it is sorted by.
+
+    Args:
+        value: of the run.
+        key: the column.
+        write: a number of that column as text.
+    """
+    if key in WORDS:
+        return {"key": key, "text": value or "", "sort_value": value or ""}
+    numeric: Any = pd.to_numeric(value, errors="coerce") if isinstance(value, str) else value
+    if missing(numeric) or pd.isna(numeric):
+        text = value if isinstance(value, str) else ""
+        return {"key": key, "text": text, "sort_value": text}
+    return {"key": key, "text": write(float(numeric)), "sort_value": float(numeric)}

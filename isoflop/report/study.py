@@ -4,28 +4,21 @@ import dataclasses
 import functools
 import json
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 
-from isoflop.report.markup import Html
 from laws import FitResult, read_fit
 from laws.base.json_files import read_json
-from laws.data.grouping import budget_groups
 from laws.data.table import DEFAULTS
-from laws.estimation.estimate import log_predictions
+from laws.plotting import plot_data
 from training.errors import BadInput
 
 VARIABLES = ("n", "d", "c")
 
 
 Frame = Any  # a pandas frame: hints of its columns' types would say less than they cost
-# Puts a figure on the page: its name, the figure, its caption.
-Place = Callable[[str, go.Figure, str | Html], Html]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,14 +66,7 @@ class Study:
             points = points.assign(fitted=False)
         numeric = [name for name in (*VARIABLES, "loss") if name in points]
         points[numeric] = points[numeric].astype(float)
-        points["residual"] = np.nan
-        if self.fit is not None and len(points) and set(self.fit.law.columns) <= set(points):
-            columns = {variable: points[variable].to_numpy(float) for variable in self.fit.law.columns}
-            predicted = log_predictions(self.fit.law, self.fit.predictor.constants[None], columns)[0]
-            points["residual"] = np.log(points["loss"]) - predicted
-        if "c" in points and len(points):
-            points["budget"] = budget_groups(points["c"].to_numpy(float))
-        return points
+        return plot_data.with_residuals_and_budgets(points, self.fit)
 
     def _measured(self) -> Frame:
         """Completed runs of the sweep under the roles of the fit; none where the fit is of another table."""
@@ -173,10 +159,10 @@ def distinct(frame: Frame, column: str) -> list[str]:
 
 def versions(frame: Frame) -> list[str]:
     """Package versions of the runs, as "jax 0.10.2"."""
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for text in distinct(frame, "versions"):
         try:
-            found |= {f"{name} {version}": None for name, version in json.loads(text).items()}
+            names |= {f"{name} {version}": None for name, version in json.loads(text).items()}
         except (ValueError, AttributeError):
-            found[text] = None
-    return list(found)
+            names[text] = None
+    return list(names)

@@ -44,10 +44,10 @@ class FitPlots:
         from matplotlib import interactive, is_interactive, style
 
         with style.context(STYLE):
-            drawn = draw(self._fitted, pyplot_panels if axes is None else given_panels(axes), *curves)
+            drawn_axes = draw(self._fitted, pyplot_panels if axes is None else given_panels(axes), *curves)
             turned_on = is_interactive()
         interactive(turned_on)  # a notebook's first figure turns it on, and the end of the style would turn it off
-        return drawn
+        return drawn_axes
 
     def isoflop(self, ax: Axes | None = None) -> Axes:
         """Loss against parameters at every budget: runs, the law's curves, measured minima and the law's optimum.

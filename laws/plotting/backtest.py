@@ -16,33 +16,41 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FRAMED = 0.75  # share of the intervals, the narrowest, that the frame holds
-NEAR = 1.0  # and forecasts within so many times its height of its middle
+NEAR = 1.0  # it holds forecasts within so many times its height of its middle
 
 
 def _frame(report: Backtest) -> tuple[float, float]:
     """Ends of the loss axis: around what was measured and most of the intervals, but not the widest."""
     ends = np.array([origin.interval for origin in report.origins])
     narrow = np.argsort(np.ptp(ends, axis=1))[: max(2, int(FRAMED * len(ends)))]
-    shown = np.r_[ends[narrow].ravel(), report.measured]
-    off = np.array([origin.value for origin in report.origins])
-    shown = np.r_[shown, off[np.abs(off - np.median(shown)) < NEAR * np.ptp(shown)]]
-    return float(shown.min() - 0.08 * np.ptp(shown)), float(shown.max() + 0.08 * np.ptp(shown))
+    losses = np.r_[ends[narrow].ravel(), report.measured]
+    forecasts = np.array([origin.value for origin in report.origins])
+    losses = np.r_[losses, forecasts[np.abs(forecasts - np.median(losses)) < NEAR * np.ptp(losses)]]
+    return float(losses.min() - 0.08 * np.ptp(losses)), float(losses.max() + 0.08 * np.ptp(losses))
 
 
 def backtest(fitted: FitResult, panels: Panels) -> list[Axes]:
-    """Forecasts with intervals against the largest compute that was fitted; the last may have seen its target."""
+    """Forecasts with intervals against the largest compute that was fitted; the last may have been fitted with its target.
+
+    Args:
+        fitted: the fit.
+        panels: where to draw.
+
+    Raises:
+        MissingFigureData: the fit has no backtest.
+    """
     report = fitted.report.backtest
     if report is None:
         raise MissingFigureData("the fit has no backtest: its runs lie at too few scales for one")
     origins = report.origins
     (axes,) = panels(1)
     for was_fitted, face, label in ((False, LAW, "forecast"), (True, "white", "fitted with it")):
-        shown = [origin for origin in origins if origin.target_was_fitted == was_fitted]
-        if not shown:
+        chosen = [origin for origin in origins if origin.target_was_fitted == was_fitted]
+        if not chosen:
             continue
-        loss, ends = np.array([o.value for o in shown]), np.array([o.interval for o in shown])
+        loss, ends = np.array([o.value for o in chosen]), np.array([o.interval for o in chosen])
         axes.errorbar(
-            [origin.max_fitted for origin in shown], loss, yerr=np.abs(ends.T - loss), fmt="o", color=LAW, markersize=5,
+            [origin.max_fitted for origin in chosen], loss, yerr=np.abs(ends.T - loss), fmt="o", color=LAW, markersize=5,
             markerfacecolor=face, capsize=3, elinewidth=1.2, zorder=3, label=f"{label}, {report.level:.0%} interval",
         )  # fmt: skip
     axes.plot([o.max_fitted for o in origins], [o.value for o in origins], color=LAW, linewidth=0.9, zorder=2)

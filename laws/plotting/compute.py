@@ -1,95 +1,126 @@
-"""What a fitted law says of the best use of compute: the loss it promises, and the size and data that reach it."""
+"""Figures of the best use of compute: the loss that the law predicts, and the size and data that reach it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 import numpy as np
+from jaxtyping import Float
 
 from laws.data.curves import Curves
+from laws.plotting import plot_data
 from laws.plotting.panels import Panels, require_optimum
-from laws.plotting.shared import bands, mark_end, reach, rows_of, smooth_curve
-from laws.plotting.style import INK, LAW, SECOND, SYMBOLS, THIRD, legend, log_ticks, log_x
-from laws.results.report import ApproachReport
+from laws.plotting.style import FAINT, INK, LAW, NAIVE, NOTE, SECOND, SYMBOLS, THIRD, legend, log_ticks, log_x
 from laws.results.results import FitResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+TOP = 0.98  # share of the losses below the top of the frame
+
 
 def loss_against_compute(fitted: FitResult, panels: Panels, curves: Curves | None = None) -> list[Axes]:
-    """Every run, the learning curves behind it, the envelope that the law draws, and the naive power law."""
+    """Every run, the learning curves behind it, the law at its optimum, and the naive power law.
+
+    Args:
+        fitted: the fit.
+        panels: where to draw.
+        curves: learning curves from ``laws.load_curves``.
+
+    Raises:
+        MissingFigureData: the law has no compute optimum.
+    """
     require_optimum(fitted)
-    data = rows_of(fitted)
+    runs = plot_data.fitted_runs(fitted)
+    compute, logged = plot_data.compute_grid(runs, fitted), plot_data.learning_curves(runs, curves)
+    best, naive = plot_data.optimum(fitted, compute), plot_data.naive_power_law(fitted, compute)
     (axes,) = panels(1, 3.4)
-    compute = reach(fitted)
-    rows = {str(run): row for row, run in enumerate(data["run"])}
-    drawn = [(rows[run], curve) for run, curve in (curves or {}).items() if run in rows]
-    for row, (tokens, loss) in drawn:
-        seen, smooth = smooth_curve(tokens, loss, data["loss"][row])
-        axes.plot(data["c"][row] / data["d"][row] * seen, smooth, color="#C4C4C4", linewidth=0.8, zorder=1)
-    band = bands(fitted, compute)["loss"]
-    axes.fill_between(compute, band[1], band[2], color=LAW, alpha=0.22, linewidth=0, zorder=2)
-    axes.plot(
-        compute, band[0], color=LAW, label=f"law at its optimum, {fitted.report.intervals.level:.0%} interval", zorder=4
-    )
-    naive = fitted.report.baselines.power_law
-    if naive:
-        line = naive.k * compute**-naive.p
-        axes.plot(
-            compute, line, color=SECOND, linestyle="--", linewidth=1.2, label="power law without offset", zorder=3
-        )
-    axes.plot(data["c"], data["loss"], "o", color=INK, markersize=3, alpha=0.75, label="finished runs", zorder=3)
-    envelope = fitted.report.approaches.get("envelope", ApproachReport()).points
-    if envelope and drawn:
-        axes.plot(
-            envelope["c"], envelope["loss"], ".", color=THIRD, markersize=4, label="envelope of the curves", zorder=3
-        )
-    log_x(axes, np.r_[data["c"], compute])
-    top = np.quantile(data["loss"], 0.98)
-    if drawn:
-        axes.plot([], [], color="#C4C4C4", linewidth=1, label="learning curves")
-    axes.set_ylim(min(band[1].min(), data["loss"].min()) * 0.985, top * 1.08)
+    for curve in logged:
+        axes.plot(curve.compute, curve.loss, color=FAINT, linewidth=0.8, zorder=1)
+    axes.fill_between(compute, best["loss_low"], best["loss_high"], color=LAW, alpha=0.22, linewidth=0, zorder=2)
+    label = f"law at its optimum, {fitted.report.intervals.level:.0%} interval"
+    axes.plot(compute, best["loss"], color=LAW, label=label, zorder=4)
+    if naive is not None:
+        axes.plot(compute, naive, "--", color=SECOND, linewidth=1.2, label="power law without offset", zorder=3)
+    axes.plot(runs["c"], runs["loss"], "o", color=INK, markersize=3, alpha=0.75, label="finished runs", zorder=3)
+    if logged:
+        points = plot_data.envelope(fitted)
+        if len(points):
+            axes.plot(
+                points["c"], points["loss"], ".", color=THIRD, markersize=4, label="envelope of the curves", zorder=3
+            )
+        axes.plot([], [], color=FAINT, linewidth=1, label="learning curves")
+    log_x(axes, np.r_[runs["c"], compute])
+    axes.set_ylim(min(best["loss_low"].min(), runs["loss"].min()) * 0.985, runs["loss"].quantile(TOP) * 1.08)
     axes.set(xlabel=SYMBOLS["c"], ylabel=fitted.observable)
-    mark_end(axes, fitted, compute, 0.95)
+    _mark_extrapolation(axes, fitted, compute, 0.95)
     legend(axes)
     return [axes]
 
 
 def optimum_against_compute(fitted: FitResult, panels: Panels) -> list[Axes]:
-    """N* and D* against compute with bands, beside the minima of approach 2 and the points of approach 1."""
+    """N* and D* against compute with bands, beside the minima of approach 2 and the points of approach 1.
+
+    Args:
+        fitted: the fit.
+        panels: where to draw.
+
+    Raises:
+        MissingFigureData: the law has no compute optimum.
+    """
     require_optimum(fitted)
-    plots = panels(2, 3.6)
-    compute, report = reach(fitted), fitted.report
-    found, approaches = bands(fitted, compute), report.approaches
-    minima = approaches.get("isoflop_akima", ApproachReport()).minima
-    envelope = approaches.get("envelope", ApproachReport()).points
-    for axes, name, exponent, sign in zip(plots, ("n", "d"), ("a", "b"), (1, -1), strict=True):
-        value, low, high = found[name]
+    compute = plot_data.compute_grid(plot_data.fitted_runs(fitted), fitted)
+    best, minima = plot_data.optimum(fitted, compute), plot_data.budget_minima(fitted)
+    points = plot_data.envelope(fitted)
+    both = panels(2, 3.6)
+    for axes, name, exponent in zip(both, ("n", "d"), ("a", "b"), strict=True):
+        low, value, high = (best[f"{name}{end}"] for end in ("_low", "", "_high"))
         axes.fill_between(compute, low, high, color=LAW, alpha=0.22, linewidth=0)
-        ends = report.intervals.derived.get(exponent)
-        said = f"${exponent}={report.derived[exponent]:.3f}$" + (f" [{ends[0]:.3f}, {ends[1]:.3f}]" if ends else "")
-        axes.plot(compute, value, color=LAW, label=f"{fitted.law.name}: {said}", zorder=3)
-        if envelope:
-            axes.plot(envelope["c"], envelope[name], ".", color=THIRD, markersize=4, label="approach 1: envelope")
-        if minima:
-            centre = np.array([getattr(m, name) for m in minima])
-            ratios = np.array([[m.n / m.low, m.high / m.n][::sign] for m in minima]).T
-            errors = np.stack([centre * (1 - 1 / ratios[0]), centre * (ratios[1] - 1)])
+        axes.plot(compute, value, color=LAW, label=f"{fitted.law.name}: {_exponent(fitted, exponent)}", zorder=3)
+        if len(points):
+            axes.plot(points["c"], points[name], ".", color=THIRD, markersize=4, label="approach 1: envelope")
+        if len(minima):
+            ends = np.stack([minima[name] - minima[f"{name}_low"], minima[f"{name}_high"] - minima[name]])
             axes.errorbar(
-                [m.c for m in minima], centre, yerr=np.maximum(errors, 0), fmt="D", color=SECOND, markersize=4,
+                minima["c"], minima[name], yerr=np.maximum(ends, 0), fmt="D", color=SECOND, markersize=4,
                 capsize=2.5, elinewidth=1, label="approach 2: minima of the budgets", zorder=4,
             )  # fmt: skip
-        axes.set_yscale("log")
-        shown = np.concatenate([low, high, [getattr(m, name) for m in minima], value])
-        shown = shown[np.isfinite(shown)]
-        axes.set_ylim(shown.min() / 1.6, shown.max() * 1.6)
-        log_ticks(axes.yaxis, float(shown.min()), float(shown.max()))
+        _log_y(axes, np.concatenate([low, high, minima[name], value]))
         log_x(axes, compute)
-        axes.set(
-            xlabel=SYMBOLS["c"],
-            ylabel=f"compute-optimal {SYMBOLS[name].replace(f'${name.upper()}$', f'${name.upper()}^*$')}",
-        )
-        mark_end(axes, fitted, compute, 0.05)
+        symbol = SYMBOLS[name].replace(f"${name.upper()}$", f"${name.upper()}^*$")
+        axes.set(xlabel=SYMBOLS["c"], ylabel=f"compute-optimal {symbol}")
+        _mark_extrapolation(axes, fitted, compute, 0.05)
         legend(axes, 1)
-    return plots
+    return both
+
+
+def _exponent(fitted: FitResult, name: str) -> str:
+    """An exponent at the target with its interval, for a legend."""
+    value, low, high = fitted.derived.loc[name]
+    return f"${name}={value:.3f}$" + (f" [{low:.3f}, {high:.3f}]" if np.isfinite([low, high]).all() else "")
+
+
+def _log_y(axes: Axes, values: Float[np.ndarray, " values"]) -> None:
+    """A logarithmic axis around the finite ones of some values."""
+    values = values[np.isfinite(values)]
+    axes.set_yscale("log")
+    axes.set_ylim(values.min() / 1.6, values.max() * 1.6)
+    log_ticks(axes.yaxis, float(values.min()), float(values.max()))
+
+
+def _mark_extrapolation(axes: Axes, fitted: FitResult, compute: Float[np.ndarray, " points"], height: float) -> None:
+    """A line where the fitted runs end, if more is drawn.
+
+    Args:
+        axes: the panel.
+        fitted: the fit.
+        compute: training FLOPs that are drawn.
+        height: of the label, as a fraction of the panel: where it is empty.
+    """
+    end = fitted.report.ranges["c"][1]
+    if compute[-1] > 1.2 * end:
+        axes.axvline(end, color=NAIVE, linewidth=0.9, linestyle=":")
+        axes.annotate(
+            "extrapolation \u2192", (end, height), xycoords=("data", "axes fraction"), va="center", fontsize=7.5,
+            color=NOTE, xytext=(3, 0), textcoords="offset points",
+        )  # fmt: skip

@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, told apart by readers with any common colour blindness.
-LAW, SECOND, THIRD, NAIVE, INK = "#0072B2", "#D55E00", "#009E73", "#8C8C8C", "#222222"
+LAW = "#0072B2"  # the fitted law
+SECOND = "#D55E00"  # what it is compared with
+THIRD = "#009E73"  # and a third
+NAIVE = "#8C8C8C"  # baselines and guides
+INK = "#222222"  # what was measured
+FAINT = "#C4C4C4"  # what lies behind
+NOTE = "#666666"  # remarks
 STYLE = Path(__file__).with_name("isoflop.mplstyle")  # a matplotlib style sheet
 SYMBOLS = {variable: f"{known.meaning} ${known.symbol}$" for variable, known in VARIABLES.items()} | {
     "c": "training compute $C$ (FLOPs)",
@@ -81,12 +87,12 @@ def _log_axis(axes: Axes, along: str, values: np.ndarray, room: float) -> None:
 
 
 def log_x(axes: Axes, values: np.ndarray, room: float = 1.15) -> None:
-    """A logarithmic axis with a factor of room around the values, where all of them are positive."""
+    """A logarithmic x axis with a factor of room around the values, where all of them are positive."""
     _log_axis(axes, "x", values, room)
 
 
 def log_y(axes: Axes, values: np.ndarray, room: float = 1.15) -> None:
-    """The same, upwards."""
+    """A logarithmic y axis with a factor of room around the values, where all of them are positive."""
     _log_axis(axes, "y", values, room)
 
 

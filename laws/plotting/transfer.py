@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from laws.estimation.estimate import log_predictions
 from laws.inference.noise import interval
 from laws.model.forms.transfer import TRANSFER, TRANSFER_JOINT
+from laws.plotting import plot_data
 from laws.plotting.panels import MissingFigureData, Panels, legend_above
-from laws.plotting.shared import rows_of
-from laws.plotting.style import INK, SYMBOLS, colours, log_x, log_y, short
+from laws.plotting.style import INK, NOTE, SYMBOLS, colours, log_x, log_y, short
 from laws.results.results import FitResult
 
 if TYPE_CHECKING:
@@ -32,15 +31,15 @@ def transferred(rows: dict[str, Float[np.ndarray, " rows"]]) -> Float[np.ndarray
     Returns:
         D_T; not a number for runs from scratch, and where none of the size from scratch is as good, or as bad.
     """
-    found = np.full(len(rows["n"]), np.nan)
+    transferred_tokens = np.full(len(rows["n"]), np.nan)
     for n in np.unique(rows["n"]):
         scratch, tuned = ((rows["n"] == n) & (rows["pretrained"] == p) for p in (0, 1))
         if scratch.sum() > 1:
             order = np.argsort(-rows["loss"][scratch])
             losses, data = (np.log(rows[key][scratch][order]) for key in ("loss", "d"))
             needed = np.interp(-np.log(rows["loss"][tuned]), -losses, data, left=np.nan, right=np.nan)
-            found[tuned] = np.exp(needed) - rows["d"][tuned]
-    return found
+            transferred_tokens[tuned] = np.exp(needed) - rows["d"][tuned]
+    return transferred_tokens
 
 
 def transfer(fitted: FitResult, panels: Panels) -> list[Axes]:
@@ -49,28 +48,28 @@ def transfer(fitted: FitResult, panels: Panels) -> list[Axes]:
         raise MissingFigureData(f"data transferred is a result of law '{TRANSFER_JOINT.name}' with no constant held")
     from matplotlib.lines import Line2D
 
-    rows, (losses, worth) = rows_of(fitted), panels(2)
+    rows = {str(name): column.to_numpy() for name, column in fitted.data.items()}
+    losses, worth = panels(2)
     sizes = np.unique(rows["n"])
     grid = np.geomspace(rows["d"].min() / REACH, rows["d"].max() * REACH, 60)
     handles = []
     for n, colour in zip(sizes, colours(len(sizes)), strict=True):
         for p, line, face in ((0, "--", "white"), (1, "-", colour)):
-            here = (rows["n"] == n) & (rows["pretrained"] == p)
-            look = {"markersize": 4.2, "markeredgecolor": colour, "markerfacecolor": face, "zorder": 3}
-            losses.plot(rows["d"][here], rows["loss"][here], "o", **look)
+            of_size = (rows["n"] == n) & (rows["pretrained"] == p)
+            marker = {"markersize": 4.2, "markeredgecolor": colour, "markerfacecolor": face, "zorder": 3}
+            losses.plot(rows["d"][of_size], rows["loss"][of_size], "o", **marker)
             columns = {"n": n + 0 * grid, "d": grid, "pretrained": p + 0 * grid}
-            curve = np.exp(log_predictions(fitted.law, fitted.predictor.constants[None], columns)[0])
-            losses.plot(grid, curve, line, color=colour, linewidth=1.2)
+            losses.plot(grid, plot_data.predicted(fitted, columns), line, color=colour, linewidth=1.2)
         handles.append(Line2D([], [], color=colour, label=f"$N$ = {short(n)}"))
         _worth(worth, fitted, n, grid, colour)
     measured = transferred(rows)
     shown = measured > 0
     for n, colour in zip(sizes, colours(len(sizes)), strict=True):
-        here = shown & (rows["n"] == n)
-        worth.plot(rows["d"][here], measured[here], "o", color=colour, markersize=4.2, zorder=3)
+        of_size = shown & (rows["n"] == n)
+        worth.plot(rows["d"][of_size], measured[of_size], "o", color=colour, markersize=4.2, zorder=3)
     hidden = int(np.sum((rows["pretrained"] == 1) & ~shown))
     if hidden:
-        worth.set_title(f"{hidden} runs beyond those from scratch", fontsize=8, loc="right", color="#666666")
+        worth.set_title(f"{hidden} runs beyond those from scratch", fontsize=8, loc="right", color=NOTE)
     handles += [
         Line2D([], [], color=INK, marker="o", markersize=4.2, label="pre-trained"),
         Line2D([], [], color=INK, marker="o", markersize=4.2, markerfacecolor="white", ls="--", label="from scratch"),

@@ -1,4 +1,4 @@
-"""How sure a fit is: the profiles of what it found, and the clouds of its resamples."""
+"""Uncertainty of a fit: profile deviance of its constants, and scatter of its resamples."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ from laws.results.results import FitResult
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-DERIVED = ("a", "n_opt", "loss_opt")  # drawn of what is derived; the rest follows from them
+DERIVED = ("a", "n_opt", "loss_opt")  # profiles of what is derived; the rest follows from them
 ABOVE = 1.35  # how much of a profile is drawn, in multiples of the level's cut
 FACTOR = 3.0  # a quantity whose drawn ends differ by more than this factor has a logarithmic axis
 CLOUDS = 3  # pairs, at most
 SHARES: dict[float, Any] = {0.5: "dotted", 0.95: "solid"}  # of the resamples within a contour, and its line
 FEWEST = 30  # resamples of which a density is drawn
-GRID, FINE = 80, 120  # points of a density in each direction, and of a profile's line
-SHOWN = (0.005, 0.995)  # quantiles of the resamples that a cloud shows
-ROOM, FLOOR = 0.12, 0.03  # room around what is shown, and below zero where nothing can be
+GRID = 80  # points of a density in each direction
+FINE = 120  # points of a profile's line
+SHOWN = (0.005, 0.995)  # quantiles of the resamples that a panel shows
+MARGIN = 0.12  # around what is shown, as a share of it
+MARGIN_BELOW_ZERO = 0.03  # the same below zero, where nothing can be
 
 
 def _far(low: float, high: float) -> bool:
@@ -35,13 +37,13 @@ def _far(low: float, high: float) -> bool:
     return low > 0 and high / low > FACTOR
 
 
-def _scale(axes: Axes, along: str, low: float, high: float, room: float, least: float = -np.inf) -> None:
+def _scale(axes: Axes, along: str, low: float, high: float, margin: float, least: float = -np.inf) -> None:
     """An axis from one value to another, some room around them but none below the least, with few and short ticks."""
     far = _far(low, high)
     if far:
         getattr(axes, f"set_{along}scale")("log")
     ends = np.log([low, high]) if far else np.array([low, high])
-    ends += room * np.ptp(ends) * np.array([-1, 1])
+    ends += margin * np.ptp(ends) * np.array([-1, 1])
     ends = np.exp(ends) if far else np.maximum(ends, least)
     if ends[0] < ends[1]:
         getattr(axes, f"set_{along}lim")(*ends)
@@ -56,19 +58,27 @@ def _curve(curve: ProfileCurve) -> tuple[Float[np.ndarray, " points"], Float[np.
 
 
 def profiles(fitted: FitResult, panels: Panels) -> list[Axes]:
-    """How much the runs object when a quantity is moved and all constants are fitted anew, out to the interval's ends."""
+    """Profile deviance: the rise of the objective as a quantity is moved and all other constants are fitted anew.
+
+    Args:
+        fitted: the fit.
+        panels: where to draw.
+
+    Raises:
+        MissingFigureData: the fit has no profile.
+    """
     report = fitted.report
     profile = report.profile
     curves = profile.curves if profile else {}
-    drawn = {name: _curve(curves[name]) for name in (*fitted.law.names, *DERIVED) if name in curves}
-    names = [name for name, (values, _) in drawn.items() if len(values) > 2]
+    roots_of = {name: _curve(curves[name]) for name in (*fitted.law.names, *DERIVED) if name in curves}
+    names = [name for name, (values, _) in roots_of.items() if len(values) > 2]
     if profile is None or not names:
         raise MissingFigureData("the fit has no profile: fit with resamples above 0")
     plots = panels(len(names), 1.9, 2.2)
     cut = float(stdtrit(profile.dof, (1 + profile.level) / 2))
     point, ends = report.params | report.derived, profile.params | profile.derived
     for axes, name in zip(plots, names, strict=True):
-        values, roots = drawn[name]
+        values, roots = roots_of[name]
         root = PchipInterpolator(values, roots)
         fine = (np.geomspace if _far(values[0], values[-1]) else np.linspace)(values[0], values[-1], FINE)
         fine = fine[np.abs(root(fine)) <= ABOVE * cut]
@@ -78,7 +88,7 @@ def profiles(fitted: FitResult, panels: Panels) -> list[Axes]:
         axes.plot(values, roots**2, ".", color=LAW, markersize=4)
         axes.axhline(cut**2, color=SECOND, linestyle="--", linewidth=1.1, label=f"{profile.level:.0%} level")
         axes.axvline(point[name], color=INK, linewidth=0.9, label="fit")
-        _scale(axes, "x", fine[0], fine[-1], ROOM / 2)
+        _scale(axes, "x", fine[0], fine[-1], MARGIN / 2)
         axes.set(xlabel=symbol(name), ylim=(0, (ABOVE * cut) ** 2))
     for axes in plots[::ACROSS]:
         axes.set_ylabel("deviance")
@@ -86,14 +96,14 @@ def profiles(fitted: FitResult, panels: Panels) -> list[Axes]:
     return plots
 
 
-def _drawn(fitted: FitResult) -> dict[str, Float[np.ndarray, " resamples"]]:
+def _resamples(fitted: FitResult) -> dict[str, Float[np.ndarray, " resamples"]]:
     """Constants of every resample, and what follows from them at the target."""
     law, predictor = fitted.law, fitted.predictor
-    found = dict(zip(law.names, predictor.draws.T, strict=True))
+    resamples = dict(zip(law.names, predictor.draws.T, strict=True))
     target = fitted.report.target_flops
     if target is not None:
-        found |= derive(law, predictor.draws, predictor.cost, target, predictor.ranges["n"])
-    return found
+        resamples |= derive(law, predictor.draws, predictor.cost, target, predictor.ranges["n"])
+    return resamples
 
 
 def pairs_of(fitted: FitResult) -> list[tuple[str, str]]:
@@ -136,13 +146,21 @@ def _contours(axes: Axes, x: Float[np.ndarray, " draws"], y: Float[np.ndarray, "
     height = density(np.stack([along.ravel() for along in grid])).reshape(GRID, GRID)
     shares = sorted(SHARES, reverse=True)
     levels = np.quantile(density(points), 1 - np.array(shares))
-    drawn = [np.exp(along) if log else along for along, log in zip(grid, logs, strict=True)]
+    plane = [np.exp(along) if log else along for along, log in zip(grid, logs, strict=True)]
     styles = [SHARES[share] for share in shares]
-    axes.contour(*drawn, height, levels, colors=LAW, linewidths=1.5, linestyles=styles, zorder=3)
+    axes.contour(*plane, height, levels, colors=LAW, linewidths=1.5, linestyles=styles, zorder=3)
 
 
 def clouds(fitted: FitResult, panels: Panels) -> list[Axes]:
-    """Pairs of what was found, a point a resample, with the contours of 50% and 95% of them and the fit itself."""
+    """Pairs of fitted quantities, a point a resample, with the contours of 50% and 95% of them and the fit itself.
+
+    Args:
+        fitted: the fit.
+        panels: where to draw.
+
+    Raises:
+        MissingFigureData: the law has no two constants, or the fit too few resamples.
+    """
     from matplotlib.lines import Line2D
 
     pairs = pairs_of(fitted)
@@ -150,16 +168,16 @@ def clouds(fitted: FitResult, panels: Panels) -> list[Axes]:
         raise MissingFigureData(f"law '{fitted.law.name}' has no two constants that could be drawn as a pair")
     if len(fitted.predictor.draws) < FEWEST:
         raise MissingFigureData(f"the fit has fewer than {FEWEST} resamples: fit with resamples of {FEWEST} or more")
-    drawn, point = _drawn(fitted), fitted.report.params | fitted.report.derived
+    resamples, point = _resamples(fitted), fitted.report.params | fitted.report.derived
     plots = panels(len(pairs), 2.6, 2.9)
     for axes, (one, other) in zip(plots, pairs, strict=True):
-        known = np.isfinite(drawn[one]) & np.isfinite(drawn[other])
-        x, y = drawn[one][known], drawn[other][known]
+        known = np.isfinite(resamples[one]) & np.isfinite(resamples[other])
+        x, y = resamples[one][known], resamples[other][known]
         for along, values, name in (("x", x, one), ("y", y, other)):
             low, high = np.quantile(values, SHOWN)
             low, high = min(low, point[name]), max(high, point[name])
-            least = -FLOOR * (high - low) if values.min() >= 0 else -np.inf
-            _scale(axes, along, low, high, ROOM, least)
+            least = -MARGIN_BELOW_ZERO * (high - low) if values.min() >= 0 else -np.inf
+            _scale(axes, along, low, high, MARGIN, least)
         axes.plot(x, y, ".", color=INK, markersize=3, alpha=0.4, markeredgewidth=0, zorder=2, label="resample")
         _contours(axes, x, y)
         axes.plot(

@@ -12,9 +12,9 @@ from scipy.stats import t as student
 import laws
 from laws.inference.allocation import allocate
 from laws.inference.noise import interval
+from laws.plotting import plot_data
 from laws.plotting.figures import FIGURES
 from laws.plotting.panels import MissingFigureData, file_panels
-from laws.plotting.surface import surface_of
 from laws.plotting.uncertainty import pairs_of
 
 ALL = {
@@ -111,17 +111,42 @@ def test_the_frontier_is_the_best_split_of_every_compute(fitted, drawn):
 
 def test_the_surface_is_the_law_and_holds_every_run(fitted, below, drawn):
     (axes,) = drawn("surface")
-    found = surface_of(fitted)
+    plane = plot_data.surface(fitted)
     say = lambda n, d: fitted.law.value(fitted.params, {"n": n, "d": d})
-    assert found.loss == pytest.approx(say(found.n[None], found.d[:, None]), rel=1e-9)
+    assert plane.loss == pytest.approx(say(plane.n[None], plane.d[:, None]), rel=1e-9)
     runs, lines = axes.collections[1:], axes.collections[0]
     assert sum(len(side.get_offsets()) for side in runs) == len(below)
     for side, sign in zip(runs, (1, -1), strict=True):
         n, d = np.array(side.get_offsets()).T
         measured = [below.loss[(below.params_total == a) & (below.tokens == b)] for a, b in zip(n, d, strict=True)]
         assert all((sign * (loss - say(a, b)) > 0).any() for loss, a, b in zip(measured, n, d, strict=True))
-    for level, path in zip(found.levels, lines.get_paths(), strict=True):
+    for level, path in zip(plane.levels, lines.get_paths(), strict=True):
         assert say(*path.vertices.T) == pytest.approx(level, rel=2e-3)
+
+
+def test_minima_of_budgets_have_tokens_at_both_ends(fitted):
+    minima = plot_data.budget_minima(fitted)
+    per_token = lambda n: np.exp(fitted.predictor.cost.log_flops_per_token(np.log(n)))
+    assert (minima["n_low"] < minima["n"]).all() and (minima["n"] < minima["n_high"]).all()
+    for n, d in (("n_low", "d_high"), ("n", "d"), ("n_high", "d_low")):
+        assert (minima[d] * per_token(minima[n])).to_numpy() == pytest.approx(minima["c"].to_numpy(), rel=1e-6)
+
+
+def test_many_budgets_are_thinned_out_and_few_runs_on_budgets_are_none(fitted):
+    compute = np.repeat(np.geomspace(1e11, 1e14, 20), 4)
+    n = np.tile([1e4, 2e4, 4e4, 8e4], 20)
+    runs = pd.DataFrame({"run": range(80), "n": n, "d": compute / 6 / n, "c": compute, "loss": 2.0, "fitted": True})
+    runs = plot_data.with_residuals_and_budgets(runs, None)
+    assert runs["residual"].isna().all()
+    curves = plot_data.budget_curves(runs, None)
+    assert [curve.compute for curve in curves] == pytest.approx(compute[::4])
+    assert all(len(curve.n) == 0 for curve in curves), "no law, no curve"
+    drawn = plot_data.drawn_budgets(curves, runs)
+    assert len(drawn) == plot_data.MOST_BUDGETS and (drawn[0], drawn[-1]) == (curves[0], curves[-1])
+    alone = runs.assign(c=np.geomspace(1e11, 1e18, 80))
+    alone.loc[:7, "c"] = compute[:8]
+    alone = plot_data.with_residuals_and_budgets(alone, None)
+    assert plot_data.drawn_budgets(plot_data.budget_curves(alone, None), alone) == []
 
 
 def test_profiles_cross_their_level_at_the_ends_of_the_intervals(fitted, drawn):

@@ -1,0 +1,139 @@
+"""Parts of the interactive figures: colours, axes, runs as points, lines, bands, error bars.
+
+Colours name no theme: paper, grid and text take theirs from the page, in light, in dark and in print.
+"""
+
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
+
+from isoflop.report.formats import count, number, power_of_ten
+from isoflop.report.study import Frame
+
+MEASURED = "#CC79A7"  # of Okabe and Ito's palette, as the colours of `laws.plotting.style`
+BAND = "rgba(0,114,178,0.18)"
+BUDGETS = "Viridis"  # the scale of the budgets' colours
+BUDGETS_FROM, BUDGETS_TO = 0.2, 0.88  # its part that shows on white and on black
+AXES = {"n": "parameters N", "d": "training data D", "c": "training FLOPs C", "loss": "loss (nats)"}
+
+
+def colour_of(points: Frame) -> dict[int, str]:
+    """A colour for each budget, in order of compute."""
+    budgets = sorted(points["budget"].unique())
+    scale = np.linspace(BUDGETS_FROM, BUDGETS_TO, len(budgets)) if len(budgets) > 1 else [0.4]
+    return {n: str(colour) for n, colour in zip(budgets, sample_colorscale(BUDGETS, list(scale)), strict=True)}
+
+
+def axis(variable: str, values) -> dict[str, Any]:
+    """A logarithmic axis, ticks at 1, 2 and 5 of every decade where there are few, as in 20k."""
+    layout = {"type": "log", "title": {"text": AXES[variable]}}
+    low, high = np.log10(np.min(values)), np.log10(np.max(values))
+    if variable in ("c", "loss"):
+        return layout | ({"dtick": "D2" if high - low < 2.5 else 1} if variable == "c" else {})
+    steps = (1, 2, 5) if high - low < 2.5 else (1, 3) if high - low < 4 else (1,)
+    ticks = [step * 10.0**k for k in range(int(np.floor(low)) - 1, int(np.ceil(high)) + 1) for step in steps]
+    return layout | {"tickvals": ticks, "ticktext": [count(value, 1) for value in ticks]}
+
+
+def hover_texts(points: Frame) -> list[str]:
+    """What is shown of each run under the pointer."""
+    lines = []
+    for row in points.to_dict("records"):
+        parts = [f"{variable.upper()} = {count(row[variable])}" for variable in ("n", "d") if variable in row]
+        parts += [f"C = {power_of_ten(row['c'])}"] if "c" in row else []
+        parts += [f"loss {number(row['loss'], 5)}"]
+        parts += [f"{100 * row['residual']:+.2f}% off the law"] if np.isfinite(row["residual"]) else []
+        name = str(row["run"]).replace("&", "&amp;").replace("<", "&lt;")
+        lines.append("<br>".join([f"<b>run {name}</b>", *parts]))
+    return lines
+
+
+def run_markers(points: Frame, x: str, y: str, colour: str, **options: Any) -> go.Scatter:
+    """Runs as points; a run that the fit did not see is an open one.
+
+    Args:
+        points: the runs.
+        x, y: their columns.
+        colour: of all of them.
+        options: of the trace.
+    """
+    symbols = np.where(points["fitted"], "circle", "circle-open")
+    return go.Scatter(
+        x=points[x],
+        y=points[y],
+        mode="markers",
+        marker={"symbol": symbols, "size": 9, "color": colour, "line": {"width": 1.6, "color": colour}},
+        hovertext=hover_texts(points),
+        hoverinfo="text",
+        **options,
+    )
+
+
+def markers(x, y, name: str, marker: dict[str, Any], **options: Any) -> go.Scatter:
+    """Points of one kind, with their values under the pointer.
+
+    Args:
+        x, y: values.
+        name: in the legend.
+        marker: symbol, size, colour.
+        options: of the trace.
+    """
+    return go.Scatter(x=x, y=y, mode="markers", name=name, marker=marker, **({"hoverinfo": "x+y"} | options))
+
+
+def cross(colour: str) -> dict[str, Any]:
+    """The marker of approach 1."""
+    return {"symbol": "x-thin", "size": 7, "line": {"width": 1.6, "color": colour}}
+
+
+def line(x, y, name: str, colour: str, dash: str = "solid", width: float = 2, **options: Any) -> go.Scatter:
+    """A curve.
+
+    Args:
+        x, y: values.
+        name: in the legend.
+        colour, dash, width: of the line.
+        options: of the trace.
+    """
+    style = {"color": colour, "dash": dash, "width": width}
+    return go.Scatter(x=x, y=y, mode="lines", name=name, line=style, **({"hoverinfo": "skip"} | options))
+
+
+def band(x, low, high, name: str, colour: str = BAND, **options: Any) -> go.Scatter:
+    """An area between two curves.
+
+    Args:
+        x, low, high: values.
+        name: in the legend.
+        colour: of the area.
+        options: of the trace.
+    """
+    outline = {"x": np.r_[x, x[::-1]], "y": np.r_[low, high[::-1]]}
+    style = {"fill": "toself", "fillcolor": colour, "line": {"width": 0}, "mode": "lines", "hoverinfo": "skip"}
+    return go.Scatter(**outline, **style, name=name, **options)
+
+
+def error_bars(middle, low, high, colour: str, thickness: float = 1.4) -> dict[str, Any]:
+    """Error bars from the middle to both ends.
+
+    Args:
+        middle, low, high: values.
+        colour, thickness: of the bars.
+    """
+    middle, low, high = (np.asarray(v, float) for v in (middle, low, high))
+    ends = {"array": np.maximum(high - middle, 0), "arrayminus": np.maximum(middle - low, 0)}
+    return {"type": "data", "symmetric": False, "thickness": thickness, "width": 4, "color": colour} | ends
+
+
+def log_range(values, below: float, above: float) -> list[float]:
+    """Ends of a logarithmic axis.
+
+    Args:
+        values: to be shown.
+        below, above: margins, as shares of their span in log10 units.
+    """
+    low, high = np.log10(np.min(values)), np.log10(np.max(values))
+    span = max(high - low, 0.05)
+    return [low - below * span, high + above * span]
