@@ -69,7 +69,7 @@ class Study:
         return plot_data.with_residuals_and_budgets(points, self.fit)
 
     def _measured(self) -> Frame:
-        """Completed runs of the sweep under the roles of the fit; none where the fit is of another table."""
+        """Completed runs of the sweep under the variables of the fit; none where the fit is of another table."""
         wanted = {variable: column for variable, column in self.columns.items() if variable in (*VARIABLES, "loss")}
         derived = wanted.pop("c", None) if wanted.get("c") == "6ND" else None
         present = {variable: column for variable, column in wanted.items() if column in self.runs}

@@ -1,4 +1,4 @@
-"""Thousands of small refits: of resamples, roll-outs and rival laws, each from a start near its optimum."""
+"""Thousands of small refits: of resamples, backtests and rival laws, each from a start near its optimum."""
 
 from dataclasses import dataclass
 

@@ -1,7 +1,7 @@
 """Uncertainty of the form: the law beside nested and rival ones, weighed by how each would have forecast its own runs.
 
 For every compute below which enough runs lie, each form is fitted to the runs up to there and forecasts the others:
-its score is the log density it gave them. A form whose errors in this roll-out grow with distance by more than its
+its score is the log density it gave them. A form whose errors in this backtest grow with distance by more than its
 constants and the runs' noise explain is widened by as much beyond the data.
 """
 

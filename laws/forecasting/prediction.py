@@ -102,7 +102,7 @@ class Predictor:
         draws: the same for every resample.
         cost: what a token costs.
         noise: scatter of one run.
-        ranges: role -> smallest and largest value among the fitted runs.
+        ranges: variable -> smallest and largest value among the fitted runs.
         level: of the intervals.
         seed: of the noise draws.
         rivals: the other forms; what their weights leave is the law's own.
@@ -124,10 +124,10 @@ class Predictor:
     config: UncertaintyConfig = DEFAULT_UNCERTAINTY
 
     def columns(self, given: dict[str, Float[np.ndarray, " runs"]]) -> dict[str, Float[np.ndarray, " runs"]]:
-        """The roles the law reads, compute filled in from N and D where it can be.
+        """The variables that the law reads, compute filled in from N and D where it can be.
 
         Raises:
-            InputError: a role is unknown, one that the law reads is missing, or a value is not positive or finite.
+            InputError: a variable is unknown, one that the law reads is missing, or a value is not positive or finite.
         """
         columns = valid(given)
         if "c" not in columns and {"n", "d"} <= set(columns):
@@ -163,7 +163,7 @@ class Predictor:
         return centre + (self.config.pool_shrinkage if self.rivals else 1.0) * (draws - centre)
 
     def _inflated(self, log_loss, distance):
-        """Draws widened by what the roll-outs' errors grew by with distance."""
+        """Draws widened by the growth of the backtests' errors with distance."""
         wander = np.random.default_rng([self.seed, 1]).standard_normal((len(log_loss), 1))
         return log_loss + self.extrapolation_inflation * np.asarray(distance) * wander
 
@@ -236,10 +236,10 @@ class Predictor:
 
 
 def valid(given: Mapping[str, Any]) -> dict[str, Float[np.ndarray, " runs"]]:
-    """Values of roles as arrays.
+    """Values of variables as arrays.
 
     Raises:
-        InputError: a role is unknown, or a value is not positive or finite.
+        InputError: a variable is unknown, or a value is not positive or finite.
     """
     columns = {
         checked_variable(variable): np.atleast_1d(np.asarray(value, np.float64)) for variable, value in given.items()

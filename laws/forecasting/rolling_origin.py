@@ -48,7 +48,7 @@ class Form:
 
 
 def distance_variable(law: Law, columns: dict[str, np.ndarray]) -> str:
-    """The quantity along which a roll-out goes: compute, or what the law reads first."""
+    """The quantity along which a backtest goes: compute, or what the law reads first."""
     return "c" if "c" in columns else law.columns[0]
 
 
