@@ -40,7 +40,11 @@ class InFloat64:
 
     def __call__(self, *arguments: Any) -> Any:
         """The function's results; arrays of JAX become arrays of numpy, unless JAX is tracing them."""
-        with float64():
+        if "jax" not in sys.modules:
+            results = self.function(*arguments)
+            if "jax" not in sys.modules:
+                return results
+        with float64():  # again, if the function has just imported JAX itself
             results = self.function(*arguments)
         return tuple(map(_as_numpy, results)) if isinstance(results, tuple) else _as_numpy(results)
 

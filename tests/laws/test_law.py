@@ -229,6 +229,22 @@ def test_a_law_in_jax_is_float64_wherever_it_is_called():
     assert jnp.asarray(1.0).dtype == jnp.float32  # the caller's own JAX is as it was
 
 
+def test_a_law_that_imports_jax_itself_is_float64_from_the_first_call():
+    program = (
+        "import sys\n"
+        "from laws import Law, Param\n"
+        "def value(p, x):\n"
+        "    import jax.numpy as jnp\n"
+        "    return p['k'] * jnp.power(x['n'], -p['p'])\n"
+        "params = (Param('k', ''), Param('p', '', 0, 5, 'linear', (0.3,)))\n"
+        "law = Law('lazy', 'k / N^p', 'ours', ('n',), params, value, ('k',))\n"
+        "assert 'jax' not in sys.modules\n"
+        "print(repr(float(law.value({'k': 3.0, 'p': 0.3}, {'n': 1e9}))))\n"
+    )
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert float(run.stdout) == pytest.approx(3 * 1e9**-0.3, rel=1e-14)
+
+
 def test_a_law_in_jax_has_the_optimum_of_the_same_law_in_numpy(grid):
     in_numpy, in_jax = (estimate(law, grid) for law in (STEPPED, IN_JAX))
     assert in_jax.constants == pytest.approx(in_numpy.constants, rel=1e-9)
