@@ -17,6 +17,7 @@ from laws.data.grouping import budget_groups
 from laws.data.token_cost import TokenCost
 from laws.estimation.estimate import log_predictions
 from laws.inference.allocation import allocate
+from laws.inference.methods import IntervalMethod
 from laws.inference.noise import RunNoise, interval, residual_dof, residual_scale
 from laws.inference.profile import profiles
 from laws.inference.resampling import (
@@ -224,7 +225,7 @@ def _intervals(
             continue
         draws = wild[i]
         if method != "wild":
-            draws = resample(one, noise, without, method, RESAMPLES, int(rng.integers(2**31))).params
+            draws = resample(one, noise, without, IntervalMethod(method), RESAMPLES, int(rng.integers(2**31))).params
         ends[method][i] = [interval(quantity(draws), LEVEL) for quantity in quantities.values()]
     return ends
 

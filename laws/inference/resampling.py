@@ -1,4 +1,4 @@
-"""How sure a fit is: refits to resampled runs or residuals, run-to-run noise, and intervals.
+"""Resampled constants: refits to runs drawn with replacement, to drawn errors, and the jackknife.
 
 Several tables that share a design (the same sizes and data, other losses) are resampled together; a fit of one table
 is the case of one.
@@ -15,7 +15,7 @@ from laws.base.x64 import float64
 from laws.data.table import Table
 from laws.estimation.estimate import PointEstimate, log_predictions
 from laws.estimation.objectives import OBJECTIVES
-from laws.estimation.refit import refit
+from laws.estimation.refit import RefitResult, refit
 from laws.inference.clusters import between_share, between_within, effective_runs, nearest_rank_rows, run_sums
 from laws.inference.methods import IntervalMethod
 from laws.inference.noise import RunNoise, dof_correction
@@ -125,10 +125,12 @@ class Resamples:
     not_converged: int
     at_bound: int
     seed: int
-    method: str = "pairs"
+    method: IntervalMethod = IntervalMethod.PAIRS
 
 
-def pairs_weights(run: np.ndarray, weight: Float[np.ndarray, " rows"], resamples: int, seed: int):
+def pairs_weights(
+    run: np.ndarray, weight: Float[np.ndarray, " rows"], resamples: int, seed: int
+) -> Float[np.ndarray, "resamples rows"]:
     """How often each row counts in each resample: whole runs are drawn with replacement, with all their rows.
 
     Args:
@@ -147,28 +149,27 @@ def pairs_weights(run: np.ndarray, weight: Float[np.ndarray, " rows"], resamples
 def pairs_bootstrap(
     optimum: PointEstimate, table: Table, weight: Float[np.ndarray, " rows"], resamples: int = 1000, seed: int = 0
 ) -> Resamples:
-    """Refits to resampled runs, each started at the optimum and brought to its own.
+    """Refits to runs drawn with replacement, each started at the optimum and brought to its own.
 
-    Points of one training run are not independent, so runs are resampled, not rows.
+    Rows of one training run are not independent, so runs are drawn, with all their rows.
 
     Args:
         optimum: the fit.
-        table: its runs.
-        weight: what each row counts.
-        resamples: how many.
+        table: its rows.
+        weight: what each row counts; rows of weight 0 are not drawn.
+        resamples: number of draws.
         seed: of the draws.
     """
     weights = pairs_weights(table.run, weight, resamples, seed)
     starts = np.tile(optimum.params, (resamples, 1))
-    return _resamples(
-        DesignFits.of(optimum, table).refit(np.log(table.loss)[None], weights, starts), resamples, seed, "pairs"
-    )
+    refits = DesignFits.of(optimum, table).refit(np.log(table.loss)[None], weights, starts)
+    return _resamples(refits, resamples, seed, IntervalMethod.PAIRS)
 
 
-def _resamples(found, asked: int, seed: int, method: str) -> Resamples:
-    kept = np.isfinite(found.params).all(axis=1)
-    lost = int(np.sum(~(found.converged & kept)))
-    return Resamples(found.params[kept], asked, lost, int(np.sum(found.at_bound.any(axis=1))), seed, method)
+def _resamples(refits: RefitResult, asked: int, seed: int, method: IntervalMethod) -> Resamples:
+    finite = np.isfinite(refits.params).all(axis=1)
+    lost = int(np.sum(~(refits.converged & finite)))
+    return Resamples(refits.params[finite], asked, lost, int(np.sum(refits.at_bound.any(axis=1))), seed, method)
 
 
 @dataclass(frozen=True)
@@ -194,15 +195,14 @@ def leave_one_out(fits: DesignFits) -> LeaveOneOut:
     fold = fits.run % folds
     weight = np.tile(fold[None] != np.arange(folds)[:, None], (tables, 1)).astype(np.float64)
     start = np.repeat(fits.params, folds, axis=0)
-    found = fits.refit(np.repeat(fits.log_loss, folds, axis=0), weight, start)
-    params = np.where(np.isfinite(found.params), found.params, start)
-    said = log_predictions(fits.law, params, fits.columns).reshape(tables, folds, -1)
-    own = said[:, fold, np.arange(rows)]
+    refits = fits.refit(np.repeat(fits.log_loss, folds, axis=0), weight, start)
+    params = np.where(np.isfinite(refits.params), refits.params, start)
+    predicted = log_predictions(fits.law, params, fits.columns).reshape(tables, folds, -1)
     return LeaveOneOut(
         params.reshape(tables, folds, -1),
-        fits.log_loss - own,
-        int(np.sum(~found.converged)),
-        int(np.sum(found.at_bound.any(axis=1))),
+        fits.log_loss - predicted[:, fold, np.arange(rows)],
+        int(np.sum(~refits.converged)),
+        int(np.sum(refits.at_bound.any(axis=1))),
     )
 
 
@@ -352,7 +352,7 @@ def resample(
     fits: DesignFits,
     noise: RunNoise,
     left: LeaveOneOut,
-    method: str,
+    method: IntervalMethod,
     resamples: int,
     seed: int = 0,
 ) -> Resamples:
@@ -362,19 +362,18 @@ def resample(
         fits: the fit of one table.
         noise: of a run.
         left: the fits without each run.
-        method: ``pairs`` (runs drawn with replacement), ``jackknife``, or ``wild`` (see
-            ``draw_bootstrap_errors``), which also draws the constants where intervals come from the profile likelihood.
+        method: pairs (runs drawn with replacement), jackknife, or wild (see ``draw_bootstrap_errors``), which also draws
+            the constants where intervals come from the profile likelihood.
         resamples: number of draws.
         seed: of the draws.
     """
     rng = np.random.default_rng(seed)
-    if method == "pairs":
+    if method == IntervalMethod.PAIRS:
         weights = pairs_weights(fits.run, np.ones(len(fits.run)), resamples, seed)
-        return _resamples(
-            fits.refit(fits.log_loss, weights, np.tile(fits.params, (resamples, 1))), resamples, seed, method
-        )
-    if method == "jackknife":
+        refits = fits.refit(fits.log_loss, weights, np.tile(fits.params, (resamples, 1)))
+        return _resamples(refits, resamples, seed, method)
+    if method == IntervalMethod.JACKKNIFE:
         params = _jackknife(fits, left, resamples, rng)
         return Resamples(params, resamples, left.not_converged, left.at_bound, seed, method)
     drawn = draw_bootstrap_errors(fits, left, np.array([noise.deviation]), noise.dof, resamples, rng)
-    return _resamples(wild_refits(fits, drawn), resamples, seed, "wild")
+    return _resamples(wild_refits(fits, drawn), resamples, seed, IntervalMethod.WILD)

@@ -269,7 +269,7 @@ def _intervals(law: Law, drawn: Resamples | None, derived_draws, level: float) -
     missing = ~np.isfinite(derived_draws["n_opt"]) if derived_draws else np.zeros(0)
     return Intervals(
         level=level,
-        method=IntervalMethod(drawn.method),
+        method=drawn.method,
         resamples=drawn.asked,
         n_not_converged=drawn.not_converged,
         n_at_bound=drawn.at_bound,

@@ -72,7 +72,7 @@ def test_an_end_that_was_not_reached_is_open():
     low, high = seen.interval(0.95)
     assert 0.5 < low < 1.0
     assert high == np.inf
-    assert Profile(np.array([1.0, 0.5]), np.array([0.0, -1.0]), 20, logs=True).interval(0.95) == (0.0, np.inf)
+    assert Profile(np.array([1.0, 0.5]), np.array([0.0, -1.0]), 20, log_scaled=True).interval(0.95) == (0.0, np.inf)
 
 
 def test_a_constant_that_the_runs_do_not_see_is_called_unidentified():
