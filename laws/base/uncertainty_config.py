@@ -1,6 +1,11 @@
 """Settings that shape intervals: every number a user may vary, with the reason for its default."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from laws.base.errors import InputError
+
+SHARES = ("law_weight", "equal_weight", "full_draws_weight", "identified_level", "outdone_weight")
+FROM_ZERO = (*SHARES, "spare_runs", "inflation_evidence", "inflation_warning", "departures")
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,9 @@ class UncertaintyConfig:
             trust the form.
         departure_length: length over which departures vary, in log N and log D.
 
+    Raises:
+        InputError: a setting is negative, or zero where it divides; a share is above one.
+
     Example:
         >>> UncertaintyConfig(smoothing=0.4).smoothing
         0.4
@@ -61,6 +69,16 @@ class UncertaintyConfig:
     inflation_warning: float = 0.5
     departures: tuple[float, ...] = (0.0, 2.5)
     departure_length: float = 3.0
+
+    def __post_init__(self) -> None:
+        """Refuses values that mean nothing."""
+        for field in fields(self):
+            value = getattr(self, field.name)
+            least, most = (min(value, default=-1.0), 1.0) if isinstance(value, tuple) else (value, value)
+            if not (least >= 0 if field.name in FROM_ZERO else least > 0):
+                raise InputError(f"UncertaintyConfig: {field.name} must be positive, and is {value}")
+            if field.name in SHARES and most > 1:
+                raise InputError(f"UncertaintyConfig: {field.name} is a share of one, and is {value}")
 
 
 DEFAULT_UNCERTAINTY = UncertaintyConfig()

@@ -26,6 +26,22 @@ def test_settings_are_kept_in_the_fit_and_followed(below, tmp_path):
     assert again.report.uncertainty == cautious == again.predictor.config
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"stratum_prior_runs": 0.0}, "stratum_prior_runs must be positive, and is 0.0"),
+        ({"smoothing": -1.0}, "smoothing must be positive, and is -1.0"),
+        ({"law_weight": 1.5}, "law_weight is a share of one, and is 1.5"),
+        ({"departures": ()}, "departures must be positive"),
+        ({"pool_shrinkage": float("nan")}, "pool_shrinkage must be positive, and is nan"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(setting, message):
+    with pytest.raises(InputError, match=message):
+        laws.UncertaintyConfig(**setting)
+    assert laws.UncertaintyConfig(departures=(0.0,), law_weight=1.0).law_weight == 1
+
+
 def test_a_narrower_pool_gives_narrower_forecasts(fitted):
     def width(shrinkage):
         settings = dataclasses.replace(fitted.report.uncertainty, pool_shrinkage=shrinkage)
