@@ -1,11 +1,14 @@
 """`isoflop compare`: the compute multiplier between two fits: how much less compute B needs for A's loss."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags as absl_flags
 
 from isoflop.cli import Output
 from isoflop.commands import _laws
+
+if TYPE_CHECKING:
+    from laws.uses.compute_multiplier import Comparison
 
 EXAMPLE = """
 isoflop compare runs/adamw/fit.json runs/muon/fit.json
@@ -35,40 +38,40 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     from laws.base.json_files import write_json
 
     try:
-        compute = [float(text) for text in flags.compute]
+        compute = [float(value) for value in flags.compute]
     except ValueError as error:
         raise InputError(f"--compute: {error}") from error
-    found = compare(read_fit(first), read_fit(second), np.array(compute) if compute else None, flags.check_quantity)
-    found |= {"inputs": [first, second], "command": _laws.typed("compare", flags, args)}
+    computes = np.array(compute) if compute else None
+    comparison = compare(read_fit(first), read_fit(second), computes, flags.check_quantity)
+    payload = comparison.to_dict() | {"inputs": [first, second], "command": _laws.typed("compare", flags, args)}
     if flags.out:
-        write_json(flags.out, found)
+        write_json(flags.out, payload)
     if flags.plot:
         from laws.plotting.figures import plot_result
 
-        found["plot"] = str(plot_result("multiplier", found, flags.plot))
-    return Output(found, _text(found))
+        payload["plot"] = str(plot_result("multiplier", comparison, flags.plot))
+    return Output(payload, _text(comparison))
 
 
-def _text(found: dict[str, Any]) -> Any:
+def _text(comparison: "Comparison") -> Any:
     from rich.console import Group
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for title in ("C of A", "loss", "multiplier", f"{found['level']:.0%} interval", "B better"):
+    for title in ("C of A", "loss", "multiplier", f"{comparison.level:.0%} interval", "B better"):
         table.add_column(title, justify="right")
-    for point in found["points"]:
-        ends, share = point["interval"], point["better"]
+    for point in comparison.points:
         table.add_row(
-            f"{point['c']:.3g}",
-            f"{point['loss']:.4f}",
-            "none" if point["multiplier"] is None else f"{point['multiplier']:.3g}",
-            f"[{ends[0]:.3g}, {ends[1]:.3g}]" if ends else "",
-            "" if share is None else f"{share:.0%}",
+            f"{point.c:.3g}",
+            f"{point.loss:.4f}",
+            "none" if point.multiplier is None else f"{point.multiplier:.3g}",
+            f"[{point.interval[0]:.3g}, {point.interval[1]:.3g}]" if point.interval else "",
+            "" if point.share_above_one is None else f"{point.share_above_one:.0%}",
         )
-    lines = [f"C / C', where B reaches with C' the loss that A reaches with C ({found['compute']})"]
-    if found["slope"]:
-        low, high = (float("nan") if end is None else end for end in found["slope"]["interval"])
+    lines = [f"C / C', where B reaches with C' the loss that A reaches with C ({comparison.compute_column})"]
+    if comparison.slope:
+        low, high = comparison.slope.interval or (float("nan"), float("nan"))
         trend = "grows" if low > 0 else "shrinks" if high < 0 else "neither grows nor shrinks for sure"
-        lines.append(f"it goes as C^{found['slope']['value']:.3f} [{low:.3f}, {high:.3f}]: the advantage of B {trend}")
-    reasons = dict.fromkeys(point["reason"] for point in found["points"] if point["reason"])
-    return Group(*lines[:1], table, *lines[1:], *reasons, *(f"warning: {text}" for text in found["warnings"]))
+        lines.append(f"it goes as C^{comparison.slope.value:.3f} [{low:.3f}, {high:.3f}]: the advantage of B {trend}")
+    reasons = dict.fromkeys(point.reason for point in comparison.points if point.reason)
+    return Group(*lines[:1], table, *lines[1:], *reasons, *(f"warning: {text}" for text in comparison.warnings))

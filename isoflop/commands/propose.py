@@ -1,14 +1,18 @@
 """`isoflop propose`: the next runs, chosen so that a prediction becomes surer, and what they are expected to gain."""
 
 import csv
+import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags as absl_flags
 
 from isoflop.cli import Output
 from isoflop.commands import _laws
+
+if TYPE_CHECKING:
+    from laws.uses.propose import Proposal, ProposedRun
 
 EXAMPLE = """
 isoflop propose fit.json --budget=1e13 --runs=10 --target=1e14
@@ -45,28 +49,34 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     if flags.out and Path(flags.out).suffix not in FORMATS:
         raise laws.InputError(f"--out={flags.out}: points are written as {' or '.join(FORMATS)}")
     fitted = laws.read_fit(path, flags.law)
-    found = laws.propose(
+    proposal = laws.propose(
         fitted, flags.budget, flags.runs, target=flags.target, quantity=flags.quantity, largest=flags.largest
-    ) | {"inputs": [path], "command": _laws.typed("propose", flags, args)}
+    )
     if flags.out:
-        write_points(flags.out, found["points"], fitted.report.columns)
-        found["out"] = flags.out
-        size = fitted.report.columns["n"]
-        if size != "params_total":
-            found["warnings"] = [*found["warnings"], f"N of the fit is {size}, and model.size is params_total"]
-    return Output(found, _text(found))
+        write_points(flags.out, proposal.points, fitted.report.columns)
+        size_column = fitted.report.columns["n"]
+        if size_column != "params_total":
+            warning = f"N of the fit is {size_column}, and model.size is params_total"
+            proposal = dataclasses.replace(proposal, warnings=(*proposal.warnings, warning))
+    payload = proposal.to_dict() | {"inputs": [path], "command": _laws.typed("propose", flags, args)}
+    return Output(payload | ({"out": flags.out} if flags.out else {}), _text(proposal, flags.out))
 
 
-def write_points(path: str, points: list[dict[str, Any]], columns: dict[str, str]) -> None:
-    """The points as a design that `sweeps.design.table` reads.
+def write_points(path: str, points: "tuple[ProposedRun, ...]", columns: dict[str, str]) -> None:
+    """Write proposed runs as a design that `sweeps.design.table` reads.
 
     Compute is kept where the fit counts it as sweeps do (`flops_exact`), so that D follows from the shape; else tokens.
+
+    Args:
+        path: a CSV or JSON file.
+        points: the runs.
+        columns: variable -> column of the fitted table.
     """
     exact = columns["c"] == "flops_exact"
     rows = [
-        {"model.size": round(point["n"])}
-        | ({"horizon.flops": point["c"]} if exact else {"horizon.tokens": round(point["d"])})
-        | {"label.design_role": point["design_role"]}
+        {"model.size": round(point.n)}
+        | ({"horizon.flops": point.c} if exact else {"horizon.tokens": round(point.d)})
+        | {"label.design_role": str(point.design_role)}
         for point in points
     ]
     target = Path(path)
@@ -80,32 +90,32 @@ def write_points(path: str, points: list[dict[str, Any]], columns: dict[str, str
             writer.writerows(rows)
 
 
-def _text(found: dict[str, Any]) -> Any:
+def _text(proposal: "Proposal", out: str | None) -> Any:
     from rich.console import Group
     from rich.table import Table
 
-    target, deviation, ratio = found["target"], found["deviation"], found["variance_ratio"]
+    error, ratio = proposal.expected_error, proposal.variance_ratio
     table = Table(box=None, pad_edge=False)
-    for title in ("N", "D", "C", "D / N", "role", "loss", f"{found['level']:.0%} interval of one run"):
+    for title in ("N", "D", "C", "D / N", "role", "loss", f"{proposal.level:.0%} interval of one run"):
         table.add_column(title, justify="left" if title == "role" else "right")
-    for point in found["points"]:
-        low, high = point["interval"]
+    for point in proposal.points:
+        low, high = point.interval
         table.add_row(
-            *(f"{point[name]:.4g}" for name in ("n", "d", "c", "tokens_per_param")),
-            point["design_role"],
-            f"{point['loss']:.4f}",
+            *(f"{value:.4g}" for value in (point.n, point.d, point.c, point.tokens_per_param)),
+            str(point.design_role),
+            f"{point.loss:.4f}",
             f"[{low:.4f}, {high:.4f}]",
         )
-    asked = "the loss" if found["quantity"] == "loss" else "N*"
+    quantity = "the loss" if proposal.quantity == "loss" else "N*"
     return Group(
-        f"{len(found['points'])} runs for {found['flops']:.4g} of {found['budget']:.4g} FLOPs, none above "
-        f"{found['largest']:.4g}",
+        f"{len(proposal.points)} runs for {proposal.flops:.4g} of {proposal.budget:.4g} FLOPs, none above "
+        f"{proposal.largest:.4g}",
         table,
-        f"expected error of {asked} at {target['c']:.4g} FLOPs: {deviation['before']:.2%} now, "
-        f"{deviation['after']:.2%} after these runs (variance x {ratio['before']:.2f})",
-        f"after the same FLOPs in an iso-FLOP grid {deviation['isoflop']:.2%} (variance of the proposal x "
-        f"{ratio['isoflop']:.2f}), at random {deviation['random']:.2%} (x {ratio['random']:.2f})",
+        f"expected error of {quantity} at {proposal.target.c:.4g} FLOPs: {error.before:.2%} now, "
+        f"{error.after:.2%} after these runs (variance x {ratio.before:.2f})",
+        f"after the same FLOPs in an iso-FLOP grid {error.isoflop:.2%} (variance of the proposal x "
+        f"{ratio.isoflop:.2f}), at random {error.random:.2%} (x {ratio.random:.2f})",
         "a run for lack of fit outside its interval speaks against the form",
-        *(f"warning: {text}" for text in found["warnings"]),
-        *([f"written to {found['out']}"] if "out" in found else []),
+        *(f"warning: {text}" for text in proposal.warnings),
+        *([f"written to {out}"] if out else []),
     )

@@ -38,7 +38,7 @@ FIGURES: dict[str, Callable[[FitResult, Panels, Curves | None], list[Axes]]] = {
 }
 
 # Figures of results that do not come from one fit: of ``compare`` and of ``calibration``.
-RESULTS: dict[str, Callable[[dict[str, Any], Panels], list[Axes]]] = {
+RESULTS: dict[str, Callable[[Any, Panels], list[Axes]]] = {
     "multiplier": multiplier,
     "calibration": calibration,
 }
@@ -69,7 +69,7 @@ def plot_all(fitted: FitResult, directory: str | Path, curves: Curves | None = N
     return files
 
 
-def plot_result(name: str, result: dict[str, Any], path: str | Path) -> Path:
+def plot_result(name: str, result: Any, path: str | Path) -> Path:
     """The figure of a result that does not come from one fit.
 
     Args:

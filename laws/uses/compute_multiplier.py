@@ -1,11 +1,15 @@
-"""Is B better than A, by how much, and does it stay so? The compute multiplier between two fitted laws.
+"""Compute multiplier between two fitted laws: how many times less compute B needs than A for the same loss.
 
 The multiplier at C is C / C', where C' is the compute at which B reaches the loss that A reaches with C, both split in
 their own best way: 2 means that B needs half of A's compute.
 """
 
-from typing import Any
+from __future__ import annotations
 
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 import numpy as np
 from jaxtyping import Float
 
@@ -15,22 +19,110 @@ from laws.forecasting.prediction import Predictor, extrapolation
 from laws.inference.noise import interval
 from laws.results.results import FitResult
 
-GRID = 97  # computes at which B's frontier is known
-REACH = 1e4  # B's frontier is searched this factor beyond both laws' runs and the question
-POINTS, BEYOND = 9, 10.0  # computes of the answer by default: over the runs, and this factor on
-EVEN = 0.5  # share of draws that must have a multiplier for it to have an interval
+if TYPE_CHECKING:
+    import pandas as pd
+
+POINTS = 9  # computes of the answer by default
+MARGIN = 10.0  # factor by which they exceed A's largest run, by default
+GRID = 97  # computes at which B's optimal loss is tabulated, equally spaced in log C
+GRID_MARGIN = 1e4  # factor by which that grid exceeds both laws' runs and the question, on either side
+MIN_SHARE = 0.5  # share of draws that must have a multiplier for it to have an interval
 
 
-def optimal_loss(predictor: Predictor, compute: Float[np.ndarray, " computes"], draws: bool) -> np.ndarray:
-    """Loss at the best split of each compute.
+@dataclass(frozen=True)
+class MultiplierPoint:
+    """The compute multiplier at one compute.
+
+    Args:
+        c: training FLOPs of A.
+        loss: compute-optimal loss of A there.
+        multiplier: C / C'; None where B does not reach that loss.
+        interval: of the multiplier; None where too few draws have one.
+        share_above_one: share of the draws with a multiplier in which it exceeds one; None without an interval.
+        reason: why there is no multiplier or no interval.
+    """
+
+    c: float
+    loss: float
+    multiplier: float | None
+    interval: tuple[float, float] | None = None
+    share_above_one: float | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class MultiplierSlope:
+    """Exponent of the multiplier in compute, C / C' ~ C^value: below zero B's advantage shrinks.
+
+    Args:
+        value: least-squares slope of the log multiplier in log C.
+        interval: of it; None where no draw has two multipliers.
+    """
+
+    value: float
+    interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True, repr=False)
+class Comparison:
+    """Compute multipliers of a law B over a law A.
+
+    Args:
+        law_a, law_b: names of the laws.
+        compute_column: column of compute that both fits use.
+        level: nominal coverage of the intervals.
+        points: multipliers, by rising compute.
+        slope: their exponent in compute; None with fewer than two multipliers.
+        warnings: what a reader must know.
+    """
+
+    law_a: str
+    law_b: str
+    compute_column: str
+    level: float
+    points: tuple[MultiplierPoint, ...]
+    slope: MultiplierSlope | None
+    warnings: tuple[str, ...]
+
+    def frame(self) -> pd.DataFrame:
+        """The multipliers as a table.
+
+        Returns:
+            a row a compute: ``c`` (FLOPs of A), ``loss``, ``multiplier``, ``low`` and ``high`` (its interval),
+            ``share_above_one`` and ``reason``; NaN where there is none.
+        """
+        import pandas as pd
+
+        rows = [
+            {"c": point.c, "loss": point.loss, "multiplier": point.multiplier}
+            | dict(zip(("low", "high"), point.interval or (None, None), strict=True))
+            | {"share_above_one": point.share_above_one, "reason": point.reason}
+            for point in self.points
+        ]
+        numbers = ["c", "loss", "multiplier", "low", "high", "share_above_one"]
+        return pd.DataFrame(rows, columns=[*numbers, "reason"]).astype(dict.fromkeys(numbers, float))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The comparison as JSON can hold it."""
+        return jsonable(msgspec.to_builtins(self))
+
+    def __repr__(self) -> str:
+        listed = ", ".join(
+            f"{'none' if point.multiplier is None else f'{point.multiplier:.3g}'} at {point.c:.3g}"
+            for point in dict.fromkeys((self.points[0], self.points[-1]))
+        )
+        return f"<Comparison of {self.law_b} (B) with {self.law_a} (A): compute multiplier {listed} FLOPs>"
+
+
+def optimal_loss(
+    predictor: Predictor, compute: Float[np.ndarray, " computes"], draws: bool
+) -> Float[np.ndarray, "draws computes"]:
+    """Loss at the best split of each compute; NaN where the law has none.
 
     Args:
         predictor: of a fit.
         compute: training FLOPs.
-        draws: whether under every draw of the mixture of forms, or under the fitted constants alone.
-
-    Returns:
-        losses, (1 or draws, computes); NaN where the law has no best split.
+        draws: whether under every draw of the constants, else under the fitted ones (one row).
     """
     if predictor.law.columns == ("c",):
         columns = {"c": compute}
@@ -38,20 +130,28 @@ def optimal_loss(predictor: Predictor, compute: Float[np.ndarray, " computes"], 
     return predictor.allocation(compute, draws=draws).loss
 
 
-def _reached(loss: Float[np.ndarray, " grid"], log_c: Float[np.ndarray, " grid"], wanted: np.ndarray) -> np.ndarray:
-    """Log of the compute at which a falling frontier reaches each wanted loss; NaN where it does not."""
+def _log_compute_at(
+    wanted: Float[np.ndarray, " computes"], loss: Float[np.ndarray, " grid"], log_c: Float[np.ndarray, " grid"]
+) -> Float[np.ndarray, " computes"]:
+    """Log of the compute at which a law reaches each loss, by interpolation; NaN where it does not.
+
+    Args:
+        wanted: losses.
+        loss: compute-optimal loss on a grid of computes.
+        log_c: logs of these computes.
+    """
     known = np.isfinite(loss)
     loss, log_c = np.minimum.accumulate(loss[known]), log_c[known]
     if not len(loss):
         return np.full(len(wanted), np.nan)
-    found = np.interp(-np.log(wanted), -np.log(loss), log_c)
-    return np.where((wanted <= loss[0]) & (wanted > loss[-1]), found, np.nan)
+    log_compute = np.interp(-np.log(wanted), -np.log(loss), log_c)
+    return np.where((wanted <= loss[0]) & (wanted > loss[-1]), log_compute, np.nan)
 
 
 def default_compute(a: FitResult) -> Float[np.ndarray, " computes"]:
-    """Computes over the runs of a fit and somewhat beyond."""
+    """Training FLOPs over the runs of a fit and a factor of ``MARGIN`` beyond."""
     low, high = a.report.ranges["c"]
-    return np.geomspace(low, high * BEYOND, POINTS)
+    return np.geomspace(low, high * MARGIN, POINTS)
 
 
 def check_quantities(a: FitResult, b: FitResult) -> None:
@@ -60,12 +160,30 @@ def check_quantities(a: FitResult, b: FitResult) -> None:
     Raises:
         InputError: names the two, and the flag that overrules it where they may be the same under two names.
     """
-    ours, theirs = (fitted.report.quantity for fitted in (a, b))
-    for key in ours.keys() & theirs.keys():
-        if ours[key] != theirs[key]:
+    quantity_a, quantity_b = a.report.quantity, b.report.quantity
+    for key in quantity_a.keys() & quantity_b.keys():
+        if quantity_a[key] != quantity_b[key]:
             raise InputError(
-                f"the fits are not of one quantity: {key} is '{ours[key]}' and '{theirs[key]}' (if these are the same "
-                "under two names, --check_quantity=false)"
+                f"the fits are not of one quantity: {key} is '{quantity_a[key]}' and '{quantity_b[key]}' (if these are "
+                "the same under two names, --check_quantity=false)"
+            )
+
+
+def _check_frontiers(a: FitResult, b: FitResult) -> None:
+    """Refuses fits without compute, with different conventions of compute, or without resamples."""
+    for fitted in (a, b):
+        if "c" not in fitted.report.ranges:
+            raise InputError(f"law '{fitted.law.name}' was fitted without compute, so it has no frontier to compare")
+    column_a, column_b = a.report.columns["c"], b.report.columns["c"]
+    if column_a != column_b:
+        raise InputError(
+            f"the fits count compute differently ({column_a} and {column_b}): fit both with the same column of compute"
+        )
+    for fitted in (a, b):
+        if not fitted.report.intervals.resamples:
+            raise InputError(
+                f"the fit of law '{fitted.law.name}' has no resamples, so the multiplier would have no interval: fit it "
+                "again with resamples above 0"
             )
 
 
@@ -74,18 +192,17 @@ def compare(
     b: FitResult,
     compute: Float[np.ndarray, " computes"] | None = None,
     check_quantity: bool = True,
-) -> dict[str, Any]:
-    """How much less compute B needs for A's loss.
+) -> Comparison:
+    """Compute multiplier of B over A: C / C', where B reaches with C' the loss that A reaches with C.
 
     Args:
-        a, b: fits whose compute is counted in the same convention and whose losses can be compared.
+        a: a fit with resamples.
+        b: another, whose compute is counted in the same convention and whose loss is the same quantity.
         compute: training FLOPs of A; by default over its runs and a factor of ten beyond.
         check_quantity: whether fits of different losses, evaluation sets or tokenizers are refused.
 
     Returns:
-        ``points``: at each compute the loss of A, the ``multiplier`` with its ``interval`` and ``better``, the share of
-        draws in which it exceeds one; a ``reason`` where there is none. ``slope`` with its interval: the exponent of the
-        multiplier in compute; below zero B's advantage shrinks. ``warnings``.
+        the multipliers with intervals, and their exponent in compute.
 
     Raises:
         InputError: a law has no frontier in compute, a fit has no resamples, or the two count compute differently or
@@ -93,86 +210,109 @@ def compare(
 
     Example:
         >>> import numpy as np, pandas as pd, laws
-        >>> n, d = np.repeat([1e7, 1e8, 1e9], 3), np.tile([1e9, 1e10, 1e11], 3)
-        >>> noise = np.exp(1e-3 * np.random.default_rng(0).standard_normal(9))
-        >>> loss = lambda share: (1.7 + 400 / n**0.34 + 410 / (share * d) ** 0.28) * noise
-        >>> table = lambda share: pd.DataFrame({"n": n, "d": d, "loss": loss(share)})
-        >>> fit = lambda share: laws.load(table(share), n="n", d="d").fit(resamples=20)
-        >>> answer = laws.compare(fit(1.0), fit(2.0), compute=np.array([1e19]))  # B needs half the tokens
-        >>> 1.5 < answer["points"][0]["multiplier"] < 2.5
-        True
+        >>> n, d = np.repeat([1e7, 1e8, 1e9], 4), np.tile([1e9, 4e9, 2e10, 1e11], 3)
+        >>> noise = np.exp(0.003 * np.random.default_rng(0).standard_normal(12))
+        >>> a = pd.DataFrame({"n": n, "d": d, "c": 6 * n * d, "loss": (1.7 + 400 / n**0.34 + 410 / d**0.28) * noise})
+        >>> b = a.assign(d=a.d / 2, c=a.c / 2)  # every loss with half of the tokens
+        >>> fit_a, fit_b = (laws.load(table, n="n", d="d", c="c").fit(resamples=50) for table in (a, b))
+        >>> comparison = laws.compare(fit_a, fit_b, np.array([1e19, 1e20]))
+        >>> comparison.frame().multiplier.round(2).tolist()
+        [2.0, 2.0]
     """
     if check_quantity:
         check_quantities(a, b)
-    for fitted in (a, b):
-        if "c" not in fitted.report.ranges:
-            raise InputError(f"law '{fitted.law.name}' was fitted without compute, so it has no frontier to compare")
-    ours, theirs = (fitted.report.columns["c"] for fitted in (a, b))
-    if ours != theirs:
-        raise InputError(
-            f"the fits count compute differently ({ours} and {theirs}): fit both with the same column of compute"
-        )
-    for fitted in (a, b):
-        if not fitted.report.intervals.resamples:
-            raise InputError(
-                f"the fit of law '{fitted.law.name}' has no resamples, so the multiplier would have no interval: fit it "
-                "again with resamples above 0"
-            )
+    _check_frontiers(a, b)
     compute = default_compute(a) if compute is None else np.sort(np.asarray(compute, np.float64))
     if not (np.isfinite(compute) & (compute > 0)).all():
         raise InputError(f"compute must be positive, and is {compute[~(compute > 0)][:1]}")
     first, second = a.predictor, b.predictor
-    ends = np.array([a.report.ranges["c"], b.report.ranges["c"]])
-    grid = np.geomspace(min(ends.min(), compute[0]) / REACH, max(ends.max(), compute[-1]) * REACH, GRID)
-    point = _log_multiplier(first, second, compute, grid, draws=False)[0]
-    many = _log_multiplier(first, second, compute, grid, draws=True)
+    ranges = np.array([a.report.ranges["c"], b.report.ranges["c"]])
+    low, high = min(ranges.min(), compute[0]) / GRID_MARGIN, max(ranges.max(), compute[-1]) * GRID_MARGIN
+    grid = np.geomspace(low, high, GRID)
+    fitted = _log_multiplier(first, second, compute, grid, draws=False)[0]
+    draws = _log_multiplier(first, second, compute, grid, draws=True)
     level = min(first.level, second.level)
-    loss, floor = optimal_loss(first, compute, draws=False)[0], optimal_loss(second, grid[-1:], draws=False)[0, 0]
-    points = [
-        {"c": float(c), "loss": float(at)} | _point(own, drawn, floor, level, grid[-1])
-        for c, at, own, drawn in zip(compute, loss, point, many.T, strict=True)
-    ]
-    far = extrapolation({"c": tuple(ends[0])}, {"c": float(compute[-1])})["c"]
-    beyond = [f"extrapolation beyond the runs of A: C by a factor {far:.3g}"] if far > 1.005 else []
-    return jsonable(
-        {
-            "a": a.law.name,
-            "b": b.law.name,
-            "compute": ours,
-            "level": level,
-            "points": points,
-            "slope": _slope(np.log(compute), point, many, level),
-            "warnings": beyond,
-        }
+    loss = optimal_loss(first, compute, draws=False)[0]
+    unreached = f"B does not reach it: at {grid[-1]:.3g} FLOPs its loss is "
+    unreached += f"{optimal_loss(second, grid[-1:], draws=False)[0, 0]:.4g}"
+    factor = extrapolation({"c": a.report.ranges["c"]}, {"c": float(compute[-1])})["c"]
+    return Comparison(
+        law_a=a.law.name,
+        law_b=b.law.name,
+        compute_column=a.report.columns["c"],
+        level=level,
+        points=tuple(_point(*values, level, unreached) for values in zip(compute, loss, fitted, draws.T, strict=True)),
+        slope=_slope(np.log(compute), fitted, draws, level),
+        warnings=(f"extrapolation beyond the runs of A: C by a factor {factor:.3g}",) if factor > 1.005 else (),
     )
 
 
-def _log_multiplier(first: Predictor, second: Predictor, compute, grid, draws: bool) -> np.ndarray:
-    """Log multipliers (draws, computes); the draws of the two laws are independent of each other."""
-    wanted, frontiers = optimal_loss(first, compute, draws), optimal_loss(second, grid, draws)
-    count = min(len(wanted), len(frontiers))
-    pick = np.random.default_rng([first.seed, second.seed]).permutation
-    pairs = zip(pick(len(wanted))[:count], pick(len(frontiers))[:count], strict=True)
-    reached = [_reached(frontiers[j], np.log(grid), wanted[i]) for i, j in pairs]
-    return np.log(compute) - np.stack(reached)
+def _log_multiplier(
+    first: Predictor,
+    second: Predictor,
+    compute: Float[np.ndarray, " computes"],
+    grid: Float[np.ndarray, " grid"],
+    draws: bool,
+) -> Float[np.ndarray, "draws computes"]:
+    """Log multipliers; the draws of the two laws are independent of each other.
+
+    Args:
+        first: of A.
+        second: of B.
+        compute: training FLOPs of A.
+        grid: training FLOPs of B at which its optimal loss is tabulated.
+        draws: whether under paired draws of the constants, else under the fitted ones (one row).
+    """
+    losses_a, losses_b = optimal_loss(first, compute, draws), optimal_loss(second, grid, draws)
+    count = min(len(losses_a), len(losses_b))
+    permutation = np.random.default_rng([first.seed, second.seed]).permutation
+    pairs = zip(permutation(len(losses_a))[:count], permutation(len(losses_b))[:count], strict=True)
+    return np.log(compute) - np.stack([_log_compute_at(losses_a[i], losses_b[j], np.log(grid)) for i, j in pairs])
 
 
-def _point(own: float, drawn: np.ndarray, floor: float, level: float, last: float) -> dict[str, Any]:
-    known = np.isfinite(drawn)
-    out: dict[str, Any] = {"multiplier": float(np.exp(own)), "interval": None, "better": None, "reason": None}
-    if not np.isfinite(own):
-        return out | {"multiplier": None, "reason": f"B does not reach it: at {last:.3g} FLOPs its loss is {floor:.4g}"}
-    if known.mean() < EVEN:
-        return out | {"reason": f"no interval: only {known.mean():.0%} of the draws of B reach it"}
-    ends = interval(np.where(known, drawn, -np.inf)[known], level)
-    return out | {"interval": [float(np.exp(end)) for end in ends], "better": float(np.mean(drawn[known] > 0))}
+def _point(
+    c: float, loss: float, fitted: float, draws: Float[np.ndarray, " draws"], level: float, unreached: str
+) -> MultiplierPoint:
+    """The multiplier at one compute.
+
+    Args:
+        c: training FLOPs of A.
+        loss: of A.
+        fitted: log multiplier under the fitted constants.
+        draws: under every draw.
+        level: nominal coverage of the interval.
+        unreached: reason where B does not reach the loss.
+    """
+    point = MultiplierPoint(c=float(c), loss=float(loss), multiplier=None)
+    if not np.isfinite(fitted):
+        return replace(point, reason=unreached)
+    point, known = replace(point, multiplier=float(np.exp(fitted))), draws[np.isfinite(draws)]
+    if len(known) < MIN_SHARE * len(draws):
+        return replace(point, reason=f"no interval: only {len(known) / len(draws):.0%} of the draws of B reach it")
+    low, high = interval(known, level)
+    return replace(point, interval=(float(np.exp(low)), float(np.exp(high))), share_above_one=float(np.mean(known > 0)))
 
 
-def _slope(log_c: np.ndarray, point: np.ndarray, many: np.ndarray, level: float) -> dict[str, Any] | None:
-    """Exponent of the multiplier in compute, over the computes at which there is one."""
-    if np.isfinite(point).sum() < 2:
+def _slope(
+    log_c: Float[np.ndarray, " computes"],
+    fitted: Float[np.ndarray, " computes"],
+    draws: Float[np.ndarray, "draws computes"],
+    level: float,
+) -> MultiplierSlope | None:
+    """Exponent of the multiplier in compute, over the computes at which there is one.
+
+    Args:
+        log_c: logs of the training FLOPs of A.
+        fitted: log multipliers under the fitted constants.
+        draws: under every draw.
+        level: nominal coverage of the interval.
+    """
+    known = [np.isfinite(row) for row in (fitted, *draws)]
+    slopes = [
+        float(np.polyfit(log_c[finite], row[finite], 1)[0]) if finite.sum() >= 2 else np.nan
+        for finite, row in zip(known, (fitted, *draws), strict=True)
+    ]
+    if np.isnan(slopes[0]):
         return None
-    fitted = [np.polyfit(log_c[known], row[known], 1)[0] for row in many if (known := np.isfinite(row)).sum() >= 2]
-    ends = interval(np.array(fitted), level) if fitted else (np.nan, np.nan)
-    known = np.isfinite(point)
-    return {"value": float(np.polyfit(log_c[known], point[known], 1)[0]), "interval": [float(end) for end in ends]}
+    low, high = interval(np.array(slopes[1:]), level)
+    return MultiplierSlope(slopes[0], None if np.isnan(low) else (float(low), float(high)))

@@ -6,8 +6,11 @@ alone: they test the form of the law, and the others are chosen given them.
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -17,8 +20,10 @@ from laws.forecasting.prediction import Predictor, extrapolation, warnings_of
 from laws.results.results import FitResult
 from laws.uses.optimal_design import CandidateRuns, FittedRuns, InformationState, information_state
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 PREDICTIONS = ("loss", "n")  # what can be predicted at the best split
-INFORMATIVE, LACK_OF_FIT = "informative", "lack of fit"
 RUNS = 10  # new runs, by default
 TARGET_FACTOR = 10.0  # default target over the compute of the largest fitted run
 LARGEST_SHARE = 0.25  # default share of the budget that one run may cost
@@ -33,6 +38,135 @@ GRID_SIZES = 5  # sizes a budget of the iso-FLOP grid that a proposal is compare
 GRID_SPAN = (0.35, 2.8)  # smallest and largest of these sizes, over the best
 GRID_BUDGET_RATIO = 2.5  # ratio of neighbouring budgets of that grid
 RANDOM_DESIGNS = 16  # random designs that a proposal is compared with
+
+
+class DesignRole(StrEnum):
+    """What a proposed run is for: to reduce the expected error, or to test the form of the law."""
+
+    INFORMATIVE = "informative"
+    LACK_OF_FIT = "lack of fit"
+
+
+@dataclass(frozen=True)
+class ProposedRun:
+    """A run to train.
+
+    Args:
+        n: parameters.
+        d: training tokens.
+        c: training FLOPs.
+        tokens_per_param: tokens a parameter.
+        design_role: what it is for.
+        loss: predicted by the fit.
+        interval: of the loss of one run, at the level of the fit; a run for lack of fit outside it is evidence against
+            the form of the law.
+    """
+
+    n: float
+    d: float
+    c: float
+    tokens_per_param: float
+    design_role: DesignRole
+    loss: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class ProposalTarget:
+    """Where the prediction is made: FLOPs ``c``, and parameters, tokens and predicted loss of their best split."""
+
+    c: float
+    n: float
+    d: float
+    loss: float
+
+
+@dataclass(frozen=True)
+class ExpectedError:
+    """Expected error of the prediction, relative to its value.
+
+    Args:
+        before: with the fitted runs alone.
+        after: with the proposed runs.
+        isoflop: with an iso-FLOP grid of the same FLOPs.
+        random: with random runs of the same FLOPs; geometric mean over designs.
+    """
+
+    before: float
+    after: float
+    isoflop: float
+    random: float
+
+
+@dataclass(frozen=True)
+class VarianceRatio:
+    """Mean squared error after the proposed runs over that ``before``, after an ``isoflop`` grid, and at ``random``."""
+
+    before: float
+    isoflop: float
+    random: float
+
+
+@dataclass(frozen=True, repr=False)
+class Proposal:
+    """Runs to train next, and by how much they are expected to reduce the error of a prediction.
+
+    Args:
+        law: name of the fitted law.
+        quantity: what is predicted at the best split: ``loss`` or ``n``.
+        target: where.
+        budget: training FLOPs for all runs together.
+        largest: training FLOPs that one run may cost.
+        flops: training FLOPs of the proposed runs together.
+        level: nominal coverage of the intervals.
+        expected_error: of the prediction, before and after.
+        points: the proposed runs, those for lack of fit last.
+        warnings: what a reader must know.
+    """
+
+    law: str
+    quantity: str
+    target: ProposalTarget
+    budget: float
+    largest: float
+    flops: float
+    level: float
+    expected_error: ExpectedError
+    points: tuple[ProposedRun, ...]
+    warnings: tuple[str, ...]
+
+    @property
+    def variance_ratio(self) -> VarianceRatio:
+        """Expected mean squared error after the proposed runs over that of each alternative."""
+        error = self.expected_error
+        return VarianceRatio(*((error.after / other) ** 2 for other in (error.before, error.isoflop, error.random)))
+
+    def frame(self) -> pd.DataFrame:
+        """The proposed runs as a table.
+
+        Returns:
+            a row a run: ``n``, ``d``, ``c``, ``tokens_per_param``, ``design_role``, ``loss``, and ``low`` and ``high`` of
+            its interval.
+        """
+        import pandas as pd
+
+        rows = [
+            {name: value for name, value in asdict(point).items() if name != "interval"}
+            | {"design_role": str(point.design_role), "low": point.interval[0], "high": point.interval[1]}
+            for point in self.points
+        ]
+        return pd.DataFrame(rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The proposal as JSON can hold it, with ``variance_ratio``."""
+        return jsonable(msgspec.to_builtins(self) | {"variance_ratio": msgspec.to_builtins(self.variance_ratio)})
+
+    def __repr__(self) -> str:
+        error = self.expected_error
+        return (
+            f"<Proposal of {len(self.points)} runs for {self.flops:.3g} FLOPs: expected error of {self.quantity} at "
+            f"{self.target.c:.3g} FLOPs {error.before:.2%} -> {error.after:.2%}>"
+        )
 
 
 def ratio_range(fitted_runs: FittedRuns) -> tuple[float, float]:
@@ -188,22 +322,20 @@ def propose(
     target: float | None = None,
     quantity: str = "loss",
     largest: float | None = None,
-) -> dict[str, Any]:
-    """The next runs: what to train so that a prediction becomes surer.
+) -> Proposal:
+    """Runs that most reduce the expected error of a prediction at a best split, within a FLOP budget.
 
     Args:
         fitted: a fit with resamples, of a law of N and D.
-        budget: FLOPs of all new runs together; by default what the fitted runs have cost.
+        budget: training FLOPs of all new runs together; by default what the fitted runs have cost.
         runs: how many at most, those for lack of fit included.
-        target: FLOPs of the prediction, split in the best way; by default that of the fit if it lies beyond its runs,
-            else ten times the largest run.
-        quantity: a key of ``PREDICTIONS``.
-        largest: FLOPs that one run may cost; by default a quarter of the budget.
+        target: training FLOPs of the prediction, split in the best way; by default that of the fit if it lies beyond its
+            runs, else ten times the largest run.
+        quantity: what is predicted there, one of ``PREDICTIONS``.
+        largest: training FLOPs that one run may cost; by default a quarter of the budget.
 
     Returns:
-        ``points``: ``n``, ``d``, ``c``, ``tokens_per_param``, ``design_role``, and the ``loss`` that the fit predicts there
-        with its ``interval``. ``deviation``: expected relative error of the prediction ``before`` and ``after``, and
-        after the same FLOPs in an iso-FLOP grid (``isoflop``) and at ``random``; ``variance_ratio`` to either.
+        the runs, with the expected error before and after them and after other designs of the same FLOPs.
 
     Raises:
         InputError: the law has no best split, the fit no resamples, or the budget pays for too little.
@@ -211,18 +343,17 @@ def propose(
 
     Example:
         >>> import numpy as np, pandas as pd, laws
-        >>> n, d = np.repeat([1e7, 1e8, 1e9], 3), np.tile([1e9, 1e10, 1e11], 3)
-        >>> noise = np.exp(1e-3 * np.random.default_rng(0).standard_normal(9))
+        >>> n, d = np.repeat([1e7, 1e8, 1e9], 4), np.tile([1e9, 4e9, 2e10, 1e11], 3)
+        >>> noise = np.exp(0.003 * np.random.default_rng(0).standard_normal(12))
         >>> table = pd.DataFrame({"n": n, "d": d, "loss": (1.7 + 400 / n**0.34 + 410 / d**0.28) * noise})
-        >>> fit = laws.load(table, n="n", d="d").fit(resamples=20)
-        >>> design = laws.propose(fit, budget=1e21, runs=4)
-        >>> sum(point["c"] for point in design["points"]) <= 1.01e21
-        True
-        >>> design["deviation"]["after"] < design["deviation"]["before"]
-        True
+        >>> proposal = laws.propose(laws.load(table, n="n", d="d").fit(resamples=50), budget=1e21, runs=5)
+        >>> proposal.frame().design_role.value_counts().to_dict()
+        {'informative': 3, 'lack of fit': 2}
+        >>> proposal.flops <= 1e21, proposal.expected_error.after < proposal.expected_error.before
+        (True, True)
     """
     predictor, report = fitted.predictor, fitted.report
-    target, budget = _checked(fitted, budget, runs, target, quantity, largest)
+    target, budget = _checked_request(fitted, budget, runs, target, quantity, largest)
     columns = {variable: np.asarray(report.data.values[variable], np.float64) for variable in "ndc"}
     objective, deviation = report.objective, predictor.noise.deviation
     fitted_runs = FittedRuns.of(columns, report.data.run, deviation, objective.name, objective.delta)
@@ -236,38 +367,55 @@ def propose(
     state, count = information_state(predictor, fitted_runs, all_candidates, target, quantity), len(possible.n)
     chosen = choose_design(state.subset(slice(count)), possible, fitted_runs, budget, runs)
     errors = [state.expected_error(count + runs * k + np.arange(runs)) for k in range(1 + RANDOM_DESIGNS)]
-    after, points = state.expected_error(chosen), possible[chosen]
-    deviation = {"before": state.expected_error(chosen[:0]), "isoflop": errors[0]}
-    deviation["random"] = float(np.exp(np.mean(np.log(errors[1:]))))
-    return jsonable(
-        {
-            "law": fitted.law.name,
-            "quantity": quantity,
-            "target": {"c": target} | {name: float(getattr(split, name)[0, 0]) for name in ("n", "d", "loss")},
-            "budget": budget,
-            "largest": largest,
-            "flops": float(points.c.sum()),
-            "level": predictor.level,
-            "deviation": deviation | {"after": after},
-            "variance_ratio": {name: (after / other) ** 2 for name, other in deviation.items()},
-            "points": _proposed_runs(predictor, points),
-            "warnings": warnings_of(predictor, extrapolation(predictor.ranges, {"c": target})),
-        }
+    points = possible[chosen]
+    return Proposal(
+        law=fitted.law.name,
+        quantity=quantity,
+        target=ProposalTarget(target, *(float(getattr(split, name)[0, 0]) for name in ("n", "d", "loss"))),
+        budget=budget,
+        largest=largest,
+        flops=float(points.c.sum()),
+        level=predictor.level,
+        expected_error=ExpectedError(
+            before=state.expected_error(chosen[:0]),
+            after=state.expected_error(chosen),
+            isoflop=errors[0],
+            random=float(np.exp(np.mean(np.log(errors[1:])))),
+        ),
+        points=_proposed_runs(predictor, points),
+        warnings=tuple(warnings_of(predictor, extrapolation(predictor.ranges, {"c": target}))),
     )
 
 
-def _proposed_runs(predictor: Predictor, points: CandidateRuns) -> list[dict[str, Any]]:
-    """The points of a proposal with what the fit predicts there."""
-    loss, low, high = predictor.losses({"n": points.n, "d": points.d, "c": points.c})
-    role = [INFORMATIVE] * (len(loss) - LACK_OF_FIT_RUNS) + [LACK_OF_FIT] * LACK_OF_FIT_RUNS
-    table = {"n": points.n, "d": points.d, "c": points.c, "tokens_per_param": points.d / points.n, "loss": loss}
-    table = {name: values.tolist() for name, values in table.items()}
-    table |= {"interval": np.stack([low, high], axis=1).tolist(), "design_role": role}
-    return [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
+def _proposed_runs(predictor: Predictor, points: CandidateRuns) -> tuple[ProposedRun, ...]:
+    """The chosen candidates with their roles and what the fit predicts of them."""
+    predictions = np.stack(predictor.losses({"n": points.n, "d": points.d, "c": points.c}), axis=1)
+    informative = len(predictions) - LACK_OF_FIT_RUNS
+    return tuple(
+        ProposedRun(
+            n=float(n),
+            d=float(d),
+            c=float(c),
+            tokens_per_param=float(d / n),
+            design_role=DesignRole.INFORMATIVE if i < informative else DesignRole.LACK_OF_FIT,
+            loss=float(loss),
+            interval=(float(low), float(high)),
+        )
+        for i, (n, d, c, (loss, low, high)) in enumerate(zip(points.n, points.d, points.c, predictions, strict=True))
+    )
 
 
-def _checked(fitted: FitResult, budget, runs, target, quantity, largest) -> tuple[float, float]:
-    """Target and budget, with their defaults; refuses what makes no proposal."""
+def _checked_request(fitted: FitResult, budget, runs, target, quantity, largest) -> tuple[float, float]:
+    """Training FLOPs of the target and of the budget, with their defaults; refuses requests without a proposal.
+
+    Args:
+        fitted: the fit.
+        budget: training FLOPs of the new runs, or None.
+        runs: how many at most.
+        target: training FLOPs of the prediction, or None.
+        quantity: what is predicted.
+        largest: training FLOPs of one run, or None.
+    """
     if not fitted.law.has_compute_optimum:
         raise InputError(
             f"law '{fitted.law.name}' is not of the loss by n and d alone, so it has no optimum to propose for"

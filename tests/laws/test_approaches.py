@@ -65,9 +65,9 @@ def test_not_an_isoflop_table(published):
 def test_smoothing_is_exact_on_a_power_law():
     x = np.linspace(np.log(1e3), np.log(1e6), 400)
     at = np.array([np.log(5e3), np.log(1e5), np.log(1e8)])
-    found = smoothed(x, 3 - 0.2 * x, at)
-    assert found[:2] == pytest.approx(3 - 0.2 * at[:2])
-    assert np.isnan(found[2])
+    smooth = smoothed(x, 3 - 0.2 * x, at)
+    assert smooth[:2] == pytest.approx(3 - 0.2 * at[:2])
+    assert np.isnan(smooth[2])
 
 
 def test_envelope_finds_the_exponent(exponent):
@@ -79,13 +79,13 @@ def test_envelope_finds_the_exponent(exponent):
         TRUTH["E"] + TRUTH["A"] / runs.params_total ** TRUTH["alpha"] + TRUTH["B"] / runs.tokens ** TRUTH["beta"]
     )
     table = laws.load(runs)
-    found = envelope(table, load_curves(simulate_curves(runs, noise=0)), draws=50)
-    expected = exponent(float(np.median(found.c)))
-    assert found.a == pytest.approx(expected, abs=0.15)
-    assert found.a_interval[0] < expected < found.a_interval[1] or abs(found.a - expected) < 0.1
+    estimate = envelope(table, load_curves(simulate_curves(runs, noise=0)), draws=50)
+    expected = exponent(float(np.median(estimate.c)))
+    assert estimate.a == pytest.approx(expected, abs=0.15)
+    assert estimate.a_interval[0] < expected < estimate.a_interval[1] or abs(estimate.a - expected) < 0.1
     # Every point is a size strictly inside those in training.
-    assert found.n.min() > table.values["n"].min()
-    assert found.n.max() < table.values["n"].max()
+    assert estimate.n.min() > table.values["n"].min()
+    assert estimate.n.max() < table.values["n"].max()
 
 
 def test_envelope_without_curves(sweep):

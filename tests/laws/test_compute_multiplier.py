@@ -31,19 +31,19 @@ def fits(tmp_path_factory, below):
 def test_half_the_compute_is_a_multiplier_of_two_that_stays(fits):
     _, fits_by_name = fits
     comparison = compare(fits_by_name["a"], fits_by_name["b"], np.array([2e11, 1e12]))
-    for point in comparison["points"]:
-        assert point["multiplier"] == pytest.approx(2, rel=1e-3)
-        assert point["interval"][0] < 2 < point["interval"][1] and point["better"] > 0.9
-    assert comparison["slope"]["value"] == pytest.approx(0, abs=2e-3)
+    for point in comparison.points:
+        assert point.multiplier == pytest.approx(2, rel=1e-3)
+        assert point.interval[0] < 2 < point.interval[1] and point.share_above_one > 0.9
+    assert comparison.slope.value == pytest.approx(0, abs=2e-3)
     back = compare(fits_by_name["b"], fits_by_name["a"], np.array([1e11, 5e11]))
-    assert [point["multiplier"] for point in back["points"]] == pytest.approx([0.5, 0.5], rel=1e-3)
+    assert [point.multiplier for point in back.points] == pytest.approx([0.5, 0.5], rel=1e-3)
 
 
 def test_a_law_with_itself_is_even(fits):
     _, fits_by_name = fits
     comparison = compare(fits_by_name["a"], fits_by_name["a"])
-    assert [point["multiplier"] for point in comparison["points"]] == pytest.approx([1] * 9, rel=2e-3)
-    assert "C by a factor 10" in comparison["warnings"][0]
+    assert [point.multiplier for point in comparison.points] == pytest.approx([1] * 9, rel=2e-3)
+    assert "C by a factor 10" in comparison.warnings[0]
 
 
 def test_a_floor_above_the_loss_has_no_multiplier_and_says_why(fits):
@@ -54,9 +54,30 @@ def test_a_floor_above_the_loss_has_no_multiplier_and_says_why(fits):
     worse = dataclasses.replace(fits_by_name["a"], report=dataclasses.replace(report, params=params, samples=samples))
     high = fits_by_name["a"].forecast(compute=1e18).value
     assert high < worse.params["E"]
-    (point,) = compare(fits_by_name["a"], worse, np.array([1e18]))["points"]
-    assert point["multiplier"] is None and point["interval"] is None
-    assert "B does not reach it" in point["reason"]
+    (point,) = compare(fits_by_name["a"], worse, np.array([1e18])).points
+    assert point.multiplier is None and point.interval is None and point.share_above_one is None
+    assert "B does not reach it" in point.reason
+
+
+def test_a_comparison_is_a_table_a_line_and_json(fits):
+    _, fits_by_name = fits
+    report = fits_by_name["a"].report
+    shifted = {"E": tuple(value + 0.4 for value in report.samples["E"])}
+    report = dataclasses.replace(
+        report, params=report.params | {"E": report.params["E"] + 0.4}, samples=report.samples | shifted
+    )
+    comparison = compare(fits_by_name["a"], dataclasses.replace(fits_by_name["a"], report=report), [1e11, 1e18])
+    frame = comparison.frame()
+    assert list(frame.columns) == ["c", "loss", "multiplier", "low", "high", "share_above_one", "reason"]
+    assert frame.c.tolist() == [1e11, 1e18] and np.isnan(frame.multiplier[1]) and np.isnan(frame.low[1])
+    assert 0 < frame.multiplier[0] < 1 and frame.low[0] < frame.multiplier[0] < frame.high[0]
+    assert comparison.slope is None, "one multiplier has no exponent"
+    payload = json.loads(json.dumps(comparison.to_dict(), allow_nan=False))
+    assert payload["points"][1]["multiplier"] is None and payload["points"][0]["interval"] == [
+        frame.low[0],
+        frame.high[0],
+    ]
+    assert repr(comparison).count("\n") == 0 and "none at 1e+18 FLOPs" in repr(comparison)
 
 
 def test_other_conventions_of_compute_are_refused(fits, below):
@@ -67,12 +88,13 @@ def test_other_conventions_of_compute_are_refused(fits, below):
 
 
 def test_the_command_prints_writes_and_draws(fits, capsys):
-    folder, _ = fits
+    folder, fits_by_name = fits
     argv = ["compare", folder / "a.json", folder / "b.json", "--compute=1e12", f"--out={folder / 'm.json'}"]
     assert cli.main([*map(str, argv), f"--plot={folder / 'm.svg'}"]) == 0
     assert "the advantage of B neither grows nor shrinks" not in capsys.readouterr().out  # one point has no trend
-    kept = json.loads((folder / "m.json").read_text())
-    assert kept["points"][0]["multiplier"] == pytest.approx(2, rel=1e-3)
+    written = json.loads((folder / "m.json").read_text())
+    assert written == written | compare(*fits_by_name.values(), np.array([1e12])).to_dict()
+    assert written["points"][0]["multiplier"] == pytest.approx(2, rel=1e-3)
     assert (folder / "m.svg").read_text().lstrip().startswith("<?xml")
     assert cli.main([*map(str, argv[:3]), "--compute=1e12x"]) == 2
     assert "--compute" in capsys.readouterr().err
@@ -95,7 +117,7 @@ def test_fits_of_different_quantities_are_refused(below, ours, theirs, message):
         fits.append(laws.load(frame, loss=columns.get("loss")).fit("chinchilla", resamples=16))
     with pytest.raises(InputError, match=message):
         compare(*fits)
-    assert len(compare(*fits, check_quantity=False)["points"]) == 9
+    assert len(compare(*fits, check_quantity=False).points) == 9
     same = laws.load(below.assign(eval_set="c4", tokenizer_hash="a1")).fit("chinchilla", resamples=16)
     plain = laws.load(below).fit("chinchilla", resamples=16)
-    assert compare(same, plain)["points"], "what only one table says is not compared"
+    assert compare(same, plain).points, "what only one table says is not compared"

@@ -42,34 +42,44 @@ def known(fitted):
 def test_a_proposal_keeps_to_its_budget_and_ranges(proposals, fitted, quantity):
     proposal, data = proposals[quantity], fitted.report.data.values
     ratio = np.array(data["d"]) / np.array(data["n"])
-    points = proposal["points"]
-    assert 8 <= len(points) == len({(point["n"], point["d"]) for point in points}) <= 10
-    assert 0.8 * BUDGET < proposal["flops"] == pytest.approx(sum(point["c"] for point in points))
-    assert proposal["flops"] <= BUDGET
+    points = proposal.points
+    assert 8 <= len(points) == len({(point.n, point.d) for point in points}) <= 10
+    assert 0.8 * BUDGET < proposal.flops == pytest.approx(sum(point.c for point in points))
+    assert proposal.flops <= BUDGET
     for point in points:
-        assert min(data["c"]) <= point["c"] * (1 + 1e-9) and point["c"] <= proposal["largest"] * (1 + 1e-9)
-        assert ratio.min() / RATIO_MARGIN * 0.999 < point["tokens_per_param"] < ratio.max() * RATIO_MARGIN * 1.001
-        log_cost = fitted.predictor.cost.log_flops_per_token(np.log(point["n"]))
-        assert point["c"] == pytest.approx(point["d"] * np.exp(log_cost), rel=1e-5)
-        assert point["interval"][0] < point["loss"] < point["interval"][1]
+        assert min(data["c"]) <= point.c * (1 + 1e-9) and point.c <= proposal.largest * (1 + 1e-9)
+        assert ratio.min() / RATIO_MARGIN * 0.999 < point.tokens_per_param < ratio.max() * RATIO_MARGIN * 1.001
+        log_cost = fitted.predictor.cost.log_flops_per_token(np.log(point.n))
+        assert point.c == pytest.approx(point.d * np.exp(log_cost), rel=1e-5)
+        assert point.interval[0] < point.loss < point.interval[1]
 
 
 @pytest.mark.parametrize("quantity", ["loss", "n"])
 def test_it_expects_less_error_than_a_grid_or_chance_for_the_same_flops(proposals, quantity):
-    error, ratio = proposals[quantity]["deviation"], proposals[quantity]["variance_ratio"]
-    assert error["after"] < min(error["isoflop"], error["random"]) < error["before"]
-    assert ratio["isoflop"] == pytest.approx((error["after"] / error["isoflop"]) ** 2)
+    error, ratio = proposals[quantity].expected_error, proposals[quantity].variance_ratio
+    assert error.after < min(error.isoflop, error.random) < error.before
+    assert ratio.isoflop == pytest.approx((error.after / error.isoflop) ** 2)
+    assert proposals[quantity].to_dict()["variance_ratio"] == dataclasses.asdict(ratio)
 
 
 def test_two_runs_are_kept_for_lack_of_fit_far_from_the_others(proposals, fitted):
-    points, data = proposals["loss"]["points"], fitted.report.data.values
-    roles = [point["design_role"] for point in points]
+    points, data = proposals["loss"].points, fitted.report.data.values
+    roles = [point.design_role for point in points]
     assert roles == ["informative"] * (len(points) - LACK_OF_FIT_RUNS) + ["lack of fit"] * LACK_OF_FIT_RUNS
-    at = np.log([[point["n"], point["d"]] for point in points])
+    positions = np.log([[point.n, point.d] for point in points])
     runs = np.log(np.stack([data["n"], data["d"]], axis=1))
-    for test in at[-LACK_OF_FIT_RUNS:]:
+    for test in positions[-LACK_OF_FIT_RUNS:]:
         assert np.linalg.norm(runs - test, axis=1).min() > 0.4  # log N and log D
-    assert np.linalg.norm(at[-1] - at[-2]) > 1
+    assert np.linalg.norm(positions[-1] - positions[-2]) > 1
+
+
+def test_a_proposal_is_a_table_and_a_line(proposals):
+    proposal = proposals["n"]
+    frame = proposal.frame()
+    assert list(frame.columns) == ["n", "d", "c", "tokens_per_param", "design_role", "loss", "low", "high"]
+    assert len(frame) == len(proposal.points) and frame.c.sum() == pytest.approx(proposal.flops)
+    assert (frame.low < frame.high).all() and set(frame.design_role) == {"informative", "lack of fit"}
+    assert repr(proposal).count("\n") == 0 and "expected error of n at 1e+12 FLOPs" in repr(proposal)
 
 
 def test_runs_for_lack_of_fit_are_the_farthest_that_their_budget_pays_for():
@@ -80,7 +90,7 @@ def test_runs_for_lack_of_fit_are_the_farthest_that_their_budget_pays_for():
 
 
 def test_more_flops_are_worth_more(proposals, fitted):
-    assert propose(fitted, 4 * BUDGET)["deviation"]["after"] < proposals["loss"]["deviation"]["after"]
+    assert propose(fitted, 4 * BUDGET).expected_error.after < proposals["loss"].expected_error.after
 
 
 def test_a_proposal_is_a_function_of_the_fit(proposals, fitted):
@@ -118,9 +128,10 @@ def in_units(fitted, unit):
 def test_units_of_tokens_and_flops_do_not_matter(fitted, proposals):
     in_thousands = propose(in_units(fitted, 1e3), BUDGET / 1e3)
     for variable, unit in (("n", 1), ("d", 1e3), ("c", 1e3), ("loss", 1)):
-        one, two = ([point[variable] for point in points["points"]] for points in (proposals["loss"], in_thousands))
+        one, two = ([getattr(point, variable) for point in p.points] for p in (proposals["loss"], in_thousands))
         assert one == pytest.approx(np.array(two) * unit, rel=1e-6)
-    assert in_thousands["deviation"] == pytest.approx(proposals["loss"]["deviation"], rel=1e-4)
+    errors = [dataclasses.asdict(proposal.expected_error) for proposal in (in_thousands, proposals["loss"])]
+    assert errors[0] == pytest.approx(errors[1], rel=1e-4)
 
 
 def test_one_more_point_is_the_same_by_rank_one_update_and_from_scratch(known):
@@ -165,16 +176,17 @@ def test_whoever_doubts_the_form_measures_nearer_to_the_best_split(fitted):
     def aside(size):
         settings = dataclasses.replace(fitted.report.uncertainty, departures=(size,))
         report = dataclasses.replace(fitted.report, uncertainty=settings)
-        found = propose(dataclasses.replace(fitted, report=report), BUDGET, target=1e13)
-        best = found["target"]["d"] / found["target"]["n"]
-        return np.mean([abs(np.log(point["tokens_per_param"] / best)) for point in found["points"][:-LACK_OF_FIT_RUNS]])
+        proposal = propose(dataclasses.replace(fitted, report=report), BUDGET, target=1e13)
+        best = proposal.target.d / proposal.target.n
+        return np.mean([abs(np.log(point.tokens_per_param / best)) for point in proposal.points[:-LACK_OF_FIT_RUNS]])
 
     assert aside(8.0) < 0.75 * aside(0.0)
 
 
 def test_of_many_rows_a_part_finds_the_departures(proposals, fitted, monkeypatch):
     monkeypatch.setattr(optimal_design, "LANDMARKS", 60)
-    assert propose(fitted, BUDGET)["deviation"] == pytest.approx(proposals["loss"]["deviation"], rel=0.02)
+    errors = [dataclasses.asdict(proposal.expected_error) for proposal in (propose(fitted, BUDGET), proposals["loss"])]
+    assert errors[0] == pytest.approx(errors[1], rel=0.02)
 
 
 def test_rows_of_one_run_tell_as_much_as_one():
@@ -192,7 +204,7 @@ def test_the_command_prints_and_writes_a_table_that_a_sweep_reads(fitted, propos
         argv = ["propose", str(tmp_path / "fit.json"), f"--budget={BUDGET}", f"--out={tmp_path / name}"]
         assert cli.main([*argv, "--json"]) == 0
         proposal = json.loads(capsys.readouterr().out)
-        assert proposal["points"] == proposals["loss"]["points"]
+        assert proposal == proposal | proposals["loss"].to_dict()
         points = design.table(tmp_path / name)
         base = ConfigDict({"task": "toy", "batch_size": 16})
         sweep = plan.complete(ConfigDict({"name": "next", "base": base, "design": points}))
@@ -251,31 +263,31 @@ def work(tmp_path_factory):
 
 
 def test_the_benchmark_compares_arms_of_equal_compute(work):
-    with np.load(work / "misspecified-0.003.npz") as kept:
-        assert kept["error"].shape == (3, 4, 2) and int(kept["chunks"]) == 2
-        assert np.ptp(kept["error"], axis=1).min() > 0  # every arm its own runs
+    with np.load(work / "misspecified-0.003.npz") as arrays:
+        assert arrays["error"].shape == (3, 4, 2) and int(arrays["chunks"]) == 2
+        assert np.ptp(arrays["error"], axis=1).min() > 0  # every arm its own runs
     cell = benchmark.report(work, {})["cells"]["misspecified-0.003"]
     json.dumps(cell, allow_nan=False)
     assert cell["flops"]["isoflop"] == pytest.approx(1) and cell["flops"]["random"] == pytest.approx(1)
     assert 0.8 < cell["flops"]["propose_loss"] <= 1
     for quantity in benchmark.QUANTITIES:
-        found = cell[quantity]["proposed_to"]["isoflop"]
+        gain = cell[quantity]["proposed_to"]["isoflop"]
         ours, theirs = cell[quantity]["error"][f"propose_{quantity}"], cell[quantity]["error"]["isoflop"]
-        assert found["interval"][0] <= found["ratio"] <= found["interval"][1]
-        assert found["ratio"] == pytest.approx((ours / theirs) ** 2)
+        assert gain["interval"][0] <= gain["ratio"] <= gain["interval"][1]
+        assert gain["ratio"] == pytest.approx((ours / theirs) ** 2)
         assert cell[quantity]["aim"] == 1.1
 
 
 def test_the_benchmark_counts_sweeps_without_a_best_split_and_leaves_them_out():
     rng = np.random.default_rng(0)
-    kept = {"error": rng.standard_normal((40, 4, 2)), "flops": np.ones((40, 4)), "expected": np.full((40, 2), 0.5)}
-    kept["error"][:, benchmark.ARMS.index("propose_loss"), 0] = 0.5 * kept["error"][:, 0, 0]
-    whole = benchmark.summary(("chinchilla", 0.003), kept)
+    arrays = {"error": rng.standard_normal((40, 4, 2)), "flops": np.ones((40, 4)), "expected": np.full((40, 2), 0.5)}
+    arrays["error"][:, benchmark.ARMS.index("propose_loss"), 0] = 0.5 * arrays["error"][:, 0, 0]
+    whole = benchmark.summary(("chinchilla", 0.003), arrays)
     assert whole["loss"]["proposed_to"]["isoflop"]["ratio"] == pytest.approx(0.25)
     assert "isoflop" not in whole["loss"]["missed"] and whole["n"]["missed"]
-    for values in kept.values():
+    for values in arrays.values():
         values[3] = np.nan
-    fewer = benchmark.summary(("chinchilla", 0.003), kept)
+    fewer = benchmark.summary(("chinchilla", 0.003), arrays)
     assert (fewer["sweeps"], fewer["without_a_split"]) == (40, 1)
     assert fewer["loss"]["proposed_to"]["isoflop"]["ratio"] == pytest.approx(0.25)
     json.dumps(fewer, allow_nan=False)
