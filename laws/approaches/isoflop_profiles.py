@@ -11,7 +11,7 @@ from laws.data.grouping import budget_groups
 from laws.data.table import Table
 from laws.data.token_cost import TokenCost, fit_token_cost
 from laws.inference.clusters import averaged_evaluations
-from laws.inference.noise import interval
+from laws.inference.noise import interval, seed_deviation
 
 SAME_SIZE = 0.02  # difference in log N below which two sizes are one: seeds and rounded widths
 ON_BUDGETS = 0.5  # share of the runs that must lie on budgets with enough sizes for a table to be iso-FLOP
@@ -177,12 +177,9 @@ def _noise(table: Table, group: np.ndarray) -> tuple[float, str]:
 
     It is pooled over repeated runs where there are any, else over the residuals of a parabola in log N at each budget.
     """
-    repeats = table.repeats()
-    counts = np.bincount(repeats)
-    dof = len(table) - len(counts)
-    if dof > 0:
-        mean = np.bincount(repeats, table.loss) / counts
-        return float(np.sqrt(np.sum((table.loss - mean[repeats]) ** 2) / dof)), "repeated runs"
+    seeds, _ = seed_deviation(table, np.ones(len(table), bool), log=False)
+    if seeds is not None:
+        return seeds, "repeated runs"
     squares, dof = 0.0, 0
     for number in np.unique(group):
         sizes, losses, _ = _by_size(table.values["n"][group == number], table.loss[group == number])

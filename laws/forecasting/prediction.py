@@ -168,13 +168,9 @@ class Predictor:
         return log_loss + self.extrapolation_inflation * np.asarray(distance) * wander
 
     def distance(self, columns: dict[str, Float[np.ndarray, " runs"]]) -> Float[np.ndarray, " runs"]:
-        """Log of the largest factor by which a run lies outside the fitted ones, over all quantities."""
-        beyond = [
-            np.maximum(np.log(columns[variable] / high), np.log(low / columns[variable]))
-            for variable, (low, high) in self.ranges.items()
-            if variable in columns and low > 0
-        ]
-        return np.max([np.zeros(len(next(iter(columns.values())))), *beyond], axis=0)
+        """Log of the largest extrapolation factor of each run, over all variables."""
+        within = np.ones(len(next(iter(columns.values()))))
+        return np.log(np.max([within, *_extrapolation_factors(self.ranges, columns).values()], axis=0))
 
     def allocation(self, compute, draws: bool = False) -> Allocation:
         """Compute-optimal sizes under the fitted constants, or under every draw of the mixture of forms."""
@@ -252,13 +248,25 @@ def valid(given: Mapping[str, Any]) -> dict[str, Float[np.ndarray, " runs"]]:
     return columns
 
 
-def extrapolation(ranges: dict[str, tuple[float, float]], at: dict[str, float]) -> dict[str, float]:
-    """By what factor each quantity lies outside the fitted runs; 1 inside them."""
+def _extrapolation_factors(
+    ranges: dict[str, tuple[float, float]], columns: Mapping[str, float | Float[np.ndarray, " runs"]]
+) -> dict[str, Float[np.ndarray, "*runs"]]:
+    """Factor by which each variable lies outside its range; 1 inside it. Variables whose range reaches zero have none."""
     return {
-        variable: float(max(at[variable] / high, low / at[variable], 1.0))
+        variable: np.maximum(np.maximum(columns[variable] / high, low / columns[variable]), 1.0)
         for variable, (low, high) in ranges.items()
-        if variable in at and low > 0
+        if variable in columns and low > 0
     }
+
+
+def extrapolation(ranges: dict[str, tuple[float, float]], inputs: dict[str, float]) -> dict[str, float]:
+    """Extrapolation factor of each variable of one run: how far outside the fitted runs it lies; 1 inside them.
+
+    Args:
+        ranges: variable -> smallest and largest value of the fitted runs.
+        inputs: variable -> value of the run.
+    """
+    return {variable: float(factor) for variable, factor in _extrapolation_factors(ranges, inputs).items()}
 
 
 def warnings_of(predictor: Predictor, factors: dict[str, float]) -> list[str]:

@@ -142,7 +142,7 @@ def residual_scale(
     return np.sqrt((between * dof_correction(constants, runs, uncorrected, objective, delta, config) + within) / rows)
 
 
-def seed_deviation(table: Table, keep: Bool[np.ndarray, " rows"]) -> tuple[float | None, int]:
+def seed_deviation(table: Table, keep: Bool[np.ndarray, " rows"], log: bool = True) -> tuple[float | None, int]:
     """Pooled standard deviation of log loss among repeats (``Table.repeats``), and its degrees of freedom.
 
     Rows of one run at the same point are averaged first: they repeat its evaluation, not the run. Runs that are
@@ -151,17 +151,19 @@ def seed_deviation(table: Table, keep: Bool[np.ndarray, " rows"]) -> tuple[float
     Args:
         table: the runs.
         keep: rows that are looked at.
+        log: whether of log loss, else of the loss itself.
 
     Returns:
         the deviation, None where nothing is repeated, and runs less sets of runs that share points.
     """
     table = averaged_evaluations(table.take(keep))
-    log_loss, group = np.log(table.loss), np.unique(table.repeats(), return_inverse=True)[1].ravel()
+    loss = np.log(table.loss) if log else table.loss
+    group = np.unique(table.repeats(), return_inverse=True)[1].ravel()
     run, counts = np.unique(table.run, return_inverse=True)[1].ravel(), np.bincount(group)
-    if len(log_loss) == len(counts):
+    if len(loss) == len(counts):
         return None, 0
-    mean = np.bincount(group, log_loss) / counts
-    deviation = float(np.sqrt(np.sum((log_loss - mean[group]) ** 2) / (len(log_loss) - len(counts))))
+    mean = np.bincount(group, loss) / counts
+    deviation = float(np.sqrt(np.sum((loss - mean[group]) ** 2) / (len(loss) - len(counts))))
     nodes = len(counts) + run.max() + 1  # points, then runs; a row joins two of them
     graph = coo_array((np.ones(len(run)), (group, len(counts) + run)), shape=(nodes, nodes))
     return deviation, int(run.max()) + 1 - int(connected_components(graph, directed=False, return_labels=False))
