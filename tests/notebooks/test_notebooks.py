@@ -34,7 +34,8 @@ print(json.dumps({
 
 PROPOSED = """import json
 print(json.dumps({
-    "proposals": proposals, "budget": budget, "measured": score["measured"], "best_size": split["n"],
+    "proposals": {name: proposal.to_dict() for name, proposal in proposals.items()}, "budget": budget,
+    "measured": score["measured"], "best_size": split["n"],
     "preregistered": score["preregistered"], "covered": score["covered"],
 }))"""
 
@@ -226,7 +227,8 @@ def test_which_run_next_proposes_within_the_budget_and_scores_the_frozen_predict
     for proposal in found["proposals"].values():
         assert proposal["flops"] <= found["budget"] == pytest.approx(top["flops_exact"].sum())
         assert [point["design_role"] for point in proposal["points"]].count("lack of fit") == 2
-        assert proposal["deviation"]["after"] < proposal["deviation"]["isoflop"] < proposal["deviation"]["before"]
+        error = proposal["expected_error"]
+        assert error["after"] < error["isoflop"] < error["before"]
     away = np.abs(np.log(top["params_total"] / found["best_size"]))
     nearest = top[np.isclose(away, away.min())].sort_values("ended_at").iloc[0]
     assert found["measured"]["run"] == nearest["run_id"] and found["measured"]["run_loss"] == nearest["loss"]
