@@ -176,7 +176,8 @@ def test_constraints_pin_what_every_extra_asks_for():
     }
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for extra, texts in {"": project["dependencies"], **project["optional-dependencies"]}.items():
-        asked = [need for need in map(Requirement, texts) if need.name != project["name"]]  # another extra of its own
+        here = [need for need in map(Requirement, texts) if need.marker is None or need.marker.evaluate()]
+        asked = [need for need in here if need.name != project["name"]]  # the others are extras of its own
         for package, name in [(need.name, name) for need in asked for name in need.extras]:
             within = [Requirement(text) for text in importlib.metadata.requires(package) or ()]
             asked += [need for need in within if need.marker and need.marker.evaluate({"extra": name})]
