@@ -43,7 +43,7 @@ lint: install
 bench: install
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python -m benchmarks.train_step --out benchmarks/results/train_step.json
-	$(BIN)/python -m benchmarks.fit --out benchmarks/results/fit.json
+	$(BIN)/python -m benchmarks.fit --once --out benchmarks/results/fit.json
 
 clean:
 	rm -rf $(VENV) .venv-3.11 .venv-3.12 .venv-3.13 runs

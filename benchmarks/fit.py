@@ -9,7 +9,8 @@ weights of rival forms, approach 2. It takes turns with the same command of an e
 commit 42f1c91) and with the command of a peer, simple-scaling-laws (PyPI; its extra in Python 3.12 is `bench`, and
 `--peer` names a folder with it elsewhere), which fits the same runs with as many draws by numpy and scipy. `import` is
 `import laws`. Every side is run once unmeasured, then `--rounds` times in turn, and medians are reported beside targets;
-where one is missed the profile of the command follows. `--loops` adds the sides of `benchmarks.fit_contenders`.
+where one is missed the profile of the command follows. `--once` adds sides of minutes, which are run once: those of
+`benchmarks.fit_contenders`, and the command on 99,792 rows of 432 simulated learning curves, without and with resamples.
 """
 
 import argparse
@@ -26,6 +27,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from benchmarks.fit_contenders import DROPPED, RESAMPLES as MANY, SIDES as LOOPS, published, runs, table
 
@@ -115,15 +118,26 @@ def peer_table(path: Path) -> None:
         writer.writerows((f"run{i}", row["params"], row["tokens"], row["loss"]) for i, row in enumerate(runs()))
 
 
-def sides(folder: Path, baseline: Path | None, peer: Path | None, loops: bool, sample: int) -> dict[str, Side]:
-    """The processes that are compared, by name.
+def learning_curves(path: Path) -> None:
+    """Losses along 432 simulated runs of random size and length, off the law by 0.4% a run and 0.2% a row."""
+    rng = np.random.default_rng(0)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("run", *COLUMNS[:2], "loss"))
+        for run in range(432):
+            n, off = 10 ** rng.uniform(7, 10), 0.004 * rng.standard_normal()
+            d = np.geomspace(1e8, 10 ** rng.uniform(9.5, 11.5), 231)
+            loss = (1.8 + 480 / n**0.34 + 2100 / d**0.37) * np.exp(off + 0.002 * rng.standard_normal(len(d)))
+            writer.writerows((run, n, *row) for row in zip(d, loss, strict=True))
+
+
+def sides(folder: Path, baseline: Path | None, peer: Path | None) -> dict[str, Side]:
+    """The processes that take turns, by name.
 
     Args:
         folder: where they may read and write.
         baseline: a checkout of commit 42f1c91, whose flags had other names.
         peer: a folder from which the peer is imported, where the environment does not hold it.
-        loops: whether to run the sides of `benchmarks.fit_contenders`.
-        sample: how many starts and resamples these run.
     """
     flags = [str(table()), f"--drop_highest={DROPPED}", "--out=fit.json"]
     fit = ["-c", ISOFLOP, "fit", *flags]
@@ -135,24 +149,45 @@ def sides(folder: Path, baseline: Path | None, peer: Path | None, loops: bool, s
         peer_table(folder / "peer.csv")
         options = ["--law=separable-power", f"--draws={RESAMPLES}", "--output=peer.slaw"]
         chosen["peer"] = Side(["-c", PEER_COMMAND, "fit", "peer.csv", *options], (peer,) if peer else ())
-    if loops:
-        contender = lambda side: ["-m", "benchmarks.fit_contenders", side, f"--sample={sample}"]
-        chosen |= {side: Side(contender(side)) for side in LOOPS}
     return chosen
 
 
-def compare(chosen: dict[str, Side], rounds: int, folder: Path) -> dict[str, list[dict[str, float]]]:
-    """Measurements of all sides, which take turns; the loops of `benchmarks.fit_contenders`, of minutes, have one turn."""
+def sides_once(folder: Path, sample: int) -> dict[str, Side]:
+    """The processes that are run once, by name.
+
+    Args:
+        folder: where they may read and write.
+        sample: how many starts and resamples a loop over scipy runs.
+    """
+    learning_curves(folder / "curves.csv")
+    columns = [f"--{name}_column={column}" for name, column in zip(("n", "d"), COLUMNS, strict=False)]
+    curves = ["-c", ISOFLOP, "fit", "curves.csv", "--run_column=run", "--out=curves.json", *columns]
+    contender = lambda side: Side(["-m", "benchmarks.fit_contenders", side, f"--sample={sample}"])
+    return {
+        **{side: contender(side) for side in LOOPS},
+        **{f"curves_{resamples}": Side([*curves, f"--resamples={resamples}"]) for resamples in (0, 200)},
+    }
+
+
+def in_turn(chosen: dict[str, Side], rounds: int, folder: Path) -> dict[str, list[dict[str, float]]]:
+    """Figures of every side in every round, after one that is not counted."""
+    for side in chosen.values():
+        side.start(folder)
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in chosen}
-    for turn in range(rounds + 1):
+    for _ in range(rounds):
         for name, side in chosen.items():
-            if name in LOOPS and turn:
-                continue
-            figures = side.start(folder)
-            if name in LOOPS:
-                figures |= json.loads((folder / "output.txt").read_text().splitlines()[-1])
-            if name in LOOPS or turn:
-                measured[name].append(figures)
+            measured[name].append(side.start(folder))
+    return measured
+
+
+def once(chosen: dict[str, Side], folder: Path) -> dict[str, dict[str, Any]]:
+    """Figures of every side, and what it printed as JSON."""
+    measured = {}
+    for name, side in chosen.items():
+        measured[name] = side.start(folder)
+        printed = (folder / "output.txt").read_text().splitlines()
+        if name in LOOPS:
+            measured[name] |= json.loads(printed[-1])
     return measured
 
 
@@ -181,35 +216,40 @@ def main() -> int:
     parser.add_argument("--baseline", type=Path, help="a checkout of commit 42f1c91")
     parser.add_argument("--peer", type=Path, help="a folder with simple-scaling-laws, where it is not installed")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--loops", action="store_true", help="also 4,000 bootstraps, by laws and by loops over scipy")
-    parser.add_argument("--sample", type=int, default=60, help="starts and resamples that a loop runs")
+    parser.add_argument("--once", action="store_true", help="also what takes minutes, once")
+    parser.add_argument("--sample", type=int, default=60, help="starts and resamples that a loop over scipy runs")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     if not published().is_dir():
         print(f"golden tables are absent: {published()} (ISOFLOP_PUBLISHED)", file=sys.stderr)
         return 2
+    baseline, peer = (path and path.resolve() for path in (given.baseline, given.peer))
+    for path in (baseline, peer):
+        if path and not path.is_dir():
+            print(f"{path}: no such folder", file=sys.stderr)
+            return 2
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        baseline, peer = (path and path.resolve() for path in (given.baseline, given.peer))
-        chosen = sides(folder, baseline, peer, given.loops, given.sample)
-        measured = compare(chosen, given.rounds, folder)
+        chosen = sides(folder, baseline, peer)
+        measured = in_turn(chosen, given.rounds, folder)
         medians = {
             side: {figure: statistics.median(turn[figure] for turn in turns) for figure in FIGURES}
             for side, turns in measured.items()
         }
+        single = once(sides_once(folder, given.sample), folder) if given.once else {}
         judged = [verdict for target in TARGETS if (verdict := target.judge(medians)) is not None]
         missed = [verdict for verdict in judged if not verdict["met"]]
-        text = lines(medians, judged)
+        text = lines(medians | single, judged)
         if missed:
             text += "\n\n" + profile(chosen["fit"], folder)
     print(text)
     report = {
         "task": f"the 240 Chinchilla runs, {RESAMPLES} draws, whole processes, medians of {given.rounds}",
-        "loops": f"point fit and {MANY} bootstraps of the same runs",
         "published_scripts_cpu_seconds": PUBLISHED_SECONDS,
         "targets": judged,
         "medians": medians,
         "rounds": measured,
+        "once": {"loops": f"point fit and {MANY} bootstraps of the same runs"} | single,
         "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()},
         "load": os.getloadavg()[0],
     }

@@ -34,8 +34,14 @@ def test_the_peer_gets_the_same_runs(published, tmp_path):
     rows = np.genfromtxt(tmp_path / "peer.csv", delimiter=",", names=True, dtype=None, encoding=None)
     assert len(rows) == 240
     assert set(rows["test_loss__ce"]) == set(fit_contenders.runs()["loss"])
-    chosen = benchmark.sides(tmp_path, baseline=None, peer=tmp_path, loops=False, sample=1)
+    chosen = benchmark.sides(tmp_path, baseline=None, peer=tmp_path)
     assert list(chosen) == ["fit", "import", "peer"]
+
+
+def test_a_profile_says_where_the_seconds_go(published, tmp_path):
+    side = benchmark.sides(tmp_path, baseline=None, peer=None)["fit"]
+    quick = benchmark.Side([*side.arguments, "--resamples=0"], side.path)
+    assert "(analyse)" in benchmark.profile(quick, tmp_path)
 
 
 def test_the_gradient_of_the_loop_over_scipy(published):
