@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 BOOKKEEPING = (
     "seed|seeds|id|uuid|run|runs|path|dir|directory|file|url|link|host|hostname|node|user|job|slurm|pid|tag|tags|note|"
     "notes|comment|reason|outlier|row|index|created|updated|started|ended|finished|timestamp|date|time|at|git|commit|"
-    "revision|hash|sha256|sha|version|versions|device|devices|gpu|gpus|state|status|sweep|group|attempt|continued"
+    "revision|hash|sha256|sha|version|versions|device|devices|gpu|gpus|state|status|sweep|group|attempt|continued|"
+    "compiles|compiled|pack|packed|worker|workers|core|cores|thread|threads|launcher|accelerator|accelerators"
 )
 NAMES = ("name", "display_name", "display name")  # of a run; optimizer.name is a setting
 MEASURED = (

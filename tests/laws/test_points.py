@@ -275,3 +275,13 @@ def test_a_table_of_other_variables_alone_is_read():
     frame = pd.DataFrame({"upstream": [2.0, 2.5, 2.5], "loss": [0.3, 0.4, 0.41], "lr": [1e-3, 1e-3, 2e-3]})
     table = laws.load(frame, columns={"upstream_loss": "upstream"})
     assert table.differing == () and len(laws.load(frame)) == 3
+
+
+def test_how_a_run_was_executed_is_no_setting():
+    """Runs of one point that differ in seed, compilations, batch of runs and cores are repeats, and all are fitted."""
+    n, d = np.repeat([1e6, 2e6, 4e6, 8e6], 6), np.tile(np.repeat([1e8, 4e8, 1.6e9], 2), 4)
+    noise = np.exp(0.01 * np.random.default_rng(0).standard_normal(24))
+    frame = pd.DataFrame({"params_total": n, "tokens": d, "loss": (2 + 400 / n**0.34 + 500 / d**0.3) * noise})
+    frame = frame.assign(seed=np.tile([0, 1], 12), compiles=np.tile([0, 2], 12), pack=np.tile([1, 8], 12), cores=1)
+    fit = laws.load(frame).fit("chinchilla", resamples=0)
+    assert fit.n_runs == 24
