@@ -8,9 +8,10 @@
 weights of rival forms, approach 2. It takes turns with the same command of an earlier build (`--baseline`, a checkout of
 commit 42f1c91) and with the command of a peer, simple-scaling-laws (PyPI; its extra in Python 3.12 is `bench`, and
 `--peer` names a folder with it elsewhere), which fits the same runs with as many draws by numpy and scipy. `import` is
-`import laws`. Every side is run once unmeasured, then `--rounds` times in turn, and medians are reported beside targets;
-where one is missed the profile of the command follows. `--once` adds sides of minutes, which are run once: those of
-`benchmarks.fit_contenders`, and the command on 99,792 rows of 432 simulated learning curves, without and with resamples.
+`import laws`. All have one thread for BLAS. Every side is run once unmeasured, then `--rounds` times in turn, and medians
+are reported beside targets; where one is missed the profile of the command follows. `--once` adds sides of minutes, which
+are run once: those of `benchmarks.fit_contenders`, and the command on 99,792 rows of 432 simulated learning curves,
+without and with resamples.
 """
 
 import argparse
@@ -47,6 +48,7 @@ profiler.disable()
 pstats.Stats(profiler).sort_stats("cumulative").print_stats(30)
 """
 COLUMNS = ("params", "tokens", "flops")  # of the table, for n, d and c
+ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # idle threads of BLAS spin, and their seconds count
 FIGURES = ("cpu_seconds", "system_seconds", "wall_seconds", "memory_mb")
 
 
@@ -68,7 +70,7 @@ class Side:
         Raises:
             RuntimeError: it fails.
         """
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, self.path))}
+        environment = os.environ | ONE_THREAD | {"PYTHONPATH": os.pathsep.join(map(str, self.path))}
         with (folder / "output.txt").open("w+") as output:
             began = time.perf_counter()
             process = subprocess.Popen(
