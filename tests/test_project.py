@@ -23,7 +23,7 @@ from isoflop import config_file
 from isoflop.cli import COMMANDS, module_of
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("configs", "training", "lm", "vision", "sweeps", "laws", "isoflop", "benchmarks")
+PACKAGES = ("configs", "training", "lm", "vision", "sweeps", "laws", "conditions", "isoflop", "benchmarks")
 
 
 def modules(package: str) -> list[Path]:
@@ -196,7 +196,7 @@ def test_a_wheel_ships_the_packages_and_plans_from_an_empty_folder(tmp_path):
     run([*pip, "wheel", *offline, "--no-build-isolation", "--wheel-dir", tmp_path, source], empty)
     (wheel,) = tmp_path.glob("*.whl")
     run([*pip, "install", *offline, "--no-compile", "--target", site, wheel], empty)
-    packages = {"isoflop", "training", "lm", "vision", "sweeps", "laws", "configs"}
+    packages = {"isoflop", "training", "lm", "vision", "sweeps", "laws", "conditions", "configs"}
     assert {path.name for path in site.iterdir() if path.suffix != ".dist-info"} == packages | {"bin"}
     assert all((site / path.relative_to(ROOT)).is_file() for package in packages for path in modules(package))
 

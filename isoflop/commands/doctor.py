@@ -10,7 +10,7 @@ from isoflop.cli import Output
 
 EXAMPLE = "isoflop doctor\nisoflop doctor --json"
 
-PACKAGES = ("isoflop", "training", "lm", "vision", "sweeps", "laws", "configs")
+PACKAGES = ("isoflop", "training", "lm", "vision", "sweeps", "laws", "conditions", "configs")
 
 
 def define(flags: absl_flags.FlagValues) -> None:

@@ -106,18 +106,24 @@ def test_conditions_choose_by_labels_overrides_and_counts(make):
 @pytest.mark.parametrize(
     ("condition", "message"),
     [
-        ("budget", "not true or false of each point"),
+        ("budget", "not true or false of each row"),
         ("budget <=", "not an expression"),
         ("family == linear", "no point has 'linear'"),
         ("model.size <= 4", "write `model.size` in backticks"),
         ("famly == 'linear'", "did you mean 'family'"),
         ("family > 3", "cannot be applied"),
         ("@abort()", "not an expression"),
+        ("__import__('sys').modules.update(executed=1)", "is not of its language"),
+        ("budget.__class__", "is not of its language"),
+        ("budget.values > 1", "is not of its language"),
+        ("family.str.contains('a', regex=True)", "is not of its language"),
+        ("budget > 9 ** 9 ** 9", "an exponent is a number of at most 100"),
     ],
 )
 def test_a_condition_that_is_none_is_refused_in_one_line(make, condition, message):
     with pytest.raises(BadInput, match=message) as refusal:
         plans.plan(make(d.isoflop((2e4,), (4, 8))), [condition])
+    assert "executed" not in sys.modules
     assert "\n" not in str(refusal.value) and repr(condition) in str(refusal.value)
 
 

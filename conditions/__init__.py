@@ -1,0 +1,1 @@
+"""Conditions on the rows of a table, checked node by node before anything evaluates them."""
