@@ -196,9 +196,12 @@ class Predictor:
         return self._inflated(np.concatenate(found), self.distance(columns))
 
     def scattered(self, log_loss: Float[np.ndarray, "draws runs"]) -> Float[np.ndarray, "many runs"]:
-        """Losses of new runs: predicted log losses with a run's noise added."""
+        """Losses of new runs: predicted log losses with a run's noise added, the same draws of it for every run.
+
+        So the interval of a run does not depend on what else is predicted beside it.
+        """
         rng = np.random.default_rng(self.seed)
-        shape = (self.config.noise_draws, *log_loss.shape)
+        shape = (self.config.noise_draws, len(log_loss), 1)
         return np.exp(log_loss + self.noise.deviation * rng.standard_t(self.noise.dof, shape)).reshape(
             -1, log_loss.shape[1]
         )
@@ -332,7 +335,7 @@ def predict_compute(predictor: Predictor, compute: float) -> Forecast:
     if not np.isfinite(point.n).all():
         raise FitFailed(f"the fitted law has no compute-optimal size at {compute:.4g} FLOPs")
     draws = predictor.allocation(compute, draws=True) if len(predictor.draws) else point
-    known = np.isfinite(draws.loss[:, 0])
+    lost = int(np.sum(~np.isfinite(draws.loss)))
     of_forms = [
         np.log(allocate(form.law, np.concatenate([form.constants[None], form.draws]), np.array([compute]),
                         predictor.cost, predictor.ranges["n"]).loss)[:, 0]
@@ -340,10 +343,11 @@ def predict_compute(predictor: Predictor, compute: float) -> Forecast:
     ]  # fmt: skip
     inputs = {"n": float(point.n[0, 0]), "d": float(point.d[0, 0]), "c": float(compute)}
     distance = predictor.distance({"c": np.array([compute])})[0]
-    forecast = _forecast(predictor, float(point.loss[0, 0]), np.log(draws.loss[known]), of_forms, inputs, distance)
-    lost = int(np.sum(~known))
+    forecast = _forecast(predictor, float(point.loss[0, 0]), np.log(draws.loss), of_forms, inputs, distance)
     warned = (
-        [f"{lost} of {len(known)} resamples have no compute-optimal size and are not in the intervals"] if lost else []
+        [f"{lost} of {len(draws.loss)} resamples have no compute-optimal size and are not in the intervals"]
+        if lost
+        else []
     )
     return replace(forecast, split=_split(predictor, point, draws, lost), warnings=(*forecast.warnings, *warned))
 

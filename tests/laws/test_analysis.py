@@ -273,14 +273,18 @@ def test_optima_of_many_budgets_are_those_of_each_forecast(fitted):
         ends = {"loss": forecast.mean_interval, "n": split.n_interval, "d": split.d_interval, "a": split.a_interval}
         for name, interval in ends.items():
             assert (row[f"{name}_ci_lower"], row[f"{name}_ci_upper"]) == pytest.approx(interval, rel=1e-9), name
-        # Several budgets draw other noise of a run than one alone does.
-        assert (row.loss_run_ci_lower, row.loss_run_ci_upper) == pytest.approx(forecast.interval, rel=1e-3)
-        (alone,) = fitted.optimal(compute).itertuples()
-        assert (alone.loss_run_ci_lower, alone.loss_run_ci_upper) == pytest.approx(forecast.interval, rel=1e-9)
+        assert (row.loss_run_ci_lower, row.loss_run_ci_upper) == pytest.approx(forecast.interval, rel=1e-9)
         assert row.n_without_optimum == split.n_without_optimum
     derived = fitted.derived.value
     assert frame.n[1e12] == pytest.approx(derived.n_opt, rel=1e-12)
     assert frame.loss[1e12] == pytest.approx(derived.loss_opt, rel=1e-12)
+
+
+def test_the_interval_of_a_run_does_not_depend_on_what_else_is_predicted(fitted, sweep):
+    ends = ["run_ci_lower", "run_ci_upper"]
+    together = fitted.get_prediction(sweep).summary_frame()[ends]
+    alone = fitted.get_prediction(sweep.tail(1)).summary_frame()[ends]
+    assert together.tail(1).to_numpy() == pytest.approx(alone.to_numpy(), rel=1e-12)
 
 
 def test_hold_out_is_not_seen_by_the_fit(sweep, below, held):
