@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 import laws
-from laws.uses.preregistration import freeze, score
+from laws.uses.preregistration import freeze
+from laws.uses.scoring import score
 
 TRUTH = {"A": 406.4, "B": 410.7, "E": 1.69, "alpha": 0.34, "beta": 0.28}
 TARGET = 1e21
@@ -37,9 +39,9 @@ SCORE_CELLS = {
 RULES = {"nearest": "loss", "lowest": "lowest_loss"}  # what is scored, and the luckiest of the sizes
 
 
-def _loss(n: np.ndarray, d: np.ndarray) -> np.ndarray:
+def _loss(n: ArrayLike, d: ArrayLike) -> np.ndarray:
     p = TRUTH
-    return p["E"] + p["A"] / n ** p["alpha"] + p["B"] / d ** p["beta"]
+    return p["E"] + p["A"] / np.asarray(n) ** p["alpha"] + p["B"] / np.asarray(d) ** p["beta"]
 
 
 def simulate(cell: ScoreCell, chunk: int, tables: int, seed: int) -> dict[str, np.ndarray]:
@@ -59,7 +61,7 @@ def simulate(cell: ScoreCell, chunk: int, tables: int, seed: int) -> dict[str, n
     distances: dict[str, list[float]] = {rule: [] for rule in RULES}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "prediction.json"
-        best = freeze(fit, path, compute=TARGET)["prediction"]["inputs"]
+        best = freeze(fit, path, compute=TARGET).prediction.inputs
         truth = np.log(_loss(best["n"], best["d"]))
         for _ in range(tables):
             steps = np.arange(cell.sizes) - cell.sizes // 2 + rng.uniform(-0.5, 0.5)
@@ -67,9 +69,9 @@ def simulate(cell: ScoreCell, chunk: int, tables: int, seed: int) -> dict[str, n
             data = TARGET / (6 * sizes)
             losses = _loss(sizes, data) * np.exp(cell.noise * rng.standard_normal(cell.sizes))
             runs = laws.load(pd.DataFrame({"n": sizes, "d": data, "loss": losses}), n="n", d="d")
-            measured = score(path, runs)["measured"]
+            measured = score(path, runs).measured
             for rule, key in RULES.items():
-                distances[rule].append((np.log(measured[key]) - truth) / cell.noise)
+                distances[rule].append((np.log(getattr(measured, key)) - truth) / cell.noise)
     return {rule: np.array(values) for rule, values in distances.items()}
 
 

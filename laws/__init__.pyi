@@ -9,8 +9,9 @@ from .model.law import Law, Param
 from .uses.collapse import collapse
 from .uses.compute_multiplier import compare
 from .uses.inference_cost import cheapest_model
-from .uses.preregistration import freeze, score
+from .uses.preregistration import freeze
 from .uses.propose import propose
+from .uses.scoring import score
 from .uses.sensitivity import sensitivity
 from .uses.two_stage import predict_downstream
 

@@ -178,7 +178,7 @@ def load(
         loss=loss,
         run=run,
         columns=columns,
-        noise=loss_stderr,
+        loss_stderr=loss_stderr,
         where=where,
         frontier=frontier,
         drop_highest=drop_highest,

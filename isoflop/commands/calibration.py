@@ -1,11 +1,14 @@
 """`isoflop calibration`: every score of a study, and whether its intervals kept their promise."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags as absl_flags
 
 from isoflop.cli import Output
 from isoflop.commands import _laws
+
+if TYPE_CHECKING:
+    from laws.uses.calibration import Calibration
 
 EXAMPLE = """
 isoflop calibration runs/demo/scores.jsonl
@@ -21,17 +24,19 @@ def define(flags: absl_flags.FlagValues) -> None:
 def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     """Read the log that `isoflop score` keeps, check that it is whole, and count."""
     (log,) = _laws.operand(args, "calibration", "a log of scores")
-    from laws.uses.score_log import calibration, read_score_log
+    from laws.uses.calibration import calibration
+    from laws.uses.score_log import read_score_log
 
-    found = calibration(read_score_log(log)) | {"command": _laws.typed("calibration", flags, args)}
+    result = calibration(read_score_log(log))
+    payload = result.to_dict() | {"command": _laws.typed("calibration", flags, args)}
     if flags.plot:
         from laws.plotting.figures import plot_result
 
-        found["plot"] = str(plot_result("calibration", found, flags.plot))
-    return Output(found, _text(found))
+        payload["plot"] = str(plot_result("calibration", result, flags.plot))
+    return Output(payload, _text(result))
 
 
-def _text(found: dict[str, Any]) -> Any:
+def _text(result: "Calibration") -> Any:
     import datetime
 
     from rich.console import Group
@@ -41,23 +46,21 @@ def _text(found: dict[str, Any]) -> Any:
     titles = ("frozen", "target", "predicted", "interval", "measured", "error", "", "inside so far")
     for title in titles:
         table.add_column(title, justify="left" if title in ("frozen", "target", "") else "right")
-    for row in found["forecasts"]:
-        low, high = row["interval_of_loss"]
+    for row in result.forecasts:
+        low, high = row.interval_of_loss
         table.add_row(
-            f"{datetime.datetime.fromtimestamp(row['frozen_at'], datetime.UTC):%Y-%m-%d %H:%M}",
-            ", ".join(f"{variable} {value:.3g}" for variable, value in row["target"].items()),
-            f"{row['predicted']:.4f}",
+            f"{datetime.datetime.fromtimestamp(row.frozen_at, datetime.UTC):%Y-%m-%d %H:%M}",
+            ", ".join(f"{variable} {value:.3g}" for variable, value in row.target.items()),
+            f"{row.predicted:.4f}",
             f"[{low:.4f}, {high:.4f}]",
-            f"{row['measured']:.4f}",
-            f"{row['abs_rel_error']:.2%}",
-            "inside" if row["covered"] else "OUTSIDE",
-            f"{row['coverage']:.0%} of {row['nominal']:.0%}",
+            f"{row.measured:.4f}",
+            f"{row.abs_rel_error:.2%}",
+            "inside" if row.covered else "OUTSIDE",
+            f"{row.coverage:.0%} of {row.nominal:.0%}",
         )
-    unshown = sum(row["preregistered"] is not True for row in found["forecasts"])
+    unshown = sum(row.preregistered is not True for row in result.forecasts)
     notes = [f"{unshown} of them are not shown to be preregistered"] if unshown else []
-    last = found["forecasts"][-1]
-    bias = (
-        f"measured losses lie {abs(last['bias']):.2f} half widths {'above' if last['bias'] > 0 else 'below'} the middle"
-    )
-    notes += [f"warning: {text}" for text in found["warnings"]]
-    return Group(table, "", found["verdict"], bias + " of their intervals on average", *notes)
+    last = result.forecasts[-1]
+    bias = f"measured losses lie {abs(last.bias):.2f} half widths {'above' if last.bias > 0 else 'below'} the middle"
+    notes += [f"warning: {text}" for text in result.warnings]
+    return Group(table, "", result.verdict, bias + " of their intervals on average", *notes)

@@ -79,8 +79,8 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         return Output(dataclasses.asdict(forecast), "\n".join(_lines(forecast)))
     command = _laws.typed("predict", flags, args)
     frozen = laws.freeze(fit, flags.freeze, fit_path=path, command=command, **request)
-    payload = dataclasses.asdict(forecast) | {"frozen": flags.freeze, "sha256": frozen["sha256"]}
-    text = [*_lines(forecast), f"frozen in {flags.freeze} (sha256 {frozen['sha256'][:16]})"]
+    payload = dataclasses.asdict(forecast) | {"frozen": flags.freeze, "sha256": frozen.sha256}
+    text = [*_lines(forecast), f"frozen in {flags.freeze} (sha256 {frozen.sha256[:16]})"]
     return Output(payload, "\n".join(text))
 
 

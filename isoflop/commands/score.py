@@ -1,12 +1,16 @@
 """`isoflop score`: a frozen prediction against what was measured since."""
 
+import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from absl import flags as absl_flags
 
 from isoflop.cli import Output
 from isoflop.commands import _laws
+
+if TYPE_CHECKING:
+    from laws.uses.scoring import Score
 
 EXAMPLE = "isoflop score prediction.json runs/demo/sweep --out=score.json"
 
@@ -33,42 +37,41 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     from laws.uses.score_log import NAME, append_score
 
     read_frozen(frozen)  # before a sweep is collected
-    found = score(frozen, _laws.table_path(operand), flags.law) | {"command": _laws.typed("score", flags, args)}
-    log = flags.log or str(Path(frozen).with_name(NAME))
-    appended = append_score(found, log)
-    found["log"] = {"path": log, "scores": len(appended.entries)}
-    found["warnings"] = [*found["warnings"], *appended.warnings]
+    result = score(frozen, _laws.table_path(operand), flags.law)
+    log_path = flags.log or str(Path(frozen).with_name(NAME))
+    log = append_score(result, log_path)
+    result = dataclasses.replace(result, warnings=(*result.warnings, *log.warnings))
+    payload = result.to_dict() | {"command": _laws.typed("score", flags, args)}
+    payload["log"] = {"path": log_path, "scores": len(log.entries)}
     if flags.out:
-        write_json(flags.out, found)
-    return Output(found, _text(found))
+        write_json(flags.out, payload)
+    return Output(payload, _text(result, log_path, len(log.entries)))
 
 
-def _text(found: dict[str, Any]) -> Any:
+def _text(result: "Score", log_path: str, n_scores: int) -> Any:
     from rich.console import Group
     from rich.table import Table
 
-    said, runs, measured = found["predicted"], found["runs"], found["measured"]
-    low, high = said["interval"]
+    predicted, runs, measured = result.predicted, result.runs, result.measured
+    low, high = predicted.interval
     table = Table(box=None, pad_edge=False)
     for title in ("forecast", "loss", "absolute relative error"):
         table.add_column(title, justify="left" if title == "forecast" else "right")
-    table.add_row("the law", f"{said['loss']:.5f}", f"{found['abs_rel_error']:.2%}")
-    names = {"best_so_far": "best loss so far", "power_law": "power law without offset"}
-    for key, title in names.items():
-        naive = found["baselines"][key]
-        table.add_row(
-            title, f"{naive['loss']:.5f}" if naive else "none", f"{naive['abs_rel_error']:.2%}" if naive else ""
-        )
-    inside = "inside" if found["covered"] else "OUTSIDE"
-    width = "informative" if found["informative"] else "uninformative"
+    table.add_row("the law", f"{predicted.loss:.5f}", f"{result.abs_rel_error:.2%}")
+    naive_forecasts = {
+        "best loss so far": result.baselines.best_so_far,
+        "power law without offset": result.baselines.power_law,
+    }
+    for title, naive in naive_forecasts.items():
+        table.add_row(title, f"{naive.loss:.5f}" if naive else "none", f"{naive.abs_rel_error:.2%}" if naive else "")
     return Group(
-        f"measured {measured['loss']:.5f} ({measured['how']})",
+        f"measured {measured.loss:.5f} ({measured.how})",
         table,
-        f"{inside} the {said['level']:.0%} interval [{low:.5f}, {high:.5f}]; its width is "
-        f"{found['relative_width']:.2%} of the loss: {width}",
-        f"the {runs['n']} runs at the target: error {runs['mean_abs_rel_error']:.2%} mean, "
-        f"{runs['max_abs_rel_error']:.2%} worst; {runs['coverage']:.0%} inside their intervals",
-        f"preregistered: {'yes' if found['preregistered'] else 'not shown'}",
-        f"score {found['log']['scores']} in {found['log']['path']} (isoflop calibration)",
-        *(f"warning: {text}" for text in found["warnings"]),
+        f"{'inside' if result.covered else 'OUTSIDE'} the {predicted.level:.0%} interval [{low:.5f}, {high:.5f}]; its width "
+        f"is {result.relative_width:.2%} of the loss: {'informative' if result.informative else 'uninformative'}",
+        f"the {runs.n} runs at the target: error {runs.mean_abs_rel_error:.2%} mean, "
+        f"{runs.max_abs_rel_error:.2%} worst; {runs.coverage:.0%} inside their intervals",
+        f"preregistered: {'yes' if result.preregistered else 'not shown'}",
+        f"score {n_scores} in {log_path} (isoflop calibration)",
+        *(f"warning: {text}" for text in result.warnings),
     )

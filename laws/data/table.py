@@ -316,7 +316,7 @@ def load(
     loss: str | None = None,
     run: str | None = None,
     columns: Mapping[str, str] | None = None,
-    noise: str | None = None,
+    loss_stderr: str | None = None,
     where: str | None = None,
     frontier: bool = False,
     drop_highest: int = 0,
@@ -336,7 +336,7 @@ def load(
             export of Weights & Biases, else every row is a run of its own. Identities are text: "0012" is not 12.
         columns: variable of ``laws.model.variables.VARIABLES`` -> column, for what else a law reads. Variables that are
             not named are read from their default columns when a law asks for them.
-        noise: column of the standard error of each loss, by which fits weigh the rows.
+        loss_stderr: column of the standard error of each loss, by which fits weigh the rows.
         where: an expression that the rows must satisfy (``laws.data.where``).
         frontier: whether only the best run of each compute is kept, and of these none that a cheaper one beats.
         drop_highest: how many of the highest losses to leave out.
@@ -383,11 +383,11 @@ def load(
         if column not in header:
             raise InputError(f"{name}: no column '{column}' of --settings{nearest(column, header)}")
     core = {named[variable] for variable in (*CORE, "loss") if variable in named}
-    core |= {column for column in (identity, noise, best_by) if column}
+    core |= {column for column in (identity, loss_stderr, best_by) if column}
     differing = differing_columns(
         frame, equal_points(values, CORE, len(frame)), runs if identity else None, core, settings
     )
-    extra = {"run": identity, "noise": noise}
+    extra = {"run": identity, "noise": loss_stderr}
     options = {
         "best_by": best_by,
         "settings": None if settings is None else list(settings),
@@ -406,7 +406,7 @@ def load(
         ended_at=end_times(frame),
         path=path,
         sha256=sha256(path) if path else None,
-        noise=standard_errors(frame, name, noise, losses) if noise else None,
+        noise=standard_errors(frame, name, loss_stderr, losses) if loss_stderr else None,
         frame=frame,
         rank=rank,
         ranked_by=ranked_by,

@@ -30,7 +30,8 @@ class OptimalSplit:
     Args:
         n, d: parameters and training tokens.
         a, b: local exponents of N*(C) and D*(C).
-        n_interval, d_interval, a_interval, b_interval: at the level of the forecast; None without resamples.
+        n_interval, d_interval, a_interval, b_interval: at the level of the forecast; None without resamples,
+            or where none of them has a compute-optimal size.
         n_without_optimum: resamples without a compute-optimal size, which are not in the intervals.
     """
 
@@ -354,7 +355,9 @@ def predict_compute(predictor: Predictor, compute: float) -> Forecast:
 
 def _split(predictor: Predictor, point: Allocation, draws: Allocation, lost: int) -> OptimalSplit:
     """The best split of one budget, with intervals where there are draws."""
-    ends = lambda draws: _ends(draws[:, 0], predictor.level) if len(predictor.draws) else None
+    ends = lambda draws: (
+        _ends(draws[:, 0], predictor.level) if len(predictor.draws) and np.isfinite(draws).any() else None
+    )
     return OptimalSplit(
         n=float(point.n[0, 0]),
         d=float(point.d[0, 0]),

@@ -413,10 +413,10 @@ class FitReport:
 
     def to_dict(self) -> dict[str, Any]:
         """As kept in ``fit.json``."""
-        return jsonable(msgspec.to_builtins(self, enc_hook=_plain_number))
+        return jsonable(msgspec.to_builtins(self, enc_hook=plain_number))
 
 
-def _plain_number(value: Any) -> Any:
+def plain_number(value: Any) -> Any:
     """A number of NumPy as one of Python.
 
     Raises:

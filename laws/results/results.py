@@ -410,19 +410,18 @@ def _rival(form: RivalReport) -> Rival:
     return Rival(form.label, law, _by_row(law, form.params), draws, form.weight)
 
 
-def from_payload(payload: dict[str, Any], origin: str, law: str | Law | None = None) -> FitResult:
-    """A fit from the content of its file.
+def from_report(report: FitReport, origin: str, law: str | Law | None = None) -> FitResult:
+    """A fit from what its file states.
 
     Args:
-        payload: the parsed JSON.
+        report: the content of the file.
         origin: how messages call it.
         law: the declaration, or ``file.py:NAME``, for a law that is not one of ours. A file that the content names is
             never executed.
 
     Raises:
-        InputError: the content is not a fit's, of another version, or not of that law.
+        InputError: the fit is not of that law.
     """
-    report = read_report(payload, origin)
     if law is None and report.declared_in is not None:
         raise InputError(
             f"{origin}: a fit of a law from a file of one's own ({report.declared_in}), which is not executed unasked: "
@@ -448,4 +447,4 @@ def read_fit(path: str | Path, law: str | Law | None = None) -> FitResult:
     Raises:
         InputError: no such file, not a fit, or a fit of another version.
     """
-    return from_payload(read_json(path, "fit"), str(path), law)
+    return from_report(read_report(read_json(path, "fit"), str(path)), str(path), law)

@@ -1,4 +1,4 @@
-"""Every score of a study in the order in which it was made, and the coverage of its intervals over time.
+"""Every score of a study in the order in which it was made.
 
 A line a score, JSON; each line holds a hash of itself and that of the line before it. The hashes have no key: they
 detect accidents (an edited line, a lost one, two logs merged), not someone who writes the whole log again. A line that a
@@ -15,17 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from scipy.stats import binomtest
+import msgspec
 
 from laws.base.errors import InputError
-from laws.base.json_files import content_hash, jsonable
+from laws.base.json_files import content_hash
+from laws.uses.scoring import MeasuredLoss, PredictedLoss, Score
 
 KIND = "isoflop.scored"
 SCHEMA = 2  # number of the layout of a line; it rises whenever a key changes its name or meaning
 NAME = "scores.jsonl"
-CERTAINTY = 0.95  # of the interval of a coverage that was counted on few forecasts
-KEPT = (
+SCORED = (
     "target",
     "predicted",
     "measured",
@@ -39,6 +38,31 @@ KEPT = (
 
 
 @dataclass(frozen=True)
+class LoggedScore:
+    """A line of the log; what it has in common with ``laws.uses.scoring.Score`` is described there.
+
+    Args:
+        prediction: hash of the frozen prediction.
+        scored_at: when the line was written, unix seconds.
+        previous, sha256: hash of the line before, None in the first, and of this one.
+    """
+
+    prediction: str
+    target: dict[str, float]
+    predicted: PredictedLoss
+    measured: MeasuredLoss
+    abs_rel_error: float
+    covered: bool
+    relative_width: float
+    preregistered: bool | None
+    frozen_at: float
+    first_record_at: float | None
+    scored_at: float
+    previous: str | None
+    sha256: str
+
+
+@dataclass(frozen=True)
 class ScoreLog:
     """The scores of a study.
 
@@ -47,7 +71,7 @@ class ScoreLog:
         warnings: of a last line that was cut off, which is not among them.
     """
 
-    entries: tuple[dict[str, Any], ...]
+    entries: tuple[LoggedScore, ...]
     warnings: tuple[str, ...] = ()
 
 
@@ -65,13 +89,25 @@ def read_score_log(path: str | Path) -> ScoreLog:
         content = Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{path}: no readable log of scores ({error.strerror})") from error
-    entries, whole = _parse(content, path)
-    torn = f"{path}: line {len(entries) + 1}, the last, was cut off: it is left out, and the next score replaces it"
-    return ScoreLog(tuple(entries), (torn,) if whole < len(content) else ())
+    lines, whole = _parse(content, path)
+    torn = f"{path}: line {len(lines) + 1}, the last, was cut off: it is left out, and the next score replaces it"
+    return ScoreLog(_typed(lines, path), (torn,) if whole < len(content) else ())
+
+
+def _typed(lines: list[dict[str, Any]], path: str | Path) -> tuple[LoggedScore, ...]:
+    """The lines of a log as typed values."""
+    entries = []
+    for number, line in enumerate(lines, 1):
+        try:
+            measured = MeasuredLoss.from_dict(line["measured"])
+            entries.append(msgspec.convert(line | {"measured": vars(measured)}, LoggedScore))
+        except (KeyError, TypeError, msgspec.ValidationError) as error:
+            raise InputError(f"{path}: line {number} is not a score ({error})") from error
+    return tuple(entries)
 
 
 def _parse(content: bytes, path: str | Path) -> tuple[list[dict[str, Any]], int]:
-    """The entries of a log, and the number of bytes up to the end of the last whole line.
+    """The lines of a log as they were written, and the number of bytes up to the end of the last whole line.
 
     A line is whole if a line feed ends it, or if it is valid without.
     """
@@ -110,101 +146,41 @@ def _check(line: bytes, number: int, entries: list[dict[str, Any]], path: str | 
     entries.append(entry)
 
 
-def append_score(score: dict[str, Any], path: str | Path) -> ScoreLog:
+def append_score(score: Score, path: str | Path) -> ScoreLog:
     """The log with one more line, unless the last score of the same prediction is the same.
 
     Args:
-        score: from ``laws.uses.preregistration.score``.
+        score: from ``laws.uses.scoring.score``.
         path: the log; made if it is not there. Others who write at the same time wait.
 
     Raises:
         InputError: a whole line of the log is not as it was written (``read_score_log``), or it cannot be written.
     """
-    path = Path(path)
-    kept = jsonable({key: score[key] for key in KEPT} | {"prediction": score["prediction"]["sha256"]})
+    path, content_of_score = Path(path), score.to_dict()
+    scored = {key: content_of_score[key] for key in SCORED} | {"prediction": score.prediction.sha256}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             file.seek(0)
             content = file.read()
-            found, whole = _parse(content, path)
-            earlier = [entry for entry in found if entry["prediction"] == kept["prediction"]]
+            lines, whole = _parse(content, path)
+            earlier = [line for line in lines if line["prediction"] == scored["prediction"]]
+            if earlier and all(earlier[-1][key] == scored[key] for key in scored):
+                return ScoreLog(_typed(lines, path))
+            previous = lines[-1]["sha256"] if lines else None
+            line = {"kind": KIND, "schema": SCHEMA, "scored_at": time.time(), "previous": previous, **scored}
+            line["sha256"] = content_hash(line)
+            written = json.dumps(line, allow_nan=False).encode() + b"\n"
             torn = whole < len(content)
-            reports = (f"{path}: line {len(found) + 1}, which was cut off, is replaced by this score",) if torn else ()
-            if earlier and all(earlier[-1][key] == kept[key] for key in kept):
-                return ScoreLog(tuple(found))
-            previous = found[-1]["sha256"] if found else None
-            entry = {"kind": KIND, "schema": SCHEMA, "scored_at": time.time(), "previous": previous, **kept}
-            entry["sha256"] = content_hash(entry)
-            line = json.dumps(entry, allow_nan=False).encode() + b"\n"
             if torn:
                 file.truncate(whole)
             elif content and not content.endswith(b"\n"):
-                line = b"\n" + line
-            file.write(line)
+                written = b"\n" + written
+            file.write(written)
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         raise InputError(f"{path}: the log of scores cannot be written ({error.strerror})") from error
-    return ScoreLog((*found, entry), reports)
-
-
-def calibration(log: ScoreLog) -> dict[str, Any]:
-    """What the intervals promised and what they kept, after each forecast in the order in which they were frozen.
-
-    A prediction that was scored again counts once, as it was scored last.
-
-    Args:
-        log: from ``read_score_log``.
-
-    Returns:
-        ``forecasts``, a row each: ``distance``, how far the measurement lay from the prediction in half widths of its
-        interval (beyond 1 it was outside; positive if the loss was higher); then of all up to this one ``coverage``,
-        its 95% ``interval`` (exact binomial), the mean ``nominal`` level and the mean ``bias`` of the distances; and the
-        ``verdict``, and the log's ``warnings``.
-
-    Raises:
-        InputError: there is no score.
-    """
-    last = {entry["prediction"]: entry for entry in log.entries}
-    ordered = sorted(last.values(), key=lambda entry: entry["frozen_at"])
-    if not ordered:
-        raise InputError("the log holds no score")
-    rows: list[dict[str, Any]] = []
-    for count, entry in enumerate(ordered, 1):
-        said, measured = entry["predicted"], entry["measured"]["loss"]
-        low, high = np.log(said["interval"])
-        distance = float((np.log(measured) - (low + high) / 2) / ((high - low) / 2))
-        hits = sum(row["covered"] for row in rows) + entry["covered"]
-        levels = [row["level"] for row in rows] + [said["level"]]
-        distances = [row["distance"] for row in rows] + [distance]
-        kept = {
-            key: entry[key]
-            for key in ("frozen_at", "target", "abs_rel_error", "covered", "relative_width", "preregistered")
-        }
-        kept |= {"predicted": said["loss"], "interval_of_loss": said["interval"], "level": said["level"]}
-        running = {
-            "coverage": hits / count,
-            "interval": tuple(binomtest(hits, count).proportion_ci(CERTAINTY, "exact")),
-            "nominal": float(np.mean(levels)),
-        }
-        rows.append(kept | {"measured": measured, "distance": distance, "bias": float(np.mean(distances))} | running)
-    return {
-        "kind": "isoflop.calibration",
-        "forecasts": rows,
-        "verdict": _verdict(rows),
-        "scores": len(log.entries),
-        "warnings": list(log.warnings),
-    }
-
-
-def _verdict(rows: list[dict[str, Any]]) -> str:
-    """One line on the whole log."""
-    count, (low, high), nominal = len(rows), rows[-1]["interval"], rows[-1]["nominal"]
-    said = f"{rows[-1]['coverage']:.0%} of {count} forecasts inside intervals of {nominal:.0%}"
-    if high < nominal:
-        return f"{said}: the intervals are too narrow"
-    if low > nominal:
-        return f"{said}: the intervals are too wide"
-    return f"{said}: nothing speaks against them (the true share lies between {low:.0%} and {high:.0%})"
+    warnings = (f"{path}: line {len(lines) + 1}, which was cut off, is replaced by this score",) if torn else ()
+    return ScoreLog(_typed([*lines, line], path), warnings)

@@ -88,9 +88,9 @@ def folder(tmp_path_factory):
     fit = dataclasses.replace(fit, report=report)
     fit.save(path / "fit.json")
     frozen = laws.freeze(fit, path / "prediction.json", fit_path=path / "fit.json", compute=BUDGETS[3])
-    write_sweep(path / "sweep", BUDGETS[3:], first=frozen["created_at"])
+    write_sweep(path / "sweep", BUDGETS[3:], first=frozen.created_at)
     score = laws.score(path / "prediction.json", collect(path / "sweep"))
-    (path / "score.json").write_text(json.dumps(score))
+    (path / "score.json").write_text(json.dumps(score.to_dict()))
     return path
 
 

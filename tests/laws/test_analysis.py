@@ -80,7 +80,7 @@ def test_settings_that_are_numbers_of_numpy_are_saved(below, tmp_path):
     again = laws.read_fit(fit.save(tmp_path / "fit.json"))
     assert again.report == fit.report
     frozen = laws.freeze(fit, tmp_path / "frozen.json", compute=np.float64(1e12))
-    assert frozen["prediction"]["value"] == fit.forecast(compute=1e12).value
+    assert frozen.prediction.value == fit.forecast(compute=1e12).value
 
 
 def test_a_saved_fit_predicts_the_same(fitted, tmp_path):

@@ -326,15 +326,14 @@ def test_predictions_of_more_columns(tmp_path):
     # A frozen prediction is scored in a table that is read with the same columns.
     at_unique = {"compute": 1e22, "unique_tokens": 1e9}
     frozen = laws.freeze(fit, tmp_path / "frozen.json", **at_unique)
-    assert frozen["target"] == {"c": 1e22, "unique_tokens": 1e9}
-    prediction = frozen["prediction"]
-    split = prediction["split"]
-    row = {"n": split["n"], "d": split["d"], "unique": 1e9, "loss": prediction["value"] * 1.01}
+    assert frozen.target == {"c": 1e22, "unique_tokens": 1e9}
+    split = frozen.prediction.split
+    row = {"n": split.n, "d": split.d, "unique": 1e9, "loss": frozen.prediction.value * 1.01}
     path = tmp_path / "later.csv"
-    pd.concat([frame, pd.DataFrame([row])]).assign(ended_at=frozen["created_at"] + 60).to_csv(path, index=False)
+    pd.concat([frame, pd.DataFrame([row])]).assign(ended_at=frozen.created_at + 60).to_csv(path, index=False)
     scored = laws.score(tmp_path / "frozen.json", path)
-    assert scored["measured"]["unique_tokens"] == 1e9
-    assert scored["abs_rel_error"] == pytest.approx(1 - 1 / 1.01)
+    assert scored.measured.values["unique_tokens"] == 1e9
+    assert scored.abs_rel_error == pytest.approx(1 - 1 / 1.01)
     for request, message in (
         ({"n": 1e9, "d": 1e11}, "needs --at unique_tokens=VALUE"),
         ({"compute": 1e22}, r"no compute-optimal split \(give it unique_tokens as well\)"),

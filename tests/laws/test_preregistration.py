@@ -9,7 +9,8 @@ import pytest
 
 import laws
 from laws.base.errors import InputError, NotPreregistered
-from laws.uses.preregistration import freeze, score
+from laws.uses.preregistration import freeze, read_frozen
+from laws.uses.scoring import score
 
 BEFORE, AFTER = -1000.0, 1000.0
 
@@ -51,27 +52,36 @@ def test_score(study, sweep):
     sizes = runs.params_total.unique()
     nearest = sizes[np.abs(np.log(sizes / prediction["inputs"]["n"])).argmin()]
     first = runs[runs.params_total == nearest].iloc[0]
-    assert found["measured"]["run"] == first.run_id  # of the repeats the first, whatever their losses
-    assert found["measured"]["run_loss"] == first.loss
-    assert found["measured"]["n_sizes"] == len(sizes)
-    assert found["measured"]["lowest_loss"] == pytest.approx(runs.groupby("params_total").loss.mean().min())
+    assert found.measured.run == first.run_id  # of the repeats the first, whatever their losses
+    assert found.measured.run_loss == first.loss
+    assert found.measured.n_sizes == len(sizes)
+    assert found.measured.lowest_loss == pytest.approx(runs.groupby("params_total").loss.mean().min())
     fit = prediction | json.loads(frozen.read_text())["fit"]["params"]
     law = lambda n, d: fit["E"] + fit["A"] / n ** fit["alpha"] + fit["B"] / d ** fit["beta"]
     beside = law(first.params_total, first.tokens) / law(prediction["inputs"]["n"], prediction["inputs"]["d"])
-    assert found["measured"]["loss"] == pytest.approx(first.loss / beside, rel=1e-6)
-    assert found["abs_rel_error"] == pytest.approx(abs(found["predicted"]["loss"] * beside / first.loss - 1))
-    assert found["abs_rel_error"] < 0.01
-    assert found["covered"]
-    assert found["preregistered"] is True
-    assert found["informative"]
-    assert found["interval_width"] == pytest.approx(
-        found["predicted"]["interval"][1] - found["predicted"]["interval"][0]
-    )
-    assert found["runs"]["n"] == 7
-    naive = found["baselines"]
-    assert naive["best_so_far"]["loss"] == pytest.approx(sweep[sweep.budget < 1e12].loss.min())
-    assert naive["best_so_far"]["abs_rel_error"] > 3 * found["abs_rel_error"]
-    assert naive["power_law"]["abs_rel_error"] >= 0
+    assert found.measured.loss == pytest.approx(first.loss / beside, rel=1e-6)
+    assert found.abs_rel_error == pytest.approx(abs(found.predicted.loss * beside / first.loss - 1))
+    assert found.abs_rel_error < 0.01
+    assert found.covered
+    assert found.preregistered is True
+    assert found.informative
+    assert found.interval_width == pytest.approx(found.predicted.interval[1] - found.predicted.interval[0])
+    assert found.runs.n == 7
+    naive = found.baselines
+    assert naive.best_so_far.loss == pytest.approx(sweep[sweep.budget < 1e12].loss.min())
+    assert naive.best_so_far.abs_rel_error > 3 * found.abs_rel_error
+    assert naive.power_law.abs_rel_error >= 0
+
+
+def test_files_and_results_say_the_same(study, sweep):
+    frozen, _, measure = study
+    assert read_frozen(frozen).to_dict() == json.loads(frozen.read_text())
+    scored = score(frozen, measure())
+    payload = json.loads(json.dumps(scored.to_dict(), allow_nan=False))
+    assert payload["kind"] == "isoflop.score" and payload["measured"]["n"] == scored.measured.values["n"]
+    assert len(scored.runs.frame()) == scored.runs.n == len(payload["runs"]["rows"]["predicted"])
+    assert not any("\n" in repr(result) for result in (scored, read_frozen(frozen)))
+    assert "inside the 95% interval" in repr(scored)
 
 
 def test_a_prediction_younger_than_a_record_fails(study):
@@ -129,8 +139,8 @@ def test_nothing_measured_yet(study, below):
 def test_without_times_it_is_not_shown_to_be_preregistered(study):
     frozen, _, measure = study
     found = score(frozen, measure(drop=["ended_at"]))
-    assert found["preregistered"] is None
-    assert any("ended_at" in text for text in found["warnings"])
+    assert found.preregistered is None
+    assert any("ended_at" in text for text in found.warnings)
 
 
 def test_an_uninformative_interval_is_called_so(study, sweep, tmp_path):
@@ -139,19 +149,19 @@ def test_an_uninformative_interval_is_called_so(study, sweep, tmp_path):
     noisy = dataclasses.replace(fitted.report, noise=dataclasses.replace(fitted.report.noise, residual=0.03))
     freeze(dataclasses.replace(fitted, report=noisy), tmp_path / "p.json", compute=1e12)
     found = score(tmp_path / "p.json", laws.load(sweep.assign(ended_at=9e9)))
-    assert found["relative_width"] > 0.05
-    assert not found["informative"]
-    assert any("uninformative" in text for text in found["warnings"])
+    assert found.relative_width > 0.05
+    assert not found.informative
+    assert any("uninformative" in text for text in found.warnings)
 
 
 def test_the_measurement_does_not_depend_on_the_losses(study, sweep):
     """So that an interval of one run is compared with one run, and not with the luckiest of several."""
     frozen, _, measure = study
-    before = score(frozen, measure())["measured"]
-    others = sweep.index[(sweep.budget == 1e12) & (sweep.run_id != before["run"])]
-    after = score(frozen, measure(cells={(row, "loss"): 0.5 + 1e-3 * k for k, row in enumerate(others)}))["measured"]
-    assert after["loss"] == before["loss"]
-    assert after["lowest_loss"] == pytest.approx(0.5, abs=0.01)
+    before = score(frozen, measure()).measured
+    others = sweep.index[(sweep.budget == 1e12) & (sweep.run_id != before.run)]
+    after = score(frozen, measure(cells={(row, "loss"): 0.5 + 1e-3 * k for k, row in enumerate(others)})).measured
+    assert after.loss == before.loss
+    assert after.lowest_loss == pytest.approx(0.5, abs=0.01)
 
 
 def test_prediction_of_one_run(study, sweep, tmp_path):
@@ -159,8 +169,8 @@ def test_prediction_of_one_run(study, sweep, tmp_path):
     row = sweep[sweep.budget == 1e12].iloc[0]
     freeze(laws.read_fit(fit_path), tmp_path / "one.json", n=float(row.params_total), d=float(row.tokens))
     found = score(tmp_path / "one.json", laws.load(measure(1e6)))
-    assert found["measured"]["loss"] == pytest.approx(row.loss)
-    assert found["runs"]["n"] == 1
+    assert found.measured.loss == pytest.approx(row.loss)
+    assert found.runs.n == 1
 
 
 def test_another_quantity_is_warned_of(sweep, tmp_path):
@@ -170,7 +180,7 @@ def test_another_quantity_is_warned_of(sweep, tmp_path):
     after = sweep.assign(ended_at=4e9)
     for eval_set, number in (("c4", 0), ("pile", 1)):
         scored = score(tmp_path / "prediction.json", laws.load(after.assign(eval_set=eval_set)))
-        assert sum("of eval_set 'c4', and the runs are of 'pile'" in text for text in scored["warnings"]) == number
+        assert sum("of eval_set 'c4', and the runs are of 'pile'" in text for text in scored.warnings) == number
 
 
 def test_the_best_of_each_point_is_scored(sweep, tmp_path):
@@ -180,5 +190,5 @@ def test_the_best_of_each_point_is_scored(sweep, tmp_path):
     after = sweep.assign(ended_at=4e9, peak_lr=1e-3)
     bad = after.assign(peak_lr=1e-2, loss=after.loss * 1.1, run_id=after.run_id + "x")
     alone, both = (score(tmp_path / "prediction.json", laws.load(t)) for t in (after, pd.concat([after, bad])))
-    assert both["measured"] == alone["measured"] and both["runs"]["n"] == alone["runs"]["n"] == 7
-    assert any("differ in peak_lr" in text for text in both["warnings"])
+    assert both.measured == alone.measured and both.runs.n == alone.runs.n == 7
+    assert any("differ in peak_lr" in text for text in both.warnings)

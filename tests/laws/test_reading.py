@@ -15,7 +15,8 @@ from pyarrow import parquet
 import laws
 from laws.base.errors import InputError, NotPreregistered
 from laws.data.reading import read
-from laws.uses.preregistration import freeze, score
+from laws.uses.preregistration import freeze
+from laws.uses.scoring import score
 
 FORMATS = ("csv", "tsv", "jsonl", "parquet")
 

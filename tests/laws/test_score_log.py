@@ -9,24 +9,33 @@ import pytest
 from isoflop import cli
 from laws.base.errors import InputError
 from laws.base.json_files import content_hash
-from laws.uses.score_log import ScoreLog, append_score, calibration, read_score_log
+from laws.results.report import InputFile
+from laws.uses.calibration import calibration
+from laws.uses.score_log import LoggedScore, ScoreLog, append_score, read_score_log
+from laws.uses.scoring import MeasuredLoss, NaiveForecast, NaiveForecasts, PredictedLoss, Score, ScoredRuns
 
 
-def score(number: int, measured: float, level: float = 0.95, half: float = 0.02) -> dict:
-    """A score as `laws.uses.preregistration.score` gives it, of a prediction of 2 nats."""
+def score(number: int, measured: float, level: float = 0.95, half: float = 0.02) -> Score:
+    """A score of a prediction of 2 nats."""
     low, high = 2 * np.exp(-half), 2 * np.exp(half)
-    return {
-        "prediction": {"path": f"p{number}.json", "sha256": f"{number:064d}"},
-        "target": {"c": 1e12 * 2**number},
-        "predicted": {"loss": 2.0, "interval": [low, high], "level": level},
-        "measured": {"loss": measured, "n": 1e6},
-        "abs_rel_error": abs(2 / measured - 1),
-        "covered": bool(low <= measured <= high),
-        "relative_width": (high - low) / 2,
-        "preregistered": True,
-        "frozen_at": 1e9 + number,
-        "first_record_at": 2e9,
-    }
+    return Score(
+        prediction=InputFile(f"p{number}.json", f"{number:064d}"),
+        target={"c": 1e12 * 2**number},
+        predicted=PredictedLoss(2.0, (low, high), level),
+        measured=MeasuredLoss(measured, measured, "the only run", {"n": 1e6}, "r0", 1, 1, measured),
+        abs_rel_error=abs(2 / measured - 1),
+        covered=bool(low <= measured <= high),
+        interval_width=high - low,
+        relative_width=(high - low) / 2,
+        informative=True,
+        baselines=NaiveForecasts(NaiveForecast(2.5, abs(2.5 / measured - 1)), None),
+        runs=ScoredRuns(1, abs(2 / measured - 1), abs(2 / measured - 1), 1.0, {"loss": np.array([measured])}),
+        extrapolation={"c": 2.0},
+        preregistered=True,
+        frozen_at=1e9 + number,
+        first_record_at=2e9,
+        warnings=(),
+    )
 
 
 @pytest.fixture
@@ -55,9 +64,9 @@ def test_every_score_is_kept_in_order_and_said_once(log):
     assert log.read_text() == before
     assert len(append_score(score(2, 2 * np.exp(0.015)), log).entries) == 4  # more was measured since
     found = calibration(read_score_log(log))
-    assert found["scores"] == 4 and len(found["forecasts"]) == 3
-    assert [row["distance"] for row in found["forecasts"]] == pytest.approx([-0.5, 0, 0.75])
-    assert found["forecasts"][-1]["bias"] == pytest.approx(0.25 / 3)
+    assert found.n_scores == 4 and len(found.forecasts) == len(found.frame()) == 3
+    assert [row.distance for row in found.forecasts] == pytest.approx([-0.5, 0, 0.75])
+    assert found.forecasts[-1].bias == pytest.approx(0.25 / 3)
 
 
 @pytest.mark.parametrize(
@@ -86,9 +95,9 @@ def test_a_line_that_a_crash_cut_off_is_reported_and_replaced(log, left):
     *whole, last = log.read_bytes().splitlines(keepends=True)
     log.write_bytes(b"".join(whole) + last[:left])
     read = read_score_log(log)
-    assert [entry["target"]["c"] for entry in read.entries] == [1e12, 2e12]
+    assert [entry.target["c"] for entry in read.entries] == [1e12, 2e12]
     assert "line 3, the last, was cut off" in read.warnings[0]
-    assert calibration(read)["warnings"] == list(read.warnings)
+    assert calibration(read).warnings == read.warnings
     again = append_score(score(3, 2.0), log)
     assert "line 3, which was cut off, is replaced" in again.warnings[0]
     assert log.read_bytes().startswith(b"".join(whole))
@@ -106,17 +115,25 @@ def test_the_promise_is_counted():
     """Exact binomial intervals of Clopper and Pearson, as tables have them."""
 
     def found(hits, count, level):
+        scores = [score(i, 2.0 if i < hits else 2.5, level) for i in range(count)]
+        shared = [field for field in LoggedScore.__dataclass_fields__ if field in Score.__dataclass_fields__]
         entries = [
-            {**score(i, 2.0 if i < hits else 2.5, level), "prediction": f"{i}", "sha256": ""} for i in range(count)
+            LoggedScore(
+                **{field: getattr(s, field) for field in shared} | {"prediction": s.prediction.sha256},
+                scored_at=0.0,
+                previous=None,
+                sha256="",
+            )
+            for s in scores
         ]
         return calibration(ScoreLog(tuple(entries)))
 
-    last = found(9, 10, 0.95)["forecasts"][-1]
-    assert last["interval"] == pytest.approx((0.5550, 0.9975), abs=1e-4)
-    assert found(3, 3, 0.95)["forecasts"][-1]["interval"] == pytest.approx((0.2924, 1.0), abs=1e-4)
-    assert "nothing speaks against" in found(9, 10, 0.95)["verdict"]
-    assert "too narrow" in found(6, 10, 0.95)["verdict"]
-    assert "too wide" in found(20, 20, 0.5)["verdict"]
+    last = found(9, 10, 0.95).forecasts[-1]
+    assert last.interval == pytest.approx((0.5550, 0.9975), abs=1e-4)
+    assert found(3, 3, 0.95).forecasts[-1].interval == pytest.approx((0.2924, 1.0), abs=1e-4)
+    assert "nothing speaks against" in found(9, 10, 0.95).verdict
+    assert "too narrow" in found(6, 10, 0.95).verdict
+    assert "too wide" in found(20, 20, 0.5).verdict
     with pytest.raises(InputError, match="no score"):
         calibration(ScoreLog(()))
 

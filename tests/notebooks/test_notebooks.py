@@ -35,8 +35,8 @@ print(json.dumps({
 PROPOSED = """import json
 print(json.dumps({
     "proposals": {name: proposal.to_dict() for name, proposal in proposals.items()}, "budget": budget,
-    "measured": score["measured"], "best_size": split["n"],
-    "preregistered": score["preregistered"], "covered": score["covered"],
+    "measured": score.measured.to_dict(), "best_size": split.n,
+    "preregistered": score.preregistered, "covered": score.covered,
 }))"""
 
 
