@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import ParamSpec
 
 from laws.base.uncertainty_config import DEFAULT_UNCERTAINTY, UncertaintyConfig
-from laws.data import table as tables
+from laws.data import loading
 from laws.data.curves import Curves
+from laws.data.table import Table
 from laws.model.law import Law
 from laws.plotting.accessor import FitPlots
 from laws.plotting.figures import plot_all
 from laws.results import analysis, results
 
-if TYPE_CHECKING:
-    import pandas as pd
+P = ParamSpec("P")
 
 
-class Runs(tables.Table):
+class Runs(Table):
     """A checked table of runs that can be fitted."""
 
     def fit(
@@ -116,79 +118,18 @@ class FitResult(results.FitResult):
         return plot_all(self, directory, curves)
 
 
-def load(
-    source: str | Path | pd.DataFrame,
-    *,
-    n: str | None = None,
-    d: str | None = None,
-    c: str | None = None,
-    loss: str | None = None,
-    run: str | None = None,
-    columns: Mapping[str, str] | None = None,
-    loss_stderr: str | None = None,
-    where: str | None = None,
-    frontier: bool = False,
-    drop_highest: int = 0,
-    best_by: str | None = None,
-    settings: Sequence[str] | None = None,
-    best_of_point: bool = True,
-    keep_copies: bool = False,
-    check_units: bool = True,
-) -> Runs:
-    """A checked table of runs.
+def _as_runs(load: Callable[P, Table]) -> Callable[P, Runs]:
+    """A function that returns a table, as one that returns runs: the same arguments, types and documentation."""
 
-    Args:
-        source: path of a Parquet, CSV, TSV or JSON-lines file, or a frame; a row a run, or rows that ``run`` groups.
-        n: column of the parameters.
-        d: column of the training tokens.
-        c: column of the training FLOPs; without one, compute is 6 N D.
-        loss: column of the final loss, or of what else the law predicts.
-        run: column that names the run of a row; rows of one run are resampled together.
-        columns: variable -> column, for what else a law reads.
-        loss_stderr: column of the standard error of each loss; rows weigh one over its square.
-        where: an expression that the rows must satisfy, as ``"family == 'lm' and flops < 1e20"``.
-        frontier: only the best run of each compute, if no cheaper one beats it.
-        drop_highest: how many of the highest losses to leave out.
-        best_by: column whose lowest value tells the best of several runs; by default the loss.
-        settings: columns that make runs of equal N, D and C different runs; by default those of hyperparameters that
-            differ among such runs.
-        best_of_point: whether only the best setting of each N, D and C is fitted by a law that does not read it.
-        keep_copies: whether rows that are equal in every column are different runs, and kept.
-        check_units: whether units that look like others (millions, billions) are refused.
+    @functools.wraps(load)
+    def loaded(*args: P.args, **options: P.kwargs) -> Runs:
+        return Runs(**vars(load(*args, **options)))
 
-    Returns:
-        the runs; ``.fit(law)`` fits them.
+    loaded.__signature__ = inspect.signature(load).replace(return_annotation=Runs)  # type: ignore[attr-defined]
+    return loaded
 
-    Raises:
-        InputError: a missing file or column; values that are not finite or not positive; units that make no sense
-            together; duplicated rows; or an expression that cannot be applied.
 
-    Example:
-        >>> import pandas as pd, laws
-        >>> table = pd.DataFrame({"params": [1e7, 1e8], "tokens": [1e9, 1e10], "loss": [4.1, 3.2]})
-        >>> runs = laws.load(table, n="params", d="tokens", loss="loss")
-        >>> len(runs), runs.columns["c"]
-        (2, '6ND')
-    """
-    table = tables.load(
-        source,
-        n=n,
-        d=d,
-        c=c,
-        loss=loss,
-        run=run,
-        columns=columns,
-        loss_stderr=loss_stderr,
-        where=where,
-        frontier=frontier,
-        drop_highest=drop_highest,
-        best_by=best_by,
-        settings=settings,
-        best_of_point=best_of_point,
-        keep_copies=keep_copies,
-        check_units=check_units,
-    )
-    return Runs(**vars(table))
+load = _as_runs(loading.load)
 
 
 def read_fit(path: str | Path, law: str | Law | None = None) -> FitResult:
@@ -210,5 +151,4 @@ def read_fit(path: str | Path, law: str | Law | None = None) -> FitResult:
         >>> laws.read_fit(path).params.equals(fit.params)
         True
     """
-    found = results.read_fit(path, law)
-    return FitResult(found.law, found.report)
+    return FitResult(**vars(results.read_fit(path, law)))

@@ -11,7 +11,7 @@ import pandas as pd
 
 from laws import FitResult, read_fit
 from laws.base.json_files import read_json
-from laws.data.table import DEFAULTS
+from laws.data.loading import DEFAULTS
 from laws.plotting import plot_data
 from training.errors import BadInput
 

@@ -20,6 +20,7 @@ from laws.model.variables import VARIABLES, column_flag
 if TYPE_CHECKING:
     import pandas as pd
 
+SIX_ND = "6ND"  # what stands for the column of a compute that is 6 N D
 SAME = 1e-3  # relative difference below which C counts as 6 N D
 SETTLED = 1e-6  # relative difference below which C was computed as 6 N D from these very columns
 # Where no column of C settles their units:
@@ -126,7 +127,7 @@ def check_units(
     n, d, c = values["n"], values["d"], values["c"]
     described = lambda variable: f"{name}: column '{columns[variable]}' ({values[variable].max():.4g} at most)"
     cost = c / (6 * n * d)
-    given = columns["c"] != "6ND"
+    given = columns["c"] != SIX_ND
     if given and np.all(np.abs(cost - 1) < SETTLED) and min(n.min(), d.min()) >= 1:
         return ()
     ratio, middle = float(np.median(d / n)), float(np.median(cost))

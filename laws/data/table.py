@@ -1,25 +1,20 @@
-"""From a file of runs to checked arrays: columns mapped to the variables that laws read, bad rows refused by name."""
+"""A table of runs ready to be fitted: its arrays, its budgets, and the rows that a law describes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from laws.base.errors import InputError, nearest
-from laws.base.json_files import sha256
-from laws.data.checks import SAME, check_copies, check_units as units_of, column_numbers, standard_errors
+from laws.data.checks import SAME, column_numbers
 from laws.data.grouping import above_budget, at_budget, equal_points, equal_rows, frontier as best_of_budgets
-from laws.data.measurements import end_times, quantity_of, rank_of
 from laws.data.points import best_rows, best_settings, points_at_edge
-from laws.data.reading import as_numbers, read
-from laws.data.settings import differing_columns
-from laws.data.where import select
+from laws.data.reading import as_numbers
 from laws.model.variables import CORE, VARIABLES, checked_variable, column_flag
 
 if TYPE_CHECKING:
@@ -27,12 +22,6 @@ if TYPE_CHECKING:
 
     from laws.model.law import Law
 
-
-# The columns of a table collected by `isoflop collect`. A variable whose default column is absent is left out, and
-# compute is then 6 N D; a column that was asked for by name must be there.
-DEFAULTS = {variable: VARIABLES[variable].column for variable in CORE} | {"loss": "loss"}
-# How tables say that a run ended well, and which run a row is of: ours, and exports of Weights & Biases.
-ENDED = (("status", "completed", "run_id"), ("State", "finished", "ID"))
 # Factor within which a column called budget states a row's compute.
 NOMINAL = 1.5
 # Names of the learning rate for which a hint is given.
@@ -43,6 +32,14 @@ class ExclusionRule(StrEnum):
     """Rules that left rows out of a table and that later steps must know."""
 
     FRONTIER = "beaten by a run of the same compute or less"
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """A rule that left rows out, and how many."""
+
+    rule: str
+    n: int
 
 
 @dataclass(frozen=True)
@@ -78,7 +75,7 @@ class Table:
     columns: dict[str, str]
     header: tuple[str, ...]
     row: Int[np.ndarray, " rows"]
-    excluded: tuple[dict[str, Any], ...] = ()
+    excluded: tuple[Exclusion, ...] = ()
     ended_at: Float[np.ndarray, " rows"] | None = None
     path: str | None = None
     sha256: str | None = None
@@ -140,7 +137,7 @@ class Table:
         """The rows to keep; the rest are reported under ``rule`` if one is given."""
         excluded = self.excluded
         if rule is not None and not np.all(keep):
-            excluded = (*excluded, {"rule": rule, "n": int(np.sum(~keep))})
+            excluded = (*excluded, Exclusion(rule, int(np.sum(~keep))))
         return replace(
             self,
             values={variable: values[keep] for variable, values in self.values.items()},
@@ -291,131 +288,3 @@ def _laws_reading(columns: Sequence[str], variables: tuple[str, ...]) -> str:
         mapped = "" if name == column else f" with --columns={name}={column}"
         hints += [f"--law={laws[0]}{mapped} reads {column}; "] if laws else []
     return "".join(hints)
-
-
-def _identity(header: Sequence[str]) -> str | None:
-    """The column that names a row's run, if the table is one of ours or an export."""
-    if "run_id" in header:
-        return "run_id"
-    return next((run for state, _, run in ENDED if {state, run} <= set(header)), None)
-
-
-def _narrowed(frame: pd.DataFrame, selected: pd.DataFrame, rule: str, excluded: list[dict[str, Any]]) -> pd.DataFrame:
-    """The rows that a rule selects; how many it removed is noted in ``excluded``."""
-    if len(selected) < len(frame):
-        excluded.append({"rule": rule, "n": len(frame) - len(selected)})
-    return selected
-
-
-def load(
-    source: str | Path | pd.DataFrame,
-    *,
-    n: str | None = None,
-    d: str | None = None,
-    c: str | None = None,
-    loss: str | None = None,
-    run: str | None = None,
-    columns: Mapping[str, str] | None = None,
-    loss_stderr: str | None = None,
-    where: str | None = None,
-    frontier: bool = False,
-    drop_highest: int = 0,
-    best_by: str | None = None,
-    settings: Sequence[str] | None = None,
-    best_of_point: bool = True,
-    keep_copies: bool = False,
-    check_units: bool = True,
-) -> Table:
-    """A checked table of runs from Parquet, CSV, TSV, JSON lines or a pandas frame.
-
-    Args:
-        source: path or frame.
-        n, d, c, loss: columns of the parameters, the training tokens, the training FLOPs and the final loss; by
-            default those of our own collected tables. Without a column for c, compute is 6 N D.
-        run: column that tells which rows belong to one run; by default ``run_id`` where there is one, or ``ID`` in an
-            export of Weights & Biases, else every row is a run of its own. Identities are text: "0012" is not 12.
-        columns: variable of ``laws.model.variables.VARIABLES`` -> column, for what else a law reads. Variables that are
-            not named are read from their default columns when a law asks for them.
-        loss_stderr: column of the standard error of each loss, by which fits weigh the rows.
-        where: an expression that the rows must satisfy (``laws.data.where``).
-        frontier: whether only the best run of each compute is kept, and of these none that a cheaper one beats.
-        drop_highest: how many of the highest losses to leave out.
-        best_by: column whose lowest value tells the best of several runs; by default the loss.
-        settings: columns that make runs of equal N, D and C different runs; by default ``laws.data.settings`` tells.
-        best_of_point: whether only the best setting of each N, D and C is fitted by a law that does not read it.
-        keep_copies: whether rows that are equal in every column are different runs, and kept.
-        check_units: whether units that are taken for others are refused.
-
-    Raises:
-        InputError: see ``laws.data.reading``, ``laws.data.where`` and ``laws.data.checks``: an unknown variable; a column
-            that is missing, not finite, zero or negative where its variable must be positive; units that make no sense
-            together; errors that exceed the losses; copies.
-    """
-    frame, name = read(source, (run,) if run else ())
-    header, path = tuple(frame.columns), None if name == "table" else str(source)
-    excluded: list[dict[str, Any]] = []
-    for column, well, _ in ENDED:
-        if column in header:
-            frame = _narrowed(frame, frame.loc[frame[column] == well], f"{column} is not {well}", excluded)
-    if frame.empty:
-        raise InputError(f"{name}: no completed run")
-    if where:
-        frame = _narrowed(frame, select(frame, name, where), f"not ({where})", excluded)
-    named = DEFAULTS | {checked_variable(variable): column for variable, column in (columns or {}).items()}
-    named |= {variable: column for variable, column in (("n", n), ("d", d), ("c", c), ("loss", loss)) if column}
-    asked = {"loss", *(columns or {}), *(variable for variable, column in (("n", n), ("d", d), ("c", c)) if column)}
-    present = [variable for variable in named if variable in asked or named[variable] in header]
-    values = {variable: column_numbers(frame, name, variable, named[variable]) for variable in present}
-    if "c" not in values and {"n", "d"} <= set(values):
-        values["c"], named["c"] = 6 * values["n"] * values["d"], "6ND"
-    identity = run or _identity(header)
-    if identity is not None and identity not in header:
-        raise InputError(f"{name}: no column '{identity}' for run{nearest(identity, header)}")
-    losses = values.pop("loss")
-    rank, ranked_by = rank_of(frame, name, named["loss"], best_by)
-    quantity, warnings = quantity_of(frame, named["loss"])
-    if not keep_copies:
-        check_copies(frame, name)
-    if check_units:
-        warnings += units_of(name, values, named)
-    runs = frame[identity].fillna("").to_numpy(object) if identity else np.arange(len(frame)).astype(str).astype(object)
-    for column in settings or ():
-        if column not in header:
-            raise InputError(f"{name}: no column '{column}' of --settings{nearest(column, header)}")
-    core = {named[variable] for variable in (*CORE, "loss") if variable in named}
-    core |= {column for column in (identity, loss_stderr, best_by) if column}
-    differing = differing_columns(
-        frame, equal_points(values, CORE, len(frame)), runs if identity else None, core, settings
-    )
-    extra = {"run": identity, "noise": loss_stderr}
-    options = {
-        "best_by": best_by,
-        "settings": None if settings is None else list(settings),
-        "best_of_point": best_of_point,
-    }
-    options |= {"keep_copies": keep_copies, "check_units": check_units}
-    table = Table(
-        name=name,
-        loss=losses,
-        values=values,
-        run=runs,
-        columns={variable: named[variable] for variable in (*values, "loss")} | {k: v for k, v in extra.items() if v},
-        header=header,
-        row=frame.index.to_numpy() + 1,
-        excluded=tuple(excluded),
-        ended_at=end_times(frame),
-        path=path,
-        sha256=sha256(path) if path else None,
-        noise=standard_errors(frame, name, loss_stderr, losses) if loss_stderr else None,
-        frame=frame,
-        rank=rank,
-        ranked_by=ranked_by,
-        options=options,
-        differing=differing,
-        best_of_point=best_of_point,
-        quantity=quantity,
-        warnings=warnings,
-    )
-    if frontier:
-        table = table.frontier()
-    return table.drop_highest(drop_highest) if drop_highest else table

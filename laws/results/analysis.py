@@ -16,7 +16,7 @@ from laws.base.uncertainty_config import DEFAULT_UNCERTAINTY, UncertaintyConfig
 from laws.base.x64 import float64
 from laws.data.curves import Curves
 from laws.data.grouping import budget_groups
-from laws.data.table import Table
+from laws.data.table import Exclusion, Table
 from laws.data.token_cost import TokenCost, fit_token_cost
 from laws.estimation.estimate import PointEstimate, estimate, weights_of
 from laws.estimation.objectives import OBJECTIVES
@@ -45,7 +45,6 @@ from laws.results.profiling import profile_all, profile_intervals, profile_repor
 from laws.results.report import (
     CentroidTerms,
     Certificate,
-    Exclusion,
     FitReport,
     FittedRows,
     FitWarning,
@@ -98,7 +97,7 @@ def analyse(
     """A law fitted to a table, with all that a reader needs in order to trust it or not.
 
     Args:
-        table: from ``laws.data.table.load``.
+        table: from ``laws.data.loading.load``.
         law: a name of ``laws.model.forms.LAWS`` or a declaration.
         objective: a key of ``laws.estimation.objectives.OBJECTIVES``.
         delta: Huber's threshold, in log loss.
@@ -294,7 +293,7 @@ def _exclusions(
     table: Table, fitted_rows: Bool[np.ndarray, " rows"], holdout_above: float | None
 ) -> tuple[Exclusion, ...]:
     """The rules that left rows out, the hold-out last."""
-    rules = [Exclusion(rule["rule"], rule["n"]) for rule in table.excluded]
+    rules = [*table.excluded]
     if holdout_above is not None:
         rules.append(Exclusion(f"held out: more than {holdout_above:.6g} FLOPs", int(np.sum(~fitted_rows))))
     return tuple(rules)

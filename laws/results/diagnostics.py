@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from laws.approaches.isoflop_profiles import MinimumFlaw
+from laws.data.checks import SIX_ND
 from laws.data.table import Table
 from laws.data.token_cost import ROUGH
 from laws.estimation.estimate import PointEstimate
@@ -148,7 +149,7 @@ def _rows_of_one_run(report: FitReport) -> list[FitWarning]:
 
 
 def _compute(report: FitReport) -> list[FitWarning]:
-    if report.columns.get("c") == "6ND":
+    if report.columns.get("c") == SIX_ND:
         return [FitWarning(WarningKind.COMPUTE, "no column of compute: C = 6 N D")]
     if report.token_cost.error <= ROUGH:
         return []

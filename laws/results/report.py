@@ -16,6 +16,7 @@ from laws.approaches.isoflop_profiles import MinimumFlaw
 from laws.base.errors import InputError
 from laws.base.json_files import jsonable
 from laws.base.uncertainty_config import UncertaintyConfig
+from laws.data.table import Exclusion
 from laws.data.token_cost import TokenCost
 from laws.estimation.objectives import OBJECTIVES
 from laws.forecasting.backtest import Backtest
@@ -65,14 +66,6 @@ class Certificate:
     decrement: float
     condition: float
     at_bound: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Exclusion:
-    """A rule that left rows out, and how many."""
-
-    rule: str
-    n: int
 
 
 @dataclass(frozen=True)

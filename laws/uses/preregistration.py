@@ -16,7 +16,8 @@ import msgspec
 
 from laws.base.errors import InputError
 from laws.base.json_files import content_hash, jsonable, read_json, sha256, write_json
-from laws.data.table import DEFAULTS
+from laws.data.checks import SIX_ND
+from laws.data.loading import DEFAULTS
 from laws.forecasting.prediction import Forecast
 from laws.results.report import FitReport, InputFile, plain_number, read_report
 from laws.results.results import FitResult
@@ -51,7 +52,7 @@ class FrozenPrediction:
     @property
     def table_options(self) -> dict[str, Any]:
         """Keyword arguments of ``laws.load`` that read another table as the fit read its own."""
-        columns = {variable: column for variable, column in self.fit.columns.items() if column != "6ND"}
+        columns = {variable: column for variable, column in self.fit.columns.items() if column != SIX_ND}
         if "noise" in columns:
             columns["loss_stderr"] = columns.pop("noise")
         named = {

@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float
 
 from laws.base.errors import InputError, NotPreregistered
 from laws.base.json_files import jsonable, sha256
-from laws.data.table import ExclusionRule, Table, load
+from laws.data.loading import load
+from laws.data.table import ExclusionRule, Table
 from laws.model.law import Law
 from laws.model.variables import CORE
 from laws.results.report import FitReport, InputFile

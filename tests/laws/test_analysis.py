@@ -9,8 +9,9 @@ import pytest
 
 import laws
 from laws.base.errors import InputError
+from laws.data.table import Exclusion
 from laws.results.approach_reports import baselines
-from laws.results.report import SCHEMA, Exclusion, WarningKind, read_report
+from laws.results.report import SCHEMA, WarningKind, read_report
 
 KEYS = {
     "schema", "law", "formula", "params", "objective", "n_runs", "excluded", "certificate", "intervals", "derived",
@@ -317,7 +318,7 @@ def test_baselines(sweep):
     best = table.frontier()
     compute, loss = best.values["c"], best.loss
     assert len(compute) == 5
-    assert best.excluded[-1] == {"rule": "beaten by a run of the same compute or less", "n": len(table) - 5}
+    assert best.excluded[-1] == Exclusion("beaten by a run of the same compute or less", len(table) - 5)
     assert (np.diff(loss) < 0).all()
     naive = baselines(table)
     assert naive.best_loss == sweep.loss.min()

@@ -6,6 +6,7 @@ import pytest
 
 import laws
 from laws.base.errors import InputError
+from laws.data.table import Exclusion
 
 
 def frame(**changes) -> pd.DataFrame:
@@ -140,7 +141,7 @@ def test_copies_are_refused_and_repeated_seeds_are_not():
 def test_where_keeps_rows_and_reports_the_rest():
     table = laws.load(frame(), **COLUMNS, where="params > 2e7 and loss < 2.5")
     assert len(table) == 6
-    assert table.excluded == ({"rule": "not (params > 2e7 and loss < 2.5)", "n": 6},)
+    assert table.excluded == (Exclusion("not (params > 2e7 and loss < 2.5)", 6),)
 
 
 def test_where_does_not_overflow_integers():
@@ -157,7 +158,7 @@ def test_bad_where(where):
 def test_dropping_the_highest_losses_is_stated():
     table = laws.load(frame(), **COLUMNS, drop_highest=2)
     assert table.loss.max() < 2.9
-    assert table.excluded[-1] == {"rule": "the 2 highest losses", "n": 2}
+    assert table.excluded[-1] == Exclusion("the 2 highest losses", 2)
 
 
 def test_unfinished_runs_are_left_out(sweep):
@@ -165,7 +166,7 @@ def test_unfinished_runs_are_left_out(sweep):
     broken.loc[3, ["status", "loss"]] = ["diverged", np.nan]
     table = laws.load(broken)
     assert len(table) == len(sweep) - 1
-    assert table.excluded == ({"rule": "status is not completed", "n": 1},)
+    assert table.excluded == (Exclusion("status is not completed", 1),)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +249,7 @@ def test_an_export_of_weights_and_biases_is_read(tmp_path):
     frame.to_csv(tmp_path / "wandb_export.csv", index=False)
     table = laws.load(tmp_path / "wandb_export.csv", n="n", d="d", c="c")
     assert list(table.run) == ["a", "b", "c"]
-    assert table.excluded == ({"rule": "State is not finished", "n": 1},)
+    assert table.excluded == (Exclusion("State is not finished", 1),)
 
 
 def test_small_models_that_saw_few_images_load():
