@@ -15,7 +15,9 @@ from laws.data.table import Table
 from laws.model.law import Law
 from laws.plotting.accessor import FitPlots
 from laws.plotting.figures import plot_all
-from laws.results import analysis, results
+from laws.results import results
+from laws.results.analysis import analyse
+from laws.results.fitting import FitSettings
 
 P = ParamSpec("P")
 
@@ -72,9 +74,7 @@ class Runs(Table):
             >>> fit.params.round(3)[["E", "alpha", "beta"]].to_dict()
             {'E': 1.7, 'alpha': 0.34, 'beta': 0.28}
         """
-        fitted_law, report = analysis.analyse(
-            self,
-            law,
+        settings = FitSettings(
             objective=objective,
             delta=delta,
             resamples=resamples,
@@ -87,7 +87,7 @@ class Runs(Table):
             curves=curves,
             seed=seed,
         )
-        return FitResult(fitted_law, report)
+        return FitResult(*analyse(self, law, settings))
 
 
 class FitResult(results.FitResult):

@@ -11,7 +11,8 @@ from isoflop.commands import _laws
 
 if TYPE_CHECKING:
     from laws import FitResult
-    from laws.results.report import ApproachReport, FitReport, Interval
+    from laws.results.report import FitReport
+    from laws.results.report_parts import ApproachReport, Interval
     from laws.uses.collapse import Collapse
 
 EXAMPLE = """

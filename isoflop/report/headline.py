@@ -7,7 +7,8 @@ from isoflop.report.forecast import closer
 from isoflop.report.formats import missing, number, power_of_ten, span
 from isoflop.report.law import DERIVED
 from isoflop.report.study import Study
-from laws.results.report import FitReport, Interval
+from laws.results.report import FitReport
+from laws.results.report_parts import Interval
 
 CARDS = {
     "a": "exponent of N*(C)",

@@ -8,7 +8,8 @@ from isoflop.report.formats import count, exponent, formula, number, percent, po
 from isoflop.report.study import Study
 from laws.data.token_cost import TokenCost
 from laws.forecasting.prediction import extrapolation
-from laws.results.report import Certificate, FitReport, HoldoutReport, ObjectiveReport
+from laws.results.report import FitReport
+from laws.results.report_parts import Certificate, HoldoutReport, ObjectiveReport
 
 ROUNDING = 1.005  # a factor up to which a target counts as inside
 

@@ -14,7 +14,7 @@ from isoflop.report.runs import runs
 from isoflop.report.study import Study
 from laws.plotting import plot_data
 from laws.plotting.style import LAW, SECOND as MINIMA, THIRD as ENVELOPE
-from laws.results.report import ApproachReport
+from laws.results.report_parts import ApproachReport
 
 APPROACHES = (
     ("envelope", "1: envelope of the learning curves", ENVELOPE),

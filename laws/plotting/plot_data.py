@@ -21,7 +21,7 @@ from laws.estimation.estimate import log_predictions
 from laws.inference.noise import interval
 from laws.model.variables import CORE, VARIABLES
 from laws.plotting.panels import require_optimum
-from laws.results.report import ApproachReport
+from laws.results.report_parts import ApproachReport
 from laws.results.results import FitResult
 
 Frame: TypeAlias = Any  # a pandas frame: type hints of its columns would say less than they cost

@@ -13,7 +13,7 @@ from scipy.special import stdtrit
 from laws.inference.allocation import derive
 from laws.plotting.panels import ACROSS, MissingFigureData, Panels, legend_above
 from laws.plotting.style import INK, LAW, SECOND, few_ticks, log_ticks, symbol
-from laws.results.report import ProfileCurve
+from laws.results.report_parts import ProfileCurve
 from laws.results.results import FitResult
 
 if TYPE_CHECKING:

@@ -1,51 +1,36 @@
-"""The whole analysis of a table under a law: estimate, intervals, hold-out, the three approaches, and warnings."""
+"""What a fit states: the report of a law fitted to a table, part by part, and its warnings."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping
-from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from laws.base.errors import InputError
 from laws.base.json_files import sha256
-from laws.base.uncertainty_config import DEFAULT_UNCERTAINTY, UncertaintyConfig
 from laws.base.x64 import float64
-from laws.data.curves import Curves
-from laws.data.grouping import budget_groups
 from laws.data.table import Exclusion, Table
-from laws.data.token_cost import TokenCost, fit_token_cost
-from laws.estimation.estimate import PointEstimate, estimate, weights_of
-from laws.estimation.objectives import OBJECTIVES
-from laws.forecasting.backtest import backtest
-from laws.forecasting.model_averaging import Member, model_average, pooled_inflation
-from laws.forecasting.prediction import Predictor, Rival
+from laws.estimation.estimate import PointEstimate
+from laws.forecasting.backtest import Backtest, backtest
+from laws.forecasting.model_averaging import Member, pooled_inflation
+from laws.forecasting.prediction import Predictor
 from laws.inference.allocation import derive
 from laws.inference.methods import IntervalMethod
-from laws.inference.noise import RunNoise, interval, noise_of
+from laws.inference.noise import interval
 from laws.inference.profile import collinear
-from laws.inference.resampling import (
-    DesignFits,
-    LeaveOneOut,
-    Resamples,
-    draw_bootstrap_errors,
-    leave_one_out,
-    method_for,
-    resample,
-)
+from laws.inference.resampling import DesignFits, Resamples
 from laws.model.coordinates import Coordinates
 from laws.model.forms import find
 from laws.model.law import Law
 from laws.results.approach_reports import baselines, other_approaches
 from laws.results.diagnostics import warnings
+from laws.results.fitting import FitSettings, FittedTable, fit_table
 from laws.results.profiling import profile_all, profile_intervals, profile_report
-from laws.results.report import (
+from laws.results.report import FitReport
+from laws.results.report_parts import (
     CentroidTerms,
     Certificate,
-    FitReport,
     FittedRows,
     FitWarning,
     HoldoutReport,
@@ -53,6 +38,7 @@ from laws.results.report import (
     Intervals,
     ModelAverage,
     ObjectiveReport,
+    Profiles,
     RivalReport,
     WarningKind,
     finite,
@@ -62,190 +48,73 @@ from laws.results.report import (
 SAMPLE_DIGITS = 12  # significant digits of the resampled constants in a report
 
 
-class Spread(NamedTuple):
-    """Noise and resampled constants of a fit, and the forms that its forecasts mix.
-
-    Args:
-        noise: of one run.
-        left: the fits without each run; None without resamples.
-        drawn: resampled constants; None likewise.
-        forms: the model average, the law first; empty likewise.
-    """
-
-    noise: RunNoise
-    left: LeaveOneOut | None
-    drawn: Resamples | None
-    forms: list[Member]
-
-
-def analyse(
-    table: Table,
-    law: str | Law = "chinchilla",
-    *,
-    objective: str = "log_huber",
-    delta: float = 1e-3,
-    resamples: int = 1000,
-    holdout_above: float | None = None,
-    target: float | None = None,
-    level: float = 0.95,
-    seed: int = 0,
-    curves: Curves | None = None,
-    fixed: Mapping[str, float] | None = None,
-    ci_method: str = "auto",
-    uncertainty: UncertaintyConfig = DEFAULT_UNCERTAINTY,
-) -> tuple[Law, FitReport]:
+def analyse(table: Table, law: str | Law, settings: FitSettings) -> tuple[Law, FitReport]:
     """A law fitted to a table, with all that a reader needs in order to trust it or not.
 
     Args:
         table: from ``laws.data.loading.load``.
         law: a name of ``laws.model.forms.LAWS`` or a declaration.
-        objective: a key of ``laws.estimation.objectives.OBJECTIVES``.
-        delta: Huber's threshold, in log loss.
-        resamples: draws of the constants; 0 for no intervals.
-        holdout_above: runs with more FLOPs are left out of the fit and predicted; a budget is never cut in two.
-        target: FLOPs at which the best size and loss are derived; by default the largest compute of the table.
-        level: of all intervals.
-        seed: of all draws.
-        curves: learning curves from ``laws.data.curves.load_curves``, for approach 1.
-        fixed: constants of the law that are held at given values.
-        ci_method: of the intervals, one of ``laws.inference.resampling.METHODS``.
-        uncertainty: settings that shape intervals.
+        settings: what is asked for.
 
     Returns:
         the law as it was fitted (without the constants that are held), and the report.
 
     Raises:
-        InputError: the table does not suit the law, the hold-out leaves nothing, or a setting means nothing.
+        InputError: the table does not suit the law, or the hold-out leaves nothing.
         FitFailed: no start reached an optimum.
     """
-    law = find(law).with_fixed(fixed)
-    table = table.for_law(law)
-    _check_settings(objective, delta, level, target)
-    fitted_rows = _rows_to_fit(table, holdout_above)
-    weight, train = weights_of(table, fitted_rows, objective), table.take(fitted_rows)
-    method = method_for(ci_method, train.runs, len(law.params), objective, uncertainty)
-    optimum = estimate(law, table, objective, delta, weight)
-    stratum = budget_groups(train.values["c"]) if "c" in train.values else None
-    fits = DesignFits.of(optimum, train, weight[fitted_rows], stratum, uncertainty)
-    spread = _spread(fits, noise_of(optimum, table, weight, uncertainty), method, resamples, seed)
-    cost = fit_token_cost(train) if {"n", "d"} <= set(table.values) else TokenCost()
-    if not law.has_compute_optimum:
-        target = None
-    elif target is None:
-        target = float(table.values["c"].max())
-    predictor = _predictor(fits, optimum, spread, cost, _ranges(train), level, seed)
-    derived, derived_draws = _derived(predictor, target)
-    intervals = _intervals(law, spread.drawn, derived_draws, level)
-    profile = None
-    if spread.left is not None:
-        identified = uncertainty.identified_level
-        curves_found = profile_all(fits, spread.left, spread.noise, cost, target, max(level, identified))
-        profile = profile_report(curves_found, law, cost, target, identified)
-        if method == IntervalMethod.PROFILE:
-            params, of_derived = profile_intervals(curves_found, law, cost, target, level)
-            intervals = dataclasses.replace(
-                intervals, method=IntervalMethod.PROFILE, params=params, derived=intervals.derived | of_derived
-            )
-    every = DesignFits.of(optimum, table, weight, config=uncertainty)
-    report = FitReport(
+    fit = fit_table(table, find(law), settings)
+    report = _report(fit)
+    of_table = (FitWarning(WarningKind.TABLE, text) for text in fit.table.warnings)
+    of_fit = warnings(report, fit.optimum, fit.table, fit.weight)
+    return fit.law, dataclasses.replace(report, warnings=(*of_table, *of_fit))
+
+
+def _report(fit: FittedTable) -> FitReport:
+    """The content of ``fit.json``, without warnings."""
+    settings, table, law, train, predictor = fit.settings, fit.table, fit.law, fit.train, fit.predictor
+    derived, derived_draws = _derived(predictor, fit.target)
+    intervals = _intervals(law, fit.spread.drawn, derived_draws, settings.level)
+    profile, intervals = _profiled(fit, intervals)
+    return FitReport(
         law=law.name,
         declared_in=law.origin,
         formula=law.formula,
         source=law.source,
         observable=law.target_label(table.columns["loss"]),
         fixed=dict(law.fixed),
-        params=optimum.constants,
+        params=fit.optimum.constants,
         derived=derived,
-        target_flops=target,
-        objective=ObjectiveReport(objective, delta, optimum.value),
-        certificate=_certificate(optimum),
+        target_flops=fit.target,
+        objective=ObjectiveReport(settings.objective, settings.delta, fit.optimum.value),
+        certificate=_certificate(fit.optimum),
         weights="one a row" if table.noise is None else f"1 / {table.columns['noise']}^2, mean one",
         n_runs=train.runs,
         n_rows=len(train),
-        dof_resid=spread.noise.dof,
-        excluded=_exclusions(table, fitted_rows, holdout_above),
+        dof_resid=fit.spread.noise.dof,
+        excluded=_exclusions(table, fit.fitted_rows, settings.holdout_above),
         intervals=intervals,
         profile=profile,
-        backtest=backtest(every, fitted_rows, level) if spread.left else None,
-        noise=spread.noise,
-        uncertainty=uncertainty,
-        model_average=_model_average(spread.forms),
-        samples=samples_of(law, predictor.draws),
-        terms_at_centroid=_terms_at_centroid(fits, predictor.draws, level),
-        holdout=None if holdout_above is None else holdout_errors(predictor, table, ~fitted_rows, holdout_above),
+        backtest=_backtest(fit),
+        noise=fit.spread.noise,
+        uncertainty=settings.uncertainty,
+        model_average=_model_average(fit.spread.forms),
+        samples=_samples(law, predictor.draws),
+        terms_at_centroid=_terms_at_centroid(fit.fits, predictor.draws, settings.level),
+        holdout=_holdout_errors(fit),
         baselines=baselines(train),
-        approaches=other_approaches(train, cost, curves, level, seed) if law.has_compute_optimum else {},
+        approaches=other_approaches(train, predictor.cost, settings.curves, settings.level, settings.seed)
+        if law.has_compute_optimum
+        else {},
         ranges=predictor.ranges,
         columns=dict(table.columns),
         quantity=dict(table.quantity),
         read_with=dict(table.options),
-        token_cost=cost,
+        token_cost=predictor.cost,
         inputs=_inputs(table, law),
-        data=_fitted_rows(train, weight[fitted_rows]),
-        seed=seed,
+        data=_fitted_rows(train, fit.weight[fit.fitted_rows]),
+        seed=settings.seed,
         created_at=time.time(),
-    )
-    of_table = (FitWarning(WarningKind.TABLE, text) for text in table.warnings)
-    return law, dataclasses.replace(report, warnings=(*of_table, *warnings(report, optimum, table, weight)))
-
-
-def _check_settings(objective: str, delta: float, level: float, target: float | None) -> None:
-    """Refuses settings that mean nothing."""
-    if objective not in OBJECTIVES:
-        raise InputError(f"no objective is called '{objective}' (objectives: {', '.join(OBJECTIVES)})")
-    if not delta > 0:
-        raise InputError(f"delta must be positive, and is {delta}")
-    if not 0 < level < 1:
-        raise InputError(f"level must lie between 0 and 1, and is {level}")
-    if target is not None and not target > 0:
-        raise InputError(f"target must be positive FLOPs, and is {target}")
-
-
-def _rows_to_fit(table: Table, holdout_above: float | None) -> Bool[np.ndarray, " rows"]:
-    """The rows that are fitted: all, or those that are not held out."""
-    if holdout_above is None:
-        return np.ones(len(table), bool)
-    table.need(("c",), "hold-out")
-    rows = ~table.above_budget(holdout_above)
-    if rows.all():
-        raise InputError(f"{table.name}: no run has more than {holdout_above:.4g} FLOPs, so none would be held out")
-    return rows
-
-
-def _spread(fits: DesignFits, noise: RunNoise, method: IntervalMethod, resamples: int, seed: int) -> Spread:
-    """Resampled constants of the law, and the forms that its forecasts mix."""
-    if not resamples:
-        return Spread(noise, None, None, [])
-    left = leave_one_out(fits)
-    drawn = resample(fits, noise, left, method, resamples, seed)
-    rng = np.random.default_rng([seed, 2])
-    few = draw_bootstrap_errors(fits, left, np.array([noise.deviation]), noise.dof, fits.config.member_draws, rng)
-    return Spread(noise, left, drawn, model_average(fits, drawn.params[None], few))
-
-
-def _predictor(
-    fits: DesignFits, optimum: PointEstimate, spread: Spread, cost: TokenCost, ranges, level: float, seed: int
-) -> Predictor:
-    forms, drawn = spread.forms, spread.drawn
-    return Predictor(
-        law=optimum.law,
-        constants=optimum.params,
-        draws=np.empty((0, len(optimum.params))) if drawn is None else drawn.params,
-        cost=cost,
-        noise=spread.noise,
-        ranges=ranges,
-        level=level,
-        seed=seed,
-        rivals=rivals_of(forms),
-        extrapolation_inflation=pooled_inflation(forms),
-        config=fits.config,
-    )
-
-
-def rivals_of(forms: list[Member]) -> tuple[Rival, ...]:
-    """The forms beside the law itself, as a prediction needs them."""
-    return tuple(
-        Rival(form.label, form.law, form.params[0], form.draws[0], float(form.weight[0])) for form in forms[1:]
     )
 
 
@@ -278,6 +147,30 @@ def _intervals(law: Law, drawn: Resamples | None, derived_draws, level: float) -
     )
 
 
+def _profiled(fit: FittedTable, intervals: Intervals) -> tuple[Profiles | None, Intervals]:
+    """The profiles of a fit, None without resamples, and its intervals, which are theirs if that was asked for."""
+    left, target, cost = fit.spread.left, fit.target, fit.predictor.cost
+    if left is None:
+        return None, intervals
+    level, identified = fit.settings.level, fit.settings.uncertainty.identified_level
+    curves = profile_all(fit.fits, left, fit.spread.noise, cost, target, max(level, identified))
+    report = profile_report(curves, fit.law, cost, target, identified)
+    if fit.method != IntervalMethod.PROFILE:
+        return report, intervals
+    params, derived = profile_intervals(curves, fit.law, cost, target, level)
+    return report, dataclasses.replace(
+        intervals, method=IntervalMethod.PROFILE, params=params, derived=intervals.derived | derived
+    )
+
+
+def _backtest(fit: FittedTable) -> Backtest | None:
+    """Forecasts of larger runs from smaller ones, over the whole table; None without resamples."""
+    if fit.spread.left is None:
+        return None
+    every = DesignFits.of(fit.optimum, fit.table, fit.weight, config=fit.settings.uncertainty)
+    return backtest(every, fit.fitted_rows, fit.settings.level)
+
+
 def _certificate(optimum: PointEstimate) -> Certificate:
     return Certificate(
         n_starts=optimum.starts,
@@ -299,23 +192,20 @@ def _exclusions(
     return tuple(rules)
 
 
-def holdout_errors(predictor: Predictor, table: Table, rows: Bool[np.ndarray, " rows"], above: float) -> HoldoutReport:
-    """Errors on runs that the fit did not see, and the share of them inside their intervals.
-
-    Args:
-        predictor: of the fit.
-        table: all runs.
-        rows: those that were held out.
-        above: FLOPs above which they were.
-    """
-    loss, low, high = predictor.losses({variable: values[rows] for variable, values in table.values.items()})
-    error = np.abs(loss / table.loss[rows] - 1)
+def _holdout_errors(fit: FittedTable) -> HoldoutReport | None:
+    """Errors on the runs that were held out, and the share of them inside their intervals; None where none were."""
+    above, rows, table = fit.settings.holdout_above, ~fit.fitted_rows, fit.table
+    if above is None:
+        return None
+    measured = table.loss[rows]
+    predicted, low, high = fit.predictor.losses({variable: values[rows] for variable, values in table.values.items()})
+    error = np.abs(predicted / measured - 1)
     return HoldoutReport(
         above=above,
         n=int(rows.sum()),
         mean_abs_rel_error=float(error.mean()),
         max_abs_rel_error=float(error.max()),
-        coverage=float(np.mean((low <= table.loss[rows]) & (table.loss[rows] <= high))),
+        coverage=float(np.mean((low <= measured) & (measured <= high))),
     )
 
 
@@ -329,14 +219,14 @@ def _model_average(forms: list[Member]) -> ModelAverage:
                 weight=float(form.weight[0]),
                 score=finite(form.score[0]),
                 params=dict(zip(form.law.names, map(float, form.params[0]), strict=True)),
-                samples={} if k == 0 else samples_of(form.law, form.draws[0]),
+                samples={} if k == 0 else _samples(form.law, form.draws[0]),
             )
             for k, form in enumerate(forms)
         ),
     )
 
 
-def samples_of(law: Law, params: Float[np.ndarray, "draws params"]) -> dict[str, tuple[float, ...]]:
+def _samples(law: Law, params: Float[np.ndarray, "draws params"]) -> dict[str, tuple[float, ...]]:
     """Resampled constants by name, to ``SAMPLE_DIGITS`` significant digits."""
     return {
         name: tuple(float(f"{value:.{SAMPLE_DIGITS}g}") for value in params[:, i]) for i, name in enumerate(law.names)
@@ -357,10 +247,6 @@ def _terms_at_centroid(fits: DesignFits, draws: Float[np.ndarray, "draws params"
         if len(draws)
         else {},
     )
-
-
-def _ranges(table: Table) -> dict[str, tuple[float, float]]:
-    return {variable: (float(values.min()), float(values.max())) for variable, values in table.values.items()}
 
 
 def _fitted_rows(table: Table, weight: Float[np.ndarray, " rows"]) -> FittedRows:

@@ -9,7 +9,7 @@ from laws.data.curves import Curves
 from laws.data.grouping import frontier
 from laws.data.table import Table
 from laws.data.token_cost import TokenCost
-from laws.results.report import ApproachReport, Baselines, BudgetMinimum, PowerLaw, RejectedBudget, interval_of
+from laws.results.report_parts import ApproachReport, Baselines, BudgetMinimum, PowerLaw, RejectedBudget, interval_of
 
 
 def baselines(table: Table) -> Baselines:

@@ -14,7 +14,8 @@ from laws.data.token_cost import ROUGH
 from laws.estimation.estimate import PointEstimate
 from laws.estimation.newton import minimise
 from laws.inference.methods import IntervalMethod
-from laws.results.report import FitReport, FitWarning, Interval, WarningKind
+from laws.results.report import FitReport
+from laws.results.report_parts import FitWarning, Interval, WarningKind
 
 FEW_AT_BEST = 0.05  # share of starts at the best objective below which the optimum may not be global
 OUTLIER_SHARE = 0.02  # share of the runs, the worst fitted, that the outlier check leaves out

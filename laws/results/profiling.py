@@ -11,7 +11,7 @@ from laws.inference.profile import Profile, Quantity, collinear, profiles
 from laws.inference.resampling import DesignFits, LeaveOneOut
 from laws.model.coordinates import Coordinates
 from laws.model.law import Law
-from laws.results.report import Interval, ProfileCurve, Profiles, interval_of
+from laws.results.report_parts import Interval, ProfileCurve, Profiles, interval_of
 
 PROFILED = ("a", "b", "n_opt", "loss_opt")  # derived quantities that are profiled; the others follow from them
 CURVE_DIGITS = 9  # significant digits of a stored curve

@@ -1,326 +1,37 @@
-"""All that a fit states, as typed values: the content of ``fit.json``.
-
-Values that JSON cannot hold (not a number, infinity) are None, so that a report read back equals the report written.
-"""
+"""All that a fit states, as typed values: the content of ``fit.json``. Its parts are in ``laws.results.report_parts``."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import msgspec
 import numpy as np
 
-from laws.approaches.isoflop_profiles import MinimumFlaw
 from laws.base.errors import InputError
 from laws.base.json_files import jsonable
 from laws.base.uncertainty_config import UncertaintyConfig
 from laws.data.table import Exclusion
 from laws.data.token_cost import TokenCost
-from laws.estimation.objectives import OBJECTIVES
 from laws.forecasting.backtest import Backtest
-from laws.inference.methods import IntervalMethod
 from laws.inference.noise import RunNoise
+from laws.results.report_parts import (
+    ApproachReport,
+    Baselines,
+    CentroidTerms,
+    Certificate,
+    FittedRows,
+    FitWarning,
+    HoldoutReport,
+    InputFile,
+    Intervals,
+    ModelAverage,
+    ObjectiveReport,
+    Profiles,
+    SensitivityRow,
+)
 
 SCHEMA = 2  # number of the layout of ``fit.json``; it rises whenever a field changes its name or meaning
-
-Interval = tuple[float | None, float | None]  # lower and upper end; None where it is open
-
-
-@dataclass(frozen=True)
-class ObjectiveReport:
-    """The objective at the optimum.
-
-    Args:
-        name: a key of ``laws.estimation.objectives.OBJECTIVES``.
-        delta: Huber's threshold, in log loss.
-        value: the sum over all rows, weights included.
-    """
-
-    name: str
-    delta: float
-    value: float
-
-    @property
-    def has_threshold(self) -> bool:
-        """Whether the objective depends on ``delta``."""
-        return OBJECTIVES[self.name].has_threshold
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """What vouches for the optimum.
-
-    Args:
-        n_starts, n_at_best: starts of the optimiser, and how many ended at the best objective.
-        gradient: largest component of the gradient relative to the objective.
-        decrement: expected decrease of one more Newton step relative to the objective.
-        condition: condition number of the Hessian scaled to a unit diagonal.
-        at_bound: constants that ended on a bound.
-    """
-
-    n_starts: int
-    n_at_best: int
-    gradient: float
-    decrement: float
-    condition: float
-    at_bound: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Intervals:
-    """Intervals of the constants and of what is derived from them.
-
-    Args:
-        level: nominal coverage.
-        method: how they were found.
-        resamples: draws asked for.
-        n_not_converged, n_at_bound: draws that stopped short of an optimum, and that ended on a bound.
-        n_without_optimum: draws of which no compute-optimal size exists at the target; they are not in ``derived``.
-        params, derived: name -> interval.
-    """
-
-    level: float
-    method: IntervalMethod
-    resamples: int
-    n_not_converged: int
-    n_at_bound: int
-    n_without_optimum: int
-    params: dict[str, Interval]
-    derived: dict[str, Interval]
-
-
-@dataclass(frozen=True)
-class ProfileCurve:
-    """Signed roots of the deviance of a quantity, in standard deviations of a t distribution, at rising values."""
-
-    values: tuple[float, ...]
-    roots: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class Profiles:
-    """Profile-likelihood intervals and their curves; ``dof`` are the degrees of freedom of the t distribution."""
-
-    level: float
-    dof: float
-    params: dict[str, Interval]
-    derived: dict[str, Interval]
-    curves: dict[str, ProfileCurve]
-
-
-@dataclass(frozen=True)
-class HoldoutReport:
-    """Errors on runs that were held out.
-
-    Args:
-        above: FLOPs above which runs were held out.
-        n: how many rows.
-        mean_abs_rel_error, max_abs_rel_error: of the predicted loss.
-        coverage: share of them inside their intervals.
-    """
-
-    above: float
-    n: int
-    mean_abs_rel_error: float
-    max_abs_rel_error: float
-    coverage: float
-
-
-@dataclass(frozen=True)
-class RivalReport:
-    """A form in the model average.
-
-    Args:
-        label, law: the form for people, and the name of its law.
-        weight: in the mixture.
-        score: mean log density that it gave the runs beyond each forecast origin; None without an origin.
-        params: its constants.
-        samples: name -> resampled constants; empty for the fitted law, whose samples are the report's own.
-    """
-
-    label: str
-    law: str
-    weight: float
-    score: float | None
-    params: dict[str, float]
-    samples: dict[str, tuple[float, ...]]
-
-
-@dataclass(frozen=True)
-class ModelAverage:
-    """The fitted law, first, and its rivals.
-
-    Args:
-        extrapolation_inflation: relative standard deviation added to forecasts for every factor e of extrapolation.
-        forms: the mixture.
-    """
-
-    extrapolation_inflation: float
-    forms: tuple[RivalReport, ...]
-
-
-@dataclass(frozen=True)
-class PowerLaw:
-    """Loss k C^-p."""
-
-    k: float
-    p: float
-
-
-@dataclass(frozen=True)
-class Baselines:
-    """Naive forecasts: the best loss so far, and a power law without offset along the frontier of the runs."""
-
-    best_loss: float
-    power_law: PowerLaw | None
-
-
-@dataclass(frozen=True)
-class BudgetMinimum:
-    """The best size at one budget, by approach 2.
-
-    Args:
-        c: FLOPs of the budget.
-        n, d, loss: of the minimum: parameters, tokens, loss.
-        low, high: interval of n.
-    """
-
-    c: float
-    n: float
-    d: float
-    loss: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class RejectedBudget:
-    """A budget whose minimum approach 2 does not use.
-
-    Args:
-        c: FLOPs of the budget.
-        flaw: why.
-    """
-
-    c: float
-    flaw: MinimumFlaw
-
-
-@dataclass(frozen=True)
-class ApproachReport:
-    """Approach 1 or 2 on the same runs.
-
-    Args:
-        reason: why there are no exponents; None where there are.
-        a, a_interval, b, b_interval: exponents of N*(C) and D*(C).
-        log_g: log of the coefficient of N* = G C^a.
-        noise, noise_source: standard deviation of the loss between runs that was assumed, and where it came from.
-        minima, rejected: of approach 2: the budgets through whose minima the power law goes, and the others.
-        points: of approach 1: ``c``, ``n``, ``d`` and ``loss`` along the envelope.
-        n_curves: learning curves behind the envelope.
-    """
-
-    reason: str | None = None
-    a: float | None = None
-    a_interval: Interval | None = None
-    b: float | None = None
-    b_interval: Interval | None = None
-    log_g: float | None = None
-    noise: float | None = None
-    noise_source: str | None = None
-    minima: tuple[BudgetMinimum, ...] = ()
-    rejected: tuple[RejectedBudget, ...] = ()
-    points: dict[str, tuple[float, ...]] | None = None
-    n_curves: int | None = None
-
-
-@dataclass(frozen=True)
-class CentroidTerms:
-    """What each linear constant adds to the prediction at the centre of the runs.
-
-    Args:
-        centroid: variable -> geometric mean of the runs.
-        collinear: linear constants whose size means nothing without the other constants, as A of A / N^alpha.
-        params, intervals: name -> what the constant adds there.
-    """
-
-    centroid: dict[str, float]
-    collinear: tuple[str, ...]
-    params: dict[str, float]
-    intervals: dict[str, Interval]
-
-
-@dataclass(frozen=True)
-class InputFile:
-    """A file behind a fit, and the hash of its bytes."""
-
-    path: str
-    sha256: str | None
-
-
-@dataclass(frozen=True)
-class FittedRows:
-    """The rows that were fitted.
-
-    Args:
-        run: the run of each.
-        values: variable -> one number a row.
-        loss: what was measured.
-        weight: what each counts; None where every row counts once.
-    """
-
-    run: tuple[str, ...]
-    values: dict[str, tuple[float, ...]]
-    loss: tuple[float, ...]
-    weight: tuple[float, ...] | None = None
-
-
-@dataclass(frozen=True)
-class SensitivityRow:
-    """What the fit says of the target under another choice; ``reason`` where that choice has no fit."""
-
-    kind: str
-    choice: str
-    reason: str | None = None
-    c: float | None = None
-    n_runs: int | None = None
-    a: float | None = None
-    n: float | None = None
-    d: float | None = None
-    loss: float | None = None
-
-
-class WarningKind(StrEnum):
-    """What a warning is about."""
-
-    TABLE = "table"
-    AT_BOUND = "at_bound"
-    EQUALS_START = "equals_start"
-    FEW_AT_BEST = "few_at_best"
-    UNIDENTIFIED = "unidentified"
-    FEW_RUNS = "few_runs"
-    RESAMPLES = "resamples"
-    RIVALS = "rivals"
-    INFLATION = "inflation"
-    EXTRAPOLATION = "extrapolation"
-    ROWS_OF_ONE_RUN = "rows_of_one_run"
-    COMPUTE = "compute"
-    OUTLIERS = "outliers"
-    APPROACH_2_BIAS = "approach_2_bias"
-    APPROACHES_DISAGREE = "approaches_disagree"
-
-
-@dataclass(frozen=True)
-class FitWarning:
-    """What a reader of the fit must know."""
-
-    kind: WarningKind
-    text: str
-
-    def __str__(self) -> str:
-        return self.text
 
 
 @dataclass(frozen=True)
@@ -418,17 +129,6 @@ def plain_number(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     raise NotImplementedError
-
-
-def finite(value: Any) -> float | None:
-    """A number as JSON can hold it: None where it is not finite."""
-    return float(value) if np.isfinite(value) else None
-
-
-def interval_of(ends: Any) -> Interval:
-    """A pair of ends as an interval, open where an end is not finite."""
-    low, high = ends
-    return finite(low), finite(high)
 
 
 def read_report(payload: dict[str, Any], origin: str) -> FitReport:

@@ -19,7 +19,8 @@ from laws.base.json_files import content_hash, jsonable, read_json, sha256, writ
 from laws.data.checks import SIX_ND
 from laws.data.loading import DEFAULTS
 from laws.forecasting.prediction import Forecast
-from laws.results.report import FitReport, InputFile, plain_number, read_report
+from laws.results.report import FitReport, plain_number, read_report
+from laws.results.report_parts import InputFile
 from laws.results.results import FitResult
 
 KIND = "isoflop.prediction"

@@ -19,7 +19,8 @@ from laws.data.loading import load
 from laws.data.table import ExclusionRule, Table
 from laws.model.law import Law
 from laws.model.variables import CORE
-from laws.results.report import FitReport, InputFile
+from laws.results.report import FitReport
+from laws.results.report_parts import InputFile
 from laws.results.results import FitResult, from_report
 from laws.uses.preregistration import FrozenPrediction, read_frozen
 

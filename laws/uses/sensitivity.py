@@ -14,7 +14,8 @@ from laws.estimation.objectives import OBJECTIVES
 from laws.inference.allocation import derive
 from laws.model.forms import LAWS
 from laws.model.law import Law
-from laws.results.report import FitReport, SensitivityRow
+from laws.results.report import FitReport
+from laws.results.report_parts import SensitivityRow
 from laws.results.results import FitResult
 
 # Objectives and Huber thresholds that are tried beside the fit's own: a decade to either side of the default, and squares.

@@ -11,7 +11,8 @@ import laws
 from laws.base.errors import InputError
 from laws.data.table import Exclusion
 from laws.results.approach_reports import baselines
-from laws.results.report import SCHEMA, WarningKind, read_report
+from laws.results.report import SCHEMA, read_report
+from laws.results.report_parts import WarningKind
 
 KEYS = {
     "schema", "law", "formula", "params", "objective", "n_runs", "excluded", "certificate", "intervals", "derived",

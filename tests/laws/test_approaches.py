@@ -14,7 +14,7 @@ from laws.data.grouping import budget_groups
 from laws.data.token_cost import fit_token_cost
 from laws.inference.allocation import allocate
 from laws.model.forms import find
-from laws.results.report import WarningKind
+from laws.results.report_parts import WarningKind
 
 
 def test_budgets_group_equal_compute():

@@ -20,7 +20,7 @@ from laws.estimation.objectives import OBJECTIVES
 from laws.model.coordinates import Coordinates
 from laws.model.forms import find
 from laws.model.law import Law, Param
-from laws.results.report import WarningKind
+from laws.results.report_parts import WarningKind
 
 NAMES = {"n": "n", "d": "d", "c": "c"}
 

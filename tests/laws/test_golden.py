@@ -16,7 +16,7 @@ from laws.inference.resampling import pairs_bootstrap
 from laws.model.forms import find
 from laws.model.forms.schedule import multi_power
 from laws.results.diagnostics import warnings
-from laws.results.report import WarningKind
+from laws.results.report_parts import WarningKind
 
 COLUMNS = {"n": "params", "d": "tokens"}
 

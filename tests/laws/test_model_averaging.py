@@ -13,7 +13,7 @@ from laws.forecasting.model_averaging import RIVALS
 from laws.forecasting.rolling_origin import INFLATIONS, _scores, forecast_origins
 from laws.inference.resampling import DesignFits
 from laws.model.forms import LAWS, find
-from laws.results.report import WarningKind
+from laws.results.report_parts import WarningKind
 
 
 def test_every_rival_is_a_law():

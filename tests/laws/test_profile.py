@@ -17,7 +17,7 @@ from laws.inference.resampling import DesignFits, leave_one_out
 from laws.model.coordinates import Coordinates
 from laws.model.forms import find
 from laws.model.law import Law, Param
-from laws.results.report import WarningKind
+from laws.results.report_parts import WarningKind
 
 
 def by_name(law):

@@ -9,7 +9,7 @@ import pytest
 from isoflop import cli
 from laws.base.errors import InputError
 from laws.base.json_files import content_hash
-from laws.results.report import InputFile
+from laws.results.report_parts import InputFile
 from laws.uses.calibration import calibration
 from laws.uses.score_log import LoggedScore, ScoreLog, append_score, read_score_log
 from laws.uses.scoring import MeasuredLoss, NaiveForecast, NaiveForecasts, PredictedLoss, Score, ScoredRuns

@@ -11,7 +11,7 @@ import laws
 from laws.base.errors import InputError
 from laws.inference.methods import IntervalMethod
 from laws.results.diagnostics import CHECKS
-from laws.results.report import WarningKind
+from laws.results.report_parts import WarningKind
 
 
 def test_settings_are_kept_in_the_fit_and_followed(below, tmp_path):

@@ -12,7 +12,7 @@ from isoflop import cli
 from laws.base.errors import FitFailed, InputError
 from laws.data.token_cost import TokenCost
 from laws.model.forms import find
-from laws.results.report import ModelAverage
+from laws.results.report_parts import ModelAverage
 from laws.uses.collapse import collapse_curves
 from laws.uses.inference_cost import IsoLossCost
 from laws.uses.two_stage import predict_downstream

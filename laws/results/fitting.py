@@ -1,0 +1,223 @@
+"""A law fitted to a table: point estimate, resampled constants, rival forms, and what predictions need of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from laws.base.errors import InputError
+from laws.base.uncertainty_config import UncertaintyConfig
+from laws.data.curves import Curves
+from laws.data.grouping import budget_groups
+from laws.data.table import Table
+from laws.data.token_cost import TokenCost, fit_token_cost
+from laws.estimation.estimate import PointEstimate, estimate, weights_of
+from laws.estimation.objectives import OBJECTIVES
+from laws.forecasting.model_averaging import Member, model_average, pooled_inflation
+from laws.forecasting.prediction import Predictor, Rival
+from laws.inference.methods import IntervalMethod
+from laws.inference.noise import RunNoise, noise_of
+from laws.inference.resampling import (
+    DesignFits,
+    LeaveOneOut,
+    Resamples,
+    draw_bootstrap_errors,
+    leave_one_out,
+    method_for,
+    resample,
+)
+from laws.model.law import Law
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """What a fit was asked for.
+
+    Args:
+        objective: a key of ``laws.estimation.objectives.OBJECTIVES``.
+        delta: Huber's threshold, in log loss.
+        resamples: draws of the constants; 0 for no intervals.
+        ci_method: of the intervals, one of ``laws.inference.resampling.METHODS``.
+        uncertainty: settings that shape intervals.
+        level: of all intervals.
+        target: FLOPs at which the best size and loss are derived; by default the largest compute of the table.
+        holdout_above: runs with more FLOPs are left out of the fit and predicted; a budget is never cut in two.
+        fixed: constants of the law that are held at given values.
+        curves: learning curves from ``laws.data.curves.load_curves``, for approach 1.
+        seed: of all draws.
+
+    Raises:
+        InputError: a setting means nothing.
+    """
+
+    objective: str
+    delta: float
+    resamples: int
+    ci_method: str
+    uncertainty: UncertaintyConfig
+    level: float
+    target: float | None
+    holdout_above: float | None
+    fixed: Mapping[str, float] | None
+    curves: Curves | None
+    seed: int
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise InputError(f"no objective is called '{self.objective}' (objectives: {', '.join(OBJECTIVES)})")
+        if not self.delta > 0:
+            raise InputError(f"delta must be positive, and is {self.delta}")
+        if not 0 < self.level < 1:
+            raise InputError(f"level must lie between 0 and 1, and is {self.level}")
+        if self.target is not None and not self.target > 0:
+            raise InputError(f"target must be positive FLOPs, and is {self.target}")
+
+
+class Spread(NamedTuple):
+    """Noise and resampled constants of a fit, and the forms that its forecasts mix.
+
+    Args:
+        noise: of one run.
+        left: the fits without each run; None without resamples.
+        drawn: resampled constants; None likewise.
+        forms: the model average, the law first; empty likewise.
+    """
+
+    noise: RunNoise
+    left: LeaveOneOut | None
+    drawn: Resamples | None
+    forms: list[Member]
+
+
+class FittedTable(NamedTuple):
+    """A law fitted to a table.
+
+    Args:
+        settings: what was asked for.
+        table: all rows that the law describes, held-out ones included.
+        fitted_rows: those that were fitted.
+        weight: what each row counts; 0 for those held out.
+        optimum: the point estimate.
+        fits: the fit as one of many designs, to be resampled.
+        method: of the intervals.
+        spread: noise, resampled constants and rival forms.
+        target: FLOPs at which best size and loss are derived; None for a law without an optimum.
+        predictor: what predictions need.
+    """
+
+    settings: FitSettings
+    table: Table
+    fitted_rows: Bool[np.ndarray, " rows"]
+    weight: Float[np.ndarray, " rows"]
+    optimum: PointEstimate
+    fits: DesignFits
+    method: IntervalMethod
+    spread: Spread
+    target: float | None
+    predictor: Predictor
+
+    @property
+    def law(self) -> Law:
+        """The law, without the constants that are held."""
+        return self.optimum.law
+
+    @property
+    def train(self) -> Table:
+        """The fitted rows alone."""
+        return self.table.take(self.fitted_rows)
+
+
+def fit_table(table: Table, law: Law, settings: FitSettings) -> FittedTable:
+    """A law fitted to a table, with its resamples and rival forms.
+
+    Args:
+        table: from ``laws.data.loading.load``.
+        law: its declaration.
+        settings: what is asked for.
+
+    Raises:
+        InputError: the table does not suit the law, or the hold-out leaves nothing.
+        FitFailed: no start reached an optimum.
+    """
+    law = law.with_fixed(settings.fixed)
+    table = table.for_law(law)
+    objective, uncertainty = settings.objective, settings.uncertainty
+    fitted_rows = _rows_to_fit(table, settings.holdout_above)
+    weight, train = weights_of(table, fitted_rows, objective), table.take(fitted_rows)
+    method = method_for(settings.ci_method, train.runs, len(law.params), objective, uncertainty)
+    optimum = estimate(law, table, objective, settings.delta, weight)
+    stratum = budget_groups(train.values["c"]) if "c" in train.values else None
+    fits = DesignFits.of(optimum, train, weight[fitted_rows], stratum, uncertainty)
+    noise = noise_of(optimum, table, weight, uncertainty)
+    spread = _spread(fits, noise, method, settings.resamples, settings.seed)
+    return FittedTable(
+        settings=settings,
+        table=table,
+        fitted_rows=fitted_rows,
+        weight=weight,
+        optimum=optimum,
+        fits=fits,
+        method=method,
+        spread=spread,
+        target=_target(law, table, settings.target),
+        predictor=_predictor(fits, optimum, spread, train, settings),
+    )
+
+
+def _rows_to_fit(table: Table, holdout_above: float | None) -> Bool[np.ndarray, " rows"]:
+    """The rows that are fitted: all, or those that are not held out."""
+    if holdout_above is None:
+        return np.ones(len(table), bool)
+    table.need(("c",), "hold-out")
+    rows = ~table.above_budget(holdout_above)
+    if rows.all():
+        raise InputError(f"{table.name}: no run has more than {holdout_above:.4g} FLOPs, so none would be held out")
+    return rows
+
+
+def _target(law: Law, table: Table, target: float | None) -> float | None:
+    """FLOPs at which best size and loss are derived: as asked for, or the largest of the table."""
+    if not law.has_compute_optimum:
+        return None
+    return float(table.values["c"].max()) if target is None else target
+
+
+def _spread(fits: DesignFits, noise: RunNoise, method: IntervalMethod, resamples: int, seed: int) -> Spread:
+    """Resampled constants of the law, and the forms that its forecasts mix."""
+    if not resamples:
+        return Spread(noise, None, None, [])
+    left = leave_one_out(fits)
+    drawn = resample(fits, noise, left, method, resamples, seed)
+    rng = np.random.default_rng([seed, 2])
+    few = draw_bootstrap_errors(fits, left, np.array([noise.deviation]), noise.dof, fits.config.member_draws, rng)
+    return Spread(noise, left, drawn, model_average(fits, drawn.params[None], few))
+
+
+def _predictor(
+    fits: DesignFits, optimum: PointEstimate, spread: Spread, train: Table, settings: FitSettings
+) -> Predictor:
+    """What predictions need of a fit."""
+    return Predictor(
+        law=optimum.law,
+        constants=optimum.params,
+        draws=np.empty((0, len(optimum.params))) if spread.drawn is None else spread.drawn.params,
+        cost=fit_token_cost(train) if {"n", "d"} <= set(train.values) else TokenCost(),
+        noise=spread.noise,
+        ranges={variable: (float(values.min()), float(values.max())) for variable, values in train.values.items()},
+        level=settings.level,
+        seed=settings.seed,
+        rivals=_rivals(spread.forms),
+        extrapolation_inflation=pooled_inflation(spread.forms),
+        config=fits.config,
+    )
+
+
+def _rivals(forms: list[Member]) -> tuple[Rival, ...]:
+    """The forms beside the law itself, as a prediction needs them."""
+    return tuple(
+        Rival(form.label, form.law, form.params[0], form.draws[0], float(form.weight[0])) for form in forms[1:]
+    )
