@@ -55,6 +55,9 @@ class FitPlots:
         Args:
             ax: where to draw; by default a new figure.
 
+        Returns:
+            the axes.
+
         Raises:
             InputError: the law has no compute optimum, or the runs do not lie on budgets of equal compute.
         """
@@ -67,6 +70,9 @@ class FitPlots:
             ax: where to draw; by default a new figure.
             curves: learning curves from ``laws.load_curves``, drawn behind with their envelope.
 
+        Returns:
+            the axes.
+
         Raises:
             InputError: the law has no compute optimum.
         """
@@ -77,6 +83,9 @@ class FitPlots:
 
         Args:
             axes: two, for parameters and for tokens; by default of a new figure.
+
+        Returns:
+            the axes, an array of panels.
 
         Raises:
             InputError: the law has no compute optimum, or another number of axes.
@@ -89,6 +98,9 @@ class FitPlots:
         Args:
             ax: where to draw; by default a new figure.
 
+        Returns:
+            the axes.
+
         Raises:
             InputError: the law has no compute optimum.
         """
@@ -99,6 +111,9 @@ class FitPlots:
 
         Args:
             axes: one a variable; by default of a new figure.
+
+        Returns:
+            the axes, an array of panels.
 
         Raises:
             InputError: another number of axes.
@@ -111,6 +126,9 @@ class FitPlots:
         Args:
             axes: one a quantity; by default of a new figure.
 
+        Returns:
+            the axes, an array of panels.
+
         Raises:
             InputError: the fit has no profile, or another number of axes.
         """
@@ -122,6 +140,9 @@ class FitPlots:
         Args:
             axes: one a pair; by default of a new figure.
 
+        Returns:
+            the axes, an array of panels.
+
         Raises:
             InputError: the fit has too few resamples or constants, or another number of axes.
         """
@@ -132,6 +153,9 @@ class FitPlots:
 
         Args:
             ax: where to draw; by default a new figure.
+
+        Returns:
+            the axes.
 
         Raises:
             InputError: the fit has no backtest.
@@ -145,6 +169,9 @@ class FitPlots:
             curves: learning curves from ``laws.load_curves``.
             ax: where to draw; by default a new figure.
 
+        Returns:
+            the axes.
+
         Raises:
             InputError: no curve is of a fitted run, or the table has no sizes.
         """
@@ -156,6 +183,9 @@ class FitPlots:
         Args:
             ax: where to draw; by default a new figure.
 
+        Returns:
+            the axes.
+
         Raises:
             InputError: the law reads several variables.
         """
@@ -166,6 +196,9 @@ class FitPlots:
 
         Args:
             axes: two, for the loss and for the data transferred; by default of a new figure.
+
+        Returns:
+            the axes, an array of panels.
 
         Raises:
             InputError: the fit is not of the law of transfer, or another number of axes.

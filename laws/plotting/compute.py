@@ -9,8 +9,21 @@ from jaxtyping import Float
 
 from laws.data.curves import Curves
 from laws.plotting import plot_data
-from laws.plotting.panels import Panels, require_optimum
-from laws.plotting.style import FAINT, INK, LAW, NAIVE, NOTE, SECOND, SYMBOLS, THIRD, legend, log_ticks, log_x
+from laws.plotting.missing import require_optimum
+from laws.plotting.panels import Panels
+from laws.plotting.style import (
+    FAINT,
+    INK,
+    LAW,
+    SECOND,
+    THIRD,
+    axis_label,
+    data_unit,
+    legend,
+    log_ticks,
+    log_x,
+    mark_extrapolation,
+)
 from laws.results.results import FitResult
 
 if TYPE_CHECKING:
@@ -26,6 +39,9 @@ def loss_against_compute(fitted: FitResult, panels: Panels, curves: Curves | Non
         fitted: the fit.
         panels: where to draw.
         curves: learning curves from ``laws.load_curves``.
+
+    Returns:
+        one panel.
 
     Raises:
         MissingFigureData: the law has no compute optimum.
@@ -52,8 +68,8 @@ def loss_against_compute(fitted: FitResult, panels: Panels, curves: Curves | Non
         axes.plot([], [], color=FAINT, linewidth=1, label="learning curves")
     log_x(axes, np.r_[runs["c"], compute])
     axes.set_ylim(min(best["loss_low"].min(), runs["loss"].min()) * 0.985, runs["loss"].quantile(TOP) * 1.08)
-    axes.set(xlabel=SYMBOLS["c"], ylabel=fitted.observable)
-    _mark_extrapolation(axes, fitted, compute, 0.95)
+    axes.set(xlabel=axis_label("c", fitted.report.columns), ylabel=fitted.observable)
+    mark_extrapolation(axes, plot_data.extrapolation_start(fitted, compute), 0.95)
     legend(axes)
     return [axes]
 
@@ -65,6 +81,9 @@ def optimum_against_compute(fitted: FitResult, panels: Panels) -> list[Axes]:
         fitted: the fit.
         panels: where to draw.
 
+    Returns:
+        two panels: parameters and tokens.
+
     Raises:
         MissingFigureData: the law has no compute optimum.
     """
@@ -75,7 +94,8 @@ def optimum_against_compute(fitted: FitResult, panels: Panels) -> list[Axes]:
     both = panels(2, 3.6)
     for axes, name, exponent in zip(both, ("n", "d"), ("a", "b"), strict=True):
         low, value, high = (best[f"{name}{end}"] for end in ("_low", "", "_high"))
-        axes.fill_between(compute, low, high, color=LAW, alpha=0.22, linewidth=0)
+        label = f"{fitted.report.intervals.level:.0%} interval of the law"
+        axes.fill_between(compute, low, high, color=LAW, alpha=0.22, linewidth=0, label=label)
         axes.plot(compute, value, color=LAW, label=f"{fitted.law.name}: {_exponent(fitted, exponent)}", zorder=3)
         if len(points):
             axes.plot(points["c"], points[name], ".", color=THIRD, markersize=4, label="approach 1: envelope")
@@ -87,11 +107,16 @@ def optimum_against_compute(fitted: FitResult, panels: Panels) -> list[Axes]:
             )  # fmt: skip
         _log_y(axes, np.concatenate([low, high, minima[name], value]))
         log_x(axes, compute)
-        symbol = SYMBOLS[name].replace(f"${name.upper()}$", f"${name.upper()}^*$")
-        axes.set(xlabel=SYMBOLS["c"], ylabel=f"compute-optimal {symbol}")
-        _mark_extrapolation(axes, fitted, compute, 0.05)
+        axes.set(xlabel=axis_label("c", fitted.report.columns), ylabel=f"compute-optimal {_starred(fitted, name)}")
+        mark_extrapolation(axes, plot_data.extrapolation_start(fitted, compute), 0.05)
         legend(axes, 1)
     return both
+
+
+def _starred(fitted: FitResult, name: str) -> str:
+    """The symbol of an optimum with its unit, short enough for the side of a panel."""
+    unit = "parameters" if name == "n" else data_unit(fitted.report.columns)
+    return f"${name.upper()}^*$" + (f" ({unit})" if unit else "")
 
 
 def _exponent(fitted: FitResult, name: str) -> str:
@@ -106,21 +131,3 @@ def _log_y(axes: Axes, values: Float[np.ndarray, " values"]) -> None:
     axes.set_yscale("log")
     axes.set_ylim(values.min() / 1.6, values.max() * 1.6)
     log_ticks(axes.yaxis, float(values.min()), float(values.max()))
-
-
-def _mark_extrapolation(axes: Axes, fitted: FitResult, compute: Float[np.ndarray, " points"], height: float) -> None:
-    """A line where the fitted runs end, if more is drawn.
-
-    Args:
-        axes: the panel.
-        fitted: the fit.
-        compute: training FLOPs that are drawn.
-        height: of the label, as a fraction of the panel: where it is empty.
-    """
-    end = fitted.report.ranges["c"][1]
-    if compute[-1] > 1.2 * end:
-        axes.axvline(end, color=NAIVE, linewidth=0.9, linestyle=":")
-        axes.annotate(
-            "extrapolation \u2192", (end, height), xycoords=("data", "axes fraction"), va="center", fontsize=7.5,
-            color=NOTE, xytext=(3, 0), textcoords="offset points",
-        )  # fmt: skip

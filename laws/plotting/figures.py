@@ -10,8 +10,9 @@ from laws.data.curves import Curves
 from laws.plotting.backtest import backtest
 from laws.plotting.calibration import calibration
 from laws.plotting.compute import loss_against_compute, optimum_against_compute
+from laws.plotting.missing import MissingFigureData
 from laws.plotting.multiplier import multiplier
-from laws.plotting.panels import MissingFigureData, Panels, figure_of, file_panels
+from laws.plotting.panels import Panels, figure_of, file_panels
 from laws.plotting.runs import isoflop_curves, learning_curves, one_column, residuals
 from laws.plotting.style import STYLE, save
 from laws.plotting.surface import surface

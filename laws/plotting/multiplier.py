@@ -15,11 +15,19 @@ if TYPE_CHECKING:
 
 
 def multiplier(comparison: Comparison, panels: Panels) -> list[Axes]:
-    """Compute multiplier of B over A, with its interval, against the compute of A."""
+    """Compute multiplier of B over A, with its interval, against the compute of A.
+
+    Args:
+        comparison: from ``laws.compare``.
+        panels: where to draw.
+
+    Returns:
+        one panel.
+    """
     points = comparison.frame().dropna(subset="multiplier")
     (axes,) = panels(1)
     compute = points["c"].to_numpy()
-    axes.plot(compute, points["multiplier"], color=LAW, marker="o", markersize=3.4)
+    axes.plot(compute, points["multiplier"], color=LAW, marker="o", markersize=3.4, label="multiplier")
     bounded = points.dropna(subset=["low", "high"])
     axes.fill_between(
         bounded["c"], bounded["low"], bounded["high"], color=LAW, alpha=0.22, linewidth=0,

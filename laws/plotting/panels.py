@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from laws.base.errors import InputError
-from laws.results.results import FitResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,10 +16,6 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 4.4, 3.2  # inches of one panel
 ACROSS = 4  # most panels of a row
 LEGEND_COLUMN = 1.6  # inches of a column of a legend above all panels
-
-
-class MissingFigureData(InputError):
-    """A fit does not hold what a figure shows."""
 
 
 class Panels(Protocol):
@@ -32,6 +27,9 @@ class Panels(Protocol):
         Args:
             count: number of panels.
             height, width: of a panel, in inches.
+
+        Raises:
+            InputError: a caller gave another number of axes.
         """
         ...
 
@@ -51,39 +49,58 @@ def _in_style(axes: list[Axes]) -> list[Axes]:
     """Axes with the frame, grid and letters of the style that is on: their ticks are made after it has ended."""
     from matplotlib import rcParams
 
-    for one in axes:
-        one.spines["top"].set_visible(rcParams["axes.spines.top"])
-        one.spines["right"].set_visible(rcParams["axes.spines.right"])
-        for spine in one.spines.values():
+    for panel in axes:
+        panel.spines["top"].set_visible(rcParams["axes.spines.top"])
+        panel.spines["right"].set_visible(rcParams["axes.spines.right"])
+        for spine in panel.spines.values():
             spine.set(edgecolor=rcParams["axes.edgecolor"], linewidth=rcParams["axes.linewidth"])
-        one.set_axisbelow(rcParams["axes.axisbelow"])
-        one.grid(rcParams["axes.grid"], color=rcParams["grid.color"], linewidth=rcParams["grid.linewidth"])
-        one.tick_params(axis="x", which="both", labelsize=rcParams["xtick.labelsize"])
-        one.tick_params(axis="y", which="both", labelsize=rcParams["ytick.labelsize"])
-        for axis in (one.xaxis, one.yaxis):
+        panel.set_axisbelow(rcParams["axes.axisbelow"])
+        panel.grid(rcParams["axes.grid"], color=rcParams["grid.color"], linewidth=rcParams["grid.linewidth"])
+        panel.tick_params(axis="x", which="both", labelsize=rcParams["xtick.labelsize"])
+        panel.tick_params(axis="y", which="both", labelsize=rcParams["ytick.labelsize"])
+        for axis in (panel.xaxis, panel.yaxis):
             axis.label.set_fontsize(rcParams["axes.labelsize"])
     return axes
 
 
 def pyplot_panels(count: int, height: float = HEIGHT, width: float = WIDTH) -> list[Axes]:
-    """Axes of a new pyplot figure, which a notebook shows."""
+    """Axes of a new pyplot figure, which a notebook shows.
+
+    Args:
+        count: number of panels.
+        height, width: of a panel, in inches.
+
+    Returns:
+        the axes, row by row, at most ``ACROSS`` in a row.
+    """
     from matplotlib import pyplot
 
     return _in_style(_grid(pyplot.figure, count, height, width))
 
 
 def file_panels(count: int, height: float = HEIGHT, width: float = WIDTH) -> list[Axes]:
-    """Axes of a new figure that pyplot does not know: it is written to a file and forgotten."""
+    """Axes of a new figure that pyplot does not know: it is written to a file and forgotten.
+
+    Args:
+        count: number of panels.
+        height, width: of a panel, in inches.
+
+    Returns:
+        the axes, row by row, at most ``ACROSS`` in a row.
+    """
     from matplotlib.figure import Figure
 
     return _grid(Figure, count, height, width)
 
 
 def given_panels(axes: Axes | Sequence[Axes] | np.ndarray) -> Panels:
-    """A caller's own axes.
+    """The axes that a caller gives, as panels of a figure.
 
-    Raises:
-        InputError: when a figure asks for them, another number than it has panels.
+    Args:
+        axes: one, or as many as the figure has panels.
+
+    Returns:
+        panels that raise ``InputError`` where the figure asks for another number.
     """
     given: list[Any] = list(np.ravel(np.asarray(axes, dtype=object)))
 
@@ -95,16 +112,6 @@ def given_panels(axes: Axes | Sequence[Axes] | np.ndarray) -> Panels:
     return panels
 
 
-def require_optimum(fitted: FitResult) -> None:
-    """Refuses a fit of a law without a best split of compute.
-
-    Raises:
-        MissingFigureData: the law does not trade parameters against data.
-    """
-    if not fitted.law.has_compute_optimum:
-        raise MissingFigureData(f"law '{fitted.law.name}' has no compute-optimal split of parameters and data")
-
-
 def figure_of(axes: list[Axes]) -> Figure:
     """The figure that holds some axes."""
     figure = axes[0].get_figure(root=True)
@@ -113,7 +120,12 @@ def figure_of(axes: list[Axes]) -> Figure:
 
 
 def legend_above(axes: list[Axes], handles: list[Any]) -> None:
-    """One legend for all panels: above the figure, or above its first panel where the figure holds others too."""
+    """One legend for all panels: above the figure, or above its first panel where the figure holds others too.
+
+    Args:
+        axes: the panels.
+        handles: artists with labels.
+    """
     figure = figure_of(axes)
     labels = [str(handle.get_label()) for handle in handles]
     if set(figure.axes) == set(axes) and figure.get_layout_engine() is not None:

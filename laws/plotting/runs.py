@@ -7,19 +7,28 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from laws.data.curves import Curves
-from laws.estimation.estimate import log_predictions
-from laws.inference.noise import interval
 from laws.model.law import LOSS
 from laws.plotting import plot_data
-from laws.plotting.panels import MissingFigureData, Panels, require_optimum
-from laws.plotting.style import INK, LAW, NOTE, SECOND, SYMBOLS, colours, legend, log_ticks, log_x, power
+from laws.plotting.missing import MissingFigureData, require_optimum
+from laws.plotting.panels import Panels
+from laws.plotting.style import (
+    INK,
+    LAW,
+    NOTE,
+    SECOND,
+    axis_label,
+    colours,
+    legend,
+    log_ticks,
+    log_x,
+    mark_extrapolation,
+    power,
+)
 from laws.results.results import FitResult
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.cm import ScalarMappable
-
-BEYOND = 2.0  # factor by which a law of one variable is drawn beyond the runs
 
 
 def isoflop_curves(fitted: FitResult, panels: Panels) -> list[Axes]:
@@ -28,6 +37,9 @@ def isoflop_curves(fitted: FitResult, panels: Panels) -> list[Axes]:
     Args:
         fitted: the fit.
         panels: where to draw.
+
+    Returns:
+        one panel.
 
     Raises:
         MissingFigureData: the law has no compute optimum, or the runs lie on no budgets.
@@ -41,7 +53,7 @@ def isoflop_curves(fitted: FitResult, panels: Panels) -> list[Axes]:
             f"{plot_data.FEWEST_SIZES} sizes each"
         )
     minima = plot_data.budget_minima(fitted)
-    best = plot_data.optimum(fitted, np.geomspace(runs["c"].min(), runs["c"].max(), 60))
+    best = plot_data.optimum(fitted, plot_data.compute_grid(runs, None, above=1.0))
     (axes,) = panels(1, 3.7, 6.0)
     dot = {"markersize": 4.5, "markeredgecolor": "white", "markeredgewidth": 0.5, "zorder": 3}
     for curve, colour in zip(curves, colours(len(curves)), strict=True):
@@ -52,18 +64,27 @@ def isoflop_curves(fitted: FitResult, panels: Panels) -> list[Axes]:
         ends = np.maximum([minima["n"] - minima["n_low"], minima["n_high"] - minima["n"]], 0)
         diamond = {"fmt": "D", "color": INK, "markersize": 4.5, "markerfacecolor": "white"}
         axes.errorbar(minima["n"], minima["loss"], xerr=ends, capsize=2.5, elinewidth=1, zorder=5, **diamond)
-        axes.plot([], [], "D", color=INK, markerfacecolor="white", markersize=4.5, label="measured minimum")
+        interval = f", {fitted.report.intervals.level:.0%} interval" if minima["n_low"].notna().any() else ""
+        axes.plot([], [], "D", color=INK, markerfacecolor="white", markersize=4.5, label=f"measured minimum{interval}")
     n, loss = (np.concatenate([curve.runs[name] for curve in curves]) for name in ("n", "loss"))
     top = min(axes.get_ylim()[1], np.quantile(loss, 0.97) * 1.04)
     axes.set_ylim(min([loss.min(), *minima["loss"]]) * 0.98, top)
     log_x(axes, n)
-    axes.set(xlabel=SYMBOLS["n"], ylabel=fitted.observable)
+    axes.set(xlabel=axis_label("n", fitted.report.columns), ylabel=fitted.observable)
     axes.legend(title="$C$ (FLOPs)", title_fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5), alignment="left")
     return [axes]
 
 
 def residuals(fitted: FitResult, panels: Panels) -> list[Axes]:
-    """Residuals in percent against each variable, with the band that one run's noise spans."""
+    """Residuals in percent against each variable, with the band that one run's noise spans.
+
+    Args:
+        fitted: the fit.
+        panels: where to draw.
+
+    Returns:
+        a panel a variable.
+    """
     runs = plot_data.fitted_runs(fitted)
     data = plot_data.residuals(runs, fitted)
     row = panels(len(data.variables), 2.7, 3.2)
@@ -73,9 +94,9 @@ def residuals(fitted: FitResult, panels: Panels) -> list[Axes]:
         for side, label in ((-1, None), (1, "s.d. between seeds")) if data.seed_sd else ():
             axes.axhline(side * (data.seed_sd or 0), color=SECOND, linestyle="--", linewidth=0.9, label=label)
         axes.plot(runs[variable], data.percent, "o", color=LAW, markersize=3.4, alpha=0.75, markeredgewidth=0)
-        log_x(axes, runs[variable].to_numpy())
+        log_x(axes, runs[variable].to_numpy(), narrow=True)
         axes.set_ylim(-data.limit, data.limit)
-        axes.set(xlabel=SYMBOLS[variable])
+        axes.set(xlabel=axis_label(variable, fitted.report.columns))
         if axes is not row[0]:
             axes.tick_params(labelleft=False)
     row[0].set_ylabel("measured over predicted (%)")
@@ -101,6 +122,9 @@ def learning_curves(fitted: FitResult, panels: Panels, curves: Curves | None = N
         panels: where to draw.
         curves: learning curves from ``laws.load_curves``.
 
+    Returns:
+        one panel.
+
     Raises:
         MissingFigureData: no curve is of a fitted run, or the runs have no sizes.
     """
@@ -120,7 +144,7 @@ def learning_curves(fitted: FitResult, panels: Panels, curves: Curves | None = N
         axes.plot(curve.tokens, curve.loss, color=colour, linewidth=0.9, alpha=0.85)
         axes.plot(curve.run["d"], curve.run["loss"], "o", color=colour, markersize=4, mec="white", mew=0.5, zorder=3)
     bar = axes.figure.colorbar(scale, ax=axes, pad=0.02, aspect=28)
-    bar.set_label(SYMBOLS["n"])
+    bar.set_label(axis_label("n", fitted.report.columns))
     bar.outline.set_visible(False)
     log_ticks(bar.ax.yaxis, low, high)
     log_x(axes, np.concatenate([[*curve.tokens, curve.run["d"]] for curve in logged]))
@@ -128,29 +152,32 @@ def learning_curves(fitted: FitResult, panels: Panels, curves: Curves | None = N
     axes.plot([], [], "o", color=INK, markersize=4, label="evaluation loss at the end")
     axes.plot([], [], color=INK, linewidth=0.9, label="training loss, smoothed and levelled")
     legend(axes, 1)
-    axes.set(xlabel=SYMBOLS["d"], ylabel=LOSS)
+    axes.set(xlabel=axis_label("d", fitted.report.columns), ylabel=LOSS)
     return [axes]
 
 
 def one_column(fitted: FitResult, panels: Panels) -> list[Axes]:
     """A law of a single variable: the runs, the law and its band.
 
+    Args:
+        fitted: the fit.
+        panels: where to draw.
+
+    Returns:
+        one panel.
+
     Raises:
         MissingFigureData: the law reads several variables.
     """
-    if len(fitted.law.columns) != 1:
-        raise MissingFigureData(
-            f"law '{fitted.law.name}' reads {len(fitted.law.columns)} columns, and not a single one"
-        )
-    (variable,), runs, predictor = fitted.law.columns, fitted.data, fitted.predictor
-    grid = np.geomspace(runs[variable].min(), runs[variable].max() * BEYOND, plot_data.CURVE_POINTS)
+    line, runs = plot_data.variable_band(fitted), fitted.data
     (axes,) = panels(1)
-    axes.plot(runs[variable], runs["loss"], "o", color=INK, markersize=3.4, alpha=0.75, label="runs")
-    axes.plot(grid, plot_data.predicted(fitted, {variable: grid}), color=LAW, label=fitted.law.formula)
-    if len(predictor.draws):
-        low, high = interval(np.exp(log_predictions(fitted.law, predictor.draws, {variable: grid})), predictor.level)
-        axes.fill_between(grid, low, high, color=LAW, alpha=0.22, linewidth=0, label=f"{predictor.level:.0%} interval")
-    log_x(axes, grid)
-    axes.set(xlabel=SYMBOLS[variable], ylabel=fitted.observable)
+    axes.plot(runs[line.variable], runs["loss"], "o", color=INK, markersize=3.4, alpha=0.75, label="runs")
+    axes.plot(line.values, line.loss, color=LAW, label=fitted.law.formula)
+    if np.isfinite(line.low).any():
+        label = f"{fitted.report.intervals.level:.0%} interval"
+        axes.fill_between(line.values, line.low, line.high, color=LAW, alpha=0.22, linewidth=0, label=label)
+    log_x(axes, line.values)
+    mark_extrapolation(axes, line.largest, 0.95)
+    axes.set(xlabel=axis_label(line.variable, fitted.report.columns), ylabel=fitted.observable)
     legend(axes, 1)
     return [axes]

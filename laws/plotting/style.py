@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,9 +26,31 @@ STYLE = Path(__file__).with_name("isoflop.mplstyle")  # a matplotlib style sheet
 SYMBOLS = {variable: f"{known.meaning} ${known.symbol}$" for variable, known in VARIABLES.items()} | {
     "c": "training compute $C$ (FLOPs)",
 }
+UNITS_OF_DATA = {"token": "tokens", "example": "examples", "image": "images", "sample": "samples"}
 # What is derived at the target, as mathematics.
 DERIVED = {"a": "a", "b": "b", "n_opt": "N^*", "d_opt": "D^*", "loss_opt": "L^*", "tokens_per_param": "D^*/N^*"}
 GREEK = ("alpha", "beta", "gamma", "delta", "eta", "lambda", "kappa", "mu", "sigma", "tau")
+
+
+def data_unit(columns: Mapping[str, str]) -> str:
+    """The unit of the training data, told by the name of its column: ``tokens``, ``examples``; empty where it tells none.
+
+    Args:
+        columns: variable -> column of the fitted table.
+    """
+    column = columns.get("d", "").lower()
+    return next((unit for word, unit in UNITS_OF_DATA.items() if word in column), "")
+
+
+def axis_label(variable: str, columns: Mapping[str, str]) -> str:
+    """A variable and its unit, as the label of an axis.
+
+    Args:
+        variable: its name.
+        columns: variable -> column of the fitted table.
+    """
+    unit = data_unit(columns) if variable == "d" else ""
+    return SYMBOLS[variable] + (f" ({unit})" if unit else "")
 
 
 def symbol(name: str) -> str:
@@ -57,7 +80,13 @@ def short(value: float) -> str:
 
 
 def log_ticks(axis: Any, low: float, high: float, narrow: bool = False) -> None:
-    """Readable labels where less than two decades are shown, powers of ten where more are; fewer in a narrow panel."""
+    """Readable labels where less than two decades are shown, powers of ten where more are.
+
+    Args:
+        axis: a matplotlib axis.
+        low, high: its ends.
+        narrow: whether the panel has room for few labels.
+    """
     from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, LogLocator, NullFormatter
 
     decades = np.log10(high / low)
@@ -77,32 +106,78 @@ def few_ticks(axis: Any) -> None:
     axis.set_major_formatter(FuncFormatter(lambda x, _: short(x)))
 
 
-def _log_axis(axes: Axes, along: str, values: np.ndarray, room: float) -> None:
+def _log_axis(axes: Axes, along: str, values: np.ndarray, room: float, narrow: bool = False) -> None:
     low, high = float(np.min(values)), float(np.max(values))
     if low <= 0:
         return
     getattr(axes, f"set_{along}scale")("log")
     getattr(axes, f"set_{along}lim")(low / room, high * room)
-    log_ticks(getattr(axes, f"{along}axis"), low, high)
+    log_ticks(getattr(axes, f"{along}axis"), low, high, narrow)
 
 
-def log_x(axes: Axes, values: np.ndarray, room: float = 1.15) -> None:
-    """A logarithmic x axis with a factor of room around the values, where all of them are positive."""
-    _log_axis(axes, "x", values, room)
+def log_x(axes: Axes, values: np.ndarray, room: float = 1.15, narrow: bool = False) -> None:
+    """A logarithmic x axis, where all values are positive.
+
+    Args:
+        axes: the panel.
+        values: to be shown, in the unit of the axis.
+        room: factor by which the axis goes on beyond them.
+        narrow: whether the panel has room for few labels.
+    """
+    _log_axis(axes, "x", values, room, narrow)
 
 
 def log_y(axes: Axes, values: np.ndarray, room: float = 1.15) -> None:
-    """A logarithmic y axis with a factor of room around the values, where all of them are positive."""
+    """A logarithmic y axis, where all values are positive.
+
+    Args:
+        axes: the panel.
+        values: to be shown, in the unit of the axis.
+        room: factor by which the axis goes on beyond them.
+    """
     _log_axis(axes, "y", values, room)
 
 
 def legend(axes: Axes, columns: int = 2) -> None:
-    """Above the panel, where it covers nothing."""
+    """A legend above the panel, where it covers nothing.
+
+    Args:
+        axes: the panel.
+        columns: of the legend.
+    """
     axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=columns, columnspacing=1.2, handlelength=1.6)
 
 
+def mark_extrapolation(axes: Axes, start: float | None, height: float) -> None:
+    """The extrapolated region of a panel: a line where the fitted runs end, and all beyond it shaded.
+
+    Args:
+        axes: the panel, its x axis set.
+        start: largest value that was fitted, in the unit of the x axis; None for no such region.
+        height: of the label, as a fraction of the panel: where it is empty.
+    """
+    if start is None:
+        return
+    end = axes.get_xlim()[1]
+    axes.axvline(start, color=NAIVE, linewidth=0.9, linestyle=":")
+    axes.axvspan(start, end, color=NAIVE, alpha=0.08, linewidth=0, zorder=0)
+    axes.set_xlim(right=end)
+    axes.annotate(
+        "extrapolation \u2192", (start, height), xycoords=("data", "axes fraction"), va="center", fontsize=7.5,
+        color=NOTE, xytext=(3, 0), textcoords="offset points",
+    )  # fmt: skip
+
+
 def save(figure: Figure, path: str | Path) -> Path:
-    """Writes a figure; the same figure gives the same bytes."""
+    """Writes a figure; the same figure gives the same bytes.
+
+    Args:
+        figure: the figure.
+        path: of the file; its folder is made if it is not there.
+
+    Returns:
+        the path.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)

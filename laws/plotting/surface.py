@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from laws.inference.noise import interval
 from laws.plotting import plot_data
 from laws.plotting.panels import Panels
-from laws.plotting.style import INK, LAW, NAIVE, SECOND, SYMBOLS, THIRD, legend, log_x, log_y, power
+from laws.plotting.style import INK, LAW, NAIVE, SECOND, THIRD, axis_label, legend, log_x, log_y, power
 from laws.results.results import FitResult
 
 if TYPE_CHECKING:
@@ -22,6 +21,13 @@ SMALL, LARGE = 9.0, 46.0  # areas of a run on the law, and of one two standard d
 def surface(fitted: FitResult, panels: Panels) -> list[Axes]:
     """Lines of equal loss and of equal compute over sizes and data, the runs, and the best split of every compute.
 
+    Args:
+        fitted: the fit.
+        panels: where to draw.
+
+    Returns:
+        one panel.
+
     Raises:
         MissingFigureData: the law has no compute optimum.
     """
@@ -31,23 +37,20 @@ def surface(fitted: FitResult, panels: Panels) -> list[Axes]:
     (axes,) = panels(1, 4.1)
     axes.grid(False)
     contours = axes.contour(plane.n, plane.d, plane.loss, plane.levels, colors=CONTOUR, linewidths=0.8, zorder=1)
-    axes.plot([], [], color=CONTOUR, linewidth=0.8, label="equal loss")
-    for number, compute in enumerate(plane.budgets):
-        axes.plot(
-            plane.n, plot_data.tokens_bought(fitted, compute, plane.n), color=NAIVE, linewidth=0.8, zorder=1,
-            linestyle=(0, (1, 2)), label=None if number else "equal compute",
-        )  # fmt: skip
+    axes.plot([], [], color=CONTOUR, linewidth=0.8, label=f"equal {fitted.observable}")
+    for number, tokens in enumerate(plane.equal_compute.values()):
+        label = None if number else "equal compute"
+        axes.plot(plane.n, tokens, color=NAIVE, linewidth=0.8, zorder=1, linestyle=(0, (1, 2)), label=label)
     _draw_runs(axes, fitted)
-    best, end = plane.best, fitted.report.ranges["c"][1] * 1.001
-    for part, line, label in ((best["c"] <= end, "-", "best split"), (best["c"] >= end / 1.2, "--", None)):
-        axes.plot(best["n"][part], best["d"][part], line, color=LAW, linewidth=2.0, label=label, zorder=4)
+    _draw_best_splits(axes, plane.best)
     _draw_target(axes, fitted)
     log_x(axes, plane.n, 1.0)
     log_y(axes, plane.d, 1.0)
     for text in axes.clabel(contours, fmt=lambda level: f"{level:g}", fontsize=7.5, inline_spacing=2):
         text.set(path_effects=[withStroke(linewidth=2, foreground="white")], color=INK, zorder=7)
-    axes.set(xlabel=SYMBOLS["n"], ylabel=SYMBOLS["d"])
-    legend(axes, 3)
+    columns = fitted.report.columns
+    axes.set(xlabel=axis_label("n", columns), ylabel=axis_label("d", columns))
+    legend(axes, 2)
     return [axes]
 
 
@@ -64,18 +67,23 @@ def _draw_runs(axes: Axes, fitted: FitResult) -> None:
         )  # fmt: skip
 
 
+def _draw_best_splits(axes: Axes, best: plot_data.Frame) -> None:
+    """The best split of every compute, dashed beyond the fitted runs."""
+    beyond = best["extrapolated"].to_numpy()
+    axes.plot(best["n"][~beyond], best["d"][~beyond], color=LAW, linewidth=2.0, label="best split", zorder=4)
+    if beyond.any():
+        joined = beyond | np.r_[beyond[1:], False]  # from the last split within the runs
+        label = "best split, extrapolated"
+        axes.plot(best["n"][joined], best["d"][joined], "--", color=LAW, linewidth=2.0, label=label, zorder=4)
+
+
 def _draw_target(axes: Axes, fitted: FitResult) -> None:
     """The best split of the target, and its interval along the line of equal compute."""
-    compute, predictor = fitted.report.target_flops, fitted.predictor
-    assert compute is not None  # the law has an optimum
-    n = predictor.allocation(compute).n[0]
-    if not np.isfinite(n).all():
+    split, target = plot_data.target_optimum(fitted), fitted.report.target_flops
+    if split.empty or target is None:
         return
-    if len(predictor.draws):
-        low, high = interval(predictor.allocation(compute, draws=True).n[:, 0], predictor.level)
-        along = np.geomspace(low, high, 30)
-        axes.plot(along, plot_data.tokens_bought(fitted, compute, along), color=INK, linewidth=1.6, zorder=5)
-    axes.plot(
-        n, plot_data.tokens_bought(fitted, compute, n), "*", color="white", markersize=12, markeredgecolor=INK,
-        zorder=6, label=f"at {power(compute)} FLOPs", markeredgewidth=1.0,
-    )  # fmt: skip
+    if len(split) > 1:
+        label = f"{fitted.report.intervals.level:.0%} interval"
+        axes.plot(split["n"][1:], split["d"][1:], color=INK, linewidth=1.6, zorder=5, label=label)
+    star = {"color": "white", "markersize": 12, "markeredgecolor": INK, "markeredgewidth": 1.0, "zorder": 6}
+    axes.plot(split["n"][:1], split["d"][:1], "*", label=f"best split at {power(target)} FLOPs", **star)

@@ -14,8 +14,9 @@ from laws.inference.allocation import allocate
 from laws.inference.noise import interval
 from laws.plotting import plot_data
 from laws.plotting.figures import FIGURES
-from laws.plotting.panels import MissingFigureData, file_panels
-from laws.plotting.uncertainty import pairs_of
+from laws.plotting.missing import MissingFigureData
+from laws.plotting.panels import file_panels
+from laws.plotting.plot_data import pairs_of
 
 ALL = {
     "isoflop", "loss_vs_compute", "optimum_vs_compute", "surface", "residuals", "learning_curves", "profiles", "clouds",

@@ -6,7 +6,7 @@ import pytest
 
 import laws
 from laws.model.forms import find
-from laws.plotting.transfer import transferred
+from laws.plotting.plot_data import tokens_transferred as transferred
 
 TRUTH = {"E": 1.1, "A": 80.0, "B": 300.0, "alpha": 0.5, "beta": 0.45, "k": 30.0, "a": 0.35, "b": 0.45}
 
