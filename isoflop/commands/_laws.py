@@ -89,7 +89,12 @@ def typed(command: str, flags: absl_flags.FlagValues, args: list[str]) -> str:
         args: its operands.
     """
     given = [flags[name] for name in sorted(set(flags)) if flags[name].present and name not in ("json", "traceback")]
-    return shlex.join(["isoflop", command, *args, *(f"--{flag.name}={flag.value}" for flag in given)])
+    return shlex.join(["isoflop", command, *args, *(f"--{flag.name}={_short(flag.value)}" for flag in given)])
+
+
+def _short(value: Any) -> Any:
+    """A number as a person types it, 6e+11 for 600000000000.0, where that is the same number."""
+    return f"{value:g}" if isinstance(value, float) and float(f"{value:g}") == value else value
 
 
 def pairs(flag: str, text: str | None) -> dict[str, str]:

@@ -11,7 +11,7 @@ LAYOUT = {
     "font": {"family": FONT, "size": 13},
     "paper_bgcolor": "rgba(0,0,0,0)",
     "plot_bgcolor": "rgba(0,0,0,0)",
-    "margin": {"l": 64, "r": 16, "t": 44, "b": 52},
+    "margin": {"l": 64, "r": 36, "t": 44, "b": 52},
     "legend": {
         "orientation": "h",
         "y": 1.02,
@@ -57,6 +57,6 @@ def embed_figure(name: str, figure: go.Figure, caption: str) -> EmbeddedFigure:
         showline=True, ticks="outside", ticklen=4, zeroline=False, exponentformat="power", automargin=True
     )
     figure.update_xaxes(title_standoff=6)
-    figure.update_annotations(font_size=13)
+    figure.update_annotations(font_size=12)
     data = Markup((figure.to_json() or "").replace("<", "\\u003c"))  # "<" alone could end the element it stands in
     return EmbeddedFigure(name, int(figure.layout.height), caption, data)

@@ -3,7 +3,6 @@
 Their numbers come from `laws.plotting.plot_data`, as those of the printed figures do.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -11,9 +10,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from isoflop.report.formats import count, exponent, number, power_of_ten
+from isoflop.report.formats import count, number, power_of_ten
 from isoflop.report.plotly_primitives import (
-    AXES,
     MEASURED,
     axis,
     band,
@@ -21,20 +19,27 @@ from isoflop.report.plotly_primitives import (
     cross,
     error_bars,
     hover_texts,
+    label,
     line,
     log_range,
+    mark_extrapolation,
     markers,
+    run_legend,
     run_markers,
+    starred_label,
 )
 from isoflop.report.study import Study
 from laws.data.curves import load_curves
 from laws.plotting import plot_data
 from laws.plotting.style import LAW, NAIVE, SECOND as MINIMA, THIRD as ENVELOPE
+from laws.results.results import FitResult
 
-NAIVE_NAMES = {"power_law": "power law without offset", "best_so_far": "best loss so far"}
 BAND_POINTS = 25  # of a band, so that the page stays light
 BEFORE = 10.0  # factor by which learning curves are followed below the compute of the smallest run
 BEYOND = 2.0  # and one over compute beyond the first and the last run or target
+SURFACE_STRIDE = 3  # of the surface's grid, so that the page stays light
+CONTOURS = 14  # lines of equal loss, about
+DIAMOND = {"symbol": "diamond", "size": 11, "color": LAW, "line": {"width": 1, "color": "white"}}
 
 
 def isoflop(study: Study) -> go.Figure | None:
@@ -43,11 +48,12 @@ def isoflop(study: Study) -> go.Figure | None:
     if not {"n", "c", "budget"} <= set(points) or points.empty:
         return None
     figure, colours = go.Figure(), colour_of(points)
-    figure.update_layout(height=540, xaxis=axis("n", points["n"]), yaxis_title=AXES["loss"])
+    figure.update_layout(height=540, xaxis=axis(label(study, "n"), "n", points["n"]), yaxis_title=label(study, "loss"))
     curves = {curve.budget: curve for curve in plot_data.budget_curves(points, fit)}
+    computes = plot_data.budget_compute(points)
     for budget, runs in points.groupby("budget"):
         fitted, curve = bool(runs["fitted"].any()), curves.get(budget)
-        name = f"{power_of_ten(float(runs['c'].median()), 2)} FLOPs" + ("" if fitted or fit is None else " (held out)")
+        name = f"{power_of_ten(computes[budget], 2)} FLOPs" + ("" if fitted or fit is None else " (held out)")
         if curve is not None and len(curve.n):
             dash = "solid" if fitted else "dash"
             law_line = line(curve.n, curve.loss, name, colours[budget], dash, legendgroup=str(budget), showlegend=False)
@@ -55,22 +61,30 @@ def isoflop(study: Study) -> go.Figure | None:
         group: dict[str, Any] = {"legendgroup": str(budget), "name": name, "showlegend": curve is not None}
         figure.add_trace(run_markers(runs, "n", "loss", colours[budget], **group))
     if fit is not None and fit.law.has_compute_optimum and curves:
-        best = plot_data.optimum(fit, np.array([curve.compute for curve in curves.values()]))
-        hover = [f"law: N* = {count(n)}, loss {number(y, 4)}" for n, y in zip(best["n"], best["loss"], strict=True)]
-        diamond = {"symbol": "diamond", "size": 11, "color": LAW, "line": {"width": 1, "color": "white"}}
-        optimum = line(
-            best["n"], best["loss"], "optimum of the law", LAW, "dot", 1.2, hoverinfo="text", hovertext=hover
-        )
-        figure.add_trace(optimum.update(mode="lines+markers", marker=diamond))
-    minima = plot_data.budget_minima(fit)
-    if len(minima):
-        n, low, high = (minima[name] for name in ("n", "n_low", "n_high"))
-        hover = [f"runs: N* = {count(a)} [{count(b)}, {count(c)}]" for a, b, c in zip(n, low, high, strict=True)]
-        tick = {"symbol": "line-ns", "size": 15, "line": {"width": 3, "color": MINIMA}}
-        options: dict[str, Any] = {"error_x": error_bars(n, low, high, MINIMA, 2), "hoverinfo": "text"}
-        name = "minimum of the runs (approach 2)"
-        figure.add_trace(markers(n, minima["loss"], name, tick, hovertext=hover, **options))
+        figure.add_trace(_optima_of_budgets(fit, np.array([curve.compute for curve in curves.values()])))
+    figure.add_traces(_minima_of_budgets(fit))
     return figure
+
+
+def _optima_of_budgets(fit: FitResult, compute: np.ndarray) -> go.Scatter:
+    """The law's optimum of each budget."""
+    best = plot_data.optimum(fit, compute)
+    hover = [f"law: N* = {count(n)}, loss {number(y, 4)}" for n, y in zip(best["n"], best["loss"], strict=True)]
+    options: dict[str, Any] = {"hoverinfo": "text", "hovertext": hover}
+    trace = line(best["n"], best["loss"], "optimum of the law", LAW, "dot", 1.2, **options)
+    return trace.update(mode="lines+markers", marker=DIAMOND)
+
+
+def _minima_of_budgets(fit: FitResult | None) -> list[go.Scatter]:
+    """The measured minimum of each budget with its interval."""
+    minima = plot_data.budget_minima(fit)
+    if not len(minima):
+        return []
+    n, low, high = (minima[name] for name in ("n", "n_low", "n_high"))
+    hover = [f"runs: N* = {count(a)} [{count(b)}, {count(c)}]" for a, b, c in zip(n, low, high, strict=True)]
+    tick = {"symbol": "line-ns", "size": 15, "line": {"width": 3, "color": MINIMA}}
+    options: dict[str, Any] = {"error_x": error_bars(n, low, high, MINIMA, 2), "hoverinfo": "text"}
+    return [markers(n, minima["loss"], "minimum of the runs (approach 2)", tick, hovertext=hover, **options)]
 
 
 def smooth_curves(study: Study) -> list[plot_data.LearningCurve]:
@@ -85,36 +99,48 @@ def compute(study: Study) -> go.Figure | None:
         return None
     c, curves = _compute_grid(study), smooth_curves(study) if "d" in points else []
     figure, colours = go.Figure(), colour_of(points)
-    figure.update_layout(height=520, xaxis=axis("c", c), yaxis=axis("loss", points["loss"]))
+    loss_axis = axis(label(study, "loss"), "loss", points["loss"])
+    figure.update_layout(height=520, xaxis=axis(label(study, "c"), "c", c), yaxis=loss_axis)
     if curves:  # as one trace, gaps between them
         x, y = (np.concatenate([[*getattr(curve, name), np.nan] for curve in curves]) for name in ("compute", "loss"))
         figure.add_trace(line(x, y.round(5), "learning curves", NAIVE, width=0.8, opacity=0.6))
-    law = plot_data.loss_band(fit, c) if fit else None
-    if fit is not None and law is not None:
-        name = f"{fit.report.intervals.level:.0%} interval of {'a run' if law.of_one_run else 'the law'}"
-        figure.add_traces([band(c, law.low, law.high, name), line(c, law.loss, "frontier of the law", LAW)])
-    envelope = plot_data.envelope(fit)
-    if len(envelope):
-        sizes = zip(envelope["n"], envelope["d"], strict=True)
-        hover: dict[str, Any] = {"hovertext": [f"envelope: N = {count(n)}, D = {count(d)}" for n, d in sizes]}
-        name = "envelope (approach 1)"
-        figure.add_trace(markers(envelope["c"], envelope["loss"], name, cross(ENVELOPE), hoverinfo="text", **hover))
+    figure.add_traces(_law_along_compute(fit, c) if fit else [])
     for budget, runs in points.groupby("budget"):
         figure.add_trace(run_markers(runs, "c", "loss", colours[budget], showlegend=False))
-    if fit is not None:
-        naive = plot_data.naive_power_law(fit, c)
-        figure.add_traces([] if naive is None else [line(c, naive, "naive: power law", NAIVE, "dash", 1.6)])
-        best = np.full(2, fit.report.baselines.best_loss)
-        figure.add_trace(line(c[[0, -1]], best, "naive: best so far", NAIVE, "dot", 1.6))
+    figure.add_traces(run_legend(points, colours))
+    figure.add_traces(_naive_along_compute(fit, c) if fit else [])
     expected = _add_forecast(figure, study)
     figure.update_xaxes(range=[np.log10(points["c"].min() / (BEFORE if curves else BEYOND)), np.log10(c[-1])])
     figure.update_yaxes(range=log_range(np.r_[points["loss"], expected], 0.08, 0.25))
+    if fit is not None:
+        mark_extrapolation(figure, plot_data.extrapolation_start(fit, c), c[-1], "top")
     return figure
 
 
 def _compute_grid(study: Study) -> np.ndarray:
     """Compute from below the smallest run to beyond the largest run or target."""
     return plot_data.compute_grid(study.points, study.fit, BEYOND, BEYOND, BAND_POINTS)
+
+
+def _law_along_compute(fit: FitResult, c: np.ndarray) -> list[go.Scatter]:
+    """The law at its optimum with its interval, and the envelope of the learning curves."""
+    law, envelope, traces = plot_data.loss_band(fit, c), plot_data.envelope(fit), []
+    if law is not None:
+        name = f"{fit.report.intervals.level:.0%} interval of {'a run' if law.of_one_run else 'the law'}"
+        traces += [band(c, law.low, law.high, name), line(c, law.loss, "frontier of the law", LAW)]
+    if len(envelope):
+        sizes = zip(envelope["n"], envelope["d"], strict=True)
+        hover: dict[str, Any] = {"hovertext": [f"envelope: N = {count(n)}, D = {count(d)}" for n, d in sizes]}
+        name = "envelope (approach 1)"
+        traces.append(markers(envelope["c"], envelope["loss"], name, cross(ENVELOPE), hoverinfo="text", **hover))
+    return traces
+
+
+def _naive_along_compute(fit: FitResult, c: np.ndarray) -> list[go.Scatter]:
+    """Forecasts without a law: a power law without offset, and the best loss so far."""
+    naive, best = plot_data.naive_power_law(fit, c), np.full(2, fit.report.baselines.best_loss)
+    power_law = [] if naive is None else [line(c, naive, "naive: power law", NAIVE, "dash", 1.6)]
+    return [*power_law, line(c[[0, -1]], best, "naive: best so far", NAIVE, "dot", 1.6)]
 
 
 def _add_forecast(figure: go.Figure, study: Study) -> list[float]:
@@ -138,54 +164,78 @@ def allocation(study: Study) -> go.Figure | None:
     points, fit = study.points, study.fit
     if fit is None or not fit.law.has_compute_optimum or "c" not in points:
         return None
-    c = _compute_grid(study)
-    best, minima, envelope = plot_data.optimum(fit, c), plot_data.budget_minima(fit), plot_data.envelope(fit)
-    interval_name = f"{fit.report.intervals.level:.0%} interval of the law"
+    c, envelope = _compute_grid(study), plot_data.envelope(fit)
+    best, minima = plot_data.optimum(fit, c), plot_data.budget_minima(fit)
     figure = make_subplots(1, 2, horizontal_spacing=0.12)
+    figure.update_xaxes(axis(label(study, "c"), "c", np.r_[c, envelope["c"]]))
     for column, name in enumerate(("n", "d"), start=1):
-        first: dict[str, Any] = {"showlegend": column == 1}
-        low, high = best[f"{name}_low"].to_numpy(), best[f"{name}_high"].to_numpy()
-        traces = [
-            band(c, low, high, interval_name, legendgroup="band", **first),
-            line(c, best[name], "the law (approach 3)", LAW, legendgroup="law", **first),
-        ]
-        if len(envelope):
-            options = {"legendgroup": "envelope"} | first
-            traces.append(markers(envelope["c"], envelope[name], "envelope (approach 1)", cross(ENVELOPE), **options))
-        if len(minima):
-            bars = error_bars(minima[name], minima[f"{name}_low"], minima[f"{name}_high"], MINIMA)
-            options = {"legendgroup": "minima", "error_y": bars} | first
-            dot = {"symbol": "circle", "size": 9, "color": MINIMA}
-            traces.append(markers(minima["c"], minima[name], "minima of the runs (approach 2)", dot, **options))
+        traces = _optimum_traces(fit, name, best, minima, envelope, showlegend=column == 1)
         figure.add_traces(traces, rows=1, cols=column)
         values = np.concatenate([np.asarray(trace.y, float) for trace in traces])
-        title = {"title": {"text": f"compute-optimal {AXES[name]}*"}}
-        figure.update_yaxes(axis(name, values[np.isfinite(values)]) | title, row=1, col=column)
-    figure.update_xaxes(axis("c", np.r_[c, envelope["c"]]))
+        figure.update_yaxes(axis(starred_label(study, name), name, values[np.isfinite(values)]), row=1, col=column)
+        mark_extrapolation(figure, plot_data.extrapolation_start(fit, c), c[-1], "bottom", row=1, col=column)
     figure.update_layout(height=440)
     return figure
 
 
+def _optimum_traces(
+    fit: FitResult,
+    name: str,
+    best: plot_data.Frame,
+    minima: plot_data.Frame,
+    envelope: plot_data.Frame,
+    **legend: Any,
+) -> list[go.Scatter]:
+    """One optimum against compute by the three approaches.
+
+    Args:
+        fit: the fit.
+        name: ``n`` or ``d``.
+        best, minima, envelope: by the law, by approach 2 and by approach 1.
+        legend: options of all traces.
+    """
+    interval_name = f"{fit.report.intervals.level:.0%} interval of the law"
+    low, high = best[f"{name}_low"].to_numpy(), best[f"{name}_high"].to_numpy()
+    traces = [
+        band(best["c"].to_numpy(), low, high, interval_name, legendgroup="band", **legend),
+        line(best["c"], best[name], "the law (approach 3)", LAW, legendgroup="law", **legend),
+    ]
+    if len(envelope):
+        options = {"legendgroup": "envelope"} | legend
+        traces.append(markers(envelope["c"], envelope[name], "envelope (approach 1)", cross(ENVELOPE), **options))
+    if len(minima):
+        bars = error_bars(minima[name], minima[f"{name}_low"], minima[f"{name}_high"], MINIMA)
+        options = {"legendgroup": "minima", "error_y": bars} | legend
+        dot = {"symbol": "circle", "size": 9, "color": MINIMA}
+        traces.append(markers(minima["c"], minima[name], "minima of the runs (approach 2)", dot, **options))
+    return traces
+
+
 def residuals(study: Study) -> go.Figure | None:
-    """Residuals of each run against its size, data and compute."""
+    """Residuals of each run against its size, data, compute and what else the law reads."""
     points, fit = study.points, study.fit
     if fit is None or points["residual"].isna().all():
         return None
     data = plot_data.residuals(points, fit)
     points = points.assign(percent=data.percent, budget=points.get("budget", 0))
-    variables = [variable for variable in data.variables if variable in AXES]
-    figure, colours = make_subplots(1, len(variables), shared_yaxes=True, horizontal_spacing=0.03), colour_of(points)
-    noise = max(data.seed_sd or 0.0, data.residual_sd)
-    for column, variable in enumerate(variables, start=1):
+    figure = make_subplots(1, len(data.variables), shared_yaxes=True, horizontal_spacing=0.045)
+    colours, sd = colour_of(points), data.residual_sd
+    for column, variable in enumerate(data.variables, start=1):
         for budget, runs in points.groupby("budget"):
             dots = run_markers(runs, variable, "percent", colours[budget], showlegend=False)
             figure.add_trace(dots, row=1, col=column)
-        panel: dict[str, Any] = {"layer": "below", "row": 1, "col": column}
-        figure.add_hrect(-noise, noise, fillcolor=NAIVE, opacity=0.18, line_width=0, **panel)
+        panel: dict[str, Any] = {"layer": "below", "row": 1, "col": column}  # empty panels take no shapes
+        band_name: dict[str, Any] = {"showlegend": column == 1, "name": "residual s.d."}
+        figure.add_hrect(-sd, sd, fillcolor=LAW, opacity=0.14, line_width=0, **panel, **band_name)
         figure.add_hline(0, line={"color": NAIVE, "width": 1}, **panel)
-        figure.update_xaxes(axis(variable, points[variable]), row=1, col=column)
-    figure.update_yaxes(title_text="loss above the law (%)", row=1, col=1)
-    figure.update_layout(height=340)
+        for side in (-1, 1) if data.seed_sd else ():
+            dashes = {"color": MINIMA, "dash": "dash", "width": 1}
+            named: dict[str, Any] = {"showlegend": column == 1 and side == 1, "name": "s.d. between seeds"}
+            figure.add_hline(side * (data.seed_sd or 0.0), line=dashes, **panel, **named)
+        figure.update_xaxes(axis(label(study, variable), variable, points[variable]), row=1, col=column)
+    figure.add_traces(run_legend(points, colours))
+    figure.update_yaxes(title_text="measured over predicted (%)", row=1, col=1)
+    figure.update_layout(height=360)
     return figure
 
 
@@ -198,9 +248,9 @@ def curves(study: Study) -> go.Figure | None:
         return None
     figure, colours = go.Figure(), colour_of(study.points)
     tokens = np.concatenate([curve.tokens for curve in smooth])
-    figure.update_layout(height=480, xaxis=axis("d", tokens), yaxis=axis("loss", tokens))
-    figure.update_yaxes(title_text="smoothed loss (nats)")
-    computes = study.points.groupby("budget")["c"].median()
+    loss_axis = axis("smoothed loss (nats)", "loss", tokens)
+    figure.update_layout(height=480, xaxis=axis(label(study, "d"), "d", tokens), yaxis=loss_axis)
+    computes = plot_data.budget_compute(study.points)
     named: set[int] = set()
     for curve in smooth:
         budget = curve.run["budget"]
@@ -212,77 +262,58 @@ def curves(study: Study) -> go.Figure | None:
     return figure
 
 
-SURFACE_STRIDE = 3  # of the surface's grid, so that the page stays light
-CONTOURS = 14  # lines of equal loss, about
-
-
 def surface(study: Study) -> go.Figure | None:
     """Lines of equal loss over sizes and data, the runs, and the best split of every compute."""
     points, fit = study.points, study.fit
     if fit is None or "budget" not in points or not fit.law.has_compute_optimum:
         return None
-    plane = plot_data.surface(fit)
-    figure, colours, best = go.Figure(), colour_of(points), plane.best
+    plane = plot_data.surface(fit, points)
     n, d, loss = plane.n[::SURFACE_STRIDE], plane.d[::SURFACE_STRIDE], plane.loss[::SURFACE_STRIDE, ::SURFACE_STRIDE]
-    figure.update_layout(height=540, xaxis=axis("n", n), yaxis=axis("d", d))
+    figure, colours = go.Figure(), colour_of(points)
+    figure.update_layout(height=540, xaxis=axis(label(study, "n"), "n", n), yaxis=axis(label(study, "d"), "d", d))
     figure.add_trace(
         go.Contour(
-            x=n, y=d, z=loss.round(4), ncontours=CONTOURS, showscale=False, name="equal loss",
+            x=n, y=d, z=loss.round(4), ncontours=CONTOURS, showscale=False, name=f"equal {label(study, 'loss')}",
             colorscale=[[0, NAIVE], [1, NAIVE]], line={"width": 1}, hoverinfo="skip", showlegend=True,
             contours={"coloring": "lines", "showlabels": True, "labelfont": {"size": 11, "color": NAIVE}},
         )
     )  # fmt: skip
     for budget, runs in points.groupby("budget"):
         figure.add_trace(run_markers(runs, "n", "d", colours[budget], showlegend=False))
-    hover = [
-        f"C = {power_of_ten(c)}<br>N* = {count(n)}, D* = {count(d)}<br>loss {number(loss, 4)}"
-        for c, n, d, loss in best[["c", "n", "d", "loss"]].itertuples(index=False)
-    ]
-    options: dict[str, Any] = {"hoverinfo": "text", "hovertext": hover}
-    figure.add_trace(line(best["n"], best["d"], "efficient frontier", LAW, width=2.4, **options))
+    figure.add_traces([*run_legend(points, colours), *_best_splits(plane.best), *_target(fit)])
     return figure
 
 
-def exponents(rows: list[tuple[str, float, list[float] | None, str]]) -> go.Figure | None:
-    """The exponent of N*(C) by each approach, with intervals, from the top down."""
-    if not rows:
-        return None
-    figure = _intervals([(name, value, ends or [value, value], colour) for name, value, ends, colour in rows], exponent)
-    figure.add_vline(0.5, line={"color": NAIVE, "dash": "dash", "width": 1})
-    figure.update_xaxes(title_text="exponent a of N*(C) = G Cᵃ")
-    return figure
+def _best_splits(best: plot_data.Frame) -> list[go.Scatter]:
+    """The efficient frontier, dashed beyond the fitted runs."""
+    hover = np.array(
+        [
+            f"C = {power_of_ten(c)}<br>N* = {count(n)}, D* = {count(d)}<br>loss {number(loss, 4)}"
+            for c, n, d, loss in best[["c", "n", "d", "loss"]].itertuples(index=False)
+        ]
+    )
+    beyond = best["extrapolated"].to_numpy()
+    joined = beyond | np.r_[beyond[1:], False]  # from the last split within the runs
+    traces = []
+    for part, name, dash in (
+        (~beyond, "efficient frontier", "solid"),
+        (joined, "efficient frontier, extrapolated", "dash"),
+    ):
+        if part.any():
+            options: dict[str, Any] = {"hoverinfo": "text", "hovertext": hover[part]}
+            traces.append(line(best["n"][part], best["d"][part], name, LAW, dash, 2.4, **options))
+    return traces
 
 
-def forecasts(score: dict[str, Any]) -> go.Figure:
-    """What was forecast by the law and by its naive rivals, beside what was measured."""
-    predicted, naive = score["predicted"], score["baselines"]
-    rows = [("the law", predicted["loss"], predicted["interval"], LAW)]
-    rows += [
-        (title, naive[key]["loss"], [naive[key]["loss"]] * 2, NAIVE)
-        for key, title in NAIVE_NAMES.items()
-        if naive.get(key)
-    ]
-    figure = _intervals(rows, lambda value: number(value, 5))
-    measured = score["measured"]["loss"]
-    label: dict[str, Any] = {"annotation_text": f"measured {number(measured, 5)}", "annotation_position": "top"}
-    figure.add_vline(measured, line={"color": MEASURED, "width": 3}, layer="below", **label)
-    figure.update_xaxes(title_text=AXES["loss"])
-    return figure
-
-
-def _intervals(rows: list[tuple[str, float, list[float], str]], write: Callable[[float], str]) -> go.Figure:
-    """Values with intervals, from the top down.
-
-    Args:
-        rows: name, value, ends and colour of each.
-        write: a value as text.
-    """
-    figure = go.Figure()
-    for name, value, (low, high), colour in rows:
-        hover = f"{write(value)} [{write(low)}, {write(high)}]" if high > low else write(value)
-        options: dict[str, Any] = {"error_x": error_bars([value], [low], [high], colour, 2), "hovertext": hover}
-        dot = {"size": 11, "color": colour}
-        figure.add_trace(markers([value], [name], name, dot, hoverinfo="text", showlegend=False, **options))
-    figure.update_layout(height=96 + 42 * len(rows))
-    figure.update_yaxes(autorange="reversed")
-    return figure
+def _target(fit: FitResult) -> list[go.Scatter]:
+    """The best split of the target, and its interval along the line of equal compute."""
+    split, target = plot_data.target_optimum(fit), fit.report.target_flops
+    if split.empty:
+        return []
+    (n, *_), (d, *_) = split["n"], split["d"]
+    traces = []
+    if len(split) > 1:
+        name = f"{fit.report.intervals.level:.0%} interval of the best split"
+        traces.append(line(split["n"][1:], split["d"][1:], name, MINIMA, width=2))
+    hover = {"hoverinfo": "text", "hovertext": [f"N* = {count(n)}, D* = {count(d)}"]}
+    return [*traces, markers([n], [d], f"best split at {power_of_ten(target, 2)} FLOPs", DIAMOND, **hover)]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from isoflop.report import figures
+from isoflop.report import interval_figures
 from isoflop.report.embedding import embed_figure
 from isoflop.report.law import distance
 from isoflop.report.study import Study
@@ -18,7 +18,7 @@ def prediction(study: Study) -> dict[str, Any] | None:
     content: dict[str, Any] = {"score": score, "frozen": frozen}
     if score is not None:
         content |= {
-            "figure": embed_figure("forecasts", figures.forecasts(score), CAPTION),
+            "figure": embed_figure("forecasts", interval_figures.forecasts(score), CAPTION),
             "level": f"{score['predicted']['level']:.0%}",
             "naive_forecasts": _naive_forecasts(score),
         }
@@ -35,7 +35,7 @@ def prediction(study: Study) -> dict[str, Any] | None:
 
 def _naive_forecasts(score: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
     """Naive forecasts by their titles."""
-    named = ((title, score["baselines"].get(key)) for key, title in figures.NAIVE_NAMES.items())
+    named = ((title, score["baselines"].get(key)) for key, title in interval_figures.NAIVE_NAMES.items())
     return [(title, naive) for title, naive in named if naive]
 
 

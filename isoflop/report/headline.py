@@ -14,7 +14,7 @@ CARDS = {
     "a": "exponent of N*(C)",
     "n_opt": "best parameters",
     "d_opt": "best data",
-    "tokens_per_param": "data a parameter",
+    "tokens_per_param": "data per parameter",
     "loss_opt": "loss of the law",
 }
 

@@ -31,7 +31,7 @@ DERIVED = {
     "b": ("b, exponent of D*(C)", exponent),
     "n_opt": ("N*, best number of parameters", count),
     "d_opt": ("D*, best amount of data", count),
-    "tokens_per_param": ("D* / N*, data a parameter", number),
+    "tokens_per_param": ("D* / N*, data per parameter", number),
     "loss_opt": ("loss there", lambda value: number(value, 4)),
     "a_6nd": ("a, were C = 6 N D", exponent),
     "b_6nd": ("b, were C = 6 N D", exponent),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from isoflop.report import figures, forecast, law, provenance
+from isoflop.report import figures, forecast, interval_figures, law, provenance
 from isoflop.report.embedding import embed_figure
 from isoflop.report.formats import exponent, percent, span
 from isoflop.report.runs import runs
@@ -48,7 +48,7 @@ def _residual_caption(study: Study) -> str:
     text = f"The fitted runs scatter by {percent(rms)} around the law (root mean square)"
     seeds = study.fit.report.noise.seeds if study.fit else None
     text += f"; runs that differ in their seed alone by {percent(seeds)}." if seeds else "."
-    return text + " A trend in any panel is something that the law's form misses. Grey: one standard deviation."
+    return text + " A trend in any panel is something that the law's form misses."
 
 
 def approaches(study: Study) -> dict[str, Any] | None:
@@ -75,10 +75,10 @@ def approaches(study: Study) -> dict[str, Any] | None:
             cells = [text for key in (a, b) for text in (exponent(derived[key]), span(ends.get(key), exponent))]
             rows.append([name, *cells, f"{report.n_runs} runs"])
             intervals.append((name, derived[a], ends.get(a), LAW))
-    figure = figures.exponents(intervals)
+    figure = interval_figures.exponents(intervals)
     return {
         "figure": embed_figure("exponents", figure, CAPTIONS["exponents"]) if figure else None,
-        "level": f"{report.intervals.level:.0%}",
+        "level": f"{report.intervals.level:.0%} interval",
         "rows": rows,
         "rejected": report.approaches.get("isoflop_akima", ApproachReport()).rejected,
     }

@@ -302,9 +302,13 @@ def test_the_surface_holds_the_runs_and_the_frontier_of_the_law(study):
     p, fit = study.fit.params, study.fit
     n, d = np.array(contours.x), np.array(contours.y)[:, None]
     assert np.array(contours.z) == pytest.approx(fit.law.value(p, {"n": n, "d": d}), abs=1e-4)
-    assert sum(len(trace.x) for trace in shown.data if getattr(trace, "mode", "") == "markers") == len(study.points)
-    (line,) = [trace for trace in shown.data if trace.name == "efficient frontier"]
-    assert np.interp(np.log(fit.derived["value"]["n_opt"]), np.log(line.x), np.log(line.y)) == pytest.approx(
+    assert min(n) < study.points["n"].min() and max(n) > study.points["n"].max(), "held-out runs lie on it as well"
+    assert d.min() < study.points["d"].min() and d.max() > study.points["d"].max()
+    runs = [trace for trace in shown.data if "<b>run" in str(trace.hovertext)]
+    assert sum(len(trace.x) for trace in runs) == len(study.points)
+    within, beyond = (trace for trace in shown.data if "efficient frontier" in (trace.name or ""))
+    assert (within.line.dash, beyond.line.dash) == ("solid", "dash")
+    assert np.interp(np.log(fit.derived["value"]["n_opt"]), np.log(beyond.x), np.log(beyond.y)) == pytest.approx(
         np.log(fit.derived["value"]["d_opt"]), abs=1e-3
     )
 
