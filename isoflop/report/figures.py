@@ -49,10 +49,10 @@ def isoflop(study: Study) -> go.Figure | None:
         return None
     figure, colours = go.Figure(), colour_of(points)
     figure.update_layout(height=540, xaxis=axis(label(study, "n"), "n", points["n"]), yaxis_title=label(study, "loss"))
-    curves = {curve.budget: curve for curve in plot_data.budget_curves(points, fit)}
-    computes = plot_data.budget_compute(points)
+    curves = plot_data.drawn_budgets(plot_data.budget_curves(points, fit), points)
+    curve_of, computes = {curve.budget: curve for curve in curves}, plot_data.budget_compute(points)
     for budget, runs in points.groupby("budget"):
-        fitted, curve = bool(runs["fitted"].any()), curves.get(budget)
+        fitted, curve = bool(runs["fitted"].any()), curve_of.get(budget)
         name = f"{power_of_ten(computes[budget], 2)} FLOPs" + ("" if fitted or fit is None else " (held out)")
         if curve is not None and len(curve.n):
             dash = "solid" if fitted else "dash"
@@ -61,8 +61,8 @@ def isoflop(study: Study) -> go.Figure | None:
         group: dict[str, Any] = {"legendgroup": str(budget), "name": name, "showlegend": curve is not None}
         figure.add_trace(run_markers(runs, "n", "loss", colours[budget], **group))
     if fit is not None and fit.law.has_compute_optimum and curves:
-        figure.add_trace(_optima_of_budgets(fit, np.array([curve.compute for curve in curves.values()])))
-    figure.add_traces(_minima_of_budgets(fit))
+        figure.add_trace(_optima_of_budgets(fit, np.array([curve.compute for curve in curves])))
+    figure.add_traces([*_minima_of_budgets(fit), *([] if curves else run_legend(points, colours))])
     return figure
 
 
@@ -109,9 +109,9 @@ def compute(study: Study) -> go.Figure | None:
         figure.add_trace(run_markers(runs, "c", "loss", colours[budget], showlegend=False))
     figure.add_traces(run_legend(points, colours))
     figure.add_traces(_naive_along_compute(fit, c) if fit else [])
-    expected = _add_forecast(figure, study)
+    shown = np.r_[points["loss"], _add_forecast(figure, study), _loss_at_the_end(fit, c)]
     figure.update_xaxes(range=[np.log10(points["c"].min() / (BEFORE if curves else BEYOND)), np.log10(c[-1])])
-    figure.update_yaxes(range=log_range(np.r_[points["loss"], expected], 0.08, 0.25))
+    figure.update_yaxes(range=log_range(shown, 0.08, 0.25))
     if fit is not None:
         mark_extrapolation(figure, plot_data.extrapolation_start(fit, c), c[-1], "top")
     return figure
@@ -126,7 +126,7 @@ def _law_along_compute(fit: FitResult, c: np.ndarray) -> list[go.Scatter]:
     """The law at its optimum with its interval, and the envelope of the learning curves."""
     law, envelope, traces = plot_data.loss_band(fit, c), plot_data.envelope(fit), []
     if law is not None:
-        name = f"{fit.report.intervals.level:.0%} interval of {'a run' if law.of_one_run else 'the law'}"
+        name = f"{fit.report.intervals.level:.0%} interval of {'a run' if law.of_one_run else 'the mean'}"
         traces += [band(c, law.low, law.high, name), line(c, law.loss, "frontier of the law", LAW)]
     if len(envelope):
         sizes = zip(envelope["n"], envelope["d"], strict=True)
@@ -134,6 +134,12 @@ def _law_along_compute(fit: FitResult, c: np.ndarray) -> list[go.Scatter]:
         name = "envelope (approach 1)"
         traces.append(markers(envelope["c"], envelope["loss"], name, cross(ENVELOPE), hoverinfo="text", **hover))
     return traces
+
+
+def _loss_at_the_end(fit: FitResult | None, c: np.ndarray) -> list[float]:
+    """The law's loss at the largest compute, with the lower end of its interval, as the frame has to hold them."""
+    law = plot_data.loss_band(fit, c[-1:]) if fit else None
+    return [] if law is None else [loss for loss in (law.loss[0], law.low[0]) if np.isfinite(loss) and loss > 0]
 
 
 def _naive_along_compute(fit: FitResult, c: np.ndarray) -> list[go.Scatter]:
@@ -194,7 +200,7 @@ def _optimum_traces(
         best, minima, envelope: by the law, by approach 2 and by approach 1.
         legend: options of all traces.
     """
-    interval_name = f"{fit.report.intervals.level:.0%} interval of the law"
+    interval_name = f"{fit.report.intervals.level:.0%} interval"
     low, high = best[f"{name}_low"].to_numpy(), best[f"{name}_high"].to_numpy()
     traces = [
         band(best["c"].to_numpy(), low, high, interval_name, legendgroup="band", **legend),

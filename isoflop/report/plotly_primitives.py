@@ -20,6 +20,7 @@ BAND = "rgba(0,114,178,0.18)"
 BUDGETS = "Viridis"  # the scale of the budgets' colours
 BUDGETS_FROM, BUDGETS_TO = 0.2, 0.88  # its part that shows on white and on black
 SYMBOLS = {"n": "N", "d": "D", "c": "C"}
+TICKS = ((2.0, (1, 2, 5)), (3.2, (1, 3)))  # ticks of a decade on an axis of less than so many
 EXTRAPOLATED = "rgba(140,140,140,0.10)"  # the region beyond the fitted runs
 
 
@@ -54,7 +55,7 @@ def starred_label(study: Study, variable: str) -> str:
 
 
 def axis(title: str, variable: str, values) -> dict[str, Any]:
-    """A logarithmic axis, ticks at 1, 2 and 5 of every decade where there are few, as in 20k.
+    """A logarithmic axis, as many ticks as a narrow panel has room for, as in 20k.
 
     Args:
         title: of the axis.
@@ -67,7 +68,7 @@ def axis(title: str, variable: str, values) -> dict[str, Any]:
     layout, (low, high) = {"type": "log", "title": {"text": title}}, np.log10([low, high])
     if variable in ("c", "loss"):
         return layout | ({"dtick": "D2" if high - low < 2.5 else 1} if variable == "c" else {})
-    steps = (1, 2, 5) if high - low < 2.5 else (1, 3) if high - low < 4 else (1,)
+    steps = next((steps for decades, steps in TICKS if high - low < decades), (1,))
     ticks = [step * 10.0**k for k in range(int(np.floor(low)) - 1, int(np.ceil(high)) + 1) for step in steps]
     return layout | {"tickvals": ticks, "ticktext": [tick_text(value) for value in ticks]}
 
@@ -197,11 +198,7 @@ def mark_extrapolation(figure: go.Figure, start: float | None, end: float, side:
         return
     figure.add_vrect(start, end, fillcolor=EXTRAPOLATED, line_width=0, layer="below", **panel)
     figure.add_vline(start, line={"color": NAIVE, "dash": "dot", "width": 1}, layer="below", **panel)
-    place: dict[str, Any] = {
-        "x": np.log10(start),
-        "y": float(side == "top"),
-        "yref": "y domain",
-    }  # x as its axis has it
+    place: dict[str, Any] = {"x": 1, "xref": "x domain", "y": float(side == "top"), "yref": "y domain"}
     anchor: dict[str, Any] = {"xanchor": "right", "yanchor": side, "showarrow": False}
     figure.add_annotation(text="extrapolation →", font={"color": NAIVE}, **place, **anchor, **panel)
 

@@ -9,12 +9,12 @@ import plotly.graph_objects as go
 
 from isoflop.report import figures, forecast, interval_figures, law, provenance
 from isoflop.report.embedding import embed_figure
-from isoflop.report.formats import exponent, percent, span
+from isoflop.report.formats import exponent, percent, power_of_ten, span
 from isoflop.report.runs import runs
 from isoflop.report.study import Study
 from laws.plotting import plot_data
 from laws.plotting.style import LAW, SECOND as MINIMA, THIRD as ENVELOPE
-from laws.results.report_parts import ApproachReport
+from laws.results.report_parts import ApproachReport, RejectedBudget
 
 APPROACHES = (
     ("envelope", "1: envelope of the learning curves", ENVELOPE),
@@ -23,23 +23,24 @@ APPROACHES = (
 )
 
 
+NAMED_BUDGETS = 4  # budgets with one flaw that are named, rather than counted
+
+
 def _isoflop_caption(study: Study) -> str:
-    groups = study.points.groupby("budget")
-    known, crowded = groups["fitted"].any(), groups["n"].nunique() >= plot_data.FEWEST_SIZES
-    if not crowded.any():
+    curves = plot_data.budget_curves(study.points, None)
+    drawn = plot_data.drawn_budgets(curves, study.points)
+    if not drawn:
         return "Every dot is a run, darker for less compute; too few share a budget for curves of equal compute."
-    text = f"Every dot is a run; each colour is one of {crowded.sum()} budgets of equal compute."
+    text = f"Every dot is a run; each colour is one of {len(curves)} budgets of equal compute."
     if study.fit is None:
         return text
-    text += " Curves are the fitted law along each budget"
-    text += (
-        "; ticks with whiskers are the minima of the runs themselves."
-        if len(plot_data.budget_minima(study.fit))
-        else "."
-    )
-    held = int((crowded & ~known).sum())
-    which = "the budget" if held == 1 else f"{held} budgets"
-    return text + (f" Open dots and dashes: {which} that the fit never saw." if held else "")
+    which = "each budget" if len(drawn) == len(curves) else f"{len(drawn)} of them"
+    text += f" Curves are the fitted law along {which}"
+    minima = len(plot_data.budget_minima(study.fit))
+    text += "; ticks with whiskers are the minima of the runs themselves." if minima else "."
+    held_out = sum(not curve.fitted for curve in drawn)
+    which = "the budget" if held_out == 1 else f"{held_out} budgets"
+    return text + (f" Open dots and dashes: {which} that the fit never saw." if held_out else "")
 
 
 def _residual_caption(study: Study) -> str:
@@ -80,8 +81,23 @@ def approaches(study: Study) -> dict[str, Any] | None:
         "figure": embed_figure("exponents", figure, CAPTIONS["exponents"]) if figure else None,
         "level": f"{report.intervals.level:.0%} interval",
         "rows": rows,
-        "rejected": report.approaches.get("isoflop_akima", ApproachReport()).rejected,
+        "rejected": _rejected(report.approaches.get("isoflop_akima", ApproachReport()).rejected),
     }
+
+
+def _rejected(budgets: tuple[RejectedBudget, ...]) -> list[tuple[str, str]]:
+    """Budgets without a minimum, those with the same flaw together: their compute, and the flaw."""
+    computes: dict[str, list[float]] = {}
+    for budget in budgets:
+        computes.setdefault(budget.flaw, []).append(budget.c)
+    return [(_computes(sorted(values)), flaw) for flaw, values in computes.items()]
+
+
+def _computes(values: list[float]) -> str:
+    """Few computes by name, many by their number and range."""
+    if len(values) <= NAMED_BUDGETS:
+        return ", ".join(power_of_ten(value, 2) for value in values) + " FLOPs"
+    return f"{len(values)} budgets from {power_of_ten(values[0], 2)} to {power_of_ten(values[-1], 2)} FLOPs"
 
 
 SMOOTHED = "smoothed, and shifted to end at the evaluated loss of its run"

@@ -94,7 +94,7 @@ def optimum_against_compute(fitted: FitResult, panels: Panels) -> list[Axes]:
     both = panels(2, 3.6)
     for axes, name, exponent in zip(both, ("n", "d"), ("a", "b"), strict=True):
         low, value, high = (best[f"{name}{end}"] for end in ("_low", "", "_high"))
-        label = f"{fitted.report.intervals.level:.0%} interval of the law"
+        label = f"{fitted.report.intervals.level:.0%} interval"
         axes.fill_between(compute, low, high, color=LAW, alpha=0.22, linewidth=0, label=label)
         axes.plot(compute, value, color=LAW, label=f"{fitted.law.name}: {_exponent(fitted, exponent)}", zorder=3)
         if len(points):

@@ -7,14 +7,16 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 from matplotlib.figure import Figure
 
 import laws
 from isoflop import cli
-from isoflop.report import figures, formats, page, study as studies
+from isoflop.report import figures, formats, page, plotly_primitives, study as studies
 from laws.plotting import plot_data
+from laws.results.report_parts import RejectedBudget
 from sweeps.collect import collect
 from training.errors import BadInput
 
@@ -251,6 +253,90 @@ def test_the_page_and_the_printed_figures_draw_the_same_numbers(study):
     common = (line.get_xdata() > min(law.x)) & (line.get_xdata() < max(law.x))
     expected = np.interp(np.log(line.get_xdata()[common]), np.log(law.x), np.log(law.y))
     assert np.log(line.get_ydata()[common]) == pytest.approx(expected, abs=1e-4)
+
+
+def titles(figure):
+    """The titles of all axes of a figure."""
+    return {axis.title.text for axis in (*figure.select_xaxes(), *figure.select_yaxes())}
+
+
+def legend_of(figure):
+    """What the legend of a figure names: traces and shapes."""
+    traces = {trace.name for trace in figure.data if trace.showlegend is not False}
+    return traces | {shape.name for shape in figure.layout.shapes if shape.showlegend}
+
+
+def test_every_axis_names_its_quantity_and_its_unit(study):
+    assert titles(figures.isoflop(study)) == {"parameters N", "loss (nats)"}
+    assert titles(figures.compute(study)) == {"training compute C (FLOPs)", "loss (nats)"}
+    assert titles(figures.surface(study)) == {"parameters N", "training data D (tokens)"}
+    starred = {"compute-optimal N* (parameters)", "compute-optimal D* (tokens)"}
+    assert titles(figures.allocation(study)) == {"training compute C (FLOPs)"} | starred
+    images = study.fit.report.columns | {"d": "examples"}
+    counted_in_images = dataclasses.replace(study.fit, report=dataclasses.replace(study.fit.report, columns=images))
+    assert "training data D (examples)" in titles(figures.surface(dataclasses.replace(study, fit=counted_in_images)))
+
+
+def test_legends_name_all_that_is_drawn(study):
+    runs = {"fitted runs", "runs not fitted"}
+    assert legend_of(figures.compute(study)) == runs | {
+        "learning curves", "95% interval of the mean", "frontier of the law",
+        "naive: power law", "naive: best so far", "frozen prediction", "measured",
+    }  # fmt: skip
+    assert legend_of(figures.residuals(study)) == runs | {"residual s.d."}
+    assert legend_of(figures.surface(study)) == runs | {
+        "equal loss (nats)", "efficient frontier", "efficient frontier, extrapolated",
+        "95% interval of the best split", "best split at 8.0×10¹¹ FLOPs",
+    }  # fmt: skip
+    budgets = {name for name in legend_of(figures.isoflop(study)) if name.endswith(("FLOPs", "(held out)"))}
+    assert len(budgets) == len(BUDGETS)
+
+
+@pytest.mark.parametrize("draw", [figures.compute, figures.allocation])
+def test_what_lies_beyond_the_fitted_runs_is_marked(study, draw):
+    panels = len(list(draw(study).select_xaxes()))
+    regions = [shape for shape in draw(study).layout.shapes if shape.type == "rect"]
+    assert [shape.x0 for shape in regions] == [BUDGETS[2]] * panels
+    assert all(shape.x1 > BUDGETS[3] for shape in regions)
+    assert [note.text for note in draw(study).layout.annotations] == ["extrapolation →"] * panels
+
+
+def test_the_frame_of_the_loss_holds_the_law_to_its_end(study):
+    figure = figures.compute(study)
+    low, high = figure.layout.yaxis.range
+    (law,) = [trace for trace in figure.data if trace.name == "frontier of the law"]
+    assert low < np.log10(law.y[-1]) < high
+
+
+def test_many_budgets_have_few_curves_and_a_short_legend(study):
+    n, compute = np.tile([1e4, 2e4, 4e4, 8e4], 20), np.repeat(np.geomspace(1e11, 1e14, 20), 4)
+    points = pd.DataFrame({"run": range(80), "n": n, "d": compute / 6 / n, "c": compute, "fitted": True})
+    many = dataclasses.replace(study)
+    many.__dict__["points"] = plot_data.with_residuals_and_budgets(
+        points.assign(loss=loss(points["n"], points["d"])), study.fit
+    )
+    traces = figures.isoflop(many).data
+    curves = [trace for trace in traces if trace.mode == "lines"]
+    assert len(curves) == len([t for t in traces if t.legendgroup and t.showlegend]) == plot_data.MOST_BUDGETS
+    assert sum(len(trace.x) for trace in traces if "<b>run" in str(trace.hovertext)) == 80, "every run is drawn"
+
+
+def test_budgets_with_one_flaw_are_told_in_one_line(study):
+    report, named = study.fit.report, "fewer than 4 sizes"
+    flawed = tuple(RejectedBudget(c=c, flaw=named) for c in np.geomspace(1e18, 1e22, 38))
+    at_edge = RejectedBudget(c=4.1e19, flaw="the minimum is at the largest size")
+    akima = dataclasses.replace(report.approaches["isoflop_akima"], rejected=(*flawed, at_edge))
+    report = dataclasses.replace(report, approaches=report.approaches | {"isoflop_akima": akima})
+    said = Page(page.render(dataclasses.replace(study, fit=dataclasses.replace(study.fit, report=report)))).said
+    assert f"38 budgets from 1.0×10¹⁸ to 1.0×10²² FLOPs: {named}" in said
+    assert "4.1×10¹⁹ FLOPs: the minimum is at the largest size" in said
+
+
+@pytest.mark.parametrize("decades", [0.4, 1, 1.4, 2.5, 4, 7])
+def test_a_narrow_panel_has_room_for_its_ticks(decades):
+    values = np.geomspace(6e3, 6e3 * 10**decades, 20)
+    ticks = np.array(plotly_primitives.axis("parameters N", "n", values)["tickvals"])
+    assert 1 <= np.sum((ticks >= values[0]) & (ticks <= values[-1])) <= 8
 
 
 def test_figures_are_valid_json_and_carry_no_theme(text):

@@ -125,6 +125,49 @@ def test_the_surface_is_the_law_and_holds_every_run(fitted, below, drawn):
         assert say(*path.vertices.T) == pytest.approx(level, rel=2e-3)
 
 
+def extrapolated_from(axes):
+    """Where the shaded region of a panel begins; none if there is none."""
+    return [patch.get_x() for patch in axes.patches]
+
+
+def test_what_lies_beyond_the_fitted_runs_is_marked_and_nothing_else(fitted, sweep):
+    end = fitted.predictor.ranges["c"][1]
+    further = laws.load(sweep).fit("chinchilla", resamples=0, target=10 * end)
+    for axes in (further.plot.loss(), *further.plot.optimum()):
+        assert extrapolated_from(axes) == pytest.approx([further.predictor.ranges["c"][1]])
+        assert any("extrapolation" in text.get_text() for text in axes.texts)
+    within = laws.load(sweep).fit("chinchilla", resamples=0)
+    assert not any(extrapolated_from(axes) for axes in (within.plot.loss(), *within.plot.optimum()))
+    best = plot_data.surface(further).best
+    assert (best["extrapolated"] == (best["c"] > further.predictor.ranges["c"][1])).all()
+    assert not plot_data.surface(within).best["extrapolated"].any()
+
+
+def test_axes_and_legends_name_units_and_intervals(fitted, drawn):
+    (axes,) = drawn("surface")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("parameters $N$", "training data $D$ (tokens)")
+    for name, quantities in (
+        ("surface", ("equal loss (nats)", "95% interval")),
+        ("isoflop", ("measured minimum, 95% interval", "optimum of the law")),
+        ("optimum_vs_compute", ("95% interval", "approach 2: minima of the budgets")),
+    ):
+        legend = [text.get_text() for text in drawn(name)[0].get_legend().get_texts()]
+        assert set(quantities) <= set(legend), name
+    assert [axes.get_ylabel() for axes in drawn("optimum_vs_compute")] == [
+        "compute-optimal $N^*$ (parameters)",
+        "compute-optimal $D^*$ (tokens)",
+    ]
+
+
+def test_the_interval_of_the_target_is_that_of_the_forecast(fitted):
+    split = plot_data.target_optimum(fitted)
+    optimal = fitted.optimal([fitted.report.target_flops]).iloc[0]
+    assert split["n"].iloc[0] == pytest.approx(optimal["n"])
+    assert split["n"].iloc[[1, -1]].tolist() == pytest.approx([optimal["n_ci_lower"], optimal["n_ci_upper"]])
+    per_token = np.exp(fitted.predictor.cost.log_flops_per_token(np.log(split["n"].to_numpy())))
+    assert split["d"].to_numpy() * per_token == pytest.approx(fitted.report.target_flops, rel=1e-6)
+
+
 def test_minima_of_budgets_have_tokens_at_both_ends(fitted):
     minima = plot_data.budget_minima(fitted)
     per_token = lambda n: np.exp(fitted.predictor.cost.log_flops_per_token(np.log(n)))

@@ -46,9 +46,9 @@ def variable_band(fitted: FitResult) -> VariableBand:
             f"law '{fitted.law.name}' reads {len(fitted.law.columns)} columns, and not a single one"
         )
     (variable,), predictor = fitted.law.columns, fitted.predictor
-    ends = fitted.data[variable].min(), fitted.data[variable].max()
-    values = np.geomspace(ends[0], ends[1] * BEYOND, CURVE_POINTS)
+    runs = fitted.data[variable].to_numpy(float)
+    values = np.geomspace(runs.min(), runs.max() * BEYOND, CURVE_POINTS)
     low = high = np.full(CURVE_POINTS, np.nan)
     if len(predictor.draws):
         low, high = interval(np.exp(log_predictions(fitted.law, predictor.draws, {variable: values})), predictor.level)
-    return VariableBand(variable, float(ends[1]), values, predicted(fitted, {variable: values}), low, high)
+    return VariableBand(variable, float(runs.max()), values, predicted(fitted, {variable: values}), low, high)
