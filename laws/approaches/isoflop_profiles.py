@@ -59,7 +59,7 @@ class IsoflopMinimum:
     flaw: MinimumFlaw | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class IsoflopFit:
     """Power laws N* = G C^a and D* = H C^b through the minima.
 
@@ -87,6 +87,13 @@ class IsoflopFit:
     noise: float
     noise_from: str
     level: float
+
+    def __repr__(self) -> str:
+        used = sum(minimum.flaw is None for minimum in self.minima)
+        return (
+            f"<IsoflopFit {self.method}: a = {self.a:.4g} [{self.a_interval[0]:.4g}, {self.a_interval[1]:.4g}] from "
+            f"{used} of {len(self.minima)} budgets>"
+        )
 
 
 def _by_size(n: Float[np.ndarray, " rows"], loss: Float[np.ndarray, " rows"]):

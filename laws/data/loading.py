@@ -15,6 +15,7 @@ from laws.data.checks import SIX_ND, check_copies, check_units as units_of, colu
 from laws.data.grouping import equal_points
 from laws.data.measurements import end_times, quantity_of, rank_of
 from laws.data.reading import read
+from laws.data.schedule_columns import with_schedule_areas
 from laws.data.settings import differing_columns
 from laws.data.table import Exclusion, Table
 from laws.data.where import select
@@ -90,11 +91,12 @@ def load(
     """
     frame, name = read(source, (run,) if run else ())
     header, path = tuple(frame.columns), None if name == "table" else str(source)
+    run_column = _run_column(name, header, run)
+    frame = with_schedule_areas(frame, _run_of_rows(frame, run_column) if run_column else None)
     frame, excluded = _selected(frame, name, where)
     column_of = _column_of_variables(header, {"n": n, "d": d, "c": c, "loss": loss}, columns or {})
     values = {variable: column_numbers(frame, name, variable, column) for variable, column in column_of.items()}
     values, column_of = _with_compute(values, column_of)
-    run_column = _run_column(name, header, run)
     losses = values.pop("loss")
     rank, ranked_by = rank_of(frame, name, column_of["loss"], best_by)
     quantity, warnings = quantity_of(frame, column_of["loss"])

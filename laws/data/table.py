@@ -15,6 +15,7 @@ from laws.data.checks import SAME, column_numbers
 from laws.data.grouping import above_budget, at_budget, equal_points, equal_rows, frontier as best_of_budgets
 from laws.data.points import best_rows, best_settings, points_at_edge
 from laws.data.reading import as_numbers
+from laws.model.forms import LAWS
 from laws.model.variables import CORE, VARIABLES, checked_variable, column_flag
 
 if TYPE_CHECKING:
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
 NOMINAL = 1.5
 # Names of the learning rate for which a hint is given.
 RATES = ("lr", "learning_rate", "max_lr", "peak_learning_rate")
+# What else gives a variable that no column states.
+HINTS: dict[str, str] = dict.fromkeys(
+    ("rate_area", "annealed_area"),
+    "; it follows from the columns step and learning_rate of curves whose runs are told by a column and begin at step 1",
+)
 
 
 class ExclusionRule(StrEnum):
@@ -128,7 +134,7 @@ class Table:
             if numbers is None:
                 raise InputError(
                     f"{self.name}: law '{law}' needs a column for {variable}, and there is no '{column}'"
-                    f"{nearest(column, self.header)} (map it with {column_flag(variable)})"
+                    f"{nearest(column, self.header)} (map it with {column_flag(variable)}{HINTS.get(variable, '')})"
                 )
             values[variable], columns[variable] = numbers, column
         return replace(self, values=values, columns=columns)
@@ -279,8 +285,6 @@ class Table:
 
 def _laws_reading(columns: Sequence[str], variables: tuple[str, ...]) -> str:
     """A hint at the laws that read these variables and one of the columns."""
-    from laws.model.forms import LAWS  # imports JAX, which reading a table does not need
-
     hints = []
     for column in columns:
         name = "peak_lr" if column in RATES else column

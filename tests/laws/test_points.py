@@ -63,6 +63,17 @@ def test_the_fit_takes_the_best_of_each_point_and_says_so():
     assert "--law=chinchilla_lr reads peak_lr" in warning
 
 
+def test_the_grid_of_rates_as_it_was_reported():
+    """Four rates that are the same for all sizes: 0.468 with the best of each point; as seeds, 0.403 and 0.058 nats."""
+    fit = laws.load(grid()).fit("chinchilla", resamples=0)
+    parabola = fit.report.approaches["isoflop_parabola"]
+    assert fit.approaches.a["isoflop_parabola"] == pytest.approx(0.468, abs=5e-4)
+    assert (parabola.noise_source, len(parabola.minima)) == ("residuals of the parabolas", 3)
+    assert fit.report.noise.seeds is None, "no two of the runs are repeats"
+    assert fit.report.noise.residual < 2e-3
+    assert sum("differ in peak_lr" in str(warning) for warning in fit.warnings) == 1
+
+
 def test_a_law_that_reads_the_column_takes_all_rows():
     table = laws.load(grid())
     assert table.differing == ("peak_lr",)
