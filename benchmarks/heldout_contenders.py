@@ -1,0 +1,212 @@
+"""Who forecasts in `benchmarks.heldout`: one function a contender, from fitted rows and the points ahead to forecasts.
+
+Every contender gets the same rows. It raises ``CannotForecast`` with a reason where a table is not for it; the report
+shows the reason. A median is what the contender prints as its forecast; ends are of the interval of one run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from scipy.stats import t as student_t
+
+import laws
+from benchmarks import heldout_power_sums as power_sums
+from benchmarks.heldout_cases import Kind, Points, Rows, budgets
+from laws.base.errors import FitFailed, InputError
+
+LEVELS = (0.5, 0.95)
+RESAMPLES = 200
+SEED = 0
+
+
+class CannotForecast(Exception):
+    """A table is not for a contender; the message says why."""
+
+
+@dataclass(frozen=True)
+class RunForecasts:
+    """Forecasts of the loss of single runs.
+
+    Args:
+        median: what is printed as the forecast.
+        ends: of the intervals of ``LEVELS`` (levels, low and high, runs); NaN where a contender gives none.
+    """
+
+    median: Float[np.ndarray, " runs"]
+    ends: Float[np.ndarray, "levels 2 runs"]
+
+
+Forecast = Callable[[Rows, Points], RunForecasts]
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A way to forecast.
+
+    Args:
+        about: what it does, for the help.
+        forecast: ``(fitted rows, points) -> forecasts``.
+        kinds: of tables that it is for.
+        needs: module that must be installed.
+        version: of what it rests on; kept forecasts of another version are made again.
+    """
+
+    about: str
+    forecast: Forecast
+    kinds: tuple[Kind, ...] = (Kind.SURFACE,)
+    needs: str = ""
+    version: Callable[[], str] = lambda: "1"
+
+
+def quantile_ends(draws: Float[np.ndarray, "draws runs"]) -> Float[np.ndarray, "levels 2 runs"]:
+    """Central intervals of draws of losses."""
+    return np.stack([np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0) for level in LEVELS])
+
+
+def student_ends(
+    centre: Float[np.ndarray, " runs"], deviation: Float[np.ndarray, " runs"], dof: float
+) -> Float[np.ndarray, "levels 2 runs"]:
+    """Intervals of Student's t around a centre.
+
+    Args:
+        centre, deviation: of the log loss.
+        dof: degrees of freedom.
+    """
+    quantiles = np.array([student_t.ppf([(1 - level) / 2, (1 + level) / 2], dof) for level in LEVELS])
+    return np.exp(centre + quantiles[:, :, None] * deviation)
+
+
+def no_ends(count: int) -> Float[np.ndarray, "levels 2 runs"]:
+    """The intervals of a contender that gives none."""
+    return np.full((len(LEVELS), 2, count), np.nan)
+
+
+@cache
+def sources_of_laws() -> str:
+    """Hash of the package that is judged."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(laws.__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def drivers(rows: Rows | Points) -> dict[str, Float[np.ndarray, " rows"]]:
+    """What the loss is a function of: N and D of surfaces, D of curves."""
+    return {"d": rows.d} if np.isnan(rows.n).all() else {"n": rows.n, "d": rows.d}
+
+
+def isoflop(rows: Rows, points: Points) -> RunForecasts:
+    """What this package prints: its default fit, the value of ``get_prediction`` and its interval of one run."""
+    known = drivers(rows)
+    columns = {**known, "c": rows.c, "loss": rows.loss, "run": rows.run}
+    try:
+        table = laws.load(
+            pd.DataFrame(columns),
+            n="n" if "n" in known else None,
+            d="d",
+            c="c",
+            loss="loss",
+            run="run",
+            keep_copies=True,
+            check_units=False,
+        )
+        fit = table.fit("chinchilla" if "n" in known else "power_offset_d", seed=SEED)
+        prediction = fit.get_prediction(pd.DataFrame({**drivers(points), "c": points.c}))
+    except (InputError, FitFailed) as error:
+        raise CannotForecast(str(error)) from error
+    frames = [prediction.summary_frame(level) for level in LEVELS]
+    ends = [[frame["run_ci_lower"], frame["run_ci_upper"]] for frame in frames]
+    return RunForecasts(frames[0]["mean"].to_numpy(), np.array(ends, np.float64))
+
+
+def scipy_huber(rows: Rows, points: Points) -> RunForecasts:
+    """Huber's loss of log residuals (delta 1e-3), minimised by scipy; runs are resampled, residuals added."""
+    fit = power_sums.fit(drivers(rows), rows.loss, power_sums.Objective.HUBER)
+    rng = np.random.default_rng(SEED)
+    draws = power_sums.bootstrap(fit, rows.run, RESAMPLES, rng)
+    residual = fit.residual * np.sqrt(len(rows) / max(len(rows) - len(fit.params), 1))
+    log_loss = np.stack([fit.at(params, drivers(points)) for params in draws])
+    noise = rng.choice(residual, (20, *log_loss.shape))
+    losses = np.exp(log_loss + noise).reshape(-1, len(points))
+    return RunForecasts(np.exp(fit.at(fit.params, drivers(points))), quantile_ends(losses))
+
+
+def projection(rows: Rows, points: Points) -> RunForecasts:
+    """Variable projection with squares of the loss (arXiv 2603.22339's VPNLS); intervals by linearisation."""
+    fit = power_sums.fit(drivers(rows), rows.loss, power_sums.Objective.SQUARES)
+    centre, deviation = power_sums.linearised(fit, drivers(points))
+    dof = max(len(rows) - len(fit.params), 1)
+    return RunForecasts(np.exp(centre), student_ends(centre, deviation, dof))
+
+
+def _frontier(rows: Rows) -> tuple[Float[np.ndarray, " budgets"], Float[np.ndarray, " budgets"]]:
+    """Log compute and log loss of the best run of each budget, of those that beat every cheaper one."""
+    number, _ = budgets(rows.c)
+    best = [np.flatnonzero(number == budget)[np.argmin(rows.loss[number == budget])] for budget in np.unique(number)]
+    ordered = rows.where(np.array(best)[np.argsort(rows.c[best], kind="stable")])
+    beats = ordered.loss <= np.minimum.accumulate(ordered.loss)
+    return np.log(ordered.c[beats]), np.log(ordered.loss[beats])
+
+
+def frontier_power_law(rows: Rows, points: Points) -> RunForecasts:
+    """Power law of compute through the best run of each budget: a straight line of logarithms, its intervals Student's t."""
+    log_c, log_loss = _frontier(rows)
+    if len(log_c) < 3:
+        raise CannotForecast(
+            f"{len(log_c)} budgets improve on every cheaper one, and a line with intervals needs three"
+        )
+    design = np.stack([np.ones_like(log_c), log_c - log_c.mean()], axis=1)
+    coefficients = np.linalg.lstsq(design, log_loss, rcond=None)[0]
+    variance = np.sum((log_loss - design @ coefficients) ** 2) / (len(log_c) - 2)
+    ahead = np.stack([np.ones(len(points)), np.log(points.c) - log_c.mean()], axis=1)
+    spread = np.sum(ahead * np.linalg.solve(design.T @ design, ahead.T).T, axis=1)
+    centre = ahead @ coefficients
+    return RunForecasts(np.exp(centre), student_ends(centre, np.sqrt(variance * (1 + spread)), len(log_c) - 2))
+
+
+def best_so_far(rows: Rows, points: Points) -> RunForecasts:
+    """The lowest fitted loss, without an interval."""
+    return RunForecasts(np.full(len(points), rows.loss.min()), no_ends(len(points)))
+
+
+BOTH = (Kind.SURFACE, Kind.CURVE)
+CONTENDERS = {
+    "isoflop": Contender("what this package prints by default", isoflop, BOTH, version=sources_of_laws),
+    "scipy_huber": Contender("Huber fit of the additive law by scipy, bootstrap over runs", scipy_huber, BOTH),
+    "projection": Contender("variable projection with squares, linearised intervals", projection, BOTH),
+    "frontier_power_law": Contender("power law of C through the best runs", frontier_power_law, BOTH),
+    "best_so_far": Contender("lowest fitted loss, no interval", best_so_far, BOTH),
+}
+
+
+def unavailable(contender: Contender) -> str:
+    """Why a contender cannot run here; empty where it can."""
+    if contender.needs and importlib.util.find_spec(contender.needs) is None:
+        return f"{contender.needs} is not installed (extra 'bench')"
+    return ""
+
+
+def run(contender: Contender, rows: Rows, points: Points) -> RunForecasts:
+    """The forecasts of a contender.
+
+    Raises:
+        CannotForecast: it refuses, or a forecast is not finite and positive.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = contender.forecast(rows, points)
+    if not (np.isfinite(found.median) & (found.median > 0)).all():
+        raise CannotForecast("a forecast is not finite and positive")
+    if np.isinf(found.ends).any():
+        raise CannotForecast("an interval is infinite")
+    return found
