@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import gc
 import importlib
+import itertools
 import json
 import os
 import signal
@@ -65,6 +66,7 @@ class Terminated(BaseException):
     """SIGTERM, while nothing ran that could have saved anything."""
 
 
+LONGEST_MESSAGE = 4000  # characters of an error: more than any of ours has, where a table has no odd names
 STOPS: dict[type[BaseException], signal.Signals] = {KeyboardInterrupt: signal.SIGINT, Terminated: signal.SIGTERM}
 
 
@@ -154,6 +156,7 @@ def _dispatch(name: str, argv: list[str]) -> Output | None:
         from isoflop.config_file import define_config
 
         argv = define_config(values, argv)
+    _check_values(values, argv)
     args = values([name, *argv])[1:]
     output = command.run(values, args)
     if values["json"].value:
@@ -161,8 +164,24 @@ def _dispatch(name: str, argv: list[str]) -> Output | None:
     elif output.text:
         from rich.console import Console
 
-        Console(width=None if sys.stdout.isatty() else 160, soft_wrap=True).print(output.text, highlight=False)
+        # Names of files, columns and runs are shown as they are: brackets and colons in them are no markup.
+        width = None if sys.stdout.isatty() else 160
+        Console(width=width, soft_wrap=True, markup=False, emoji=False).print(output.text, highlight=False)
     return output
+
+
+def _check_values(values: absl_flags.FlagValues, argv: list[str]) -> None:
+    """Refuses a flag without a value, which would take the flag after it for its value.
+
+    Raises:
+        Usage: names both flags.
+    """
+    for argument, following in itertools.pairwise(argv):
+        name = argument.lstrip("-")
+        if argument == "--":
+            return
+        if argument.startswith("-") and following.startswith("--") and name in values and not values[name].boolean:
+            raise Usage(f"--{name} takes a value, and is followed by {following} (--{name}=VALUE)")
 
 
 def module_of(name: str) -> Any:
@@ -170,9 +189,16 @@ def module_of(name: str) -> Any:
     return importlib.import_module(f"isoflop.commands.{MODULES.get(name, name)}")
 
 
+def _on_one_line(text: str) -> str:
+    """A text, parts of which may be cells of a table: no line breaks, nothing that a terminal would obey, no megabytes."""
+    text = " ".join(text.split())
+    text = text if len(text) <= LONGEST_MESSAGE else f"{text[: LONGEST_MESSAGE - 3]}..."
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
 def _one_line(error: Exception) -> tuple[int, str]:
     """Exit code and message of an error: an `exit_code` attribute marks the ones that were meant for people."""
-    message = " ".join(str(error).split()) or type(error).__name__
+    message = _on_one_line(str(error)) or type(error).__name__
     if isinstance(getattr(error, "exit_code", None), int):
         return error.exit_code, message  # type: ignore[attr-defined]
     if isinstance(error, absl_flags.Error):

@@ -91,13 +91,39 @@ def test_json_is_json_and_help_has_an_example(capsys):
     assert code == 0 and all(name in out for name in cli.COMMANDS)
 
 
+@pytest.mark.parametrize(("name", "shown"), [("[bold]x[/y]", "[bold]x[/y]"), ("a:smile:b", "a:smile:b")])
+def test_names_of_files_and_columns_are_shown_as_they_are(capsys, tmp_path, name, shown):
+    sizes, data = [1e7, 3e7, 1e8, 3e8], [1e9, 3e9, 1e10, 3e10]
+    rows = [f"{n},{d},{1.7 + 406 / n**0.34 + 411 / d**0.28}" for n in sizes for d in data]
+    table = tmp_path / "runs.csv"
+    table.write_text("\n".join([f"n,d,{name}", *rows]))
+    flags = ("--n_column=n", "--d_column=d", f"--loss_column={name}", "--resamples=0", f"--out={tmp_path / 'fit.json'}")
+    code, out, err = run(capsys, "fit", table, *flags)
+    assert code == 0 and not err and shown in out
+
+
+def test_cells_of_a_table_reach_the_terminal_harmlessly(capsys, tmp_path):
+    table = tmp_path / "runs.csv"
+    table.write_text('n,d,loss\n1e8,1e9,3.1\n1e8,1e10,"\x1b[31mred\x07\nline"\n')
+    message = line(capsys, "fit", table, "--n_column=n", "--d_column=d")
+    assert message.isprintable() and "row 2" in message
+
+
+@pytest.mark.parametrize("flag", ["--freeze", "-freeze"])
+def test_a_flag_without_its_value_does_not_take_the_next_flag_for_one(capsys, monkeypatch, tmp_path, flag):
+    monkeypatch.chdir(tmp_path)
+    message = line(capsys, "predict", "fit.json", flag, "--compute=1e12")
+    assert "--freeze takes a value, and is followed by --compute=1e12" in message
+    assert not list(tmp_path.iterdir())
+
+
 def test_doctor_finds_no_problem_here(capsys):
     code, out, _ = run(capsys, "doctor", "--json")
     report = json.loads(out)
     assert code == 0 and report["problems"] == [] and report["backend"] == "cpu" and report["num_devices"] == 8
 
 
-def test_doctor_names_a_room_that_belongs_to_somebody_else(monkeypatch, tmp_path):
+def test_doctor_names_a_package_that_belongs_to_somebody_else(monkeypatch, tmp_path):
     import importlib.util
 
     from isoflop.commands import doctor
