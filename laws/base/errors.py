@@ -1,7 +1,12 @@
 """Exceptions of tables and fits, each with the exit code of the command line."""
 
 import difflib
+import itertools
 from collections.abc import Iterable
+
+MOST_LISTED = 40  # names that a message lists; a table may have thousands of columns
+LONGEST_LISTED = 80  # characters of each
+MOST_COMPARED = 2000  # names that are searched for the nearest, which takes milliseconds each
 
 
 class InputError(ValueError):
@@ -29,10 +34,23 @@ def nearest(name: str, known: Iterable[str]) -> str:
         >>> nearest("chinchila", ["kaplan", "chinchilla"])
         "; did you mean 'chinchilla'?"
     """
-    known = [str(item) for item in known]
+    known = [str(item) for item in itertools.islice(known, MOST_COMPARED)]
+    known = [item for item in known if len(item) <= LONGEST_LISTED]
     close = difflib.get_close_matches(name.lower(), [item.lower() for item in known], n=1, cutoff=0.55)
     match = next((item for item in known if close and item.lower() == close[0]), None)
     match = match or next(
         (item for item in known if item.lower() in name.lower() or name.lower() in item.lower()), None
     )
     return f"; did you mean '{match}'?" if match else ""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names in a row, the first ``MOST_LISTED`` of many, and long ones cut.
+
+    Example:
+        >>> listed(["n", "d"])
+        'n, d'
+    """
+    names = [str(name) for name in names]
+    shown = [name if len(name) <= LONGEST_LISTED else f"{name[: LONGEST_LISTED - 3]}..." for name in names[:MOST_LISTED]]
+    return ", ".join(shown) + (f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else "")

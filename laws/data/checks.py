@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
-from laws.base.errors import InputError, nearest
+from laws.base.errors import InputError, listed, nearest
 from laws.data.grouping import equal_rows
 from laws.data.reading import as_numbers
 from laws.model.variables import VARIABLES, column_flag
@@ -40,14 +40,14 @@ def column_numbers(frame: pd.DataFrame, name: str, variable: str, column: str) -
     Args:
         frame: the rows, by their number in the file.
         name: of the table, in messages.
-        variable: a key of ``VARIABLES``, or ``loss`` or ``noise``.
+        variable: a key of ``VARIABLES``, or ``loss``, ``loss_stderr`` or ``best_by``.
         column: where it is.
 
     Raises:
         InputError: no such column, or values that are not finite, zero or negative.
     """
     if column not in frame.columns:
-        hint = nearest(column, frame.columns) or f" (columns: {', '.join(map(str, frame.columns))})"
+        hint = nearest(column, frame.columns) or f" (columns: {listed(frame.columns)})"
         raise InputError(f"{name}: no column '{column}' for {variable}{hint}; map it with {column_flag(variable)}")
     numbers = as_numbers(frame[column])
     positive = variable not in VARIABLES or VARIABLES[variable].positive
@@ -79,7 +79,7 @@ def standard_errors(
     Raises:
         InputError: as ``column_numbers``, or an error that exceeds its loss.
     """
-    errors = column_numbers(frame, name, "noise", column)
+    errors = column_numbers(frame, name, "loss_stderr", column)
     beyond = errors >= loss
     if beyond.any():
         raise InputError(

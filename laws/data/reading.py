@@ -36,6 +36,7 @@ NUMBER = r"\s*[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]
 WHOLE = r"\s*[+-]?(?:0|[1-9]\d*)\s*"
 TRUTH = {"True": True, "true": True, "TRUE": True, "False": False, "false": False, "FALSE": False}
 TIME = r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(?::\d\d(?:\.\d+)?)?\s*(?:Z|[+-]\d\d:?\d\d)?"
+DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons"}
 # Whole numbers up to this are exact in float64.
 EXACT = 2**53
 
@@ -53,7 +54,7 @@ def read(source: str | Path | pd.DataFrame, text: Sequence[str] = ()) -> tuple[p
     import pandas as pd
 
     if isinstance(source, pd.DataFrame):
-        raw, name = source, "table"
+        raw, name = _with_named_index(source), "table"
     else:
         path = Path(source)
         raw, name = _raw(path), path.name
@@ -67,6 +68,12 @@ def read(source: str | Path | pd.DataFrame, text: Sequence[str] = ()) -> tuple[p
         texts(raw.iloc[:, i]) if column in identities else typed(raw.iloc[:, i]) for i, column in enumerate(header)
     ]
     return pd.DataFrame(dict(zip(header, columns, strict=True)), index=pd.RangeIndex(len(raw))), name
+
+
+def _with_named_index(frame: pd.DataFrame) -> pd.DataFrame:
+    """A frame whose index, where it has a name, is a column like any other, as in a file that was written from it."""
+    named = [i for i, name in enumerate(frame.index.names) if name is not None]
+    return frame.reset_index(named, allow_duplicates=True) if named else frame
 
 
 def _raw(path: Path) -> pd.DataFrame:
@@ -97,13 +104,26 @@ def _delimited(delimiter: str) -> Callable[[Path], pd.DataFrame]:
 
         content = path.read_bytes()
         content.decode("utf-8")  # names the byte, where pyarrow names the column at best
+        # One block: pyarrow refuses a line that is longer than a block, and of a long header says that the file is empty.
+        whole = csv.ReadOptions(block_size=min(len(content) + 1, 2**31 - 1))
         parse = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-        header = csv.open_csv(pa.BufferReader(content), parse_options=parse).schema.names
+        header = csv.open_csv(pa.BufferReader(content), read_options=whole, parse_options=parse).schema.names
+        _check_delimiter(path, header, delimiter)
         types = dict.fromkeys(header, pa.string())
         convert = csv.ConvertOptions(column_types=types, strings_can_be_null=False)
-        return csv.read_csv(pa.BufferReader(content), parse_options=parse, convert_options=convert).to_pandas()
+        table = csv.read_csv(pa.BufferReader(content), read_options=whole, parse_options=parse, convert_options=convert)
+        return table.to_pandas()
 
     return reader
+
+
+def _check_delimiter(path: Path, header: Sequence[str], delimiter: str) -> None:
+    """Refuses a file of one column whose name holds another delimiter."""
+    others = [other for other in DELIMITERS if other != delimiter and len(header) == 1 and header[0].count(other) > 1]
+    if others:
+        raise InputError(
+            f"{path}: columns are separated by {DELIMITERS[others[0]]}, and a {path.suffix} file has {DELIMITERS[delimiter]}"
+        )
 
 
 def _json_lines(path: Path) -> pd.DataFrame:
@@ -162,7 +182,7 @@ def typed(column: pd.Series) -> pd.Series:
     if pd.api.types.is_datetime64_any_dtype(column.dtype):
         return _seconds(column)
     values = column.astype(object).to_numpy(object)
-    missing = np.asarray(pd.isna(values), bool) | (values == "")
+    missing = np.fromiter(map(_absent, values), bool, len(values))
     kinds = {type(value) for value in values[~missing]}
     if kinds <= {str}:
         return _from_texts(pd.Series(values, dtype="str").mask(missing))
@@ -187,7 +207,11 @@ def texts(column: pd.Series) -> pd.Series:
 
 def _absent(value: Any) -> bool:
     """Whether a value is none: None, NaN, NaT, NA or empty text."""
-    return value is None or (isinstance(value, str) and not value) or (np.ndim(value) == 0 and bool(value != value))
+    import pandas as pd
+
+    if isinstance(value, str):
+        return not value
+    return value is None or value is pd.NA or (np.ndim(value) == 0 and bool(value != value))
 
 
 def _text(value: Any) -> str:
@@ -239,7 +263,8 @@ def _seconds(column: Any) -> pd.Series:
     import pandas as pd
 
     stamps = pd.to_datetime(column, utc=True)
-    seconds = stamps.dt.as_unit("ns").astype("int64") / 1e9
+    parts = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[stamps.dt.unit]
+    seconds = stamps.astype("int64") / parts
     return seconds.where(stamps.notna(), np.nan).astype(np.float64).reset_index(drop=True)
 
 

@@ -6,7 +6,8 @@ are settings, so they are told by these rules, in this order:
 
 1. Columns of ``laws.model.variables`` are settings.
 2. Names of bookkeeping (seeds, identities, times, paths, hashes, devices) and of measurements (losses, accuracies,
-   seconds, throughput) are none.
+   seconds, throughput) are none; but what has a measurement's name and is text (a kind of loss), or takes the same few
+   values at every point (the weight of a z-loss), was not measured.
 3. A column that changes along a run, from one of its rows to the next, is none.
 4. Names of what is tuned (``TUNED``: rates, batches, weight decay) are settings.
 5. Names of configurations (optimizers, sizes, data) are settings, unless they hold fractions that never repeat: a column
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 # Parts of names, between the boundaries of words.
 BOOKKEEPING = (
-    "seed|seeds|id|uuid|run|runs|path|dir|directory|file|url|link|host|hostname|node|user|job|slurm|pid|tag|tags|note|"
+    "seed|seeds|repeat|repeats|repetition|replicate|rep|trial|rng|random state|data order|id|uuid|run|runs|path|dir|directory|file|url|link|host|hostname|node|user|job|slurm|pid|tag|tags|note|"
     "notes|comment|reason|outlier|row|index|created|updated|started|ended|finished|timestamp|date|time|at|git|commit|"
     "revision|hash|sha256|sha|version|versions|device|devices|gpu|gpus|state|status|sweep|group|attempt|continued|"
     "compiles|compiled|pack|packed|worker|workers|core|cores|thread|threads|launcher|accelerator|accelerators"
@@ -42,7 +43,7 @@ NAMES = ("name", "display_name", "display name")  # of a run; optimizer.name is 
 MEASURED = (
     "loss|losses|nll|ppl|perplexity|bpb|bits per byte|accuracy|acc|error|score|bleu|rouge|f1|recall|auc|iou|fid|psnr|"
     "wer|cer|grad|gradient|sem|std|stderr|"
-    "seconds|duration|runtime|elapsed|hours|per second|throughput|mfu|hfu|memory|utilization|energy|cost|good|spikes"
+    "seconds|duration|runtime|wall|walltime|elapsed|hours|per second|throughput|mfu|hfu|memory|utilization|energy|cost|good|spikes"
 )
 CONFIGURED = (
     "lr|rate|learning rate|batch|weight decay|wd|decay|warmup|beta|beta1|beta2|eps|epsilon|momentum|optimizer|optimiser|"
@@ -94,7 +95,7 @@ def is_setting(frame: pd.DataFrame, column: str, run: np.ndarray | None, point: 
         point: number of the group of equal N, D and C of each row.
     """
     kind, values = kind_of(column), frame[column]
-    if kind in ("bookkeeping", "measured"):
+    if kind == "bookkeeping" or (kind == "measured" and not (values.dtype.kind == "O" or _is_crossed(values, point))):
         return False
     if run is not None:
         runs = equal_rows(run)
@@ -111,6 +112,14 @@ def is_setting(frame: pd.DataFrame, column: str, run: np.ndarray | None, point: 
     if kind == "configured":
         return not fractions or bool(levels * REPEATED_FRACTIONS <= len(values))
     return bool(levels * REPEATED <= len(values))
+
+
+def _is_crossed(values: pd.Series, point: Int[np.ndarray, " rows"]) -> bool:
+    """Whether a column takes the same values at all points that have several rows, as in a grid: no measurement does."""
+    several = np.bincount(point)[point] > 1
+    point, level = equal_rows(point[several]), equal_rows(values[several])
+    points, levels = point.max() + 1, level.max() + 1
+    return min(points, levels) > 1 and equal_rows(point, level).max() + 1 == points * levels
 
 
 def differing_columns(

@@ -77,9 +77,15 @@ def checked_variable(name: str) -> str:
 
 
 def column_flag(variable: str) -> str:
-    """How the command line names the column of a variable: ``--n_column COLUMN``, or ``--columns width=COLUMN``."""
-    named = variable in CORE or variable not in VARIABLES
-    return f"--{variable}_column COLUMN" if named else f"--columns {variable}=COLUMN"
+    """How the command line names a column: of a variable or the loss, else by the flag of that name.
+
+    Example:
+        >>> column_flag("n"), column_flag("width"), column_flag("loss_stderr")
+        ('--n_column COLUMN', '--columns width=COLUMN', '--loss_stderr COLUMN')
+    """
+    if variable in (*CORE, "loss"):
+        return f"--{variable}_column COLUMN"
+    return f"--columns {variable}=COLUMN" if variable in VARIABLES else f"--{variable} COLUMN"
 
 
 def value_flag(variable: str) -> str:

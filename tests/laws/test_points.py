@@ -296,3 +296,35 @@ def test_how_a_run_was_executed_is_no_setting():
     frame = frame.assign(seed=np.tile([0, 1], 12), compiles=np.tile([0, 2], 12), pack=np.tile([1, 8], 12), cores=1)
     fit = laws.load(frame).fit("chinchilla", resamples=0)
     assert fit.n_runs == 24
+
+
+def _grid(**columns) -> pd.DataFrame:
+    """Four rows at each of nine points of N and D, with columns that hold four values each."""
+    n, d = (axis.ravel() for axis in np.meshgrid([1e8, 2e8, 4e8], [1e10, 2e10, 4e10], indexing="ij"))
+    loss = np.repeat(1.7 + 406.4 / n**0.34 + 410.7 / d**0.28, 4) + np.tile([0, 0.01, 0.02, 0.03], 9)
+    values = {name: list(levels) * 9 for name, levels in columns.items()}
+    return pd.DataFrame({"n": np.repeat(n, 4), "d": np.repeat(d, 4), "loss": loss, **values})
+
+
+@pytest.mark.parametrize(
+    ("column", "levels"),
+    [
+        ("z_loss", (0.0, 1e-4, 3e-4, 1e-3)),
+        ("aux_loss_weight", (0.0, 0.01, 0.02, 0.1)),
+        ("grad_clip", (0.5, 1.0, 2.0, 4.0)),
+        ("loss_type", ("c4", "pile", "code", "books")),
+    ],
+)
+def test_what_has_the_name_of_a_measurement_and_is_a_setting(column, levels):
+    table = _grid(**{column: levels})
+    assert laws.load(table, n="n", d="d").differing == (column,)
+    alone = pd.DataFrame({"n": [8e8], "d": [8e10], "loss": [2.0], column: [levels[0]]})
+    assert laws.load(pd.concat([table, alone], ignore_index=True), n="n", d="d").differing == (column,)
+    measured = np.random.default_rng(0).random(len(table)).round(3)
+    assert laws.load(table.assign(**{column: measured}), n="n", d="d").differing == ()
+
+
+@pytest.mark.parametrize("column", ["replicate", "repeat", "trial", "init_seed", "data_order", "rng", "random_state"])
+def test_the_number_of_a_repeat_is_no_setting(column):
+    runs = laws.load(_grid(**{column: (0, 1, 2, 3)}), n="n", d="d")
+    assert runs.differing == () and len(np.unique(runs.repeats())) == 9

@@ -234,3 +234,64 @@ def test_a_column_named_like_a_variable_is_a_column():
     assert table.columns["c"] == "6ND" and set(table.values) == {"n", "d", "c"}
     with pytest.raises(InputError, match="column 'experts' is not a finite number"):
         table.need(("experts",), "routed")
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (pd.Series([True, None, False], dtype="boolean"), [1.0, np.nan, 0.0]),
+        (pd.Series([1.5, None, 2.5], dtype="Float64"), [1.5, np.nan, 2.5]),
+        (pd.Series([pd.NA, "a", ""], dtype="object"), [np.nan, "a", np.nan]),
+        (pd.Series([np.array([1, 2]), None, np.array([])], dtype="object"), ["[1, 2]", np.nan, "[]"]),
+        (pd.Series([[1, 2], None, []], dtype=pd.ArrowDtype(pa.list_(pa.int64()))), ["[1, 2]", np.nan, "[]"]),
+        (pd.Series(np.array(["9999-01-01", "NaT", "1969-12-31T23:59:59"], "M8[s]")), [253370764800.0, np.nan, -1.0]),
+    ],
+)
+def test_missing_nested_and_far_values_of_a_frame(column, expected):
+    values = read(pd.DataFrame({"x": column}))[0].x
+    pd.testing.assert_series_equal(values.astype(object).fillna(np.nan), pd.Series(expected, name="x", dtype=object))
+
+
+def test_lists_in_parquet_read_as_those_in_json_lines(tmp_path):
+    lists = [[1, 2], [3], None, []]
+    parquet.write_table(pa.table({"x": lists}), tmp_path / "table.parquet")
+    (tmp_path / "table.jsonl").write_text("".join(json.dumps({"x": value}) + "\n" for value in lists))
+    pd.testing.assert_frame_equal(read(tmp_path / "table.parquet")[0], read(tmp_path / "table.jsonl")[0])
+
+
+def test_an_index_with_a_name_is_a_column(tmp_path):
+    frame = pd.DataFrame({"run_id": ["0012", "12"], "loss": [3.0, 2.9]})
+    frame.set_index("run_id").to_parquet(tmp_path / "table.parquet")
+    expected = read(frame)[0]
+    for source in (frame.set_index("run_id"), tmp_path / "table.parquet"):
+        pd.testing.assert_frame_equal(read(source)[0][list(expected)], expected)
+    with pytest.raises(InputError, match="two columns are called 'loss'"):
+        read(frame.assign(run_id=[1.0, 2.0]).set_index(frame.loss.rename("loss")))
+
+
+def test_a_line_of_any_length_is_read(tmp_path):
+    path, long = tmp_path / "table.csv", "x" * 3_000_000
+    path.write_text(f'{",".join(f"config.{i}" for i in range(2))},{long}\n1,2,"{long}"\n')
+    assert read(path)[0].iloc[0].tolist() == [1.0, 2.0, long]
+
+
+@pytest.mark.parametrize(("suffix", "delimiter", "named"), [("csv", ";", "semicolons"), ("tsv", ",", "commas")])
+def test_another_delimiter_is_named(tmp_path, suffix, delimiter, named):
+    path = tmp_path / f"table.{suffix}"
+    path.write_text(delimiter.join(["n", "d", "loss"]) + "\n" + delimiter.join(["1", "2", "3"]) + "\n")
+    with pytest.raises(InputError, match=f"columns are separated by {named}"):
+        read(path)
+
+
+def test_a_refusal_lists_few_of_many_columns():
+    wide = pd.DataFrame({f"c{i}": [1.0] for i in range(3000)})
+    with pytest.raises(InputError, match="no column 'loss' for loss .*c39 and 2960 more") as refused:
+        laws.load(wide)
+    assert len(str(refused.value)) < 500
+
+
+@pytest.mark.parametrize("flag", ["loss_stderr", "best_by"])
+def test_a_missing_column_is_named_with_its_own_flag(flag):
+    table = pd.DataFrame({"params_total": [1e8, 2e8], "tokens": [1e9, 2e9], "loss": [3.0, 2.9]})
+    with pytest.raises(InputError, match=rf"no column 'nowhere' for {flag} .*map it with --{flag} COLUMN"):
+        laws.load(table, **{flag: "nowhere"})
