@@ -52,5 +52,7 @@ def listed(names: Iterable[str]) -> str:
         'n, d'
     """
     names = [str(name) for name in names]
-    shown = [name if len(name) <= LONGEST_LISTED else f"{name[: LONGEST_LISTED - 3]}..." for name in names[:MOST_LISTED]]
+    shown = [
+        name if len(name) <= LONGEST_LISTED else f"{name[: LONGEST_LISTED - 3]}..." for name in names[:MOST_LISTED]
+    ]
     return ", ".join(shown) + (f" and {len(names) - MOST_LISTED} more" if len(names) > MOST_LISTED else "")

@@ -18,9 +18,9 @@ Partials = Mapping[Any, Any]  # variable, or pair of variables -> array
 class HyperDual:
     """An array with its first and second partial derivatives in numbered variables.
 
-    Numpy's ufuncs and arithmetic carry the derivatives along. Partials that are zero everywhere are left out, and every
-    array has only the axes that it depends on (all broadcast against ``value``): a term that depends on two constants
-    of five costs what two constants cost.
+    Numpy's ufuncs, ``where``, ``clip`` and arithmetic carry the derivatives along. Partials that are zero everywhere are
+    left out, and every array has only the axes that it depends on (all broadcast against ``value``): a term that depends
+    on two constants of five costs what two constants cost.
 
     Args:
         value: the value.
@@ -53,7 +53,12 @@ class HyperDual:
             (x,) = inputs
             value = ufunc(x.value)
             return _chain(x, value, *UNARY[ufunc](x.value, value))
+        if ufunc in COMPARISONS:
+            return ufunc(*map(without_derivatives, inputs))
         return BINARY[ufunc](*inputs) if ufunc in BINARY else NotImplemented
+
+    def __array_function__(self, function: Callable, types: Any, args: Any, options: Mapping[str, Any]) -> Any:
+        return FUNCTIONS[function](*args, **options) if function in FUNCTIONS else NotImplemented
 
     def __array__(self, *_: Any, **__: Any) -> np.ndarray:
         raise TypeError("a hyper-dual number is no array: it would lose its derivatives")
@@ -98,6 +103,18 @@ class HyperDual:
 
     def __abs__(self) -> HyperDual:
         return np.abs(self)  # type: ignore[return-value]
+
+    def __lt__(self, other: Any) -> Any:
+        return np.less(self, other)
+
+    def __le__(self, other: Any) -> Any:
+        return np.less_equal(self, other)
+
+    def __gt__(self, other: Any) -> Any:
+        return np.greater(self, other)
+
+    def __ge__(self, other: Any) -> Any:
+        return np.greater_equal(self, other)
 
     __radd__, __rmul__ = __add__, __mul__
 
@@ -194,6 +211,16 @@ def _where(condition: Any, a: Any, b: Any) -> HyperDual:
     return HyperDual(np.where(condition, a.value, b.value), choose(a.first, b.first), choose(a.second, b.second))
 
 
+def _clip(x: Any, low: Any, high: Any) -> Any:
+    """A number held within bounds, of which either may be None."""
+    x = x if low is None else np.maximum(x, low)
+    return x if high is None else np.minimum(x, high)
+
+
+# Comparisons have no derivatives: conditions of ``np.where``.
+COMPARISONS = (np.less, np.less_equal, np.greater, np.greater_equal)
+# Functions of numpy that are no ufuncs.
+FUNCTIONS: dict[Any, Callable[..., Any]] = {np.where: _where, np.clip: _clip}
 # Function -> its first and second derivative (None: zero) from where it is taken and its value there.
 UNARY: dict[np.ufunc, Callable[[Any, Any], tuple[Any, Any]]] = {
     np.absolute: lambda x, y: (np.sign(x), None),

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
 # Parts of names, between the boundaries of words.
 BOOKKEEPING = (
-    "seed|seeds|repeat|repeats|repetition|replicate|rep|trial|rng|random state|data order|id|uuid|run|runs|path|dir|directory|file|url|link|host|hostname|node|user|job|slurm|pid|tag|tags|note|"
+    "seed|seeds|repeat|repeats|repetition|replicate|rep|trial|rng|random state|data order|"
+    "id|uuid|run|runs|path|dir|directory|file|url|link|host|hostname|node|user|job|slurm|pid|tag|tags|note|"
     "notes|comment|reason|outlier|row|index|created|updated|started|ended|finished|timestamp|date|time|at|git|commit|"
     "revision|hash|sha256|sha|version|versions|device|devices|gpu|gpus|state|status|sweep|group|attempt|continued|"
     "compiles|compiled|pack|packed|worker|workers|core|cores|thread|threads|launcher|accelerator|accelerators"
@@ -43,7 +44,8 @@ NAMES = ("name", "display_name", "display name")  # of a run; optimizer.name is 
 MEASURED = (
     "loss|losses|nll|ppl|perplexity|bpb|bits per byte|accuracy|acc|error|score|bleu|rouge|f1|recall|auc|iou|fid|psnr|"
     "wer|cer|grad|gradient|sem|std|stderr|"
-    "seconds|duration|runtime|wall|walltime|elapsed|hours|per second|throughput|mfu|hfu|memory|utilization|energy|cost|good|spikes"
+    "seconds|duration|runtime|wall|walltime|"
+    "elapsed|hours|per second|throughput|mfu|hfu|memory|utilization|energy|cost|good|spikes"
 )
 CONFIGURED = (
     "lr|rate|learning rate|batch|weight decay|wd|decay|warmup|beta|beta1|beta2|eps|epsilon|momentum|optimizer|optimiser|"

@@ -76,7 +76,13 @@ def check_starts(law: Law, columns: Columns, points: Float[np.ndarray, "starts p
         raise InputError(
             f"law '{law.name}': at none of its {len(points)} starts is value finite and positive for all runs"
         )
-    slopes = slopes_at(law, dict(rows), points[usable][:POINTS])
+    try:
+        slopes = slopes_at(law, dict(rows), points[usable][:POINTS])
+    except Exception as error:
+        raise InputError(
+            f"law '{law.name}': value cannot be differentiated ({_told(error)}): write it with operators, numpy's exp, "
+            "log, power, where and the like, or throughout with jax.numpy"
+        ) from error
     finite = np.all(np.isfinite(slopes), axis=1)
     if not np.all(finite, axis=1).any():
         name = law.names[int(np.argmin(np.any(finite, axis=0)))]
@@ -119,7 +125,7 @@ def _evaluate(law: Law, constants: Values, rows: Columns) -> Float[np.ndarray, "
         raise InputError(f"law '{law.name}': value cannot be evaluated ({_told(error)}){_hint(law, error)}") from error
     shape = np.broadcast_shapes(*(np.shape(array) for array in (*constants.values(), *rows.values())))
     fits = value.ndim <= len(shape) and all(n in (1, m) for n, m in zip(value.shape[::-1], shape[::-1], strict=False))
-    if not np.issubdtype(value.dtype, np.floating) or not fits:
+    if not np.issubdtype(value.dtype, np.floating) or value.dtype.itemsize < 8 or not fits:
         raise InputError(
             f"law '{law.name}': value gives {value.dtype} of shape {value.shape} for constants and runs of shape {shape}"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -69,12 +70,18 @@ class FitSettings:
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
             raise InputError(f"no objective is called '{self.objective}' (objectives: {', '.join(OBJECTIVES)})")
-        if not self.delta > 0:
-            raise InputError(f"delta must be positive, and is {self.delta}")
+        for name, unit, value in (
+            ("delta", "", self.delta),
+            ("target", " FLOPs", self.target),
+            ("holdout_above", " FLOPs", self.holdout_above),
+        ):
+            if value is not None and not 0 < value < math.inf:
+                raise InputError(f"{name} must be positive{unit} and finite, and is {value}")
+        for name, count in (("resamples", self.resamples), ("seed", self.seed)):
+            if count < 0:
+                raise InputError(f"{name} must not be negative, and is {count}")
         if not 0 < self.level < 1:
             raise InputError(f"level must lie between 0 and 1, and is {self.level}")
-        if self.target is not None and not self.target > 0:
-            raise InputError(f"target must be positive FLOPs, and is {self.target}")
 
 
 class Spread(NamedTuple):

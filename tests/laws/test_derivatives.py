@@ -63,6 +63,20 @@ def test_operators():
     assert_same(function(x, y), function)
 
 
+@pytest.mark.parametrize("compare", [np.less, np.less_equal, np.greater, np.greater_equal])
+def test_where_and_clip_choose_derivatives_with_values(compare):
+    x, y = variables(AT)
+    for one, other in ((x, y), (y, x)):
+        chosen = np.where(compare(one, other), one**2, other)
+        expected = one**2 if compare(one.value, other.value) else other
+        assert chosen.value == expected.value and dict(chosen.first).items() >= dict(expected.first).items()
+    assert (x < y, x > y, x <= x, y >= x) == (x.value < y.value, x.value > y.value, True, y.value >= x.value)
+    assert np.clip(x, x.value + 1, None).value == x.value + 1 and not np.any(
+        list(np.clip(x, None, -9.0).first.values())
+    )
+    assert np.clip(x, x.value - 1, x.value + 1).first[0] == 1.0
+
+
 def test_broadcasting_keeps_what_depends_on_little_small():
     rows = np.linspace(1.0, 2.0, 7)
     a, b = variables([np.full((3, 1), 2.0), np.full((3, 1), 0.5)])

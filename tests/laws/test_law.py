@@ -154,6 +154,9 @@ def test_laws_of_one_declaration_are_equal():
             lambda p, x: p["E"] + p["A"] * x["n"] ** -0.3 + 0 * abs(p["alpha"] - p["alpha"]) ** 0.5,
             "the derivative of value in 'alpha' is not finite",
         ),
+        (lambda p, x: np.sort(p["E"] + p["A"] * x["n"] ** -p["alpha"])[..., ::-1], "value cannot be differentiated"),
+        (lambda p, x: p["E"] + 0 * x["n"].mean(), "value cannot be differentiated .AttributeError"),
+        (lambda p, x: (p["E"] + p["A"] * x["n"] ** -p["alpha"]).astype(np.float32), "value gives float32 of shape"),
     ],
 )
 def test_a_law_that_does_not_keep_its_declaration(value, message):
@@ -162,6 +165,28 @@ def test_a_law_that_does_not_keep_its_declaration(value, message):
         runs().fit(declared(value), resamples=0)
     assert str(refusal.value).startswith("law 'mine': ")
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "same"),
+    [
+        (lambda x: np.where(x["n"] > 1e8, x["n"], 1e8), lambda x: jnp.where(x["n"] > 1e8, x["n"], 1e8)),
+        (lambda x: np.clip(x["n"], 1e7, None), lambda x: jnp.clip(x["n"], 1e7, None)),
+    ],
+)
+def test_choices_in_numpy_are_those_in_jax(value, same):
+    of_size = lambda size: lambda p, x: p["E"] + p["A"] * size(x) ** -p["alpha"]
+    in_numpy, in_jax = (runs().fit(declared(of_size(size)), resamples=0) for size in (value, same))
+    assert dict(in_numpy.params) == pytest.approx(dict(in_jax.params), rel=1e-6)
+
+
+def test_conditions_on_constants_need_no_jax():
+    """Where and clip of constants carry derivatives, so that the law is one of numpy."""
+    law = declared(
+        lambda p, x: p["E"] + p["A"] * x["n"] ** -np.where(p["alpha"] > 0.0, np.clip(p["alpha"], 0.0, 9.0), 1.0)
+    )
+    expected = runs().fit(declared(), resamples=0).params
+    assert dict(runs().fit(law, resamples=0).params) == pytest.approx(dict(expected), rel=1e-6)
 
 
 def test_starts_that_have_no_values():

@@ -90,8 +90,8 @@ def find(name: str | Law) -> Law:
         several = [law.name for law in LAWS.values() if law.name.rpartition("_")[0] not in FAMILIES]
         families = ", ".join(f"{family}_VARIABLE" for family in FAMILIES)
         raise InputError(
-            f"no law is called '{name}'{nearest(name, LAWS)} Laws: {', '.join(several)}; of one variable (n, d, c, steps, "
-            f"...): {families}; or file.py:NAME for your own"
+            f"no law is called '{name}'{nearest(name, LAWS) or '.'} Laws: {', '.join(several)}; of one variable (n, d, c, "
+            f"steps, ...): {families}; or file.py:NAME for your own"
         )
     return law
 
@@ -114,9 +114,13 @@ def _from_file(origin: str) -> Law:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise InputError(f"{path}: cannot be read ({type(error).__name__}: {str(error).splitlines()[0]})") from error
+        raise InputError(
+            f"{path}: cannot be read ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
+        ) from error
     law = getattr(module, name, None)
     if not isinstance(law, Law):
         declared = [key for key, value in vars(module).items() if isinstance(value, Law)]
-        raise InputError(f"{path}: '{name}' is no law{nearest(name, declared)} Laws: {', '.join(declared) or 'none'}")
+        raise InputError(
+            f"{path}: '{name}' is no law{nearest(name, declared) or '.'} Laws: {', '.join(declared) or 'none'}"
+        )
     return replace(law, origin=origin)
