@@ -6,7 +6,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.stats import binomtest
 
 from laws.base.errors import InputError
 from laws.base.json_files import jsonable
@@ -112,6 +111,8 @@ def calibration(log: ScoreLog) -> Calibration:
 
 def _row(entries: list[LoggedScore]) -> CalibrationRow:
     """The last of some forecasts, and the coverage of all of them."""
+    from scipy.stats import binomtest  # half a second that whatever draws no calibration is spared
+
     entry, hits, distances = entries[-1], sum(entry.covered for entry in entries), [_distance(e) for e in entries]
     low, high = binomtest(hits, len(entries)).proportion_ci(CERTAINTY, "exact")
     return CalibrationRow(
