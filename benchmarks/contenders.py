@@ -62,7 +62,7 @@ def tokens(shape: Shape) -> np.ndarray:
     return np.random.default_rng(0).integers(0, shape.vocab, (shape.batch, shape.length + 1)).astype(np.int32)
 
 
-def engine(model: Any, own: dict[str, float], data: dict[str, np.ndarray]) -> tuple[Step, float]:
+def engine(model: Any, extra: dict[str, float], data: dict[str, np.ndarray]) -> tuple[Step, float]:
     """The step that the engine compiles for a model with its own scalars; returns it with the seconds of compilation."""
     import jax
 
@@ -84,7 +84,7 @@ def engine(model: Any, own: dict[str, float], data: dict[str, np.ndarray]) -> tu
         deterministic=False,
     )
     shared = {"weight_decay": DECAY, "clip": CLIP, "ema": 0.0, "l1": 0.0, "l2": 0.0}
-    hyper = {name: np.float32(x) for name, x in {**shared, **own}.items()}
+    hyper = {name: np.float32(x) for name, x in {**shared, **extra}.items()}
     mesh = meshes.build({"data": 1, "fsdp": 1, "tensor": 1})
     shapes = tuple((name, array.shape, array.dtype) for name, array in data.items())
     step = programs(recipe, mesh, 1, shapes, tuple(hyper))
@@ -109,8 +109,8 @@ def ours(shape: Shape) -> tuple[Step, float]:
         vocab_size=shape.vocab, depth=shape.depth, width=shape.width, heads=shape.heads, kv_heads=shape.heads,
         mlp_width=4 * shape.width, norm="layer", positions="learned", max_length=shape.length, activation="gelu",
     )  # fmt: skip
-    own = {"dropout": 0.0, "init_scale": 1.0, "z_loss": 0.0}
-    return engine(LanguageModel(decoder, None, False), own, {"tokens": tokens(shape)})
+    constants = {"dropout": 0.0, "init_scale": 1.0, "z_loss": 0.0}
+    return engine(LanguageModel(decoder, None, False), constants, {"tokens": tokens(shape)})
 
 
 def plain(shape: Shape) -> tuple[Step, float]:

@@ -155,8 +155,10 @@ class Setting:
         top, middle = columns["c"].max(), np.exp(np.log(columns["c"]).mean())
         compute = np.repeat([middle if factor == 1 else factor * top for factor in FACTORS], len(ASIDE))
         ratio = np.exp(np.mean(np.log(n / _sizes(columns["c"]))))  # the design's own distance from the optimum
-        at = _sizes(compute) * ratio * np.tile(ASIDE, len(FACTORS))
-        return cls(SURFACES[surface], columns, columns_of(at, compute / (6 * at), np.full(len(at), 4.0)), noise)
+        sizes = _sizes(compute) * ratio * np.tile(ASIDE, len(FACTORS))
+        return cls(
+            SURFACES[surface], columns, columns_of(sizes, compute / (6 * sizes), np.full(len(sizes), 4.0)), noise
+        )
 
 
 def _quantiles(draws: np.ndarray) -> np.ndarray:
@@ -176,13 +178,13 @@ def oracle(setting: Setting, log_loss: np.ndarray) -> np.ndarray:
     padded = np.pad(log_loss, ((0, 0), (0, count)))
     weight = np.r_[np.ones(runs), np.zeros(count)][None]  # targets weigh nothing, but their slopes are wanted
     start = np.tile(surface.params, (len(log_loss), 1))
-    found = refit(surface.truth, joined, padded, weight, start, "log_squared", slopes=True)
-    assert found.slopes is not None
-    seen, new = found.slopes[:, :runs], found.slopes[:, runs:]
-    squares = np.einsum("sti,stj->sij", seen, seen)
-    solved = np.linalg.solve(squares + 1e-12 * np.eye(seen.shape[2]), np.swapaxes(new, 1, 2))
+    refits = refit(surface.truth, joined, padded, weight, start, "log_squared", slopes=True)
+    assert refits.slopes is not None
+    fitted, new = refits.slopes[:, :runs], refits.slopes[:, runs:]
+    squares = np.einsum("sti,stj->sij", fitted, fitted)
+    solved = np.linalg.solve(squares + 1e-12 * np.eye(fitted.shape[2]), np.swapaxes(new, 1, 2))
     variance = setting.noise**2 * np.einsum("sti,sit->st", new, solved)
-    centre = log_predictions(surface.truth, found.params, setting.targets)
+    centre = log_predictions(surface.truth, refits.params, setting.targets)
     deviation = np.sqrt(np.stack([variance, variance + setting.noise**2], axis=1))
     normal = np.array([[ndtri((1 - level) / 2), ndtri((1 + level) / 2)] for level in LEVELS])
     return centre[:, None, None, None] + normal[None, None, :, :, None] * deviation[:, :, None, None]
@@ -192,9 +194,9 @@ def intervals(setting: Setting, log_loss: np.ndarray, rng: np.random.Generator) 
     """Intervals of `laws`, (sweeps, kinds, levels, 2, targets), and how the refits went."""
     law, (sweeps, runs) = setting.surface.fitted, log_loss.shape
     truth = log_predictions(setting.surface.truth, setting.surface.params[None], setting.columns)
-    given = [setting.surface.constants.get(name, 1.0) for name in law.names]
+    constants = [setting.surface.constants.get(name, 1.0) for name in law.names]
     every = np.ones((1, runs))
-    near = refit(law, setting.columns, truth, every, np.array([given]), delta=0.1).params
+    near = refit(law, setting.columns, truth, every, np.array([constants]), delta=0.1).params
     near = refit(law, setting.columns, truth, every, near).params
     aside = near * np.where([name in ("alpha", "beta") for name in law.names], 1.2, 1.0)
     starts = [refit(law, setting.columns, log_loss, every, np.tile(start, (sweeps, 1))) for start in (near, aside)]
@@ -204,8 +206,8 @@ def intervals(setting: Setting, log_loss: np.ndarray, rng: np.random.Generator) 
     count = len(law.names)
     deviation = residual_scale(log_loss - fits.predicted, fits.run, count, fits.objective, fits.delta)
     drawn = draw_bootstrap_errors(fits, leave_one_out(fits), deviation, runs - count, RESAMPLES, rng)
-    found = wild_refits(fits, drawn)
-    draws = found.params.reshape(sweeps, RESAMPLES, count)
+    refits = wild_refits(fits, drawn)
+    draws = refits.params.reshape(sweeps, RESAMPLES, count)
     members = model_average(fits, draws, drawn)
     ranges = {variable: (float(values.min()), float(values.max())) for variable, values in setting.columns.items()}
     ranges = {variable: ranges[variable] for variable in (*law.columns, "c")}
@@ -221,7 +223,7 @@ def intervals(setting: Setting, log_loss: np.ndarray, rng: np.random.Generator) 
         )  # fmt: skip
         mean = predictor.log_losses(setting.targets)
         ends.append(np.stack([_quantiles(mean), _quantiles(np.log(predictor.scattered(mean)))]))
-    went = np.array([[1 - found.converged.mean(), found.at_bound.any(axis=1).mean(), members[0].weight.mean()]])
+    went = np.array([[1 - refits.converged.mean(), refits.at_bound.any(axis=1).mean(), members[0].weight.mean()]])
     return np.array(ends), went
 
 
@@ -234,12 +236,15 @@ def simulate(cell: tuple[str, str, float], chunk: int, sweeps: int) -> dict[str,
     setting = Setting.of(*cell)
     rng = np.random.default_rng([SEED, chunk, CELLS.index(cell)])
     truth = setting.surface.truth
-    mean, at = (
+    mean, at_targets = (
         log_predictions(truth, setting.surface.params[None], columns)[0]
         for columns in (setting.columns, setting.targets)
     )
     log_loss = mean + setting.noise * rng.standard_normal((sweeps, len(mean)))
-    outcome = np.stack([np.tile(at, (sweeps, 1)), at + setting.noise * rng.standard_normal((sweeps, len(at)))], axis=1)
+    outcome = np.stack(
+        [np.tile(at_targets, (sweeps, 1)), at_targets + setting.noise * rng.standard_normal((sweeps, len(at_targets)))],
+        axis=1,
+    )
     out: dict[str, np.ndarray] = {}
     ours, went = intervals(setting, log_loss, rng)
     for name, ends in (("ours", ours), ("oracle", oracle(setting, log_loss))):
@@ -252,31 +257,31 @@ def simulate(cell: tuple[str, str, float], chunk: int, sweeps: int) -> dict[str,
     return out | {"refits": np.repeat(went, sweeps, axis=0)}
 
 
-def _verdict(cell: tuple[str, str, float], entry: dict[str, Any]) -> list[str]:
+def _verdict(cell: tuple[str, str, float], cell_summary: dict[str, Any]) -> list[str]:
     """Where a well-specified cell misses what it should keep: coverage in range and at 10 times, width in range."""
     if not SURFACES[cell[0]].specified:
         return []
     out = []
     for kind, factor in itertools.product(("mean", "run"), ("1", "10")):
         for level in LEVELS:
-            found = entry[kind][factor][f"{level:.0%}"]
-            if abs(found["coverage"] - level) > TOLERANCE + 2 * found["error"]:
-                out.append(f"{kind} at {factor}x: {level:.0%} intervals cover {found['coverage']:.1%}")
-    wide = entry["mean"]["1"]["95%"]
+            counted = cell_summary[kind][factor][f"{level:.0%}"]
+            if abs(counted["coverage"] - level) > TOLERANCE + 2 * counted["error"]:
+                out.append(f"{kind} at {factor}x: {level:.0%} intervals cover {counted['coverage']:.1%}")
+    wide = cell_summary["mean"]["1"]["95%"]
     if wide["width"] > 2 * wide["oracle_width"]:
         out.append(f"95% intervals in range are {wide['width'] / wide['oracle_width']:.2f} times the oracle's")
     return out
 
 
-def summary(cell: tuple[str, str, float], kept: dict[str, np.ndarray]) -> dict[str, Any]:
+def summary(cell: tuple[str, str, float], arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     """The figures of a cell."""
-    sweeps = len(kept["ours_hit"])
-    entry: dict[str, Any] = {"sweeps": sweeps, "well_specified": SURFACES[cell[0]].specified}
+    sweeps = len(arrays["ours_hit"])
+    out: dict[str, Any] = {"sweeps": sweeps, "well_specified": SURFACES[cell[0]].specified}
     for k, kind in enumerate(("mean", "run")):
-        entry[kind] = {str(factor): {} for factor in FACTORS}
+        out[kind] = {str(factor): {} for factor in FACTORS}
         for (i, level), (j, factor) in itertools.product(enumerate(LEVELS), enumerate(FACTORS)):
-            values = {key: array[:, k, i, j] for key, array in kept.items() if key != "refits"}
-            entry[kind][str(factor)][f"{level:.0%}"] = {
+            values = {key: array[:, k, i, j] for key, array in arrays.items() if key != "refits"}
+            out[kind][str(factor)][f"{level:.0%}"] = {
                 "coverage": float(values["ours_hit"].mean()),
                 "error": float(values["ours_hit"].std() / np.sqrt(sweeps)),
                 "width": float(np.median(values["ours_width"])),
@@ -286,8 +291,8 @@ def summary(cell: tuple[str, str, float], kept: dict[str, np.ndarray]) -> dict[s
                 "oracle_score": float(values["oracle_score"].mean()),
             }
     names = ("refits_not_converged", "refits_at_bound", "weight_of_the_law")
-    entry |= dict(zip(names, map(float, kept["refits"].mean(axis=0)), strict=True))
-    return entry | {"misses": _verdict(cell, entry)}
+    out |= dict(zip(names, map(float, arrays["refits"].mean(axis=0)), strict=True))
+    return out | {"misses": _verdict(cell, out)}
 
 
 def name_of(cell: tuple[str, str, float]) -> str:

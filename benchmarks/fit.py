@@ -221,11 +221,11 @@ def main() -> int:
     parser.add_argument("--once", action="store_true", help="also what takes minutes, once")
     parser.add_argument("--sample", type=int, default=60, help="starts and resamples that a loop over scipy runs")
     parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
+    options = parser.parse_args()
     if not published().is_dir():
         print(f"golden tables are absent: {published()} (ISOFLOP_PUBLISHED)", file=sys.stderr)
         return 2
-    baseline, peer = (path and path.resolve() for path in (given.baseline, given.peer))
+    baseline, peer = (path and path.resolve() for path in (options.baseline, options.peer))
     for path in (baseline, peer):
         if path and not path.is_dir():
             print(f"{path}: no such folder", file=sys.stderr)
@@ -233,12 +233,12 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         chosen = sides(folder, baseline, peer)
-        measured = in_turn(chosen, given.rounds, folder)
+        measured = in_turn(chosen, options.rounds, folder)
         medians = {
             side: {figure: statistics.median(turn[figure] for turn in turns) for figure in FIGURES}
             for side, turns in measured.items()
         }
-        single = once(sides_once(folder, given.sample), folder) if given.once else {}
+        single = once(sides_once(folder, options.sample), folder) if options.once else {}
         judged = [verdict for target in TARGETS if (verdict := target.judge(medians)) is not None]
         missed = [verdict for verdict in judged if not verdict["met"]]
         text = lines(medians | single, judged)
@@ -246,7 +246,7 @@ def main() -> int:
             text += "\n\n" + profile(chosen["fit"], folder)
     print(text)
     report = {
-        "task": f"the 240 Chinchilla runs, {RESAMPLES} draws, whole processes, medians of {given.rounds}",
+        "task": f"the 240 Chinchilla runs, {RESAMPLES} draws, whole processes, medians of {options.rounds}",
         "published_scripts_cpu_seconds": PUBLISHED_SECONDS,
         "targets": judged,
         "medians": medians,
@@ -255,9 +255,9 @@ def main() -> int:
         "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()},
         "load": os.getloadavg()[0],
     }
-    if given.out:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(json.dumps(report, indent=1) + "\n")
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(json.dumps(report, indent=1) + "\n")
     return 1 if missed else 0
 
 

@@ -140,8 +140,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("side", choices=SIDES)
     parser.add_argument("--sample", type=int, default=60, help="starts and resamples that a loop runs")
-    given = parser.parse_args()
-    print(json.dumps(SIDES[given.side](given.sample)))
+    options = parser.parse_args()
+    print(json.dumps(SIDES[options.side](options.sample)))
     return 0
 
 

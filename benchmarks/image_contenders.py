@@ -67,8 +67,8 @@ def ours(shape: Images) -> tuple[Step, float]:
     from vision.augment import Augment
     from vision.task import ImageModel
 
-    own = {"dropout": 0.0, "stochastic_depth": 0.0, "label_smoothing": 0.0, "init_scale": 1.0}
-    return engine(ImageModel(classifier(shape), (MEAN,), (STD,), Augment()), own, data(shape))
+    constants = {"dropout": 0.0, "stochastic_depth": 0.0, "label_smoothing": 0.0, "init_scale": 1.0}
+    return engine(ImageModel(classifier(shape), (MEAN,), (STD,), Augment()), constants, data(shape))
 
 
 def plain(shape: Images) -> tuple[Step, float]:

@@ -67,12 +67,12 @@ def sources(folder: Path) -> dict[str, dict[str, float]]:
     prepared = FILES / (time.perf_counter() - start)
     drawn = datasets.load(section(dataset="procedural", noise=0.5, shift=1, negatives=False)).split("train")
     order = np.random.default_rng(1)
-    found = {
+    rates = {
         "decoded": rate(lambda k: train.read(order.integers(0, train.count, BATCH))),
         "stored": rate(lambda k: stored.batch(0, k, BATCH)),
         "procedural": rate(lambda k: drawn.batch(0, k, BATCH)),
     }
-    return {"prepared": {"images_per_second": prepared}, **found}
+    return {"prepared": {"images_per_second": prepared}, **rates}
 
 
 def steps() -> dict[str, dict[str, float]]:
@@ -87,7 +87,7 @@ def steps() -> dict[str, dict[str, float]]:
         "vit-ti16-224": (ViT(1000, (SIZE, SIZE, 3), 16, 12, 192, 3, 768), 8),
         "vit-study": (ViT(10, (16, 16, 1), 4, 2, 32, 2, 128), BATCH),
     }
-    found = {}
+    rates = {}
     for name, (model, rows) in shapes.items():
         channels = model.image[2]
         images = np.random.default_rng(0).integers(0, 256, (rows, *model.image)).astype(np.uint8)
@@ -99,8 +99,8 @@ def steps() -> dict[str, dict[str, float]]:
             start = time.perf_counter()
             step()
             times.append(time.perf_counter() - start)
-        found[name] = {"images_per_second": rows / float(np.median(times))}
-    return found
+        rates[name] = {"images_per_second": rows / float(np.median(times))}
+    return rates
 
 
 def main() -> int:
@@ -110,8 +110,8 @@ def main() -> int:
     out = parser.parse_args().out
     with tempfile.TemporaryDirectory() as folder:
         draw(Path(folder) / "files")
-        found = {"cores": len(os.sched_getaffinity(0)), "sources": sources(Path(folder)), "steps": steps()}
-    text = json.dumps(found, indent=1) + "\n"
+        report = {"cores": len(os.sched_getaffinity(0)), "sources": sources(Path(folder)), "steps": steps()}
+    text = json.dumps(report, indent=1) + "\n"
     print(text, end="")
     if out:
         out.write_text(text)

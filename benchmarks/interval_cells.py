@@ -194,13 +194,13 @@ def _quantities(law: Law, names: tuple[str, ...], top: float) -> dict[str, Quant
 def _fitted(cell: IntervalCell, log_loss: np.ndarray, columns: dict, run: np.ndarray) -> DesignFits:
     """The fits of all tables, each the better of two starts near the truth."""
     law, truth = LAWS[cell.law]
-    given = np.array([truth[name] for name in law.names])
-    aside = given * np.where([name in ("alpha", "beta", "p") for name in law.names], 1.2, 1.0)
+    true_constants = np.array([truth[name] for name in law.names])
+    aside = true_constants * np.where([name in ("alpha", "beta", "p") for name in law.names], 1.2, 1.0)
     stratum = budget_groups(columns["c"])
     every, tables = np.ones(len(run)), len(log_loss)
-    near = DesignFits(law, columns, log_loss, run, stratum, every, np.tile(given, (tables, 1)), cell.objective)
-    found = [near.refit(log_loss, every[None], np.tile(start, (tables, 1))) for start in (given, aside)]
-    better = np.where((found[0].value <= found[1].value)[:, None], found[0].params, found[1].params)
+    near = DesignFits(law, columns, log_loss, run, stratum, every, np.tile(true_constants, (tables, 1)), cell.objective)
+    fits = [near.refit(log_loss, every[None], np.tile(start, (tables, 1))) for start in (true_constants, aside)]
+    better = np.where((fits[0].value <= fits[1].value)[:, None], fits[0].params, fits[1].params)
     return replace(near, params=better)
 
 
@@ -248,12 +248,12 @@ def simulate(name: str, chunk: int, tables: int, seed: int) -> dict[str, np.ndar
     columns, run = checkpoints(design, rows, cell.same)
     small = design["c"] < np.sqrt(design["c"].min() * design["c"].max())
     between = np.where(small, cell.between if cell.between_small is None else cell.between_small, cell.between)
-    given = np.array([[truth[name] for name in law.names]])
-    mean = log_predictions(law, given, columns)
+    true_constants = np.array([[truth[name] for name in law.names]])
+    mean = log_predictions(law, true_constants, columns)
     noise = (between * rng.standard_normal((tables, runs)))[:, run]
     log_loss = mean + noise + cell.within * rng.standard_normal((tables, len(run)))
     quantities = _quantities(law, cell.quantities, design["c"].max())
-    true = np.array([quantity(given)[0] for quantity in quantities.values()])
+    true = np.array([quantity(true_constants)[0] for quantity in quantities.values()])
     out: dict[str, np.ndarray] = {}
     for method, ends in _intervals(_fitted(cell, log_loss, columns, run), quantities, cell.methods, rng).items():
         out[f"{method}_hit"] = (ends[..., 0] <= true) & (true <= ends[..., 1])
@@ -261,12 +261,12 @@ def simulate(name: str, chunk: int, tables: int, seed: int) -> dict[str, np.ndar
     return out
 
 
-def summary(name: str, kept: dict[str, np.ndarray]) -> dict[str, Any]:
+def summary(name: str, arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     """The figures of a cell: coverage of each quantity by each method, and whether what is claimed was kept."""
     cell = INTERVAL_CELLS[name]
-    tables = len(next(iter(kept.values())))
+    tables = len(next(iter(arrays.values())))
     claimed = cell.methods if cell.claimed is None else cell.claimed
-    entry: dict[str, Any] = {
+    out: dict[str, Any] = {
         "tables": tables,
         "runs": len(DESIGNS[cell.design]["c"]),
         "rows_of_a_run": cell.rows or "1 to 8",
@@ -277,10 +277,10 @@ def summary(name: str, kept: dict[str, np.ndarray]) -> dict[str, Any]:
         "methods": {},
     }
     for method in cell.methods:
-        hit, width = kept[f"{method}_hit"].astype(float), kept[f"{method}_width"]
+        hit, width = arrays[f"{method}_hit"].astype(float), arrays[f"{method}_width"]
         mean = hit.mean(axis=1)  # over quantities, which are correlated within a table
         coverage, error = float(mean.mean()), float(mean.std() / np.sqrt(tables))
-        entry["methods"][method] = {
+        out["methods"][method] = {
             "coverage": coverage,
             "error": error,
             "claimed": method in claimed,
@@ -290,4 +290,4 @@ def summary(name: str, kept: dict[str, np.ndarray]) -> dict[str, Any]:
                 for k, quantity in enumerate(cell.quantities)
             },
         }
-    return entry
+    return out

@@ -82,8 +82,8 @@ class Study:
 
 def _asked(law, params: np.ndarray, target: float) -> np.ndarray:
     """Log L and log N* of the target under each set of constants."""
-    found = allocate(law, params, np.array([target]), TokenCost(), (1e7, 1e10))
-    return np.log(np.stack([found.loss[:, 0], found.n[:, 0]], axis=1))
+    allocation = allocate(law, params, np.array([target]), TokenCost(), (1e7, 1e10))
+    return np.log(np.stack([allocation.loss[:, 0], allocation.n[:, 0]], axis=1))
 
 
 def _refit(law, columns, log_loss, weight, starts) -> np.ndarray:
@@ -91,16 +91,16 @@ def _refit(law, columns, log_loss, weight, starts) -> np.ndarray:
     aside = starts * np.where([name in ("alpha", "beta") for name in law.names], STRETCHED, 1.0)
     both = np.concatenate([starts, aside])
     log_loss, weight = (np.resize(array, (len(both), array.shape[1])) for array in (log_loss, weight))
-    found = refit(law, columns, log_loss, weight, both)
-    value, params = found.value.reshape(2, -1), found.params.reshape(2, len(starts), -1)
+    refits = refit(law, columns, log_loss, weight, both)
+    value, params = refits.value.reshape(2, -1), refits.params.reshape(2, len(starts), -1)
     return np.where((value[0] <= value[1])[:, None], params[0], params[1])
 
 
 def first_fits(study: Study, log_loss: np.ndarray, rng: np.random.Generator) -> list[Predictor]:
     """The first runs of every sweep, fitted, resampled and mixed with the law's rivals."""
     law, columns, (sweeps, runs) = study.surface.fitted, study.columns, log_loss.shape
-    given = np.array([[study.surface.constants.get(name, 1.0) for name in law.names]])
-    near = refit(law, columns, study.mean(columns), np.ones((1, runs)), given, delta=0.1).params
+    constants = np.array([[study.surface.constants.get(name, 1.0) for name in law.names]])
+    near = refit(law, columns, study.mean(columns), np.ones((1, runs)), constants, delta=0.1).params
     every = np.ones((sweeps, runs))
     best = _refit(law, columns, log_loss, every, np.tile(near, (sweeps, 1)))
     fits = DesignFits(law, columns, log_loss, np.arange(runs), budget_groups(columns["c"]), np.ones(runs), best)
@@ -124,16 +124,16 @@ def first_fits(study: Study, log_loss: np.ndarray, rng: np.random.Generator) -> 
 
 def designs(study: Study, predictor: Predictor, rng: np.random.Generator) -> tuple[list[CandidateRuns], list[float]]:
     """The new runs of each arm, and by what factor the proposals expect to lower the variance of what they are for."""
-    seen = FittedRuns.of(study.columns, np.arange(FIRST), predictor.noise.deviation, "log_huber", 1e-3)
-    possible, expected = candidates(predictor, seen, study.largest), []
+    fitted_runs = FittedRuns.of(study.columns, np.arange(FIRST), predictor.noise.deviation, "log_huber", 1e-3)
+    possible, expected = candidates(predictor, fitted_runs, study.largest), []
     out = [
         isoflop_grid(predictor, study.budget, NEW),
-        random_design(rng, predictor, seen, study.budget, NEW, study.largest),
+        random_design(rng, predictor, fitted_runs, study.budget, NEW, study.largest),
     ]
     for of in QUANTITIES:
-        state = information_state(predictor, seen, CandidateRuns.joined([possible, out[0]]), study.target, of)
+        state = information_state(predictor, fitted_runs, CandidateRuns.joined([possible, out[0]]), study.target, of)
         grid = state.expected_error(len(possible.n) + np.arange(NEW))
-        chosen = choose_design(state.subset(slice(len(possible.n))), possible, seen, study.budget, NEW)
+        chosen = choose_design(state.subset(slice(len(possible.n))), possible, fitted_runs, study.budget, NEW)
         out.append(possible[chosen])
         expected.append((state.expected_error(chosen) / grid) ** 2)
     return out, expected
@@ -179,16 +179,16 @@ def _ratio(ours: np.ndarray, theirs: np.ndarray, rng: np.random.Generator) -> di
     }
 
 
-def summary(cell: tuple[str, float], kept: dict[str, np.ndarray]) -> dict[str, Any]:
+def summary(cell: tuple[str, float], arrays: dict[str, np.ndarray]) -> dict[str, Any]:
     """The figures of a cell; sweeps without a proposal or a best split in some arm are counted, and left out."""
     rng, specified = np.random.default_rng(SEED), SURFACES[cell[0]].specified
-    good = np.asarray(np.isfinite(kept["error"]).all(axis=(1, 2)))
-    error, flops, expected = (kept[key][good] for key in ("error", "flops", "expected"))
+    good = np.asarray(np.isfinite(arrays["error"]).all(axis=(1, 2)))
+    error, flops, expected = (arrays[key][good] for key in ("error", "flops", "expected"))
     out: dict[str, Any] = {"sweeps": len(good), "without_a_split": int(np.sum(~good)), "well_specified": specified}
     out["flops"] = dict(zip(ARMS, map(float, flops.mean(axis=0)), strict=True))
     for q, quantity in enumerate(QUANTITIES):
-        own, other = ARMS.index(f"propose_{quantity}"), ARMS.index(f"propose_{QUANTITIES[1 - q]}")
-        to = {name: _ratio(error[:, own, q], error[:, ARMS.index(name), q], rng) for name in ("isoflop", "random")}
+        arm, other = ARMS.index(f"propose_{quantity}"), ARMS.index(f"propose_{QUANTITIES[1 - q]}")
+        to = {name: _ratio(error[:, arm, q], error[:, ARMS.index(name), q], rng) for name in ("isoflop", "random")}
         out[quantity] = {
             "error": dict(zip(ARMS, map(float, np.sqrt(np.mean(error[:, :, q] ** 2, axis=0))), strict=True)),
             "bias": dict(zip(ARMS, map(float, np.mean(error[:, :, q], axis=0)), strict=True)),
@@ -196,7 +196,7 @@ def summary(cell: tuple[str, float], kept: dict[str, np.ndarray]) -> dict[str, A
             "proposed_for_the_other_to_isoflop": _ratio(error[:, other, q], error[:, 0, q], rng),
             "expected_to_isoflop": float(np.exp(np.log(expected[:, q]).mean())),
             "aim": AIMS[specified],
-            "missed": [name for name, found in to.items() if found["ratio"] > AIMS[specified]],
+            "missed": [name for name, ratio_of_arm in to.items() if ratio_of_arm["ratio"] > AIMS[specified]],
         }
     return out
 

@@ -66,7 +66,7 @@ def metrics(lines: int, seed: int, attempt: int = 0, first: int = 1) -> bytes:
     rng = np.random.default_rng(seed)
     losses, norms = 2 + rng.random(lines), rng.random(lines)
     rates, seconds = 1e-3 * rng.random(lines), np.cumsum(rng.random(lines))
-    found = [
+    lines_of_metrics = [
         {
             "step": 10 * (first + i),
             "attempt": attempt,
@@ -78,7 +78,7 @@ def metrics(lines: int, seed: int, attempt: int = 0, first: int = 1) -> bytes:
         }
         for i in range(lines)
     ]
-    return "".join(json.dumps(line) + "\n" for line in found).encode()
+    return "".join(json.dumps(line) + "\n" for line in lines_of_metrics).encode()
 
 
 def finish(path: Path, run_id: str, lines: bytes, **values: Any) -> None:
@@ -103,9 +103,9 @@ def finish(path: Path, run_id: str, lines: bytes, **values: Any) -> None:
 
 def measured(command: list[str]) -> dict[str, Any]:
     """Run a command, and take the time and the memory of it and of what it starts."""
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as errors:
         began = time.perf_counter()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=said)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors)
         peak = [0]
         watcher = threading.Thread(target=_watch, args=(process.pid, peak), daemon=True)
         watcher.start()
@@ -113,9 +113,9 @@ def measured(command: list[str]) -> dict[str, Any]:
         wall = time.perf_counter() - began
         process.returncode = os.waitstatus_to_exitcode(status)
         watcher.join()
-        said.seek(0)
+        errors.seek(0)
         if process.returncode:
-            raise RuntimeError(f"{' '.join(command)}: {said.read().decode(errors='replace')[-2000:]}")
+            raise RuntimeError(f"{' '.join(command)}: {errors.read().decode(errors='replace')[-2000:]}")
     return {
         "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
         "user_seconds": round(usage.ru_utime, 2),
@@ -127,8 +127,8 @@ def measured(command: list[str]) -> dict[str, Any]:
 
 
 def _watch(pid: int, peak: list[int]) -> None:
-    while (found := sum(_resident(one) for one in _family(pid))) > 0:
-        peak[0] = max(peak[0], found)
+    while (resident := sum(_resident(one) for one in _family(pid))) > 0:
+        peak[0] = max(peak[0], resident)
         time.sleep(0.1)
 
 
@@ -153,25 +153,25 @@ def stages(folder: Path, runs: int, lines: int) -> dict[str, dict[str, Any]]:
     config.write_text(CONFIG)
     later = min(LATER, runs)
     plan = [*isoflop, "plan", f"--config={config}:{runs}", "--memory=false", "--flops_per_second=1e9"]
-    found = {"plan": measured(plan), "plan_json": measured([*plan, "--json"])}
+    timings = {"plan": measured(plan), "plan_json": measured([*plan, "--json"])}
     began = time.perf_counter()
     ids = simulate(sweep, runs, lines, runs - later)
-    made = {"wall_seconds": round(time.perf_counter() - began, 2)}
-    made["bytes"] = sum(file.stat().st_size for file in sweep.rglob("*") if file.is_file())
-    found["simulate"] = made
+    simulated = {"wall_seconds": round(time.perf_counter() - began, 2)}
+    simulated["bytes"] = sum(file.stat().st_size for file in sweep.rglob("*") if file.is_file())
+    timings["simulate"] = simulated
     collect, status = [*isoflop, "collect", str(sweep)], [*isoflop, "status", str(sweep)]
-    found["status_before_any_collection"] = measured(status)
-    found["collect_first"] = measured(collect)
-    found["collect_again"] = measured(collect)
+    timings["status_before_any_collection"] = measured(status)
+    timings["collect_first"] = measured(collect)
+    timings["collect_again"] = measured(collect)
     for run_id in ids[runs - later :]:
         finish(sweep, run_id, metrics(lines, 99))
-    found[f"collect_after_{later}_runs"] = measured(collect)
-    found["status"] = measured(status)
-    found["status_json"] = measured([*status, "--json"])
-    found["status_watch"] = measured([*status, "--watch"])  # nothing is left to run: one look
+    timings[f"collect_after_{later}_runs"] = measured(collect)
+    timings["status"] = measured(status)
+    timings["status_json"] = measured([*status, "--json"])
+    timings["status_watch"] = measured([*status, "--watch"])  # nothing is left to run: one look
     tables = {name: (sweep / name).stat().st_size for name in ("runs.parquet", "curves.parquet", "collected.parquet")}
-    found["tables"] = {f"{name}_bytes": size for name, size in tables.items()}
-    return found
+    timings["tables"] = {f"{name}_bytes": size for name, size in tables.items()}
+    return timings
 
 
 def main() -> int:
@@ -181,24 +181,24 @@ def main() -> int:
     parser.add_argument("--runs", type=int, default=RUNS)
     parser.add_argument("--lines", type=int, default=LINES)
     parser.add_argument("--folder", type=Path, help="where the sweep is made; a temporary folder by default")
-    given = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(dir=given.folder))
+    options = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(dir=options.folder))
     load = os.getloadavg()[0]
     try:
-        found = stages(folder, given.runs, given.lines)
+        timings = stages(folder, options.runs, options.lines)
     finally:
         shutil.rmtree(folder)
     report = {
-        "task": f"a simulated sweep of {given.runs:,} runs with {given.lines:,} lines of metrics each",
-        "stages": found,
+        "task": f"a simulated sweep of {options.runs:,} runs with {options.lines:,} lines of metrics each",
+        "stages": timings,
         "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()},
         "load": [round(load, 2), round(os.getloadavg()[0], 2)],
     }
     text = json.dumps(report, indent=1)
     print(text)
-    if given.out:
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        given.out.write_text(text + "\n")
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        options.out.write_text(text + "\n")
     return 0
 
 

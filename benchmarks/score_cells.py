@@ -75,15 +75,15 @@ def simulate(cell: ScoreCell, chunk: int, tables: int, seed: int) -> dict[str, n
     return {rule: np.array(values) for rule, values in distances.items()}
 
 
-def summary(cell: ScoreCell, kept: dict[str, np.ndarray]) -> dict[str, Any]:
+def summary(cell: ScoreCell, distances: dict[str, np.ndarray]) -> dict[str, Any]:
     """Coverage of the 95% interval, share below it and mean distance, by rule."""
-    entry: dict[str, Any] = cell._asdict() | {"tables": len(kept["nearest"])}
+    out: dict[str, Any] = cell._asdict() | {"tables": len(distances["nearest"])}
     for rule in RULES:
-        inside, below = np.abs(kept[rule]) <= NORMAL, kept[rule] < -NORMAL
-        entry[rule] = {
+        inside, below = np.abs(distances[rule]) <= NORMAL, distances[rule] < -NORMAL
+        out[rule] = {
             "coverage": float(inside.mean()),
             "error": float(inside.std() / np.sqrt(len(inside))),
             "below": float(below.mean()),
-            "mean_distance": float(kept[rule].mean()),
+            "mean_distance": float(distances[rule].mean()),
         }
-    return entry
+    return out

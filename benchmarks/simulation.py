@@ -31,8 +31,8 @@ def summaries(
     for name, cell in cells.items():
         path = work / f"{name}.npz"
         if path.exists():
-            with np.load(path) as kept:
-                figures[name] = summary(cell, {key: kept[key] for key in kept.files if key != "chunks"})
+            with np.load(path) as stored:
+                figures[name] = summary(cell, {key: stored[key] for key in stored.files if key != "chunks"})
         elif name in earlier:
             figures[name] = earlier[name]
     return figures
@@ -46,16 +46,16 @@ def advance(name: str, cell: Any, work: Path, sweeps: int, chunk: int, simulate:
         simulate: ``(cell, number of the chunk, sweeps) -> arrays``.
     """
     path = work / f"{name}.npz"
-    kept: dict[str, np.ndarray] = {}
+    earlier: dict[str, np.ndarray] = {}
     if path.exists():
-        with np.load(path) as found:
-            kept = {key: found[key] for key in found.files}
-    number = int(kept.pop("chunks", 0))
-    done = len(next(iter(kept.values()))) if kept else 0
+        with np.load(path) as stored:
+            earlier = {key: stored[key] for key in stored.files}
+    number = int(earlier.pop("chunks", 0))
+    done = len(next(iter(earlier.values()))) if earlier else 0
     if done >= sweeps:
         return done
     new = simulate(cell, number, min(chunk, sweeps - done))
-    joined: dict[str, Any] = {key: np.concatenate([kept[key], new[key]]) if kept else new[key] for key in new}
+    joined: dict[str, Any] = {key: np.concatenate([earlier[key], new[key]]) if earlier else new[key] for key in new}
     draft = path.with_suffix(".draft.npz")
     np.savez(draft, chunks=number + 1, **joined)
     os.replace(draft, path)
@@ -88,21 +88,21 @@ def run(
     parser.add_argument("--sweeps", type=int, default=sweeps, help="of every cell")
     parser.add_argument("--minutes", type=float, default=np.inf, help="begin no chunk after so many")
     parser.add_argument("--cells", nargs="*", default=list(cells))
-    given = parser.parse_args()
-    unknown = sorted(set(given.cells) - set(cells))
+    options = parser.parse_args()
+    unknown = sorted(set(options.cells) - set(cells))
     if unknown:
         print(f"no such cell: {', '.join(unknown)}; cells: {', '.join(cells)}", file=sys.stderr)
         return 2
-    given.work.mkdir(parents=True, exist_ok=True)
-    end, done = time.monotonic() + 60 * given.minutes, 0
-    while done < given.sweeps and time.monotonic() < end:
+    options.work.mkdir(parents=True, exist_ok=True)
+    end, done = time.monotonic() + 60 * options.minutes, 0
+    while done < options.sweeps and time.monotonic() < end:
         counts = []
-        for cell in given.cells:
+        for cell in options.cells:
             if time.monotonic() < end:
-                counts.append(advance(cell, cells[cell], given.work, given.sweeps, chunk, simulate))
+                counts.append(advance(cell, cells[cell], options.work, options.sweeps, chunk, simulate))
                 print(f"{cell}: {counts[-1]} sweeps", file=sys.stderr, flush=True)
         done = min(counts)
-        given.out.parent.mkdir(parents=True, exist_ok=True)
-        earlier = json.loads(given.out.read_text()) if given.out.exists() else {}
-        given.out.write_text(json.dumps(report(given.work, earlier), indent=1) + "\n")
+        options.out.parent.mkdir(parents=True, exist_ok=True)
+        earlier = json.loads(options.out.read_text()) if options.out.exists() else {}
+        options.out.write_text(json.dumps(report(options.work, earlier), indent=1) + "\n")
     return 0

@@ -74,12 +74,12 @@ def config(shape: contenders.Shape, folder: Path, steps: int = STEPS) -> Path:
 
 def cache(folder: Path) -> str:
     """A cache with the data that is prepared already, and no compiled programs."""
-    made = folder / f"cache-{len(list(folder.glob('cache-*')))}"
-    made.mkdir()
-    for entry in _cache().iterdir():
-        if entry.name not in ("compiled", "packs"):
-            (made / entry.name).symlink_to(entry.absolute())
-    return str(made)
+    copy = folder / f"cache-{len(list(folder.glob('cache-*')))}"
+    copy.mkdir()
+    for file in _cache().iterdir():
+        if file.name not in ("compiled", "packs"):
+            (copy / file.name).symlink_to(file.absolute())
+    return str(copy)
 
 
 def _cache() -> Path:
@@ -212,32 +212,32 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=3, help="runs made of the plans with a process a run")
     parser.add_argument("--out", type=Path, help="write the JSON to this file; go on with what is there")
     flags = parser.parse_args()
-    found: dict[str, Any] = {}
+    by_shape: dict[str, Any] = {}
     if flags.out and flags.out.exists():
-        found = {shape: each["rounds"] for shape, each in json.loads(flags.out.read_text())["shapes"].items()}
+        by_shape = {shape: each["rounds"] for shape, each in json.loads(flags.out.read_text())["shapes"].items()}
     with tempfile.TemporaryDirectory() as folder:  # the text is prepared once, before any clock runs
         command(["isoflop", "prepare", f"--config={config(SHAPES['d32'], Path(folder))}"])
     for number in range(flags.rounds):
         for shape in flags.shapes.split(","):
-            rounds = found.setdefault(shape, [])
+            rounds = by_shape.setdefault(shape, [])
             rounds += [{}] * (number + 1 - len(rounds))
             for plan in flags.plans.split(","):
                 if plan not in rounds[number]:
                     rounds[number] = rounds[number] | {plan: measured(plan, shape, flags.processes)}
                     print(f"{shape} {plan}: {rounds[number][plan]['seconds']:.1f} s", file=sys.stderr, flush=True)
-                    _write(flags.out, found)
-    print(json.dumps(_result(found), indent=1))
+                    _write(flags.out, by_shape)
+    print(json.dumps(_result(by_shape), indent=1))
     return None
 
 
-def _result(found: dict[str, Any]) -> dict[str, Any]:
-    shapes = {s: {"shape": vars(SHAPES[s]), **summary(rounds), "rounds": rounds} for s, rounds in found.items()}
+def _result(by_shape: dict[str, Any]) -> dict[str, Any]:
+    shapes = {s: {"shape": vars(SHAPES[s]), **summary(rounds), "rounds": rounds} for s, rounds in by_shape.items()}
     return {"machine": _machine(), "runs": RUNS, "steps": STEPS, "shapes": shapes}
 
 
-def _write(out: Path | None, found: dict[str, Any]) -> None:
+def _write(out: Path | None, by_shape: dict[str, Any]) -> None:
     if out:
-        out.write_text(json.dumps(_result(found), indent=1) + "\n")
+        out.write_text(json.dumps(_result(by_shape), indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -127,11 +127,11 @@ def _ratios(workers: dict[tuple[str, str], Worker]) -> dict[str, float]:
     """How many times faster ours is: the median over the rounds of the ratio within a round, which neighbours share."""
     ratios = {}
     for (name, allocator), worker in workers.items():
-        for own in ALLOCATORS:
-            mine = workers.get(("ours", own))
+        for our_allocator in ALLOCATORS:
+            mine = workers.get(("ours", our_allocator))
             if mine is not None and name != "ours":
                 within = [theirs / us for theirs, us in zip(worker.seconds, mine.seconds, strict=True)]
-                ratios[f"ours/{own} over {name}/{allocator}"] = statistics.median(within)
+                ratios[f"ours/{our_allocator} over {name}/{allocator}"] = statistics.median(within)
     return ratios
 
 

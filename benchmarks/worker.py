@@ -66,7 +66,7 @@ def measure(shape: str, steps: int, pairs: int) -> dict[str, Any]:
     from training.process import configure_process
 
     configure_process()
-    found = []
+    timed = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         path = folder / "sweep"
@@ -76,14 +76,14 @@ def measure(shape: str, steps: int, pairs: int) -> dict[str, Any]:
         for run_id in ids[: pairs + 1]:  # the first compiles
             pair = {"worker": worked(path, run_id), "bare": bare(plan_storage.run_config(sweep, sweep.entries[run_id]))}
             print(f"{shape}: {pair}", file=sys.stderr, flush=True)
-            found.append(pair)
-    ratios = [pair["worker"] / pair["bare"] for pair in found[1:]]
+            timed.append(pair)
+    ratios = [pair["worker"] / pair["bare"] for pair in timed[1:]]
     return {
         "shape": shape,
         "steps": steps,
         "cost": statistics.median(ratios) - 1,
         "costs": [ratio - 1 for ratio in ratios],
-        "pairs": found[1:],
+        "pairs": timed[1:],
         "machine": _machine(),
     }
 

@@ -78,19 +78,19 @@ def _opened(config: ConfigDict, argv: list[str]) -> list[str]:
     for word in argv:
         name, _, value = word.lstrip("-").partition("=")
         *sections, key = name.removeprefix(prefix).split(".")
-        given, default = (functools.reduce(_section, sections, top) for top in (run, usual))
-        if not (name.startswith(prefix) and value == "None" and key in given):
+        sections_of_run, default = (functools.reduce(_section, sections, top) for top in (run, usual))
+        if not (name.startswith(prefix) and value == "None" and key in sections_of_run):
             rest.append(word)
         elif default[key] is None:
-            given[key] = None
+            sections_of_run[key] = None
         else:
             raise BadInput(f"--{name}: always has a value (by default {default[key]!r}), and cannot be None")
     return rest
 
 
 def _section(config: Any, key: str) -> Any:
-    found = config.get(key) if isinstance(config, ConfigDict) else None
-    return found if isinstance(found, ConfigDict) else ConfigDict()
+    section = config.get(key) if isinstance(config, ConfigDict) else None
+    return section if isinstance(section, ConfigDict) else ConfigDict()
 
 
 def _unknown_key(config: ConfigDict, argv: list[str]) -> str:

@@ -88,8 +88,8 @@ def typed(command: str, flags: absl_flags.FlagValues, args: list[str]) -> str:
         flags: its flags.
         args: its operands.
     """
-    given = [flags[name] for name in sorted(set(flags)) if flags[name].present and name not in ("json", "traceback")]
-    return shlex.join(["isoflop", command, *args, *(f"--{flag.name}={_short(flag.value)}" for flag in given)])
+    present = [flags[name] for name in sorted(set(flags)) if flags[name].present and name not in ("json", "traceback")]
+    return shlex.join(["isoflop", command, *args, *(f"--{flag.name}={_short(flag.value)}" for flag in present)])
 
 
 def _short(value: Any) -> Any:

@@ -71,9 +71,9 @@ def define_launch(flags: absl_flags.FlagValues) -> None:
 
 def launch_words(flags: absl_flags.FlagValues) -> list[str]:
     """The flags of `define_launch` as they were given, for another command."""
-    given = [name for name in ("launcher", "workers", "pack") if flags[name].present]
+    present = [name for name in ("launcher", "workers", "pack") if flags[name].present]
     options = [f"--launcher_option={text}" for text in flags.launcher_option]
-    return [f"--{name}={flags[name].value}" for name in given] + options
+    return [f"--{name}={flags[name].value}" for name in present] + options
 
 
 def launch_options(flags: absl_flags.FlagValues, detach: bool = False) -> launch.Options:

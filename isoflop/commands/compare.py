@@ -8,11 +8,13 @@ from isoflop.cli import Output
 from isoflop.commands import _laws
 
 if TYPE_CHECKING:
+    from laws.results.results import FitResult
     from laws.uses.compute_multiplier import Comparison
 
 EXAMPLE = """
 isoflop compare runs/adamw/fit.json runs/muon/fit.json
 isoflop compare a.json b.json --compute=1e18,1e20 --plot=multiplier.png
+isoflop compare a.json mine.json --law=mylaw.py:MYLAW
 """
 
 
@@ -24,6 +26,10 @@ def define(flags: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_boolean(
         "check_quantity", True, "Refuse fits of different losses, evaluation sets or tokenizers.", flag_values=flags
     )
+    absl_flags.DEFINE_list(
+        "law", [], "file.py:NAME of a fit's law that is not one of isoflop's; of both, separated by a comma.",
+        flag_values=flags,
+    )  # fmt: skip
     absl_flags.DEFINE_string("out", None, "Write the comparison here as well (JSON).", flag_values=flags)
     absl_flags.DEFINE_string("plot", None, "Draw it here (PNG, SVG or PDF).", flag_values=flags)
 
@@ -34,7 +40,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     _laws.on_cpu()
     import numpy as np
 
-    from laws import InputError, compare, read_fit
+    from laws import InputError, compare
     from laws.base.json_files import write_json
 
     try:
@@ -42,7 +48,8 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     except ValueError as error:
         raise InputError(f"--compute: {error}") from error
     computes = np.array(compute) if compute else None
-    comparison = compare(read_fit(first), read_fit(second), computes, flags.check_quantity)
+    a, b = _fits([first, second], flags.law)
+    comparison = compare(a, b, computes, flags.check_quantity)
     payload = comparison.to_dict() | {"inputs": [first, second], "command": _laws.typed("compare", flags, args)}
     if flags.out:
         write_json(flags.out, payload)
@@ -51,6 +58,32 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
 
         payload["plot"] = str(plot_result("multiplier", comparison, flags.plot))
     return Output(payload, _text(comparison))
+
+
+def _fits(paths: list[str], declarations: list[str]) -> "list[FitResult]":
+    """The fits, each with the declaration that is called as its law.
+
+    Args:
+        paths: of the fits.
+        declarations: ``file.py:NAME`` of laws that are not isoflop's.
+
+    Raises:
+        InputError: no fit is of a law that was declared, or a file is not a fit.
+    """
+    from laws.base.errors import InputError
+    from laws.base.json_files import read_json
+    from laws.model.forms import find
+    from laws.results.report import read_report
+    from laws.results.results import from_report
+
+    reports = [read_report(read_json(path, "fit"), path) for path in paths]
+    declared = {law.name: law for law in map(find, declarations)}
+    for name in declared:
+        if name not in {report.law for report in reports}:
+            raise InputError(
+                f"--law: neither fit is of law '{name}' ({' and '.join(report.law for report in reports)})"
+            )
+    return [from_report(report, path, declared.get(report.law)) for report, path in zip(reports, paths, strict=True)]
 
 
 def _text(comparison: "Comparison") -> Any:

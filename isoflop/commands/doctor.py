@@ -60,13 +60,13 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
 def foreign_packages() -> list[str]:
     """A line for each of our packages that Python would import from elsewhere than beside this file."""
     home = Path(__file__).parents[2]
-    found = {name: importlib.util.find_spec(name) for name in PACKAGES}
-    places = {name: Path(spec.origin).parent for name, spec in found.items() if spec and spec.origin}
+    specs = {name: importlib.util.find_spec(name) for name in PACKAGES}
+    places = {name: Path(spec.origin).parent for name, spec in specs.items() if spec and spec.origin}
     return [
         f"the package {name!r} is imported from {place}, not from {home}: another project has the same name"
         for name, place in places.items()
         if place.parent != home
-    ] + [f"the package {name!r} is missing from the installation" for name, spec in found.items() if spec is None]
+    ] + [f"the package {name!r} is missing from the installation" for name, spec in specs.items() if spec is None]
 
 
 def _data_cache(cache_dir) -> Path:

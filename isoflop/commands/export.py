@@ -87,9 +87,9 @@ def _program(run: Path, config: Any, step: int, folder: Path, flags: absl_flags.
         **export.described(forward, exported),
     }
     export.save(folder, exported, weights, record)
-    kept = run / "tokenizer.json"
-    if kept.is_file():
-        shutil.copyfile(kept, folder / kept.name)
+    tokenizer = run / "tokenizer.json"
+    if tokenizer.is_file():
+        shutil.copyfile(tokenizer, folder / tokenizer.name)
     total = sum(array.size for array in weights.values())
     inputs = ", ".join(f"{i.name} {i.dtype} ({', '.join(map(str, i.shape))})" for i in forward.inputs)
     return record | {"summary": f"{total:,} weights; reads {inputs}; runs on {', '.join(flags.platforms)}"}

@@ -156,7 +156,7 @@ def _text(fit: "FitResult", out: Path, collapsed: "Collapse | None" = None) -> A
         centre = ", ".join(f"{variable.upper()} {value:.3g}" for variable, value in terms.centroid.items())
         parts = ", ".join(f"{name} adds {value:.4g}" for name, value in terms.params.items())
         lines.append(f"at the centre of the runs ({centre}): {parts}")
-    after = [_approach(name, found) for name, found in report.approaches.items()]
+    after = [_approach(name, approach) for name, approach in report.approaches.items()]
     if report.holdout:
         held = report.holdout
         after.append(
@@ -208,17 +208,17 @@ def _constants(report: "FitReport") -> Any:
     for name, value in report.params.items():
         table.add_row(name, f"{value:.6g}", _span(report.intervals.params.get(name)))
     for name, value in report.derived.items():
-        at = "" if name[0] in "ab" else f" at {report.target_flops:.3g} FLOPs"
-        table.add_row(name + at, f"{value:.6g}", _span(report.intervals.derived.get(name)))
+        target = "" if name[0] in "ab" else f" at {report.target_flops:.3g} FLOPs"
+        table.add_row(name + target, f"{value:.6g}", _span(report.intervals.derived.get(name)))
     return table
 
 
-def _approach(name: str, found: "ApproachReport") -> str:
+def _approach(name: str, approach: "ApproachReport") -> str:
     titles = {"envelope": "approach 1 (envelope)", "isoflop_akima": "approach 2 (Akima)"}
     title = titles.get(name, "approach 2 (parabola)")
-    if found.a is None:
-        return f"{title}: none, {found.reason}"
-    return f"{title}: a {found.a:.4f} {_span(found.a_interval)}"
+    if approach.a is None:
+        return f"{title}: none, {approach.reason}"
+    return f"{title}: a {approach.a:.4f} {_span(approach.a_interval)}"
 
 
 def _sensitivity(report: "FitReport") -> list[Any]:

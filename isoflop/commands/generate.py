@@ -36,17 +36,17 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         raise BadInput("generate: name one run directory")
     folder = Path(args[0])
     model, params, tokenizer, window, role = _model(folder, flags.step)
-    given: dict[str, Any] = flags.flag_values_dict()
-    if any("\udc80" <= symbol <= "\udcff" for prompt in given["prompt"] for symbol in prompt):
+    options: dict[str, Any] = flags.flag_values_dict()
+    if any("\udc80" <= symbol <= "\udcff" for prompt in options["prompt"] for symbol in prompt):
         raise BadInput("--prompt: not UTF-8")
-    if given["beams"] < 1 or (given["beams"] > 1 and role == "causal"):
-        raise BadInput(f"--beams: want 1, or more of an encoder-decoder, got {given['beams']}")
+    if options["beams"] < 1 or (options["beams"] > 1 and role == "causal"):
+        raise BadInput(f"--beams: want 1, or more of an encoder-decoder, got {options['beams']}")
     # An empty prompt starts a document: what ends one stands between it and the next.
-    encoded = [list(map(int, tokens)) or [tokenizer.end] for tokens in tokenizer.encode_batch(given["prompt"])]
-    written = (_continued if role == "causal" else _written)(params, model, encoded, tokenizer.end, window, given)
+    encoded = [list(map(int, tokens)) or [tokenizer.end] for tokens in tokenizer.encode_batch(options["prompt"])]
+    written = (_continued if role == "causal" else _written)(params, model, encoded, tokenizer.end, window, options)
     texts = [
         {"prompt": prompt, "text": tokenizer.decode(row), "tokens": len(row)}
-        for prompt, row in zip(given["prompt"], written, strict=True)
+        for prompt, row in zip(options["prompt"], written, strict=True)
     ]
     between = "" if role == "causal" else "\n-> "
     shown = "\n---\n".join(t["prompt"] + between + t["text"] for t in texts)
@@ -54,7 +54,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
 
 
 def _continued(
-    params: Any, model: Any, encoded: list[list[int]], end: int, window: int, given: dict[str, Any]
+    params: Any, model: Any, encoded: list[list[int]], end: int, window: int, options: dict[str, Any]
 ) -> list[Any]:
     """What a causal model writes after each prompt."""
     from lm.generate import generate
@@ -64,11 +64,11 @@ def _continued(
         model,
         params,
         encoded,
-        given["tokens"],
-        key=rng.key(given["seed"], "generate"),
-        temperature=given["temperature"],
-        top_k=given["top_k"],
-        top_p=given["top_p"],
+        options["tokens"],
+        key=rng.key(options["seed"], "generate"),
+        temperature=options["temperature"],
+        top_k=options["top_k"],
+        top_p=options["top_p"],
         window=window,
         end=end,
     )
@@ -76,22 +76,22 @@ def _continued(
 
 
 def _written(
-    params: Any, model: Any, encoded: list[list[int]], end: int, window: int, given: dict[str, Any]
+    params: Any, model: Any, encoded: list[list[int]], end: int, window: int, options: dict[str, Any]
 ) -> list[Any]:
     """What an encoder-decoder writes for each prompt, up to and with the symbol that ends it."""
     import numpy as np
 
     from lm.translate import search
 
-    if given["tokens"] < 1:
-        raise BadInput(f"generate: the number of new tokens must be positive, got {given['tokens']}")
+    if options["tokens"] < 1:
+        raise BadInput(f"generate: the number of new tokens must be positive, got {options['tokens']}")
     lengths = np.array([len(row) for row in encoded], np.int32)
     if lengths.max() > window:
         raise BadInput(f"--prompt: {lengths.max()} tokens, where the model was trained on up to {window}")
     source = np.full((len(encoded), window), end, np.int32)
     for row, tokens in zip(source, encoded, strict=True):
         row[: len(tokens)] = tokens
-    rows = np.asarray(search(model, params, source, lengths, min(given["tokens"], window), end, given["beams"]))
+    rows = np.asarray(search(model, params, source, lengths, min(options["tokens"], window), end, options["beams"]))
     return [row[: np.argmax(np.append(row, end) == end) + 1] for row in rows]
 
 

@@ -25,15 +25,15 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     from training.files import write_text
 
     folder = Path(args[0])
-    found = study.load(folder)
+    loaded = study.load(folder)
     out = Path(flags["out"].value or folder / "report.html")
     if out.is_dir():
         raise BadInput(f"--out: {out} is a folder")
-    content = page.render(found)
+    content = page.render(loaded)
     out.parent.mkdir(parents=True, exist_ok=True)
     write_text(out, content)
-    parts = {name: getattr(found, name) is not None for name in ("fit", "prediction", "score")}
-    payload = {"report": str(out), "bytes": len(content.encode()), "states": found.states()} | parts
+    parts = {name: getattr(loaded, name) is not None for name in ("fit", "prediction", "score")}
+    payload = {"report": str(out), "bytes": len(content.encode()), "states": loaded.states()} | parts
     absent = [name for name, there in parts.items() if not there]
     lacking = f" (without {', '.join(absent)})" if absent else ""
     return Output(payload, f"{out}: {payload['bytes'] / 1e6:.1f} MB{lacking}")

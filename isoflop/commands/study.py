@@ -93,15 +93,17 @@ class _Steps:
             points = [f"--points={added}"] if added.exists() else []
             folder = [f"--workdir={self.file('sweep')}", f"--where={where}"]
             say("sweep", *self._config, *points, *folder, *self._launching)
-            found = edges(self.file("sweep"), where, self._study.size, self._study.loss) if self._study.size else []
-            if not found:
+            new_points = (
+                edges(self.file("sweep"), where, self._study.size, self._study.loss) if self._study.size else []
+            )
+            if not new_points:
                 break
-            for point in found:
+            for point in new_points:
                 size = f"{self._study.size} = {point[self._study.size]:g}"
                 print(
                     f"\nthe best size at {point['label.budget']:g} FLOPs is at the edge of its sizes: {size} is added"
                 )
-            write_json(added, [*(design.table(added) if added.exists() else ()), *found])
+            write_json(added, [*(design.table(added) if added.exists() else ()), *new_points])
 
 
 def said(value: float) -> str:
@@ -130,7 +132,7 @@ def edges(sweep: Path, where: str, key: str, loss: str = "loss") -> list[design.
     chosen = runs.eval(where, engine="python")
     completed = runs[runs.status == "completed"].assign(log=lambda table: np.log(table[loss]))
     spread = completed.groupby(["budget", key])["log"].var(ddof=1).mean()  # of those with several seeds
-    found = []
+    new_points = []
     for budget, group in completed[chosen[completed.index]].groupby("budget"):
         mean, count = (getattr(group.groupby(key)["log"], name)().sort_index() for name in ("mean", "count"))
         sizes, best = list(mean.index), mean.idxmin()
@@ -140,8 +142,8 @@ def edges(sweep: Path, where: str, key: str, loss: str = "loss") -> list[design.
         second = mean.drop(best).idxmin() if len(sizes) > 1 else best
         noise = np.sqrt(np.nan_to_num(spread) * (1 / count[best] + 1 / count[second]))
         if size > 0 and mean[second] - mean[best] > noise:
-            found.append({"label.budget": budget, "horizon.flops": budget, key: size})
-    return found
+            new_points.append({"label.budget": budget, "horizon.flops": budget, key: size})
+    return new_points
 
 
 def beyond(sizes: list[Any]) -> Any:

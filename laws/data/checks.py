@@ -127,12 +127,12 @@ def check_units(
     n, d, c = values["n"], values["d"], values["c"]
     described = lambda variable: f"{name}: column '{columns[variable]}' ({values[variable].max():.4g} at most)"
     cost = c / (6 * n * d)
-    given = columns["c"] != SIX_ND
-    if given and np.all(np.abs(cost - 1) < SETTLED) and min(n.min(), d.min()) >= 1:
+    has_compute = columns["c"] != SIX_ND
+    if has_compute and np.all(np.abs(cost - 1) < SETTLED) and min(n.min(), d.min()) >= 1:
         return ()
     ratio, middle = float(np.median(d / n)), float(np.median(cost))
     # A column of compute that fits N and D settles their units.
-    few = d.max() < FEWEST_TOKENS and not (given and POSSIBLE_COST[0] < middle < POSSIBLE_COST[1])
+    few = d.max() < FEWEST_TOKENS and not (has_compute and POSSIBLE_COST[0] < middle < POSSIBLE_COST[1])
     if d.min() < 1 or (few and (np.any(d != np.round(d)) or n.max() < FEWEST_PARAMS or ratio < TOKENS_PER_PARAM[0])):
         raise InputError(f"{described('d')} looks like millions or billions of tokens: give tokens; {OVERRULE}")
     if few and max(n.max(), d.max()) < SMALL and ratio < 1:

@@ -73,20 +73,20 @@ def load_curves(
 
 
 def smoothed(
-    log_tokens: Float[np.ndarray, " steps"], log_loss: Float[np.ndarray, " steps"], at: Float[np.ndarray, " points"]
+    log_tokens: Float[np.ndarray, " steps"], log_loss: Float[np.ndarray, " steps"], points: Float[np.ndarray, " points"]
 ) -> Float[np.ndarray, " points"]:
     """Log loss of a noisy curve by local straight lines; NaN outside the curve and where it has too few points.
 
     Args:
         log_tokens: in order.
         log_loss: of single batches.
-        at: log tokens at which to smooth.
+        points: log tokens at which to smooth.
     """
-    out = np.full(len(at), np.nan)
-    inside = (at >= log_tokens[0] - 1e-9) & (at <= log_tokens[-1] + 1e-9)
-    first, last = np.searchsorted(log_tokens, at - SMOOTHING), np.searchsorted(log_tokens, at + SMOOTHING)
+    out = np.full(len(points), np.nan)
+    inside = (points >= log_tokens[0] - 1e-9) & (points <= log_tokens[-1] + 1e-9)
+    first, last = np.searchsorted(log_tokens, points - SMOOTHING), np.searchsorted(log_tokens, points + SMOOTHING)
     for k in np.flatnonzero(inside & (last - first >= FEWEST_POINTS)):
-        x, y = log_tokens[first[k] : last[k]] - at[k], log_loss[first[k] : last[k]]
+        x, y = log_tokens[first[k] : last[k]] - points[k], log_loss[first[k] : last[k]]
         out[k] = np.polyfit(x, y, 1)[1]
     return out
 

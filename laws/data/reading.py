@@ -273,12 +273,12 @@ def _from_texts(column: pd.Series) -> pd.Series:
     import pandas as pd
 
     column = column.reset_index(drop=True)
-    given = column[column.notna()]
-    if not len(given):
+    filled = column[column.notna()]
+    if not len(filled):
         return pd.Series(np.full(len(column), np.nan))
-    if given.isin(list(TRUTH)).all():
+    if filled.isin(list(TRUTH)).all():
         return _truth(column.map(TRUTH).to_numpy(object), column.isna().to_numpy(bool))
-    present = given[~given.isin(MISSING)]
+    present = filled[~filled.isin(MISSING)]
     if _all_match(present, NUMBER):
         if len(present) == len(column) and _all_match(present, WHOLE):
             return _numbers(pd.Series([int(x) for x in present], dtype=object))

@@ -100,10 +100,10 @@ def _predictions(
         some = {variable: values[runs] for variable, values in columns.items()}
         shared = {"centre": coordinates.centre, "columns": some}
         for points in _blocks(len(unconstrained), max(1, cells // count)):
-            at = unconstrained[points]
-            prediction = _prediction(law)(list(at.T[:, :, None]), shared=shared)
-            value = np.broadcast_to(prediction.value, (len(at), min(count - runs.start, cells)))
-            slopes = np.zeros((*at.shape, value.shape[1]))
+            block = unconstrained[points]
+            prediction = _prediction(law)(list(block.T[:, :, None]), shared=shared)
+            value = np.broadcast_to(prediction.value, (len(block), min(count - runs.start, cells)))
+            slopes = np.zeros((*block.shape, value.shape[1]))
             for i, partial in prediction.first.items():
                 np.divide(partial, value, out=slopes[:, i])
             yield _Predictions(points, runs, value, slopes, prediction.second)

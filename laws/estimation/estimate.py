@@ -73,8 +73,8 @@ def log_predictions(
         columns: variable -> values of the runs, natural units; optional ones may be missing.
     """
     with float64():
-        given = [variable for variable in law.columns if variable in law.needed or variable in columns]
-        inputs = {variable: np.asarray(columns[variable], np.float64) for variable in given}
+        read = [variable for variable in law.columns if variable in law.needed or variable in columns]
+        inputs = {variable: np.asarray(columns[variable], np.float64) for variable in read}
         return np.asarray(law.log_value(np.asarray(params, np.float64)[:, None, :], inputs))
 
 
@@ -157,11 +157,11 @@ def _followed(
     value = first.value[order]
     new = np.r_[True, ~(value[1:] <= value[:-1] * (1 + SAME_OPTIMUM) + 1e-24)]
     heads = order[new][:FOLLOWED]
-    found = minimise(law, table.values, log_loss[None], weight[None], first.params[heads], objective, delta)
+    minima = minimise(law, table.values, log_loss[None], weight[None], first.params[heads], objective, delta)
     member = np.empty(len(starts), int)
     member[order] = np.cumsum(new) - 1
-    at = np.minimum(member, len(heads) - 1)
-    ends = {name: getattr(found, name)[at] for name in MinimizerResult.__dataclass_fields__}
+    head_of_start = np.minimum(member, len(heads) - 1)
+    ends = {name: getattr(minima, name)[head_of_start] for name in MinimizerResult.__dataclass_fields__}
     ends["value"] = np.where(member < len(heads), ends["value"], np.inf)
     return MinimizerResult(**ends)
 
@@ -211,7 +211,7 @@ def _certify(
     )
 
 
-def weights_of(table: Table, seen: Bool[np.ndarray, " rows"], objective: str = "log_huber") -> np.ndarray:
+def weights_of(table: Table, fitted_rows: Bool[np.ndarray, " rows"], objective: str = "log_huber") -> np.ndarray:
     """What each row counts: nothing if it is not seen; else once, or by its noise where the table says it.
 
     Noise weighs as 1 / error^2, of the loss or of its logarithm as the objective compares it, with mean one over the
@@ -219,14 +219,14 @@ def weights_of(table: Table, seen: Bool[np.ndarray, " rows"], objective: str = "
 
     Args:
         table: the runs.
-        seen: which rows are fitted.
+        fitted_rows: which rows are fitted.
         objective: a key of ``OBJECTIVES``.
     """
-    weight = seen.astype(np.float64)
+    weight = fitted_rows.astype(np.float64)
     if table.noise is not None:
         error = table.noise if OBJECTIVES[objective].is_relative else table.noise / table.loss
         weight = weight / error**2
-        weight *= seen.sum() / weight.sum()
+        weight *= fitted_rows.sum() / weight.sum()
     return weight
 
 
@@ -271,6 +271,6 @@ def estimate(
     if not is_checked:
         check_starts(law, table.values, points)
     distinct, copies = np.unique(points, axis=0, return_inverse=True)
-    found = _followed(law, table, weight, distinct, objective, delta)
-    every = MinimizerResult(*(getattr(found, name)[copies.ravel()] for name in MinimizerResult.__dataclass_fields__))
+    followed = _followed(law, table, weight, distinct, objective, delta)
+    every = MinimizerResult(*(getattr(followed, name)[copies.ravel()] for name in MinimizerResult.__dataclass_fields__))
     return _certify(law, objective, delta, points, every, _constant(table, weight, law.columns))

@@ -24,8 +24,8 @@ Columns = Mapping[str, Float[np.ndarray, " rows"]]
 
 def is_shipped(law: Law) -> bool:
     """Whether a law is one of the package's own, maybe with constants held."""
-    own = shipped(law.name)
-    return own is not None and (law == own or bool(law.fixed))
+    declared = shipped(law.name)
+    return declared is not None and (law == declared or bool(law.fixed))
 
 
 def check_law(law: Law, columns: Columns, loss: Float[np.ndarray, " rows"]) -> None:

@@ -97,9 +97,9 @@ def refit(
         slopes: whether to return the derivatives at the end.
     """
     free_mask, directions = restriction(law, hold, tie)
-    found = minimise(
+    minima = minimise(
         law, columns, log_loss, weight, starts, objective, delta,
         max_steps=MAX_STEPS, free_mask=free_mask, directions=directions, tolerance=TOLERANCE, singular=-np.inf,
     )  # fmt: skip
-    derivatives = slopes_at(law, columns, found.params) if slopes else None
-    return RefitResult(found.params, found.value, found.converged, found.at_bound, derivatives)
+    derivatives = slopes_at(law, columns, minima.params) if slopes else None
+    return RefitResult(minima.params, minima.value, minima.converged, minima.at_bound, derivatives)

@@ -67,12 +67,12 @@ def _start(form: Form, law: Law, fits: DesignFits) -> Float[np.ndarray, " params
     off = np.abs(log_predictions(law, grid, fits.columns) - log_loss).sum(axis=1)
     grid = grid[np.argsort(np.where(np.isfinite(off), off, np.inf))[:PROMISING]]
     for delta in (WIDE, fits.delta):
-        found = refit(
+        fitted = refit(
             law, fits.columns, log_loss[None], fits.weight[None], grid, fits.objective, delta,
             hold=form.zero, tie=form.tie,
         )  # fmt: skip
-        grid = found.params
-    return grid[np.argmin(np.where(np.isfinite(found.value), found.value, np.inf))]
+        grid = fitted.params
+    return grid[np.argmin(np.where(np.isfinite(fitted.value), fitted.value, np.inf))]
 
 
 def _fitted(form: Form, fits: DesignFits) -> DesignFits | None:
@@ -81,25 +81,25 @@ def _fitted(form: Form, fits: DesignFits) -> DesignFits | None:
     if not set(law.columns) <= set(fits.columns):
         return None
     start = np.tile(_start(form, law, fits), (len(fits.params), 1))
-    own = replace(fits, law=law, params=start)
-    found = own.refit(fits.log_loss, np.ones((1, len(fits.run))), start, hold=form.zero, tie=form.tie)
-    return replace(own, params=found.params)
+    of_form = replace(fits, law=law, params=start)
+    fitted = of_form.refit(fits.log_loss, np.ones((1, len(fits.run))), start, hold=form.zero, tie=form.tie)
+    return replace(of_form, params=fitted.params)
 
 
 def _resampled(
-    form: Form, own: DesignFits, drawn: Float[np.ndarray, "tables draws rows"], weight: Float[np.ndarray, " tables"]
+    form: Form, fits: DesignFits, drawn: Float[np.ndarray, "tables draws rows"], weight: Float[np.ndarray, " tables"]
 ) -> Float[np.ndarray, "tables draws params"]:
     """Constants of a rival, refitted to its own predictions with drawn errors: as many as its weight asks for, repeated."""
     count = drawn.shape[1]
-    config = own.config
+    config = fits.config
     needed = np.clip(np.ceil(weight * count / config.full_draws_weight), config.least_member_draws, count).astype(int)
     table, draw = np.nonzero(np.arange(count) < needed[:, None])
-    start = own.params[table]
-    found = own.refit(
-        own.predicted[table] + drawn[table, draw], np.ones((1, drawn.shape[2])), start, hold=form.zero, tie=form.tie
+    start = fits.params[table]
+    refitted = fits.refit(
+        fits.predicted[table] + drawn[table, draw], np.ones((1, drawn.shape[2])), start, hold=form.zero, tie=form.tie
     )
     first = np.r_[0, np.cumsum(needed)[:-1]]
-    params = np.where(np.isfinite(found.params), found.params, start)
+    params = np.where(np.isfinite(refitted.params), refitted.params, start)
     return params[first[:, None] + np.arange(count) % needed[:, None]]
 
 
@@ -117,29 +117,32 @@ def model_average(
     """
     config = fits.config
     known = () if fits.law.fixed or fits.law.origin else RIVALS.get(fits.law.name, ())
-    rivals = [(form, own) for form in known if (own := _fitted(form, fits)) is not None]
+    rivals = [(form, form_fits) for form in known if (form_fits := _fitted(form, fits)) is not None]
     fitted = [(Form(fits.law.name, fits.law.name), fits), *rivals]
-    least = max(int(restriction(own.law, form.zero, form.tie)[0].sum()) for form, own in fitted) + config.spare_runs
-    kept = forecast_origins(fits.columns[distance_variable(fits.law, fits.columns)], fits.run, least)
-    rolled = [rolling_origin_score(own, kept, form) for form, own in fitted]
+    least = (
+        max(int(restriction(form_fits.law, form.zero, form.tie)[0].sum()) for form, form_fits in fitted)
+        + config.spare_runs
+    )
+    origins = forecast_origins(fits.columns[distance_variable(fits.law, fits.columns)], fits.run, least)
+    rolled = [rolling_origin_score(form_fits, origins, form) for form, form_fits in fitted]
     scores = np.stack([score for score, _ in rolled], axis=1)
     before = np.r_[config.law_weight, np.full(len(rivals), (1 - config.law_weight) / max(len(rivals), 1))]
     share = softmax(np.log(before) + np.where(np.isfinite(scores), scores, 0.0), axis=1)
     weights = (1 - config.equal_weight) * share + config.equal_weight / len(fitted)
-    size = [np.sqrt(np.mean((own.log_loss - own.predicted) ** 2, axis=1)) for _, own in fitted]
+    size = [np.sqrt(np.mean((form_fits.log_loss - form_fits.predicted) ** 2, axis=1)) for _, form_fits in fitted]
     worse = [error / np.maximum(size[0], 1e-300) for error in size]
     few = drawn[:, : config.member_draws]
     return [
         Member(
             label=form.label,
-            law=own.law,
-            params=own.params,
-            draws=draws if k == 0 else _resampled(form, own, few * worse[k][:, None, None], weights[:, k]),
+            law=form_fits.law,
+            params=form_fits.params,
+            draws=draws if k == 0 else _resampled(form, form_fits, few * worse[k][:, None, None], weights[:, k]),
             score=scores[:, k],
             extrapolation_inflation=rolled[k][1],
             weight=weights[:, k],
         )
-        for k, (form, own) in enumerate(fitted)
+        for k, (form, form_fits) in enumerate(fitted)
     ]
 
 

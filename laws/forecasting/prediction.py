@@ -148,8 +148,8 @@ class Predictor:
     @property
     def forms(self) -> tuple[Rival, ...]:
         """The law first, and its rivals."""
-        own = 1 - sum(rival.weight for rival in self.rivals)
-        return (Rival(self.law.name, self.law, self.constants, self.draws, own), *self.rivals)
+        weight = 1 - sum(rival.weight for rival in self.rivals)
+        return (Rival(self.law.name, self.law, self.constants, self.draws, weight), *self.rivals)
 
     def _mixture(self) -> list[tuple[Law, Float[np.ndarray, "draws params"]]]:
         """As many draws of each form as it has weight, in all as many as the law has or the settings' ``mixture_draws``."""
@@ -178,14 +178,15 @@ class Predictor:
         compute, reach = np.atleast_1d(compute), (self.cost, self.ranges["n"])
         if not draws:
             return allocate(self.law, self.constants[None], compute, *reach)
-        found = [allocate(law, params, compute, *reach) for law, params in self._mixture()]
+        allocations = [allocate(law, params, compute, *reach) for law, params in self._mixture()]
         logs = {
-            name: np.concatenate([self._shrunk_to_median(np.log(getattr(part, name))) for part in found])
+            name: np.concatenate([self._shrunk_to_median(np.log(getattr(part, name))) for part in allocations])
             for name in ("n", "d", "loss")
         }
         logs["loss"] = self._inflated(logs["loss"], self.distance({"c": compute}))
         slopes = {
-            name: np.concatenate([self._shrunk_to_median(getattr(part, name)) for part in found]) for name in ("a", "b")
+            name: np.concatenate([self._shrunk_to_median(getattr(part, name)) for part in allocations])
+            for name in ("a", "b")
         }
         return Allocation(**{name: np.exp(values) for name, values in logs.items()}, **slopes)
 
@@ -193,8 +194,8 @@ class Predictor:
         """Predicted log losses under every draw of the mixture of forms, without a run's noise."""
         if not len(self.draws):
             return log_predictions(self.law, self.constants[None], columns)
-        found = [self._shrunk_to_median(log_predictions(law, params, columns)) for law, params in self._mixture()]
-        return self._inflated(np.concatenate(found), self.distance(columns))
+        log_losses = [self._shrunk_to_median(log_predictions(law, params, columns)) for law, params in self._mixture()]
+        return self._inflated(np.concatenate(log_losses), self.distance(columns))
 
     def scattered(self, log_loss: Float[np.ndarray, "draws runs"]) -> Float[np.ndarray, "many runs"]:
         """Losses of new runs: predicted log losses with a run's noise added, the same draws of it for every run.
@@ -247,8 +248,8 @@ def valid(given: Mapping[str, Any]) -> dict[str, Float[np.ndarray, " runs"]]:
     for variable, value in columns.items():
         good = np.isfinite(value) & ((value > 0) | (not VARIABLES[variable].positive))
         if not good.all():
-            said = "positive" if VARIABLES[variable].positive else "finite"
-            raise InputError(f"{value_flag(variable)} must be {said}, and is {value[~good][:1]}")
+            requirement = "positive" if VARIABLES[variable].positive else "finite"
+            raise InputError(f"{value_flag(variable)} must be {requirement}, and is {value[~good][:1]}")
     return columns
 
 

@@ -67,14 +67,14 @@ def forecast_origins(
         a mask of the rows for each origin.
     """
     group = budget_groups(along)
-    kept = [group <= last for last in range(group.max())]
-    kept = [rows for rows in kept if len(np.unique(run[rows])) >= least]
-    chosen = np.unique(np.linspace(0, len(kept) - 1, min(most, len(kept))).round().astype(int))
-    return [kept[i] for i in chosen]
+    origins = [group <= last for last in range(group.max())]
+    origins = [rows for rows in origins if len(np.unique(run[rows])) >= least]
+    chosen = np.unique(np.linspace(0, len(origins) - 1, min(most, len(origins))).round().astype(int))
+    return [origins[i] for i in chosen]
 
 
 def forecast_errors(
-    seen: Float[np.ndarray, "tables rows params"],
+    fitted: Float[np.ndarray, "tables rows params"],
     new: Float[np.ndarray, "tables more params"],
     variance: Float[np.ndarray, " tables"],
     prior: Float[np.ndarray, "tables params params"],
@@ -84,11 +84,11 @@ def forecast_errors(
     The noise of the new runs, independent, comes on top.
 
     Args:
-        seen, new: derivatives of the fitted and of the forecast log losses, in the optimiser's coordinates.
+        fitted, new: derivatives of the fitted and of the forecast log losses, in the optimiser's coordinates.
         variance: of the constants per inverse product of the slopes (``constants_variance``).
         prior: precision of the coordinates before any run was seen.
     """
-    precision = np.swapaxes(seen, 1, 2) @ seen / variance[:, None, None]
+    precision = np.swapaxes(fitted, 1, 2) @ fitted / variance[:, None, None]
     root = np.linalg.cholesky(precision + prior)
     return np.swapaxes(np.linalg.solve(root, np.swapaxes(new, 1, 2)), 1, 2)
 
@@ -148,29 +148,29 @@ def _scores(
     beside = pair - directions @ along
     inverse = np.swapaxes(along, 1, 2) @ (along / (noise + sizes**2)[..., None])
     inverse = inverse + np.swapaxes(beside, 1, 2) @ beside / noise[..., None]
-    own, cross, reach = inverse[:, 0, 0], inverse[:, 0, 1], inverse[:, 1, 1]
+    missed_quadratic, cross, reach = inverse[:, 0, 0], inverse[:, 0, 1], inverse[:, 1, 1]
     size = missed.shape[1]
     volume = np.sum(np.log1p(sizes**2 / noise), axis=1) + size * np.log(noise[:, 0])
     added = INFLATIONS[None] ** 2
-    quadratic = own[:, None] - added * cross[:, None] ** 2 / (1 + added * reach[:, None])
+    quadratic = missed_quadratic[:, None] - added * cross[:, None] ** 2 / (1 + added * reach[:, None])
     volume = volume[:, None] + np.log1p(added * reach[:, None])
     constant = gammaln((dof + size) / 2) - gammaln(dof / 2) - size / 2 * np.log(dof * np.pi)
     return constant - 0.5 * volume - (dof + size) / 2 * np.log1p(quadratic / dof)
 
 
-def refit_below_origins(fits: DesignFits, kept: list[Bool[np.ndarray, " rows"]], form: Form) -> RefitResult:
+def refit_below_origins(fits: DesignFits, origins: list[Bool[np.ndarray, " rows"]], form: Form) -> RefitResult:
     """One form refitted to the rows below each forecast origin of each table, with its slopes.
 
     Args:
         fits: the fits of the form to whole tables.
-        kept: the rows below each origin.
+        origins: the rows below each origin.
         form: which constants are held and tied.
 
     Returns:
         (tables x origins) problems, those of one table together.
     """
-    counts = np.tile(np.array(kept, np.float64), (len(fits.params), 1))
-    repeat = lambda values: np.repeat(values, len(kept), axis=0)
+    counts = np.tile(np.array(origins, np.float64), (len(fits.params), 1))
+    repeat = lambda values: np.repeat(values, len(origins), axis=0)
     return fits.refit(repeat(fits.log_loss), counts, repeat(fits.params), hold=form.zero, tie=form.tie, slopes=True)
 
 
@@ -185,29 +185,29 @@ def weak_prior_precision(fits: DesignFits) -> Float[np.ndarray, "tables params p
 
 
 def rolling_origin_score(
-    fits: DesignFits, kept: list[Bool[np.ndarray, " rows"]], form: Form
+    fits: DesignFits, origins: list[Bool[np.ndarray, " rows"]], form: Form
 ) -> tuple[Float[np.ndarray, " tables"], Float[np.ndarray, " tables"]]:
     """Score and growth of one form (see ``Member``).
 
     Args:
         fits: the form fitted to all the rows, from where the fits below each cut start.
-        kept: the rows up to each cut.
+        origins: the rows up to each cut.
         form: its restriction.
     """
     tables, rows = fits.log_loss.shape
-    if not kept:
+    if not origins:
         return np.full(tables, np.nan), np.zeros(tables)
-    found = refit_below_origins(fits, kept, form)
-    assert found.slopes is not None
+    refits = refit_below_origins(fits, origins, form)
+    assert refits.slopes is not None
     free_mask, directions = restriction(fits.law, form.zero, form.tie)
-    slopes = (found.slopes @ directions[:, free_mask]).reshape(tables, len(kept), rows, -1)
-    predicted = log_predictions(fits.law, found.params, fits.columns).reshape(tables, len(kept), rows)
+    slopes = (refits.slopes @ directions[:, free_mask]).reshape(tables, len(origins), rows, -1)
+    predicted = log_predictions(fits.law, refits.params, fits.columns).reshape(tables, len(origins), rows)
     prior = weak_prior_precision(fits)[:, free_mask][:, :, free_mask]
     along = fits.columns[distance_variable(fits.law, fits.columns)]
     scores = np.mean(
         [
             _scores(fits, inside, predicted[:, k], slopes[:, k], np.log(along / along[inside].max()), prior)
-            for k, inside in enumerate(kept)
+            for k, inside in enumerate(origins)
         ],
         axis=0,
     )

@@ -83,18 +83,18 @@ def _minimum(
     log_n, below, above = grid[lowest], grid[lowest - 1], grid[lowest + 1]
     constants, evaluate = law.constants(params), _differentiated(law, cost)
     for _ in range(NEWTON_STEPS):
-        at = evaluate([log_n, log_c], constants)
-        slope, curvature = at.first[0], at.second[0, 0]
+        evaluated = evaluate([log_n, log_c], constants)
+        slope, curvature = evaluated.first[0], evaluated.second[0, 0]
         below, above = np.where(slope < 0, log_n, below), np.where(slope < 0, above, log_n)
         newton = log_n - slope / curvature
         following = np.where((newton > below) & (newton < above), newton, 0.5 * (below + above))
         moved, log_n = np.abs(following - log_n), following
         if not (moved > SETTLED).any():
             break
-    at = evaluate([log_n, log_c], constants)
-    a = -at.second[0, 1] / at.second[0, 0]
+    evaluated = evaluate([log_n, log_c], constants)
+    a = -evaluated.second[0, 1] / evaluated.second[0, 0]
     per_token: Any = cost.log_flops_per_token(variables([log_n])[0])  # type: ignore[arg-type]
-    out = [np.exp(log_n), np.exp(log_c - per_token.value), np.exp(at.value), a, 1 - per_token.first[0] * a]
+    out = [np.exp(log_n), np.exp(log_c - per_token.value), np.exp(evaluated.value), a, 1 - per_token.first[0] * a]
     return np.where(is_minimum[:, None], np.stack(out, axis=1), np.nan)
 
 
@@ -159,8 +159,8 @@ def derive(
         ``a``, ``b``, ``n_opt``, ``d_opt``, ``loss_opt`` and ``tokens_per_param``; ``a_6nd`` and ``b_6nd``, the exponents
         for C = 6 N D, where the cost is another. NaN where there is no optimum.
     """
-    found = allocate(law, params, np.array([target]), cost, n_range)
-    out = {name: getattr(found, key)[:, 0] for name, key in DERIVED.items()}
+    allocation = allocate(law, params, np.array([target]), cost, n_range)
+    out = {name: getattr(allocation, key)[:, 0] for name, key in DERIVED.items()}
     out["tokens_per_param"] = out["d_opt"] / out["n_opt"]
     if not cost.six_nd:
         closed = allocate(law, params, np.array([target]), TokenCost(), n_range)

@@ -145,5 +145,5 @@ def averaged_evaluations(table: Table) -> Table:
     if len(first) == len(table):
         return table
     mean = np.bincount(pair.ravel(), table.loss) / counts
-    kept = np.sort(first)
-    return replace(table.take(np.isin(np.arange(len(table)), kept)), loss=mean[pair.ravel()[kept]])
+    rows = np.sort(first)
+    return replace(table.take(np.isin(np.arange(len(table)), rows)), loss=mean[pair.ravel()[rows]])

@@ -132,9 +132,9 @@ class Law:
     def __post_init__(self) -> None:
         """Lists become tuples and functions enter float64; what contradicts itself is refused."""
         for field in ("columns", "params", "linear", "optional"):
-            given = getattr(self, field)
-            if isinstance(given, Iterable) and not isinstance(given, str):
-                object.__setattr__(self, field, tuple(given))
+            value = getattr(self, field)
+            if isinstance(value, Iterable) and not isinstance(value, str):
+                object.__setattr__(self, field, tuple(value))
         for field in ("value", "optimal_n", "exponents"):
             function = getattr(self, field)
             if callable(function) and not isinstance(function, InFloat64):
@@ -236,9 +236,9 @@ def _faults(law: Law) -> Iterator[str]:
     if not (isinstance(law.name, str) and NAME.fullmatch(law.name)):
         yield "the name of a law is a word without spaces, '=', ',' and ':'"
     for field, kind in (("columns", str), ("params", Param), ("linear", str), ("optional", str)):
-        given = getattr(law, field)
-        if not isinstance(given, tuple) or not all(isinstance(item, kind) for item in given):
-            yield f"{field} is a tuple of {'names' if kind is str else 'Param'}, and is {given!r}"
+        declared = getattr(law, field)
+        if not isinstance(declared, tuple) or not all(isinstance(item, kind) for item in declared):
+            yield f"{field} is a tuple of {'names' if kind is str else 'Param'}, and is {declared!r}"
     if not callable(law.value):
         yield f"value is a function of constants and columns, and is {law.value!r}"
     if not law.params:
@@ -323,10 +323,10 @@ def _with_fixed(law: Law, pairs: tuple[tuple[str, float], ...]) -> Law:
 
 @functools.lru_cache(maxsize=64)
 def _with_inputs_fixed(law: Law, pairs: tuple[tuple[str, float], ...]) -> Law:
-    given = dict(pairs)
+    inputs = dict(pairs)
     return replace(
         law,
-        columns=tuple(variable for variable in law.columns if variable not in given),
-        optional=tuple(variable for variable in law.optional if variable not in given),
-        value=lambda p, x: law.value(p, {**x, **given}),
+        columns=tuple(variable for variable in law.columns if variable not in inputs),
+        optional=tuple(variable for variable in law.optional if variable not in inputs),
+        value=lambda p, x: law.value(p, {**x, **inputs}),
     )

@@ -102,12 +102,12 @@ def given_panels(axes: Axes | Sequence[Axes] | np.ndarray) -> Panels:
     Returns:
         panels that raise ``InputError`` where the figure asks for another number.
     """
-    given: list[Any] = list(np.ravel(np.asarray(axes, dtype=object)))
+    panel_list: list[Any] = list(np.ravel(np.asarray(axes, dtype=object)))
 
     def panels(count: int, height: float = HEIGHT, width: float = WIDTH) -> list[Axes]:
-        if len(given) != count:
-            raise InputError(f"the figure has {count} panels, and {len(given)} axes are given")
-        return _in_style(given)
+        if len(panel_list) != count:
+            raise InputError(f"the figure has {count} panels, and {len(panel_list)} axes are given")
+        return _in_style(panel_list)
 
     return panels
 

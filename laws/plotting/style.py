@@ -85,7 +85,7 @@ def log_ticks(axis: Any, low: float, high: float, narrow: bool = False) -> None:
     Args:
         axis: a matplotlib axis.
         low, high: its ends.
-        narrow: whether the panel has room for few labels.
+        narrow: whether the panel holds few labels only.
     """
     from matplotlib.ticker import FuncFormatter, LogFormatterSciNotation, LogLocator, NullFormatter
 
@@ -106,36 +106,36 @@ def few_ticks(axis: Any) -> None:
     axis.set_major_formatter(FuncFormatter(lambda x, _: short(x)))
 
 
-def _log_axis(axes: Axes, along: str, values: np.ndarray, room: float, narrow: bool = False) -> None:
+def _log_axis(axes: Axes, along: str, values: np.ndarray, margin: float, narrow: bool = False) -> None:
     low, high = float(np.min(values)), float(np.max(values))
     if low <= 0:
         return
     getattr(axes, f"set_{along}scale")("log")
-    getattr(axes, f"set_{along}lim")(low / room, high * room)
+    getattr(axes, f"set_{along}lim")(low / margin, high * margin)
     log_ticks(getattr(axes, f"{along}axis"), low, high, narrow)
 
 
-def log_x(axes: Axes, values: np.ndarray, room: float = 1.15, narrow: bool = False) -> None:
+def log_x(axes: Axes, values: np.ndarray, margin: float = 1.15, narrow: bool = False) -> None:
     """A logarithmic x axis, where all values are positive.
 
     Args:
         axes: the panel.
         values: to be shown, in the unit of the axis.
-        room: factor by which the axis goes on beyond them.
-        narrow: whether the panel has room for few labels.
+        margin: factor by which the axis goes on beyond them.
+        narrow: whether the panel holds few labels only.
     """
-    _log_axis(axes, "x", values, room, narrow)
+    _log_axis(axes, "x", values, margin, narrow)
 
 
-def log_y(axes: Axes, values: np.ndarray, room: float = 1.15) -> None:
+def log_y(axes: Axes, values: np.ndarray, margin: float = 1.15) -> None:
     """A logarithmic y axis, where all values are positive.
 
     Args:
         axes: the panel.
         values: to be shown, in the unit of the axis.
-        room: factor by which the axis goes on beyond them.
+        margin: factor by which the axis goes on beyond them.
     """
-    _log_axis(axes, "y", values, room)
+    _log_axis(axes, "y", values, margin)
 
 
 def legend(axes: Axes, columns: int = 2) -> None:

@@ -34,8 +34,8 @@ def warnings(
         table: all rows, held-out ones included.
         weight: what each row counts; 0 for those held out.
     """
-    found = [*_equals_start(optimum), *(warning for check in CHECKS for warning in check(report))]
-    return (*found, *_outliers(report, optimum, table, weight))
+    applying = [*_equals_start(optimum), *(warning for check in CHECKS for warning in check(report))]
+    return (*applying, *_outliers(report, optimum, table, weight))
 
 
 def _at_bound(report: FitReport) -> list[FitWarning]:
@@ -163,11 +163,11 @@ def _compute(report: FitReport) -> list[FitWarning]:
 
 def _approach_2_bias(report: FitReport) -> list[FitWarning]:
     """Approach 2 is biased even without noise (arXiv 2603.22339): said wherever its exponent is shown."""
-    profiles = [found for found in report.approaches.values() if found.minima and found.a is not None]
+    profiles = [approach for approach in report.approaches.values() if approach.minima and approach.a is not None]
     if not profiles:
         return []
     edge_flaws = (MinimumFlaw.AT_SMALLEST, MinimumFlaw.AT_LARGEST, MinimumFlaw.NOISY_EDGE)
-    rejected = max(sum(budget.flaw in edge_flaws for budget in found.rejected) for found in profiles)
+    rejected = max(sum(budget.flaw in edge_flaws for budget in approach.rejected) for approach in profiles)
     edge = f"; {rejected} of the budgets have their minimum at an edge and are left out" if rejected else ""
     text = (
         "approach 2 is biased by the width and centring of each budget's sizes and by alpha != beta, even without "
@@ -179,15 +179,19 @@ def _approach_2_bias(report: FitReport) -> list[FitWarning]:
 def _approaches_disagree(report: FitReport) -> list[FitWarning]:
     """Approaches whose interval of the exponent a does not meet the law's own."""
     low, high = report.intervals.derived.get("a", (None, None))
-    if low is None or high is None or not any(found.minima and found.a for found in report.approaches.values()):
+    if (
+        low is None
+        or high is None
+        or not any(approach.minima and approach.a for approach in report.approaches.values())
+    ):
         return []
     outside = {
-        name: f"{name} {found.a:.3f} [{found.a_interval[0]:.3f}, {found.a_interval[1]:.3f}]"
-        for name, found in report.approaches.items()
-        if found.a is not None
-        and found.a_interval is not None
-        and None not in found.a_interval
-        and (found.a_interval[0] > high or found.a_interval[1] < low)  # pyright: ignore[reportOptionalOperand]
+        name: f"{name} {approach.a:.3f} [{approach.a_interval[0]:.3f}, {approach.a_interval[1]:.3f}]"
+        for name, approach in report.approaches.items()
+        if approach.a is not None
+        and approach.a_interval is not None
+        and None not in approach.a_interval
+        and (approach.a_interval[0] > high or approach.a_interval[1] < low)  # pyright: ignore[reportOptionalOperand]
     }
     if not outside:
         return []

@@ -51,14 +51,14 @@ def profile_all(
 
 
 def profile_intervals(
-    found: Mapping[str, Profile], law: Law, cost: TokenCost, target: float | None, level: float
+    profiled: Mapping[str, Profile], law: Law, cost: TokenCost, target: float | None, level: float
 ) -> tuple[dict[str, Interval], dict[str, Interval]]:
     """Intervals of the constants, and of what is derived.
 
     The intervals of D* and D* / N* follow from that of N*, and that of b_6nd from that of a_6nd.
 
     Args:
-        found: constant or derived quantity -> its profile.
+        profiled: constant or derived quantity -> its profile.
         law: the law.
         cost: what a token costs at every size.
         target: training FLOPs of the derived quantities; None for a law without an optimum.
@@ -67,7 +67,7 @@ def profile_intervals(
     Returns:
         intervals of the constants, and those of the derived quantities.
     """
-    ends = {name: profile.interval(level) for name, profile in found.items()}
+    ends = {name: profile.interval(level) for name, profile in profiled.items()}
     ends |= {p.name: (max(ends[p.name][0], p.low), ends[p.name][1]) for p in law.params}
     if "n_opt" in ends and target is not None:
         with np.errstate(all="ignore"):
@@ -83,18 +83,18 @@ def profile_intervals(
 
 
 def profile_report(
-    found: Mapping[str, Profile], law: Law, cost: TokenCost, target: float | None, level: float
+    profiled: Mapping[str, Profile], law: Law, cost: TokenCost, target: float | None, level: float
 ) -> Profiles:
     """The profiles as a report states them, curves included.
 
     Args:
-        found: constant or derived quantity -> its profile.
+        profiled: constant or derived quantity -> its profile.
         law: the law.
         cost: what a token costs at every size.
         target: training FLOPs of the derived quantities; None for a law without an optimum.
         level: nominal coverage.
     """
     rounded = lambda numbers: tuple(float(f"{x:.{CURVE_DIGITS}g}") for x in numbers)
-    params, derived = profile_intervals(found, law, cost, target, level)
-    curves = {name: ProfileCurve(*map(rounded, profile.curve())) for name, profile in found.items()}
-    return Profiles(level, next(iter(found.values())).dof, params, derived, curves)
+    params, derived = profile_intervals(profiled, law, cost, target, level)
+    curves = {name: ProfileCurve(*map(rounded, profile.curve())) for name, profile in profiled.items()}
+    return Profiles(level, next(iter(profiled.values())).dof, params, derived, curves)

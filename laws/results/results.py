@@ -108,8 +108,14 @@ class FitResult:
             ``envelope`` (approach 1), ``isoflop_akima`` and ``isoflop_parabola`` (2), and ``law`` (3, at the target).
         """
         rows = {
-            name: [found.a, *(found.a_interval or NO_ENDS), found.b, *(found.b_interval or NO_ENDS), found.reason]
-            for name, found in self.report.approaches.items()
+            name: [
+                approach.a,
+                *(approach.a_interval or NO_ENDS),
+                approach.b,
+                *(approach.b_interval or NO_ENDS),
+                approach.reason,
+            ]
+            for name, approach in self.report.approaches.items()
         }
         if {"a", "b"} <= set(self.report.derived):
             ends = [(self.report.derived[name], *self.report.intervals.derived.get(name, NO_ENDS)) for name in "ab"]
@@ -298,13 +304,13 @@ class FitResult:
         if (not values) if compute is None else set(values) & set(CORE):
             raise InputError("a forecast needs either compute or the law's own variables (n, d, ...), not both")
         if compute is None:
-            found = predict_runs(self.predictor, **values)
+            forecast = predict_runs(self.predictor, **values)
         elif "c" in self.law.columns and not self.law.has_compute_optimum:
-            found = predict_runs(self.predictor, c=compute, **values)
+            forecast = predict_runs(self.predictor, c=compute, **values)
         else:
-            found = predict_compute(self.predictor.with_inputs_fixed(**values), compute)
-            found = dataclasses.replace(found, inputs=values | found.inputs)
-        return dataclasses.replace(found, observable=self.observable)
+            forecast = predict_compute(self.predictor.with_inputs_fixed(**values), compute)
+            forecast = dataclasses.replace(forecast, inputs=values | forecast.inputs)
+        return dataclasses.replace(forecast, observable=self.observable)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``fit.json``."""

@@ -131,19 +131,19 @@ def _check(line: bytes, number: int, entries: list[dict[str, Any]], path: str | 
         InputError: it is no score or one of another version, its hash does not match, or the line before it is missing.
     """
     try:
-        entry = json.loads(line)
+        score = json.loads(line)
     except ValueError as error:
         raise InputError(f"{path}: line {number} is not JSON") from error
-    if not isinstance(entry, dict) or entry.get("kind") != KIND:
+    if not isinstance(score, dict) or score.get("kind") != KIND:
         raise InputError(f"{path}: line {number} is not a score")
-    if entry.get("sha256") != content_hash(entry):
+    if score.get("sha256") != content_hash(score):
         raise InputError(f"{path}: line {number} was changed after it was written (its hash does not match)")
-    if entry.get("schema") != SCHEMA:
-        version = f"schema {entry['schema']}" if "schema" in entry else "no schema number, before schema 2"
+    if score.get("schema") != SCHEMA:
+        version = f"schema {score['schema']}" if "schema" in score else "no schema number, before schema 2"
         raise InputError(f"{path}: line {number} is a score of another version ({version}; this one reads {SCHEMA})")
-    if entry["previous"] != (entries[-1]["sha256"] if entries else None):
+    if score["previous"] != (entries[-1]["sha256"] if entries else None):
         raise InputError(f"{path}: a line before line {number} was taken out or put in (their hashes do not match)")
-    entries.append(entry)
+    entries.append(score)
 
 
 def append_score(score: Score, path: str | Path) -> ScoreLog:

@@ -121,3 +121,44 @@ def test_fits_of_different_quantities_are_refused(below, ours, theirs, message):
     same = laws.load(below.assign(eval_set="c4", tokenizer_hash="a1")).fit("chinchilla", resamples=16)
     plain = laws.load(below).fit("chinchilla", resamples=16)
     assert compare(same, plain).points, "what only one table says is not compared"
+
+
+MINE = """
+import laws
+
+MINE = laws.Law(
+    name="mine",
+    formula="L = E + A / N^alpha + B / D^beta",
+    source="a test",
+    columns=("n", "d"),
+    params=(
+        laws.Param("A", "weight of N"),
+        laws.Param("B", "weight of D"),
+        laws.Param("E", "floor"),
+        laws.Param("alpha", "exponent of N", 0.01, 2.0, starts=(0.3, 0.5)),
+        laws.Param("beta", "exponent of D", 0.01, 2.0, starts=(0.3, 0.5)),
+    ),
+    value=lambda p, x: p["E"] + p["A"] * x["n"] ** -p["alpha"] + p["B"] * x["d"] ** -p["beta"],
+    linear=("A", "B", "E"),
+)
+"""
+
+
+def test_the_command_compares_a_law_of_ones_own(fits, below, capsys, tmp_path):
+    folder, _ = fits
+    (tmp_path / "mylaw.py").write_text(MINE)
+    declaration = f"{tmp_path / 'mylaw.py'}:MINE"
+    laws.load(below).fit(declaration, resamples=32, target=TARGET).save(tmp_path / "mine.json")
+    argv = ["compare", str(folder / "a.json"), str(tmp_path / "mine.json"), "--compute=1e12"]
+    assert cli.main([*argv, "--json", f"--law={declaration}"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["law_a"], report["law_b"]) == ("chinchilla", "mine")
+    assert report["points"][0]["multiplier"] == pytest.approx(1, rel=1e-3), "the same law of the same runs"
+    both = ["compare", str(tmp_path / "mine.json"), str(tmp_path / "mine.json"), "--compute=1e12"]
+    assert cli.main([*both, f"--law={declaration}"]) == 0
+    capsys.readouterr()
+    assert cli.main(argv) == 2
+    assert f"give --law={declaration}" in capsys.readouterr().err
+    assert cli.main(["compare", *[str(folder / f"{name}.json") for name in "ab"], f"--law={declaration}"]) == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "--law: neither fit is of law 'mine' (chinchilla and chinchilla)" in line

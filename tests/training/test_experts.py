@@ -35,8 +35,8 @@ def mixed(model, p, x, batch=1, training=True):
     return experts.feed(model, batch, training)(p, x, None)
 
 
-def by_hand(model, p, x, room=None):
-    """The same, a token after another, and how many choices found no room."""
+def by_hand(model, p, x, slots_per_expert=None):
+    """The same, a token after another, and how many choices found all slots taken."""
     p = jax.tree.map(np.array, p)
     activation, gated = layers.ACTIVATIONS[model.activation]
 
@@ -52,7 +52,7 @@ def by_hand(model, p, x, room=None):
         chosen = np.argsort(-weights, kind="stable")[: model.experts_per_token]
         gates = weights[chosen] / (weights[chosen].sum() if model.normalise else 1)
         for expert, gate in zip(chosen, gates, strict=True):
-            if room is not None and taken[expert] >= room:
+            if slots_per_expert is not None and taken[expert] >= slots_per_expert:
                 dropped += 1
                 continue
             taken[expert] += 1
@@ -108,9 +108,9 @@ def test_what_exceeds_the_capacity_is_dropped_last_come_first(capacity):
     model = GATED.clone(capacity=capacity)
     p, x = params_of(model), rows(40)
     out, told = jit(functools.partial(mixed, model, batch=2))(p, x)
-    room = experts.slots(model, 20)
-    assert room == np.ceil(capacity * 20 * 2 / 4)
-    halves = [by_hand(model, p, half, room) for half in (x[:20], x[20:])]
+    slots_per_expert = experts.slots(model, 20)
+    assert slots_per_expert == np.ceil(capacity * 20 * 2 / 4)
+    halves = [by_hand(model, p, half, slots_per_expert) for half in (x[:20], x[20:])]
     np.testing.assert_allclose(out, np.concatenate([half for half, _ in halves]), atol=2e-5)
     dropped = sum(count for _, count in halves)
     assert told["dropped"] == dropped / 2 and dropped > 0

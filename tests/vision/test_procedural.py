@@ -63,8 +63,10 @@ def test_labels_are_as_likely_as_the_posterior_says(change):
 def test_bayes_error_in_the_limits():
     clear = Procedural(**TINY | {"noise": 0.05}).bayes(500)
     assert clear["error"] == pytest.approx(0, abs=1e-9) and clear["nats"] == pytest.approx(0, abs=1e-9)
-    blind = Procedural(**TINY | {"noise": 100.0}).bayes(500)
-    assert blind["error"] == pytest.approx(2 / 3, abs=0.01) and blind["nats"] == pytest.approx(np.log(3), abs=0.01)
+    noise_alone = Procedural(**TINY | {"noise": 100.0}).bayes(500)
+    assert noise_alone["error"] == pytest.approx(2 / 3, abs=0.01) and noise_alone["nats"] == pytest.approx(
+        np.log(3), abs=0.01
+    )
     noisy = Procedural(**TINY | {"noise": 0.05, "label_noise": 0.3}).bayes(500)
     kept = 0.7 + 0.1
     assert noisy["error"] == pytest.approx(0.2, abs=1e-6)

@@ -60,8 +60,8 @@ def test_patches_matter_and_registers_are_not_read(pool):
         assert np.abs(model.apply({"params": params}, moved) - logits).max() > 1e-4
     # Without positions, a pool over patches does not know their order; with them it does.
     swapped = jnp.concatenate([IMAGES[:, 4:8], IMAGES[:, :4], IMAGES[:, 8:]], axis=1)
-    blind = params | {"position": {"embedding": jnp.zeros_like(params["position"]["embedding"])}}
-    same = functools.partial(model.apply, {"params": blind})
+    without_position = params | {"position": {"embedding": jnp.zeros_like(params["position"]["embedding"])}}
+    same = functools.partial(model.apply, {"params": without_position})
     np.testing.assert_allclose(same(swapped), same(IMAGES), atol=1e-5)
     assert np.abs(model.apply({"params": params}, swapped) - logits).max() > 1e-5
 

@@ -106,9 +106,9 @@ def _rendered(path: Path, size: int) -> Iterator[tuple[str, UInt8[np.ndarray, "6
         font = ImageFont.truetype(path, 4 * size, layout_engine=ImageFont.Layout.BASIC)
         boxes = np.array([font.getbbox(letter, anchor="ls") for letter in CLASSES])
         top, bottom = boxes[:, 1].min(), boxes[:, 3].max()
-        room = (size - 2 * MARGIN) / max(bottom - top, (boxes[:, 2] - boxes[:, 0]).max(), 1)
-        font = font.font_variant(size=4 * size * room)
-        baseline = (size - (top + bottom) * room) / 2
+        scale = (size - 2 * MARGIN) / max(bottom - top, (boxes[:, 2] - boxes[:, 0]).max(), 1)
+        font = font.font_variant(size=4 * size * scale)
+        baseline = (size - (top + bottom) * scale) / 2
         glyphs = np.stack([_drawn(letter, font, baseline, size) for letter in CLASSES])
     except Exception as error:  # whatever fontTools and FreeType raise of a broken file
         raise BadInput(f"{path}: not a font that can be read ({type(error).__name__}: {error})") from None

@@ -98,8 +98,8 @@ def find(name: str | Law) -> Law:
 
 def _distinct(law: Law) -> Law:
     """A law of one's own, unless it would be taken for another."""
-    own = shipped(law.name)
-    if own is not None and not law.fixed and replace(law, origin=None) != own:
+    ours = shipped(law.name)
+    if ours is not None and not law.fixed and replace(law, origin=None) != ours:
         raise InputError(f"law '{law.name}': isoflop has another law of that name: give yours a name of its own")
     return law
 

@@ -25,7 +25,7 @@ FEWEST_SIZES = 3  # sizes of a budget that make a curve
 CURVE_POINTS = 100  # of a drawn curve
 CURVE_MARGIN = 1.2  # factor by which a curve goes on beyond the sizes of its budget
 SHOWN_SHARE = 0.98  # share of the residuals that the frame holds
-SHOWN_ROOM = 1.35  # factor of room around that share
+SHOWN_MARGIN = 1.35  # factor by which the axis exceeds that share
 SHOWN_DEVIATIONS = 2.5  # the frame holds at least so many standard deviations of a run
 MOST_BUDGETS = 8  # budgets that are told apart by colour
 ON_BUDGETS = 0.5  # share of the runs on budgets with enough sizes, from which a table counts as iso-FLOP
@@ -213,7 +213,7 @@ def residuals(runs: Frame, fitted: FitResult) -> Residuals:
     read = {*CORE, *fitted.law.columns}
     percent = 100 * np.expm1(runs["residual"].to_numpy(float))
     noise = fitted.report.noise
-    limit = max(np.nanquantile(np.abs(percent), SHOWN_SHARE) * SHOWN_ROOM, 100 * SHOWN_DEVIATIONS * noise.deviation)
+    limit = max(np.nanquantile(np.abs(percent), SHOWN_SHARE) * SHOWN_MARGIN, 100 * SHOWN_DEVIATIONS * noise.deviation)
     return Residuals(
         variables=tuple(variable for variable in VARIABLES if variable in runs and variable in read),
         percent=percent,
