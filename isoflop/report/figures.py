@@ -27,6 +27,7 @@ from isoflop.report.plotly_primitives import (
     run_legend,
     run_markers,
     starred_label,
+    wrapped,
 )
 from isoflop.report.study import Study
 from laws.data.curves import load_curves
@@ -39,6 +40,7 @@ BEFORE = 10.0  # factor by which learning curves are followed below the compute 
 BEYOND = 2.0  # and one over compute beyond the first and the last run or target
 SURFACE_STRIDE = 3  # of the surface's grid, so that the page stays light
 CONTOURS = 14  # lines of equal loss, about
+MOST_WIDE_PANELS = 3  # in a row that have room for ticks between powers of ten
 DIAMOND = {"symbol": "diamond", "size": 11, "color": LAW, "line": {"width": 1, "color": "white"}}
 
 
@@ -238,7 +240,9 @@ def residuals(study: Study) -> go.Figure | None:
             dashes = {"color": MINIMA, "dash": "dash", "width": 1}
             named: dict[str, Any] = {"showlegend": column == 1 and side == 1, "name": "s.d. between seeds"}
             figure.add_hline(side * (data.seed_sd or 0.0), line=dashes, **panel, **named)
-        figure.update_xaxes(axis(label(study, variable), variable, points[variable]), row=1, col=column)
+        crowded = len(data.variables) > MOST_WIDE_PANELS
+        layout = axis(wrapped(label(study, variable)), variable, points[variable])
+        figure.update_xaxes(layout | ({"dtick": 1} if crowded and variable == "c" else {}), row=1, col=column)
     figure.add_traces(run_legend(points, colours))
     figure.update_yaxes(title_text="measured over predicted (%)", row=1, col=1)
     figure.update_layout(height=360)

@@ -7,6 +7,7 @@ import pandas as pd
 
 from isoflop.report.formats import count, duration, missing, number, power_of_ten
 from isoflop.report.study import Study
+from laws.plotting import plot_data
 
 STATES = ("completed", "diverged", "failed", "interrupted", "running", "missing")
 
@@ -73,9 +74,12 @@ def _rows(study: Study) -> list[dict[str, Any]]:
 
 
 def _fitted(study: Study) -> list[dict[str, Any]]:
-    """The runs of a fit that has no sweep beside it."""
+    """The runs of a fit that has no sweep beside it, their budgets by their training FLOPs."""
     names = {"run": "run_id", "n": "params_total", "d": "tokens", "c": "flops_exact"}
-    return study.points.rename(columns=names).to_dict("records")
+    points = study.points
+    if "budget" in points:
+        points = points.assign(budget=points["budget"].map(plot_data.budget_compute(points)))
+    return points.rename(columns=names).to_dict("records")
 
 
 def _cell(value: Any, key: str, write: Callable[[Any], str]) -> dict[str, Any]:

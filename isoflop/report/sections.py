@@ -23,6 +23,7 @@ APPROACHES = (
 )
 
 
+SMOOTHED = "smoothed, and shifted to end at the evaluated loss of its run"
 NAMED_BUDGETS = 4  # budgets with one flaw that are named, rather than counted
 
 
@@ -32,7 +33,7 @@ def _isoflop_caption(study: Study) -> str:
     if not drawn:
         return "Every dot is a run, darker for less compute; too few share a budget for curves of equal compute."
     text = f"Every dot is a run; each colour is one of {len(curves)} budgets of equal compute."
-    if study.fit is None:
+    if study.fit is None or not study.fit.law.has_compute_optimum:
         return text
     which = "each budget" if len(drawn) == len(curves) else f"{len(drawn)} of them"
     text += f" Curves are the fitted law along {which}"
@@ -41,6 +42,17 @@ def _isoflop_caption(study: Study) -> str:
     held_out = sum(not curve.fitted for curve in drawn)
     which = "the budget" if held_out == 1 else f"{held_out} budgets"
     return text + (f" Open dots and dashes: {which} that the fit never saw." if held_out else "")
+
+
+def _compute_caption(study: Study) -> str:
+    fit, text = study.fit, "Every dot is a run, darker for less compute."
+    if fit is not None and fit.law.has_compute_optimum:
+        text += " The blue frontier is what the law predicts for the best use of each compute."
+    elif fit is not None and fit.law.columns == ("c",):
+        text += " The blue line is the law."
+    if fit is not None and not study.points["fitted"].all():
+        text += " Open dots: runs that the fit never saw."
+    return text + (f" A learning curve is a training loss, {SMOOTHED}." if len(study.curves) else "")
 
 
 def _residual_caption(study: Study) -> str:
@@ -100,13 +112,10 @@ def _computes(values: list[float]) -> str:
     return f"{len(values)} budgets from {power_of_ten(values[0], 2)} to {power_of_ten(values[-1], 2)} FLOPs"
 
 
-SMOOTHED = "smoothed, and shifted to end at the evaluated loss of its run"
 CAPTIONS = {
     "exponents": "One exponent, found in three ways from the same runs. Dashed: 0.5, where model and data grow alike. "
     "Approach 2 is biased by the width and the centring of each budget's sizes even without noise: where the three "
     "agree, that counts for more than any one of them.",
-    "compute": "The blue frontier is what the law predicts for the best use of each compute. Open dots: runs that the "
-    f"fit never saw. A learning curve is a training loss, {SMOOTHED}.",
     "allocation": "The best number of parameters and of tokens at each compute, by all three approaches.",
     "surface": "Lines of equal loss by the law, over all sizes and data. Dots are runs, darker for less compute; "
     "the blue line is the best split of every compute, up to the target.",
@@ -153,7 +162,7 @@ def _figure(
 SECTIONS = (
     Section("prediction", "Frozen prediction", forecast.prediction, "prediction.html"),
     Section("isoflop", "Loss against size", _figure("isoflop", figures.isoflop, _isoflop_caption)),
-    Section("compute", "Loss against compute", _figure("compute", figures.compute)),
+    Section("compute", "Loss against compute", _figure("compute", figures.compute, _compute_caption)),
     Section("allocation", "Best use of compute", _figure("allocation", figures.allocation)),
     Section("surface", "The surface", _figure("surface", figures.surface)),
     Section("residuals", "Residuals", _figure("residuals", figures.residuals, _residual_caption)),

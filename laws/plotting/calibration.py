@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from laws.plotting import plot_data
 from laws.plotting.panels import Panels
 from laws.plotting.style import LAW, NAIVE, SECOND, legend
@@ -37,15 +39,15 @@ def calibration(result: Calibration, panels: Panels) -> list[Axes]:
         if chosen.any():
             left.plot(order[chosen], series.error[chosen], marker, color=color, markersize=5, label=label)
     left.set(xlabel="forecast, in order of freezing", ylabel="loss over the forecast (%)")
-    right.fill_between(
-        order, series.coverage_low, series.coverage_high, color=LAW, alpha=0.22, linewidth=0,
-        label="95% interval of the share",
+    lengths = np.stack([series.coverage - series.coverage_low, series.coverage_high - series.coverage])
+    right.errorbar(
+        order, series.coverage, yerr=np.maximum(lengths, 0), fmt="o", color=LAW, markersize=3.4, capsize=2.5,
+        elinewidth=1, label="inside so far, 95% interval",
     )  # fmt: skip
-    right.plot(order, series.coverage, "o-", color=LAW, markersize=3.4, label="inside so far")
-    right.plot(order, series.nominal, ":", color=NAIVE, linewidth=1.2, label="nominal")
+    right.hlines(series.nominal, order - 0.5, order + 0.5, color=NAIVE, linewidth=1.2, linestyle=":", label="nominal")
     right.set(xlabel="forecasts", ylabel="share inside their intervals (%)", ylim=(-3, 103))
     for axes in (left, right):
         axes.set_xlim(0.5, len(order) + 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         legend(axes)
     return [left, right]

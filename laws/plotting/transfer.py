@@ -29,7 +29,6 @@ def transfer(fitted: FitResult, panels: Panels) -> list[Axes]:
         MissingFigureData: the fit is not of the joint law of transfer.
     """
     from matplotlib.lines import Line2D
-    from matplotlib.patches import Patch
 
     curves = plot_data.transfer_curves(fitted)
     rows = {str(name): column.to_numpy() for name, column in fitted.data.items()}
@@ -51,18 +50,27 @@ def transfer(fitted: FitResult, panels: Panels) -> list[Axes]:
     hidden = int(np.sum((rows["pretrained"] == 1) & ~(measured > 0)))
     if hidden:
         right.set_title(f"{hidden} runs beyond those from scratch", fontsize=8, loc="right", color=NOTE)
-    handles += [
-        Line2D([], [], color=INK, marker="o", markersize=4.2, label="pre-trained"),
-        Line2D([], [], color=INK, marker="o", markersize=4.2, markerfacecolor="white", ls="--", label="from scratch"),
-    ]
-    if np.isfinite(curves[0].low).any():
-        level = f"{fitted.report.intervals.level:.0%}"
-        handles.append(Patch(facecolor=INK, alpha=0.12, label=f"{level} interval of the data transferred"))
     log_x(left, curves[0].d, 1.0)
     log_y(left, rows["loss"], 1.05)
     log_x(right, curves[0].d, 1.0)
     right.set_yscale("log")
     left.set(xlabel=axis_label("d", fitted.report.columns), ylabel=fitted.observable)
     right.set(xlabel=SYMBOLS["finetune_tokens"], ylabel="data transferred $D_T$ (tokens)")
-    legend_above([left, right], handles)
+    legend_above([left, right], [*handles, *_legend_handles(fitted, curves)])
     return [left, right]
+
+
+def _legend_handles(fitted: FitResult, curves: list[plot_data.TransferCurve]) -> list[Any]:
+    """Kinds of runs, and the interval where there is one."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    dot: dict[str, Any] = {"color": INK, "marker": "o", "markersize": 4.2}
+    handles: list[Any] = [
+        Line2D([], [], label="pre-trained", **dot),
+        Line2D([], [], label="from scratch", markerfacecolor="white", linestyle="--", **dot),
+    ]
+    if np.isfinite(curves[0].low).any():
+        level = f"{fitted.report.intervals.level:.0%}"
+        handles.append(Patch(facecolor=INK, alpha=0.12, label=f"{level} interval of the data transferred"))
+    return handles

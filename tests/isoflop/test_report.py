@@ -1,4 +1,4 @@
-"""The report page: what it says of a study, what it leaves out, and that nothing in a study can become formats."""
+"""The report page: what it states of a study, what it leaves out, and that nothing in a study can become formats."""
 
 import dataclasses
 import html
@@ -128,7 +128,7 @@ class Page(HTMLParser):
             self.words.append(data)
 
     @property
-    def said(self):
+    def visible_text(self):
         return " ".join("".join(self.words).split())
 
     def having(self, tag):
@@ -149,22 +149,22 @@ def test_the_page_has_every_section_in_reading_order(text):
 
 
 def test_the_page_is_one_file_that_fetches_nothing(text):
-    found = Page(text)
+    parsed = Page(text)
     assert len(text.encode()) < 6e6
     assert text.count("* plotly.js v") == 1
-    assert not any("src" in attributes for _, attributes in found.elements)
-    assert {tag for tag, _ in found.elements} & {"link", "img", "iframe", "object", "base", "form"} == set()
-    assert all(attributes["href"].startswith("#") for attributes in found.having("a"))
-    (policy,) = [a["content"] for a in found.having("meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    assert not any("src" in attributes for _, attributes in parsed.elements)
+    assert {tag for tag, _ in parsed.elements} & {"link", "img", "iframe", "object", "base", "form"} == set()
+    assert all(attributes["href"].startswith("#") for attributes in parsed.having("a"))
+    (policy,) = [a["content"] for a in parsed.having("meta") if a.get("http-equiv") == "Content-Security-Policy"]
     assert "default-src 'none'" in policy
 
 
 def test_nothing_in_a_study_becomes_markup(text):
-    found = Page(text)
+    parsed = Page(text)
     figures_drawn = len(drawn(text))
-    assert len(found.having("script")) == figures_drawn + 2
-    assert not any(name.startswith("on") for _, attributes in found.elements for name in attributes)
-    assert found.said.count("alert(1)") >= 3  # the name, the failure and the tokenizer are still shown, as text
+    assert len(parsed.having("script")) == figures_drawn + 2
+    assert not any(name.startswith("on") for _, attributes in parsed.elements for name in attributes)
+    assert parsed.visible_text.count("alert(1)") >= 3, "the name, the failure and the tokenizer are shown as text"
 
 
 @settings(max_examples=60)
@@ -178,37 +178,37 @@ def test_text_of_a_table_comes_back_as_it_was(given_text):
 
 
 def test_the_headline_and_the_prediction_say_what_the_files_say(folder, text):
-    said = Page(text).said
+    words = Page(text).visible_text
     fit, score = (json.loads((folder / name).read_text()) for name in ("fit.json", "score.json"))
     low, high = fit["intervals"]["derived"]["a"]
-    assert f"a = {fit['derived']['a']:.3f} [{low:.3f}, {high:.3f}]" in said
+    assert f"a = {fit['derived']['a']:.3f} [{low:.3f}, {high:.3f}]" in words
     assert (
         f"{formats.percent(score['abs_rel_error'])} away and {'inside' if score['covered'] else 'outside'} the interval"
-        in said
+        in words
     )
     for naive in score["baselines"].values():
-        assert formats.percent(naive["abs_rel_error"]) in said
+        assert formats.percent(naive["abs_rel_error"]) in words
     for text in [*(warning["text"] for warning in fit["warnings"]), *score["warnings"]]:
-        assert text in said
-    assert fit["inputs"][0]["sha256"][:16] in said and "isoflop fit sweep --target=8e11" in said
+        assert text in words
+    assert fit["inputs"][0]["sha256"][:16] in words and "isoflop fit sweep --target=8e11" in words
 
 
 def test_what_a_report_of_a_fit_must_state_is_stated(folder, text):
-    said, fit = Page(text).said, json.loads((folder / "fit.json").read_text())
-    assert f"{fit['certificate']['n_at_best']} of {fit['certificate']['n_starts']} reached the best objective" in said
-    assert "log huber with δ = 0.001, summed over the runs" in said
-    assert f"{fit['n_runs']} fitted; " in said and "left out: status is not completed" in said
-    assert "N is column params_total (all parameters)" in said and "C is column flops_exact" in said
-    assert "beyond the fitted runs in C by a factor 2.00" in said
+    words, fit = Page(text).visible_text, json.loads((folder / "fit.json").read_text())
+    assert f"{fit['certificate']['n_at_best']} of {fit['certificate']['n_starts']} reached the best objective" in words
+    assert "log huber with δ = 0.001, summed over the runs" in words
+    assert f"{fit['n_runs']} fitted; " in words and "left out: status is not completed" in words
+    assert "N is column params_total (all parameters)" in words and "C is column flops_exact" in words
+    assert "beyond the fitted runs in C by a factor 2.00" in words
     for name in ("A", "B", "E", "alpha", "beta"):
-        assert formats.number(fit["params"][name], 4) in said
+        assert formats.number(fit["params"][name], 4) in words
 
 
 def test_runs_that_failed_or_diverged_are_shown(study, text):
-    said = Page(text).said
+    words = Page(text).visible_text
     assert study.states() == {"completed": 18, "diverged": 1, "failed": 1}
-    assert "20 points: 18 completed, 1 diverged, 1 failed." in said
-    assert f"000000000003 failed: no room {HOSTILE}" in said
+    assert "20 points: 18 completed, 1 diverged, 1 failed." in words
+    assert f"000000000003 failed: no room {HOSTILE}" in words
     assert text.count('class="apart"') == 2
 
 
@@ -327,9 +327,11 @@ def test_budgets_with_one_flaw_are_told_in_one_line(study):
     at_edge = RejectedBudget(c=4.1e19, flaw="the minimum is at the largest size")
     akima = dataclasses.replace(report.approaches["isoflop_akima"], rejected=(*flawed, at_edge))
     report = dataclasses.replace(report, approaches=report.approaches | {"isoflop_akima": akima})
-    said = Page(page.render(dataclasses.replace(study, fit=dataclasses.replace(study.fit, report=report)))).said
-    assert f"38 budgets from 1.0×10¹⁸ to 1.0×10²² FLOPs: {named}" in said
-    assert "4.1×10¹⁹ FLOPs: the minimum is at the largest size" in said
+    words = Page(
+        page.render(dataclasses.replace(study, fit=dataclasses.replace(study.fit, report=report)))
+    ).visible_text
+    assert f"38 budgets from 1.0×10¹⁸ to 1.0×10²² FLOPs: {named}" in words
+    assert "4.1×10¹⁹ FLOPs: the minimum is at the largest size" in words
 
 
 @pytest.mark.parametrize("decades", [0.4, 1, 1.4, 2.5, 4, 7])
@@ -340,9 +342,9 @@ def test_a_narrow_panel_has_room_for_its_ticks(decades):
 
 
 def test_figures_are_valid_json_and_carry_no_theme(text):
-    found = drawn(text)
-    assert len(found) == 8
-    for figure in found:
+    figures_drawn = drawn(text)
+    assert len(figures_drawn) == 8
+    for figure in figures_drawn:
         assert figure["data"] and figure["layout"]["paper_bgcolor"] == "rgba(0,0,0,0)"
         assert figure["layout"]["height"] > 100
 
@@ -354,7 +356,7 @@ def test_a_sweep_directory_without_a_fit_is_a_report_of_its_runs(folder, capsys,
     assert payload["report"] == str(out) and payload["bytes"] == out.stat().st_size
     assert payload["states"]["completed"] == 18 and not payload["fit"]
     assert sections(out.read_text()) == ["isoflop", "compute", "curves", "runs", "provenance"]
-    assert "no fit yet" in Page(out.read_text()).said
+    assert "no fit yet" in Page(out.read_text()).visible_text
 
 
 def test_a_fit_of_a_strangers_table_is_a_report_of_its_own(folder, tmp_path, capsys):
@@ -378,8 +380,11 @@ def test_a_fit_of_a_strangers_table_is_a_report_of_its_own(folder, tmp_path, cap
         "runs",
         "provenance",
     ]
-    assert "none: the fit has no resamples" in Page(text).said
-    assert "C is column 6ND (6 N D, for want of a column)" in Page(text).said
+    budgets = [float(value) for value in re.findall(r'</th>\s*<td class="num" data-v="([^"]+)">', text)]
+    compute = 6 * frame.values["n"] * frame.values["d"]
+    assert len(budgets) == len(compute) and min(compute) <= min(budgets) <= max(budgets) <= max(compute)
+    assert "none: the fit has no resamples" in Page(text).visible_text
+    assert "C is column 6ND (6 N D, for want of a column)" in Page(text).visible_text
 
 
 def test_the_surface_holds_the_runs_and_the_frontier_of_the_law(study):
@@ -404,14 +409,15 @@ def test_a_law_of_compute_alone_has_no_best_use_of_compute(folder, tmp_path):
     laws.load(collect(folder / "sweep")).fit("power_offset_c", resamples=0).save(tmp_path / "fit.json")
     text = page.render(studies.load(tmp_path))
     assert sections(text) == ["isoflop", "compute", "residuals", "curves", "law", "runs", "provenance"]
-    assert "Loss follows L(C) = E + k / C^p" in Page(text).said
+    assert "Loss follows L(C) = E + k / C<sup>p</sup>." in text
+    assert "Curves are the fitted law" not in text and "blue frontier" not in text
 
 
 def test_a_sweep_in_which_nothing_has_ended_is_still_a_page(tmp_path):
     point = {"base": "b", "overrides": {}, "labels": {}, "group": "g", "flops": 1e9, "params": 10, "steps": 5}
     content = {"format": 1, "name": "young", "bases": {"b": {}}, "points": {"0" * 12: point}}
     (tmp_path / "sweep.json").write_text(json.dumps(content))
-    assert "1 points: 1 missing." in Page(page.render(studies.load(tmp_path))).said
+    assert "1 points: 1 missing." in Page(page.render(studies.load(tmp_path))).visible_text
 
 
 @pytest.mark.parametrize(
@@ -441,7 +447,7 @@ def test_a_folder_that_is_not_there_and_an_out_that_is_a_folder(folder, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("write", "value", "said"),
+    ("write", "value", "words"),
     [
         (formats.number, 0.0123456, "0.0123"),
         (formats.number, 1234.5, "1,234"),
@@ -460,8 +466,8 @@ def test_a_folder_that_is_not_there_and_an_out_that_is_a_folder(folder, tmp_path
         (formats.exponent, -0.0509, "−0.051"),
     ],
 )
-def test_numbers_are_written_for_people(write, value, said):
-    assert write(value) == said
+def test_numbers_are_written_for_people(write, value, words):
+    assert write(value) == words
 
 
 def test_exponents_of_formulas_are_raised():

@@ -46,6 +46,7 @@ def refused(capsys, code, *argv) -> str:
 def test_fit_writes_what_it_prints(folder):
     report = laws.read_fit(folder / "fit.json").report
     assert report.command is not None and report.command.startswith("isoflop fit ")
+    assert "--target=1e+12" in report.command, "as a person writes it"
     assert report.columns == {
         "n": "params_total",
         "d": "tokens",

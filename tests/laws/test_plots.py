@@ -13,10 +13,11 @@ import laws
 from laws.inference.allocation import allocate
 from laws.inference.noise import interval
 from laws.plotting import plot_data
-from laws.plotting.figures import FIGURES
+from laws.plotting.figures import FIGURES, RESULTS
 from laws.plotting.missing import MissingFigureData
 from laws.plotting.panels import file_panels
 from laws.plotting.plot_data import pairs_of
+from laws.uses.calibration import Calibration, CalibrationRow
 
 ALL = {
     "isoflop", "loss_vs_compute", "optimum_vs_compute", "surface", "residuals", "learning_curves", "profiles", "clouds",
@@ -63,8 +64,8 @@ def one_column_law(sweep):
 
 
 def line(axes, label):
-    (found,) = [line for line in axes.lines if line.get_label() == label]
-    return np.array(found.get_xdata(), float), np.array(found.get_ydata(), float)
+    (matching,) = [line for line in axes.lines if line.get_label() == label]
+    return np.array(matching.get_xdata(), float), np.array(matching.get_ydata(), float)
 
 
 def test_a_sweep_gives_every_figure_and_its_file_the_same_ones(fitted, curves, tmp_path):
@@ -87,8 +88,8 @@ def test_a_table_without_budgets_and_a_fit_without_resamples():
     rng = np.random.default_rng(0)
     n, d = 10 ** rng.uniform(7, 9, 20), 10 ** rng.uniform(9, 11, 20)
     frame = pd.DataFrame({"n": n, "d": d, "loss": 1.7 + 400 / n**0.34 + 1500 / d**0.37})
-    found = laws.load(frame, n="n", d="d").fit("chinchilla", resamples=0)
-    assert suits(found) == {"loss_vs_compute", "optimum_vs_compute", "surface", "residuals"}
+    matching = laws.load(frame, n="n", d="d").fit("chinchilla", resamples=0)
+    assert suits(matching) == {"loss_vs_compute", "optimum_vs_compute", "surface", "residuals"}
 
 
 def test_a_fit_without_profile_curves_and_without_a_backtest(fitted):
@@ -166,6 +167,22 @@ def test_the_interval_of_the_target_is_that_of_the_forecast(fitted):
     assert split["n"].iloc[[1, -1]].tolist() == pytest.approx([optimal["n_ci_lower"], optimal["n_ci_upper"]])
     per_token = np.exp(fitted.predictor.cost.log_flops_per_token(np.log(split["n"].to_numpy())))
     assert split["d"].to_numpy() * per_token == pytest.approx(fitted.report.target_flops, rel=1e-6)
+
+
+def test_the_calibration_of_one_forecast_shows_its_interval_and_its_level():
+    forecast = CalibrationRow(
+        frozen_at=0.0, target={"c": 1e12}, abs_rel_error=0.01, covered=True, relative_width=0.1, preregistered=True,
+        predicted=2.0, interval_of_loss=(1.9, 2.1), level=0.9, measured=2.02, distance=0.2, bias=0.2, coverage=1.0,
+        interval=(0.025, 1.0), nominal=0.9,
+    )  # fmt: skip
+    errors, coverage = RESULTS["calibration"](Calibration((forecast,), "", 1, ()), file_panels)
+    assert line(errors, "measured, inside")[1] == pytest.approx([1.0])
+    (interval,) = errors.collections
+    assert interval.get_segments()[0][:, 1] == pytest.approx([-5.0, 5.0])
+    bars, nominal = (collection.get_segments()[0] for collection in coverage.collections)
+    assert bars[:, 1] == pytest.approx([2.5, 100.0])
+    assert nominal[:, 1] == pytest.approx([90.0, 90.0]) and np.ptp(nominal[:, 0]) == 1, "a line that can be seen"
+    assert all(tick == round(tick) for axes in (errors, coverage) for tick in axes.get_xticks())
 
 
 def test_minima_of_budgets_have_tokens_at_both_ends(fitted):
@@ -256,9 +273,9 @@ def test_the_backtest_is_drawn_beside_what_was_measured(fitted, drawn):
 def test_a_method_draws_its_figure_into_given_axes_and_returns_them(fitted, curves, drawn, name):
     options = {"curves": laws.load_curves(curves)} if name == "learning_curves" else {}
     method = getattr(fitted.plot, METHODS[name])
-    own = method(**options)
-    panels = list(np.ravel(own))
-    assert isinstance(own, np.ndarray) == (name in SEVERAL)
+    new_axes = method(**options)
+    panels = list(np.ravel(new_axes))
+    assert isinstance(new_axes, np.ndarray) == (name in SEVERAL)
     if name in ALL - {"learning_curves"}:
         labels = [[line.get_label() for line in axes.lines] for axes in drawn(name)]
         assert [[line.get_label() for line in axes.lines] for axes in panels] == labels
