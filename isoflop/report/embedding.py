@@ -56,7 +56,7 @@ def embed_figure(name: str, figure: go.Figure, caption: str) -> EmbeddedFigure:
     figure.update_yaxes(
         showline=True, ticks="outside", ticklen=4, zeroline=False, exponentformat="power", automargin=True
     )
-    figure.update_xaxes(title_standoff=6, tickangle=0)
+    figure.update_xaxes(title_standoff=6, tickangle=0, automargin=True)
     figure.update_annotations(font_size=12)
     data = Markup((figure.to_json() or "").replace("<", "\\u003c"))  # "<" alone could end the element it stands in
     return EmbeddedFigure(name, int(figure.layout.height), caption, data)
