@@ -241,7 +241,7 @@ def isoflop_profiles(
         InputError: fewer than two budgets have an interior minimum.
 
     Source:
-        Hoffmann et al. 2022, section 3.2; Porian et al. 2024, arXiv 2406.19146, section 3 and appendix.
+        Hoffmann et al. 2022, arXiv 2203.15556, section 3.2; Porian et al. 2024, arXiv 2406.19146 (Akima interpolation).
 
     Example:
         >>> import numpy as np, pandas as pd, laws

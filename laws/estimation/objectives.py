@@ -1,7 +1,7 @@
 """Objectives of a fit: sums over rows of a loss of the residual log predicted - log measured.
 
-Residuals are negative where a run lies above the law. Derivatives are those of robust statistics (Huber 1981, chapter
-3): ``psi`` is the derivative of the loss, ``psi_prime`` that of ``psi``.
+Residuals are negative where a run lies above the law. Derivatives are those of robust statistics (Huber 1981, Robust
+Statistics): ``psi`` is the derivative of the loss, ``psi_prime`` that of ``psi``.
 """
 
 from collections.abc import Callable

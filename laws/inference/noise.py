@@ -67,7 +67,7 @@ def m_estimator_moments(
         score_weight: by what the objective multiplies each row's loss; ``weight`` by default. The moments are then of
             weighted derivatives, over the mean of these weights.
 
-    Source: Huber 1981, Robust Statistics, section 7.6 (covariance of M-estimates of regression).
+    Source: Huber 1981, Robust Statistics (covariance of M-estimates of regression).
     """
     low, high = (delta * end for end in CURVED.get(objective, (-np.inf, np.inf)))
     weight = np.ones(residual.shape[1]) if weight is None else weight

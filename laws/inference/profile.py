@@ -123,9 +123,9 @@ def profiles(
         log_scaled: names of those that are positive and vary by factors.
         level: as far as which the ends are looked for.
 
-    Source: Venzon and Moolgavkar 1988, Applied Statistics 37 (the profile); Rousseeuw and Ronchetti 1981, and Huber
-    1981, section 7.6 (the scale of the deviance of an estimator that is not maximum likelihood); Chandler and Bate 2007,
-    Biometrika 94 (the same for clusters).
+    Source: Venzon and Moolgavkar 1988, Applied Statistics 37 (the profile); Huber 1981, Robust Statistics
+    (M-estimates, whose deviance is not on the scale of a likelihood's); Chandler and Bate 2007, Biometrika 94 (its
+    adjustment for clusters).
     """
     best = minimise(fits.law, fits.columns, fits.log_loss, fits.weight[None], fits.params, fits.objective, fits.delta)
     square, curvature = _score_moments(fits, residual, deviation)

@@ -269,7 +269,7 @@ def draw_bootstrap_errors(
         resamples: number of draws.
         rng: of the draws.
 
-    Source: Feng, He and Hu 2011, Biometrika 98, section 2 (wild bootstrap for least absolute deviations); Chambers and
+    Source: Feng, He and Hu 2011, Biometrika 98 (wild bootstrap for quantile regression); Chambers and
     Chandra 2013, Journal of Computational and Graphical Statistics 22 (random effect block bootstrap).
     """
     tables, rows = fits.log_loss.shape
@@ -304,7 +304,7 @@ def _jackknife(
     """Constants with the jackknife's covariance: t-distributed sums of what leaving out each run changes.
 
     Only for objectives that are smooth everywhere: the jackknife's variance is not consistent for medians and their
-    like, and Huber's with a small threshold is nearly one (Shao and Wu 1989, Annals of Statistics 17).
+    like unless many rows are left out at once, and Huber's with a small threshold is nearly one.
     """
     coordinates = Coordinates.of(fits.law, fits.columns)
     low, high = coordinates.bounds()

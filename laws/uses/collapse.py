@@ -87,7 +87,7 @@ def collapse(fit: FitResult, curves: Curves) -> Collapse:
         InputError: the law has no irreducible loss, or fewer than three runs have a curve that ends above it.
 
     Source:
-        Qiu et al. 2025, arXiv 2507.02119, equations 1 to 3.
+        Qiu et al. 2025, arXiv 2507.02119: compute and reducible loss normalised to one at the end of training.
 
     Example:
         >>> import numpy as np, pandas as pd, laws

@@ -138,7 +138,7 @@ def cheapest_model(fit: FitResult, loss: float, inference_tokens: float, price_r
         FitFailed: no model reaches that loss under the fitted constants.
 
     Source:
-        Sardana et al. 2024, arXiv 2401.00448, equations 3 and 6.
+        Sardana et al. 2024, arXiv 2401.00448: least cost of training and inference at a given loss.
 
     Example:
         >>> import numpy as np, pandas as pd, laws

@@ -3,11 +3,11 @@
 A run adds the Fisher information J J^T / sigma^2, J being the gradient of its log loss in the law's constants and sigma
 the noise of one run. The information gives the covariance of the constants and, by the delta method, the variance of the
 prediction. Both depend on constants that are not known, so the criterion is the mean log squared error over draws of the
-constants of the law and of its rivals (Chaloner and Verdinelli 1995, Statistical Science 10, section 4).
+constants of the law and of its rivals (Chaloner and Verdinelli 1995, Statistical Science 10, a review).
 
 A design that trusts the form of the law goes to the corners, where a slightly wrong form misleads most. Half of the draws
 therefore add to the squared error the squared bias from smooth departures from the law, a Gaussian process over log N
-and log D (Box and Draper 1959, JASA 54).
+and log D (beside the variance error, the bias error of Box and Draper 1959).
 """
 
 from __future__ import annotations

@@ -195,8 +195,8 @@ def search_design(
 ) -> Int[np.ndarray, " chosen"]:
     """Candidates with the least expected error within a budget, none twice.
 
-    Runs are added greedily under each of three caps on the cost of one run, then exchanged one at a time (Fedorov 1972);
-    the best of the three designs is returned.
+    Runs are added greedily under each of three caps on the cost of one run, then exchanged one at a time (as in the
+    algorithm of Fedorov 1972, Theory of Optimal Experiments); the best of the three designs is returned.
 
     Args:
         state: information of the runs and of the candidates.
@@ -241,7 +241,8 @@ def farthest_points(
         count: how many; each may cost an equal part of what is left of the budget.
 
     Source:
-        Johnson, Moore and Ylvisaker 1990, Journal of Statistical Planning and Inference 26.
+        Johnson, Moore and Ylvisaker 1990, Minimax and maximin distance designs, Journal of Statistical Planning and
+        Inference 26.
     """
     position, other_position = (np.log(np.stack([which.n, which.d], axis=1)) for which in (points, others))
     distance = np.linalg.norm(position[:, None] - other_position[None], axis=2).min(axis=1)
