@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from laws.base.errors import InputError
 from laws.data.grouping import budget_groups
@@ -256,8 +256,29 @@ def isoflop_profiles(
     cost = fit_token_cost(table) if cost is None else cost
     if method not in METHODS:
         raise InputError(f"no method is called '{method}' (methods: {', '.join(METHODS)})")
-    group, rng = budget_groups(table.values["c"]), np.random.default_rng(seed)
+    group = budget_groups(table.values["c"])
     noise, origin = (noise, "given") if noise is not None else _noise(table, group)
+    _check_isoflop(table, group)
+    minima, log_n_draws = _minima(table, group, cost, noise, method, level, draws, seed)
+    used = [m for m in minima if m.flaw is None]
+    if len(used) < 2:
+        reasons = "; ".join(f"{m.c:.3g} FLOPs: {m.flaw}" for m in minima[:4] if m.flaw)
+        raise InputError(
+            f"{table.name}: {len(used)} budgets have an interior minimum, and a line needs two ({reasons})"
+        )
+    return _join(used, minima, log_n_draws, cost, method, noise, origin, level)
+
+
+def _check_isoflop(table: Table, group: Int[np.ndarray, " rows"]) -> None:
+    """Refuses a table whose runs do not share budgets.
+
+    Args:
+        table: the runs.
+        group: number of the budget of each.
+
+    Raises:
+        InputError: too few of them share a budget with enough sizes.
+    """
     n_sizes = np.array(
         [len(_by_size(table.values["n"][group == g], table.loss[group == g])[0]) for g in np.unique(group)]
     )
@@ -266,6 +287,31 @@ def isoflop_profiles(
         raise InputError(
             f"{table.name}: not an iso-FLOP table: {share:.0%} of its runs share a budget with {FEWEST_SIZES} sizes"
         )
+
+
+def _minima(
+    table: Table,
+    group: Int[np.ndarray, " rows"],
+    cost: TokenCost,
+    noise: float,
+    method: str,
+    level: float,
+    draws: int,
+    seed: int,
+) -> tuple[list[IsoflopMinimum], Float[np.ndarray, "draws minima"]]:
+    """The best size of every budget, and draws of log N* of those without a flaw.
+
+    Args:
+        table: the runs.
+        group: number of the budget of each.
+        cost: training FLOPs a token.
+        noise: standard deviation of the loss between runs.
+        method: interpolation, one of ``METHODS``.
+        level: of the intervals.
+        draws: of run noise.
+        seed: of the draws.
+    """
+    rng = np.random.default_rng(seed)
     minima, log_n_draws = [], []
     for number in range(group.max() + 1):
         rows = group == number
@@ -279,13 +325,7 @@ def isoflop_profiles(
             minimum = replace(minimum, d=float(c / np.exp(cost.log_flops_per_token(np.log(minimum.n)))))
             log_n_draws.append(draws_of_budget)
         minima.append(minimum)
-    used = [m for m in minima if m.flaw is None]
-    if len(used) < 2:
-        reasons = "; ".join(f"{m.c:.3g} FLOPs: {m.flaw}" for m in minima[:4] if m.flaw)
-        raise InputError(
-            f"{table.name}: {len(used)} budgets have an interior minimum, and a line needs two ({reasons})"
-        )
-    return _join(used, minima, np.array(log_n_draws).T, cost, method, noise, origin, level)
+    return minima, np.array(log_n_draws).T
 
 
 def _join(used, minima, log_n_draws, cost, method, noise, origin, level) -> IsoflopFit:

@@ -150,20 +150,14 @@ def cheapest_model(fit: FitResult, loss: float, inference_tokens: float, price_r
         (True, True)
     """
     law, predictor = fit.law, fit.predictor
-    if not law.has_compute_optimum:
-        raise InputError(
-            f"law '{law.name}' is not of the loss by n and d alone, so it cannot weigh training against inference"
-        )
-    for name, value in (("loss", loss), ("inference_tokens", inference_tokens), ("price_ratio", price_ratio)):
-        if not (np.isfinite(value) and (value > 0 or (value == 0 and name != "loss"))):
-            raise InputError(f"{name} must be {'positive' if name == 'loss' else 'zero or more'}, and is {value:g}")
+    _check_request(law, loss, inference_tokens, price_ratio)
     total = IsoLossCost(law, predictor.cost, loss, inference_tokens * price_ratio * FORWARD_SHARE)
     training = IsoLossCost(law, predictor.cost, loss, 0.0)
     point, optimal = (cost.cheapest(predictor.constants[None])[:, 0] for cost in (total, training))
     if not (np.isfinite(point).all() and np.isfinite(optimal).all()):
-        reached = np.isfinite(total.log_tokens(fit.law.constants(predictor.constants), np.array(LOG_N[1])))
-        what = "size from 1e2 to 1e16 is the cheapest for" if reached else "model reaches"
-        raise FitFailed(f"under the fitted law no {what} a loss of {loss:.6g}")
+        largest_reaches = np.isfinite(total.log_tokens(law.constants(predictor.constants), np.array(LOG_N[1])))
+        reason = "size from 1e2 to 1e16 is the cheapest for" if largest_reaches else "model reaches"
+        raise FitFailed(f"under the fitted law no {reason} a loss of {loss:.6g}")
     draws = total.cheapest(predictor.draws) if len(predictor.draws) else np.empty((2, 0))
     reached = draws[:, np.isfinite(draws).all(axis=0)]
     has_intervals = reached.shape[1] > 0 and 2 * reached.shape[1] >= draws.shape[1]
@@ -196,6 +190,27 @@ def cheapest_model(fit: FitResult, loss: float, inference_tokens: float, price_r
         extrapolation=factors,
         warnings=tuple(warnings),
     )
+
+
+def _check_request(law: Law, loss: float, inference_tokens: float, price_ratio: float) -> None:
+    """Refuses a law that does not trade n against d, and numbers that mean nothing.
+
+    Args:
+        law: of the fit.
+        loss: to be reached.
+        inference_tokens: that the model will read and write.
+        price_ratio: price of a FLOP of inference over that of one of training.
+
+    Raises:
+        InputError: names the law or the number.
+    """
+    if not law.has_compute_optimum:
+        raise InputError(
+            f"law '{law.name}' is not of the loss by n and d alone, so it cannot weigh training against inference"
+        )
+    for name, value in (("loss", loss), ("inference_tokens", inference_tokens), ("price_ratio", price_ratio)):
+        if not (np.isfinite(value) and (value > 0 or (value == 0 and name != "loss"))):
+            raise InputError(f"{name} must be {'positive' if name == 'loss' else 'zero or more'}, and is {value:g}")
 
 
 def _interval(draws: Float[np.ndarray, " draws"], level: float) -> tuple[float, float]:
