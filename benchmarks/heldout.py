@@ -37,7 +37,8 @@ import numpy as np
 
 from benchmarks.fit_contenders import published
 from benchmarks.heldout_cases import CUTS, Case, Kind
-from benchmarks.heldout_contenders import CONTENDERS, CannotForecast, Contender, RunForecasts, run, unavailable
+from benchmarks.heldout_contenders import CONTENDERS, run, unavailable
+from benchmarks.heldout_forecasts import CannotForecast, Contender, RunForecasts
 from benchmarks.heldout_scores import Figures, case_figures, comparison
 from benchmarks.heldout_tables import read_cases, skipped_files
 from laws.base.errors import InputError
@@ -105,7 +106,7 @@ def forecast(name: str, contender: Contender, case: Case, limit: float) -> dict[
             found = run(contender, case.fitted, case.points)
     except CannotForecast as refusal:
         return entry | {"reason": str(refusal), "cpu_seconds": time.process_time() - began}
-    seconds = time.process_time() - began
+    seconds = time.process_time() - began if found.cpu_seconds is None else found.cpu_seconds
     return entry | {"median": found.median.tolist(), "ends": found.ends.tolist(), "cpu_seconds": seconds}
 
 
@@ -281,6 +282,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=120.0, help="CPU seconds a case, at most")
     parser.add_argument("--work", type=Path, default=Path("runs/heldout"), help="forecasts are kept here")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/heldout.json"))
+    parser.add_argument("--peer", type=Path, help="a folder with simple-scaling-laws, where it is not installed")
     parser.add_argument("--list", action="store_true", help="show tables, cuts and contenders, and end")
     return parser.parse_args()
 
@@ -310,6 +312,11 @@ def main() -> int:
     if unknown := sorted({*given.contenders, *given.again} - set(CONTENDERS)):
         print(f"no such contender: {', '.join(unknown)}; contenders: {', '.join(CONTENDERS)}", file=sys.stderr)
         return 2
+    if given.peer:
+        if not given.peer.is_dir():
+            print(f"{given.peer}: no such folder", file=sys.stderr)
+            return 2
+        sys.path.append(str(given.peer.resolve()))
     try:
         cases = read_cases(folder)
     except InputError as error:

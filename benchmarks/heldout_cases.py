@@ -140,13 +140,17 @@ class Case:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of all numbers of the case: a kept forecast of another table or cut is not taken for this one's."""
-        digest = hashlib.sha256()
-        for rows in (self.fitted, self.scored):
-            for column in (rows.n, rows.d, rows.c, rows.loss):
-                digest.update(np.ascontiguousarray(column, np.float64).tobytes())
-            digest.update("\n".join(map(str, rows.run)).encode())
-        return digest.hexdigest()[:16]
+        """Hash of all that a contender is told."""
+        return fingerprint(self.fitted, self.points)
+
+
+def fingerprint(rows: Rows, points: Points) -> str:
+    """Hash of fitted rows and points: a kept forecast of another table or cut is not taken for this one's."""
+    digest = hashlib.sha256()
+    for column in (rows.n, rows.d, rows.c, rows.loss, points.n, points.d, points.c):
+        digest.update(np.ascontiguousarray(column, np.float64).tobytes())
+    digest.update("\n".join(map(str, rows.run)).encode())
+    return digest.hexdigest()[:16]
 
 
 def budgets(c: Float[np.ndarray, " rows"]) -> tuple[Int[np.ndarray, " rows"], bool]:

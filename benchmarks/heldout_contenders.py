@@ -1,4 +1,4 @@
-"""Who forecasts in `benchmarks.heldout`: one function a contender, from fitted rows and the points ahead to forecasts.
+"""Who forecasts in `benchmarks.heldout`: one small function a contender, and the table of all of them.
 
 Every contender gets the same rows. It raises ``CannotForecast`` with a reason where a table is not for it; the report
 shows the reason. A median is what the contender prints as its forecast; ends are of the interval of one run.
@@ -9,86 +9,34 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from scipy.stats import t as student_t
 
 import laws
 from benchmarks import heldout_power_sums as power_sums
+from benchmarks.heldout_approach2 import approach2
+from benchmarks.heldout_bayes import gaussian_process, nuts
 from benchmarks.heldout_cases import Kind, Points, Rows, budgets
+from benchmarks.heldout_earlier import earlier, version_of_kept
+from benchmarks.heldout_forecasts import (
+    LEVELS,
+    CannotForecast,
+    Contender,
+    RunForecasts,
+    no_ends,
+    quantile_ends,
+    student_ends,
+)
+from benchmarks.heldout_peer import PEER, simple_scaling_laws
 from laws.base.errors import FitFailed, InputError
 
-LEVELS = (0.5, 0.95)
 RESAMPLES = 200
+NOISE_DRAWS = 20  # of a run's residual, for every resample
 SEED = 0
-
-
-class CannotForecast(Exception):
-    """A table is not for a contender; the message says why."""
-
-
-@dataclass(frozen=True)
-class RunForecasts:
-    """Forecasts of the loss of single runs.
-
-    Args:
-        median: what is printed as the forecast.
-        ends: of the intervals of ``LEVELS`` (levels, low and high, runs); NaN where a contender gives none.
-    """
-
-    median: Float[np.ndarray, " runs"]
-    ends: Float[np.ndarray, "levels 2 runs"]
-
-
-Forecast = Callable[[Rows, Points], RunForecasts]
-
-
-@dataclass(frozen=True)
-class Contender:
-    """A way to forecast.
-
-    Args:
-        about: what it does, for the help.
-        forecast: ``(fitted rows, points) -> forecasts``.
-        kinds: of tables that it is for.
-        needs: module that must be installed.
-        version: of what it rests on; kept forecasts of another version are made again.
-    """
-
-    about: str
-    forecast: Forecast
-    kinds: tuple[Kind, ...] = (Kind.SURFACE,)
-    needs: str = ""
-    version: Callable[[], str] = lambda: "1"
-
-
-def quantile_ends(draws: Float[np.ndarray, "draws runs"]) -> Float[np.ndarray, "levels 2 runs"]:
-    """Central intervals of draws of losses."""
-    return np.stack([np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0) for level in LEVELS])
-
-
-def student_ends(
-    centre: Float[np.ndarray, " runs"], deviation: Float[np.ndarray, " runs"], dof: float
-) -> Float[np.ndarray, "levels 2 runs"]:
-    """Intervals of Student's t around a centre.
-
-    Args:
-        centre, deviation: of the log loss.
-        dof: degrees of freedom.
-    """
-    quantiles = np.array([student_t.ppf([(1 - level) / 2, (1 + level) / 2], dof) for level in LEVELS])
-    return np.exp(centre + quantiles[:, :, None] * deviation)
-
-
-def no_ends(count: int) -> Float[np.ndarray, "levels 2 runs"]:
-    """The intervals of a contender that gives none."""
-    return np.full((len(LEVELS), 2, count), np.nan)
 
 
 @cache
@@ -100,14 +48,9 @@ def sources_of_laws() -> str:
     return digest.hexdigest()[:16]
 
 
-def drivers(rows: Rows | Points) -> dict[str, Float[np.ndarray, " rows"]]:
-    """What the loss is a function of: N and D of surfaces, D of curves."""
-    return {"d": rows.d} if np.isnan(rows.n).all() else {"n": rows.n, "d": rows.d}
-
-
 def isoflop(rows: Rows, points: Points) -> RunForecasts:
     """What this package prints: its default fit, the value of ``get_prediction`` and its interval of one run."""
-    known = drivers(rows)
+    known = power_sums.drivers(rows)
     columns = {**known, "c": rows.c, "loss": rows.loss, "run": rows.run}
     try:
         table = laws.load(
@@ -121,7 +64,7 @@ def isoflop(rows: Rows, points: Points) -> RunForecasts:
             check_units=False,
         )
         fit = table.fit("chinchilla" if "n" in known else "power_offset_d", seed=SEED)
-        prediction = fit.get_prediction(pd.DataFrame({**drivers(points), "c": points.c}))
+        prediction = fit.get_prediction(pd.DataFrame({**power_sums.drivers(points), "c": points.c}))
     except (InputError, FitFailed) as error:
         raise CannotForecast(str(error)) from error
     frames = [prediction.summary_frame(level) for level in LEVELS]
@@ -131,20 +74,21 @@ def isoflop(rows: Rows, points: Points) -> RunForecasts:
 
 def scipy_huber(rows: Rows, points: Points) -> RunForecasts:
     """Huber's loss of log residuals (delta 1e-3), minimised by scipy; runs are resampled, residuals added."""
-    fit = power_sums.fit(drivers(rows), rows.loss, power_sums.Objective.HUBER)
+    fit = power_sums.fit(power_sums.drivers(rows), rows.loss, power_sums.Objective.HUBER)
     rng = np.random.default_rng(SEED)
     draws = power_sums.bootstrap(fit, rows.run, RESAMPLES, rng)
     residual = fit.residual * np.sqrt(len(rows) / max(len(rows) - len(fit.params), 1))
-    log_loss = np.stack([fit.at(params, drivers(points)) for params in draws])
-    noise = rng.choice(residual, (20, *log_loss.shape))
+    log_loss = np.stack([fit.at(params, power_sums.drivers(points)) for params in draws])
+    noise = rng.choice(residual, (NOISE_DRAWS, *log_loss.shape))
     losses = np.exp(log_loss + noise).reshape(-1, len(points))
-    return RunForecasts(np.exp(fit.at(fit.params, drivers(points))), quantile_ends(losses))
+    return RunForecasts(np.exp(fit.at(fit.params, power_sums.drivers(points))), quantile_ends(losses))
 
 
 def projection(rows: Rows, points: Points) -> RunForecasts:
     """Variable projection with squares of the loss (arXiv 2603.22339's VPNLS); intervals by linearisation."""
-    fit = power_sums.fit(drivers(rows), rows.loss, power_sums.Objective.SQUARES)
-    centre, deviation = power_sums.linearised(fit, drivers(points))
+    fit = power_sums.fit(power_sums.drivers(rows), rows.loss, power_sums.Objective.SQUARES)
+    centre, of_constants, of_run = power_sums.linearised(fit, power_sums.drivers(points))
+    deviation = np.hypot(of_constants, of_run)
     dof = max(len(rows) - len(fit.params), 1)
     return RunForecasts(np.exp(centre), student_ends(centre, deviation, dof))
 
@@ -182,8 +126,17 @@ def best_so_far(rows: Rows, points: Points) -> RunForecasts:
 BOTH = (Kind.SURFACE, Kind.CURVE)
 CONTENDERS = {
     "isoflop": Contender("what this package prints by default", isoflop, BOTH, version=sources_of_laws),
+    "isoflop_42f1c91": Contender("kept forecasts of this package at 42f1c91", earlier, BOTH, version=version_of_kept),
     "scipy_huber": Contender("Huber fit of the additive law by scipy, bootstrap over runs", scipy_huber, BOTH),
     "projection": Contender("variable projection with squares, linearised intervals", projection, BOTH),
+    "approach2": Contender("parabolas of iso-FLOP budgets and power laws through their minima", approach2),
+    "simple_scaling_laws": Contender(
+        "simple-scaling-laws 0.2.0, intervals of a new run", simple_scaling_laws, needs=PEER
+    ),
+    "nuts": Contender("additive law with weak priors, sampled by numpyro", nuts, needs="numpyro"),
+    "gaussian_process": Contender(
+        "Gaussian process of log N and log D around the additive law", gaussian_process, needs="sklearn"
+    ),
     "frontier_power_law": Contender("power law of C through the best runs", frontier_power_law, BOTH),
     "best_so_far": Contender("lowest fitted loss, no interval", best_so_far, BOTH),
 }

@@ -16,6 +16,8 @@ from jaxtyping import Float
 from scipy.optimize import least_squares, minimize, nnls
 from scipy.special import logsumexp, softmax
 
+from benchmarks.heldout_cases import Points, Rows
+
 DELTA = 1e-3  # Huber's threshold, in log loss
 EXPONENTS = (0.1, 0.2, 0.35, 0.6, 1.0)  # of the grid of starts, along every driver
 EXPONENT_RANGE = (0.01, 3.0)
@@ -23,6 +25,11 @@ STARTS = 3  # best points of the grid that are refined
 SMALLEST = 1e-6  # of the least loss: a term at which projection put zero starts here
 
 Columns = Mapping[str, Float[np.ndarray, " rows"]]
+
+
+def drivers(rows: Rows | Points) -> dict[str, Float[np.ndarray, " rows"]]:
+    """What the loss is a function of: N and D of surfaces, D of curves."""
+    return {"d": rows.d} if np.isnan(rows.n).all() else {"n": rows.n, "d": rows.d}
 
 
 class Objective(StrEnum):
@@ -161,14 +168,21 @@ def bootstrap(
     return np.stack([_huber(found.params, found.logs[:, rows], log_loss[rows])[0] for rows in resampled])
 
 
-def linearised(found: PowerSumFit, columns: Columns) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
-    """Log loss of new runs and its standard deviation, noise of a run included, by linearisation at a fit of squares."""
+def linearised(
+    found: PowerSumFit, columns: Columns
+) -> tuple[Float[np.ndarray, " rows"], Float[np.ndarray, " rows"], Float[np.ndarray, " rows"]]:
+    """Log loss of new runs, and its standard deviations from the constants and from a run's noise.
+
+    Args:
+        found: by squares, at which the law is linearised.
+        columns: values of each driver.
+    """
     fitted = np.exp(log_sum(found.params, found.logs))
     jacobian = fitted[:, None] * slopes(found.params, found.logs)
     dof = max(len(found.loss) - len(found.params), 1)
-    variance = np.sum((found.loss - fitted) ** 2) / dof
+    deviation = np.sqrt(np.sum((found.loss - fitted) ** 2) / dof)
     logs = np.stack([np.log(columns[name]) - found.centre[name] for name in found.centre])
     ahead = slopes(found.params, logs)
     spread = np.sum((ahead @ np.linalg.pinv(jacobian.T @ jacobian)) * ahead, axis=1)
     centre = log_sum(found.params, logs)
-    return centre, np.sqrt(variance * (spread + np.exp(-2 * centre)))
+    return centre, deviation * np.sqrt(np.maximum(spread, 0.0)), deviation * np.exp(-centre)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from benchmarks.heldout_cases import Case
-from benchmarks.heldout_contenders import LEVELS, RunForecasts
+from benchmarks.heldout_forecasts import LEVELS, RunForecasts
 
 RESAMPLES = 2_000
 SEED = 0

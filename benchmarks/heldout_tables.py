@@ -216,8 +216,8 @@ def _rolling_origin(curves: pd.DataFrame, forecasts: pd.DataFrame) -> Case:
     last = loss[-1] if len(loss) else np.nan
     if not np.allclose(np.abs(forecasts["prediction"] - last), forecasts["absolute_error"], rtol=1e-6):
         raise InputError(f"rolling_origin_rivals.csv: {curve} was not scored by the last loss of that curve")
-    one = np.full(len(x), model, object)
-    rows = Rows(np.full(len(x), np.nan), x, x, loss, one, np.arange(len(x)), one)
+    number = np.arange(len(x))  # each point counts as a run of its own, as it does for the rivals
+    rows = Rows(np.full(len(x), np.nan), x, x, loss, number.astype(str), number, np.full(len(x), model, object))
     name = "".join(letter if letter.isalnum() else "_" for letter in f"{domain}_{curve}")
     table = HeldoutTable(f"curve.{name}", f"{domain}_curves", Kind.CURVE, rows, False)
     ends = forecasts[["prediction", "lower", "upper"]].to_numpy(np.float64)

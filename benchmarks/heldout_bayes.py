@@ -1,0 +1,100 @@
+"""Contenders with priors: the additive law sampled by numpyro, and a Gaussian process around it by scikit-learn."""
+
+from __future__ import annotations
+
+import importlib
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from benchmarks import heldout_power_sums as power_sums
+from benchmarks.heldout_cases import Points, Rows
+from benchmarks.heldout_forecasts import RunForecasts, quantile_ends, student_ends
+from laws.base.x64 import float64
+
+CHAINS, WARM_UP, SAMPLES = 2, 400, 400
+ROWS_STEP = 64  # tables are padded to multiples of this, so that few shapes are compiled
+STUDENT_DOF = 4.0  # of the errors of log loss
+NOISE_DRAWS = 10
+LENGTHS = (0.3, 100.0)  # range of the lengths of the process, in standard deviations of log N and log D
+SEED = 0
+
+
+@cache
+def _sampler() -> Any:
+    """NUTS over the additive law; weak priors around (alpha, beta) 0.35, half of the least loss irreducible, terms of a
+    fifth of it at the centre of the runs, and noise of 0.5%."""
+    numpyro = importlib.import_module("numpyro")
+    infer, jnp = importlib.import_module("numpyro.infer"), importlib.import_module("jax.numpy")
+    jax, dist = importlib.import_module("jax"), numpyro.distributions
+
+    def model(log_n, log_d, log_loss, known):
+        exponents = numpyro.sample("log_exponents", dist.Normal(np.log(0.35), 0.5).expand([2]).to_event(1))
+        terms = numpyro.sample("log_terms", dist.Normal(np.log(0.2), 1.5).expand([2]).to_event(1))
+        floor = numpyro.sample("logit_floor", dist.Normal(0.0, 1.5))
+        noise = jnp.exp(numpyro.sample("log_noise", dist.Normal(np.log(0.005), 1.5)))
+        slopes = jnp.exp(exponents)
+        each = [
+            jnp.full_like(log_n, jax.nn.log_sigmoid(floor)),
+            terms[0] - slopes[0] * log_n,
+            terms[1] - slopes[1] * log_d,
+        ]
+        predicted = jax.nn.logsumexp(jnp.stack(each), axis=0)
+        errors = dist.StudentT(STUDENT_DOF, predicted, noise)
+        numpyro.factor("loss", jnp.sum(jnp.where(known, errors.log_prob(log_loss), 0.0)))
+
+    return infer.MCMC(
+        infer.NUTS(model),
+        num_warmup=WARM_UP,
+        num_samples=SAMPLES,
+        num_chains=CHAINS,
+        chain_method="vectorized",
+        progress_bar=False,
+        jit_model_args=True,
+    )
+
+
+def nuts(rows: Rows, points: Points) -> RunForecasts:
+    """Posterior of the additive law under weak priors, errors of log loss Student's t with four degrees of freedom."""
+    jax = importlib.import_module("jax")
+    centre, least = (np.log(rows.n).mean(), np.log(rows.d).mean()), np.log(rows.loss.min())
+    padding = -len(rows) % ROWS_STEP
+    padded = [np.pad(values, (0, padding)) for values in (np.log(rows.n) - centre[0], np.log(rows.d) - centre[1])]
+    log_loss = np.pad(np.log(rows.loss) - least, (0, padding))
+    with float64():
+        sampler = _sampler()
+        sampler.run(jax.random.key(SEED), *padded, log_loss, np.arange(len(log_loss)) < len(rows))
+        drawn = {name: np.asarray(values) for name, values in sampler.get_samples().items()}
+    floor = -np.logaddexp(0.0, -drawn["logit_floor"])
+    params = np.c_[floor, drawn["log_terms"], np.exp(drawn["log_exponents"])]
+    logs = np.stack([np.log(points.n) - centre[0], np.log(points.d) - centre[1]])
+    predicted = least + np.stack([power_sums.log_sum(one, logs) for one in params])
+    rng = np.random.default_rng(SEED)
+    errors = rng.standard_t(STUDENT_DOF, (NOISE_DRAWS, *predicted.shape)) * np.exp(drawn["log_noise"])[:, None]
+    draws = np.exp(predicted + errors).reshape(-1, len(points))
+    return RunForecasts(np.exp(np.median(predicted, axis=0)), quantile_ends(draws))
+
+
+def gaussian_process(rows: Rows, points: Points) -> RunForecasts:
+    """A squared-exponential process of standardised log N and log D on the log residuals of variable projection.
+
+    The variance ahead is that of the process, its noise, and that of the constants of the law by linearisation.
+    """
+    process = importlib.import_module("sklearn.gaussian_process")
+    kernels = process.kernels
+    law = power_sums.fit(power_sums.drivers(rows), rows.loss, power_sums.Objective.SQUARES)
+    known, ahead = (np.log(np.stack([part.n, part.d], axis=1)) for part in (rows, points))
+    centre, spread = known.mean(axis=0), known.std(axis=0)
+    spread = np.where(spread > 0, spread, 1.0)
+    scale = law.residual.std()
+    kernel = kernels.ConstantKernel(1.0, (1e-3, 1e3)) * kernels.RBF([1.0, 1.0], LENGTHS)
+    regression = process.GaussianProcessRegressor(
+        kernel + kernels.WhiteKernel(0.5, (1e-4, 1e1)), n_restarts_optimizer=2, random_state=SEED
+    )
+    regression.fit((known - centre) / spread, law.residual / scale)
+    residual, deviation = regression.predict((ahead - centre) / spread, return_std=True)
+    mean, of_constants, _ = power_sums.linearised(law, power_sums.drivers(points))
+    total = np.hypot(scale * deviation, of_constants)
+    predicted = mean + scale * residual
+    return RunForecasts(np.exp(predicted), student_ends(predicted, total, max(len(rows) - len(law.params), 1)))
