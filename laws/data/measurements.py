@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 # Columns that say what was measured, beside the name of the loss: fits are comparable if they agree.
-MEASURED_WITH = ("eval_set", "tokenizer_hash")
+MEASURED_WITH = ("eval_set", "eval_dataset", "evaluation_set", "tokenizer_hash", "tokenizer", "tokenizer_name")
+MOST_NAMED = 3  # values of such a column that are named
 LATEST = 1e10  # unix seconds in the year 2286: larger times are in another unit, and unknown
 
 
@@ -53,9 +54,9 @@ def quantity_of(frame: pd.DataFrame, observed: str) -> tuple[dict[str, str], tup
     """What was measured (``loss``: its column, and the values of ``MEASURED_WITH``), and warnings where rows disagree."""
     quantity, warnings = {"loss": observed}, []
     for column in MEASURED_WITH:
-        levels = [] if column not in frame.columns else frame[column].dropna().unique().tolist()
-        if len(levels) == 1:
-            quantity[column] = str(levels[0])
-        elif len(levels) > 1:
+        levels = [] if column not in frame.columns else sorted(map(str, frame[column].dropna().unique()))
+        if len(levels) > 1:
             warnings.append(f"the rows are of {len(levels)} values of {column}: are their losses comparable?")
+        if levels:
+            quantity[column] = " and ".join(levels) if len(levels) <= MOST_NAMED else f"{len(levels)} values"
     return quantity, tuple(warnings)

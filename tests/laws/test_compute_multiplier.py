@@ -106,13 +106,17 @@ def test_the_command_prints_writes_and_draws(fits, capsys):
         ({}, {"loss": "bits_per_byte"}, "loss is 'loss' and 'bits_per_byte'"),
         ({"eval_set": "c4"}, {"eval_set": "pile"}, "eval_set is 'c4' and 'pile'"),
         ({"tokenizer_hash": "a1"}, {"tokenizer_hash": "b2"}, "tokenizer_hash is 'a1' and 'b2'"),
+        ({"tokenizer": "gpt2"}, {"tokenizer": "llama"}, "tokenizer is 'gpt2' and 'llama'"),
+        ({"eval_set": "c4"}, {"eval_set": ["c4", "pile"]}, "eval_set is 'c4' and 'c4 and pile'"),
+        ({}, {"loss": "bits_per_byte", "eval_set": "c4"}, "loss is 'loss' and 'bits_per_byte'"),
     ],
 )
 def test_fits_of_different_quantities_are_refused(below, ours, theirs, message):
     """Losses in nats and in bits per byte, of two evaluation sets or two tokenizers, have no multiplier."""
     fits = []
     for columns in (ours, theirs):
-        frame = below.assign(**{name: value for name, value in columns.items() if name != "loss"})
+        values = {name: np.resize(value, len(below)) for name, value in columns.items() if name != "loss"}
+        frame = below.assign(**values)
         frame["bits_per_byte"] = frame.loss / np.log(2)
         fits.append(laws.load(frame, loss=columns.get("loss")).fit("chinchilla", resamples=16))
     with pytest.raises(InputError, match=message):
