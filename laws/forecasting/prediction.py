@@ -204,9 +204,8 @@ class Predictor:
         """
         rng = np.random.default_rng(self.seed)
         shape = (self.config.noise_draws, len(log_loss), 1)
-        return np.exp(log_loss + self.noise.deviation * rng.standard_t(self.noise.dof, shape)).reshape(
-            -1, log_loss.shape[1]
-        )
+        losses = np.exp(log_loss + self.noise.deviation * rng.standard_t(self.noise.dof, shape))
+        return losses.reshape(shape[0] * shape[1], log_loss.shape[1])
 
     def losses(self, given) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Predicted losses of runs, and the ends of their intervals."""

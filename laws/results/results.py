@@ -268,9 +268,12 @@ class FitResult:
             ``n_without_optimum``, resamples that have none. Not a number where the law has no optimum.
 
         Raises:
-            InputError: the law does not trade n against d.
+            InputError: the law does not trade n against d, or a compute is not positive and finite.
         """
         compute = np.atleast_1d(np.asarray(compute, np.float64))
+        wrong = ~(np.isfinite(compute) & (compute > 0))
+        if wrong.any():
+            raise InputError(f"compute must be positive and finite, and is {compute[wrong][0]:g}")
         predictor = self.predictor.with_inputs_fixed(**given)
         point = predictor.allocation(compute)
         frame = pd.DataFrame(index=pd.Index(compute, name="compute"))
@@ -341,6 +344,11 @@ class FitResult:
             lines.append(f"  {name:<16} {value:.6g}{ends}")
         return "\n".join([*lines, *(f"  warning: {warning}" for warning in self.warnings)])
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as its report: laws hold functions without names, which are looked up again by the name of the law."""
+        is_own = self.report.declared_in is not None or shipped(self.report.law) is None
+        return _restored, (type(self), self.report, self.law if is_own else None)
+
     def __str__(self) -> str:
         return self.summary()
 
@@ -352,6 +360,11 @@ class FitResult:
         warned = "".join(f"<li>{escape(str(warning))}</li>" for warning in self.warnings)
         table = self.table().to_html(float_format=lambda value: f"{value:.6g}", na_rep="")
         return f"<p>{escape(self._heading())}</p>{table}" + (f"<ul>{warned}</ul>" if warned else "")
+
+
+def _restored(kind: type[FitResult], report: FitReport, law: Law | None) -> FitResult:
+    """A fit from its report, and its law where that is not one of ours."""
+    return kind(find(report.law).with_fixed(report.fixed) if law is None else law, report)
 
 
 def _index(frame: pd.DataFrame | Mapping[str, Any], count: int) -> pd.Index:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pickle
 
 import numpy as np
 import pandas as pd
@@ -100,6 +101,21 @@ def test_a_report_read_back_equals_the_report_written(fitted, held, tmp_path):
         assert again.report == fit.report
         assert again.to_dict() == fit.to_dict()
         assert isinstance(again, laws.FitResult)
+
+
+def test_a_fit_is_pickled(fitted, held):
+    for fit in (fitted, held):
+        again = pickle.loads(pickle.dumps(fit))
+        assert type(again) is laws.FitResult and again.report == fit.report
+        pd.testing.assert_series_equal(again.predict(fit.data), fit.predict(fit.data))
+
+
+def test_optima_of_no_budget_and_of_budgets_that_are_none(fitted):
+    assert fitted.optimal([]).empty and list(fitted.optimal([])) == list(fitted.optimal([1e12]))
+    assert fitted.get_prediction(fitted.data.iloc[:0]).summary_frame().empty
+    for wrong in (-1.0, 0.0, np.nan, np.inf):
+        with pytest.raises(InputError, match="compute must be positive and finite"):
+            fitted.optimal([1e12, wrong])
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"law": "chinchilla"}'])
