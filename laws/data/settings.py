@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Int
@@ -116,7 +116,7 @@ def is_setting(frame: pd.DataFrame, column: str, run: np.ndarray | None, point: 
     return bool(levels * REPEATED <= len(values))
 
 
-def _is_crossed(values: pd.Series, point: Int[np.ndarray, " rows"]) -> bool:
+def _is_crossed(values: Any, point: Int[np.ndarray, " rows"]) -> bool:
     """Whether a column takes the same values at all points that have several rows, as in a grid: no measurement does."""
     several = np.bincount(point)[point] > 1
     point, level = equal_rows(point[several]), equal_rows(values[several])

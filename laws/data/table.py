@@ -12,7 +12,14 @@ from jaxtyping import Bool, Float, Int
 
 from laws.base.errors import InputError, nearest
 from laws.data.checks import SAME, column_numbers
-from laws.data.grouping import above_budget, at_budget, equal_points, equal_rows, frontier as best_of_budgets
+from laws.data.grouping import (
+    ROWS_PER_BUDGET,
+    above_budget,
+    at_budget,
+    equal_points,
+    equal_rows,
+    frontier as best_of_budgets,
+)
 from laws.data.points import best_rows, best_settings, points_at_edge
 from laws.data.reading import as_numbers
 from laws.model.forms import LAWS
@@ -169,11 +176,20 @@ class Table:
         return named if named.any() else at_budget(self.values["c"], flops, near)
 
     def _nominal_budget(self) -> Float[np.ndarray, " rows"] | None:
-        """The column ``budget``, if it holds each row's FLOPs to within ``NOMINAL``."""
-        if self.frame is None or "budget" not in self.frame.columns or "c" not in self.values:
+        """The column of each row's budget: ``budget``, or one of few values, if it holds the FLOPs to within ``NOMINAL``."""
+        if self.frame is None or "c" not in self.values:
             return None
-        ratio = as_numbers(self.frame["budget"]) / self.values["c"]
-        return self.values["c"] * ratio if np.all(np.abs(np.log(ratio)) < np.log(NOMINAL)) else None
+        compute = self.values["c"]
+        most = min(equal_rows(compute).max(), len(self) // ROWS_PER_BUDGET)
+        for column in sorted(self.frame.columns, key=lambda column: column != "budget"):
+            if column != "budget" and (
+                self.frame[column].dtype.kind not in "fi" or self.frame[column].nunique() > most
+            ):
+                continue
+            budget = as_numbers(self.frame[column])
+            if np.all((budget > compute / NOMINAL) & (budget < compute * NOMINAL)):
+                return budget
+        return None
 
     def repeats(self) -> Int[np.ndarray, " rows"]:
         """Number of the group of each row: rows of one group are repeats, equal in all variables and settings."""

@@ -328,3 +328,22 @@ def test_what_has_the_name_of_a_measurement_and_is_a_setting(column, levels):
 def test_the_number_of_a_repeat_is_no_setting(column):
     runs = laws.load(_grid(**{column: (0, 1, 2, 3)}), n="n", d="d")
     assert runs.differing == () and len(np.unique(runs.repeats())) == 9
+
+
+@pytest.mark.parametrize("column", ["budget", "flops_budget", "C (nominal)"])
+@pytest.mark.parametrize("kind", [float, int])
+def test_a_budget_is_known_by_its_values_whatever_its_column_is_called(column, kind):
+    """Runs at 0.75 to 1.25 times their budget leave no gaps between budgets of a factor 1.67."""
+    budgets = np.repeat([6.0e19, 1.0e20, 1.8e20, 3.0e20], 9)
+    compute = budgets * np.tile(np.linspace(0.75, 1.25, 9), 4)
+    n = np.tile(np.geomspace(1e8, 1e10, 9), 4)
+    loss = 1.7 + 406.4 / n**0.34 + 410.7 / (compute / 6 / n) ** 0.28
+    table = pd.DataFrame({"n": n, "d": compute / 6 / n, "loss": loss, column: budgets.astype(object)})
+    table[column] = [kind(value) for value in budgets]
+    runs = laws.load(table, n="n", d="d")
+    for budget in (6e19, 1e20, 1.8e20):
+        assert (runs.above_budget(budget) == (budgets > budget)).all()
+    assert (runs.at_budget(1e20, 0.05) == (budgets == 1e20)).all()
+    seeds = pd.concat([table.drop(columns=column).assign(loss=table.loss * s, seed=s, c=compute) for s in (1.0, 1.01)])
+    close = laws.load(seeds.assign(flops_6nd=1.2 * seeds.c), n="n", d="d", c="c")
+    assert close._nominal_budget() is None, "another count of FLOPs is no budget"
