@@ -67,11 +67,13 @@ class Points:
 
     Args:
         n, d, c: as in ``Rows``.
+        source: of the table, so that a prior learned from public tables can leave it out.
     """
 
     n: Float[np.ndarray, " runs"]
     d: Float[np.ndarray, " runs"]
     c: Float[np.ndarray, " runs"]
+    source: str = ""
 
     def __len__(self) -> int:
         return len(self.c)
@@ -136,7 +138,7 @@ class Case:
     @property
     def points(self) -> Points:
         """The scored runs without their losses."""
-        return Points(self.scored.n, self.scored.d, self.scored.c)
+        return Points(self.scored.n, self.scored.d, self.scored.c, self.table.source)
 
     @property
     def fingerprint(self) -> str:

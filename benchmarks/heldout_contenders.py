@@ -127,7 +127,9 @@ BOTH = (Kind.SURFACE, Kind.CURVE)
 CONTENDERS = {
     "isoflop": Contender("what this package prints by default", isoflop, BOTH, version=sources_of_laws),
     "isoflop_42f1c91": Contender("kept forecasts of this package at 42f1c91", earlier, BOTH, version=version_of_kept),
-    "scipy_huber": Contender("Huber fit of the additive law by scipy, bootstrap over runs", scipy_huber, BOTH),
+    "scipy_huber": Contender(
+        "Huber fit of the additive law by scipy, bootstrap over runs", scipy_huber, BOTH, version=lambda: "2"
+    ),
     "projection": Contender("variable projection with squares, linearised intervals", projection, BOTH),
     "approach2": Contender("parabolas of iso-FLOP budgets and power laws through their minima", approach2),
     "simple_scaling_laws": Contender(

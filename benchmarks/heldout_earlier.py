@@ -43,7 +43,8 @@ for line in sys.stdin:
         predictor = laws.analyse(table, case["law"]).predictor
         points = {name: np.array(values) for name, values in case["points"].items()}
         found = [dataclasses.replace(predictor, level=level).losses(points) for level in case["levels"]]
-        made = {"median": found[0][0].tolist(), "ends": [[low.tolist(), high.tolist()] for _, low, high in found]}
+        digits = lambda values: [float(f"{value:.7g}") for value in values]
+        made = {"median": digits(found[0][0]), "ends": [[digits(low), digits(high)] for _, low, high in found]}
     except (BadTable, FitFailed) as error:
         made = {"reason": str(error)}
     made |= {"case": case["case"], "cpu_seconds": time.process_time() - began}
@@ -120,7 +121,8 @@ def main() -> int:
     process.stdin.close()
     process.wait()
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps({"commit": "42f1c91", "forecasts": forecasts}, indent=1) + "\n")
+    lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(made)}" for key, made in forecasts.items())
+    given.out.write_text(f'{{"commit": "42f1c91", "forecasts": {{\n{lines}\n}}}}\n')
     return 0
 
 

@@ -7,11 +7,13 @@ import numpy as np
 import pytest
 
 from benchmarks import (
+    fit_contenders,
     heldout,
     heldout_cases as cases_of,
     heldout_contenders as contenders,
     heldout_earlier,
     heldout_forecasts as forecasts,
+    heldout_power_sums as power_sums,
     heldout_scores as scores,
     heldout_tables as tables,
 )
@@ -154,6 +156,15 @@ def test_perfect_knowledge_covers_what_it_says():
         inside = np.average([figures[name] for figures in found], weights=[len(case.scored) for case in cases])
         assert abs(inside - level) < 3 * np.sqrt(level * (1 - level) / count)
     assert np.mean([figures["bias"] for figures in found]) == pytest.approx(0.0, abs=0.1)
+
+
+def test_the_huber_fit_of_scipy_reaches_the_golden_objective(published):
+    """That of Besiroglu et al.'s 240 runs, as other tests know it."""
+    runs = fit_contenders.runs()
+    found = power_sums.fit({"n": runs["params"], "d": runs["tokens"]}, runs["loss"], power_sums.Objective.HUBER)
+    size, delta = np.abs(found.residual), power_sums.DELTA
+    value = np.sum(np.where(size <= delta, 0.5 * size**2, delta * (size - 0.5 * delta)))
+    assert value == pytest.approx(0.0010182740178, rel=1e-6)
 
 
 def test_power_sums_find_the_law_of_runs_without_noise():
