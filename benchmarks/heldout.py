@@ -185,9 +185,9 @@ def report_of(cases: Sequence[Case], entries: Mapping[str, Mapping[str, dict[str
     source = {case.name: case.table.source for case in cases}
     compared = [name for name in figures if len(figures[name]) >= ENOUGH * len(cases)]
     beside = {
-        name: comparison(figures, [REFERENCE, name], source)
+        name: comparison(figures, [REFERENCE, name] if REFERENCE in figures else [name], source)
         for name in figures
-        if name not in compared and REFERENCE in figures
+        if name not in compared
     }
     return {
         "cases": {
@@ -252,7 +252,8 @@ def section_text(name: str, found: Mapping[str, Any]) -> str:
         lines += [*table_lines(compared), "", *source_lines(compared, "error")]
         lines += ["", *source_lines(compared, "inside_95"), "", *source_lines(compared, "score")]
     for beside, pair in found["beside_reference"].items():
-        lines += ["", f"-- {beside} beside {REFERENCE}, on the {len(pair['cases'])} cases that both could do"]
+        others = f" beside {REFERENCE}" if len(pair["contenders"]) > 1 else ""
+        lines += ["", f"-- {beside}{others}, on the {len(pair['cases'])} cases that could be done"]
         lines += table_lines(pair) if pair["cases"] else []
     for absent, reasons in found["absent"].items():
         for reason, count in Counter(reasons.values()).most_common():

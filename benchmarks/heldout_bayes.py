@@ -49,7 +49,7 @@ def _sampler() -> Any:
         num_warmup=WARM_UP,
         num_samples=SAMPLES,
         num_chains=CHAINS,
-        chain_method="vectorized",
+        chain_method="sequential",
         progress_bar=False,
         jit_model_args=True,
     )

@@ -128,7 +128,7 @@ CONTENDERS = {
     "isoflop": Contender("what this package prints by default", isoflop, BOTH, version=sources_of_laws),
     "isoflop_42f1c91": Contender("kept forecasts of this package at 42f1c91", earlier, BOTH, version=version_of_kept),
     "scipy_huber": Contender(
-        "Huber fit of the additive law by scipy, bootstrap over runs", scipy_huber, BOTH, version=lambda: "2"
+        "Huber fit of the additive law by scipy, bootstrap over runs", scipy_huber, BOTH, version=lambda: "3"
     ),
     "projection": Contender("variable projection with squares, linearised intervals", projection, BOTH),
     "approach2": Contender("parabolas of iso-FLOP budgets and power laws through their minima", approach2),
@@ -155,11 +155,20 @@ def run(contender: Contender, rows: Rows, points: Points) -> RunForecasts:
     """The forecasts of a contender.
 
     Raises:
-        CannotForecast: it refuses, or a forecast is not finite and positive.
+        CannotForecast: it refuses, a library that is not ours fails, or a forecast is not finite and positive.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        found = contender.forecast(rows, points)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = contender.forecast(rows, points)
+    except CannotForecast:
+        raise
+    except Exception as error:
+        if not contender.needs:
+            raise
+        raise CannotForecast(
+            f"{contender.needs}: {type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+        ) from error
     if not (np.isfinite(found.median) & (found.median > 0)).all():
         raise CannotForecast("a forecast is not finite and positive")
     if np.isinf(found.ends).any():

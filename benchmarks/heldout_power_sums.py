@@ -21,6 +21,8 @@ from benchmarks.heldout_cases import Points, Rows
 DELTA = 1e-3  # Huber's threshold, in log loss
 EXPONENTS = (0.1, 0.2, 0.35, 0.6, 1.0)  # of the grid of starts, along every driver
 EXPONENT_RANGE = (0.01, 3.0)
+EVALUATIONS = 1000  # of the residuals in a fit, at most
+OF_RESAMPLES = 60  # and in that of a resample, which begins at the optimum
 STARTS = 3  # best points of the grid that are refined
 TOLERANCE = 1e-12  # with scipy's default of 1e-8 a Huber fit of a public table stops 9% above its optimum
 SMALLEST = 1e-6  # of the least loss: a term at which projection put zero starts here
@@ -100,8 +102,15 @@ def _as_params(exponents: np.ndarray, logs: np.ndarray, loss: np.ndarray) -> np.
     return np.r_[np.log(np.maximum(terms, SMALLEST * loss.min())), exponents]
 
 
-def _huber(start: np.ndarray, logs: np.ndarray, log_loss: np.ndarray) -> tuple[np.ndarray, float]:
-    """Constants of the least Huber loss of log residuals, squares first; and that loss."""
+def _huber(start: np.ndarray, logs: np.ndarray, log_loss: np.ndarray, evaluations: int) -> tuple[np.ndarray, float]:
+    """Constants of the least Huber loss of log residuals, squares first; and that loss.
+
+    Args:
+        start: constants.
+        logs: centred logarithms of the drivers.
+        log_loss: measured.
+        evaluations: of the residuals in each stage, at most.
+    """
     count = len(logs)
     low = np.r_[np.full(count + 1, -np.inf), np.full(count, 0.0)]
     high = np.r_[np.full(count + 1, np.inf), np.full(count, EXPONENT_RANGE[1])]
@@ -114,7 +123,7 @@ def _huber(start: np.ndarray, logs: np.ndarray, log_loss: np.ndarray) -> tuple[n
             jac=lambda point: slopes(point, logs),  # type: ignore[arg-type]
             bounds=(low, high),
             x_scale="jac",
-            max_nfev=1000,
+            max_nfev=evaluations,
             ftol=TOLERANCE,
             xtol=TOLERANCE,
             gtol=TOLERANCE,
@@ -149,7 +158,7 @@ def fit(columns: Columns, loss: Float[np.ndarray, " rows"], objective: Objective
         exponents = min((_squares(start, logs, loss) for start in starts), key=lambda end: end[1])[0]
         params = _as_params(exponents, logs, loss)
     else:
-        ends = [_huber(_as_params(start, logs, loss), logs, np.log(loss)) for start in starts]
+        ends = [_huber(_as_params(start, logs, loss), logs, np.log(loss), EVALUATIONS) for start in starts]
         params = min(ends, key=lambda end: end[1])[0]
     return PowerSumFit(params, centre, logs, loss, objective)
 
@@ -169,7 +178,7 @@ def bootstrap(
     counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
     log_loss = np.log(found.loss)
     resampled = [np.repeat(np.arange(len(member)), count[member]) for count in counts]
-    return np.stack([_huber(found.params, found.logs[:, rows], log_loss[rows])[0] for rows in resampled])
+    return np.stack([_huber(found.params, found.logs[:, rows], log_loss[rows], OF_RESAMPLES)[0] for rows in resampled])
 
 
 def linearised(

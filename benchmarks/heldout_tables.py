@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -35,7 +35,8 @@ class Description:
 
     Args:
         source: of its tables.
-        n, d, c, loss, run, group: its columns; compute is 6 N D without one.
+        n, d, loss, run, group: its columns.
+        c: columns whose product is its compute; 6 N D without one.
         tables: column that splits the file into tables.
         named: value of that column -> name and source of its table; by default file and value, and the source above.
         where: condition that rows must satisfy (``laws.data.where``).
@@ -46,7 +47,7 @@ class Description:
     source: str = ""
     n: str = "params"
     d: str = "tokens"
-    c: str | None = None
+    c: tuple[str, ...] = ()
     loss: str = "loss"
     run: str | None = None
     group: str | None = None
@@ -69,21 +70,21 @@ COLLECTION = MappingProxyType(
     }
 )
 DESCRIPTIONS: dict[str, Description] = {
-    "chinchilla_figure4": Description("chinchilla", c="flops"),
+    "chinchilla_figure4": Description("chinchilla", c=("flops",)),
     "chinchilla_subset": Description(skipped="its runs are those of chinchilla_figure4"),
-    "isoflop_refinedweb": Description("refinedweb", c="flops", tables="setting"),
+    "isoflop_refinedweb": Description("refinedweb", c=("flops",), tables="setting"),
     # Points of one run stand on both sides of a cut: a forecast may know the start of the run that it continues.
     "gemstones_hot": Description("gemstones", run="run"),
     "overtraining_redpajama": Description("overtraining"),
     "data_constrained_c4": Description("data_constrained", where="tokens <= unique_tokens"),
     # Steps of one batch size stand for tokens: all runs have the same number, and C is that of the source.
     "routed_experts": Description(
-        "routed_experts", n="params_total", d="step", c="flops", where="router_type == 'Dense'"
+        "routed_experts", n="params_total", d="step", c=("flops_per_step", "step"), where="router_type == 'Dense'"
     ),
     "ladder_c4": Description("ladder"),
     # All rows of the curators but copies: what they call outliers is what a forecaster meets.
     "isoflop_collection": Description(
-        c="budget",
+        c=("budget",),
         tables="experiment",
         named=COLLECTION,
         where="reason != 'exact_duplicate'",
@@ -113,8 +114,9 @@ def recognise(header: list[str]) -> Description | None:
     }
     if any(found[role] is None for role in REQUIRED):
         return None
-    columns = {role: column for role, column in found.items() if column is not None}
-    return replace(Description(), **columns)  # type: ignore[arg-type]
+    columns: dict[str, Any] = {role: column for role, column in found.items() if column is not None}
+    columns["c"] = (columns["c"],) if "c" in columns else ()
+    return replace(Description(), **columns)
 
 
 def _best_of_points(rows: Rows) -> Rows:
@@ -127,7 +129,7 @@ def _best_of_points(rows: Rows) -> Rows:
 def _table(frame: pd.DataFrame, name: str, source: str, described: Description) -> HeldoutTable:
     """One table of the rows of a frame."""
     n, d, loss = (as_numbers(frame[column]) for column in (described.n, described.d, described.loss))
-    c = as_numbers(frame[described.c]) if described.c else 6 * n * d
+    c = np.prod([as_numbers(frame[column]) for column in described.c], axis=0) if described.c else 6 * n * d
     good = np.all([np.isfinite(column) & (column > 0) for column in (n, d, c, loss)], axis=0)
     if not good.all():
         row = int(np.flatnonzero(~good)[0])
@@ -155,8 +157,6 @@ def _tables_of_file(path: Path) -> Iterator[HeldoutTable]:
     described = DESCRIPTIONS.get(path.stem) or recognise(list(frame.columns))
     if described is None or described.skipped:
         return
-    if path.stem == "routed_experts":
-        frame = frame.assign(flops=as_numbers(frame["flops_per_step"]) * as_numbers(frame["step"]))
     if described.where:
         frame = select(frame, name, described.where)
     source = described.source or path.stem

@@ -221,6 +221,42 @@ def test_what_is_not_finite_is_refused_with_a_reason():
         contenders.run(nothing, case.fitted, case.points)
 
 
+def test_a_library_that_fails_is_a_reason_and_a_fault_of_ours_is_not():
+    case = cases_of.cut_by_compute(table(np.random.default_rng(0)), "far")
+
+    def fails(rows, points):
+        raise ValueError("singular\nmatrix")
+
+    with pytest.raises(forecasts.CannotForecast, match="json: ValueError: singular$"):
+        contenders.run(forecasts.Contender("", fails, needs="json"), case.fitted, case.points)
+    with pytest.raises(ValueError, match="singular"):
+        contenders.run(forecasts.Contender("", fails), case.fitted, case.points)
+
+
+def test_a_contender_of_few_cases_stands_beside_the_reference():
+    made = [table(np.random.default_rng(i), name=f"made{i}", source=f"source{i}") for i in range(2)]
+    cases = [cases_of.cut_by_compute(one, "far") for one in made]
+    entry = lambda case, factor: {
+        "median": (factor * case.scored.loss).tolist(),
+        "ends": np.stack([[0.5 * case.scored.loss, 2 * case.scored.loss]] * 2).tolist(),
+        "cpu_seconds": 1.0,
+    }
+    entries = {
+        "isoflop": {case.name: entry(case, 1.02) for case in cases},
+        "choosy": {cases[0].name: entry(cases[0], 1.01), cases[1].name: {"reason": "too small"}},
+    }
+    found = heldout.report_of(cases, entries)
+    assert list(found["pooled"]["contenders"]) == ["isoflop"] and len(found["pooled"]["cases"]) == 2
+    beside = found["beside_reference"]["choosy"]
+    assert beside["cases"] == [cases[0].name]
+    errors = {name: figures["error"]["value"] for name, figures in beside["contenders"].items()}
+    assert errors == pytest.approx({"isoflop": 2.0, "choosy": 1.0})
+    text = heldout.section_text("far", found)
+    assert "choosy beside isoflop, on the 1 cases" in text and "choosy could not do 1 of 2: too small" in text
+    del entries["isoflop"]
+    assert list(heldout.report_of(cases, entries)["beside_reference"]["choosy"]["contenders"]) == ["choosy"]
+
+
 def test_a_table_that_is_dropped_in_is_taken(tmp_path):
     made = table(np.random.default_rng(0))
     write(tmp_path, "mine.csv", columns_of(made))
