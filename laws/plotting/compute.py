@@ -121,7 +121,7 @@ def _starred(fitted: FitResult, name: str) -> str:
 
 def _exponent(fitted: FitResult, name: str) -> str:
     """An exponent at the target with its interval, for a legend."""
-    value, low, high = fitted.derived.loc[name]
+    value, low, high = fitted.derived.loc[name, ["value", "low", "high"]]
     return f"${name}={value:.3f}$" + (f" [{low:.3f}, {high:.3f}]" if np.isfinite([low, high]).all() else "")
 
 

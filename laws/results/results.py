@@ -56,18 +56,16 @@ class FitResult:
 
         Returns:
             ``value``, ``low`` and ``high`` of the exponents ``a`` and ``b``, ``n_opt`` (parameters), ``d_opt`` (tokens),
-            ``loss_opt`` and ``tokens_per_param``; in ``attrs``, ``target_flops`` and ``n_without_optimum``, the number
-            of resamples without an optimum there, which are not in the intervals.
+            ``loss_opt`` and ``tokens_per_param``; ``n_without_optimum``, the number of resamples without an optimum
+            there, which are not in the interval; in ``attrs``, ``target_flops``.
         """
         rows = {
             name: (value, *self.report.intervals.derived.get(name, NO_ENDS))
             for name, value in self.report.derived.items()
         }
         frame = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"], dtype=float)
-        frame.attrs |= {
-            "target_flops": self.report.target_flops,
-            "n_without_optimum": self.report.intervals.n_without_optimum,
-        }
+        frame["n_without_optimum"] = self.report.intervals.n_without_optimum
+        frame.attrs["target_flops"] = self.report.target_flops
         return frame
 
     def conf_int(self, level: float | None = None) -> pd.DataFrame:
@@ -329,7 +327,7 @@ class FitResult:
         ends = self.report.intervals.params
         rows = {name: (value, *ends.get(name, NO_ENDS)) for name, value in self.report.params.items()}
         frame = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"], dtype=float)
-        return pd.concat([frame, self.derived]) if len(self.report.derived) else frame
+        return pd.concat([frame, self.derived[["value", "low", "high"]]]) if len(self.report.derived) else frame
 
     def _heading(self) -> str:
         target = f", target {self.report.target_flops:.4g} FLOPs" if self.report.target_flops else ""

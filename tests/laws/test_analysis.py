@@ -198,7 +198,8 @@ def test_params_and_derived_are_those_of_the_report(fitted):
     assert fitted.derived["value"].to_dict() == fitted.report.derived
     for name, (low, high) in fitted.report.intervals.derived.items():
         assert tuple(fitted.derived.loc[name, ["low", "high"]]) == (low, high)
-    assert fitted.derived.attrs == {"target_flops": 1e12, "n_without_optimum": 0}
+    assert fitted.derived.attrs == {"target_flops": 1e12}
+    assert set(fitted.derived["n_without_optimum"]) == {0}
     assert list(fitted.table().index) == [*fitted.report.params, *fitted.report.derived]
 
 

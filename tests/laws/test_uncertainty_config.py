@@ -87,7 +87,10 @@ def test_draws_without_an_optimum_are_counted_and_said():
     lowest = loss.argmin(axis=1)
     none = int(np.sum((lowest == 0) | (lowest == len(log_n) - 1)))
     assert none > 0
-    assert fit.report.intervals.n_without_optimum == pytest.approx(none, abs=1)
+    counted = fit.derived["n_without_optimum"]
+    assert counted.dtype.kind == "i" and list(counted.loc[["n_opt", "a"]]) == [pytest.approx(none, abs=1)] * 2
+    assert set(counted) == {fit.report.intervals.n_without_optimum}
+    assert list(fit.table().columns) == ["value", "low", "high"]  # what is printed; the count is in a warning
     (said,) = [warning.text for warning in fit.warnings if warning.kind == WarningKind.RESAMPLES]
     assert f"{fit.report.intervals.n_without_optimum} have no compute-optimal size" in said
     row, forecast = fit.optimal([target, 3 * target]).loc[target], fit.forecast(compute=target)
