@@ -327,7 +327,7 @@ class FitResult:
         ends = self.report.intervals.params
         rows = {name: (value, *ends.get(name, NO_ENDS)) for name, value in self.report.params.items()}
         frame = pd.DataFrame.from_dict(rows, orient="index", columns=["value", "low", "high"], dtype=float)
-        return pd.concat([frame, self.derived[["value", "low", "high"]]]) if len(self.report.derived) else frame
+        return pd.concat([frame, self.derived.drop(columns="n_without_optimum")]) if len(self.report.derived) else frame
 
     def _heading(self) -> str:
         target = f", target {self.report.target_flops:.4g} FLOPs" if self.report.target_flops else ""
