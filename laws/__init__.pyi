@@ -3,28 +3,43 @@ from .approaches.isoflop_profiles import isoflop_profiles
 from .base.errors import FitFailed, InputError, NotPreregistered
 from .base.uncertainty_config import UncertaintyConfig
 from .data.curves import load_curves
+from .forecasting.prediction import Forecast
 from .model.forms import LAWS
 from .model.forms.schedule import multi_power, schedule_areas
 from .model.law import Law, Param
-from .uses.collapse import collapse
-from .uses.compute_multiplier import compare
-from .uses.inference_cost import cheapest_model
-from .uses.preregistration import freeze
-from .uses.propose import propose
-from .uses.scoring import score
+from .plotting.figures import plot_result
+from .uses.calibration import Calibration, calibration
+from .uses.collapse import Collapse, collapse
+from .uses.compute_multiplier import Comparison, compare
+from .uses.inference_cost import CheapestModel, cheapest_model
+from .uses.preregistration import FrozenPrediction, freeze, read_frozen
+from .uses.propose import Proposal, propose
+from .uses.score_log import ScoreLog, append_score
+from .uses.scoring import Score, score
 from .uses.sensitivity import sensitivity
 from .uses.two_stage import predict_downstream
 
 __all__ = [
     "LAWS",
+    "Calibration",
+    "CheapestModel",
+    "Collapse",
+    "Comparison",
     "FitFailed",
     "FitResult",
+    "Forecast",
+    "FrozenPrediction",
     "InputError",
     "Law",
     "NotPreregistered",
     "Param",
+    "Proposal",
     "Runs",
+    "Score",
+    "ScoreLog",
     "UncertaintyConfig",
+    "append_score",
+    "calibration",
     "cheapest_model",
     "collapse",
     "compare",
@@ -33,9 +48,11 @@ __all__ = [
     "load",
     "load_curves",
     "multi_power",
+    "plot_result",
     "predict_downstream",
     "propose",
     "read_fit",
+    "read_frozen",
     "schedule_areas",
     "score",
     "sensitivity",

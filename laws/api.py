@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import ParamSpec
 
@@ -132,13 +132,13 @@ def _as_runs(load: Callable[P, Table]) -> Callable[P, Runs]:
 load = _as_runs(loading.load)
 
 
-def read_fit(path: str | Path, law: str | Law | None = None) -> FitResult:
+def read_fit(path: str | Path, law: str | Law | Iterable[str | Law] | None = None) -> FitResult:
     """A fit from ``fit.json``.
 
     Args:
         path: the file.
-        law: the declaration, or ``file.py:NAME``; needed for a law that is not one of ``laws.LAWS``. A file that
-            ``fit.json`` names is never executed.
+        law: the declaration, or ``file.py:NAME``; needed for a law that is not one of ``laws.LAWS``. Of several, the one
+            that is called as the law of the fit. A file that ``fit.json`` names is never executed.
 
     Raises:
         InputError: no such file, not a fit, or a fit of another version.

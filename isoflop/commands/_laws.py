@@ -1,5 +1,6 @@
 """Operands and flags that the commands of the laws share: tables, mappings, and the command line for the record."""
 
+import json
 import os
 import shlex
 import sys
@@ -8,7 +9,8 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from laws.base.errors import InputError
+from laws import InputError
+from training.files import write_text
 
 
 def on_cpu() -> None:
@@ -78,6 +80,24 @@ def curves_beside(table: str | None) -> Path | None:
         return None
     curves = Path(table).with_name("curves.parquet")
     return curves if curves.exists() else None
+
+
+def write_result(path: str, payload: dict[str, Any]) -> None:
+    """Write what a command found as JSON, whole or not at all.
+
+    Args:
+        path: of the file; its folder is made.
+        payload: as JSON holds it.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    text = json.dumps(payload, indent=1, allow_nan=False) + "\n"
+    try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_text(Path(path), text)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def typed(command: str, flags: absl_flags.FlagValues, args: list[str]) -> str:

@@ -8,7 +8,7 @@ from isoflop.cli import Output
 from isoflop.commands import _laws
 
 if TYPE_CHECKING:
-    from laws.uses.calibration import Calibration
+    from laws import Calibration
 
 EXAMPLE = """
 isoflop calibration runs/demo/scores.jsonl
@@ -24,15 +24,12 @@ def define(flags: absl_flags.FlagValues) -> None:
 def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     """Read the log that `isoflop score` keeps, check that it is whole, and count."""
     (log,) = _laws.operand(args, "calibration", "a log of scores")
-    from laws.uses.calibration import calibration
-    from laws.uses.score_log import read_score_log
+    import laws
 
-    result = calibration(read_score_log(log))
+    result = laws.calibration(log)
     payload = result.to_dict() | {"command": _laws.typed("calibration", flags, args)}
     if flags.plot:
-        from laws.plotting.figures import plot_result
-
-        payload["plot"] = str(plot_result("calibration", result, flags.plot))
+        payload["plot"] = str(laws.plot_result(result, flags.plot))
     return Output(payload, _text(result))
 
 

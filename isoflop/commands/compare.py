@@ -8,8 +8,7 @@ from isoflop.cli import Output
 from isoflop.commands import _laws
 
 if TYPE_CHECKING:
-    from laws.results.results import FitResult
-    from laws.uses.compute_multiplier import Comparison
+    from laws import Comparison
 
 EXAMPLE = """
 isoflop compare runs/adamw/fit.json runs/muon/fit.json
@@ -40,50 +39,24 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     _laws.on_cpu()
     import numpy as np
 
-    from laws import InputError, compare
-    from laws.base.json_files import write_json
+    import laws
 
     try:
         compute = [float(value) for value in flags.compute]
     except ValueError as error:
-        raise InputError(f"--compute: {error}") from error
+        raise laws.InputError(f"--compute: {error}") from error
     computes = np.array(compute) if compute else None
-    a, b = _fits([first, second], flags.law)
-    comparison = compare(a, b, computes, flags.check_quantity)
+    a, b = (laws.read_fit(path, flags.law) for path in (first, second))
+    unused = [declaration for declaration in flags.law if declaration not in (a.law.origin, b.law.origin)]
+    if unused:
+        raise laws.InputError(f"--law: neither fit is of law '{unused[0]}' ({a.law.name} and {b.law.name})")
+    comparison = laws.compare(a, b, computes, flags.check_quantity)
     payload = comparison.to_dict() | {"inputs": [first, second], "command": _laws.typed("compare", flags, args)}
     if flags.out:
-        write_json(flags.out, payload)
+        _laws.write_result(flags.out, payload)
     if flags.plot:
-        from laws.plotting.figures import plot_result
-
-        payload["plot"] = str(plot_result("multiplier", comparison, flags.plot))
+        payload["plot"] = str(laws.plot_result(comparison, flags.plot))
     return Output(payload, _text(comparison))
-
-
-def _fits(paths: list[str], declarations: list[str]) -> "list[FitResult]":
-    """The fits, each with the declaration that is called as its law.
-
-    Args:
-        paths: of the fits.
-        declarations: ``file.py:NAME`` of laws that are not isoflop's.
-
-    Raises:
-        InputError: no fit is of a law that was declared, or a file is not a fit.
-    """
-    from laws.base.errors import InputError
-    from laws.base.json_files import read_json
-    from laws.model.forms import find
-    from laws.results.report import read_report
-    from laws.results.results import from_report
-
-    reports = [read_report(read_json(path, "fit"), path) for path in paths]
-    declared = {law.name: law for law in map(find, declarations)}
-    for name in declared:
-        if name not in {report.law for report in reports}:
-            raise InputError(
-                f"--law: neither fit is of law '{name}' ({' and '.join(report.law for report in reports)})"
-            )
-    return [from_report(report, path, declared.get(report.law)) for report, path in zip(reports, paths, strict=True)]
 
 
 def _text(comparison: "Comparison") -> Any:

@@ -23,11 +23,10 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     """Draw every figure that the fit has data for."""
     (path,) = _laws.operand(args, "plot", "a fit")
     _laws.on_cpu()
-    from laws import read_fit
-    from laws.data.curves import load_curves
+    import laws
 
-    fitted = read_fit(path, flags.law)
+    fitted = laws.read_fit(path, flags.law)
     table = fitted.report.inputs[0].path if fitted.report.inputs else None
     curves = flags.curves or _laws.curves_beside(table)
-    files = [str(file) for file in fitted.plot_all(flags.out, load_curves(curves) if curves else None)]
+    files = [str(file) for file in fitted.plot_all(flags.out, laws.load_curves(curves) if curves else None)]
     return Output({"figures": files}, "\n".join(files))

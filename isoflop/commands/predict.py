@@ -9,8 +9,7 @@ from isoflop.cli import Output
 from isoflop.commands import _laws
 
 if TYPE_CHECKING:
-    from laws.forecasting.prediction import Forecast
-    from laws.uses.inference_cost import CheapestModel
+    from laws import CheapestModel, Forecast
 
 EXAMPLE = """
 isoflop predict fit.json --n=7e9 --d=1.4e11

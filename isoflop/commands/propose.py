@@ -12,7 +12,7 @@ from isoflop.cli import Output
 from isoflop.commands import _laws
 
 if TYPE_CHECKING:
-    from laws.uses.propose import Proposal, ProposedRun
+    from laws import Proposal
 
 EXAMPLE = """
 isoflop propose fit.json --budget=1e13 --runs=10 --target=1e14
@@ -53,7 +53,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         fitted, flags.budget, flags.runs, target=flags.target, quantity=flags.quantity, largest=flags.largest
     )
     if flags.out:
-        write_points(flags.out, proposal.points, fitted.report.columns)
+        write_points(flags.out, proposal, fitted.report.columns)
         size_column = fitted.report.columns["n"]
         if size_column != "params_total":
             warning = f"N of the fit is {size_column}, and model.size is params_total"
@@ -62,14 +62,14 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     return Output(payload | ({"out": flags.out} if flags.out else {}), _text(proposal, flags.out))
 
 
-def write_points(path: str, points: "tuple[ProposedRun, ...]", columns: dict[str, str]) -> None:
+def write_points(path: str, proposal: "Proposal", columns: dict[str, str]) -> None:
     """Write proposed runs as a design that `sweeps.design.table` reads.
 
     Compute is kept where the fit counts it as sweeps do (`flops_exact`), so that D follows from the shape; else tokens.
 
     Args:
         path: a CSV or JSON file.
-        points: the runs.
+        proposal: the runs.
         columns: variable -> column of the fitted table.
     """
     exact = columns["c"] == "flops_exact"
@@ -77,7 +77,7 @@ def write_points(path: str, points: "tuple[ProposedRun, ...]", columns: dict[str
         {"model.size": round(point.n)}
         | ({"horizon.flops": point.c} if exact else {"horizon.tokens": round(point.d)})
         | {"label.design_role": str(point.design_role)}
-        for point in points
+        for point in proposal.points
     ]
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -10,8 +10,9 @@ from isoflop.cli import Output
 from isoflop.commands import _laws
 
 if TYPE_CHECKING:
-    from laws.uses.scoring import Score
+    from laws import Score
 
+LOG = "scores.jsonl"  # beside the prediction, unless --log names another
 EXAMPLE = "isoflop score prediction.json runs/demo/sweep --out=score.json"
 
 
@@ -31,20 +32,17 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     """Compare, and write the score if asked."""
     frozen, operand = _laws.operand(args, "score", "a frozen prediction", "a table or sweep directory")
     _laws.on_cpu()
-    from laws import score
-    from laws.base.json_files import write_json
-    from laws.uses.preregistration import read_frozen
-    from laws.uses.score_log import NAME, append_score
+    import laws
 
-    read_frozen(frozen)  # before a sweep is collected
-    result = score(frozen, _laws.table_path(operand), flags.law)
-    log_path = flags.log or str(Path(frozen).with_name(NAME))
-    log = append_score(result, log_path)
+    laws.read_frozen(frozen)  # before a sweep is collected
+    result = laws.score(frozen, _laws.table_path(operand), flags.law)
+    log_path = flags.log or str(Path(frozen).with_name(LOG))
+    log = laws.append_score(result, log_path)
     result = dataclasses.replace(result, warnings=(*result.warnings, *log.warnings))
     payload = result.to_dict() | {"command": _laws.typed("score", flags, args)}
     payload["log"] = {"path": log_path, "scores": len(log.entries)}
     if flags.out:
-        write_json(flags.out, payload)
+        _laws.write_result(flags.out, payload)
     return Output(payload, _text(result, log_path, len(log.entries)))
 
 

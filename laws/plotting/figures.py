@@ -19,6 +19,8 @@ from laws.plotting.surface import surface
 from laws.plotting.transfer import transfer
 from laws.plotting.uncertainty import clouds, profiles
 from laws.results.results import FitResult
+from laws.uses.calibration import Calibration
+from laws.uses.compute_multiplier import Comparison
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,9 +41,9 @@ FIGURES: dict[str, Callable[[FitResult, Panels, Curves | None], list[Axes]]] = {
 }
 
 # Figures of results that do not come from one fit: of ``compare`` and of ``calibration``.
-RESULTS: dict[str, Callable[[Any, Panels], list[Axes]]] = {
-    "multiplier": multiplier,
-    "calibration": calibration,
+RESULTS: dict[type, Callable[[Any, Panels], list[Axes]]] = {
+    Comparison: multiplier,
+    Calibration: calibration,
 }
 
 
@@ -70,18 +72,25 @@ def plot_all(fitted: FitResult, directory: str | Path, curves: Curves | None = N
     return files
 
 
-def plot_result(name: str, result: Any, path: str | Path) -> Path:
+def plot_result(result: Comparison | Calibration, path: str | Path) -> Path:
     """The figure of a result that does not come from one fit.
 
     Args:
-        name: a key of ``RESULTS``.
-        result: what ``compare`` or ``calibration`` returned.
-        path: of the file.
+        result: what ``laws.compare`` or ``laws.calibration`` returned.
+        path: of the file, PNG, SVG or PDF.
 
     Returns:
         the path.
+
+    Example:
+        >>> import pathlib, tempfile, laws
+        >>> from laws.uses.compute_multiplier import MultiplierPoint
+        >>> point = MultiplierPoint(c=1e20, loss=2.5, multiplier=1.2, interval=(1.1, 1.3), share_above_one=1.0)
+        >>> comparison = laws.Comparison("chinchilla", "kaplan", "flops", 0.95, (point,), None, ())
+        >>> laws.plot_result(comparison, pathlib.Path(tempfile.mkdtemp()) / "multiplier.svg").name
+        'multiplier.svg'
     """
     from matplotlib import style
 
     with style.context(STYLE):
-        return save(figure_of(RESULTS[name](result, file_panels)), path)
+        return save(figure_of(RESULTS[type(result)](result, file_panels)), path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -406,14 +406,18 @@ def from_report(report: FitReport, origin: str, law: str | Law | None = None) ->
     return FitResult(declared, report)
 
 
-def read_fit(path: str | Path, law: str | Law | None = None) -> FitResult:
+def read_fit(path: str | Path, law: str | Law | Iterable[str | Law] | None = None) -> FitResult:
     """A fit from ``fit.json``.
 
     Args:
         path: the file.
-        law: the declaration, or ``file.py:NAME``; needed for a law that is not one of ours.
+        law: the declaration, or ``file.py:NAME``; needed for a law that is not one of ours. Of several, the one that is
+            called as the law of the fit.
 
     Raises:
         InputError: no such file, not a fit, or a fit of another version.
     """
-    return from_report(read_report(read_json(path, "fit"), str(path)), str(path), law)
+    report = read_report(read_json(path, "fit"), str(path))
+    if law is not None and not isinstance(law, str | Law):
+        law = next((declared for declared in map(find, law) if declared.name == report.law), None)
+    return from_report(report, str(path), law)

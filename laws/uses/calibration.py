@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from laws.base.errors import InputError
 from laws.base.json_files import jsonable
-from laws.uses.score_log import LoggedScore, ScoreLog
+from laws.uses.score_log import LoggedScore, ScoreLog, read_score_log
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -90,17 +91,30 @@ class Calibration:
         return f"<Calibration: {self.verdict}>"
 
 
-def calibration(log: ScoreLog) -> Calibration:
+def calibration(log: ScoreLog | str | Path) -> Calibration:
     """What the intervals promised and what they kept, after each forecast in the order in which they were frozen.
 
     A prediction that was scored again counts once, as it was scored last.
 
     Args:
-        log: from ``laws.uses.score_log.read_score_log``.
+        log: path of a log of scores, or what ``laws.append_score`` returned.
 
     Raises:
-        InputError: there is no score.
+        InputError: no such file, a line of it is not as it was written, or there is no score.
+
+    Example:
+        >>> import pathlib, tempfile, time, numpy as np, pandas as pd, laws
+        >>> c, folder = np.geomspace(1e18, 1e21, 8), pathlib.Path(tempfile.mkdtemp())
+        >>> table = pd.DataFrame({"c": c, "loss": 2 + 1e3 * c**-0.15, "ended_at": 0.0})
+        >>> fit = laws.load(table, c="c").fit("power_offset_c", resamples=0)
+        >>> frozen = laws.freeze(fit, folder / "prediction.json", c=1e23)
+        >>> table.loc[len(table)] = [1e23, 2.36, time.time() + 1]
+        >>> score = laws.score(folder / "prediction.json", laws.load(table, c="c"))
+        >>> log = laws.append_score(score, folder / "scores.jsonl")
+        >>> laws.calibration(log).frame().abs_rel_error.round(3).tolist()
+        [0.002]
     """
+    log = log if isinstance(log, ScoreLog) else read_score_log(log)
     last = {entry.prediction: entry for entry in log.entries}
     ordered = sorted(last.values(), key=lambda entry: entry.frozen_at)
     if not ordered:

@@ -139,6 +139,14 @@ def read_frozen(path: str | Path) -> FrozenPrediction:
 
     Raises:
         InputError: no such file, not a frozen prediction, one that was changed, or one of a fit of another version.
+
+    Example:
+        >>> import pathlib, tempfile, numpy as np, pandas as pd, laws
+        >>> c = np.geomspace(1e18, 1e21, 8)
+        >>> fit = laws.load(pd.DataFrame({"c": c, "loss": 2 + 1e3 * c**-0.15}), c="c").fit("power_offset_c", resamples=0)
+        >>> path = pathlib.Path(tempfile.mkdtemp()) / "prediction.json"
+        >>> laws.freeze(fit, path, c=1e23) == laws.read_frozen(path)
+        True
     """
     payload = read_json(path, "frozen prediction")
     if payload.get("kind") != KIND:

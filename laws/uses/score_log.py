@@ -23,7 +23,6 @@ from laws.uses.scoring import MeasuredLoss, PredictedLoss, Score
 
 KIND = "isoflop.scored"
 SCHEMA = 2  # number of the layout of a line; it rises whenever a key changes its name or meaning
-NAME = "scores.jsonl"
 SCORED = (
     "target",
     "predicted",
@@ -155,6 +154,19 @@ def append_score(score: Score, path: str | Path) -> ScoreLog:
 
     Raises:
         InputError: a whole line of the log is not as it was written (``read_score_log``), or it cannot be written.
+
+    Example:
+        >>> import pathlib, tempfile, time, numpy as np, pandas as pd, laws
+        >>> c, folder = np.geomspace(1e18, 1e21, 8), pathlib.Path(tempfile.mkdtemp())
+        >>> table = pd.DataFrame({"c": c, "loss": 2 + 1e3 * c**-0.15, "ended_at": 0.0})
+        >>> fit = laws.load(table, c="c").fit("power_offset_c", resamples=0)
+        >>> frozen = laws.freeze(fit, folder / "prediction.json", c=1e23)
+        >>> table.loc[len(table)] = [1e23, 2.36, time.time() + 1]
+        >>> score = laws.score(folder / "prediction.json", laws.load(table, c="c"))
+        >>> len(laws.append_score(score, folder / "scores.jsonl").entries)
+        1
+        >>> laws.calibration(folder / "scores.jsonl").n_scores
+        1
     """
     path, content_of_score = Path(path), score.to_dict()
     scored = {key: content_of_score[key] for key in SCORED} | {"prediction": score.prediction.sha256}

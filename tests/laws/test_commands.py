@@ -166,3 +166,10 @@ def test_a_sweep_directory_is_collected_first(capsys, folder, tmp_path, monkeypa
     printed = json_of(capsys, "fit", directory, "--resamples=0")
     assert printed["n_runs"] == len(pd.read_parquet(folder / "runs.parquet"))
     assert (directory / "fit.json").exists()
+
+
+def test_what_cannot_be_written_is_refused(folder, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    fit = str(folder / "fit.json")
+    message = refused(capsys, 2, "compare", fit, fit, "--compute=1e11", f"--out={tmp_path / 'file' / 'out.json'}")
+    assert str(tmp_path / "file" / "out.json") in message and "cannot be written" in message

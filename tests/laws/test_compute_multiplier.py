@@ -165,4 +165,4 @@ def test_the_command_compares_a_law_of_ones_own(fits, below, capsys, tmp_path):
     assert f"give --law={declaration}" in capsys.readouterr().err
     assert cli.main(["compare", *[str(folder / f"{name}.json") for name in "ab"], f"--law={declaration}"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "--law: neither fit is of law 'mine' (chinchilla and chinchilla)" in line
+    assert f"--law: neither fit is of law '{declaration}' (chinchilla and chinchilla)" in line

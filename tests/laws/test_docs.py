@@ -4,7 +4,9 @@ import ast
 import doctest
 import importlib
 import pkgutil
+import re
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
@@ -39,7 +41,14 @@ def test_what_laws_exports_has_an_example(name):
         assert ">>>" in (importlib.import_module(source).__doc__ or "")
     else:
         methods = vars(exported).values() if isinstance(exported, type) else ()
-        assert any(">>>" in (getattr(item, "__doc__", None) or "") for item in (exported, *methods)), name
+        showing = (exported, *methods, *returning(name))
+        assert any(">>>" in (getattr(item, "__doc__", None) or "") for item in showing), name
+
+
+def returning(name: str) -> list[FunctionType]:
+    """The exported functions that return a type, whose examples show it."""
+    functions = [getattr(laws, other) for other in laws.__all__ if isinstance(getattr(laws, other), FunctionType)]
+    return [item for item in functions if re.search(rf"\b{name}\b", str(item.__annotations__.get("return")))]
 
 
 def _file(module: str) -> str:

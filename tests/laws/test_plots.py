@@ -175,7 +175,7 @@ def test_the_calibration_of_one_forecast_shows_its_interval_and_its_level():
         predicted=2.0, interval_of_loss=(1.9, 2.1), level=0.9, measured=2.02, distance=0.2, bias=0.2, coverage=1.0,
         interval=(0.025, 1.0), nominal=0.9,
     )  # fmt: skip
-    errors, coverage = RESULTS["calibration"](Calibration((forecast,), "", 1, ()), file_panels)
+    errors, coverage = RESULTS[Calibration](Calibration((forecast,), "", 1, ()), file_panels)
     assert line(errors, "measured, inside")[1] == pytest.approx([1.0])
     (interval,) = errors.collections
     assert interval.get_segments()[0][:, 1] == pytest.approx([-5.0, 5.0])
