@@ -118,11 +118,15 @@ def kept_or_made(name: str, contender: Contender, case: Case, work: Path, limit:
         work: folder of the files.
         again: whether they are made anew in any case.
     """
+    if case.table.kind not in contender.kinds:
+        return {"reason": f"it does not forecast a {case.table.kind}"}
     path = work / name / f"{case.name}.json"
     if path.exists() and not again:
         kept = json.loads(path.read_text())
         if (kept["version"], kept["fingerprint"]) == (contender.version(), case.fingerprint):
             return kept
+    if reason := unavailable(contender):
+        return {"reason": reason}
     made = forecast(name, contender, case, limit)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".draft")
@@ -170,7 +174,7 @@ def judged(
             found = RunForecasts(np.array(entry["median"]), np.array(entry["ends"]))
             figures.setdefault(name, {})[case.name] = case_figures(case, found, entry["cpu_seconds"])
         for name, found in published_rivals(case).items():
-            figures.setdefault(name, {})[case.name] = case_figures(case, found, float("nan"))
+            figures.setdefault(name, {})[case.name] = case_figures(case, found, None)
     return figures, reasons
 
 
@@ -290,18 +294,13 @@ def _arguments() -> argparse.Namespace:
 
 def _forecast_all(given: argparse.Namespace, cases: Sequence[Case]) -> dict[str, dict[str, dict[str, Any]]]:
     """What every chosen contender forecasts, or why it does not: contender -> case."""
-    entries: dict[str, dict[str, dict[str, Any]]] = {}
-    for name in given.contenders:
-        contender = CONTENDERS[name]
-        reason, entries[name] = unavailable(contender), {}
-        for case in cases:
-            if reason or case.table.kind not in contender.kinds:
-                entries[name][case.name] = {"reason": reason or f"it does not forecast a {case.table.kind}"}
-                continue
-            entries[name][case.name] = kept_or_made(
-                name, contender, case, given.work, given.seconds, name in given.again
-            )
-    return entries
+    return {
+        name: {
+            case.name: kept_or_made(name, CONTENDERS[name], case, given.work, given.seconds, name in given.again)
+            for case in cases
+        }
+        for name in given.contenders
+    }
 
 
 def main() -> int:
@@ -346,7 +345,7 @@ def main() -> int:
         "sections": sections,
     }
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(report, indent=1) + "\n")
+    given.out.write_text(json.dumps(report, indent=1, allow_nan=False) + "\n")
     return 0
 
 

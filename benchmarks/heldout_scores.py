@@ -42,13 +42,13 @@ def _known(values: np.ndarray) -> float | None:
     return float(np.mean(values)) if len(values) and np.isfinite(values).all() else None
 
 
-def case_figures(case: Case, found: RunForecasts, cpu_seconds: float) -> Figures:
+def case_figures(case: Case, found: RunForecasts, cpu_seconds: float | None) -> Figures:
     """Figures of one contender on one case: errors, widths and scores in percent of the measured loss.
 
     Args:
         case: with the measured losses.
         found: forecasts of its points.
-        cpu_seconds: that they took.
+        cpu_seconds: that they took, where that is known.
 
     Returns:
         ``error`` and ``median_error`` (absolute), ``bias`` (signed), ``near_error`` and ``near_median_error`` (runs near
