@@ -3,13 +3,15 @@
     python -m benchmarks.heldout
     python -m benchmarks.heldout --contenders isoflop scipy_huber --cuts far --tables marin
     python -m benchmarks.heldout --again isoflop          # its kept forecasts are made anew
+    python -m benchmarks.heldout --peer ../peer           # a folder with simple-scaling-laws, as for benchmarks.fit
     python -m benchmarks.heldout --list                   # tables, cuts, sources and contenders
 
 The tables are those of the folder ISOFLOP_PUBLISHED (by default ../shared/data/published); a CSV with columns of
 parameters, tokens and loss that is put there is a further table (`benchmarks.heldout_tables`). `far` fits the budgets up to
-a tenth of the largest, `near` up to a third; a budget is never cut in two, and every contender gets the same rows. Forecasts
-are kept in --work, one file a contender and case, so that a run can be stopped and continued; those of other rows or of
-another version of a contender are made again.
+a tenth of the largest, `near` up to a third; a budget is never cut in two, and every contender gets the same rows.
+`origins` are the cases of a public rolling-origin study of learning curves, beside the forecasts that it published (`kept:`).
+Forecasts are kept in --work, one file a contender and case, so that a run can be stopped and continued; those of other rows
+or of another version of a contender (for `isoflop`, of the package `laws`) are made again.
 
 Figures are in percent of the measured loss. `near opt` is the error of the best third of the runs of each budget (of each
 half decade of compute where a table has no budgets); `in 50` and `in 95` are the shares of runs inside the intervals of one
