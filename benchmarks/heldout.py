@@ -9,7 +9,7 @@
 The tables are those of the folder ISOFLOP_PUBLISHED (by default ../shared/data/published); a CSV with columns of
 parameters, tokens and loss that is put there is a further table (`benchmarks.heldout_tables`). `far` fits the budgets up to
 a tenth of the largest, `near` up to a third; a budget is never cut in two, and every contender gets the same rows.
-`origins` are the cases of a public rolling-origin study of learning curves, beside the forecasts that it published (`kept:`).
+`origins` are the cases of a public rolling-origin study of learning curves, with the forecasts that it published (`kept:`).
 Forecasts are kept in --work, one file a contender and case, so that a run can be stopped and continued; those of other rows
 or of another version of a contender (for `isoflop`, of the package `laws`) are made again.
 
