@@ -6,13 +6,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from laws.base.errors import InputError
+from laws.base.uncertainty_config import DEFAULT_UNCERTAINTY, UncertaintyConfig
 from laws.data.curves import levelled, smoothed
 from laws.data.table import Table
 from laws.inference.noise import interval
 
-GRID = 60  # computes, equally spaced in log C, at which the envelope is taken
 FEWEST_SIZES = 3  # sizes with learning curves: with fewer, none lies inside the others
-FEWEST_POINTS = 3  # points of the envelope: two determine a line without any check
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,15 @@ class Envelope:
     level: float
 
 
-def _exponent(log_c: Float[np.ndarray, " points"], log_best: Float[np.ndarray, " points"]) -> float:
-    """Least-squares slope of log N* or log D* in log C; NaN with too few points or where all share one value."""
-    if len(log_c) < FEWEST_POINTS or np.ptp(log_best) == 0:
+def _exponent(log_c: Float[np.ndarray, " points"], log_best: Float[np.ndarray, " points"], fewest: int) -> float:
+    """Least-squares slope of log N* or log D* in log C; NaN with too few points or where all share one value.
+
+    Args:
+        log_c: log FLOPs.
+        log_best: log N* or log D* there.
+        fewest: points, at least.
+    """
+    if len(log_c) < fewest or np.ptp(log_best) == 0:
         return np.nan
     return float(np.polyfit(log_c - log_c.mean(), log_best, 1)[0])
 
@@ -73,6 +78,7 @@ def envelope(
     level: float = 0.95,
     draws: int = 300,
     seed: int = 0,
+    uncertainty: UncertaintyConfig = DEFAULT_UNCERTAINTY,
 ) -> Envelope:
     """Exponents of N*(C) and D*(C) from the lower envelope of loss against compute.
 
@@ -86,6 +92,7 @@ def envelope(
         level: nominal coverage of the intervals.
         draws: resamples of the runs.
         seed: of the draws.
+        uncertainty: settings that shape intervals; here those that begin with ``envelope`` and ``curve``.
 
     Returns:
         the exponents with their intervals, and the points of the envelope.
@@ -102,20 +109,22 @@ def envelope(
     if len(np.unique(sizes)) < FEWEST_SIZES:
         raise InputError(f"{table.name}: learning curves of {len(np.unique(sizes))} sizes are too few for an envelope")
     log_flops_per_token = np.log(table.values["c"][rows] / table.values["d"][rows])
-    levels = [levelled(*curves[str(table.run[row])], table.loss[row]) for row in rows]
+    levels = [levelled(*curves[str(table.run[row])], table.loss[row], uncertainty) for row in rows]
     costed = list(zip(log_flops_per_token, levels, strict=True))
     low = min(log_cost + log_tokens[0] for log_cost, (log_tokens, _) in costed)
     high = max(log_cost + log_tokens[-1] for log_cost, (log_tokens, _) in costed)
-    log_c = np.linspace(low, high, GRID)
-    log_loss = np.stack([smoothed(*level_curve, log_c - log_cost) for log_cost, level_curve in costed])
+    log_c = np.linspace(low, high, uncertainty.envelope_computes)
+    log_loss = np.stack([smoothed(*level_curve, log_c - log_cost, uncertainty) for log_cost, level_curve in costed])
+
+    fewest = uncertainty.envelope_least_points
 
     def exponents(chosen: np.ndarray) -> list[float]:
         interior, best_run = _best_runs(log_loss, sizes, chosen)
         log_d = log_c - log_flops_per_token[best_run]
-        return [_exponent(log_c[interior], values[interior]) for values in (np.log(sizes[best_run]), log_d)]
+        return [_exponent(log_c[interior], values[interior], fewest) for values in (np.log(sizes[best_run]), log_d)]
 
     interior, best_run = _best_runs(log_loss, sizes, np.arange(len(rows)))
-    if interior.sum() < FEWEST_POINTS or len(np.unique(sizes[best_run[interior]])) < 2:
+    if interior.sum() < fewest or len(np.unique(sizes[best_run[interior]])) < 2:
         raise InputError(
             f"{table.name}: the envelope of the learning curves has no interior best size at enough computes"
         )

@@ -7,22 +7,18 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from laws.base.errors import InputError
+from laws.base.uncertainty_config import DEFAULT_UNCERTAINTY, UncertaintyConfig
 from laws.data.grouping import budget_groups
 from laws.data.table import Table
 from laws.data.token_cost import TokenCost, fit_token_cost
 from laws.inference.clusters import averaged_evaluations
 from laws.inference.noise import interval, seed_deviation
 
-SAME_SIZE = 0.02  # difference in log N below which two sizes are one: seeds and rounded widths
-ON_BUDGETS = 0.5  # share of the runs that must lie on budgets with enough sizes for a table to be iso-FLOP
+# What shapes intervals stands in UncertaintyConfig; these are the least that identifies a minimum, and numerical.
 FEWEST_SIZES = 4  # sizes a budget: a parabola passes through any three
-GRID_PER_SIZE = 25  # points of the interpolation between neighbouring sizes: the resolution of N*
-LEAST_SPREAD = 0.33  # least standard deviation of log N*, over the spacing of sizes: no minimum is exact
-NEAR = 0.1  # a parabola is fitted to sizes whose loss is within this share of the lowest
-FEWEST_NEAR = 5  # and at least to so many of the best
-ENOUGH = 0.5  # share of noisy draws whose minimum must lie inside the grid
+GRID_PER_SIZE = 25  # numerical: points of the interpolation between neighbouring sizes, the resolution of N*
 METHODS = ("akima", "parabola")  # interpolations of log loss in log N
-LEAST_LOSS = 1e-3  # least noisy loss over the measured one, so that its logarithm exists
+LEAST_LOSS = 1e-3  # numerical: least noisy loss over the measured one, so that its logarithm exists
 
 
 class MinimumFlaw(StrEnum):
@@ -96,26 +92,31 @@ class IsoflopFit:
         )
 
 
-def _by_size(n: Float[np.ndarray, " rows"], loss: Float[np.ndarray, " rows"]):
+def _by_size(n: Float[np.ndarray, " rows"], loss: Float[np.ndarray, " rows"], config: UncertaintyConfig):
     """Distinct sizes of the runs of a budget, rising.
+
+    Args:
+        n: parameters of the runs.
+        loss: their losses.
+        config: its ``isoflop_same_size`` tells when two sizes are one.
 
     Returns:
         geometric mean of the parameters, mean loss and number of runs of each size.
     """
     order = np.argsort(n, kind="stable")
     n, loss = n[order], loss[order]
-    size_of_row = np.cumsum(np.r_[0, np.diff(np.log(n)) > SAME_SIZE])
+    size_of_row = np.cumsum(np.r_[0, np.diff(np.log(n)) > config.isoflop_same_size])
     counts = np.bincount(size_of_row)
     return np.exp(np.bincount(size_of_row, np.log(n)) / counts), np.bincount(size_of_row, loss) / counts, counts
 
 
-def _near(log_loss: Float[np.ndarray, " sizes"]):
+def _near(log_loss: Float[np.ndarray, " sizes"], config: UncertaintyConfig):
     """Whether each size is close enough to the lowest loss for a parabola to describe it."""
-    nth = np.sort(log_loss)[min(FEWEST_NEAR, len(log_loss)) - 1]
-    return log_loss <= max(nth, log_loss.min() + np.log1p(NEAR))
+    nth = np.sort(log_loss)[min(config.isoflop_least_near, len(log_loss)) - 1]
+    return log_loss <= max(nth, log_loss.min() + np.log1p(config.isoflop_near))
 
 
-def _curve(log_n, log_loss, grid, method: str) -> Float[np.ndarray, "draws grid"]:
+def _curve(log_n, log_loss, grid, method: str, config: UncertaintyConfig) -> Float[np.ndarray, "draws grid"]:
     """Log loss interpolated on a grid of log N, for many draws of the losses at once.
 
     Args:
@@ -123,19 +124,22 @@ def _curve(log_n, log_loss, grid, method: str) -> Float[np.ndarray, "draws grid"
         log_loss: log losses (draws, sizes).
         grid: log parameters at which it is interpolated.
         method: one of ``METHODS``.
+        config: tells the sizes that a parabola is fitted to.
     """
     if method == "akima":
         from scipy.interpolate import Akima1DInterpolator
 
         return Akima1DInterpolator(log_n, log_loss.T)(grid).T
-    near = _near(log_loss.mean(axis=0))
+    near = _near(log_loss.mean(axis=0), config)
     log_n, log_loss, centre = log_n[near], log_loss[:, near], log_n[near].mean()
     design = np.stack([np.ones_like(log_n), log_n - centre, (log_n - centre) ** 2])
     coefficients = np.linalg.lstsq(design.T, log_loss.T, rcond=None)[0]
     return coefficients.T @ np.stack([np.ones_like(grid), grid - centre, (grid - centre) ** 2])
 
 
-def _minimum(c, n, loss, noise, method, level, draws, rng) -> tuple[IsoflopMinimum, Float[np.ndarray, " draws"]]:
+def _minimum(
+    c, n, loss, noise, method, level, draws, rng, config: UncertaintyConfig
+) -> tuple[IsoflopMinimum, Float[np.ndarray, " draws"]]:
     """The minimum of one budget, and draws of log N* under run noise; none where it has a flaw.
 
     Args:
@@ -147,26 +151,27 @@ def _minimum(c, n, loss, noise, method, level, draws, rng) -> tuple[IsoflopMinim
         level: nominal coverage of the interval of N*.
         draws: of run noise.
         rng: of the draws.
+        config: settings of approach 2.
     """
-    sizes, losses, counts = _by_size(n, loss)
+    sizes, losses, counts = _by_size(n, loss, config)
     minimum = IsoflopMinimum(c, sizes, losses)
     log_n = np.log(sizes)
     grid = np.linspace(log_n[0], log_n[-1], (len(sizes) - 1) * GRID_PER_SIZE)
     if method == "parabola":  # a parabola is not extrapolated beyond the sizes that it was fitted to
-        near = log_n[_near(np.log(losses))]
+        near = log_n[_near(np.log(losses), config)]
         grid = np.linspace(near[0], near[-1], (len(near) - 1) * GRID_PER_SIZE)
-    lowest_index = int(np.argmin(_curve(log_n, np.log(losses)[None], grid, method)[0]))
+    lowest_index = int(np.argmin(_curve(log_n, np.log(losses)[None], grid, method, config)[0]))
     if lowest_index in (0, len(grid) - 1):
         flaw = MinimumFlaw.AT_SMALLEST if lowest_index == 0 else MinimumFlaw.AT_LARGEST
         return replace(minimum, flaw=flaw), np.empty(0)
     noisy = losses + noise / np.sqrt(counts) * rng.standard_normal((draws, len(losses)))
-    curves = _curve(log_n, np.log(np.maximum(noisy, LEAST_LOSS * losses)), grid, method)
+    curves = _curve(log_n, np.log(np.maximum(noisy, LEAST_LOSS * losses)), grid, method, config)
     lowest = curves.argmin(axis=1)
     inside = (lowest > 0) & (lowest < len(grid) - 1)
-    if inside.mean() < ENOUGH:
+    if inside.mean() < config.least_defined_share:
         return replace(minimum, flaw=MinimumFlaw.NOISY_EDGE), np.empty(0)
     log_n_draws, loss_draws = grid[lowest[inside]], np.exp(curves[inside, lowest[inside]])
-    least_spread = LEAST_SPREAD * GRID_PER_SIZE * (grid[1] - grid[0])
+    least_spread = config.isoflop_least_spread * GRID_PER_SIZE * (grid[1] - grid[0])
     low, high = interval(np.exp(log_n_draws), level)
     minimum = replace(
         minimum,
@@ -179,20 +184,25 @@ def _minimum(c, n, loss, noise, method, level, draws, rng) -> tuple[IsoflopMinim
     return minimum, rng.choice(log_n_draws, draws)
 
 
-def _noise(table: Table, group: np.ndarray) -> tuple[float, str]:
+def _noise(table: Table, group: np.ndarray, config: UncertaintyConfig) -> tuple[float, str]:
     """Standard deviation of the loss of one run, in units of the loss, and where it came from.
 
     It is pooled over repeated runs where there are any, else over the residuals of a parabola in log N at each budget.
+
+    Args:
+        table: the runs.
+        group: number of the budget of each.
+        config: settings of approach 2.
     """
     seeds, _ = seed_deviation(table, np.ones(len(table), bool), log=False)
     if seeds is not None:
         return seeds, "repeated runs"
     squares, dof = 0.0, 0
     for number in np.unique(group):
-        sizes, losses, _ = _by_size(table.values["n"][group == number], table.loss[group == number])
-        near = _near(np.log(losses))
+        sizes, losses, _ = _by_size(table.values["n"][group == number], table.loss[group == number], config)
+        near = _near(np.log(losses), config)
         if near.sum() > 3:
-            parabola = np.exp(_curve(np.log(sizes), np.log(losses)[None], np.log(sizes), "parabola")[0])
+            parabola = np.exp(_curve(np.log(sizes), np.log(losses)[None], np.log(sizes), "parabola", config)[0])
             squares, dof = squares + np.sum((losses - parabola)[near] ** 2), dof + int(near.sum()) - 3
     return float(np.sqrt(squares / max(dof, 1))), "residuals of the parabolas"
 
@@ -222,6 +232,7 @@ def isoflop_profiles(
     level: float = 0.95,
     draws: int = 1000,
     seed: int = 0,
+    uncertainty: UncertaintyConfig = DEFAULT_UNCERTAINTY,
 ) -> IsoflopFit:
     """Exponents of N*(C) and D*(C) from the best size at every budget.
 
@@ -236,6 +247,7 @@ def isoflop_profiles(
         level: of the intervals.
         draws: of run noise.
         seed: of the draws.
+        uncertainty: settings that shape intervals; of approach 2 those that begin with ``isoflop``.
 
     Raises:
         InputError: fewer than two budgets have an interior minimum.
@@ -257,9 +269,9 @@ def isoflop_profiles(
     if method not in METHODS:
         raise InputError(f"no method is called '{method}' (methods: {', '.join(METHODS)})")
     group = budget_groups(table.values["c"])
-    noise, origin = (noise, "given") if noise is not None else _noise(table, group)
-    _check_isoflop(table, group)
-    minima, log_n_draws = _minima(table, group, cost, noise, method, level, draws, seed)
+    noise, origin = (noise, "given") if noise is not None else _noise(table, group, uncertainty)
+    _check_isoflop(table, group, uncertainty)
+    minima, log_n_draws = _minima(table, group, cost, noise, method, level, draws, seed, uncertainty)
     used = [m for m in minima if m.flaw is None]
     if len(used) < 2:
         reasons = "; ".join(f"{m.c:.3g} FLOPs: {m.flaw}" for m in minima[:4] if m.flaw)
@@ -269,21 +281,22 @@ def isoflop_profiles(
     return _join(used, minima, log_n_draws, cost, method, noise, origin, level)
 
 
-def _check_isoflop(table: Table, group: Int[np.ndarray, " rows"]) -> None:
+def _check_isoflop(table: Table, group: Int[np.ndarray, " rows"], config: UncertaintyConfig) -> None:
     """Refuses a table whose runs do not share budgets.
 
     Args:
         table: the runs.
         group: number of the budget of each.
+        config: settings of approach 2.
 
     Raises:
         InputError: too few of them share a budget with enough sizes.
     """
     n_sizes = np.array(
-        [len(_by_size(table.values["n"][group == g], table.loss[group == g])[0]) for g in np.unique(group)]
+        [len(_by_size(table.values["n"][group == g], table.loss[group == g], config)[0]) for g in np.unique(group)]
     )
     share = float(np.mean(n_sizes[group] >= FEWEST_SIZES))
-    if share < ON_BUDGETS:
+    if share < config.isoflop_budget_share:
         raise InputError(
             f"{table.name}: not an iso-FLOP table: {share:.0%} of its runs share a budget with {FEWEST_SIZES} sizes"
         )
@@ -298,6 +311,7 @@ def _minima(
     level: float,
     draws: int,
     seed: int,
+    config: UncertaintyConfig,
 ) -> tuple[list[IsoflopMinimum], Float[np.ndarray, "draws minima"]]:
     """The best size of every budget, and draws of log N* of those without a flaw.
 
@@ -310,17 +324,18 @@ def _minima(
         level: of the intervals.
         draws: of run noise.
         seed: of the draws.
+        config: settings of approach 2.
     """
     rng = np.random.default_rng(seed)
     minima, log_n_draws = [], []
     for number in range(group.max() + 1):
         rows = group == number
         n, loss, c = table.values["n"][rows], table.loss[rows], float(np.median(table.values["c"][rows]))
-        sizes, losses, _ = _by_size(n, loss)
+        sizes, losses, _ = _by_size(n, loss, config)
         if len(sizes) < FEWEST_SIZES:
             minima.append(IsoflopMinimum(c, sizes, losses, flaw=MinimumFlaw.FEW_SIZES))
             continue
-        minimum, draws_of_budget = _minimum(c, n, loss, noise, method, level, draws, rng)
+        minimum, draws_of_budget = _minimum(c, n, loss, noise, method, level, draws, rng, config)
         if minimum.flaw is None:
             minimum = replace(minimum, d=float(c / np.exp(cost.log_flops_per_token(np.log(minimum.n)))))
             log_n_draws.append(draws_of_budget)

@@ -4,13 +4,16 @@ from dataclasses import dataclass, fields
 
 from laws.base.errors import InputError
 
-SHARES = ("law_weight", "equal_weight", "full_draws_weight", "identified_level", "outdone_weight")
+SHARES = (
+    *("law_weight", "equal_weight", "full_draws_weight", "identified_level", "outdone_weight"),
+    *("isoflop_budget_share", "least_defined_share"),
+)
 FROM_ZERO = (*SHARES, "spare_runs", "inflation_evidence", "inflation_warning", "departures")
 
 
 @dataclass(frozen=True)
 class UncertaintyConfig:
-    """Settings of noise, resampling, model averaging and of the warnings about them; written into ``fit.json``.
+    """Settings of noise, resampling, model averaging, approaches 1 and 2, designs and warnings; written into ``fit.json``.
 
     Args:
         runs_per_constant: runs a constant from which ``auto`` draws runs with replacement; with fewer, too many
@@ -40,6 +43,25 @@ class UncertaintyConfig:
         departures: sizes of the law's departures, in a run's noise, under which designs are judged: half of the draws
             trust the form.
         departure_length: length over which departures vary, in log N and log D.
+        departure_directions: directions of departures that are kept: the others vary faster than the runs resolve.
+        design_draws: draws of the constants over all forms under which designs are judged: the cost of a search is
+            proportional to them.
+        leave_out_folds: fits without some runs, at most; of more runs several are left out together, since the cost of
+            the fits would grow with the square of the runs.
+        least_defined_share: share of draws in which a quantity must exist (a minimum inside the sizes, a compute at which
+            a law reaches a loss) for it to have an interval: below a half its median is not defined.
+        downstream_draws: pairs of draws of two laws in a row: at 2,048 the Monte Carlo error of an end of a 95% interval
+            is 1.5% of its width (normal draws).
+        isoflop_same_size: difference in log N below which two sizes of a budget are one: seeds and rounded widths.
+        isoflop_budget_share: share of the runs that must lie on budgets with enough sizes for a table to be iso-FLOP.
+        isoflop_near: a parabola is fitted to sizes whose loss is within this share of the lowest, since the loss is not
+            one far from it.
+        isoflop_least_near: sizes to which it is fitted, at least: it passes through any three.
+        isoflop_least_spread: least standard deviation of log N*, over the spacing of sizes: no minimum is exact.
+        curve_window: half width, in log tokens, of the window in which a line stands for a noisy learning curve.
+        curve_least_points: points of such a window, at least; with fewer the smoothed loss is unknown.
+        envelope_computes: computes, equally spaced in log C, at which the envelope of learning curves is taken.
+        envelope_least_points: points of an envelope, at least: two determine a line without any check.
 
     Raises:
         InputError: a setting is negative, or zero where it divides; a share is above one.
@@ -69,6 +91,20 @@ class UncertaintyConfig:
     inflation_warning: float = 0.5
     departures: tuple[float, ...] = (0.0, 2.5)
     departure_length: float = 3.0
+    departure_directions: int = 8
+    design_draws: int = 24
+    leave_out_folds: int = 256
+    least_defined_share: float = 0.5
+    downstream_draws: int = 2048
+    isoflop_same_size: float = 0.02
+    isoflop_budget_share: float = 0.5
+    isoflop_near: float = 0.1
+    isoflop_least_near: int = 5
+    isoflop_least_spread: float = 0.33
+    curve_window: float = 0.25
+    curve_least_points: int = 8
+    envelope_computes: int = 60
+    envelope_least_points: int = 3
 
     def __post_init__(self) -> None:
         """Refuses values that mean nothing."""

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from laws.base.errors import InputError, nearest
+from laws.base.uncertainty_config import DEFAULT_UNCERTAINTY, UncertaintyConfig
 from laws.data.reading import as_numbers, read
 from laws.data.where import select
 
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
 
 # Learning curves: run -> (tokens, loss), ordered by tokens.
 Curves = dict[str, tuple[np.ndarray, np.ndarray]]
-SMOOTHING = 0.25  # half width, in log tokens, of the window in which a line stands for the noisy loss
-
-
-FEWEST_POINTS = 8  # of a window; with fewer the smoothed loss is unknown
 
 
 def load_curves(
@@ -73,7 +70,10 @@ def load_curves(
 
 
 def smoothed(
-    log_tokens: Float[np.ndarray, " steps"], log_loss: Float[np.ndarray, " steps"], points: Float[np.ndarray, " points"]
+    log_tokens: Float[np.ndarray, " steps"],
+    log_loss: Float[np.ndarray, " steps"],
+    points: Float[np.ndarray, " points"],
+    config: UncertaintyConfig = DEFAULT_UNCERTAINTY,
 ) -> Float[np.ndarray, " points"]:
     """Log loss of a noisy curve by local straight lines; NaN outside the curve and where it has too few points.
 
@@ -81,17 +81,20 @@ def smoothed(
         log_tokens: in order.
         log_loss: of single batches.
         points: log tokens at which to smooth.
+        config: its ``curve_window`` and ``curve_least_points``.
     """
     out = np.full(len(points), np.nan)
     inside = (points >= log_tokens[0] - 1e-9) & (points <= log_tokens[-1] + 1e-9)
-    first, last = np.searchsorted(log_tokens, points - SMOOTHING), np.searchsorted(log_tokens, points + SMOOTHING)
-    for k in np.flatnonzero(inside & (last - first >= FEWEST_POINTS)):
+    first, last = (np.searchsorted(log_tokens, points + side * config.curve_window) for side in (-1, 1))
+    for k in np.flatnonzero(inside & (last - first >= config.curve_least_points)):
         x, y = log_tokens[first[k] : last[k]] - points[k], log_loss[first[k] : last[k]]
         out[k] = np.polyfit(x, y, 1)[1]
     return out
 
 
-def levelled(tokens: np.ndarray, loss: np.ndarray, final: float) -> tuple[np.ndarray, np.ndarray]:
+def levelled(
+    tokens: np.ndarray, loss: np.ndarray, final: float, config: UncertaintyConfig = DEFAULT_UNCERTAINTY
+) -> tuple[np.ndarray, np.ndarray]:
     """Log tokens and log losses of a curve, shifted so that it ends at the run's measured loss.
 
     Training batches of one run are all easier or harder than the evaluation set by about the same factor.
@@ -100,7 +103,8 @@ def levelled(tokens: np.ndarray, loss: np.ndarray, final: float) -> tuple[np.nda
         tokens: of the points of the curve, rising.
         loss: there.
         final: measured loss of the run.
+        config: of the smoothing.
     """
     log_tokens, log_loss = np.log(tokens), np.log(loss)
-    end = smoothed(log_tokens, log_loss, log_tokens[-1:])[0]
+    end = smoothed(log_tokens, log_loss, log_tokens[-1:], config)[0]
     return log_tokens, log_loss + (np.log(final) - end if np.isfinite(end) else 0.0)

@@ -16,6 +16,7 @@ from laws.base.x64 import float64
 from laws.data.token_cost import TokenCost
 from laws.model.law import Law
 
+# Numerical: how finely and how far an optimum is searched for; one beyond e^9 times the runs is none that could be meant.
 GRID = 161
 MARGIN = 9.0  # log N is searched this far beyond the runs on either side
 NEWTON_STEPS = 30  # at most

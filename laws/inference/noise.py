@@ -106,6 +106,7 @@ def dof_correction(
     """
     square, curve = m_estimator_moments(NORMAL, deviation, objective, delta, config)
     with np.errstate(divide="ignore", invalid="ignore"):
+        # Between 1, least squares, and 2, beyond which no degree of freedom is taken.
         ratio = np.clip(square / np.maximum(curve * deviation, 1e-300) ** 2, 1.0, 2.0)
     return runs / np.maximum(runs - constants * (2 - ratio), 1)
 

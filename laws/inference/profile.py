@@ -21,6 +21,7 @@ from laws.inference.resampling import DesignFits
 from laws.model.coordinates import Coordinates
 from laws.model.law import Law
 
+# Numerical: neither moves an end of an interval.
 DRAWN = 15  # points of a curve, at most
 PERTURBATION = 1.01  # factor of the other constants under which a linear constant must keep its unit
 

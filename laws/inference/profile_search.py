@@ -14,6 +14,7 @@ from laws.estimation.newton import MinimizerResult, minimise
 from laws.inference.resampling import DesignFits
 from laws.model.coordinates import Coordinates
 
+# Numerical: the course of the search; its ends are those of the interval to within what is said here.
 MAX_ROUNDS = 10  # of the search for an end
 STEP = 1e-5  # of the derivatives of a quantity, in the optimiser's coordinates
 STIFFNESS = 30.0  # of a pull, relative to the curvature that the runs should give

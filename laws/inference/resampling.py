@@ -23,7 +23,7 @@ from laws.model.coordinates import Coordinates
 from laws.model.law import Law
 
 METHODS = ("auto", *(method.value for method in IntervalMethod if method != IntervalMethod.NONE))
-FOLDS, CELLS = 256, 2**23  # fits without some runs: at most so many, and so many times the rows
+CELLS = 2**23  # memory: fits without some runs times rows, at most
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class LeaveOneOut:
 def leave_one_out(fits: DesignFits) -> LeaveOneOut:
     """Refits without each run in turn; of many runs without each fold, so that memory grows with the rows alone."""
     tables, rows = fits.log_loss.shape
-    folds = min(fits.runs, FOLDS, max(2, CELLS // rows))
+    folds = min(fits.runs, fits.config.leave_out_folds, max(2, CELLS // rows))
     fold = fits.run % folds
     weight = np.tile(fold[None] != np.arange(folds)[:, None], (tables, 1)).astype(np.float64)
     start = np.repeat(fits.params, folds, axis=0)

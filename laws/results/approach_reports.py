@@ -5,6 +5,7 @@ import numpy as np
 from laws.approaches.envelope import Envelope, envelope
 from laws.approaches.isoflop_profiles import METHODS, IsoflopFit, isoflop_profiles
 from laws.base.errors import InputError
+from laws.base.uncertainty_config import DEFAULT_UNCERTAINTY, UncertaintyConfig
 from laws.data.curves import Curves
 from laws.data.grouping import frontier
 from laws.data.table import Table
@@ -48,7 +49,12 @@ def _envelope_report(fit: Envelope) -> ApproachReport:
 
 
 def other_approaches(
-    table: Table, cost: TokenCost, curves: Curves | None, level: float, seed: int
+    table: Table,
+    cost: TokenCost,
+    curves: Curves | None,
+    level: float,
+    seed: int,
+    uncertainty: UncertaintyConfig = DEFAULT_UNCERTAINTY,
 ) -> dict[str, ApproachReport]:
     """Approaches 1 and 2, each with its exponents or the reason why there are none.
 
@@ -58,6 +64,7 @@ def other_approaches(
         curves: learning curves, for approach 1.
         level: of the intervals.
         seed: of the draws.
+        uncertainty: settings that shape intervals.
 
     Returns:
         ``envelope``, ``isoflop_akima`` and ``isoflop_parabola``.
@@ -67,13 +74,13 @@ def other_approaches(
         reports["envelope"] = ApproachReport(reason="no learning curves were given")
     else:
         try:
-            reports["envelope"] = _envelope_report(envelope(table, curves, level, seed=seed))
+            reports["envelope"] = _envelope_report(envelope(table, curves, level, seed=seed, uncertainty=uncertainty))
         except InputError as error:
             reports["envelope"] = ApproachReport(reason=str(error))
     for method in METHODS:
         try:
             reports[f"isoflop_{method}"] = _isoflop_report(
-                isoflop_profiles(table, cost, method, level=level, seed=seed)
+                isoflop_profiles(table, cost, method, level=level, seed=seed, uncertainty=uncertainty)
             )
         except InputError as error:
             reports[f"isoflop_{method}"] = ApproachReport(reason=str(error))

@@ -107,13 +107,13 @@ def collapse(fit: FitResult, curves: Curves) -> Collapse:
         raise InputError(
             f"law '{fit.law.name}' has no irreducible loss ({' or '.join(FLOORS)}), which scales the curves"
         )
-    data = fit.report.data
+    data, config = fit.report.data, fit.report.uncertainty
     last_row = {run: row for row, run in enumerate(data.run)}
     levels, sizes = {}, {}
     for run, row in last_row.items():
         if run in curves and data.loss[row] > floor:
-            log_tokens, log_loss = levelled(*curves[run], data.loss[row])
-            loss = np.exp(smoothed(log_tokens, log_loss, log_tokens[-1] + np.log(_shares())))
+            log_tokens, log_loss = levelled(*curves[run], data.loss[row], config)
+            loss = np.exp(smoothed(log_tokens, log_loss, log_tokens[-1] + np.log(_shares()), config))
             if np.isfinite(loss[_shares() >= LATE]).all():
                 levels[run], sizes[run] = loss, tuple(values[row] for values in data.values.values())
     if len(levels) < FEWEST_CURVES:

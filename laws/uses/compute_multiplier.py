@@ -26,7 +26,6 @@ POINTS = 9  # computes of the answer by default
 MARGIN = 10.0  # factor by which they exceed A's largest run, by default
 GRID = 97  # computes at which B's optimal loss is tabulated, equally spaced in log C
 GRID_MARGIN = 1e4  # factor by which that grid exceeds both laws' runs and the question, on either side
-MIN_SHARE = 0.5  # share of draws that must have a multiplier for it to have an interval
 
 
 @dataclass(frozen=True)
@@ -241,7 +240,10 @@ def compare(
         law_b=b.law.name,
         compute_column=a.report.columns["c"],
         level=level,
-        points=tuple(_point(*values, level, unreached) for values in zip(compute, loss, fitted, draws.T, strict=True)),
+        points=tuple(
+            _point(*values, level, unreached, second.config.least_defined_share)
+            for values in zip(compute, loss, fitted, draws.T, strict=True)
+        ),
         slope=_slope(np.log(compute), fitted, draws, level),
         warnings=(f"extrapolation beyond the runs of A: C by a factor {factor:.3g}",) if factor > 1.005 else (),
     )
@@ -271,7 +273,13 @@ def _log_multiplier(
 
 
 def _point(
-    c: float, loss: float, fitted: float, draws: Float[np.ndarray, " draws"], level: float, unreached: str
+    c: float,
+    loss: float,
+    fitted: float,
+    draws: Float[np.ndarray, " draws"],
+    level: float,
+    unreached: str,
+    least_share: float,
 ) -> MultiplierPoint:
     """The multiplier at one compute.
 
@@ -282,12 +290,13 @@ def _point(
         draws: under every draw.
         level: nominal coverage of the interval.
         unreached: reason where B does not reach the loss.
+        least_share: of the draws in which B must reach it for the multiplier to have an interval.
     """
     point = MultiplierPoint(c=float(c), loss=float(loss), multiplier=None)
     if not np.isfinite(fitted):
         return replace(point, reason=unreached)
     point, known = replace(point, multiplier=float(np.exp(fitted))), draws[np.isfinite(draws)]
-    if len(known) < MIN_SHARE * len(draws):
+    if len(known) < least_share * len(draws):
         return replace(point, reason=f"no interval: only {len(known) / len(draws):.0%} of the draws of B reach it")
     low, high = interval(known, level)
     return replace(point, interval=(float(np.exp(low)), float(np.exp(high))), share_above_one=float(np.mean(known > 0)))

@@ -160,7 +160,7 @@ def cheapest_model(fit: FitResult, loss: float, inference_tokens: float, price_r
         raise FitFailed(f"under the fitted law no {reason} a loss of {loss:.6g}")
     draws = total.cheapest(predictor.draws) if len(predictor.draws) else np.empty((2, 0))
     reached = draws[:, np.isfinite(draws).all(axis=0)]
-    has_intervals = reached.shape[1] > 0 and 2 * reached.shape[1] >= draws.shape[1]
+    has_intervals = reached.shape[1] > 0 and reached.shape[1] >= predictor.config.least_defined_share * draws.shape[1]
     n_interval, d_interval = (_interval(np.exp(logs), predictor.level) if has_intervals else None for logs in reached)
     n, d = map(float, np.exp(point))
     per_token = float(np.exp(predictor.cost.log_flops_per_token(point[0])))

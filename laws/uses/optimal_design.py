@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from laws.base.errors import FitFailed
+from laws.base.uncertainty_config import UncertaintyConfig
 from laws.base.x64 import float64
 from laws.data.token_cost import TokenCost
 from laws.estimation.estimate import log_predictions
@@ -29,9 +30,8 @@ from laws.inference.noise import NORMAL, m_estimator_moments
 from laws.model.coordinates import Coordinates
 from laws.model.law import Law
 
-DRAWS = 24  # draws of the constants over all forms: the cost of a search is proportional to them
+# Numerical; what shapes designs stands in UncertaintyConfig.
 DIFFERENCE = 1e-4  # step of central differences, over the size of a coordinate
-FEATURES = 8  # directions of departures that are kept: the others vary faster than the runs resolve
 LANDMARKS = 1024  # rows whose kernel matrix is decomposed at most: its cost is cubic
 SPLIT_STEP = 0.2  # step in log N of central differences along the split of a budget
 
@@ -191,7 +191,7 @@ class InformationState:
 
 
 def _departures(
-    n: Float[np.ndarray, " rows"], d: Float[np.ndarray, " rows"], deviation: float, length: float
+    n: Float[np.ndarray, " rows"], d: Float[np.ndarray, " rows"], deviation: float, config: UncertaintyConfig
 ) -> Float[np.ndarray, "rows directions"]:
     """Gaussian-process departures from the law over log N and log D, as independent directions of unit variance.
 
@@ -201,13 +201,14 @@ def _departures(
         n: parameters.
         d: tokens.
         deviation: standard deviation of a departure, in log loss.
-        length: length scale, in log N and log D.
+        config: its ``departure_length`` and ``departure_directions``.
     """
-    position = np.stack([np.log(n), np.log(d)], axis=1) / length
+    position = np.stack([np.log(n), np.log(d)], axis=1) / config.departure_length
     landmarks = position[:: -(-len(position) // LANDMARKS)]
     kernel = lambda rows: np.exp(-0.5 * np.sum((rows[:, None] - landmarks[None]) ** 2, axis=2))
     values, vectors = np.linalg.eigh(kernel(landmarks))
-    return deviation * kernel(position) @ vectors[:, -FEATURES:] / np.sqrt(values[-FEATURES:])
+    largest = slice(-config.departure_directions, None)
+    return deviation * kernel(position) @ vectors[:, largest] / np.sqrt(values[largest])
 
 
 def _gradient(
@@ -280,10 +281,10 @@ def information_state(
     rows, width = len(fitted_runs.row_weight), max(len(form.law.params) for form in predictor.forms)
     split_runs, curvature = _split(predictor, target)
     all_runs = CandidateRuns.joined([fitted_runs.points, candidates, split_runs])
-    surface = _departures(all_runs.n, all_runs.d, predictor.noise.deviation, predictor.config.departure_length)
+    surface = _departures(all_runs.n, all_runs.d, predictor.noise.deviation, predictor.config)
     parts = []
     for form in predictor.forms:
-        count = min(round(form.weight * DRAWS), len(form.draws))
+        count = min(round(form.weight * predictor.config.design_draws), len(form.draws))
         if not count:
             continue
         params = form.draws[np.linspace(0, len(form.draws) - 1, count).astype(int)]

@@ -7,8 +7,6 @@ from laws.forecasting.prediction import Forecast, extrapolation, valid, warnings
 from laws.inference.noise import interval
 from laws.results.results import FitResult
 
-DRAWS = 2048  # pairs of draws: the Monte Carlo error of an end of a 95% interval is 1.5% of its width (normal draws)
-
 
 def predict_downstream(
     first: FitResult, second: FitResult, *, compute: float | None = None, **given: float | None
@@ -51,10 +49,11 @@ def predict_downstream(
     rng = np.random.default_rng(second.report.seed)
     losses = np.exp(first.predictor.log_losses(first.predictor.columns(valid(inputs)))[:, 0])
     predictor = second.predictor
-    log_values = predictor.log_losses({"upstream_loss": rng.choice(losses, DRAWS)})
+    count = predictor.config.downstream_draws
+    log_values = predictor.log_losses({"upstream_loss": rng.choice(losses, count)})
     # A draw of the second law for each draw of the loss, paired at random.
-    mean_draws = log_values[rng.integers(len(log_values), size=DRAWS), np.arange(DRAWS)]
-    run_noise = predictor.noise.deviation * rng.standard_t(predictor.noise.dof, DRAWS)
+    mean_draws = log_values[rng.integers(len(log_values), size=count), np.arange(count)]
+    run_noise = predictor.noise.deviation * rng.standard_t(predictor.noise.dof, count)
     point = second.forecast(upstream_loss=upstream.value)
     factors = extrapolation(predictor.ranges, {"upstream_loss": upstream.value})
     ends = [interval(np.exp(draws), predictor.level) for draws in (mean_draws + run_noise, mean_draws)]

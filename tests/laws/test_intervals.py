@@ -200,13 +200,13 @@ def test_intervals_cover_the_truth():
     assert all(0.62 <= count / 100 <= 0.95 for count in inside.values()), inside
 
 
-def test_many_runs_are_left_out_by_folds(monkeypatch, below):
+def test_many_runs_are_left_out_by_folds(below):
     """So memory grows with the rows: what each row is compared with is the fit without its fold."""
     from laws.inference import resampling as uncertainty
 
-    monkeypatch.setattr(uncertainty, "FOLDS", 5)
+    config = laws.UncertaintyConfig(leave_out_folds=5)
     table = laws.load(below)
-    fits = uncertainty.DesignFits.of(estimate(find("chinchilla"), table), table)
+    fits = uncertainty.DesignFits.of(estimate(find("chinchilla"), table), table, config=config)
     left = uncertainty.leave_one_out(fits)
     assert left.params.shape == (1, 5, 5) and left.residual.shape == (1, len(table))
     rows = fits.run % 5 == 3

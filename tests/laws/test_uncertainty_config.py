@@ -42,6 +42,19 @@ def test_settings_that_mean_nothing_are_refused(setting, message):
     assert laws.UncertaintyConfig(departures=(0.0,), law_weight=1.0).law_weight == 1
 
 
+def test_settings_of_the_other_approaches_are_followed(below):
+    """A parabola through all sizes, not those near the lowest loss alone; and minima of which none is exact."""
+    table, flat = laws.load(below), laws.UncertaintyConfig(isoflop_near=10.0, isoflop_least_spread=5.0)
+    usual = laws.isoflop_profiles(table, method="parabola", draws=200)
+    other = laws.isoflop_profiles(table, method="parabola", draws=200, uncertainty=flat)
+    assert usual.a != other.a
+    spread = lambda fit: np.array([minimum.spread for minimum in fit.minima if minimum.flaw is None])
+    assert (spread(other) > 3 * spread(usual).min()).all() and np.ptp(spread(other)) < 0.5 * spread(other).mean()
+    strict = laws.UncertaintyConfig(isoflop_budget_share=1.0, isoflop_same_size=2.0)
+    with pytest.raises(InputError, match="not an iso-FLOP table"):
+        laws.isoflop_profiles(table, uncertainty=strict)
+
+
 def test_a_narrower_pool_gives_narrower_forecasts(fitted):
     def width(shrinkage):
         settings = dataclasses.replace(fitted.report.uncertainty, pool_shrinkage=shrinkage)
