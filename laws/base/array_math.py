@@ -7,12 +7,34 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from laws.base.errors import InputError
 from laws.base.hyperdual import without_derivatives
 
 if TYPE_CHECKING:
     import jax
 
     Numbers: TypeAlias = jax.Array | np.ndarray
+
+
+def numbers_of(values: Any, what: str) -> np.ndarray:
+    """Values that were given as float64.
+
+    Args:
+        values: a number, an array, a column or what else NumPy takes.
+        what: they are, as messages call them.
+
+    Raises:
+        InputError: one of them is no number.
+
+    Example:
+        >>> numbers_of(["1e9", 2], "column 'n'")
+        array([1.e+09, 2.e+00])
+    """
+    try:
+        return np.asarray(values, np.float64)
+    except (TypeError, ValueError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise InputError(f"{what} is not numbers ({reason})") from error
 
 
 def namespace(*arguments: Any) -> Any:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
 
 from laws.data.checks import column_numbers
-from laws.data.reading import as_numbers
+from laws.data.reading import TIME, as_numbers
 from laws.data.settings import is_measured, kind_of
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 # Columns that say what was measured, beside the name of the loss: fits are comparable if they agree.
 MEASURED_WITH = ("eval_set", "eval_dataset", "evaluation_set", "tokenizer_hash", "tokenizer", "tokenizer_name")
 MOST_NAMED = 3  # values of such a column that are named
+DAY = 86_400.0  # seconds
+DATE = r"\d{4}-\d\d-\d\d"  # without a time of day
 LATEST = 1e10  # unix seconds in the year 2286: larger times are in another unit, and unknown
 
 
@@ -43,11 +45,27 @@ def rank_of(
 
 
 def end_times(frame: pd.DataFrame) -> Float[np.ndarray, " rows"] | None:
-    """When each run ended, unix seconds; NaN where that is not known, None where the table does not say."""
+    """When each run ended, unix seconds; NaN where that is not known, None where the table does not say.
+
+    A date without a time of day counts as the end of that day (UTC), since the run ended no later; so does midnight, which
+    is how timestamps hold dates.
+    """
     if "ended_at" not in frame.columns:
         return None
-    seconds = as_numbers(frame["ended_at"])
-    return np.where(seconds < LATEST, seconds, np.nan)
+    column: Any = frame["ended_at"]
+    seconds = as_numbers(column) if column.dtype.kind in "biuf" else _seconds_of_texts(column)
+    known = np.where(seconds < LATEST, seconds, np.nan)
+    return np.where(known % DAY == 0, known + DAY, known)
+
+
+def _seconds_of_texts(column: pd.Series) -> Float[np.ndarray, " rows"]:
+    """Unix seconds of texts that are dates, or times among dates; NaN of others."""
+    import pandas as pd
+
+    texts = column.astype("str").str.strip()
+    dated = texts.where(texts.str.fullmatch(f"{DATE}|{TIME}").fillna(False).astype(bool))
+    stamps = pd.to_datetime(dated, utc=True, format="ISO8601", errors="coerce")
+    return ((stamps - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)).to_numpy(np.float64)
 
 
 def quantity_of(frame: pd.DataFrame, observed: str) -> tuple[dict[str, str], tuple[str, ...]]:

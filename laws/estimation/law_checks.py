@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float, Int
 
+from laws.base.differentiate import second_order
 from laws.base.errors import InputError, nearest
 from laws.estimation.refit import slopes_at
 from laws.model.forms import shipped
@@ -78,6 +79,8 @@ def check_starts(law: Law, columns: Columns, points: Float[np.ndarray, "starts p
         )
     try:
         slopes = slopes_at(law, dict(rows), points[usable][:POINTS])
+        if law.has_compute_optimum:  # along n and d its split of a budget is found
+            _differentiate_in_columns(law, rows, points[usable][0])
     except Exception as error:
         raise InputError(
             f"law '{law.name}': value cannot be differentiated ({_told(error)}): write it with operators, numpy's exp, "
@@ -90,6 +93,20 @@ def check_starts(law: Law, columns: Columns, points: Float[np.ndarray, "starts p
             f"law '{law.name}': the derivative of value in '{name}' is not finite where value itself is "
             f"(at {name} = {points[usable][0, law.names.index(name)]:g})"
         )
+
+
+def _differentiate_in_columns(law: Law, rows: Columns, point: Float[np.ndarray, " params"]) -> None:
+    """Evaluates the law with its derivatives in what it reads; an error of its own functions is left to the caller.
+
+    Args:
+        law: the law.
+        rows: values of the runs, natural units.
+        point: constants, natural units.
+    """
+    names, constants = list(rows), law.constants(point)
+    evaluate = second_order(lambda values, _, __: law.value(constants, dict(zip(names, values, strict=True))))
+    with np.errstate(all="ignore"):
+        evaluate([rows[name][:POINTS] for name in names])
 
 
 def _spread(count: int) -> Int[np.ndarray, " rows"]:
@@ -133,6 +150,9 @@ def _evaluate(law: Law, constants: Values, rows: Columns) -> Float[np.ndarray, "
 
 
 def _told(error: Exception) -> str:
+    """An error of a law's own functions, in a few words."""
+    if type(error).__module__.startswith("jax"):  # a tracer was taken for an array
+        return "it asks for plain numbers, by 'if' or by a function of scipy or math"
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 

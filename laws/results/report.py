@@ -149,6 +149,31 @@ def read_report(payload: dict[str, Any], origin: str) -> FitReport:
             f"{origin}: a fit of another version ({version}; this one reads {SCHEMA}): fit the table again"
         )
     try:
-        return msgspec.convert(payload, FitReport)
+        report = msgspec.convert(payload, FitReport)
     except msgspec.ValidationError as error:
         raise InputError(f"{origin}: not a fit ({error})") from error
+    _check_lengths(report, origin)
+    return report
+
+
+def _check_lengths(report: FitReport, origin: str) -> None:
+    """Refuses arrays of one table that differ in length, and draws of other constants than the fitted ones.
+
+    Raises:
+        InputError: names the key.
+    """
+    rows = {"run": report.data.run, **report.data.values, "loss": report.data.loss}
+    rows |= {} if report.data.weight is None else {"weight": report.data.weight}
+    tables = {"samples": (report.samples, report.params), "data": (rows, rows)}
+    for form in report.model_average.forms[1:]:
+        tables[f"model_average ({form.label}) samples"] = (form.samples, form.params)
+    for key, (arrays, names) in tables.items():
+        unmatched = sorted(set(arrays) ^ set(names)) if arrays else []
+        if unmatched:
+            raise InputError(f"{origin}: not a fit ({key}: '{unmatched[0]}' is not in both samples and params)")
+        first = next(iter(arrays), "")
+        for name, values in arrays.items():
+            if len(values) != len(arrays[first]):
+                raise InputError(
+                    f"{origin}: not a fit ({key}: '{name}' has {len(values)} values, and '{first}' {len(arrays[first])})"
+                )

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from laws.base.array_math import numbers_of
 from laws.base.errors import InputError
 from laws.base.json_files import read_json, write_json
 from laws.estimation.estimate import log_predictions
@@ -217,12 +218,17 @@ class FitResult:
 
     def _variables(self, frame: pd.DataFrame | Mapping[str, Any]) -> dict[str, Float[np.ndarray, " rows"]]:
         """Variables that the law reads, from columns called as the variables or as in the fitted table."""
-        columns = {}
+        columns, lengths = {}, {}
         for variable in (*self.law.columns, "c"):
             for column in (variable, self.report.columns.get(variable, variable), VARIABLES[variable].column):
                 if column in frame:
-                    columns[variable] = np.asarray(frame[column], np.float64)
+                    columns[variable] = numbers_of(frame[column], f"column '{column}'")
+                    lengths[column] = columns[variable].size
                     break
+        several = {column: length for column, length in lengths.items() if length != 1}
+        if len(set(several.values())) > 1:
+            listed = " and ".join(f"'{column}' ({length})" for column, length in several.items())
+            raise InputError(f"columns {listed} are of unequal lengths")
         return columns
 
     def predict(self, frame: pd.DataFrame | Mapping[str, Any]) -> pd.Series:
@@ -233,7 +239,7 @@ class FitResult:
                 FLOPs, ...) or as in the fitted table. Compute is filled in where it is not given.
 
         Raises:
-            InputError: a variable is missing, or a value is not positive or finite.
+            InputError: a variable is missing, a value is not a positive and finite number, or columns differ in length.
         """
         columns = self.predictor.columns(self._variables(frame))
         value = np.exp(log_predictions(self.law, self.predictor.constants[None], columns)[0])
@@ -268,7 +274,7 @@ class FitResult:
         Raises:
             InputError: the law does not trade n against d, or a compute is not positive and finite.
         """
-        compute = np.atleast_1d(np.asarray(compute, np.float64))
+        compute = np.atleast_1d(numbers_of(compute, "compute"))
         wrong = ~(np.isfinite(compute) & (compute > 0))
         if wrong.any():
             raise InputError(f"compute must be positive and finite, and is {compute[wrong][0]:g}")

@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 from jaxtyping import Float
 
+from laws.base.array_math import numbers_of
 from laws.base.errors import InputError
 from laws.base.json_files import jsonable
 from laws.forecasting.prediction import Predictor, extrapolation
@@ -221,7 +222,7 @@ def compare(
     if check_quantity:
         check_quantities(a, b)
     _check_frontiers(a, b)
-    compute = default_compute(a) if compute is None else np.sort(np.asarray(compute, np.float64))
+    compute = default_compute(a) if compute is None else np.sort(np.atleast_1d(numbers_of(compute, "compute")))
     if not (np.isfinite(compute) & (compute > 0)).all():
         raise InputError(f"compute must be positive, and is {compute[~(compute > 0)][:1]}")
     first, second = a.predictor, b.predictor

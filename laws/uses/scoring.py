@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from laws.base.errors import InputError, NotPreregistered
 from laws.base.json_files import jsonable, sha256
 from laws.data.loading import load
+from laws.data.measurements import DAY
 from laws.data.table import ExclusionRule, Table
 from laws.model.law import Law
 from laws.model.variables import CORE
@@ -250,6 +251,9 @@ def _first_record(
 ) -> tuple[float | None, list[str]]:
     """When the first measurement of the target ended, None with a warning where the table does not say.
 
+    A date without a time of day counts as the end of that day (UTC), so a run is refused only if all of its day lies
+    before the prediction; if the prediction was frozen on that day, the date does not show which came first.
+
     Args:
         frozen_at: when the prediction was frozen, unix seconds.
         table: the runs.
@@ -269,6 +273,12 @@ def _first_record(
             f"{table.name}: run {run} at the target ended {frozen_at - first:.0f} s before the prediction "
             "was frozen, so the prediction is not preregistered"
         )
+    ended = table.ended_at[at_target]
+    if np.any((ended % DAY == 0) & (ended - DAY < frozen_at)):
+        return None, [
+            f"{table.name} says on which day its runs ended, not when, and the prediction was frozen on one of these days: "
+            "that it came before them is not shown"
+        ]
     return first, []
 
 

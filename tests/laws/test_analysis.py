@@ -172,6 +172,40 @@ def test_a_file_that_a_fit_names_is_not_executed(below, tmp_path):
     assert laws.read_fit(path, law=fit.law).params.equals(fit.params)
 
 
+@pytest.mark.parametrize(
+    ("cut", "message"),
+    [
+        (lambda fit: fit["samples"]["alpha"].pop(), r"samples: 'alpha' has 199 values, and '\w+' 200"),
+        (lambda fit: fit["data"]["values"]["n"].pop(), r"data: 'n' has 27 values, and 'run' 28"),
+        (lambda fit: fit["data"]["loss"].pop(), r"data: 'loss' has 27 values, and 'run' 28"),
+        (lambda fit: fit["samples"].pop("alpha"), r"samples: 'alpha' is not in both samples and params"),
+        (lambda fit: fit["model_average"]["forms"][1]["samples"]["E"].pop(), r"model_average \(.*\) samples: 'E' has"),
+    ],
+)
+def test_arrays_of_unequal_lengths_are_refused(fitted, tmp_path, cut, message):
+    content = json.loads(fitted.save(tmp_path / "fit.json").read_text())
+    cut(content)
+    (tmp_path / "fit.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=rf"fit\.json: not a fit \({message}") as refusal:
+        laws.read_fit(tmp_path / "fit.json")
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("request_of", "message"),
+    [
+        (lambda fit: fit.predict({"n": ["x"], "d": [1e9]}), "column 'n' is not numbers .*'x'"),
+        (lambda fit: fit.get_prediction(pd.DataFrame({"params_total": ["x"], "d": [1e9]})), "column 'params_total'"),
+        (lambda fit: fit.predict({"n": [1e7, 1e8, 1e9], "d": [1e9, 1e10]}), r"'n' \(3\) and 'd' \(2\) are of unequal"),
+        (lambda fit: fit.optimal(["much"]), "compute is not numbers"),
+        (lambda fit: laws.compare(fit, fit, ["much"]), "compute is not numbers"),
+    ],
+)
+def test_requests_that_are_not_numbers_are_refused(fitted, request_of, message):
+    with pytest.raises(InputError, match=message):
+        request_of(fitted)
+
+
 def test_the_api_is_listed():
     public = set(laws.__all__)
     assert {"load", "load_curves", "read_fit", "freeze", "score", "FitResult", "Runs", "Law", "LAWS"} <= public

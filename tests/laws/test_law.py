@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import erf, expit
 
 import laws
 from isoflop import cli
@@ -156,6 +157,7 @@ def test_laws_of_one_declaration_are_equal():
         ),
         (lambda p, x: np.sort(p["E"] + p["A"] * x["n"] ** -p["alpha"])[..., ::-1], "value cannot be differentiated"),
         (lambda p, x: p["E"] + 0 * x["n"].mean(), "value cannot be differentiated .AttributeError"),
+        (lambda p, x: p["E"] + p["A"] * erf(p["alpha"]) * x["n"] ** -p["alpha"], "by a function of scipy or math"),
         (lambda p, x: (p["E"] + p["A"] * x["n"] ** -p["alpha"]).astype(np.float32), "value gives float32 of shape"),
     ],
 )
@@ -164,6 +166,19 @@ def test_a_law_that_does_not_keep_its_declaration(value, message):
     with pytest.raises(InputError, match=message) as refusal:
         runs().fit(declared(value), resamples=0)
     assert str(refusal.value).startswith("law 'mine': ")
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_law_that_cannot_be_differentiated_in_what_it_reads():
+    """Its constants are fitted, and then the compute-optimal split is looked for along n and d."""
+    n, d = np.repeat([1e7, 1e8, 1e9], 4), np.tile([1e9, 4e9, 2e10, 1e11], 3)
+    table = laws.load(pd.DataFrame({"n": n, "d": d, "loss": 1.7 + 400 / n**0.3 + 400 / d**0.3}), n="n", d="d")
+    law = declared(
+        lambda p, x: p["E"] + p["A"] * (x["n"] ** -p["alpha"] + expit(x["d"]) * x["d"] ** -p["alpha"]),
+        columns=("n", "d"),
+    )
+    with pytest.raises(InputError, match=r"law 'mine': value cannot be differentiated .*scipy") as refusal:
+        table.fit(law, resamples=0)
     assert "\n" not in str(refusal.value)
 
 

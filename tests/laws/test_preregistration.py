@@ -45,6 +45,28 @@ def study(sweep, files):
     return frozen, fit_path, measure
 
 
+def test_a_date_counts_as_the_end_of_its_day(study, sweep, tmp_path):
+    """Of the day of the freezing it does not say which came first; the day before is too early, the next one is not."""
+    frozen, _, measure = study
+    frozen_at = json.loads(frozen.read_text())["created_at"]
+    measure()
+    date = pd.Timestamp(frozen_at, unit="s").normalize()
+    texts = [f"{date + pd.Timedelta(days=shift):%Y-%m-%d}" for shift in (-1, 0, 1)]
+    for shift, text in enumerate(texts, -1):
+        table = sweep.assign(ended_at=[text if budget == 1e12 else texts[0] for budget in sweep.budget])
+        path = tmp_path / ("runs.csv" if shift else "runs.parquet")
+        table.to_csv(path, index=False) if shift else table.assign(ended_at=pd.to_datetime(table.ended_at)).to_parquet(
+            path
+        )
+        if shift < 0:
+            with pytest.raises(NotPreregistered):
+                score(frozen, path)
+            continue
+        found = score(frozen, path)
+        assert found.preregistered is (True if shift else None)
+        assert any("on which day its runs ended" in warning for warning in found.warnings) is not bool(shift)
+
+
 def test_score(study, sweep):
     frozen, _, measure = study
     found = score(frozen, measure())
