@@ -155,6 +155,9 @@ def test_what_is_measured_or_kept_is_no_setting():
         "entropy",
     ):
         frame[name] = rng.uniform(1, 2, 12)
+    frame["top5"] = [0.98, 0.98, 1.0, 1.0, 0.98, 1.0, 0.98, 1.0, 1.0, 1.0, 1.0, 1.0]
+    frame["best_step"] = [10, 10, 20, 20, 10, 20, 20, 20, 20, 20, 20, 20]
+    frame["damaged_checkpoints"] = [0] * 11 + [1]
     frame["output_path"] = [f"/runs/{i}" for i in range(12)]
     frame["git_revision"] = ["a" * 40, "b" * 40] * 6
     frame["config_hash"] = [f"{i:032x}" for i in range(12)]

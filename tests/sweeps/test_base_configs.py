@@ -50,6 +50,25 @@ def test_a_change_of_the_base_becomes_a_column_to_select_by(grow, capsys):
         assert json.loads(capsys.readouterr().out)["warnings"] == [warning]
 
 
+def test_a_fit_of_two_base_configs_names_what_differs(grow, tmp_path, capsys):
+    """Runs of the other base are not repetitions: the change is named, and the column selects one of the bases."""
+    old = next(iter(grow().bases))
+    both = grow(optimizer={"weight_decay": 0.3})
+    fit = ["fit", str(both.path), "--law=power_c", "--resamples=0", "--json", f"--out={tmp_path / 'fit.json'}"]
+    capsys.readouterr()
+
+    def warned(*words):
+        assert main([*fit, *words]) == 0
+        report = json.loads(capsys.readouterr().out)
+        return report["n_runs"], " ".join(warning["text"] for warning in report["warnings"])
+
+    n_runs, texts = warned()
+    assert n_runs == 4
+    assert "differ in weight_decay, base_config, optimizer.weight_decay, which law 'power_c' does not read" in texts
+    n_runs, texts = warned(f"--where=base_config == '{old}'")
+    assert n_runs == 4 and "differ in" not in texts
+
+
 def test_what_no_result_depends_on_makes_no_other_base(grow):
     grow(train=False)
     larger = d.product(d.axis("model.size", (16,)), d.axis("horizon.steps", (30,)))
