@@ -198,7 +198,8 @@ def _on_one_line(text: str) -> str:
 
 def _one_line(error: Exception) -> tuple[int, str]:
     """Exit code and message of an error: an `exit_code` attribute marks the ones that were meant for people."""
-    message = _on_one_line(str(error)) or type(error).__name__
+    flag = getattr(error, "flag", None)  # by which the command line settles what the message says
+    message = _on_one_line(f"{error} ({flag})" if isinstance(flag, str) else str(error)) or type(error).__name__
     if isinstance(getattr(error, "exit_code", None), int):
         return error.exit_code, message  # type: ignore[attr-defined]
     if isinstance(error, absl_flags.Error):

@@ -10,9 +10,23 @@ MOST_COMPARED = 2000  # names that are searched for the nearest, which takes mil
 
 
 class InputError(ValueError):
-    """A table, a column, a law or a request that cannot be used; the message names the file, column or constant."""
+    """A table, a column, a law or a request that cannot be used; the message names the file, column or constant.
+
+    Args:
+        message: one line, in the words of a Python caller: arguments stand as they are called there.
+        flag: what settles it on the command line, which shows it behind the message.
+
+    Example:
+        >>> error = InputError("law 'chinchilla' needs a column for n", flag="--n_column=COLUMN")
+        >>> str(error), error.flag
+        ("law 'chinchilla' needs a column for n", '--n_column=COLUMN')
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, *, flag: str | None = None):
+        super().__init__(message)
+        self.flag = flag
 
 
 class FitFailed(RuntimeError):

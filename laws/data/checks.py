@@ -31,7 +31,7 @@ TOKENS_PER_PARAM = (1e-5, 1e7)  # between which the units of N and D make sense
 # C over 6 N D: between the inner two nothing is said, beyond the outer two the unit of C is taken for another one.
 USUAL_COST = (1e-2, 1e3)
 POSSIBLE_COST = (1e-4, 3e5)
-OVERRULE = "if it is right as it stands, --check_units=false"
+OVERRULE, OVERRULING_FLAG = "if it is right as it stands, check_units=False", "--check_units=false"
 
 
 def column_numbers(frame: pd.DataFrame, name: str, variable: str, column: str) -> Float[np.ndarray, " rows"]:
@@ -48,7 +48,7 @@ def column_numbers(frame: pd.DataFrame, name: str, variable: str, column: str) -
     """
     if column not in frame.columns:
         hint = nearest(column, frame.columns) or f" (columns: {listed(frame.columns)})"
-        raise InputError(f"{name}: no column '{column}' for {variable}{hint}; map it with {column_flag(variable)}")
+        raise InputError(f"{name}: no column '{column}' for {variable}{hint}", flag=column_flag(variable))
     numbers = as_numbers(frame[column])
     positive = variable not in VARIABLES or VARIABLES[variable].positive
     for bad, what in (
@@ -60,7 +60,8 @@ def column_numbers(frame: pd.DataFrame, name: str, variable: str, column: str) -
             row = int(np.flatnonzero(bad)[0])
             raise InputError(
                 f"{name}: column '{column}' is {what} in {int(bad.sum())} of {len(numbers)} rows, first in row "
-                f"{frame.index[row] + 1} ({frame[column].iloc[row]}); leave such rows out with --where"
+                f"{frame.index[row] + 1} ({frame[column].iloc[row]}); leave such rows out with where",
+                flag="--where=CONDITION",
             )
     return numbers
 
@@ -93,7 +94,7 @@ def check_copies(frame: pd.DataFrame, name: str) -> None:
     """Refuses rows that are equal in every column: one run counted twice.
 
     Raises:
-        InputError: names the rows, and the flag that keeps them.
+        InputError: names the rows, and the argument that keeps them.
     """
     group = equal_rows(*(frame[column] for column in frame.columns))
     counts = np.bincount(group)
@@ -102,7 +103,8 @@ def check_copies(frame: pd.DataFrame, name: str) -> None:
         rows = frame.index[group == first] + 1
         raise InputError(
             f"{name}: {int((counts - 1).sum())} rows are copies: rows {', '.join(map(str, rows[:3]))} are equal in every "
-            "column (if they are different runs, --keep_copies)"
+            "column (if they are different runs, keep_copies=True)",
+            flag="--keep_copies",
         )
 
 
@@ -120,7 +122,7 @@ def check_units(
         warnings.
 
     Raises:
-        InputError: units that cannot be, or that are taken for others; then with the flag that overrules it.
+        InputError: units that cannot be, or that are taken for others; then with the argument that overrules it.
     """
     if not {"n", "d"} <= set(values):
         return ()
@@ -134,19 +136,28 @@ def check_units(
     # A column of compute that fits N and D settles their units.
     few = d.max() < FEWEST_TOKENS and not (has_compute and POSSIBLE_COST[0] < middle < POSSIBLE_COST[1])
     if d.min() < 1 or (few and (np.any(d != np.round(d)) or n.max() < FEWEST_PARAMS or ratio < TOKENS_PER_PARAM[0])):
-        raise InputError(f"{described('d')} looks like millions or billions of tokens: give tokens; {OVERRULE}")
+        raise InputError(
+            f"{described('d')} looks like millions or billions of tokens: give tokens; {OVERRULE}", flag=OVERRULING_FLAG
+        )
     if few and max(n.max(), d.max()) < SMALL and ratio < 1:
         raise InputError(
             f"{described('d')} is {ratio:.2g} tokens a parameter for sizes of {n.max():.4g} at most: give parameters and "
-            f"tokens; {OVERRULE}"
+            f"tokens; {OVERRULE}",
+            flag=OVERRULING_FLAG,
         )
     if n.min() < 1 or ratio > TOKENS_PER_PARAM[1]:
-        raise InputError(f"{described('n')} looks like millions or billions of parameters: give parameters; {OVERRULE}")
+        raise InputError(
+            f"{described('n')} looks like millions or billions of parameters: give parameters; {OVERRULE}",
+            flag=OVERRULING_FLAG,
+        )
     if ratio < TOKENS_PER_PARAM[0]:
-        raise InputError(f"{described('d')} is {ratio:.2g} tokens a parameter: give tokens; {OVERRULE}")
+        raise InputError(
+            f"{described('d')} is {ratio:.2g} tokens a parameter: give tokens; {OVERRULE}", flag=OVERRULING_FLAG
+        )
     if not POSSIBLE_COST[0] < middle < POSSIBLE_COST[1]:
         raise InputError(
-            f"{described('c')} is {middle:.2g} times 6 N D: give training FLOPs, parameters and tokens; {OVERRULE}"
+            f"{described('c')} is {middle:.2g} times 6 N D: give training FLOPs, parameters and tokens; {OVERRULE}",
+            flag=OVERRULING_FLAG,
         )
     if not USUAL_COST[0] < middle < USUAL_COST[1]:
         return (f"column '{columns['c']}' is {middle:.2g} times 6 N D: are these the training FLOPs?",)

@@ -230,6 +230,9 @@ def _differing(
     """
     for column in settings or ():
         if column not in frame.columns:
-            raise InputError(f"{name}: no column '{column}' of --settings{nearest(column, frame.columns)}")
+            raise InputError(
+                f"{name}: no column '{column}' of settings{nearest(column, frame.columns)}",
+                flag="--settings=COLUMN,...",
+            )
     point = equal_points(values, CORE, len(frame))
     return differing_columns(frame, point, run, [column for column in known if column], settings)

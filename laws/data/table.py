@@ -141,7 +141,8 @@ class Table:
             if numbers is None:
                 raise InputError(
                     f"{self.name}: law '{law}' needs a column for {variable}, and there is no '{column}'"
-                    f"{nearest(column, self.header)} (map it with {column_flag(variable)}{HINTS.get(variable, '')})"
+                    f"{nearest(column, self.header)}{HINTS.get(variable, '')}",
+                    flag=column_flag(variable),
                 )
             values[variable], columns[variable] = numbers, column
         return replace(self, values=values, columns=columns)
@@ -252,7 +253,8 @@ class Table:
         if self.rank is None:
             raise InputError(
                 f"{self.name}: law '{law.name}' is of the best '{observed}' of each point, and rows of equal N, D and C "
-                "differ in it: name the column whose lowest value tells the best (--best_by COLUMN), or keep the best alone"
+                "differ in it: name the column whose lowest value tells the best as best_by, or keep the best alone",
+                flag=column_flag("best_by"),
             )
         keep = best_rows(point, self.rank)
         edge = points_at_edge(point, self.loss, keep)
@@ -288,11 +290,12 @@ class Table:
             InputError: there is no compute, or no column tells the best run.
         """
         if "c" not in self.values:
-            raise InputError(f"{self.name}: a frontier needs compute: name its column ({column_flag('c')})")
+            raise InputError(f"{self.name}: a frontier needs compute: name its column c", flag=column_flag("c"))
         if self.rank is None:
             raise InputError(
-                f"{self.name}: --frontier keeps the best run of each compute, and '{self.columns['loss']}' does not tell "
-                "which that is: name the column whose lowest value does (--best_by COLUMN)"
+                f"{self.name}: frontier keeps the best run of each compute, and '{self.columns['loss']}' does not tell "
+                "which that is: name the column whose lowest value does as best_by",
+                flag=column_flag("best_by"),
             )
         keep = np.zeros(len(self), bool)
         keep[best_of_budgets(self.values["c"], self.rank)] = True

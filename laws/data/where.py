@@ -23,7 +23,7 @@ def select(frame: pd.DataFrame, name: str, where: str) -> pd.DataFrame:
         InputError: an expression that does not parse, says more than a condition may, names an unknown column, is no
             condition, or keeps no row.
     """
-    shown = f'--where "{where}"' if len(where) <= expressions.LONGEST else "--where"
+    shown = f'where "{where}"' if len(where) <= expressions.LONGEST else "where"
     try:
         condition = expressions.parse(where)
         for column in condition.columns.values():

@@ -340,8 +340,8 @@ def method_for(
     if method == IntervalMethod.JACKKNIFE and OBJECTIVES[objective].has_threshold:
         smooth = " and ".join(name for name, other in OBJECTIVES.items() if not other.has_threshold)
         raise InputError(
-            f"ci_method jackknife is valid for objective {smooth} alone, not for {objective}: "
-            "take ci_method wild (--ci_method=wild)"
+            f"ci_method jackknife is valid for objective {smooth} alone, not for {objective}: take ci_method wild",
+            flag="--ci_method=wild",
         )
     if method != "auto":
         return IntervalMethod(method)

@@ -81,11 +81,11 @@ def column_flag(variable: str) -> str:
 
     Example:
         >>> column_flag("n"), column_flag("width"), column_flag("loss_stderr")
-        ('--n_column COLUMN', '--columns width=COLUMN', '--loss_stderr COLUMN')
+        ('--n_column=COLUMN', '--columns=width=COLUMN', '--loss_stderr=COLUMN')
     """
     if variable in (*CORE, "loss"):
-        return f"--{variable}_column COLUMN"
-    return f"--columns {variable}=COLUMN" if variable in VARIABLES else f"--{variable} COLUMN"
+        return f"--{variable}_column=COLUMN"
+    return f"--columns={variable}=COLUMN" if variable in VARIABLES else f"--{variable}=COLUMN"
 
 
 def value_flag(variable: str) -> str:

@@ -400,10 +400,14 @@ def from_report(report: FitReport, origin: str, law: str | Law | None = None) ->
     if law is None and report.declared_in is not None:
         raise InputError(
             f"{origin}: a fit of a law from a file of one's own ({report.declared_in}), which is not executed unasked: "
-            f"give --law={report.declared_in}"
+            "give it as law",
+            flag=f"--law={report.declared_in}",
         )
     if law is None and shipped(report.law) is None:
-        raise InputError(f"{origin}: a fit of law '{report.law}', which is not known: give its declaration with --law")
+        raise InputError(
+            f"{origin}: a fit of law '{report.law}', which is not known: give its declaration as law",
+            flag="--law=FILE.py:NAME",
+        )
     declared = find(law or report.law).with_fixed(report.fixed)
     if set(declared.names) != set(report.params):
         raise InputError(

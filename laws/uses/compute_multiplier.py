@@ -158,14 +158,15 @@ def check_quantities(a: FitResult, b: FitResult) -> None:
     """Refuses two fits of different quantities: other losses, other evaluation sets or other tokenizers.
 
     Raises:
-        InputError: names the two, and the flag that overrules it where they may be the same under two names.
+        InputError: names the two, and the argument that overrules it where they may be the same under two names.
     """
     quantity_a, quantity_b = a.report.quantity, b.report.quantity
     for key in quantity_a:
         if quantity_a[key] != quantity_b.get(key, quantity_a[key]):
             raise InputError(
                 f"the fits are not of one quantity: {key} is '{quantity_a[key]}' and '{quantity_b[key]}' (if these are "
-                "the same under two names, --check_quantity=false)"
+                "the same under two names, check_quantity=False)",
+                flag="--check_quantity=false",
             )
 
 

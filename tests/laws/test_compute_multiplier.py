@@ -162,7 +162,7 @@ def test_the_command_compares_a_law_of_ones_own(fits, below, capsys, tmp_path):
     assert cli.main([*both, f"--law={declaration}"]) == 0
     capsys.readouterr()
     assert cli.main(argv) == 2
-    assert f"give --law={declaration}" in capsys.readouterr().err
+    assert f"give it as law (--law={declaration})" in capsys.readouterr().err
     assert cli.main(["compare", *[str(folder / f"{name}.json") for name in "ab"], f"--law={declaration}"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert f"--law: neither fit is of law '{declaration}' (chinchilla and chinchilla)" in line

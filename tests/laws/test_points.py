@@ -166,7 +166,7 @@ def test_what_is_measured_or_kept_is_no_setting():
     assert table.differing == ()
     assert seed_deviation(table, np.ones(12, bool))[1] == 9
     assert laws.load(frame, settings=["device_kind"]).differing == ("device_kind",)
-    with pytest.raises(InputError, match=r"table: no column 'device_knd' of --settings; did you mean 'device_kind'\?"):
+    with pytest.raises(InputError, match=r"table: no column 'device_knd' of settings; did you mean 'device_kind'\?"):
         laws.load(frame, settings=["device_knd"])
 
 
@@ -204,7 +204,7 @@ def test_a_law_of_an_optimum_takes_the_best_rate_of_each_point():
     assert best.params["q"] == pytest.approx(0.0, abs=0.02)
     assert any("only the row with the lowest loss" in str(text) for text in best.warnings)
     alone = grid(rates).rename(columns={"loss": "quality"})
-    with pytest.raises(InputError, match=r"law 'lr_step' is of the best 'peak_lr' of each point.*--best_by COLUMN"):
+    with pytest.raises(InputError, match=r"law 'lr_step' is of the best 'peak_lr' of each point.*as best_by"):
         laws.load(alone, loss="peak_lr").fit("lr_step", resamples=0)
     named = laws.load(alone, loss="peak_lr", best_by="quality").fit("lr_step", resamples=0, objective="log_squared")
     assert named.params["p"] == best.params["p"]
@@ -221,7 +221,7 @@ def test_a_frontier_ranks_runs_by_their_loss():
     runs = grid(np.geomspace(3e-5, 1e-2, 9))
     best = runs.loc[runs.groupby((6 * runs.params_total * runs.tokens).round(-15)).loss.idxmin()]
     assert sorted(table.loss) == sorted(best.peak_lr)
-    with pytest.raises(InputError, match=r"--frontier keeps the best run.*'peak_lr' does not tell.*--best_by COLUMN"):
+    with pytest.raises(InputError, match=r"frontier keeps the best run.*'peak_lr' does not tell.*as best_by"):
         laws.load(grid().rename(columns={"loss": "quality"}), loss="peak_lr", frontier=True)
     with pytest.raises(InputError, match="'accuracy' does not tell"):
         laws.load(grid().rename(columns={"loss": "accuracy"}), loss="accuracy", frontier=True)

@@ -48,7 +48,7 @@ def test_conditions(where, rows):
     if rows:
         assert select(FRAME, "runs.csv", where).index.tolist() == rows
     else:
-        with pytest.raises(InputError, match=r"^runs.csv: no row satisfies --where "):
+        with pytest.raises(InputError, match=r"^runs.csv: no row satisfies where "):
             select(FRAME, "runs.csv", where)
 
 
@@ -95,7 +95,7 @@ def test_conditions(where, rows):
 def test_whatever_says_more_is_refused(where, reason):
     with pytest.raises(InputError, match=reason) as error:
         select(FRAME, "runs.csv", where)
-    assert str(error.value).startswith("runs.csv: cannot apply --where")
+    assert str(error.value).startswith("runs.csv: cannot apply where")
     assert "\n" not in str(error.value)
     assert "executed" not in sys.modules
 
