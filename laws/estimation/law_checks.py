@@ -4,13 +4,15 @@ They say what is wrong with the law where a fit would only say that it failed. L
 them by the tests instead, so that a fit of those loses no time.
 """
 
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from laws.base.differentiate import second_order
 from laws.base.errors import InputError, nearest
+from laws.base.hyperdual import HyperDual
 from laws.estimation.refit import slopes_at
 from laws.model.forms import shipped
 from laws.model.law import LARGE, Law, Values
@@ -103,10 +105,14 @@ def _differentiate_in_columns(law: Law, rows: Columns, point: Float[np.ndarray, 
         rows: values of the runs, natural units.
         point: constants, natural units.
     """
-    names, constants = list(rows), law.constants(point)
-    evaluate = second_order(lambda values, _, __: law.value(constants, dict(zip(names, values, strict=True))))
     with np.errstate(all="ignore"):
-        evaluate([rows[name][:POINTS] for name in names])
+        _value_in_columns(law)([rows[name][:POINTS] for name in law.columns], shared=law.constants(point))
+
+
+@functools.lru_cache(maxsize=64)
+def _value_in_columns(law: Law) -> Callable[..., HyperDual]:
+    """The law's value with its derivatives in what it reads; what JAX compiled for it is kept."""
+    return second_order(lambda values, _, constants: law.value(constants, dict(zip(law.columns, values, strict=True))))
 
 
 def _spread(count: int) -> Int[np.ndarray, " rows"]:
