@@ -30,8 +30,10 @@ from laws.data.grouping import budget_groups
 from laws.data.token_cost import TokenCost
 from laws.estimation.estimate import log_predictions
 from laws.estimation.refit import refit
-from laws.forecasting.model_averaging import model_average, pooled_inflation
-from laws.forecasting.prediction import Predictor, Rival
+from laws.forecasting.ensemble import members_of, rivals_of
+from laws.forecasting.member import Member, pooled_inflation
+from laws.forecasting.prediction import Predictor
+from laws.forecasting.priors import prior_of
 from laws.inference.allocation import allocate
 from laws.inference.noise import RunNoise, residual_scale
 from laws.inference.resampling import DesignFits, draw_bootstrap_errors, leave_one_out, wild_refits
@@ -89,11 +91,18 @@ SURFACES = {
         REPEATED, REFERENCE | {"rd": 15.4}, REPEATED, True, "up to 8 epochs of unique tokens, rn known"
     ),
     "misspecified": Surface(
-        find("chinchilla_power").with_fixed({"gamma": 0.8}),
+        find("coupled").with_fixed({"kappa": 0.8}),
         {"A": 700.0, "B": 900.0, "E": 1.69, "alpha": 0.38, "beta": 0.33},
         CHINCHILLA,
         False,
         "the law fitted lacks the common exponent 0.8 of the truth",
+    ),
+    "coupled": Surface(
+        find("coupled"),
+        {"A": 22600.0, "B": 216000.0, "E": 1.69, "alpha": 0.6, "beta": 0.62, "kappa": 0.5},
+        CHINCHILLA,
+        True,
+        "size and data coupled, kappa = 0.5; the forecasts are those of the surfaces, which hold it",
     ),
     "broken": Surface(
         replace(CHINCHILLA, name="broken", value=_broken, optimal_n=None, exponents=None),
@@ -125,7 +134,7 @@ def _ladder() -> tuple[np.ndarray, np.ndarray]:
 DESIGNS = {"isoflop": _isoflop, "ladder": _ladder}
 NOISES = (0.003, 0.01)
 CELLS = [
-    *itertools.product(("chinchilla", "asymmetric", "data_constrained", "misspecified"), DESIGNS, NOISES),
+    *itertools.product(("chinchilla", "asymmetric", "coupled", "data_constrained", "misspecified"), DESIGNS, NOISES),
     *itertools.product(("broken",), ("isoflop",), NOISES),
 ]
 
@@ -208,23 +217,25 @@ def intervals(setting: Setting, log_loss: np.ndarray, rng: np.random.Generator) 
     drawn = draw_bootstrap_errors(fits, leave_one_out(fits), deviation, runs - count, RESAMPLES, rng)
     refits = wild_refits(fits, drawn)
     draws = refits.params.reshape(sweeps, RESAMPLES, count)
-    members = model_average(fits, draws, drawn)
+    members = members_of(fits, draws, lambda: drawn, prior_of("public"), int(rng.integers(2**31)))
     ranges = {variable: (float(values.min()), float(values.max())) for variable, values in setting.columns.items()}
     ranges = {variable: ranges[variable] for variable in (*law.columns, "c")}
     ends = []
     for i in range(sweeps):
-        rivals = tuple(
-            Rival(form.label, form.law, form.params[i], form.draws[i], float(form.weight[i])) for form in members[1:]
-        )
         noise, seed = RunNoise(None, float(deviation[i]), runs - count), int(rng.integers(2**31))
         extrapolation_inflation = pooled_inflation(members, i)
         predictor = Predictor(
-            law, better[i], draws[i], TokenCost(), noise, ranges, 0.95, seed, rivals, extrapolation_inflation
+            law, better[i], draws[i], TokenCost(), noise, ranges, 0.95, seed, rivals_of(members, i), extrapolation_inflation
         )  # fmt: skip
         mean = predictor.log_losses(setting.targets)
-        ends.append(np.stack([_quantiles(mean), _quantiles(np.log(predictor.scattered(mean)))]))
-    went = np.array([[1 - refits.converged.mean(), refits.at_bound.any(axis=1).mean(), members[0].weight.mean()]])
+        ends.append(np.stack([_quantiles(mean), _quantiles(np.log(predictor.scattered(mean, setting.targets)))]))
+    went = np.array([[1 - refits.converged.mean(), refits.at_bound.any(axis=1).mean(), _weight_of_law(members, law)]])
     return np.array(ends), went
+
+
+def _weight_of_law(members: list[Member], law: Law) -> float:
+    """Mean weight of the forms of a law."""
+    return float(np.mean(np.sum([form.weight for form in members if form.law is law], axis=0)))
 
 
 def simulate(cell: tuple[str, str, float], chunk: int, sweeps: int) -> dict[str, np.ndarray]:

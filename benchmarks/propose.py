@@ -26,8 +26,10 @@ from laws.data.grouping import budget_groups
 from laws.data.token_cost import TokenCost
 from laws.estimation.estimate import log_predictions
 from laws.estimation.refit import refit
-from laws.forecasting.model_averaging import model_average, pooled_inflation
-from laws.forecasting.prediction import Predictor, Rival
+from laws.forecasting.ensemble import members_of, rivals_of
+from laws.forecasting.member import pooled_inflation
+from laws.forecasting.prediction import Predictor
+from laws.forecasting.priors import prior_of
 from laws.inference.allocation import allocate
 from laws.inference.noise import RunNoise, residual_scale
 from laws.inference.resampling import DesignFits, draw_bootstrap_errors, leave_one_out, wild_refits
@@ -108,13 +110,11 @@ def first_fits(study: Study, log_loss: np.ndarray, rng: np.random.Generator) -> 
     deviation = residual_scale(log_loss - fits.predicted, fits.run, count, fits.objective, fits.delta)
     drawn = draw_bootstrap_errors(fits, leave_one_out(fits), deviation, runs - count, RESAMPLES, rng)
     draws = wild_refits(fits, drawn).params.reshape(sweeps, RESAMPLES, count)
-    members = model_average(fits, draws, drawn)
+    members = members_of(fits, draws, lambda: drawn, prior_of("public"), int(rng.integers(2**31)))
     ranges = {variable: (float(values.min()), float(values.max())) for variable, values in columns.items()}
     out = []
     for i in range(sweeps):
-        rivals = tuple(
-            Rival(form.label, form.law, form.params[i], form.draws[i], float(form.weight[i])) for form in members[1:]
-        )
+        rivals = rivals_of(members, i)
         noise = RunNoise(None, float(deviation[i]), runs - count)
         out.append(
             Predictor(law, best[i], draws[i], TokenCost(), noise, ranges, 0.95, 0, rivals, pooled_inflation(members, i))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import ParamSpec
 
@@ -12,6 +12,7 @@ from laws.base.uncertainty_config import DEFAULT_UNCERTAINTY, UncertaintyConfig
 from laws.data import loading
 from laws.data.curves import Curves
 from laws.data.table import Table
+from laws.forecasting.priors import PriorName
 from laws.model.law import Law
 from laws.plotting.accessor import FitPlots
 from laws.plotting.figures import plot_all
@@ -40,6 +41,8 @@ class Runs(Table):
         fixed: Mapping[str, float] | None = None,
         curves: Curves | None = None,
         seed: int = 0,
+        prior: PriorName = "public",
+        prior_without: Sequence[str] = (),
     ) -> FitResult:
         """A law fitted to these runs, certified, with intervals, a backtest, and the weights of rival laws.
 
@@ -58,6 +61,10 @@ class Runs(Table):
             fixed: constants that are held at given values.
             curves: learning curves from ``laws.load_curves``, for approach 1.
             seed: of all draws.
+            prior: of the surfaces that forecast loss over size and data: ``public`` (what published tables have in
+                common), ``weak`` (weakly informative) or ``none``.
+            prior_without: sources that the public prior leaves out (``laws.forecasting.priors.SOURCES``): those of
+                these runs, where they are published.
 
         Returns:
             the fit.
@@ -86,6 +93,8 @@ class Runs(Table):
             fixed=fixed,
             curves=curves,
             seed=seed,
+            prior=prior,
+            prior_without=tuple(prior_without),
         )
         return FitResult(*analyse(self, law, settings))
 

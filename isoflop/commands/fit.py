@@ -65,6 +65,14 @@ def define(flags: absl_flags.FlagValues) -> None:
     real("level", 0.95, "Level of the intervals.", flag_values=flags)
     text("curves", None, "Learning curves for approach 1; curves.parquet beside runs.parquet.", flag_values=flags)
     whole("seed", 0, "Seed of all draws.", flag_values=flags)
+    absl_flags.DEFINE_enum(
+        "prior",
+        "public",
+        ["public", "weak", "none"],
+        "Prior of forecasts over size and data: what published tables have in common, a weak one, or none.",
+        flag_values=flags,
+    )
+    text("prior_without", None, "Sources that the public prior leaves out, as marin,refinedweb.", flag_values=flags)
     flag("sensitivity", False, "Also fit under other objectives, outlier rules, forms, conventions.", flag_values=flags)
     flag(
         "collapse",
@@ -112,6 +120,8 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         seed=flags.seed,
         curves=curves,
         fixed=_laws.numbers("fixed", flags.fixed),
+        prior=flags.prior,
+        prior_without=flags.prior_without.split(",") if flags.prior_without else (),
     )
     report = dataclasses.replace(fit.report, command=_laws.typed("fit", flags, args))
     if flags.sensitivity:
@@ -132,6 +142,18 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     return Output(payload | {"path": str(out)}, _text(fit, out, collapsed))
 
 
+def _coupling(report: "FitReport") -> list[str]:
+    """The test of separability, and the prior beside it."""
+    kappa, average = report.model_average.kappa, report.model_average
+    if kappa is None:
+        return []
+    without = f" without {', '.join(average.prior_without)}" if average.prior_without else ""
+    return [
+        f"coupling kappa {kappa.value:.2f} [{kappa.low:.2f}, {kappa.high:.2f}] (1 is separable; prior '{average.prior}'"
+        f"{without}: [{kappa.prior_low:.2f}, {kappa.prior_high:.2f}])"
+    ]
+
+
 def _span(ends: "Interval | None") -> str:
     return "" if ends is None else f"[{', '.join('open' if end is None else f'{end:.4g}' for end in ends)}]"
 
@@ -140,7 +162,7 @@ def _text(fit: "FitResult", out: Path, collapsed: "Collapse | None" = None) -> A
     from rich.console import Group
 
     report = fit.report
-    average = report.model_average.forms
+    average = [form for form in report.model_average.forms if form.weight]
     lines = [
         report.formula + _held(report),
         _runs(report),
@@ -151,6 +173,7 @@ def _text(fit: "FitResult", out: Path, collapsed: "Collapse | None" = None) -> A
     if len(average) > 1:
         weights = ", ".join(f"{form.label} {form.weight:.0%}" for form in average)
         lines.append(f"forms, weighed by their forecasts: {weights}")
+    lines += _coupling(report)
     terms = report.terms_at_centroid
     if terms.collinear:
         centre = ", ".join(f"{variable.upper()} {value:.3g}" for variable, value in terms.centroid.items())

@@ -5,10 +5,13 @@ from dataclasses import dataclass, fields
 from laws.base.errors import InputError
 
 SHARES = (
-    *("law_weight", "equal_weight", "full_draws_weight", "identified_level", "outdone_weight"),
+    *("coupled_weight", "law_weight", "equal_weight", "full_draws_weight", "identified_level", "outdone_share"),
     *("isoflop_budget_share", "least_defined_share"),
 )
-FROM_ZERO = (*SHARES, "spare_runs", "inflation_evidence", "inflation_warning", "departures")
+FROM_ZERO = (
+    *SHARES,
+    *("spare_runs", "inflation_evidence", "inflation_warning", "surface_inflation", "localities", "departures"),
+)
 
 
 @dataclass(frozen=True)
@@ -37,9 +40,20 @@ class UncertaintyConfig:
         noise_draws: draws of a run's noise for every draw of the mixture.
         identified_level: level of the profiles that decide whether a quantity is identified.
         unidentified_span: factor between the ends of a profile from which a quantity counts as unidentified.
-        outdone_weight: weight of the law among its rivals below which the reader is warned.
+        outdone_share: weight of the law among its rivals, over that before any backtest, below which the reader is warned.
         inflation_warning: extrapolation inflation over a factor of ten, relative to a run's noise, below which no
             warning is given: at a half it widens the interval of one run there by 12%.
+        coupled_weight: weight of the coupled surface before any backtest; the separable one has the rest. Chosen, as are
+            the localities and origins, on published tables (``benchmarks.heldout``) and ``benchmarks.coverage``.
+        localities: powers p of the forms whose rows count (C / C_max)^p: where a law is wrong over the whole range, it is
+            less so near the largest runs.
+        locality_weights: what each counts before any backtest.
+        surface_origins: forecast origins, the last ones: what forecast well from far below need not from the top.
+        near_factor: in size from the best of its budget, at which a run counts half in the score of a forecast.
+        least_density: of a run in log loss in a score, so that one outlier does not decide.
+        surface_draws: of the posterior of each surface.
+        surface_inflation: relative error of surfaces per e-fold of extrapolation beyond their posterior, as forecasts of
+            published tables erred beyond it (``benchmarks.heldout``).
         departures: sizes of the law's departures, in a run's noise, under which designs are judged: half of the draws
             trust the form.
         departure_length: length over which departures vary, in log N and log D.
@@ -87,8 +101,16 @@ class UncertaintyConfig:
     noise_draws: int = 8
     identified_level: float = 0.95
     unidentified_span: float = 3.0
-    outdone_weight: float = 0.2
+    outdone_share: float = 0.4
     inflation_warning: float = 0.5
+    coupled_weight: float = 0.75
+    localities: tuple[float, ...] = (0.0, 1.0, 2.0)
+    locality_weights: tuple[float, ...] = (4.0, 1.0, 1.0)
+    surface_origins: int = 3
+    near_factor: float = 4.0
+    least_density: float = 3e-4
+    surface_draws: int = 400
+    surface_inflation: float = 0.0015
     departures: tuple[float, ...] = (0.0, 2.5)
     departure_length: float = 3.0
     departure_directions: int = 8
@@ -115,6 +137,11 @@ class UncertaintyConfig:
                 raise InputError(f"UncertaintyConfig: {field.name} must be positive, and is {value}")
             if field.name in SHARES and most > 1:
                 raise InputError(f"UncertaintyConfig: {field.name} is a share of one, and is {value}")
+        if len(self.localities) != len(self.locality_weights):
+            raise InputError(
+                f"UncertaintyConfig: locality_weights has {len(self.locality_weights)} values for {len(self.localities)} "
+                "localities"
+            )
 
 
 DEFAULT_UNCERTAINTY = UncertaintyConfig()

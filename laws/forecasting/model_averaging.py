@@ -5,7 +5,7 @@ its score is the log density it gave them. A form whose errors in this backtest 
 constants and the runs' noise explain is widened by as much beyond the data.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from scipy.special import softmax
 
 from laws.estimation.estimate import log_predictions, starting_points
 from laws.estimation.refit import refit, restriction
+from laws.forecasting.member import Member
 from laws.forecasting.rolling_origin import Form, distance_variable, forecast_origins, rolling_origin_score
 from laws.inference.resampling import DesignFits
 from laws.model.forms import LAWS
@@ -33,28 +34,6 @@ RIVALS: dict[str, tuple[Form, ...]] = {
     **{f"power_{r}": (Form(f"power_offset_{r}", f"power_offset_{r}"),) for r in "ndc"},
     **{f"power_offset_{r}": (Form(f"power_offset_{r}, E = 0", f"power_offset_{r}", zero=("E",)),) for r in "ndc"},
 }
-
-
-@dataclass(frozen=True)
-class Member:
-    """One form of an ensemble, fitted to tables that share a design.
-
-    Args:
-        label, law: the form.
-        params, draws: its constants, and those of its resamples.
-        score: mean over the cuts of the log density that it gave the runs beyond; NaN without a cut.
-        extrapolation_inflation: relative error per e-fold of distance that its backtests showed beyond what is
-            expected; 0 unless it gains more than the settings' ``inflation_evidence``.
-        weight: of its forecasts in the mixture.
-    """
-
-    label: str
-    law: Law
-    params: Float[np.ndarray, "tables params"]
-    draws: Float[np.ndarray, "tables draws params"]
-    score: Float[np.ndarray, " tables"]
-    extrapolation_inflation: Float[np.ndarray, " tables"]
-    weight: Float[np.ndarray, " tables"]
 
 
 def _start(form: Form, law: Law, fits: DesignFits) -> Float[np.ndarray, " params"]:
@@ -144,8 +123,3 @@ def model_average(
         )
         for k, (form, form_fits) in enumerate(fitted)
     ]
-
-
-def pooled_inflation(members: list[Member], table: int = 0) -> float:
-    """Growth of the mixture: of all forms, by their weights."""
-    return float(sum(member.weight[table] * member.extrapolation_inflation[table] for member in members))

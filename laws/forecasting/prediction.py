@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,6 +13,7 @@ from laws.base.errors import FitFailed, InputError
 from laws.base.uncertainty_config import DEFAULT_UNCERTAINTY, UncertaintyConfig
 from laws.data.token_cost import TokenCost
 from laws.estimation.estimate import log_predictions
+from laws.forecasting.posterior import NU
 from laws.inference.allocation import Allocation, allocate
 from laws.inference.noise import RunNoise, interval
 from laws.model.law import Law
@@ -51,7 +52,7 @@ class Forecast:
     """The forecast of one run.
 
     Args:
-        value: predicted by the law.
+        value: the median of the mixture for laws whose forecasts are those of surfaces, else predicted by the law.
         interval: of one run: uncertainty of constants and form, and the run's noise.
         mean_interval: of the mean over repeated runs, without a run's noise; None without resamples.
         level: of both.
@@ -82,8 +83,10 @@ class Rival:
     Args:
         label: for people.
         law: its law.
-        constants, draws: its constants, and those of its resamples.
+        constants, draws: its constants, and those of its resamples or of its posterior.
         weight: of its forecasts.
+        noise: scale of a run's error in each draw, in log loss; None where that of the fit holds.
+        locality: power p of (C / C_max) by which rows counted: below C_max its weight falls in the same way.
     """
 
     label: str
@@ -91,6 +94,8 @@ class Rival:
     constants: Float[np.ndarray, " params"]
     draws: Float[np.ndarray, "draws params"]
     weight: float
+    noise: Float[np.ndarray, " draws"] | None = None
+    locality: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -146,22 +151,58 @@ class Predictor:
         return replace(self, law=self.law.with_inputs_fixed(values), rivals=rivals)
 
     @property
+    def of_surfaces(self) -> bool:
+        """Whether forecasts are those of surfaces under a prior (``laws.forecasting.surface_ensemble``)."""
+        return any(form.noise is not None for form in self.rivals)
+
+    @property
     def forms(self) -> tuple[Rival, ...]:
-        """The law first, and its rivals."""
+        """The law first, and its rivals; or the surfaces, among which the law has its place."""
+        if self.of_surfaces:
+            return self.rivals
         weight = 1 - sum(rival.weight for rival in self.rivals)
         return (Rival(self.law.name, self.law, self.constants, self.draws, weight), *self.rivals)
 
-    def _mixture(self) -> list[tuple[Law, Float[np.ndarray, "draws params"]]]:
-        """As many draws of each form as it has weight, in all as many as the law has or the settings' ``mixture_draws``."""
+    def _votes(self, columns: Mapping[str, Float[np.ndarray, " runs"]]) -> Float[np.ndarray, "forms runs"]:
+        """Weight of each form for each run: a form fitted to the largest runs counts less below them."""
+        has_compute = "c" in columns and "c" in self.ranges
+        below = np.minimum(np.log(columns["c"] / self.ranges["c"][1]), 0.0) if has_compute else np.zeros(1)
+        votes = np.array([form.weight * np.exp(form.locality * below) for form in self.forms])
+        return votes / votes.sum(axis=0)
+
+    def _mixed(
+        self,
+        columns: Mapping[str, Float[np.ndarray, " runs"]],
+        of_form: Callable[[Rival], Float[np.ndarray, "draws runs"]],
+    ) -> Float[np.ndarray, "draws runs"]:
+        """Draws of the mixture, each form having as many as its weight asks for, those of one form together.
+
+        Args:
+            columns: where; only compute is looked at.
+            of_form: draws of one form.
+        """
         count = max(len(self.draws), self.config.mixture_draws)
-        shares = [(form, round(form.weight * count)) for form in self.forms]
-        return [(form.law, form.draws[np.arange(count) % len(form.draws)]) for form, count in shares if count]
+        ends = np.cumsum(self._votes(columns), axis=0)
+        place = (np.arange(count) + 0.5) / count
+        chosen = np.sum(place[:, None, None] > ends[None, :-1], axis=1)  # number of the form, (draws, runs)
+        mixed = np.zeros((count, len(next(iter(columns.values())))))
+        for number, form in enumerate(self.forms):
+            if np.any(chosen == number):
+                draws = of_form(form)
+                mixed = np.where(chosen == number, draws[np.arange(count) % len(draws)], mixed)
+        return mixed
+
+    def voting_forms(self, columns: Mapping[str, Float[np.ndarray, " runs"]]) -> list[Rival]:
+        """The forms that a forecast there draws on."""
+        votes = zip(self.forms, self._votes(columns), strict=True)
+        return [form for form, of_form in votes if np.max(of_form, initial=0.0) > 0]
 
     def _shrunk_to_median(self, draws: Float[np.ndarray, "draws ..."]) -> Float[np.ndarray, "draws ..."]:
         """Draws of one form drawn together: a pool of calibrated forecasts is wider than it should be."""
         known = np.isfinite(draws).any(axis=0)
         centre = np.nanmedian(np.where(known, draws, 0.0), axis=0)
-        return centre + (self.config.pool_shrinkage if self.rivals else 1.0) * (draws - centre)
+        shrinkage = self.config.pool_shrinkage if self.rivals and not self.of_surfaces else 1.0
+        return centre + shrinkage * (draws - centre)
 
     def _inflated(self, log_loss, distance):
         """Draws widened by the growth of the backtests' errors with distance."""
@@ -178,41 +219,78 @@ class Predictor:
         compute, reach = np.atleast_1d(compute), (self.cost, self.ranges["n"])
         if not draws:
             return allocate(self.law, self.constants[None], compute, *reach)
-        allocations = [allocate(law, params, compute, *reach) for law, params in self._mixture()]
-        logs = {
-            name: np.concatenate([self._shrunk_to_median(np.log(getattr(part, name))) for part in allocations])
-            for name in ("n", "d", "loss")
-        }
-        logs["loss"] = self._inflated(logs["loss"], self.distance({"c": compute}))
-        slopes = {
-            name: np.concatenate([self._shrunk_to_median(getattr(part, name)) for part in allocations])
-            for name in ("a", "b")
-        }
+        columns = {"c": compute}
+        of_label = {form.label: allocate(form.law, form.draws, compute, *reach) for form in self.voting_forms(columns)}
+
+        def mixed(name: str, transform: Callable[[np.ndarray], np.ndarray]) -> Float[np.ndarray, "draws budgets"]:
+            of_form = lambda form: self._shrunk_to_median(transform(getattr(of_label[form.label], name)))
+            return self._mixed(columns, of_form)
+
+        logs = {name: mixed(name, np.log) for name in ("n", "d", "loss")}
+        logs["loss"] = self._inflated(logs["loss"], self.distance(columns))
+        slopes = {name: mixed(name, np.asarray) for name in ("a", "b")}
         return Allocation(**{name: np.exp(values) for name, values in logs.items()}, **slopes)
+
+    def forecast_allocation(self, compute) -> tuple[Allocation, Allocation]:
+        """Compute-optimal sizes as they are forecast, and under every draw.
+
+        Forecast are the medians of surfaces (and the tokens that the compute buys at that size), or the sizes of the
+        fitted law. Without resamples the draws are the one of
+        the law.
+        """
+        draws = self.allocation(compute, draws=len(self.draws) > 0)
+        if not self.of_surfaces:
+            return self.allocation(compute), draws
+        middle = medians(draws)
+        tokens = np.atleast_1d(compute) / np.exp(self.cost.log_flops_per_token(np.log(middle.n)))
+        return replace(middle, d=tokens), draws
 
     def log_losses(self, columns: dict[str, Float[np.ndarray, " runs"]]) -> Float[np.ndarray, "draws runs"]:
         """Predicted log losses under every draw of the mixture of forms, without a run's noise."""
         if not len(self.draws):
             return log_predictions(self.law, self.constants[None], columns)
-        log_losses = [self._shrunk_to_median(log_predictions(law, params, columns)) for law, params in self._mixture()]
-        return self._inflated(np.concatenate(log_losses), self.distance(columns))
+        of_form = lambda form: self._shrunk_to_median(log_predictions(form.law, form.draws, columns))
+        return self._inflated(self._mixed(columns, of_form), self.distance(columns))
 
-    def scattered(self, log_loss: Float[np.ndarray, "draws runs"]) -> Float[np.ndarray, "many runs"]:
+    def central_losses(
+        self, columns: dict[str, Float[np.ndarray, " runs"]], log_loss: Float[np.ndarray, "draws runs"]
+    ) -> Float[np.ndarray, " runs"]:
+        """Losses as they are forecast: medians of the mixture, or those of the law where it has no rivals.
+
+        Args:
+            columns: of the runs.
+            log_loss: predicted log losses under every draw.
+        """
+        if self.of_surfaces and len(self.draws):
+            return np.exp(_median(log_loss)[0])
+        return np.exp(log_predictions(self.law, self.constants[None], columns)[0])
+
+    def scattered(
+        self, log_loss: Float[np.ndarray, "draws runs"], columns: Mapping[str, Float[np.ndarray, " runs"]]
+    ) -> Float[np.ndarray, "many runs"]:
         """Losses of new runs: predicted log losses with a run's noise added, the same draws of it for every run.
 
         So the interval of a run does not depend on what else is predicted beside it.
+
+        Args:
+            log_loss: predicted log losses under every draw of the mixture.
+            columns: of the runs; only compute is looked at.
         """
         rng = np.random.default_rng(self.seed)
-        shape = (self.config.noise_draws, len(log_loss), 1)
-        losses = np.exp(log_loss + self.noise.deviation * rng.standard_t(self.noise.dof, shape))
-        return losses.reshape(shape[0] * shape[1], log_loss.shape[1])
+        scale, dof = np.full((1, 1), self.noise.deviation), self.noise.dof
+        if self.of_surfaces:
+            runs = log_loss.shape[1]
+            noise = lambda form: np.tile(form.noise[:, None], (1, runs))
+            scale, dof = self._mixed(columns, noise), NU
+        losses = np.exp(log_loss + scale * rng.standard_t(dof, (self.config.noise_draws, len(log_loss), 1)))
+        return losses.reshape(self.config.noise_draws * len(log_loss), log_loss.shape[1])
 
     def losses(self, given) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Predicted losses of runs, and the ends of their intervals."""
+        """Forecast losses of runs, and the ends of their intervals."""
         columns = self.columns(given)
-        point = np.exp(log_predictions(self.law, self.constants[None], columns)[0])
-        low, high = interval(self.scattered(self.log_losses(columns)), self.level)
-        return point, low, high
+        log_loss = self.log_losses(columns)
+        low, high = interval(self.scattered(log_loss, columns), self.level)
+        return self.central_losses(columns, log_loss), low, high
 
     def sd_components(self, log_loss: list[np.ndarray], distance: float) -> dict[str, float]:
         """What the uncertainty of one prediction is made of, as standard deviations relative to the loss.
@@ -231,8 +309,26 @@ class Predictor:
             "constants": float(np.sqrt(weight @ np.square(within))),
             "form": float(np.sqrt(weight @ (centre - weight @ centre) ** 2)),
             "extrapolation": self.extrapolation_inflation * distance,
-            "noise": self.noise.deviation,
+            "noise": self._run_deviation(weight),
         }
+
+    def _run_deviation(self, weight: Float[np.ndarray, " forms"]) -> float:
+        """Standard deviation of a run's log loss: of the fit, or the root mean square of the surfaces'."""
+        if not self.of_surfaces:
+            return self.noise.deviation
+        squares = [np.mean(np.square(form.noise)) for form in self.forms]
+        return float(np.sqrt(NU / (NU - 2) * (weight @ np.array(squares))))
+
+
+def medians(draws: Allocation) -> Allocation:
+    """The median of every quantity over the draws."""
+    return Allocation(**{name: _median(values) for name, values in vars(draws).items()})
+
+
+def _median(draws: Float[np.ndarray, "draws columns"]) -> Float[np.ndarray, "1 columns"]:
+    """Medians over the draws that are finite."""
+    known = np.isfinite(draws).any(axis=0)
+    return np.where(known, np.nanmedian(np.where(known, draws, 0.0), axis=0), np.nan)[None]
 
 
 def valid(given: Mapping[str, Any]) -> dict[str, Float[np.ndarray, " runs"]]:
@@ -310,13 +406,13 @@ def predict_runs(predictor: Predictor, **given: float) -> Forecast:
     """
     columns = predictor.columns({variable: np.array([value]) for variable, value in given.items()})
     log_losses = predictor.log_losses(columns)
+    value = float(predictor.central_losses(columns, log_losses)[0])
     of_forms = [
         log_predictions(form.law, np.concatenate([form.constants[None], form.draws]), columns)[:, 0]
         for form in predictor.forms
     ]
     inputs = {variable: float(value[0]) for variable, value in columns.items()}
-    point = np.exp(log_predictions(predictor.law, predictor.constants[None], columns)[0, 0])
-    return _forecast(predictor, float(point), log_losses, of_forms, inputs, predictor.distance(columns)[0])
+    return _forecast(predictor, value, log_losses, of_forms, inputs, columns)
 
 
 def predict_compute(predictor: Predictor, compute: float) -> Forecast:
@@ -332,10 +428,9 @@ def predict_compute(predictor: Predictor, compute: float) -> Forecast:
     """
     if not (np.isfinite(compute) and compute > 0):
         raise InputError(f"compute must be positive, and is {compute}")
-    point = predictor.allocation(compute)
+    point, draws = predictor.forecast_allocation(compute)
     if not np.isfinite(point.n).all():
         raise FitFailed(f"the fitted law has no compute-optimal size at {compute:.4g} FLOPs")
-    draws = predictor.allocation(compute, draws=True) if len(predictor.draws) else point
     lost = int(np.sum(~np.isfinite(draws.loss)))
     of_forms = [
         np.log(allocate(form.law, np.concatenate([form.constants[None], form.draws]), np.array([compute]),
@@ -343,8 +438,8 @@ def predict_compute(predictor: Predictor, compute: float) -> Forecast:
         for form in predictor.forms
     ]  # fmt: skip
     inputs = {"n": float(point.n[0, 0]), "d": float(point.d[0, 0]), "c": float(compute)}
-    distance = predictor.distance({"c": np.array([compute])})[0]
-    forecast = _forecast(predictor, float(point.loss[0, 0]), np.log(draws.loss), of_forms, inputs, distance)
+    columns = {"c": np.array([float(compute)])}
+    forecast = _forecast(predictor, float(point.loss[0, 0]), np.log(draws.loss), of_forms, inputs, columns)
     warned = (
         [f"{lost} of {len(draws.loss)} resamples have no compute-optimal size and are not in the intervals"]
         if lost
@@ -382,17 +477,17 @@ def _forecast(
     log_losses: Float[np.ndarray, "draws 1"],
     of_forms: list[Float[np.ndarray, " draws"]],
     inputs: dict[str, float],
-    distance: float,
+    columns: dict[str, Float[np.ndarray, " 1"]],
 ) -> Forecast:
     factors = extrapolation(predictor.ranges, inputs)
     return Forecast(
         value=value,
-        interval=_ends(predictor.scattered(log_losses)[:, 0], predictor.level),
+        interval=_ends(predictor.scattered(log_losses, columns)[:, 0], predictor.level),
         mean_interval=_ends(np.exp(log_losses[:, 0]), predictor.level) if len(predictor.draws) else None,
         level=predictor.level,
         inputs=inputs,
         split=None,
-        sd_components=predictor.sd_components(of_forms, float(distance)),
+        sd_components=predictor.sd_components(of_forms, float(predictor.distance(columns)[0])),
         extrapolation=factors,
         warnings=tuple(warnings_of(predictor, factors)),
     )

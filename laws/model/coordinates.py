@@ -32,7 +32,8 @@ class Coordinates:
     """The constants as the optimiser sees them.
 
     A linear constant is replaced by how much it adds or takes at the centre of the runs: unlike A and alpha themselves
-    these numbers are nearly uncorrelated, of like size, and may reach zero. The others are taken on their own scale.
+    these numbers are nearly uncorrelated, of like size, and may reach zero. One with a unit is replaced by the log of
+    its term there. The others are taken on their own scale.
 
     Args:
         law: the law.
@@ -52,8 +53,17 @@ class Coordinates:
         """
         return cls(law, {variable: _centre(np.asarray(columns[variable], np.float64)) for variable in law.columns})
 
-    def _nonlinear(self, convert: Callable[[Param, int], Any]) -> dict[str, Any]:
-        return {p.name: convert(p, i) for i, p in enumerate(self.law.params) if p.name not in self.law.linear}
+    def _plain(self, convert: Callable[[Param, int], Any]) -> dict[str, Any]:
+        """The constants that are neither linear nor fitted by their term."""
+        return {
+            p.name: convert(p, i)
+            for i, p in enumerate(self.law.params)
+            if p.name not in self.law.linear and p.unit is None
+        }
+
+    def _term_sizes(self, plain: Values) -> dict[str, Any]:
+        """Size at the centre of the terms that constants with a unit have at one."""
+        return {p.name: p.unit(plain, self.centre) for p in self.law.params if p.unit is not None}
 
     def _sizes(self, nonlinear: Values) -> dict[str, Any]:
         """By how much one unit of each linear constant moves the prediction at the centre."""
@@ -67,7 +77,10 @@ class Coordinates:
         Args:
             unconstrained: the optimiser's coordinates, one array (or hyper-dual number) a constant.
         """
-        nonlinear = self._nonlinear(lambda p, i: SCALES[p.scale][1](unconstrained[i]))
+        plain = self._plain(lambda p, i: SCALES[p.scale][1](unconstrained[i]))
+        terms = self._term_sizes(plain)
+        of_terms = {name: exp(unconstrained[i]) / terms[name] for i, name in enumerate(self.law.names) if name in terms}
+        nonlinear = plain | of_terms
         sizes = self._sizes(nonlinear)
         linear = {name: unconstrained[i] / sizes[name] for i, name in enumerate(self.law.names) if name in sizes}
         return {name: (nonlinear | linear)[name] for name in self.law.names}
@@ -86,13 +99,16 @@ class Coordinates:
 
     def to_unconstrained(self, params: Float[Numbers, "*batch params"]) -> Float[Numbers, "*batch params"]:
         """The optimiser's coordinates, from constants in natural units; the inverse of ``to_params``."""
-        nonlinear = self._nonlinear(lambda p, i: params[..., i])
-        units = self._sizes(nonlinear)
-        columns = [
-            params[..., i] * units[p.name] if p.name in self.law.linear else SCALES[p.scale][0](params[..., i])
-            for i, p in enumerate(self.law.params)
-        ]
-        return stack(columns)
+        plain = self._plain(lambda p, i: params[..., i])
+        terms = self._term_sizes(plain)
+        units = self._sizes(plain | {name: params[..., self.law.names.index(name)] for name in terms})
+
+        def coordinate(param: Param, value: Numbers) -> Numbers:
+            if param.name in terms:
+                return log(value * terms[param.name])
+            return value * units[param.name] if param.name in units else SCALES[param.scale][0](value)
+
+        return stack([coordinate(param, params[..., i]) for i, param in enumerate(self.law.params)])
 
     def bounds(self) -> tuple[Float[np.ndarray, " params"], Float[np.ndarray, " params"]]:
         """Lower and upper bounds in the optimiser's coordinates; linear constants are not negative."""

@@ -45,6 +45,8 @@ class Param:
         scale: "log" or "linear", the scale on which the constant is fitted unless the law is linear in it.
         starts: natural values of the multi-start grid, or a function from the columns of the runs (and ``loss``) to
             them (``laws.model.forms.start_values``). A linear constant needs none: projection supplies them.
+        unit: ``(other constants, columns) -> size of the term at a constant of one``, where the law is not linear in it.
+            It is then fitted by the log of its term at the centre of the runs, to which its bounds apply as well.
 
     Example:
         >>> Param("alpha", "exponent of size", low=1e-3, high=5, scale="linear", starts=[0.1, 0.5]).starts
@@ -57,6 +59,7 @@ class Param:
     high: float = np.inf
     scale: Scale = "log"
     starts: Sequence[float] | Starts = ()
+    unit: Callable[[Values, Values], Any] | None = None
 
     def __post_init__(self) -> None:
         """Starts as a tuple, so that the constant can be hashed."""

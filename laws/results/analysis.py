@@ -7,14 +7,17 @@ import time
 
 import numpy as np
 from jaxtyping import Bool, Float
+from scipy.special import ndtri
 
 from laws.base.json_files import sha256
 from laws.base.x64 import float64
 from laws.data.table import Exclusion, Table
 from laws.estimation.estimate import PointEstimate
 from laws.forecasting.backtest import Backtest, backtest
-from laws.forecasting.model_averaging import Member, pooled_inflation
+from laws.forecasting.member import Member, pooled_inflation
 from laws.forecasting.prediction import Predictor
+from laws.forecasting.priors import prior_of
+from laws.forecasting.surface import KAPPA
 from laws.inference.allocation import derive
 from laws.inference.methods import IntervalMethod
 from laws.inference.noise import interval
@@ -22,6 +25,7 @@ from laws.inference.profile import collinear
 from laws.inference.resampling import DesignFits, Resamples
 from laws.model.coordinates import Coordinates
 from laws.model.forms import find
+from laws.model.forms.allocation import COUPLED
 from laws.model.law import Law
 from laws.results.approach_reports import baselines, other_approaches
 from laws.results.diagnostics import warnings
@@ -31,6 +35,7 @@ from laws.results.report import FitReport
 from laws.results.report_parts import (
     CentroidTerms,
     Certificate,
+    Coupling,
     FittedRows,
     FitWarning,
     HoldoutReport,
@@ -45,6 +50,7 @@ from laws.results.report_parts import (
     interval_of,
 )
 
+LEAST_SAMPLES, SAMPLES_OF_ALL = 8, 1000  # samples of a surface in a report: at least, and for all surfaces by weight
 SAMPLE_DIGITS = 12  # significant digits of the resampled constants in a report
 
 
@@ -98,7 +104,7 @@ def _report(fit: FittedTable) -> FitReport:
         backtest=_backtest(fit),
         noise=fit.spread.noise,
         uncertainty=settings.uncertainty,
-        model_average=_model_average(fit.spread.forms),
+        model_average=_model_average(fit.spread.forms, settings),
         samples=_samples(law, predictor.draws),
         terms_at_centroid=_terms_at_centroid(fit.fits, predictor.draws, settings.level),
         holdout=_holdout_errors(fit),
@@ -209,28 +215,55 @@ def _holdout_errors(fit: FittedTable) -> HoldoutReport | None:
     )
 
 
-def _model_average(forms: list[Member]) -> ModelAverage:
+def _model_average(forms: list[Member], settings: FitSettings) -> ModelAverage:
+    of_surfaces = any(form.noise is not None for form in forms)
     return ModelAverage(
         extrapolation_inflation=pooled_inflation(forms),
-        forms=tuple(
-            RivalReport(
-                label=form.label,
-                law=form.law.name,
-                weight=float(form.weight[0]),
-                score=finite(form.score[0]),
-                params=dict(zip(form.law.names, map(float, form.params[0]), strict=True)),
-                samples={} if k == 0 else _samples(form.law, form.draws[0]),
-            )
-            for k, form in enumerate(forms)
-        ),
+        forms=tuple(_rival(form, is_law=k == 0) for k, form in enumerate(forms)),
+        prior=settings.prior if of_surfaces else None,
+        prior_without=settings.prior_without if of_surfaces else (),
+        kappa=_coupling(forms, settings) if of_surfaces else None,
     )
+
+
+def _rival(form: Member, is_law: bool) -> RivalReport:
+    """A form as it is reported, with as many samples as its weight asks for."""
+    weight, draws = float(form.weight[0]), form.draws[0]
+    if form.noise is not None:
+        draws = draws[: max(LEAST_SAMPLES, int(np.ceil(weight * SAMPLES_OF_ALL)))]
+    return RivalReport(
+        label=form.label,
+        law=form.law.name,
+        weight=weight,
+        score=finite(form.score[0]),
+        params=dict(zip(form.law.names, map(float, form.params[0]), strict=True)),
+        samples={} if is_law else _samples(form.law, draws),
+        noise=() if form.noise is None else _rounded(form.noise[0, : len(draws)]),
+        locality=form.locality,
+    )
+
+
+def _coupling(forms: list[Member], settings: FitSettings) -> Coupling:
+    """The coupling where all rows count alike."""
+    form = next(
+        form for form in forms if form.law.name == COUPLED.name and form.noise is not None and not form.locality
+    )
+    draws = form.draws[0, :, form.law.names.index("kappa")]
+    prior = prior_of(settings.prior, settings.prior_without)
+    reach = ndtri((1 + settings.level) / 2) * prior.deviation[KAPPA]
+    low, high = interval(draws, settings.level)
+    ends = np.exp(prior.mean[KAPPA] + np.array([-reach, reach]))
+    return Coupling(float(np.median(draws)), float(low), float(high), float(ends[0]), float(ends[1]))
+
+
+def _rounded(values: Float[np.ndarray, " draws"]) -> tuple[float, ...]:
+    """Numbers to ``SAMPLE_DIGITS`` significant digits."""
+    return tuple(float(f"{value:.{SAMPLE_DIGITS}g}") for value in values)
 
 
 def _samples(law: Law, params: Float[np.ndarray, "draws params"]) -> dict[str, tuple[float, ...]]:
     """Resampled constants by name, to ``SAMPLE_DIGITS`` significant digits."""
-    return {
-        name: tuple(float(f"{value:.{SAMPLE_DIGITS}g}") for value in params[:, i]) for i, name in enumerate(law.names)
-    }
+    return {name: _rounded(params[:, i]) for i, name in enumerate(law.names)}
 
 
 def _terms_at_centroid(fits: DesignFits, draws: Float[np.ndarray, "draws params"], level: float) -> CentroidTerms:

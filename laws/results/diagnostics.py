@@ -14,6 +14,7 @@ from laws.data.token_cost import ROUGH
 from laws.estimation.estimate import PointEstimate
 from laws.estimation.newton import minimise
 from laws.inference.methods import IntervalMethod
+from laws.model.forms.allocation import COUPLED
 from laws.results.report import FitReport
 from laws.results.report_parts import FitWarning, Interval, WarningKind
 
@@ -104,12 +105,17 @@ def _resamples(report: FitReport) -> list[FitWarning]:
 
 def _rivals(report: FitReport) -> list[FitWarning]:
     """Rivals that forecast the larger runs better from the smaller."""
-    forms = report.model_average.forms
-    if len(forms) < 2 or forms[0].weight >= report.uncertainty.outdone_weight:
+    forms, config = report.model_average.forms, report.uncertainty
+    weight = sum(form.weight for form in forms if form.law == report.law)
+    before = config.law_weight
+    if report.model_average.prior is not None:
+        before = config.coupled_weight if report.law == COUPLED.name else 1 - config.coupled_weight
+    others = [form for form in forms if form.law != report.law or form.label != forms[0].label]
+    if not others or weight >= config.outdone_share * before:
         return []
-    better = max(forms[1:], key=lambda form: form.weight)
+    better = max(others, key=lambda form: form.weight)
     text = (
-        f"the law has a weight of {forms[0].weight:.0%} among its rivals: '{better.label}' ({better.weight:.0%}) "
+        f"the law has a weight of {weight:.0%} among its rivals: '{better.label}' ({better.weight:.0%}) "
         "forecast the larger runs better from the smaller"
     )
     return [FitWarning(WarningKind.RIVALS, text)]
@@ -118,6 +124,8 @@ def _rivals(report: FitReport) -> list[FitWarning]:
 def _inflation(report: FitReport) -> list[FitWarning]:
     """Errors of forecasts that grow with distance."""
     inflation = report.model_average.extrapolation_inflation
+    if report.model_average.prior is not None:  # of surfaces it is the same for all tables
+        return []
     if inflation * np.log(10) <= report.uncertainty.inflation_warning * report.noise.deviation:
         return []
     text = (

@@ -18,8 +18,10 @@ from laws.data.table import Table
 from laws.data.token_cost import TokenCost, fit_token_cost
 from laws.estimation.estimate import PointEstimate, estimate, weights_of
 from laws.estimation.objectives import OBJECTIVES
-from laws.forecasting.model_averaging import Member, model_average, pooled_inflation
-from laws.forecasting.prediction import Predictor, Rival
+from laws.forecasting.ensemble import members_of, rivals_of
+from laws.forecasting.member import Member, pooled_inflation
+from laws.forecasting.prediction import Predictor
+from laws.forecasting.priors import PriorName, prior_of
 from laws.inference.methods import IntervalMethod
 from laws.inference.noise import RunNoise, noise_of
 from laws.inference.resampling import (
@@ -50,6 +52,8 @@ class FitSettings:
         fixed: constants of the law that are held at given values.
         curves: learning curves from ``laws.data.curves.load_curves``, for approach 1.
         seed: of all draws.
+        prior: of the surfaces that forecast loss over size and data, one of ``PriorName``.
+        prior_without: sources that the public prior leaves out: those of the table itself.
 
     Raises:
         InputError: a setting means nothing.
@@ -66,6 +70,8 @@ class FitSettings:
     fixed: Mapping[str, float] | None
     curves: Curves | None
     seed: int
+    prior: PriorName
+    prior_without: tuple[str, ...]
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:
@@ -160,7 +166,7 @@ def fit_table(table: Table, law: Law, settings: FitSettings) -> FittedTable:
     stratum = budget_groups(train.values["c"]) if "c" in train.values else None
     fits = DesignFits.of(optimum, train, weight[fitted_rows], stratum, uncertainty)
     noise = noise_of(optimum, table, weight, uncertainty)
-    spread = _spread(fits, noise, method, settings.resamples, settings.seed)
+    spread = _spread(fits, noise, method, settings)
     return FittedTable(
         settings=settings,
         table=table,
@@ -193,15 +199,18 @@ def _target(law: Law, table: Table, target: float | None) -> float | None:
     return float(table.values["c"].max()) if target is None else target
 
 
-def _spread(fits: DesignFits, noise: RunNoise, method: IntervalMethod, resamples: int, seed: int) -> Spread:
+def _spread(fits: DesignFits, noise: RunNoise, method: IntervalMethod, settings: FitSettings) -> Spread:
     """Resampled constants of the law, and the forms that its forecasts mix."""
-    if not resamples:
+    if not settings.resamples:
         return Spread(noise, None, None, [])
     left = leave_one_out(fits)
-    drawn = resample(fits, noise, left, method, resamples, seed)
-    rng = np.random.default_rng([seed, 2])
-    few = draw_bootstrap_errors(fits, left, np.array([noise.deviation]), noise.dof, fits.config.member_draws, rng)
-    return Spread(noise, left, drawn, model_average(fits, drawn.params[None], few))
+    drawn = resample(fits, noise, left, method, settings.resamples, settings.seed)
+    rng = np.random.default_rng([settings.seed, 2])
+    errors = lambda: draw_bootstrap_errors(
+        fits, left, np.array([noise.deviation]), noise.dof, fits.config.member_draws, rng
+    )
+    prior = prior_of(settings.prior, settings.prior_without)
+    return Spread(noise, left, drawn, members_of(fits, drawn.params[None], errors, prior, settings.seed))
 
 
 def _predictor(
@@ -217,14 +226,7 @@ def _predictor(
         ranges={variable: (float(values.min()), float(values.max())) for variable, values in train.values.items()},
         level=settings.level,
         seed=settings.seed,
-        rivals=_rivals(spread.forms),
+        rivals=rivals_of(spread.forms),
         extrapolation_inflation=pooled_inflation(spread.forms),
         config=fits.config,
-    )
-
-
-def _rivals(forms: list[Member]) -> tuple[Rival, ...]:
-    """The forms beside the law itself, as a prediction needs them."""
-    return tuple(
-        Rival(form.label, form.law, form.params[0], form.draws[0], float(form.weight[0])) for form in forms[1:]
     )

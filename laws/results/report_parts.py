@@ -136,9 +136,11 @@ class RivalReport:
     Args:
         label, law: the form for people, and the name of its law.
         weight: in the mixture.
-        score: mean log density that it gave the runs beyond each forecast origin; None without an origin.
+        score: log density that it gave the runs beyond each forecast origin; None without an origin.
         params: its constants.
         samples: name -> resampled constants; empty for the fitted law, whose samples are the report's own.
+        noise: scale of a run's error in each sample, in log loss; empty where the noise of the fit holds.
+        locality: power p of (C / C_max) by which rows counted.
     """
 
     label: str
@@ -147,6 +149,25 @@ class RivalReport:
     score: float | None
     params: dict[str, float]
     samples: dict[str, tuple[float, ...]]
+    noise: tuple[float, ...] = ()
+    locality: float = 0.0
+
+
+@dataclass(frozen=True)
+class Coupling:
+    """The common exponent of the coupled surface: a test of separability, kappa = 1.
+
+    Args:
+        value: posterior median.
+        low, high: ends of the interval, at the level of the fit.
+        prior_low, prior_high: of the prior at the same level: near them the runs say little.
+    """
+
+    value: float
+    low: float
+    high: float
+    prior_low: float
+    prior_high: float
 
 
 @dataclass(frozen=True)
@@ -155,11 +176,17 @@ class ModelAverage:
 
     Args:
         extrapolation_inflation: relative standard deviation added to forecasts for every factor e of extrapolation.
-        forms: the mixture.
+        forms: the mixture; where it is one of surfaces, the fitted law has a weight of zero.
+        prior: name of the prior of surfaces; None without them.
+        prior_without: sources that it leaves out.
+        kappa: median of the coupling and its interval, all rows counting alike; 1 is the separable law. None likewise.
     """
 
     extrapolation_inflation: float
     forms: tuple[RivalReport, ...]
+    prior: str | None = None
+    prior_without: tuple[str, ...] = ()
+    kappa: Coupling | None = None
 
 
 @dataclass(frozen=True)

@@ -255,9 +255,9 @@ class FitResult:
             InputError: as ``predict``.
         """
         columns = self.predictor.columns(self._variables(frame))
-        value = np.exp(log_predictions(self.law, self.predictor.constants[None], columns)[0])
-        index = _index(frame, len(value))
-        return Prediction(self.predictor, columns, value, self.predictor.log_losses(columns), index)
+        log_losses = self.predictor.log_losses(columns)
+        value = self.predictor.central_losses(columns, log_losses)
+        return Prediction(self.predictor, columns, value, log_losses, _index(frame, len(value)))
 
     def optimal(self, compute: ArrayLike, **given: float) -> pd.DataFrame:
         """Compute-optimal sizes of many budgets.
@@ -279,18 +279,16 @@ class FitResult:
         if wrong.any():
             raise InputError(f"compute must be positive and finite, and is {compute[wrong][0]:g}")
         predictor = self.predictor.with_inputs_fixed(**given)
-        point = predictor.allocation(compute)
+        point, draws = predictor.forecast_allocation(compute)
         frame = pd.DataFrame(index=pd.Index(compute, name="compute"))
-        draws = predictor.allocation(compute, draws=True) if len(predictor.draws) else None
         for name in ("n", "d", "loss", "a", "b"):
             frame[name] = getattr(point, name)[0]
-            if draws is not None:
+            if len(predictor.draws):
                 low, high = interval(getattr(draws, name), predictor.level)
                 frame[f"{name}_ci_lower"], frame[f"{name}_ci_upper"] = low, high
-        log_loss = np.log(point.loss if draws is None else draws.loss)
-        low, high = interval(predictor.scattered(log_loss), predictor.level)
+        low, high = interval(predictor.scattered(np.log(draws.loss), {"c": compute}), predictor.level)
         frame["loss_run_ci_lower"], frame["loss_run_ci_upper"] = low, high
-        frame["n_without_optimum"] = 0 if draws is None else np.sum(~np.isfinite(draws.n), axis=0)
+        frame["n_without_optimum"] = np.sum(~np.isfinite(draws.n), axis=0) if len(predictor.draws) else 0
         return frame
 
     def forecast(self, *, compute: float | None = None, **given: float | None) -> Forecast:
@@ -382,7 +380,8 @@ def _by_row(law: Law, constants: Mapping[str, Any]) -> Float[np.ndarray, "*draws
 def _rival(form: RivalReport) -> Rival:
     law = LAWS[form.law]
     draws = _by_row(law, form.samples).reshape(-1, len(law.names))
-    return Rival(form.label, law, _by_row(law, form.params), draws, form.weight)
+    noise = np.array(form.noise) if form.noise else None
+    return Rival(form.label, law, _by_row(law, form.params), draws, form.weight, noise, form.locality)
 
 
 def from_report(report: FitReport, origin: str, law: str | Law | None = None) -> FitResult:

@@ -20,7 +20,7 @@ class Prediction:
     Args:
         predictor: of the fit.
         columns: variable -> value of each run.
-        predicted: by the law.
+        predicted: losses as they are forecast.
         log_losses: under every draw, without a run's noise.
         index: of the runs.
     """
@@ -48,7 +48,7 @@ class Prediction:
         losses = np.exp(self.log_losses)
         known = len(self.predictor.draws) > 0
         mean = interval(losses, level) if known else (np.full(len(self.predicted), np.nan),) * 2
-        run = interval(self.predictor.scattered(self.log_losses), level)
+        run = interval(self.predictor.scattered(self.log_losses, self.columns), level)
         return pd.DataFrame(
             {
                 "mean": self.predicted,

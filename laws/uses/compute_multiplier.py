@@ -127,7 +127,8 @@ def optimal_loss(
     if predictor.law.columns == ("c",):
         columns = {"c": compute}
         return np.exp(predictor.log_losses(columns)) if draws else predictor.losses(columns)[0][None]
-    return predictor.allocation(compute, draws=draws).loss
+    forecast, drawn = predictor.forecast_allocation(compute)
+    return drawn.loss if draws else forecast.loss
 
 
 def _log_compute_at(

@@ -16,10 +16,10 @@ def test_every_forecast_is_that_of_a_fit_to_the_budgets_up_to_there(fitted, belo
     assert [origin.n_runs for origin in backtest.origins] == [7, 14, 21, 28]
     assert [origin.target_was_fitted for origin in backtest.origins] == [False, False, False, True]
     target = {variable: backtest.target[variable] for variable in ("n", "d")}
-    assert backtest.origins[-1].value == pytest.approx(fitted.forecast(**target).value, rel=1e-6)
+    assert backtest.origins[-1].value == pytest.approx(fitted.predict(pd.DataFrame([target]))[0], rel=1e-6)
     third = below[below.budget < 5e11]
     alone = laws.load(third).fit("chinchilla", resamples=0)
-    assert backtest.origins[2].value == pytest.approx(alone.forecast(**target).value, rel=1e-4)
+    assert backtest.origins[2].value == pytest.approx(alone.predict(pd.DataFrame([target]))[0], rel=1e-4)
     assert backtest.origins[2].max_fitted == third.flops_exact.max()
 
 

@@ -53,12 +53,12 @@ RANGES = {
     "annealed_area": (-0.1, 1.5),
     "pretrained": (0, 1),
 }
-SUPERVISED = {"A_S": 3355, "B_S": 18186, "E_S": 1.220, "alpha_S": 0.408, "beta_S": 0.431, "gamma_S": 0.452}
+SUPERVISED = {"A_S": 3355, "B_S": 18186, "E_S": 1.220, "alpha_S": 0.408, "beta_S": 0.431, "kappa_S": 0.452}
 # Law -> constants, published ones where there are any; for some, constants to hold, as their authors do.
 TRUTHS = {
     "chinchilla": (400, 1500, 1.7, 0.34, 0.37),
     "chinchilla_tied": (520.82, 1487.7, 1.869, 0.3527),
-    "chinchilla_power": (3355, 18186, 1.220, 0.408, 0.431, 0.452),
+    "coupled": (3355, 18186, 1.220, 0.408, 0.431, 0.452),
     "kaplan": (8.8e13, 5.4e13, 0.076, 0.095),
     "kaplan_steps": (6.5e13**0.077, 2.1e3**0.76, 0.077, 0.76),
     "overtraining": (1.6, 180, 230, 0.12),
@@ -244,7 +244,7 @@ def test_all_laws_say_where_they_come_from():
 
 def test_what_has_a_compute_optimal_split():
     assert {law.name for law in LAWS.values() if law.has_compute_optimum} == {
-        "chinchilla", "chinchilla_tied", "chinchilla_power", "kaplan", "overtraining",
+        "chinchilla", "chinchilla_tied", "coupled", "kaplan", "overtraining",
         "chinchilla_batch", "chinchilla_lr", "chinchilla_lr_batch",
     }  # fmt: skip
     assert LAWS["lr_step"].observable == "learning rate" != LOSS

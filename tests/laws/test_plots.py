@@ -10,7 +10,6 @@ from matplotlib import pyplot as plt
 from scipy.stats import t as student
 
 import laws
-from laws.inference.allocation import allocate
 from laws.inference.noise import interval
 from laws.plotting import plot_data
 from laws.plotting.figures import FIGURES, RESULTS
@@ -102,9 +101,9 @@ def test_the_frontier_is_the_best_split_of_every_compute(fitted, drawn):
     n, d = line(axes, "best split")
     predictor = fitted.predictor
     compute = d * np.exp(predictor.cost.log_flops_per_token(np.log(n)))
-    best = allocate(fitted.law, predictor.constants[None], compute, predictor.cost, predictor.ranges["n"])
-    assert n == pytest.approx(best.n[0], rel=1e-6)
-    assert d == pytest.approx(best.d[0], rel=1e-6)
+    best = fitted.optimal(compute)
+    assert n == pytest.approx(best.n.to_numpy(), rel=1e-6)
+    assert d == pytest.approx(best.d.to_numpy(), rel=1e-6)
     assert compute[[0, -1]] == pytest.approx(predictor.ranges["c"], rel=0.1)
     (star,) = [mark for mark in axes.lines if mark.get_marker() == "*"]
     assert star.get_xdata() == pytest.approx(fitted.derived["value"]["n_opt"], rel=1e-6)

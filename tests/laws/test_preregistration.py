@@ -168,7 +168,9 @@ def test_without_times_it_is_not_shown_to_be_preregistered(study):
 def test_an_uninformative_interval_is_called_so(study, sweep, tmp_path):
     _, fit_path, _ = study
     fitted = laws.read_fit(fit_path)
-    noisy = dataclasses.replace(fitted.report, noise=dataclasses.replace(fitted.report.noise, residual=0.03))
+    average = fitted.report.model_average
+    forms = tuple(dataclasses.replace(form, noise=tuple(0.03 for _ in form.noise)) for form in average.forms)
+    noisy = dataclasses.replace(fitted.report, model_average=dataclasses.replace(average, forms=forms))
     freeze(dataclasses.replace(fitted, report=noisy), tmp_path / "p.json", compute=1e12)
     found = score(tmp_path / "p.json", laws.load(sweep.assign(ended_at=9e9)))
     assert found.relative_width > 0.05

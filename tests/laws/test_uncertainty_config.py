@@ -55,7 +55,9 @@ def test_settings_of_the_other_approaches_are_followed(below):
         laws.isoflop_profiles(table, uncertainty=strict)
 
 
-def test_a_narrower_pool_gives_narrower_forecasts(fitted):
+def test_a_narrower_pool_gives_narrower_forecasts(below):
+    fitted = laws.load(below).fit("chinchilla_tied", resamples=100)
+
     def width(shrinkage):
         settings = dataclasses.replace(fitted.report.uncertainty, pool_shrinkage=shrinkage)
         report = dataclasses.replace(fitted.report, uncertainty=settings)
@@ -83,7 +85,7 @@ def test_fits_without_resamples_are_not_compared(below):
 def test_a_small_inflation_is_no_warning(fitted, inflation, warned):
     """At a tenth of the run's noise an e-fold it adds 2.6% to the width of an interval at ten times the compute."""
     average = dataclasses.replace(
-        fitted.report.model_average, extrapolation_inflation=inflation * fitted.report.noise.deviation
+        fitted.report.model_average, extrapolation_inflation=inflation * fitted.report.noise.deviation, prior=None
     )
     report = dataclasses.replace(fitted.report, model_average=average)
     kinds = {warning.kind for check in CHECKS for warning in check(report)}

@@ -19,9 +19,9 @@ def _tied(p):
     return {**p, "beta": p["alpha"]}
 
 
-def _chinchilla_power_value(p, x):
+def _coupled_value(p, x):
     inner = p["A"] * power(x["n"], -p["alpha"]) + p["B"] * power(x["d"], -p["beta"])
-    return p["E"] + power(inner, p["gamma"])
+    return p["E"] + power(inner, p["kappa"])
 
 
 def _kaplan_value(p, x):
@@ -71,21 +71,24 @@ CHINCHILLA_TIED = Law(
     exponents=lambda p: (0.5 + 0 * p["alpha"], 0.5 + 0 * p["alpha"]),
 )
 
-CHINCHILLA_POWER = Law(
-    name="chinchilla_power",
-    formula="L(N, D) = E + (A / N^alpha + B / D^beta)^gamma",
-    source="Busbridge et al. 2025, arXiv 2502.08606, the supervised law; A, B and gamma are nearly degenerate",
+COUPLED = Law(
+    name="coupled",
+    formula="L(N, D) = E + (A / N^alpha + B / D^beta)^kappa",
+    source="arXiv 2608.07222; Busbridge et al. 2025, arXiv 2502.08606, the supervised law; kappa = 1 is separable",
     columns=("n", "d"),
     params=(
-        Param("A", "weight of size", 1e-3, 1e12, starts=(1e2, 1e4)),
-        Param("B", "weight of data", 1e-3, 1e12, starts=(1e2, 1e4)),
+        Param("A", "weight of size", 1e-9, 1e6, starts=(1e2, 1e4), unit=lambda p, x: power(x["n"], -p["alpha"])),
+        Param("B", "weight of data", 1e-9, 1e6, starts=(1e2, 1e4), unit=lambda p, x: power(x["d"], -p["beta"])),
         Param("E", "irreducible loss"),
-        exponent("alpha", "exponent of size", 0.3, 0.6),
-        exponent("beta", "exponent of data", 0.3, 0.6),
-        exponent("gamma", "common exponent", 0.4, 0.8, 1.0, low=0.02),
+        exponent("alpha", "exponent of size", 0.3, 0.6, high=50.0),
+        exponent("beta", "exponent of data", 0.3, 0.6, high=50.0),
+        exponent("kappa", "common exponent", 0.4, 0.8, 1.0, low=0.02),
     ),
-    value=_chinchilla_power_value,
+    value=_coupled_value,
     linear=("E",),
+    # The split that minimises the inner sum is that of the separable law, whatever kappa.
+    optimal_n=_chinchilla_optimal_n,
+    exponents=lambda p: (p["beta"] / (p["alpha"] + p["beta"]), p["alpha"] / (p["alpha"] + p["beta"])),
 )
 
 KAPLAN = Law(
@@ -140,4 +143,4 @@ OVERTRAINING = Law(
     exponents=lambda p: (0.5 + 0 * p["eta"], 0.5 + 0 * p["eta"]),
 )
 
-LAWS = (CHINCHILLA, CHINCHILLA_TIED, CHINCHILLA_POWER, KAPLAN, KAPLAN_STEPS, OVERTRAINING)
+LAWS = (CHINCHILLA, CHINCHILLA_TIED, COUPLED, KAPLAN, KAPLAN_STEPS, OVERTRAINING)

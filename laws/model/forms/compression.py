@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from laws.base.array_math import exp, log, maximum, power, softplus
-from laws.model.forms.allocation import CHINCHILLA_POWER
+from laws.model.forms.allocation import COUPLED
 from laws.model.forms.start_values import exponent
 from laws.model.law import Law, Param
 
@@ -147,11 +147,11 @@ VOCABULARY = Law(
 )
 
 # The supervised law of the student, held by the distillation law: its constants carry an S.
-SUPERVISED = {name: f"{name}_S" for name in CHINCHILLA_POWER.names}
+SUPERVISED = {name: f"{name}_S" for name in COUPLED.names}
 
 
 def _distillation_value(p, x):
-    alone = CHINCHILLA_POWER.value({name: p[held] for name, held in SUPERVISED.items()}, x)
+    alone = COUPLED.value({name: p[held] for name, held in SUPERVISED.items()}, x)
     bend = softplus((log(x["teacher_loss"]) - log(alone) - log(p["d1"])) / p["f1"])
     capacity = power(
         p["A"] * power(x["n"], -p["alpha"]) + p["B"] * power(x["d"], -p["beta"]),
@@ -163,7 +163,7 @@ def _distillation_value(p, x):
 DISTILLATION = Law(
     name="distillation",
     formula="L_S = L_T + L_T^-c0 (1 + (L_T / (d1 L~_S))^(1/f1))^(-c1 f1) (A / N^alpha + B / D^beta)^gamma, "
-    "L~_S by chinchilla_power",
+    "L~_S by coupled",
     source="Busbridge et al. 2025, arXiv 2502.08606, equation 8; hold the six supervised constants (..._S) at stage 1",
     columns=("n", "d", "teacher_loss"),
     params=(
@@ -178,7 +178,7 @@ DISTILLATION = Law(
         Param("f1", "softness of the break", 1e-2, 5.0, starts=(0.1, 0.5)),
         *(
             Param(SUPERVISED[p.name], f"{p.meaning}, supervised", 1e-3, 1e12, starts=(start,))
-            for p, start in zip(CHINCHILLA_POWER.params, (3e3, 2e4, 1.2, 0.4, 0.4, 0.45), strict=True)
+            for p, start in zip(COUPLED.params, (3e3, 2e4, 1.2, 0.4, 0.4, 0.45), strict=True)
         ),
     ),
     value=_distillation_value,

@@ -78,8 +78,7 @@ def optimum(fitted: FitResult, compute: Float[np.ndarray, " points"]) -> Frame:
     """
     require_optimum(fitted)
     predictor = fitted.predictor
-    best = predictor.allocation(compute)
-    draws = predictor.allocation(compute, draws=True) if len(predictor.draws) else best
+    best, draws = predictor.forecast_allocation(compute)
     frame = pd.DataFrame({"c": compute})
     for name in ("n", "d", "loss"):
         frame[name] = getattr(best, name)[0]

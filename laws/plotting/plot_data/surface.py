@@ -53,7 +53,7 @@ def surface(fitted: FitResult, runs: Frame | None = None) -> Surface:
     require_optimum(fitted)
     seen_by_fit = fitted_runs(fitted)
     compute = compute_grid(seen_by_fit, fitted)
-    split = fitted.predictor.allocation(compute)
+    split, _ = fitted.predictor.forecast_allocation(compute)
     best = pd.DataFrame({"c": compute} | {name: getattr(split, name)[0] for name in ("n", "d", "loss")}).dropna()
     start = extrapolation_start(fitted, compute)
     best["extrapolated"] = best["c"] > (np.inf if start is None else start * (1 + 1e-9))  # rounding of the grid
