@@ -33,6 +33,7 @@ from benchmarks.heldout_forecasts import (
 )
 from benchmarks.heldout_peer import PEER, simple_scaling_laws
 from laws.base.errors import FitFailed, InputError
+from laws.forecasting.priors import SOURCES
 
 RESAMPLES = 200
 NOISE_DRAWS = 20  # of a run's residual, for every resample
@@ -49,7 +50,10 @@ def sources_of_laws() -> str:
 
 
 def isoflop(rows: Rows, points: Points) -> RunForecasts:
-    """What this package prints: its default fit, the value of ``get_prediction`` and its interval of one run."""
+    """What this package prints: its default fit, the value of ``get_prediction`` and its interval of one run.
+
+    The public prior leaves out the source of the table.
+    """
     known = power_sums.drivers(rows)
     columns = {**known, "c": rows.c, "loss": rows.loss, "run": rows.run}
     try:
@@ -63,7 +67,12 @@ def isoflop(rows: Rows, points: Points) -> RunForecasts:
             keep_copies=True,
             check_units=False,
         )
-        fit = table.fit("chinchilla" if "n" in known else "power_offset_d", seed=SEED)
+        of_public = points.source in {source.name for source in SOURCES}
+        fit = table.fit(
+            "chinchilla" if "n" in known else "power_offset_d",
+            seed=SEED,
+            prior_without=(points.source,) if of_public else (),
+        )
         prediction = fit.get_prediction(pd.DataFrame({**power_sums.drivers(points), "c": points.c}))
     except (InputError, FitFailed) as error:
         raise CannotForecast(str(error)) from error

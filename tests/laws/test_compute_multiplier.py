@@ -161,9 +161,8 @@ def test_the_command_compares_a_law_of_ones_own(fits, below, capsys, tmp_path):
     assert cli.main([*argv, "--json", f"--law={declaration}"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["law_a"], report["law_b"]) == ("chinchilla", "mine")
-    assert report["points"][0]["multiplier"] == pytest.approx(1, rel=0.02), (
-        "the same runs; the other forecasts are those of surfaces"
-    )
+    # The same runs; the other forecasts are those of surfaces.
+    assert report["points"][0]["multiplier"] == pytest.approx(1, rel=0.02)
     both = ["compare", str(tmp_path / "mine.json"), str(tmp_path / "mine.json"), "--compute=1e12"]
     assert cli.main([*both, f"--law={declaration}"]) == 0
     capsys.readouterr()
