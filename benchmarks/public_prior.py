@@ -35,7 +35,7 @@ def moments(table: HeldoutTable) -> tuple[np.ndarray, np.ndarray]:
     mode = modes(problems, prior.mean + 0.7 * prior.deviation * rng.standard_normal((STARTS, len(prior.mean))))
     best = np.array([np.argmax(mode.log_density)])
     draws = sample(problems.take(best), Mode(*(part[best] for part in mode)), DRAWS, SEED)
-    points = draws.points[0][:, list(LEARNED)]
+    points = draws[0][:, list(LEARNED)]
     return points.mean(axis=0), points.std(axis=0)
 
 

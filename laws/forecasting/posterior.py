@@ -25,6 +25,8 @@ WIDEST = 3.0  # standard deviation of the first proposals in any direction, at m
 PROPOSAL_NU = 5.0  # degrees of freedom of the proposals: heavier tails than the posterior's
 ROUNDS = 2  # of proposals that adapt to the draws before the last
 LARGEST_SHARE = 0.02  # of one draw in all: importance weights are truncated (Ionides 2008, JCGS 17)
+MOVES, MOVED_ROWS = (4, 60), 1500  # steps of the Markov chains: fewer where there are many rows, and tails are thin
+STRETCH = 2.0  # most by which a step stretches or shrinks the distance to another draw
 INFLATED = 1.1  # variance of an adapted proposal over that of the draws
 
 
@@ -149,11 +151,14 @@ class Mode(NamedTuple):
     Args:
         point: coordinates.
         log_density: there.
-        curvature: expected curvature of the log density, positive definite; the identity where a coordinate is held.
+        centre: the same but for the scale, which is that of the marginal density: at the mode the coordinates have taken
+            up their share of the errors.
+        curvature: expected curvature of the log density at the centre; the identity where a coordinate is held.
     """
 
     point: Float[np.ndarray, "problems coordinates"]
     log_density: Float[np.ndarray, " problems"]
+    centre: Float[np.ndarray, "problems coordinates"]
     curvature: Float[np.ndarray, "problems coordinates coordinates"]
 
 
@@ -186,24 +191,14 @@ def modes(problems: Problems, starts: Float[np.ndarray, "problems coordinates"])
             point[i[better]], value[i[better]] = tried[better], new[better]
             damping[i] = np.where(better, np.maximum(damping[i] * DAMPED_LESS, 1e-9), damping[i] * DAMPED_MORE)
             active[i] = (expected > GAIN) & (damping[i] < LARGEST_DAMPING)
-        curvature = _scoring(problems, point)[1]
-    return Mode(point, value, curvature)
+        centre, rows = point.copy(), problems.weight.sum(axis=1)
+        centre[:, SCALE] += 0.5 * np.log(np.maximum(rows, 1.0) / np.maximum(rows - problems.free.sum(axis=1) + 1, 1.0))
+        curvature = _scoring(problems, centre)[1]
+    return Mode(point, value, centre, curvature)
 
 
-class Draws(NamedTuple):
-    """Draws of posteriors.
-
-    Args:
-        points: coordinates, equally likely.
-        effective: how many independent draws the importance weights were worth.
-    """
-
-    points: Points
-    effective: Float[np.ndarray, " problems"]
-
-
-def sample(problems: Problems, mode: Mode, count: int, seed: int, rounds: int = ROUNDS) -> Draws:
-    """Draws of every problem's posterior by importance sampling, with proposals that adapt to the draws.
+def sample(problems: Problems, mode: Mode, count: int, seed: int, rounds: int = ROUNDS) -> Points:
+    """Draws of every problem's posterior: importance sampling with proposals that adapt, then steps of a Markov chain.
 
     Args:
         problems: the problems.
@@ -221,7 +216,7 @@ def sample(problems: Problems, mode: Mode, count: int, seed: int, rounds: int = 
     keep = np.where(free, 1.0, 0.0)
     curvatures, directions = np.linalg.eigh(mode.curvature)
     root = directions / np.sqrt(np.maximum(curvatures, WIDEST**-2))[:, None]
-    centre = mode.point
+    centre = mode.centre
     for left in range(rounds, -1, -1):
         standard = rng.standard_normal((1, count, width)) * np.sqrt(
             PROPOSAL_NU / rng.chisquare(PROPOSAL_NU, (1, count, 1))
@@ -238,9 +233,41 @@ def sample(problems: Problems, mode: Mode, count: int, seed: int, rounds: int = 
             spread = np.einsum("ps,psk,psl->pkl", share, off, off) * INFLATED
             hold = np.einsum("pk,kl->pkl", np.where(free, 0.0, 1.0), np.eye(width))
             root = np.linalg.cholesky(spread + hold + 1e-9 * np.eye(width))
-    effective = 1 / np.sum(share**2, axis=1)
-    chosen = _systematic(share, rng.uniform())
-    return Draws(np.take_along_axis(points, chosen[:, :, None], axis=1), effective)
+    chosen = rng.permutation(_systematic(share, rng.uniform()), axis=1)
+    particles = np.take_along_axis(points, chosen[:, :, None], axis=1)
+    return _moved(problems, particles, int(np.clip(MOVED_ROWS / problems.log_loss.shape[1], *MOVES)), rng)
+
+
+def _moved(problems: Problems, points: Points, steps: int, rng: np.random.Generator) -> Points:
+    """Draws after some steps of a Markov chain each: stretch moves, one half of the draws along lines through the other.
+
+    They spread copies of one draw, and reach curved tails that proposals miss.
+
+    Args:
+        problems: the problems.
+        points: where the chains begin.
+        steps: of each chain.
+        rng: of the moves, the same for every problem.
+
+    Source:
+        Goodman and Weare 2010, Communications in Applied Mathematics and Computational Science 5.
+    """
+    half = points.shape[1] // 2
+    dimensions = problems.free.sum(axis=1)[:, None]
+    parts = [points[:, :half].copy(), points[:, half : 2 * half].copy()]
+    density = [log_density(problems, part) for part in parts]
+    for step in range(2 * steps):
+        this, other = step % 2, 1 - step % 2
+        partner = parts[other][:, rng.permutation(half)]
+        stretch = (1 + (STRETCH - 1) * rng.uniform(size=(1, half))) ** 2 / STRETCH
+        tried = partner + stretch[..., None] * (parts[this] - partner)
+        new = log_density(problems, tried)
+        with np.errstate(invalid="ignore"):
+            gain = (dimensions - 1) * np.log(stretch) + new - density[this]
+        accepted = np.log(rng.uniform(size=(1, half))) < gain
+        parts[this] = np.where(accepted[..., None], tried, parts[this])
+        density[this] = np.where(accepted, new, density[this])
+    return np.concatenate([*parts, points[:, 2 * half :]], axis=1)
 
 
 def _shares(log_weight: Float[np.ndarray, "problems samples"]) -> Float[np.ndarray, "problems samples"]:

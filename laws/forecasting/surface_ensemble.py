@@ -18,7 +18,7 @@ from scipy.special import softmax
 from laws.base.uncertainty_config import UncertaintyConfig
 from laws.data.grouping import separate_budgets
 from laws.forecasting.member import Member
-from laws.forecasting.posterior import Draws, Mode, Prior, Problems, log_predictive, modes, sample
+from laws.forecasting.posterior import Mode, Prior, Problems, log_predictive, modes, sample
 from laws.forecasting.priors import separable
 from laws.forecasting.surface import ALPHA, BETA, COORDINATES, DATA, SCALE, SIZE, Frame, constants, log_losses
 from laws.inference.resampling import DesignFits
@@ -30,7 +30,7 @@ STARTS = 12  # of the search for modes; the best start is shared by all fits of 
 START_SPREAD = 0.7  # of the starts, in deviations of the prior
 START_SCALE = 0.03  # of the errors at a start, in log loss: wide, so that no row is an outlier before it is fitted
 START_LOCALITY = 0.5
-ORIGIN_DRAWS, ORIGIN_ROUNDS = 200, 1  # of the posteriors behind a forecast origin
+ORIGIN_DRAWS, ORIGIN_ROUNDS = 400, 2  # of the posteriors behind a forecast origin
 TOP_ROWS = 6  # the largest runs, which count in full in a local fit: about as many as a surface has coordinates
 MOST_ROWS = 1024  # a larger table is thinned to so many rows, which then count for all
 
@@ -244,8 +244,8 @@ def _score(
         which = np.arange(tables) * count + k
         of_origin, beyond = problems.take(which), ~below
         draws = sample(of_origin, Mode(*(part[which] for part in mode)), ORIGIN_DRAWS, seed, ORIGIN_ROUNDS)
-        predicted = log_losses(of_origin.frame, draws.points, rows.log_n[beyond], rows.log_d[beyond])
-        density = log_predictive(predicted, draws.points[..., SCALE], rows.log_loss[:, beyond])
+        predicted = log_losses(of_origin.frame, draws, rows.log_n[beyond], rows.log_d[beyond])
+        density = log_predictive(predicted, draws[..., SCALE], rows.log_loss[:, beyond])
         total += np.sum(np.maximum(density, np.log(config.least_density)) * np.array(near)[:, beyond], axis=1)
     return total
 
@@ -274,16 +274,16 @@ def _member(
     """
     which = np.arange(0, len(problems.mean), masks)
     whole = problems.take(which)
-    sampled: Draws = sample(whole, Mode(*(part[which] for part in mode)), config.surface_draws, seed)
+    sampled = sample(whole, Mode(*(part[which] for part in mode)), config.surface_draws, seed)
     in_order = lambda points: np.stack([constants(whole.frame, points)[name] for name in LAWS[form.law].names], axis=-1)
     return Member(
         label=form.label,
         law=LAWS[form.law],
         params=in_order(mode.point[which][:, None])[:, 0],
-        draws=in_order(sampled.points),
+        draws=in_order(sampled),
         score=score,
         extrapolation_inflation=np.full(len(which), config.surface_inflation),
         weight=weight,
-        noise=np.exp(sampled.points[..., SCALE]),
+        noise=np.exp(sampled[..., SCALE]),
         locality=form.locality,
     )
