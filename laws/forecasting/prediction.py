@@ -316,7 +316,7 @@ class Predictor:
         """Standard deviation of a run's log loss: of the fit, or the root mean square of the surfaces'."""
         if not self.of_surfaces:
             return self.noise.deviation
-        squares = [np.mean(np.square(form.noise)) for form in self.forms]
+        squares = [0.0 if form.noise is None else np.mean(np.square(form.noise)) for form in self.forms]
         return float(np.sqrt(NU / (NU - 2) * (weight @ np.array(squares))))
 
 
