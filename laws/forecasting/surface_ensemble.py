@@ -24,6 +24,7 @@ from laws.forecasting.surface import ALPHA, BETA, COORDINATES, DATA, SCALE, SIZE
 from laws.inference.resampling import DesignFits
 from laws.model.forms import LAWS
 
+FEWEST_BUDGETS = 2  # below a forecast origin: one says nothing about how the loss falls with compute
 FEWEST_ROWS = 8  # below a forecast origin: about as many as the surface has coordinates
 DECADE_PARTS = 4  # without separate budgets, runs within a quarter of a decade of compute are one
 STARTS = 12  # of the search for modes; the best start is shared by all fits of a surface
@@ -88,7 +89,7 @@ def origins_of(budget: Int[np.ndarray, " rows"], most: int) -> list[Bool[np.ndar
         budget: of each row.
         most: most origins.
     """
-    below = [budget <= last for last in range(budget.max())]
+    below = [budget <= last for last in range(FEWEST_BUDGETS - 1, budget.max())]
     return [rows for rows in below if rows.sum() >= FEWEST_ROWS][-most:]
 
 
