@@ -109,7 +109,9 @@ def _report(fit: FittedTable) -> FitReport:
         terms_at_centroid=_terms_at_centroid(fit.fits, predictor.draws, settings.level),
         holdout=_holdout_errors(fit),
         baselines=baselines(train),
-        approaches=other_approaches(train, predictor.cost, settings.curves, settings.level, settings.seed)
+        approaches=other_approaches(
+            train, predictor.cost, settings.curves, settings.level, settings.seed, settings.uncertainty
+        )
         if law.has_compute_optimum
         else {},
         ranges=predictor.ranges,

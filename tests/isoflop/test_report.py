@@ -236,7 +236,7 @@ def test_curves_of_the_law_pass_through_its_own_predictions(study):
         if trace.mode == "lines":
             n, compute = trace.x[10], BUDGETS[int(trace.legendgroup)]
             d = plot_data.tokens_bought(study.fit, compute, np.array([n]))[0]
-            assert trace.y[10] == pytest.approx(study.fit.forecast(n=n, d=d).value, rel=1e-9)
+            assert trace.y[10] == pytest.approx(study.fit.predict({"n": [n], "d": [d]})[0], rel=1e-9)
 
 
 def test_the_page_and_the_printed_figures_draw_the_same_numbers(study):
@@ -252,7 +252,8 @@ def test_the_page_and_the_printed_figures_draw_the_same_numbers(study):
     line = printed[0].lines[0]
     common = (line.get_xdata() > min(law.x)) & (line.get_xdata() < max(law.x))
     expected = np.interp(np.log(line.get_xdata()[common]), np.log(law.x), np.log(law.y))
-    assert np.log(line.get_ydata()[common]) == pytest.approx(expected, abs=1e-4)
+    # Medians of draws between the points of another grid.
+    assert np.log(line.get_ydata()[common]) == pytest.approx(expected, abs=2e-3)
 
 
 def titles(figure):
@@ -399,9 +400,8 @@ def test_the_surface_holds_the_runs_and_the_frontier_of_the_law(study):
     assert sum(len(trace.x) for trace in runs) == len(study.points)
     within, beyond = (trace for trace in shown.data if "efficient frontier" in (trace.name or ""))
     assert (within.line.dash, beyond.line.dash) == ("solid", "dash")
-    assert np.interp(np.log(fit.derived["value"]["n_opt"]), np.log(beyond.x), np.log(beyond.y)) == pytest.approx(
-        np.log(fit.derived["value"]["d_opt"]), abs=1e-3
-    )
+    best = fit.optimal([fit.report.target_flops]).iloc[0]
+    assert np.interp(np.log(best.n), np.log(beyond.x), np.log(beyond.y)) == pytest.approx(np.log(best.d), abs=2e-3)
 
 
 def test_a_law_of_compute_alone_has_no_best_use_of_compute(folder, tmp_path):
