@@ -279,6 +279,8 @@ def _from_texts(column: pd.Series) -> pd.Series:
     if filled.isin(list(TRUTH)).all():
         return _truth(column.map(TRUTH).to_numpy(object), column.isna().to_numpy(bool))
     present = filled[~filled.isin(MISSING)]
+    if not len(present):  # only markers of what is missing, which other formats hold as such
+        return pd.Series(np.full(len(column), np.nan))
     if _all_match(present, NUMBER):
         if len(present) == len(column) and _all_match(present, WHOLE):
             return _numbers(pd.Series([int(x) for x in present], dtype=object))

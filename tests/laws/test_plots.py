@@ -107,7 +107,7 @@ def test_the_frontier_is_the_best_split_of_every_compute(fitted, drawn):
     assert compute[[0, -1]] == pytest.approx(predictor.ranges["c"], rel=0.1)
     (star,) = [mark for mark in axes.lines if mark.get_marker() == "*"]
     assert star.get_xdata() == pytest.approx(fitted.optimal([fitted.report.target_flops]).n.iloc[0], rel=1e-6)
-    assert star.get_ydata() == pytest.approx(fitted.derived["value"]["d_opt"], rel=1e-6)
+    assert star.get_ydata() == pytest.approx(fitted.optimal([fitted.report.target_flops]).d.iloc[0], rel=1e-6)
 
 
 def test_the_surface_is_the_law_and_holds_every_run(fitted, below, drawn):

@@ -85,6 +85,11 @@ def test_every_format_gives_the_same_frame(tmp_path_factory, columns):
     assert frames[0]["run_id"].tolist() == columns["run_id"], "identities are as they were written"
 
 
+def test_a_column_of_markers_of_what_is_missing_holds_nothing(tmp_path):
+    for frame in read_all(tmp_path, {"run_id": ["a", "b"], "note": [float("nan"), None]}):
+        assert frame["note"].dtype == np.float64 and frame["note"].isna().all()
+
+
 def test_values_are_as_they_were_written(tmp_path):
     """Numbers to the last digit, whole numbers of any size, ids as text, times as unix seconds, and what is missing."""
     tenth = 0.1 + 0.2
