@@ -55,7 +55,7 @@ def _text(result: "Score", log_path: str, n_scores: int) -> Any:
     table = Table(box=None, pad_edge=False)
     for title in ("forecast", "loss", "absolute relative error"):
         table.add_column(title, justify="left" if title == "forecast" else "right")
-    table.add_row("the law", f"{predicted.loss:.5f}", f"{result.abs_rel_error:.2%}")
+    table.add_row("the forecast", f"{predicted.loss:.5f}", f"{result.abs_rel_error:.2%}")
     naive_forecasts = {
         "best loss so far": result.baselines.best_so_far,
         "power law without offset": result.baselines.power_law,

@@ -73,7 +73,7 @@ def _optima_of_budgets(fit: FitResult, compute: np.ndarray) -> go.Scatter:
     best = plot_data.optimum(fit, compute)
     hover = [f"law: N* = {count(n)}, loss {number(y, 4)}" for n, y in zip(best["n"], best["loss"], strict=True)]
     options: dict[str, Any] = {"hoverinfo": "text", "hovertext": hover}
-    trace = line(best["n"], best["loss"], "optimum of the law", LAW, "dot", 1.2, **options)
+    trace = line(best["n"], best["loss"], "forecast optimum", LAW, "dot", 1.2, **options)
     return trace.update(mode="lines+markers", marker=DIAMOND)
 
 
@@ -206,7 +206,7 @@ def _optimum_traces(
     low, high = best[f"{name}_low"].to_numpy(), best[f"{name}_high"].to_numpy()
     traces = [
         band(best["c"].to_numpy(), low, high, interval_name, legendgroup="band", **legend),
-        line(best["c"], best[name], "the law (approach 3)", LAW, legendgroup="law", **legend),
+        line(best["c"], best[name], "forecast (approach 3)", LAW, legendgroup="law", **legend),
     ]
     if len(envelope):
         options = {"legendgroup": "envelope"} | legend

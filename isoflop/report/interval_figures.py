@@ -35,7 +35,7 @@ def forecasts(score: dict[str, Any]) -> go.Figure:
         score: content of ``score.json``.
     """
     predicted, naive = score["predicted"], score["baselines"]
-    rows = [("the law", predicted["loss"], predicted["interval"], LAW)]
+    rows = [("the forecast", predicted["loss"], predicted["interval"], LAW)]
     rows += [
         (title, naive[key]["loss"], [naive[key]["loss"]] * 2, NAIVE)
         for key, title in NAIVE_NAMES.items()

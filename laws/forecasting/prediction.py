@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from laws.base.array_math import numbers_of
 from laws.base.errors import FitFailed, InputError
 from laws.base.uncertainty_config import DEFAULT_UNCERTAINTY, UncertaintyConfig
 from laws.data.token_cost import TokenCost
@@ -140,8 +141,8 @@ class Predictor:
             columns["c"] = columns["d"] * np.exp(self.cost.log_flops_per_token(np.log(columns["n"])))
         missing = [variable for variable in self.law.needed if variable not in columns]
         if missing:
-            needed = " and ".join(value_flag(variable) for variable in missing)
-            raise InputError(f"law '{self.law.name}' needs {needed} for a prediction")
+            needed, flags = " and ".join(missing), " ".join(map(value_flag, missing))
+            raise InputError(f"law '{self.law.name}' needs {needed} for a prediction", flag=flags)
         return columns
 
     def with_inputs_fixed(self, **given: float) -> Predictor:
@@ -338,13 +339,13 @@ def valid(given: Mapping[str, Any]) -> dict[str, Float[np.ndarray, " runs"]]:
         InputError: a variable is unknown, or a value is not positive or finite.
     """
     columns = {
-        checked_variable(variable): np.atleast_1d(np.asarray(value, np.float64)) for variable, value in given.items()
+        checked_variable(variable): np.atleast_1d(numbers_of(value, variable)) for variable, value in given.items()
     }
     for variable, value in columns.items():
         good = np.isfinite(value) & ((value > 0) | (not VARIABLES[variable].positive))
         if not good.all():
             requirement = "positive" if VARIABLES[variable].positive else "finite"
-            raise InputError(f"{value_flag(variable)} must be {requirement}, and is {value[~good][:1]}")
+            raise InputError(f"{variable} must be {requirement}, and is {value[~good][0]}", flag=value_flag(variable))
     return columns
 
 

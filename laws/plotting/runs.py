@@ -59,7 +59,7 @@ def isoflop_curves(fitted: FitResult, panels: Panels) -> list[Axes]:
     for curve, colour in zip(curves, colours(len(curves)), strict=True):
         axes.plot(curve.runs["n"], curve.runs["loss"], "o", color=colour, **dot)
         axes.plot(curve.n, curve.loss, color=colour, label=power(curve.compute))
-    axes.plot(best["n"], best["loss"], "--", color=SECOND, linewidth=1.3, label="optimum of the law", zorder=4)
+    axes.plot(best["n"], best["loss"], "--", color=SECOND, linewidth=1.3, label="forecast optimum", zorder=4)
     if len(minima):
         ends = np.maximum([minima["n"] - minima["n_low"], minima["n_high"] - minima["n"]], 0)
         diamond = {"fmt": "D", "color": INK, "markersize": 4.5, "markerfacecolor": "white"}

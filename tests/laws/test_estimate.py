@@ -335,11 +335,11 @@ def test_predictions_of_more_columns(tmp_path):
     assert scored.measured.values["unique_tokens"] == 1e9
     assert scored.abs_rel_error == pytest.approx(1 - 1 / 1.01)
     for request, message in (
-        ({"n": 1e9, "d": 1e11}, "needs --at unique_tokens=VALUE"),
+        ({"n": 1e9, "d": 1e11}, "needs unique_tokens for a prediction"),
         ({"compute": 1e22}, r"no compute-optimal split \(give it unique_tokens as well\)"),
         ({"compute": 1e22, "unique_tokens": 1e9, "n": 1e9}, "not both"),
         ({**at, "experts": 8}, "does not read experts"),
-        ({**at, "unique_tokens": 0}, "--at unique_tokens=VALUE must be positive"),
+        ({**at, "unique_tokens": 0}, "unique_tokens must be positive, and is 0.0"),
         ({**at, "zz": 1}, "no variable is called 'zz'"),
     ):
         with pytest.raises(InputError, match=message):

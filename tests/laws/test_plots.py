@@ -148,7 +148,7 @@ def test_axes_and_legends_name_units_and_intervals(fitted, drawn):
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("parameters $N$", "training data $D$ (tokens)")
     for name, quantities in (
         ("surface", ("equal loss (nats)", "95% interval")),
-        ("isoflop", ("measured minimum, 95% interval", "optimum of the law")),
+        ("isoflop", ("measured minimum, 95% interval", "forecast optimum")),
         ("optimum_vs_compute", ("95% interval", "approach 2: minima of the budgets")),
     ):
         legend = [text.get_text() for text in drawn(name)[0].get_legend().get_texts()]

@@ -61,7 +61,7 @@ def test_a_prediction_may_leave_the_rate_out(joint):
     assert min(others) >= tuned and max(others) > 1.02 * tuned
     forecast = joint.forecast(compute=1e21)
     assert forecast.interval[0] < forecast.value < forecast.interval[1] and forecast.split.n > 1e9
-    with pytest.raises(InputError, match="needs --n VALUE"):
+    with pytest.raises(InputError, match="needs n for a prediction"):
         joint.forecast(d=4e10)
 
 
