@@ -248,7 +248,7 @@ def test_the_page_and_the_printed_figures_draw_the_same_numbers(study):
         assert pytest.approx(line.get_xydata()) == np.array([trace.x, trace.y]).T
 
     printed, page_n = study.fit.plot.optimum(Figure().subplots(1, 2)), figures.allocation(study).data[:3]
-    (law,) = [trace for trace in page_n if "law (approach 3)" in trace.name]
+    (law,) = [trace for trace in page_n if "forecast (approach 3)" in trace.name]
     line = printed[0].lines[0]
     common = (line.get_xdata() > min(law.x)) & (line.get_xdata() < max(law.x))
     expected = np.interp(np.log(line.get_xdata()[common]), np.log(law.x), np.log(law.y))
