@@ -215,7 +215,8 @@ def sample(problems: Problems, mode: Mode, count: int, seed: int, rounds: int = 
     free = problems.free
     keep = np.where(free, 1.0, 0.0)
     curvatures, directions = np.linalg.eigh(mode.curvature)
-    root = directions / np.sqrt(np.maximum(curvatures, WIDEST**-2))[:, None]
+    # The symmetric root: unlike the eigenvectors it leaves a held coordinate apart from the others.
+    root = directions / np.sqrt(np.maximum(curvatures, WIDEST**-2))[:, None] @ np.swapaxes(directions, 1, 2)
     centre = mode.centre
     for left in range(rounds, -1, -1):
         standard = rng.standard_normal((1, count, width)) * np.sqrt(

@@ -236,8 +236,7 @@ class Predictor:
         """Compute-optimal sizes as they are forecast, and under every draw.
 
         Forecast are the medians of surfaces (and the tokens that the compute buys at that size), or the sizes of the
-        fitted law. Without resamples the draws are the one of
-        the law.
+        fitted law. Without resamples the draws are the one of the law.
         """
         draws = self.allocation(compute, draws=len(self.draws) > 0)
         if not self.of_surfaces:

@@ -105,7 +105,7 @@ def public_moments(without: tuple[str, ...] = ()) -> tuple[np.ndarray, np.ndarra
         raise InputError(f"the public prior needs three sources, and {len(kept)} are left")
     mean = np.array([source.mean for source in kept])
     noise = np.array([source.deviation for source in kept]) ** 2
-    between = np.full(mean.shape[1], LEAST_SPREAD)
+    between = np.full(mean.shape[1], LEAST_SPREAD**2)
     for _ in range(ROUNDS):
         weight = 1 / (between + noise)
         centre = np.sum(weight * mean, axis=0) / weight.sum(axis=0)

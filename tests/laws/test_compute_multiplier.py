@@ -13,6 +13,8 @@ from laws.uses.compute_multiplier import compare
 
 TARGET = 1e12
 
+FORECAST = 5e-3  # forecasts are medians of draws, which differ between two fits by their Monte-Carlo error
+
 
 @pytest.fixture(scope="module")
 def fits(tmp_path_factory, below):
@@ -32,11 +34,11 @@ def test_half_the_compute_is_a_multiplier_of_two_that_stays(fits):
     _, fits_by_name = fits
     comparison = compare(fits_by_name["a"], fits_by_name["b"], np.array([2e11, 1e12]))
     for point in comparison.points:
-        assert point.multiplier == pytest.approx(2, rel=1e-3)
+        assert point.multiplier == pytest.approx(2, rel=FORECAST)
         assert point.interval[0] < 2 < point.interval[1] and point.share_above_one > 0.9
     assert comparison.slope.value == pytest.approx(0, abs=2e-3)
     back = compare(fits_by_name["b"], fits_by_name["a"], np.array([1e11, 5e11]))
-    assert [point.multiplier for point in back.points] == pytest.approx([0.5, 0.5], rel=1e-3)
+    assert [point.multiplier for point in back.points] == pytest.approx([0.5, 0.5], rel=FORECAST)
 
 
 def test_a_law_with_itself_is_even(fits):
@@ -98,7 +100,7 @@ def test_the_command_prints_writes_and_draws(fits, capsys):
     assert "the advantage of B neither grows nor shrinks" not in capsys.readouterr().out  # one point has no trend
     written = json.loads((folder / "m.json").read_text())
     assert written == written | compare(*fits_by_name.values(), np.array([1e12])).to_dict()
-    assert written["points"][0]["multiplier"] == pytest.approx(2, rel=1e-3)
+    assert written["points"][0]["multiplier"] == pytest.approx(2, rel=FORECAST)
     assert (folder / "m.svg").read_text().lstrip().startswith("<?xml")
     assert cli.main([*map(str, argv[:3]), "--compute=1e12x"]) == 2
     assert "--compute" in capsys.readouterr().err

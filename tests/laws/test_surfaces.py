@@ -78,9 +78,14 @@ def test_the_mode_is_where_the_density_is_highest():
     assert found["kappa"][0, 0] == pytest.approx(0.5, abs=0.15)
 
 
-def test_draws_are_those_of_a_long_markov_chain():
+@pytest.mark.parametrize("hold", [False, True])
+def test_draws_are_those_of_a_long_markov_chain(hold):
     """An independent sampler: random-walk Metropolis, long enough."""
     problems = problems_of(sweep(budgets=4))
+    if hold:
+        mean, deviation = (part[None] for part in separable(prior_of("public")))
+        problems = problems._replace(mean=mean, deviation=deviation)
+    free = problems.free[0]
     mode = mode_of(problems)
     draws = posterior.sample(problems, mode, 2000, 0)[0]
     rng = np.random.default_rng(2)
@@ -88,13 +93,16 @@ def test_draws_are_those_of_a_long_markov_chain():
     chains, kept = np.repeat(mode.point, 64, axis=0), []
     density = posterior.log_density(problems, chains[None])[0]
     for step in range(6000):
-        tried = chains + 0.6 * rng.standard_normal(chains.shape) @ root.T
+        tried = chains + 0.6 * rng.standard_normal(chains.shape) * free @ root.T
         new = posterior.log_density(problems, tried[None])[0]
         accepted = np.log(rng.uniform(size=64)) < new - density
         chains[accepted], density[accepted] = tried[accepted], new[accepted]
         if step > 1000 and step % 20 == 0:
             kept.append(chains.copy())
-    chain = np.concatenate(kept)
+    chain, draws = np.concatenate(kept)[:, free], draws[:, free]
+    # In every direction, not along the coordinates alone: they are nearly collinear.
+    ratios = np.linalg.eigvals(np.linalg.solve(np.cov(chain.T), np.cov(draws.T))).real
+    assert 0.5 < ratios.min() < ratios.max() < 2.0
     deviation = chain.std(axis=0)
     assert (np.abs(draws.mean(axis=0) - chain.mean(axis=0)) < 0.35 * deviation).all()
     assert (np.abs(np.log(draws.std(axis=0) / deviation)) < 0.35).all()
