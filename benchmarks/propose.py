@@ -28,7 +28,7 @@ from laws.estimation.estimate import log_predictions
 from laws.estimation.refit import refit
 from laws.forecasting.ensemble import members_of, rivals_of
 from laws.forecasting.member import pooled_inflation
-from laws.forecasting.prediction import Predictor
+from laws.forecasting.mixture import Predictor
 from laws.forecasting.priors import prior_of
 from laws.inference.allocation import allocate
 from laws.inference.noise import RunNoise, residual_scale

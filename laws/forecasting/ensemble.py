@@ -6,9 +6,9 @@ import numpy as np
 from jaxtyping import Float
 
 from laws.forecasting.member import Member
+from laws.forecasting.mixture import Rival
 from laws.forecasting.model_averaging import model_average
 from laws.forecasting.posterior import Prior
-from laws.forecasting.prediction import Rival
 from laws.forecasting.surface_ensemble import is_surface, surface_members
 from laws.inference.resampling import DesignFits
 

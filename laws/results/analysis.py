@@ -15,7 +15,7 @@ from laws.data.table import Exclusion, Table
 from laws.estimation.estimate import PointEstimate
 from laws.forecasting.backtest import Backtest, backtest
 from laws.forecasting.member import Member, pooled_inflation
-from laws.forecasting.prediction import Predictor
+from laws.forecasting.mixture import Predictor
 from laws.forecasting.priors import prior_of
 from laws.forecasting.surface import KAPPA
 from laws.inference.allocation import derive

@@ -20,7 +20,7 @@ from laws.estimation.estimate import PointEstimate, estimate, weights_of
 from laws.estimation.objectives import OBJECTIVES
 from laws.forecasting.ensemble import members_of, rivals_of
 from laws.forecasting.member import Member, pooled_inflation
-from laws.forecasting.prediction import Predictor
+from laws.forecasting.mixture import Predictor
 from laws.forecasting.priors import PriorName, prior_of
 from laws.inference.methods import IntervalMethod
 from laws.inference.noise import RunNoise, noise_of

@@ -18,7 +18,8 @@ from laws.base.errors import InputError
 from laws.base.json_files import read_json, write_json
 from laws.estimation.estimate import log_predictions
 from laws.estimation.objectives import OBJECTIVES
-from laws.forecasting.prediction import Forecast, Predictor, Rival, predict_compute, predict_runs
+from laws.forecasting.mixture import Predictor, Rival
+from laws.forecasting.prediction import Forecast, predict_compute, predict_runs
 from laws.inference.methods import IntervalMethod
 from laws.inference.noise import interval
 from laws.model.forms import LAWS, find, shipped

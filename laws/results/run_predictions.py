@@ -9,7 +9,7 @@ import pandas as pd
 from jaxtyping import Float
 
 from laws.base.errors import InputError
-from laws.forecasting.prediction import Predictor
+from laws.forecasting.mixture import Predictor
 from laws.inference.noise import interval
 
 

@@ -16,7 +16,8 @@ from jaxtyping import Float
 from laws.base.array_math import numbers_of
 from laws.base.errors import InputError
 from laws.base.json_files import jsonable
-from laws.forecasting.prediction import Predictor, extrapolation
+from laws.forecasting.mixture import Predictor
+from laws.forecasting.prediction import extrapolation
 from laws.inference.noise import interval
 from laws.results.results import FitResult
 

@@ -24,7 +24,7 @@ from laws.base.x64 import float64
 from laws.data.token_cost import TokenCost
 from laws.estimation.estimate import log_predictions
 from laws.estimation.refit import slopes_at
-from laws.forecasting.prediction import Predictor
+from laws.forecasting.mixture import Predictor
 from laws.inference.allocation import allocate
 from laws.inference.noise import NORMAL, m_estimator_moments
 from laws.model.coordinates import Coordinates

@@ -16,7 +16,8 @@ from jaxtyping import Float, Int
 
 from laws.base.errors import FitFailed, InputError
 from laws.base.json_files import jsonable
-from laws.forecasting.prediction import Predictor, extrapolation, warnings_of
+from laws.forecasting.mixture import Predictor
+from laws.forecasting.prediction import extrapolation, warnings_of
 from laws.results.results import FitResult
 from laws.uses.optimal_design import CandidateRuns, FittedRuns, InformationState, information_state
 

@@ -3,7 +3,8 @@
 import numpy as np
 
 from laws.base.errors import InputError
-from laws.forecasting.prediction import Forecast, extrapolation, valid, warnings_of
+from laws.forecasting.mixture import valid
+from laws.forecasting.prediction import Forecast, extrapolation, warnings_of
 from laws.inference.noise import interval
 from laws.results.results import FitResult
 
