@@ -14,7 +14,7 @@ from training.errors import BadInput, nearest
 from training.task import Family, resolve as family_of
 from training.transforms import lora
 
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = ("float32", "bfloat16")
 MATMUL = ("default", "highest", "high", "tensorfloat32", "bfloat16", "float32")
 
 # Keys that change how fast or where a run goes, never what it computes: no part of its identity.
@@ -247,6 +247,8 @@ def _validate(config: Any) -> None:
     if config.horizon[given[0]] <= 0:
         raise BadInput(f"horizon.{given[0]}: must be positive, got {config.horizon[given[0]]}")
     for key in ("params", "compute", "logits"):
+        if config.precision[key] == "float16":
+            raise BadInput(f"precision.{key}: float16 needs loss scaling, which is not here; bfloat16 needs none")
         if config.precision[key] not in DTYPES:
             raise BadInput(f"precision.{key}: {config.precision[key]!r} is not one of {', '.join(DTYPES)}")
     if config.precision.matmul not in MATMUL:

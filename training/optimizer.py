@@ -6,6 +6,7 @@ The update is p <- p - lr * (u + weight_decay * m * p): decay is decoupled from 
 on the same roles enter the gradient before it is clipped; the reported loss leaves them out.
 """
 
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import optax
 from optax import contrib
 
 from training.errors import BadInput
+from training.nets.layers import wide
 from training.schedule import chosen
 
 ROLES = ("matrix", "embedding", "vector")
@@ -92,12 +94,56 @@ def _muon(axes: Any, momentum: float, b1: float, b2: float, eps: float) -> optax
 
 
 def _adafactor(axes: Any, decay_rate: float, eps: float) -> optax.GradientTransformation:
-    del axes
-    return optax.chain(
-        optax.scale_by_factored_rms(decay_rate=decay_rate, epsilon=eps),
-        optax.clip_by_block_rms(1.0),
-        optax.scale_by_param_block_rms(),
+    return _of_each_layer(
+        axes,
+        optax.chain(
+            optax.scale_by_factored_rms(decay_rate=decay_rate, epsilon=eps),
+            optax.clip_by_block_rms(1.0),
+            optax.scale_by_param_block_rms(),
+        ),
     )
+
+
+def _of_each_layer(axes: Any, inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """A transformation whose statistics are those of one matrix, applied to each matrix of a stack by itself.
+
+    Args:
+      axes: of the parameters; those in `STACKS` come first.
+      inner: treats every leaf alone. Arrays in its state are stacked as the leaf is; scalars, such as a count, are shared.
+    """
+
+    def stacked(state: Any) -> Any:
+        return jax.tree.map(lambda x: 0 if x.ndim else None, state)
+
+    def lifted(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+        def init(params: Any) -> Any:
+            one = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape[1:], p.dtype), params)
+            return jax.vmap(inner.init, out_axes=stacked(jax.eval_shape(inner.init, one)))(params)
+
+        def update(grads: Any, state: Any, params: Any = None) -> Any:
+            state_axes = stacked(state)
+            return jax.vmap(inner.update, (0, state_axes, 0), (0, state_axes))(grads, state, params)
+
+        return optax.GradientTransformation(init, update)
+
+    depths = _map(lambda leaf: sum(1 for _ in itertools.takewhile(STACKS.__contains__, leaf.names)), axes)
+    by_depth = {}
+    for depth in range(max(jax.tree.leaves(depths), default=0) + 1):
+        by_depth[depth], inner = inner, lifted(inner)
+    return optax.partition({depth: by_depth[depth] for depth in set(jax.tree.leaves(depths))}, depths)
+
+
+def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The same computed, and its moments kept, in float32 at least: in bfloat16 a second moment that moves by less than one
+    part in 256 a step stands still."""
+
+    def upcast(tree: Any) -> Any:
+        return jax.tree.map(wide, tree)
+
+    def update(grads: Any, state: Any, params: Any = None) -> Any:
+        return inner.update(upcast(grads), state, upcast(params))
+
+    return optax.GradientTransformation(lambda params: inner.init(upcast(params)), update)
 
 
 TABLE: dict[str, Optimizer] = {
@@ -139,8 +185,8 @@ def weight_decay(config: Mapping[str, Any]) -> float:
 
 
 def build(name: str, axes: Any, **own: Any) -> optax.GradientTransformation:
-    """The transformation that turns clipped gradients into updates u, before learning rate and decay."""
-    return TABLE[name].build(axes, **own)
+    """The transformation that turns clipped gradients into updates u, in float32, before learning rate and decay."""
+    return _in_float32(TABLE[name].build(axes, **own))
 
 
 def penalised(grads: Any, params: Any, axes: Any, roles: tuple[str, ...], l1: jax.Array, l2: jax.Array) -> Any:
@@ -153,10 +199,24 @@ def penalised(grads: Any, params: Any, axes: Any, roles: tuple[str, ...], l1: ja
 
 
 def clipped(grads: Any, limit: jax.Array) -> tuple[Any, jax.Array]:
-    """Gradients scaled to a global norm of at most `limit` (infinity: never), and the norm before."""
-    norm = optax.tree.norm(grads)
+    """Gradients scaled to a global norm of at most `limit` (infinity: never), and the norm before, summed in float32."""
+    norm = optax.tree.norm(jax.tree.map(wide, grads))
     factor = jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-30))
     return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads), norm
+
+
+def running_mean(mean: Any, params: Any, decay: jax.Array, count: jax.Array) -> Any:
+    """The exponential running mean of the parameters after so many steps, in float32, without weight on where it began:
+    mean + (1 - decay) / (1 - decay^count) * (p - mean), as Adam corrects its moments (Kingma and Ba 2015, section 3).
+
+    Args:
+      mean: the one before this step; after the first step nothing is left of it.
+      params: after this step.
+      decay: () float32, in (0, 1).
+      count: steps, this one too; () int32.
+    """
+    weight = (1 - decay) / -jnp.expm1(count * jnp.log(decay))
+    return jax.tree.map(lambda m, p: m + weight.astype(m.dtype) * (p.astype(m.dtype) - m), mean, params)
 
 
 def apply(

@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from training import mesh as meshes, optimizer as optimizers, rng
+from training.nets.layers import wide
 from training.task import Model
 
 
@@ -57,7 +58,7 @@ def init(
         params=params,
         stats=variables,
         moments=transform.init(params),
-        ema=jax.tree.map(jnp.copy, params) if ema else None,
+        ema=jax.tree.map(lambda p: jnp.copy(wide(p)), params) if ema else None,
         masks=masks(params),
         teacher=teacher,
     )

@@ -153,7 +153,7 @@ def train_step(
     params = optimizers.apply(state.params, updates, axes, recipe.decay_roles, lr, hyper["weight_decay"], factors)
     ema = state.ema
     if recipe.ema:
-        ema = jax.tree.map(lambda e, p: e + (1 - hyper["ema"]).astype(e.dtype) * (p - e), ema, params)
+        ema = optimizers.running_mean(ema, params, hyper["ema"], state.step + 1)
     metrics = {name: value / weight for name, value in sums.items()} | {"grad_norm": norm}
     after = state.replace(step=state.step + 1, params=params, stats=stats, moments=moments, ema=ema)
     return pruned(recipe, axes, after, hyper), metrics

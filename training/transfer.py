@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from training import asynchronous, checkpoint, replicas
 from training.errors import BadInput
 from training.files import read_object
+from training.nets.layers import wide
 from training.state import State
 from training.transforms import lora
 
@@ -135,7 +136,7 @@ def begin(state: State, section: Any, shardings: State, mesh: Mesh) -> State:
     params = _taken(state.params, lora.merged(kept["ema"] or kept["params"]), drawn, run)
     stats = _taken(state.stats, kept["stats"], fresh, run)
     params, stats = jax.device_put((params, stats), (shardings.params, shardings.stats))
-    ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
+    ema = None if state.ema is None else jax.tree.map(lambda p: jnp.copy(wide(p)), params)
     state = state.replace(params=params, stats=stats, ema=ema)
     for copies, follow in ((state.replicas, replicas.follow), (state.workers, asynchronous.follow)):
         state = state if copies is None else jax.jit(follow, out_shardings=shardings)(state)

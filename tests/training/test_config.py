@@ -51,6 +51,8 @@ def test_a_key_or_type_at_fault_is_named(sections, message):
         ({"precision.matmul": "fast"}, "precision.matmul"),
         ({"accumulate": 3}, "3 does not divide batch_size 16"),
         ({"optimizer.ema": 1.0}, r"must be in \[0, 1\)"),
+        ({"precision.compute": "float16"}, "precision.compute: float16 needs loss scaling"),
+        ({"precision.params": "float16"}, "precision.params: float16 needs loss scaling"),
         ({"optimizer.b1": 1.0}, r"optimizer.b1: must be in \[0, 1\), got 1"),
         ({"optimizer.b2": -0.1}, r"optimizer.b2: must be in \[0, 1\), got -0.1"),
         (

@@ -352,9 +352,8 @@ def test_the_running_mean_is_what_is_kept_and_evaluated(tmp_path):
     changes = {"optimizer.ema": 0.75, "optimizer.peak_lr": 0.2, "horizon.steps": 4}
     config = toy.config(**changes, **{"checkpoint.every_steps": 1, "checkpoint.keep_last": 4})
     result = loop.run(config, tmp_path)
-    mean = params(tmp_path, step=1, name="ema")
-    for at in (2, 3, 4):
-        mean = jax.tree.map(lambda e, p: 0.75 * e + 0.25 * p, mean, params(tmp_path, step=at))
+    each, weights = [params(tmp_path, step=at) for at in (1, 2, 3, 4)], [0.75**3, 0.75**2, 0.75, 1]
+    mean = jax.tree.map(lambda *p: np.average(np.stack(p), axis=0, weights=weights), *each)
     found = params(tmp_path, name="ema")
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), found, mean)
     loss = lambda of: evaluation.evaluate(toy.build(resolve(config)), of, {}, mesh.build(config.mesh))["loss"]
@@ -376,13 +375,14 @@ def compiled(config):
 def test_a_step_takes_over_the_buffers_of_the_state_and_blends_the_running_mean():
     program, hyper, batch = compiled(toy.config(**{"optimizer.ema": 0.75}))
     seed, rate = np.int32(0), np.full(1, 0.02, np.float32)
-    before = program.init(seed, hyper)
-    began = jax.tree.map(np.array, before)
-    after, _ = program.train(before, batch, rate, seed, hyper)
-    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(before))
+    first, _ = program.train(program.init(seed, hyper), batch, rate, seed, hyper)
+    one_step = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6)  # nothing of the initial values
+    jax.tree.map(one_step, first.ema, first.params)
+    began = jax.tree.map(np.array, first)
+    after, _ = program.train(first, batch, rate, seed, hyper)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(first))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((after, batch)))
-    same(began.ema, began.params)
-    expected = jax.tree.map(lambda e, p: 0.75 * e + 0.25 * np.asarray(p), began.ema, after.params)
+    expected = jax.tree.map(lambda e, p: (0.75 * e + np.asarray(p)) / 1.75, began.ema, after.params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), after.ema, expected)
     assert not np.array_equal(after.params["kernel"], began.params["kernel"])
 
