@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from lm import interchange, models, objectives, tokenizer as tokenizers, tokens
 from lm.decoder import Decoder
-from training import cache, checkpoint, config as configs, mesh as meshes, record, restored
+from training import cache, checkpoint, config as configs, load, mesh as meshes, record
 from training.errors import BadInput
 from training.files import read_object, write_json
 from training.state import State
@@ -63,7 +63,7 @@ def export(run: Path, config: ConfigDict, step: int, layout: str, folder: Path) 
     model: Any = objectives.of(config).network(config)
     theirs = interchange.written(layout, model, config.data.seq_len)
     variables = jax.eval_shape(lambda key: model.init(key, method="parameters"), jax.random.key(0))
-    params = restored.parameters(run, config, variables, step)
+    params = load.parameters(run, config, variables, step)
     kept = run / tokens.KEPT
     if kept.is_file():
         theirs |= _write_tokenizer(tokenizers.load(kept), config.data.seq_len, folder)

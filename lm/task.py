@@ -9,7 +9,7 @@ from ml_collections.config_dict import placeholder
 
 from lm import forward as forwards, models, objectives, rules as named_rules, tokens
 from lm.store import TokenStore
-from training import stopping, transfer
+from training import early_stopping, transfer
 from training.cost import Cost
 from training.errors import BadInput
 from training.task import Forward, Task
@@ -60,7 +60,7 @@ def validate(config: ConfigDict) -> None:
     objective = objectives.of(config)
     if config.teacher.run and objective is not objectives.next_token:
         raise BadInput(f"teacher.run: {config.model.name} learns from no teacher; models that continue a text do")
-    stopping.check(config.stopping.metric, objective.METRICS)
+    early_stopping.check(config.stopping.metric, objective.METRICS)
     objective.cost(config)
     transfer.check_names(config, functools.partial(objective.network(config).init, method="parameters"))
 

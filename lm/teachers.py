@@ -6,14 +6,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from lm import models, tokens
-from training import restored
+from training import load
 from training.errors import BadInput
 from training.files import read_object
 
 
 def config_of(config: ConfigDict) -> ConfigDict:
     """The config of the run that `teacher.run` names."""
-    return restored.config_of(Path(config.teacher.run))
+    return load.config_of(Path(config.teacher.run))
 
 
 def network(config: ConfigDict) -> models.Causal:

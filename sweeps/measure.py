@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from training import compilation, data, memory, mesh as meshes, pack, step as steps
+from training import compilation, data, memory, mesh as meshes, run_batch, step as steps
 from training.task import resolve as family_of
 
 MIN_TIMING_SECONDS = 0.5  # spent on timing a shape, at least
@@ -45,24 +45,25 @@ def measure(config: ConfigDict, runs: int = 1) -> Measurement:
         Absent: the data is not on this machine.
         BadInput: the point contradicts the machine: its mesh, its batch.
     """
-    mesh = meshes.build(config.mesh) if runs == 1 else pack.mesh(runs)
+    mesh = meshes.build(config.mesh) if runs == 1 else run_batch.mesh_of(runs)
     data.check_divisible(config, mesh)
     task = family_of(config.task).build(config)
     hyper, shapes, n = steps.hyper(config, task), data.shapes(task, config.batch_size), config.steps_per_call
     n = min(n, config.derived.steps)
     began = time.perf_counter()
     recipe = steps.recipe(task.model, config)
-    batched = () if runs == 1 else (runs, False)  # as `training.pack` asks for it
-    program = steps.programs(recipe, mesh, n, shapes, tuple(hyper), *batched)
-    compilation.ready([program.train, program.init])
-    needed = program.train.memory_bytes
+    batched = () if runs == 1 else (runs, False)  # as `training.run_batch` asks for it
+    programs = steps.programs(recipe, mesh, n, shapes, tuple(hyper), *batched)
+    train, init = compilation.program(programs.train), compilation.program(programs.init)
+    compilation.ready([train, init])
+    needed = train.memory_bytes
     compiling = time.perf_counter() - began
     if needed > memory.of_a_device():
         return Measurement(config.derived.params_total, needed, compiling, None, None, runs)
     seed, rates = np.int32(config.seed), np.zeros(n, np.float32)
-    state = program.init(seed, hyper)
+    state = init(seed, hyper)
     if runs > 1:
-        state = pack.stacked([state] * runs, program.shardings)
+        state = run_batch.stacked([state] * runs, programs.shardings)
         seed, rates, hyper = jax.tree.map(lambda x: np.stack([x] * runs), (seed, rates, hyper))
     call_seconds: list[float] = []
     while len(call_seconds) < 4 or sum(call_seconds[1:]) < MIN_TIMING_SECONDS:  # the first call warms up
@@ -71,7 +72,7 @@ def measure(config: ConfigDict, runs: int = 1) -> Measurement:
             batch = data.batches(task, shapes, mesh, 0, n)
         else:
             batch = data.packed([task] * runs, shapes, mesh, [0] * runs, n)
-        state, metrics = program.train(state, batch, rates, seed, hyper)
+        state, metrics = train(state, batch, rates, seed, hyper)
         jax.block_until_ready(metrics)
         call_seconds.append(time.perf_counter() - began)
     seconds = float(np.median(call_seconds[1:])) / n  # the median: machines do other things too

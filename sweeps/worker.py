@@ -18,6 +18,7 @@ from sweeps.sweep_dir import Entry, Sweep
 from sweeps.worker_job import WorkerJob, WorkerStopped, describe_error
 from training import loop, signals
 from training.config import resolve
+from training.run_session import RunSpec
 
 Report = Callable[..., None]  # called with an event ("begin", "progress", "end", "error") and its values
 # As many holders of one run may die, one after another, before it is given up, whichever invocation started them. The
@@ -186,24 +187,24 @@ def _train(sweep: Sweep, entries: list[Entry], session: str, report: Report) -> 
     """
     began = time.monotonic()
     outcomes: list[Any] = [None] * len(entries)
-    jobs: list[loop.Job | None] = [None] * len(entries)
+    specs: list[RunSpec | None] = [None] * len(entries)
     for i, entry in enumerate(entries):
         run = sweep.run(entry.run_id)
         (run / "error.json").unlink(missing_ok=True)
         try:
-            jobs[i] = loop.Job(
+            specs[i] = RunSpec(
                 plan_storage.run_config(sweep, entry),
                 run,
-                (_progress_observer(entry.run_id, report),),
+                (_progress_logger(entry.run_id, report),),
                 extra={"sweep": sweep.name, **entry.labels},
                 check=functools.partial(lease.check, run),
             )
         except Exception as error:
             outcomes[i] = error
-    ready = [(i, job) for i, job in enumerate(jobs) if job is not None]
-    for (i, job), outcome in zip(ready, loop.together([job for _, job in ready]), strict=True):
+    ready = [(i, spec) for i, spec in enumerate(specs) if spec is not None]
+    for (i, spec), outcome in zip(ready, loop.train([spec for _, spec in ready]), strict=True):
         again_alone = isinstance(outcome, Exception) and len(ready) > 1
-        outcomes[i] = loop.together([job])[0] if again_alone else outcome
+        outcomes[i] = loop.train([spec])[0] if again_alone else outcome
     for entry, outcome in zip(entries, outcomes, strict=True):
         if isinstance(outcome, Exception):
             message = describe_error(outcome)
@@ -215,13 +216,13 @@ def _train(sweep: Sweep, entries: list[Entry], session: str, report: Report) -> 
             report("end", run_id=entry.run_id, status=outcome["status"], loss=outcome["loss"], seconds=seconds)
 
 
-def _progress_observer(run_id: str, report: Report) -> Callable[[int, dict[str, Any]], None]:
+def _progress_logger(run_id: str, report: Report) -> Callable[[int, dict[str, Any]], None]:
     last_report = 0.0
 
-    def observe(step: int, metrics: dict[str, Any]) -> None:
+    def log(step: int, metrics: dict[str, Any]) -> None:
         nonlocal last_report
         if time.monotonic() - last_report > PROGRESS_SECONDS:
             last_report = time.monotonic()
             report("progress", run_id=run_id, step=step, loss=metrics.get("loss"))
 
-    return observe
+    return log

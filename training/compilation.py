@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 
@@ -134,6 +134,23 @@ class Program:
         text = hashlib.sha256(lowered.as_text().encode())
         text.update(repr((where, sorted((self._options or {}).items()))).encode())
         return Path(folder) / f"{text.hexdigest()}.made"
+
+
+class Jitted(Protocol):
+    """What can be lowered, as `training.step.Jitted`."""
+
+    options: dict[str, str | bool] | None
+
+    def lower(self) -> jax.stages.Lowered:
+        """The function, traced."""
+        ...
+
+
+@functools.lru_cache(maxsize=128)
+def program(jitted: Jitted) -> Program:
+    """The program of a jitted function, one for all who ask: it is compiled once in this process, and by one of the
+    processes of this machine that share a cache."""
+    return Program(jitted.lower(), jitted.options)
 
 
 def ready(programs: Iterable[Program]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference, placeholder
 
-from training import asynchronous, optimizer, replicas, schedule, transfer, transforms
+from training import async_sgd, optimizer, replicas, schedule, transfer, transforms
 from training.errors import BadInput, nearest
 from training.task import Family, resolve as family_of
 from training.transforms import lora
@@ -259,7 +259,7 @@ def _validate(config: Any) -> None:
     if config.batch_size is not None and config.batch_size % config.accumulate:
         raise BadInput(f"accumulate: {config.accumulate} does not divide batch_size {config.batch_size}")
     replicas.check(config)
-    asynchronous.check(config)
+    async_sgd.check(config)
     lora.check(config)
     if sum(config.schedule[key] is not None for key in WARMUP) > 1:
         raise BadInput(f"schedule: give at most one of {', '.join(WARMUP)}")

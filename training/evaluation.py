@@ -61,17 +61,18 @@ def after_training(task: Task, config: Any, axes: Any, state: State, mesh: Mesh)
     return found
 
 
-def programs(task: Task, recipe: steps.Recipe, program: steps.Programs, mesh: Mesh) -> list[Program]:
+def programs(task: Task, recipe: steps.Recipe, train: steps.Programs, mesh: Mesh) -> list[Program]:
     """What a run's evaluations will call, for it to be compiled beside the train step; nothing where that is seen only
     once there are parameters to evaluate."""
     batch = next(iter(task.eval_batches()), None)
     if batch is None or recipe.transforms.quantize is not None or recipe.model != task.model or jax.process_count() > 1:
         return []
     state = jax.tree.map(
-        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), program.abstract, program.shardings
+        lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), train.abstract, train.shardings
     )
     mesh, params = meshes.folded(mesh), state.params if state.ema is None else state.ema
-    return [steps.scores(task.model, mesh, recipe.matmul, params, state.stats, _placed(batch, mesh))]
+    scores = steps.scores(task.model, mesh, recipe.matmul, params, state.stats, _placed(batch, mesh))
+    return [Program(scores.lower(), scores.options)]
 
 
 def scores(

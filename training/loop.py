@@ -1,115 +1,90 @@
-"""One run, from a config to a record: the only training loop."""
+"""The training loop: a compiled call takes a few steps of every run of a batch, then each run sees to itself.
 
-import dataclasses
+`train` is the whole of it. What is compiled, and the states of the runs, belong to `training.run_batch`; what a run does
+between calls (logging, evaluating, saving, stopping, its record) is `training.run_session`.
+"""
+
+import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from training import checkpoint, data, pack, record, schedule, step as steps, transfer
-from training.config import resolve
-from training.course import Course
-from training.meter import Diverged, Observer
-from training.task import Task, resolve as family_of
-
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """A run to be made.
-
-    Attributes:
-      config: complete; resolved when it is run.
-      workdir: the run directory.
-      observers: called with (step, metrics) at every logged step, e.g. a progress bar or a mirror.
-      allow_change: semantic keys that may differ from the config that began the run.
-      extra: entries for the record, e.g. the sweep and its design columns.
-      check: called before the record is written; what it raises is raised.
-    """
-
-    config: ConfigDict
-    workdir: Path
-    observers: Sequence[Observer] = ()
-    allow_change: tuple[str, ...] = ()
-    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
-    check: Callable[[], None] = lambda: None
+from training.metrics import Logger
+from training.run_batch import RunBatch
+from training.run_session import RunSession, RunSpec
+from training.signals import Interrupted, stoppable
 
 
 def run(
     config: ConfigDict,
     workdir: Path | str,
-    observers: Iterable[Observer] = (),
+    loggers: Iterable[Logger] = (),
     allow_change: tuple[str, ...] = (),
     extra: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train one run to its end, or continue it from its last checkpoint; returns its result.
 
-    Args: as in `Job`; a run that has ended in `workdir` is returned as it is.
+    Args: as in `training.run_session.RunSpec`; a run that has ended in `workdir` is returned as it is.
     Raises:
       BadInput: a config, workdir, checkpoint or corpus that does not fit.
       Interrupted: stopped by a signal, after saving a checkpoint.
     """
-    (found,) = together([Job(config, Path(workdir), tuple(observers), allow_change, extra or {})])
-    if isinstance(found, Exception):
-        raise found
-    return found
+    (outcome,) = train([RunSpec(config, Path(workdir), tuple(loggers), allow_change, extra or {})])
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
 
 
-def together(jobs: Sequence[Job]) -> list[dict[str, Any] | Exception]:
-    """Train runs of one shape in lockstep, as one program; returns the result of each, or what was raised in it.
+def train(specs: Sequence[RunSpec]) -> list[dict[str, Any] | Exception]:
+    """Train runs of one shape, all in one program; an error in one of them does not disturb the others.
 
+    Args:
+      specs: of runs whose models, batches and optimizers have equal shapes; one run is a batch of one.
+    Returns:
+      For each run its result, or the error that ended it.
     Raises:
-      Interrupted: stopped by a signal, after saving checkpoints.
+      Interrupted: stopped by a signal, after every run has saved a checkpoint.
     """
-    return pack.together([_run(job) for job in jobs])
+    with contextlib.ExitStack() as stack:
+        sessions = [stack.enter_context(RunSession(spec)) for spec in specs]
+        for session in sessions:
+            with session.isolated():
+                session.open()
+        _train_together([session for session in sessions if session.running])
+    outcomes = [session.outcome for session in sessions]
+    for outcome in outcomes:
+        if isinstance(outcome, Interrupted):
+            raise outcome
+    return outcomes  # type: ignore[return-value]
 
 
-def _run(job: Job) -> pack.Run:
-    config = resolve(job.config)
-    with record.open_run(job.workdir, config, job.allow_change) as directory:
-        ended = directory.result()
-        if ended is not None:
-            return ended
-        family = family_of(config.task)
-        task = family.build(config)
-        facts = task.facts()
-        transfer.check_shared(config, {name: facts[name] for name in getattr(family, "INHERITED", ())})
-        directory.check_data(facts)
-        keep = config.checkpoint
-        best = max(keep.keep_best, 1) if config.stopping.patience else keep.keep_best
-        saved = checkpoint.Checkpoints(directory.path, keep.keep_last, best, keep.keep_every)
+def _train_together(sessions: Sequence[RunSession]) -> None:
+    """Take open runs from their last checkpoints to their ends."""
+    if not sessions:
+        return
+    with stoppable() as stop:
         try:
-            env, done, measured = yield from _train(config, task, directory, saved, job.observers)
-        finally:
-            saved.close()
-        result = record.result(config, family.cost(config), task.facts(), env, done, measured) | job.extra
-        job.check()
-        directory.finish(result)
-        return result
+            batch = RunBatch([session.inputs for session in sessions])
+            for i, session in enumerate(sessions):
+                with session.isolated():
+                    session.begin(batch, i, stop)
+            batch.start(_steps(sessions))
+        except Exception as error:  # of the batch: it cannot be compiled, or not be held
+            for session in sessions:
+                session.fail(error)
+        while live := [session for session in sessions if session.running]:
+            began, n = time.perf_counter(), min(session.steps_per_call for session in live)
+            metrics = batch.step(_steps(sessions), n)
+            share = (time.perf_counter() - began) / len(live)
+            for i, session in enumerate(sessions):
+                if session.running:
+                    with session.isolated():
+                        session.after_steps(n, metrics[i], share)
 
 
-def _train(
-    config: ConfigDict,
-    task: Task,
-    directory: record.RunDirectory,
-    saved: checkpoint.Checkpoints,
-    observers: Iterable[Observer],
-) -> Any:
-    """Train to the horizon; returns the environment, the steps done and what was measured."""
-    total, stride, began = config.derived.steps, config.steps_per_call, time.perf_counter()
-    hyper, recipe = steps.hyper(config, task), steps.recipe(task.model, config)
-    rates = config.optimizer.peak_lr * schedule.values(config.schedule, total, config.derived.warmup_steps)
-    ready = pack.Ready(config, task, recipe, hyper, data.shapes(task, config.batch_size), rates)
-    course = Course(ready, (yield ready), directory, saved, observers)
-    step, status = course.start, "completed"
-    try:
-        while step < total and not course.over:
-            n, metrics = yield stride if step + stride <= total else 1
-            course.meter.put(step, metrics)
-            step += n
-            course.between(step, n)
-        course.meter.flush()
-    except Diverged as error:
-        status, step = "diverged", error.step
-    return course.env, step, course.end(step, status, began)
+def _steps(sessions: Sequence[RunSession]) -> list[int | None]:
+    """The optimizer steps that each run has taken; None of one that has ended."""
+    return [session.step if session.running else None for session in sessions]

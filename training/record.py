@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from training import allocator, asynchronous, config as configs, cost as costs, replicas
+from training import allocator, async_sgd, config as configs, cost as costs, replicas
 from training.checkpoint import FOLDER
 from training.cores import compute_threads
 from training.errors import BadInput
@@ -259,7 +259,7 @@ def result(
         "optimizer": config.optimizer.name,
         "weight_decay": config.optimizer.weight_decay,
         **replicas.record(config, cost.params_total, steps),
-        **asynchronous.record(config, cost.params_total, steps),
+        **async_sgd.record(config, cost.params_total, steps),
         "tokens_per_second": tokens / seconds if seconds else None,
         "mfu": costs.mfu(exact, seconds, env["num_devices"], peak),
         "device_kind": env["device_kind"],

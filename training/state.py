@@ -23,7 +23,7 @@ class State(flax.struct.PyTreeNode):
     collections (batch-norm means); `moments` are the optimizer's; `ema` is the running mean of the parameters, or None;
     `masks` say which parameters are not cut, or None; `teacher` are the parameters of another run's model, or None: they
     never change, and no checkpoint holds them; `replicas` are those of `training.replicas`, every leaf with an axis [M] in
-    front, or None; `workers` are those of `training.asynchronous`, or None.
+    front, or None; `workers` are those of `training.async_sgd`, or None.
     """
 
     step: Any

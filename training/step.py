@@ -1,6 +1,7 @@
 """The pure train and evaluation steps, and the one place where they are jitted."""
 
 import contextlib
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -14,7 +15,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from training import (
-    asynchronous,
+    async_sgd,
     mesh as meshes,
     optimizer as optimizers,
     replicas,
@@ -23,7 +24,6 @@ from training import (
     transfer,
     transforms,
 )
-from training.compilation import Program
 from training.replicas import Scheme
 from training.state import State
 from training.task import Model, Task
@@ -48,27 +48,50 @@ class Recipe(NamedTuple):
     workers: tuple[int, str] = (1, "")  # of a parameter server, and the order in which they deliver
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Jitted:
+    """A function under `jax.jit` for arguments of one shape, on one mesh; compiled at its first call.
+
+    Attributes:
+      function: jitted.
+      arguments: abstract, with their shardings.
+      mesh: that it is traced under.
+      matmul: precision of its products, as in `precision.matmul`.
+      options: of the compiler.
+    """
+
+    function: Any
+    arguments: tuple[Any, ...]
+    mesh: Mesh
+    matmul: str
+    options: dict[str, str | bool] | None
+
+    def __call__(self, *arguments: Any) -> Any:
+        with _settings(self.matmul, self.mesh):
+            return self.function(*arguments)
+
+    def lower(self) -> jax.stages.Lowered:
+        """The function traced, for a caller that compiles it ahead of its first call."""
+        with _settings(self.matmul, self.mesh):
+            return self.function.lower(*self.arguments)
+
+
 class Programs(NamedTuple):
     """The programs of one recipe on one mesh, and what goes into them and comes out.
 
     Attributes:
       init: (seed, hyper) -> state.
-      train: (state, batches, rates, seed, hyper) -> (state, metrics).
+      train: (state, batches, lr, seed, hyper) -> (state, metrics); the state that enters is overwritten.
       shardings: of the state of a run.
       abstract: its shapes.
       variables: of the model, abstract and boxed with their logical axes.
     """
 
-    init: Program
-    train: Program
+    init: Jitted
+    train: Jitted
     shardings: State
     abstract: State
     variables: Any
-
-    @property
-    def seconds(self) -> float:
-        """What compiling them took."""
-        return self.init.seconds + self.train.seconds
 
 
 def recipe(model: Model, config: Any) -> Recipe:
@@ -169,12 +192,12 @@ def pruned(recipe: Recipe, axes: Any, state: State, hyper: Mapping[str, Any]) ->
     return state.replace(params=prune.applied(state.params, masks), ema=ema, masks=masks)
 
 
-def begun(recipe: Recipe, program: Programs, state: State, hyper: Mapping[str, Any]) -> State:
-    """The state before the first step, cut where the schedule cuts then."""
+def first_masks(recipe: Recipe, programs: Programs, state: State, hyper: Mapping[str, Any]) -> State:
+    """The state before the first step, cut where the schedule of pruning cuts then."""
     if recipe.transforms.prune is None:
         return state
-    axes = states.axes(program.variables)
-    return jax.jit(functools.partial(pruned, recipe, axes), out_shardings=program.shardings)(state, hyper)
+    axes = states.axes(programs.variables)
+    return jax.jit(functools.partial(pruned, recipe, axes), out_shardings=programs.shardings)(state, hyper)
 
 
 def read(found: transforms.Transforms, axes: Any, state: State, hyper: Mapping[str, Any]) -> Any:
@@ -196,7 +219,7 @@ def scheme_step(
 
     key = rng.key(seed, "dropout", state.step)
     if state.workers is not None:
-        return asynchronous.step(recipe.workers[1], inner, state, batch, seed, key)
+        return async_sgd.step(recipe.workers[1], inner, state, batch, seed, key)
     if recipe.replicas is None:
         return inner(state, batch, key)
     return replicas.step(recipe.replicas, inner, state, batch, key, hyper)
@@ -255,9 +278,10 @@ def programs(
     runs: int = 1,
     shared: bool = False,
 ) -> Programs:
-    """Initialisation and `steps` train steps of a recipe, once for all runs of a shape; compiled when they are needed.
+    """Initialisation and `steps` train steps of a recipe, once for all runs of a shape; compiled at their first call.
 
     Args:
+      recipe: what is compiled.
       mesh: where the state and the batches lie.
       steps: optimizer steps a call.
       batch: (name, shape [batch, ...], dtype) of each array of a batch.
@@ -266,8 +290,8 @@ def programs(
         [runs] in front.
       shared: the runs of a call see the same batches, without that axis.
     """
-    began = _begun(recipe, mesh, names)
-    axes, ahead = states.axes(began.variables), () if runs == 1 else ("run",)
+    one = _initialisation(recipe, mesh, names)
+    axes, ahead = states.axes(one.variables), () if runs == 1 else ("run",)
 
     def packed(tree: Any) -> Any:
         """The same with the axis of runs in front, where there is one."""
@@ -283,33 +307,27 @@ def programs(
     def placed(shape: tuple[int, ...], dtype: Any, *partition: Any) -> Any:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec(*partition)))
 
-    state = packed(
-        jax.tree.map(lambda x, where: placed(x.shape, x.dtype, *where.spec), began.abstract, began.shardings)
-    )
+    state = packed(jax.tree.map(lambda x, where: placed(x.shape, x.dtype, *where.spec), one.abstract, one.shardings))
     batches = {name: placed((steps, *shape), dtype, None, meshes.RULES["rows"]) for name, shape, dtype in batch}
     batches = batches if shared else packed(batches)
-    rates, seed = packed(placed((steps,), jnp.float32)), packed(placed((), jnp.int32))
+    lr, seed = packed(placed((steps,), jnp.float32)), packed(placed((), jnp.int32))
     hyper = packed({name: placed((), jnp.float32) for name in names})
-    function = functools.partial(train_steps, recipe, _transform(recipe, axes, began.variables), axes)
+    function = functools.partial(train_steps, recipe, _transform(recipe, axes, one.variables), axes)
     if runs > 1:
         function = jax.vmap(function, (0, None if shared else 0, 0, 0, 0), spmd_axis_name="run")
-    inputs = (state, batches, rates, seed, hyper)
-    with _settings(recipe.matmul, mesh):
-        jitted = jax.jit(
-            function,
-            in_shardings=jax.tree.map(lambda x: x.sharding, inputs),
-            out_shardings=(
-                jax.tree.map(lambda x: x.sharding, state),
-                NamedSharding(mesh, PartitionSpec(*ahead)),
-            ),
-            donate_argnums=0,
-        )
-        train = Program(jitted.lower(*inputs), _options(recipe))
-    return began._replace(train=train)
+    inputs = (state, batches, lr, seed, hyper)
+    train = jax.jit(
+        function,
+        in_shardings=jax.tree.map(lambda x: x.sharding, inputs),
+        out_shardings=(jax.tree.map(lambda x: x.sharding, state), NamedSharding(mesh, PartitionSpec(*ahead))),
+        donate_argnums=0,
+        compiler_options=_options(recipe),
+    )
+    return one._replace(train=Jitted(train, inputs, mesh, recipe.matmul, _options(recipe)))
 
 
 @functools.lru_cache(maxsize=64)
-def _begun(recipe: Recipe, mesh: Mesh, names: tuple[str, ...]) -> Programs:
+def _initialisation(recipe: Recipe, mesh: Mesh, names: tuple[str, ...]) -> Programs:
     """What does not depend on how many steps a call takes, or for how many runs: initial values and where they lie."""
     hyper = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in names}
     scalar = jax.ShapeDtypeStruct((), jnp.int32)
@@ -318,15 +336,15 @@ def _begun(recipe: Recipe, mesh: Mesh, names: tuple[str, ...]) -> Programs:
     transform = _transform(recipe, axes, variables)
     masks = functools.partial(transforms.masks, recipe.transforms, axes)
 
-    def begin(seed: Any, hyper: Any) -> State:
+    def initial_state(seed: Any, hyper: Any) -> State:
         state = states.init(recipe.model, transform, recipe.ema, seed, hyper, masks)
         state = state if recipe.replicas is None else replicas.begin(recipe.replicas, state)
-        return state if recipe.workers[0] == 1 else asynchronous.begin(recipe.workers[0], state)
+        return state if recipe.workers[0] == 1 else async_sgd.begin(recipe.workers[0], state)
 
-    abstract = jax.eval_shape(begin, scalar, hyper)
+    abstract = jax.eval_shape(initial_state, scalar, hyper)
     placed = states.shardings(abstract, variables, mesh)
-    with _settings(recipe.matmul, mesh):
-        init = Program(jax.jit(begin, out_shardings=placed).lower(scalar, hyper), _options(recipe))
+    function = jax.jit(initial_state, out_shardings=placed, compiler_options=_options(recipe))
+    init = Jitted(function, (scalar, hyper), mesh, recipe.matmul, _options(recipe))
     return Programs(init, init, placed, abstract, variables)
 
 
@@ -369,10 +387,9 @@ def scorer(model: Model, mesh: Mesh, matmul: str) -> Callable[[Any, Any, Any], A
     return score
 
 
-def scores(model: Model, mesh: Mesh, matmul: str, params: Any, stats: Any, batch: Any) -> Program:
+def scores(model: Model, mesh: Mesh, matmul: str, params: Any, stats: Any, batch: Any) -> Jitted:
     """The program that `scorer` calls with arguments like these abstract ones."""
-    with _settings(matmul, mesh):
-        return Program(_scorer(model, mesh).lower(params, stats, batch))
+    return Jitted(_scorer(model, mesh), (params, stats, batch), mesh, matmul, None)
 
 
 @functools.lru_cache(maxsize=64)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from training import asynchronous, checkpoint, replicas
+from training import async_sgd, checkpoint, replicas
 from training.errors import BadInput
 from training.files import read_object
 from training.nets.layers import wide
@@ -138,7 +138,7 @@ def begin(state: State, section: Any, shardings: State, mesh: Mesh) -> State:
     params, stats = jax.device_put((params, stats), (shardings.params, shardings.stats))
     ema = None if state.ema is None else jax.tree.map(lambda p: jnp.copy(wide(p)), params)
     state = state.replace(params=params, stats=stats, ema=ema)
-    for copies, follow in ((state.replicas, replicas.follow), (state.workers, asynchronous.follow)):
+    for copies, follow in ((state.replicas, replicas.follow), (state.workers, async_sgd.follow)):
         state = state if copies is None else jax.jit(follow, out_shardings=shardings)(state)
     return state
 

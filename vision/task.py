@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from training import classification, stopping, transfer
+from training import classification, early_stopping, transfer
 from training.cost import Cost
 from training.errors import BadInput
 from training.task import Arrays, Forward, Input
@@ -66,7 +66,7 @@ def validate(config: ConfigDict) -> None:
         )
     if config.teacher.run:
         raise BadInput("teacher.run: models of images learn from no teacher")
-    stopping.check(config.stopping.metric, classification.METRICS)
+    early_stopping.check(config.stopping.metric, classification.METRICS)
     built: Any = classifier(config)
     augment.check(augment.from_config(config.data.augment), *built.image[:2])
     transfer.check_names(config, functools.partial(built.init, method="parameters"))

@@ -45,8 +45,8 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         checkpoint,
         config as configs,
         evaluation,
+        load,
         mesh as meshes,
-        restored,
         state as states,
         step as steps,
     )
@@ -55,7 +55,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     folder, target = Path(args[0]), flags.predictions and Path(flags.predictions)
     if target and target.suffix not in (".csv", ".parquet"):
         raise BadInput(f"--predictions: {target} ends neither in .csv nor in .parquet")
-    config = restored.config_of(folder)
+    config = load.config_of(folder)
     if flags.split:
         if "split" not in config.evaluation:
             raise BadInput(f"--split: {config.task} has one evaluation set")
@@ -73,7 +73,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
             raise BadInput(f"--{flag}: {config.task} has none")
     stats = checkpoint.load_part(folder, "stats", flags.step, mesh)
     variables = states.boxed(task.model, steps.hyper(config, task))
-    params = restored.parameters(folder, config, variables, flags.step, mesh)
+    params = load.parameters(folder, config, variables, flags.step, mesh)
     outputs = list(evaluation.scores(task, params, stats, mesh, config.precision.matmul))
     details = getattr(task, "details", None)
     payload, columns = (task.summarize(outputs), None) if details is None else details(outputs)

@@ -49,11 +49,11 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         raise BadInput("--out: name the folder to make")
     if flags.format not in FORMATS:
         raise BadInput(f"--format: {flags.format!r} is not one of {', '.join(FORMATS)}{nearest(flags.format, FORMATS)}")
-    from training import checkpoint, restored
+    from training import checkpoint, load
     from training.files import new_folder
 
     run, out = Path(args[0]), Path(flags.out)
-    config, steps = restored.config_of(run), checkpoint.saved_steps(run)
+    config, steps = load.config_of(run), checkpoint.saved_steps(run)
     if not steps:
         raise BadInput(f"{run}: has no checkpoint")
     step = max(steps) if flags.step is None else flags.step
@@ -64,7 +64,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
 
 def _program(run: Path, config: Any, step: int, folder: Path, flags: absl_flags.FlagValues) -> dict[str, Any]:
     """StableHLO and the weights beside it."""
-    from training import checkpoint, export, restored
+    from training import checkpoint, export, load
     from training.cache import sha256
     from training.task import resolve as family_of
 
@@ -73,7 +73,7 @@ def _program(run: Path, config: Any, step: int, folder: Path, flags: absl_flags.
         if size is not None and size < 1:
             raise BadInput(f"--{name}: must be at least 1, got {size}")
     forward = family_of(config.task).forward(config, flags.batch, flags.length)
-    params = restored.parameters(run, config, forward.variables, step)
+    params = load.parameters(run, config, forward.variables, step)
     stats = checkpoint.load_part(run, "stats", step)
     exported, weights = export.program(forward, params, stats, flags.platforms, config.precision.matmul)
     record = {

@@ -100,9 +100,9 @@ def _model(folder: Path, step: int | None) -> tuple[Any, Any, Any, int, str]:
     import jax
 
     from lm import models, objectives
-    from training import restored
+    from training import load
 
-    config = restored.config_of(folder)
+    config = load.config_of(folder)
     if config.task != "lm":
         raise BadInput(f"{folder}: generate needs a language model, this is a run of task {config.task!r}")
     role = models.KINDS[config.model.name].role
@@ -111,7 +111,7 @@ def _model(folder: Path, step: int | None) -> tuple[Any, Any, Any, int, str]:
     tokenizer = _tokenizer(folder, config.data)
     model = objectives.of(config).network(config)
     variables = jax.eval_shape(lambda key: model.init(key, method="parameters"), jax.random.key(0))
-    return model, restored.parameters(folder, config, variables, step), tokenizer, config.data.seq_len, role
+    return model, load.parameters(folder, config, variables, step), tokenizer, config.data.seq_len, role
 
 
 def _tokenizer(folder: Path, data: Any) -> Any:

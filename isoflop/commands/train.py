@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from isoflop.cli import Output
-from training import cost as costs, hosts, loop, mirrors
+from training import cost as costs, hosts, loggers, loop
 from training.config import resolve
 from training.errors import BadInput
-from training.meter import Observer
+from training.metrics import Logger
 from training.process import configure_process
 from training.task import resolve as family_of
 
@@ -69,17 +69,17 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     path = Path(workdir).absolute()
     with contextlib.ExitStack() as stack:
         first = jax.process_index() == 0  # of several processes one is to be seen
-        observers = [stack.enter_context(watching(resolved))] if first else []
+        watchers = [stack.enter_context(watching(resolved))] if first else []
         if flags.profile:
-            observers.append(stack.enter_context(mirrors.profiler(path)))
+            watchers.append(stack.enter_context(loggers.profiler(path)))
         copies = []
         if flags.tensorboard:
-            copies.append(stack.enter_context(mirrors.tensorboard(path)))
+            copies.append(stack.enter_context(loggers.tensorboard(path)))
         if flags.wandb:
-            copies.append(stack.enter_context(mirrors.wandb(path, resolved.to_dict(), resolved.derived.run_id)))
-        result = loop.run(config, path, [*observers, *copies], tuple(flags.allow_change))
-        for observe in copies:
-            observe(result["steps"], {f"final_{name}": result.get(name) for name in ("loss", "loss_sem", "train_loss")})
+            copies.append(stack.enter_context(loggers.wandb(path, resolved.to_dict(), resolved.derived.run_id)))
+        result = loop.run(config, path, [*watchers, *copies], tuple(flags.allow_change))
+        for log in copies:
+            log(result["steps"], {f"final_{name}": result.get(name) for name in ("loss", "loss_sem", "train_loss")})
     text = _text(result, path) if first else f"process {jax.process_index()} is done"
     return Output(result, text, 0 if result["status"] == "completed" else 1)
 
@@ -95,8 +95,8 @@ def _join(flags: absl_flags.FlagValues) -> None:
 
 
 @contextlib.contextmanager
-def watching(config: ConfigDict) -> Iterator[Observer]:
-    """An observer that shows a run on standard error: a bar on a terminal, a line now and then elsewhere."""
+def watching(config: ConfigDict) -> Iterator[Logger]:
+    """A logger that shows a run on standard error: a bar on a terminal, a line now and then elsewhere."""
     console = Console(file=sys.stderr, highlight=False)
     family, total = family_of(config.task), config.derived.steps
     cost, (unit, amount) = family.cost(config), _unit(family, family.cost(config).tokens_per_example)

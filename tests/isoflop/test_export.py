@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from isoflop import cli
 from isoflop.commands.export import LOADING
 from lm import objectives
-from training import checkpoint, config as configs, restored, state as states, step as steps
+from training import checkpoint, config as configs, load, state as states, step as steps
 from training.files import write_json
 from training.task import resolve as family_of
 
@@ -95,7 +95,7 @@ def said(capsys, *argv, code=0):
 
 
 def network(run: Path):
-    config = restored.config_of(run)
+    config = load.config_of(run)
     return objectives.of(config).network(config), checkpoint.load_params(run)
 
 
@@ -129,7 +129,7 @@ np.save("logits.npy", logits)
     expected = jax.jit(model.apply)({"params": params}, tokens)
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, atol=1e-5)
     assert LOADING.strip() in (Path(__file__).parents[2] / "README.md").read_text()
-    assert record["run_id"] == restored.config_of(run).derived.run_id and record["step"] == 3
+    assert record["run_id"] == load.config_of(run).derived.run_id and record["step"] == 3
     kept = json.loads((tmp_path / "exported" / "export.json").read_text())
     assert kept["inputs"] == [{"name": "tokens", "dtype": "int32", "shape": ["b", "t"]}]
     assert kept["output"]["shape"] == ["b", "t", 29] and kept["tokenizer_hash"] == "of this run"
@@ -192,7 +192,7 @@ def test_an_encoder_tells_the_class_of_a_text(tmp_path, capsys):
     run = made(tmp_path / "run", TEXT | {"model": RUNS["encoder"], "data": data})
     record = said(capsys, "export", run, f"--out={tmp_path / 'out'}", "--platforms=cpu")
     assert record["output"] == {"axes": ["batch", "classes"], "dtype": "float32", "shape": ["b", 2]}
-    task = family_of("lm").build(restored.config_of(run))
+    task = family_of("lm").build(load.config_of(run))
     batch = next(iter(task.eval_batches()))
     expected = jax.jit(task.model.score)(checkpoint.load_params(run), {}, batch)
     lengths = (batch["segments"] == 0).sum(axis=1).astype(np.int32)
@@ -218,7 +218,7 @@ def test_images_go_in_as_they_are_stored(tmp_path, capsys):
     )
     record = said(capsys, "export", run, f"--out={tmp_path / 'out'}", "--platforms=cpu")
     assert record["classes"] == [str(i) for i in range(10)]
-    config = restored.config_of(run)
+    config = load.config_of(run)
     task = family_of("vision").build(config)
     batch = next(iter(task.eval_batches()))
     images = batch["image"][:5]
@@ -238,9 +238,9 @@ def test_what_is_exported_is_what_the_model_computes_with(tmp_path, capsys):
     }
     run = made(tmp_path / "run", config)
     said(capsys, "export", run, f"--out={tmp_path / 'out'}", "--platforms=cpu")
-    full, (model, _) = restored.config_of(run), network(run)
+    full, (model, _) = load.config_of(run), network(run)
     variables = states.boxed(family_of("lm").build(full).model, steps.hyper(full, family_of("lm").build(full)))
-    params = restored.parameters(run, full, variables)
+    params = load.parameters(run, full, variables)
     tokens = drawn(2, 8)
     expected = jax.jit(model.clone(attention="xla").apply)({"params": params}, tokens)
     np.testing.assert_allclose(loaded(tmp_path / "out")(tokens), expected, atol=1e-5)
@@ -317,7 +317,7 @@ def test_an_imported_run_is_evaluated_written_from_and_learnt_from(tmp_path, cap
         for folder in (run, tmp_path / "back")
     ]
     assert texts[0] == texts[1]
-    kept = restored.config_of(tmp_path / "back")
+    kept = load.config_of(tmp_path / "back")
     child = TEXT | {"model": LLAMA, "data": text | {"tokenizer": kept.data.tokenizer}}
     child |= {
         "horizon": {"steps": 1},

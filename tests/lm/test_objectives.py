@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from lm import objectives, task as family
 from lm.objectives import spans as spans_of
-from training import config as configs, evaluation, loop, mesh as meshes, record, restored
+from training import config as configs, evaluation, load, loop, mesh as meshes, record
 from training.errors import BadInput
 
 TOPICS = {
@@ -326,7 +326,7 @@ def test_a_run_of_before_sentinels_has_none(texts, tmp_path):
     kept = json.loads(path.read_text())
     assert kept["model"].pop("sentinels") == 0
     path.write_text(json.dumps(kept))
-    again = restored.config_of(tmp_path / "run")
+    again = load.config_of(tmp_path / "run")
     assert again.model.sentinels == 0 and again.model.width == 16 and configs.run_id(again) == result["run_id"]
     assert objectives.of(again).__name__ == "lm.objectives.prefix"
 

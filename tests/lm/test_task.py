@@ -127,7 +127,7 @@ def test_a_carried_state_goes_on_after_a_cut(text, tmp_path):
             raise Cut
 
     with pytest.raises(Cut):
-        loop.run(full, tmp_path / "cut", observers=[cut])
+        loop.run(full, tmp_path / "cut", loggers=[cut])
     result = loop.run(full, tmp_path / "cut")
     assert 0 < result["continued_from"] < 17 and result["loss"] == whole["loss"]
     assert record.read_metrics(tmp_path / "cut")[-1]["loss"] == record.read_metrics(tmp_path / "whole")[-1]["loss"]

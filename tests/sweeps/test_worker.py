@@ -7,7 +7,7 @@ import pytest
 
 from sweeps import design as d, lease, plan as plans, plan_storage, run_batching, sweep_dir, worker, worker_process
 from sweeps.worker_job import WorkerJob
-from training import pack as packs, record, step
+from training import record, run_batch, step
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_what_cannot_be_measured_is_run_alone(sweep, monkeypatch):
 
 def test_what_was_compiled_to_be_measured_is_in_the_first_record(sweep, monkeypatch, tmp_path):
     step.programs.cache_clear()
-    monkeypatch.setattr(packs, "_told", set())
+    monkeypatch.setattr(run_batch, "_reported", set())
     monkeypatch.setenv("ISOFLOP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(run_batching, "MIN_WORK_RATIO", 0.0)  # whatever measuring costs
     monkeypatch.setattr(run_batching, "MAX_RUNS", 2)

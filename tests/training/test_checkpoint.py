@@ -115,7 +115,7 @@ def stopped(config, run: Path, at: int) -> None:
             raise Cut
 
     with pytest.raises(Cut):
-        loop.run(config, run, observers=[cut])
+        loop.run(config, run, loggers=[cut])
 
 
 @pytest.mark.parametrize(("how", "left"), [("flipped", [10]), ("cut", [10]), ("gone", [10]), ("flipped", [])])

@@ -23,7 +23,6 @@ from training import (
     checkpoint,
     compilation,
     config as configs,
-    course,
     data,
     evaluation,
     files,
@@ -31,6 +30,8 @@ from training import (
     memory,
     mesh,
     record,
+    run_session,
+    schedule,
     signals,
     step,
 )
@@ -98,7 +99,7 @@ def test_a_cut_run_continues_bit_for_bit(tmp_path, optimizer, stride):
     config = toy.config(**changes, **{"optimizer.name": optimizer, "horizon.steps": 26})
     whole = loop.run(config, tmp_path / "whole")
     with pytest.raises(Cut):
-        loop.run(config, tmp_path / "cut", observers=[cut_at(17)])
+        loop.run(config, tmp_path / "cut", loggers=[cut_at(17)])
     assert not (tmp_path / "cut" / "result.json").exists()
     result = loop.run(config, tmp_path / "cut")
     assert 0 < result["continued_from"] < 17
@@ -163,7 +164,7 @@ def test_a_run_saved_on_eight_devices_goes_on_on_others(tmp_path, family):
     on("eight")
     whole = loop.run(config, tmp_path / "whole")
     with pytest.raises(Cut):
-        loop.run(config, tmp_path / "cut", observers=[cut_at(53)])
+        loop.run(config, tmp_path / "cut", loggers=[cut_at(53)])
     for name in MESHES:
         shutil.copytree(tmp_path / "cut", tmp_path / name)
         devices = on(name)
@@ -275,7 +276,7 @@ def test_a_run_that_is_cut_at_its_end_ends_as_one_that_was_not(tmp_path, monkeyp
             patch.setattr(record.RunDirectory, "finish", once)
         if cut == "evaluation":
             patch.setattr(evaluation, "evaluate", lambda *given: once() if given[5] else evaluate(*given))
-        loop.run(config, tmp_path / "cut", observers=[signalled] if cut == "signal" else [])
+        loop.run(config, tmp_path / "cut", loggers=[signalled] if cut == "signal" else [])
     assert raised
     resumed = loop.run(config, tmp_path / "cut")
     for key in ("status", "steps", "best_step", "loss", "eval_set"):
@@ -339,7 +340,7 @@ def test_checkpoints_are_due_by_minutes_too(tmp_path, monkeypatch):
         clock[0] += 60
         return batches(*arguments)
 
-    monkeypatch.setattr(course, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
+    monkeypatch.setattr(run_session, "time", types.SimpleNamespace(perf_counter=lambda: clock[0]))
     monkeypatch.setattr(data, "batches", a_minute_later)
     keep = {"checkpoint.keep_last": 9}
     loop.run(toy.config(**{"checkpoint.every_minutes": 7.0}, **keep), tmp_path / "seven")
@@ -385,6 +386,24 @@ def test_a_step_takes_over_the_buffers_of_the_state_and_blends_the_running_mean(
     expected = jax.tree.map(lambda e, p: (0.75 * e + np.asarray(p)) / 1.75, began.ema, after.params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), after.ema, expected)
     assert not np.array_equal(after.params["kernel"], began.params["kernel"])
+
+
+def test_a_plain_loop_over_the_compiled_step_is_a_run(tmp_path, monkeypatch):
+    """Without run directories, sessions, locks of compilation or sweeps."""
+    config = resolve(toy.config(**{"mesh.data": 2}))
+    loop.run(config, tmp_path)
+    monkeypatch.setattr(compilation, "Program", None)
+    task, grid = toy.build(config), mesh.build(config.mesh)
+    hyper, shapes = step.hyper(config, task), data.shapes(task, config.batch_size)
+    programs = step.programs(step.recipe(task.model, config), grid, 1, shapes, tuple(hyper))
+    lr = config.optimizer.peak_lr * schedule.values(config.schedule, 24, config.derived.warmup_steps)
+    state, losses = programs.init(np.int32(config.seed), hyper), []
+    for k in range(24):
+        batch = data.batches(task, shapes, grid, k, 1)
+        state, measured = programs.train(state, batch, lr[k : k + 1], np.int32(config.seed), hyper)
+        losses.append(float(measured["loss"][0]))
+    assert losses == [line["loss"] for line in record.read_metrics(tmp_path)]
+    same(state.params, params(tmp_path))
 
 
 class Fetched:
@@ -466,14 +485,14 @@ def test_a_run_that_ended_otherwise_is_refused_even_if_changes_are_allowed(tmp_p
 
 def test_a_resume_with_another_meaning_is_refused_unless_allowed(tmp_path):
     with pytest.raises(Cut):
-        loop.run(toy.config(), tmp_path, observers=[cut_at(5)])
+        loop.run(toy.config(), tmp_path, loggers=[cut_at(5)])
     changed = toy.config(**{"optimizer.peak_lr": 0.5})
     with pytest.raises(BadInput, match=r"optimizer\.peak_lr \(0.02 -> 0.5\).*--allow_change=optimizer.peak_lr"):
         loop.run(changed, tmp_path)
     assert loop.run(changed, tmp_path, allow_change=("optimizer.peak_lr",))["peak_lr"] == 0.5
     (tmp_path / "other").mkdir()
     with pytest.raises(Cut):
-        loop.run(toy.config(), tmp_path / "other", observers=[cut_at(5)])
+        loop.run(toy.config(), tmp_path / "other", loggers=[cut_at(5)])
     with pytest.raises(BadInput, match="data_hash was toy and is now tory: the data has changed"):
         loop.run(toy.config(**{"data.hash": "tory"}), tmp_path / "other", allow_change=("data.hash",))
 
@@ -491,7 +510,7 @@ def test_a_workdir_of_a_live_run_is_refused(tmp_path):
 def test_a_foreign_checkpoint_is_named(tmp_path):
     config = toy.config(**{"checkpoint.every_steps": 5})
     with pytest.raises(Cut):
-        loop.run(config, tmp_path, observers=[cut_at(12)])
+        loop.run(config, tmp_path, loggers=[cut_at(12)])
     wider = toy.config(**{"checkpoint.every_steps": 5, "model.width": 9})
     with pytest.raises(BadInput, match=r"another model: .*mismatched params/kernel \(float32\[4, 8\] saved"):
         loop.run(wider, tmp_path, allow_change=("model.width",))
@@ -500,7 +519,7 @@ def test_a_foreign_checkpoint_is_named(tmp_path):
 def test_a_torn_line_of_metrics_is_passed_over(tmp_path):
     config = toy.config(**{"checkpoint.every_steps": 5})
     with pytest.raises(Cut):
-        loop.run(config, tmp_path, observers=[cut_at(12)])
+        loop.run(config, tmp_path, loggers=[cut_at(12)])
     with open(tmp_path / "metrics.jsonl", "a") as file:
         file.write('{"step": 13, "atte')
     loop.run(config, tmp_path)
@@ -516,7 +535,7 @@ def slow(step, line):
     import time
     print(step, flush=True)
     time.sleep(0.05)
-loop.run(toy.config(**{{"horizon.steps": 400, "checkpoint.every_minutes": 0.0}}), sys.argv[1], observers=[slow])
+loop.run(toy.config(**{{"horizon.steps": 400, "checkpoint.every_minutes": 0.0}}), sys.argv[1], loggers=[slow])
 """
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import toy
 
-from training import checkpoint, loop, restored, state as states, step as steps
+from training import checkpoint, load, loop, state as states, step as steps
 from training.config import resolve, run_id
 from training.errors import BadInput
 from training.optimizer import Axes
@@ -86,7 +86,7 @@ def test_only_the_factors_learn_and_the_first_loss_is_the_parents(parent, tmp_pa
     assert np.abs(after["kernel_lora_out"]).max() > 1e-3
     assert result["params_trained"] == 2 * (toy.FEATURES + WIDTH) < result["params_total"] == record["params_total"]
     assert result["params_nonzero"] == record["params_total"], "the merged model is what is counted"
-    merged = restored.parameters(tmp_path / "run", restored.config_of(tmp_path / "run"), {"params": {}})
+    merged = load.parameters(tmp_path / "run", load.config_of(tmp_path / "run"), {"params": {}})
     expected = before["kernel"] + 8 * after["kernel_lora_in"] @ after["kernel_lora_out"]
     np.testing.assert_allclose(merged["kernel"], expected, rtol=1e-5)
     assert merged.keys() == before.keys()

@@ -147,7 +147,7 @@ def test_a_run_cut_within_a_round_continues_bit_for_bit(tmp_path, stride):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        loop.run(config, tmp_path / "cut", observers=[cut])
+        loop.run(config, tmp_path / "cut", loggers=[cut])
     result = loop.run(config, tmp_path / "cut")
     assert result["continued_from"] % 5 and result["loss"] == whole["loss"]
     losses = [[line["loss"] for line in record.read_metrics(tmp_path / name)] for name in ("whole", "cut")]

@@ -1,4 +1,4 @@
-"""Optional mirrors of a run's metrics: TensorBoard and Weights & Biases. The run's own files stay the truth."""
+"""Optional loggers of metrics: TensorBoard, Weights & Biases, the JAX profiler. The run's own files stay the truth."""
 
 import contextlib
 import functools
@@ -10,11 +10,11 @@ from typing import Any
 import jax
 
 from training.errors import BadInput
-from training.meter import Observer
+from training.metrics import Logger
 
 
 @contextlib.contextmanager
-def tensorboard(workdir: Path) -> Iterator[Observer]:
+def tensorboard(workdir: Path) -> Iterator[Logger]:
     """Write event files under `<workdir>/tensorboard`, from the first logged step on.
 
     Raises:
@@ -37,7 +37,7 @@ def tensorboard(workdir: Path) -> Iterator[Observer]:
 
 
 @contextlib.contextmanager
-def wandb(workdir: Path, config: dict[str, Any], name: str) -> Iterator[Observer]:
+def wandb(workdir: Path, config: dict[str, Any], name: str) -> Iterator[Logger]:
     """Log to Weights & Biases from the first logged step on, as the environment says (WANDB_PROJECT, ...).
 
     A run that goes on keeps its id.
@@ -58,7 +58,7 @@ def wandb(workdir: Path, config: dict[str, Any], name: str) -> Iterator[Observer
 
 
 @contextlib.contextmanager
-def profiler(workdir: Path) -> Iterator[Observer]:
+def profiler(workdir: Path) -> Iterator[Logger]:
     """Write a JAX profile of the steps between the first two logged ones to `<workdir>/profile`."""
     state = {"running": False, "done": False}
 

@@ -98,7 +98,7 @@ def test_a_cut_run_continues_bit_for_bit(tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        loop.run(config, tmp_path / "cut", observers=[cut])
+        loop.run(config, tmp_path / "cut", loggers=[cut])
     assert loop.run(config, tmp_path / "cut")["loss"] == whole["loss"]
     losses = [[line["loss"] for line in record.read_metrics(tmp_path / name)] for name in ("whole", "cut")]
     assert losses[0] == losses[1]

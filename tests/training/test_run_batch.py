@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import toy
 
-from training import checkpoint, loop, pack, record, signals, step
+from training import checkpoint, loop, record, run_batch, run_session, signals, step
 from training.errors import BadInput
 
 OWN = {"wall_seconds", "train_seconds", "compile_seconds", "compiles", "pack", "tokens_per_second", "ended_at", "mfu"}
@@ -25,7 +25,7 @@ VARIED = (
 
 def jobs(folder: Path, *changes, **each):
     return [
-        loop.Job(toy.config(**{"horizon.steps": 24, **each, **change}), folder / str(i))
+        run_session.RunSpec(toy.config(**{"horizon.steps": 24, **each, **change}), folder / str(i))
         for i, change in enumerate(changes)
     ]
 
@@ -66,7 +66,7 @@ def alone(tmp_path_factory):
 
 
 def test_each_run_of_a_pack_is_the_run_alone(tmp_path, alone):
-    results = loop.together(jobs(tmp_path, *VARIED, **{"steps_per_call": 4}))
+    results = loop.train(jobs(tmp_path, *VARIED, **{"steps_per_call": 4}))
     for i, result in enumerate(results):
         assert not isinstance(result, Exception)
         check_equal(alone / str(i), tmp_path / str(i))
@@ -86,7 +86,7 @@ def test_runs_that_share_their_data_are_given_it_once(tmp_path, monkeypatch):
     for job in jobs(tmp_path / "alone", *rates):
         loop.run(job.config, job.workdir)
     monkeypatch.setattr(toy.ToyTask, "batch", counted)
-    loop.together(jobs(tmp_path / "packed", *rates))
+    loop.train(jobs(tmp_path / "packed", *rates))
     assert sorted(drawn) == sorted([0, 0, 0, *range(24)])  # each run asks once for its shape
     for i in range(3):
         check_equal(tmp_path / "alone" / str(i), tmp_path / "packed" / str(i))
@@ -94,7 +94,7 @@ def test_runs_that_share_their_data_are_given_it_once(tmp_path, monkeypatch):
 
 def test_a_run_that_diverges_does_not_disturb_the_others(tmp_path, alone):
     changes = ({}, {"model.poison": 5}, VARIED[1])
-    found = loop.together(jobs(tmp_path, *changes, **{"steps_per_call": 4}))
+    found = loop.train(jobs(tmp_path, *changes, **{"steps_per_call": 4}))
     assert [result["status"] for result in found] == ["completed", "diverged", "completed"]  # type: ignore[index]
     assert found[1]["steps"] == 5  # type: ignore[index]
     check_equal(alone / "0", tmp_path / "0")
@@ -104,7 +104,7 @@ def test_a_run_that_diverges_does_not_disturb_the_others(tmp_path, alone):
 def test_a_run_that_fails_does_not_disturb_the_others(tmp_path, alone):
     made = jobs(tmp_path, *VARIED[:3], **{"steps_per_call": 4})
     (tmp_path / "1").write_text("a file")
-    found = loop.together(made)
+    found = loop.train(made)
     assert isinstance(found[1], BadInput) and "is a file" in str(found[1])
     check_equal(alone / "0", tmp_path / "0")
     check_equal(alone / "2", tmp_path / "2")
@@ -122,16 +122,16 @@ def test_a_pack_that_is_stopped_goes_on_from_where_each_run_was(tmp_path, alone)
         return (observe,)
 
     def stopped(chosen, when):
-        chosen[0] = loop.Job(chosen[0].config, chosen[0].workdir, at(when))
+        chosen[0] = run_session.RunSpec(chosen[0].config, chosen[0].workdir, at(when))
         with pytest.raises(signals.Interrupted):
-            loop.together(chosen)
+            loop.train(chosen)
 
     stopped(list(made), 6)
     assert {tuple(checkpoint.saved_steps(job.workdir)) for job in made} == {(8,)}
     stopped([made[1]], 14)
     assert checkpoint.saved_steps(made[1].workdir) == [8, 16]
     loop.run(made[3].config, made[3].workdir)
-    results = loop.together(made)
+    results = loop.train(made)
     assert [result["continued_from"] for result in results] == [8, 16, 8, 8]  # type: ignore[index]
     for i, job in enumerate(made):
         one, other = metrics(alone / str(i)), metrics(job.workdir)
@@ -141,7 +141,7 @@ def test_a_pack_that_is_stopped_goes_on_from_where_each_run_was(tmp_path, alone)
 
 def test_one_compile_serves_all_packs_of_a_shape(tmp_path, cache):
     step.programs.cache_clear()
-    first, second = (loop.together(jobs(tmp_path / str(k), {"seed": k}, {"seed": k + 1})) for k in (10, 20))
+    first, second = (loop.train(jobs(tmp_path / str(k), {"seed": k}, {"seed": k + 1})) for k in (10, 20))
     assert [result["compiles"] for result in (*first, *second)] == [1, 1, 0, 0]  # type: ignore[index]
 
 
@@ -149,7 +149,7 @@ def test_a_pack_is_spread_over_the_devices(tmp_path, alone):
     if jax.device_count() < 8:
         pytest.skip("needs 8 devices")
     changes = tuple({**VARIED[i % 3], "seed": VARIED[i % 3].get("seed", 0)} for i in range(8))
-    found = loop.together(jobs(tmp_path, *changes, **{"steps_per_call": 4}))
+    found = loop.train(jobs(tmp_path, *changes, **{"steps_per_call": 4}))
     assert all(result["num_devices"] == 8 for result in found)  # type: ignore[index]
     for i in range(8):
         assert metrics(tmp_path / str(i))[-1]["loss"] == pytest.approx(
@@ -158,15 +158,15 @@ def test_a_pack_is_spread_over_the_devices(tmp_path, alone):
 
 
 def test_runs_of_different_shapes_are_refused(tmp_path):
-    found = loop.together(jobs(tmp_path, {}, {"batch_size": 8}))
+    found = loop.train(jobs(tmp_path, {}, {"batch_size": 8}))
     assert all(isinstance(error, ValueError) for error in found)
     assert not any(tmp_path.iterdir())
 
 
 def test_what_cannot_begin_together_fails_in_every_run_and_no_further(tmp_path, monkeypatch):
-    def refused(self):
+    def refused(self, at):
         raise RuntimeError("no room for them together")
 
-    monkeypatch.setattr(pack._Engine, "begin", refused)
-    found = loop.together(jobs(tmp_path, {"seed": 0}, {"seed": 1}))
+    monkeypatch.setattr(run_batch.RunBatch, "start", refused)
+    found = loop.train(jobs(tmp_path, {"seed": 0}, {"seed": 1}))
     assert [str(error) for error in found] == ["no room for them together"] * 2

@@ -1,0 +1,229 @@
+"""Runs stepped together: one compiled program over their states, which are one state with an axis of runs in front
+(`jax.vmap`); a run alone has no such axis."""
+
+import functools
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+from weakref import WeakSet
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
+
+from training import allocator, compilation, data, evaluation, memory, mesh as meshes, schedule, step as steps
+from training.metrics import Fetch
+from training.state import State
+from training.task import Task
+
+_reported: "WeakSet[compilation.Program]" = WeakSet()  # train steps whose compilation is in the record of a run
+
+
+class StepInputs(NamedTuple):
+    """What the steps of one run are made of.
+
+    Attributes:
+      config: resolved.
+      task: makes its batches.
+      recipe: what its compiled step depends on.
+      hyper: scalars of the step, by name.
+      shapes: of its batches.
+      lr_schedule: the learning rate of every step, float32 [steps].
+    """
+
+    config: ConfigDict
+    task: Task
+    recipe: steps.Recipe
+    hyper: dict[str, np.float32]
+    shapes: data.Shapes
+    lr_schedule: np.ndarray
+
+
+def step_inputs(config: ConfigDict, task: Task) -> StepInputs:
+    """The inputs of the steps of a resolved config."""
+    lr_schedule = config.optimizer.peak_lr * schedule.values(
+        config.schedule, config.derived.steps, config.derived.warmup_steps
+    )
+    recipe, hyper = steps.recipe(task.model, config), steps.hyper(config, task)
+    return StepInputs(config, task, recipe, hyper, data.shapes(task, config.batch_size), lr_schedule)
+
+
+class RunBatch:
+    """The compiled programs and the states of runs that are stepped together.
+
+    Between construction and `start` each run puts its state in, restored or initial; from `start` on the states are one.
+
+    Args:
+      runs: with equal recipes, on batches of equal shapes.
+    Attributes:
+      mesh: where the states lie; that of the config where a run is alone.
+      programs: initial values, and the shapes, shardings and variables of the state of one run.
+      size: how many runs share the machine.
+      compile_seconds: how long their compilation took.
+      compiles: how many train steps this process compiled for them: 0 where it, or another process, had that shape before.
+    Raises:
+      BadInput: the batch does not fit the mesh, or the program into memory.
+      ValueError: recipes or shapes differ.
+    """
+
+    def __init__(self, runs: Sequence[StepInputs]):
+        first = runs[0]
+        if any(run.recipe != first.recipe or run.shapes != first.shapes for run in runs):
+            raise ValueError("runs that are stepped together must have one recipe and one shape of batch")
+        self._runs, self.size, self._alone = runs, len(runs), len(runs) == 1
+        self.mesh = meshes.build(first.config.mesh) if self._alone else mesh_of(len(runs))
+        for run in runs:
+            data.check_divisible(run.config, self.mesh)
+        self._same_data = not self._alone and len({_data_key(run.config) for run in runs}) == 1
+        self.compile_seconds, self.compiles = 0.0, 0
+        self._trains: dict[
+            tuple[int, bool], compilation.Program
+        ] = {}  # by steps a call, and whether batches are shared
+        self.programs = self._programs(1, self._same_data)
+        self._compile([0] * len(runs))
+        allocator.tidy()
+        self._hyper = {name: np.stack([run.hyper[name] for run in runs]) for name in first.hyper}
+        self._seeds = np.array([run.config.seed for run in runs], np.int32)
+        self._separate: list[State | None] = [None] * len(runs)  # until `start`, and of a run alone
+        self._stacked: State | None = None
+        self._pending: Callable[[], Any] | None = None  # waits for the metrics of the last call
+
+    def init(self, index: int) -> State:
+        """The initial state of a run, drawn from its seed."""
+        run = self._runs[index]
+        return compilation.program(self.programs.init)(np.int32(run.config.seed), run.hyper)
+
+    def put(self, index: int, state: State) -> None:
+        """Hand over the state with which a run begins."""
+        self._separate[index] = state
+
+    def state(self, index: int) -> State:
+        """The state of a run after its last step."""
+        if self._stacked is not None:
+            return self._take(self._stacked, index)
+        state = self._separate[index]
+        assert state is not None, "the run has no state yet"
+        return state
+
+    def start(self, at: Sequence[int | None]) -> None:
+        """Make one state of those of the runs.
+
+        Args:
+          at: the step that each run has reached; None: it has ended already.
+        """
+        live = [step for step in at if step is not None]
+        self._same_data = self._same_data and len(set(live)) == 1
+        self._compile(at)  # nothing, unless runs go on from checkpoints
+        if self._alone or not live:
+            return
+        spare = next(i for i, step in enumerate(at) if step is not None)
+        chosen = [spare if step is None else i for i, step in enumerate(at)]
+        self._stacked = stacked([self.state(i) for i in chosen], self.programs.shardings)
+        self._separate = [None] * self.size
+
+    def step(self, at: Sequence[int | None], n: int) -> list[Fetch]:
+        """Take n steps of every run in one call, and wait for the call before.
+
+        Args:
+          at: the step that each run has reached; None: it has ended.
+          n: steps.
+        Returns:
+          For each run what fetches its metrics of the call, [n] each.
+        """
+        metrics = self._step_alone(at[0] or 0, n) if self._alone else self._step_all(at, n)
+        fetch = functools.lru_cache(1)(lambda: {name: np.asarray(values) for name, values in metrics.items()})
+        previous, self._pending = self._pending, fetch
+        if previous is not None:
+            previous()  # here, so that each run's clock counts its share of the waiting
+        if self._alone:
+            return [fetch]
+        return [functools.partial(_of_run, fetch, i) for i in range(self.size)]
+
+    def _step_alone(self, at: int, n: int) -> dict[str, jax.Array]:
+        (run,), train, state = self._runs, self._train(n, False), self._separate[0]
+        batch = data.batches(run.task, run.shapes, self.mesh, at, n)
+        lr, seed = run.lr_schedule[at : at + n], np.int32(run.config.seed)
+        self._separate[0] = None  # its buffers are taken over
+        self._separate[0], metrics = train(state, batch, lr, seed, run.hyper)
+        return metrics
+
+    def _step_all(self, at: Sequence[int | None], n: int) -> dict[str, jax.Array]:
+        # A run that has ended is stepped too, with a learning rate of 0 on another's data: a step of fewer runs would
+        # have to be compiled.
+        spare = next(i for i, step in enumerate(at) if step is not None)
+        lr = np.zeros((self.size, n), np.float32)
+        for row, run, step in zip(lr, self._runs, at, strict=True):
+            row[:] = 0.0 if step is None else run.lr_schedule[step : step + n]
+        chosen = [(spare, at[spare]) if step is None else (i, step) for i, step in enumerate(at)]
+        tasks, begin = [self._runs[i].task for i, _ in chosen], [step or 0 for _, step in chosen]
+        shapes = self._runs[0].shapes
+        if self._same_data:
+            batch = data.batches(tasks[0], shapes, self.mesh, begin[0], n)
+        else:
+            batch = data.packed(tasks, shapes, self.mesh, begin, n)
+        self._stacked, metrics = self._train(n, self._same_data)(self._stacked, batch, lr, self._seeds, self._hyper)
+        return metrics
+
+    def _compile(self, at: Sequence[int | None]) -> None:
+        """Compile what the runs will call from where they are, and count what no run's record has reported yet: a shape
+        may have been compiled to be measured."""
+        began, first = time.perf_counter(), self._runs[0]
+        left = [
+            (len(run.lr_schedule) - step, run.config.steps_per_call)
+            for run, step in zip(self._runs, at, strict=True)
+            if step is not None
+        ]
+        lengths = {n for total, steps_per_call in left for n in steps.strides(total, steps_per_call)}
+        trains = [self._train(n, self._same_data) for n in lengths]
+        new = [train for train in trains if train not in _reported]
+        beside = evaluation.programs(first.task, first.recipe, self.programs, self.mesh) if new else []
+        init = compilation.program(self.programs.init)
+        compilation.ready([*trains, *([init] if trains else []), *beside])
+        if new:
+            longest = max(train.seconds + init.seconds for train in new)
+            self.compile_seconds += max(time.perf_counter() - began, longest)
+        self.compiles += sum(train.fresh for train in new)
+        _reported.update(new)
+        memory.check(max(train.memory_bytes for train in self._trains.values()), self.size)
+
+    def _train(self, n: int, same_data: bool) -> compilation.Program:
+        if (n, same_data) not in self._trains:
+            self._trains[n, same_data] = compilation.program(self._programs(n, same_data).train)
+        return self._trains[n, same_data]
+
+    def _programs(self, n: int, same_data: bool) -> steps.Programs:
+        first, packed = self._runs[0], () if self._alone else (self.size, same_data)
+        return steps.programs(first.recipe, self.mesh, n, first.shapes, tuple(first.hyper), *packed)
+
+    @functools.cached_property
+    def _take(self) -> Callable[[Any, int], State]:
+        return jax.jit(lambda tree, i: jax.tree.map(lambda x: x[i], tree), out_shardings=self.programs.shardings)
+
+
+def _of_run(fetch: Fetch, index: int) -> dict[str, np.ndarray]:
+    return {name: values[index] for name, values in fetch().items()}
+
+
+def mesh_of(runs: int) -> Mesh:
+    """As many devices as share the runs evenly, along the axis of runs."""
+    devices = jax.devices()
+    return meshes.build({"run": math.gcd(runs, len(devices))}, devices)
+
+
+def stacked(states: Sequence[State], shardings: State) -> State:
+    """The states of runs as one with the axis of runs in front.
+
+    Args:
+      states: one for each run.
+      shardings: of the state of one run.
+    """
+    ahead = jax.tree.map(lambda s: NamedSharding(s.mesh, PartitionSpec("run", *s.spec)), shardings)
+    return jax.jit(lambda *each: jax.tree.map(lambda *x: jnp.stack(x), *each), out_shardings=ahead)(*states)
+
+
+def _data_key(config: ConfigDict) -> tuple[Any, ...]:
+    """What the batches of runs of one recipe depend on: the data, and the seed of the run, which draws their order."""
+    return config.seed, config.batch_size, config.data.to_json_best_effort()

@@ -1,0 +1,317 @@
+"""One run beside its steps: what it opens and restores, and how it logs, evaluates, saves and stops between calls."""
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from training import (
+    checkpoint,
+    early_stopping,
+    evaluation,
+    hosts,
+    load,
+    record,
+    state as states,
+    step as steps,
+    transfer,
+    transforms,
+)
+from training.config import resolve
+from training.metrics import Diverged, Fetch, Logger, MetricLog
+from training.run_batch import RunBatch, StepInputs, step_inputs
+from training.signals import Interrupted
+from training.state import State
+from training.task import resolve as family_of
+
+
+@dataclasses.dataclass(frozen=True)
+class RunSpec:
+    """A run to be trained.
+
+    Attributes:
+      config: complete; resolved when the run is opened.
+      workdir: the run directory.
+      loggers: called with (step, metrics) at every logged step, e.g. a progress bar.
+      allow_change: semantic keys that may differ from the config that began the run.
+      extra: entries for the record, e.g. the sweep and its design columns.
+      check: called before the record is written; what it raises is raised.
+    """
+
+    config: ConfigDict
+    workdir: Path
+    loggers: Sequence[Logger] = ()
+    allow_change: tuple[str, ...] = ()
+    extra: dict[str, Any] = dataclasses.field(default_factory=dict)
+    check: Callable[[], None] = lambda: None
+
+
+class RunSession:
+    """The life of one run in this process: `open`, `begin`, then `after_steps` until it has an outcome.
+
+    As a context manager it releases what it holds, and leaves nothing of a run that never began.
+
+    Attributes:
+      spec: what is trained.
+      inputs: of its steps; from `open` on.
+      step: optimizer steps done.
+      outcome: its result, or the error that ended it; None: it has not ended.
+    """
+
+    inputs: StepInputs
+
+    def __init__(self, spec: RunSpec):
+        self.spec, self.step = spec, 0
+        self.outcome: dict[str, Any] | Exception | None = None
+        self._resources = contextlib.ExitStack()
+
+    def __enter__(self) -> "RunSession":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._resources.__exit__(kind, error, traceback)
+
+    @property
+    def running(self) -> bool:
+        """Whether the run has not ended."""
+        return self.outcome is None
+
+    @contextlib.contextmanager
+    def isolated(self) -> Iterator[None]:
+        """Let an error within end this run, and nothing else."""
+        try:
+            yield
+        except Exception as error:
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """End the run with an error, where it has not ended; what goes wrong while it is closed takes the error's place."""
+        if not self.running:
+            return
+        try:
+            with self._resources:
+                raise error
+        except Exception as outcome:
+            self.outcome = outcome
+
+    def open(self) -> None:
+        """Resolve the config, hold the directory, open data and checkpoints; a run that has ended has its result by that.
+
+        Raises:
+          BadInput: config, directory, data or the runs that the config names do not fit.
+        """
+        config = resolve(self.spec.config)
+        self._directory = self._resources.enter_context(
+            record.open_run(self.spec.workdir, config, self.spec.allow_change)
+        )
+        if (result := self._directory.result()) is not None:
+            self._close(result)
+            return
+        self._family = family_of(config.task)
+        task = self._family.build(config)
+        facts = task.facts()
+        transfer.check_shared(config, {name: facts[name] for name in getattr(self._family, "INHERITED", ())})
+        self._directory.check_data(facts)
+        keep = config.checkpoint
+        best = max(keep.keep_best, 1) if config.stopping.patience else keep.keep_best
+        self._checkpoints = checkpoint.Checkpoints(self._directory.path, keep.keep_last, best, keep.keep_every)
+        self._saving = self._resources.enter_context(contextlib.ExitStack())
+        self._saving.callback(self._checkpoints.close)
+        self._opened = time.perf_counter()
+        self.inputs = step_inputs(config, task)
+
+    def begin(self, batch: RunBatch, index: int, stop: Sequence[int]) -> None:
+        """Put the state of the newest checkpoint, or the initial one, into the batch, and start an attempt.
+
+        Args:
+          batch: of the runs that are stepped together.
+          index: of this run among them.
+          stop: is empty until a signal comes, whose number it then holds.
+        """
+        config, programs = self.inputs.config, batch.programs
+        self._batch, self._index, self._stop = batch, index, stop
+        self._environment = record.environment(config, batch.mesh, **self.inputs.task.facts())
+        self._axes, self._total = states.axes(programs.variables), config.derived.steps
+        self.step, state = self._checkpoints.newest(programs.abstract, programs.shardings)
+        if state is None:
+            state = transfer.begin(batch.init(index), config.start, programs.shardings, batch.mesh)
+            state = steps.first_masks(self.inputs.recipe, programs, state, self.inputs.hyper)
+        batch.put(index, load.taught(state, config, programs.variables, programs.shardings, batch.mesh))
+        self._directory.start(config, self._environment, self.inputs.task.keep)
+        self._started_at = self.step
+        self._metrics = MetricLog(
+            self._directory,
+            self.step,
+            self._total,
+            config.log.every,
+            self.inputs.lr_schedule,
+            config.derived.tokens // self._total,
+            self.spec.loggers,
+        )
+        self._best, self._saved_at = self._judge(), time.perf_counter()
+        if self._over:
+            self._finish("completed")
+
+    @property
+    def steps_per_call(self) -> int:
+        """How many steps the next call may take at most."""
+        wanted = self.inputs.config.steps_per_call
+        return wanted if self.step + wanted <= self._total else 1
+
+    def after_steps(self, n: int, metrics: Fetch, seconds: float) -> None:
+        """See to the run after a call: log, evaluate, save; at its end, finish it.
+
+        Args:
+          n: steps of the call.
+          metrics: fetches those of the call, [n] each.
+          seconds: this run's share of the time that the call took.
+        Raises:
+          Interrupted: by a signal, after saving.
+        """
+        status, clock = "completed", self._metrics.clock
+        clock.add(seconds)
+        try:
+            with clock.running():
+                self._metrics.put(self.step, metrics)
+                self.step += n
+                self._evaluate_and_save(n)
+                if not self._over:
+                    return
+                self._metrics.flush()
+        except Diverged as error:
+            status, self.step = "diverged", error.step
+        self._finish(status)
+
+    @property
+    def _over(self) -> bool:
+        return self.step >= self._total or (self._best is not None and self._best.exhausted)
+
+    @property
+    def _state(self) -> State:
+        return self._batch.state(self._index)
+
+    def _evaluate_and_save(self, n: int) -> None:
+        """Evaluate and save after a call of n steps, where either is due.
+
+        Raises:
+          Interrupted: by a signal, after saving.
+        """
+        config, step = self.inputs.config, self.step
+        if step == self._total and not config.stopping.patience:
+            return  # `_finish` evaluates and saves
+        (minutes, signals), score = self._agree(n), None
+        due = self._crossed(n, config.checkpoint.every_steps) or 0 < config.checkpoint.every_minutes <= minutes
+        evaluates = step == self._total or self._crossed(n, config.log.evaluate_every)
+        if evaluates or (due and config.checkpoint.keep_best):
+            self._metrics.flush()
+            scores = self._evaluate(self._state, final=False)
+            score = early_stopping.score(scores, config.stopping.metric)
+            self._directory.log(step, **{f"eval_{name}": value for name, value in scores.items()})
+            hosts.agreed(0.0)  # the line is there for all hosts to judge by
+            self._best = self._judge()
+            if self._best and (self._best.exhausted or step == self._total):
+                return  # `_finish` saves the best of all steps in the place of this one
+            due = due or (self._best is not None and self._best.step == step)
+        if due or signals:
+            self._metrics.flush()
+            self._checkpoints.save(step, self._state, score)
+            self._saved_at = time.perf_counter()
+        if signals:
+            self._checkpoints.wait()
+            raise Interrupted(signals[0], step)
+
+    def _finish(self, status: str) -> None:
+        """Evaluate and save the last state, or the best one, and write the record.
+
+        Args:
+          status: "completed" or "diverged".
+        Raises:
+          Interrupted: by a signal, in a state that leads here again.
+        """
+        config, seconds, state = self.inputs.config, self._metrics.clock.seconds, self._state
+        scores: dict[str, Any] = {"loss": None, "loss_sem": None}
+        if status == "completed":
+            state, scores = self._evaluate_at_the_end()
+        measured = {
+            "status": status,
+            **scores,
+            "train_loss": self._metrics.recent_loss(),
+            "best_step": self._best.step if self._best else None,
+            "params_trained": transfer.trained(state.params, self.inputs.recipe.lr_factors),
+            **transforms.facts(config, state.params, self._axes, state.masks),
+            "last_good": self._metrics.last_good if status == "diverged" else None,
+            "wall_seconds": self._metrics.earlier + time.perf_counter() - self._opened,
+            "train_seconds": seconds,
+            "compile_seconds": self._batch.compile_seconds,
+            "compiles": self._batch.compiles,
+            "pack": self._batch.size,
+            "continued_from": self._started_at or None,
+            "damaged_checkpoints": checkpoint.damaged_steps(self._directory.path),
+        }
+        self._saving.close()
+        cost, facts = self._family.cost(config), self.inputs.task.facts()
+        result = record.result(config, cost, facts, self._environment, self.step, measured) | self.spec.extra
+        self.spec.check()
+        self._directory.finish(result)
+        self._close(result)
+
+    def _evaluate_at_the_end(self) -> tuple[State, dict[str, Any]]:
+        """The last state, or the best where the run chooses by patience, its checkpoint kept, and its scores."""
+        config, checkpoints, best, step = self.inputs.config, self._checkpoints, self._best, self.step
+        state, chosen = self._state, best.step if best is not None and best.step != step else None
+        if chosen is not None:
+            checkpoints.wait()
+            state = checkpoints.restore(chosen, self._batch.programs.abstract, self._batch.programs.shardings)
+        try:
+            scores = self._evaluate(state, final=True)
+        except evaluation.Stopped:
+            if chosen is None:  # else the checkpoints hold what leads here again
+                checkpoints.save(step, state)
+                checkpoints.wait()
+            raise Interrupted(self._stop[0], step) from None
+        if config.checkpoint.final:
+            checkpoints.save(step, state)
+        if config.quantize.post:
+            scores["post"] = evaluation.after_training(self.inputs.task, config, self._axes, state, self._batch.mesh)
+        return state, scores
+
+    def _evaluate(self, state: State, final: bool) -> dict[str, Any]:
+        task, recipe = self.inputs.task, self.inputs.recipe
+        params = steps.read(recipe.transforms, self._axes, state, self.inputs.hyper)
+        # An interim evaluation is soon over, and one host of many may not leave the others.
+        stop = self._stop if final and self._environment["num_processes"] == 1 else ()
+        matmul = self.inputs.config.precision.matmul
+        with self._metrics.clock.paused():
+            return evaluation.evaluate(task, params, state.stats, self._batch.mesh, matmul, final, stop)
+
+    def _judge(self) -> early_stopping.Verdict | None:
+        section = self.inputs.config.stopping
+        if not section.patience:
+            return None
+        return early_stopping.judge(self._directory.path, self.step, section.metric, section.patience)
+
+    def _agree(self, n: int) -> tuple[float, Sequence[int]]:
+        """Minutes since the last save, and the number of the signal that came, if any; hosts do at a step what any of them
+        was asked for, or none of them."""
+        minutes, stop = (time.perf_counter() - self._saved_at) / 60, self._stop
+        if self._environment["num_processes"] == 1:
+            return minutes, stop  # as it is now: a signal may come while the run is evaluated
+        if not self._crossed(n, self.inputs.config.log.every):
+            return 0.0, ()
+        minutes, number = hosts.agreed(minutes, stop[0] if stop else 0)
+        return minutes, [int(number)] if number else ()
+
+    def _crossed(self, n: int, every: int) -> bool:
+        """Whether a multiple of `every` lies among the last n steps."""
+        return bool(every) and self.step // every > (self.step - n) // every
+
+    def _close(self, result: dict[str, Any]) -> None:
+        self._resources.close()
+        self.outcome = result
