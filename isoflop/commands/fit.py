@@ -142,16 +142,25 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     return Output(payload | {"path": str(out)}, _text(fit, out, collapsed))
 
 
-def _coupling(report: "FitReport") -> list[str]:
-    """The test of separability, and the prior beside it."""
-    kappa, average = report.model_average.kappa, report.model_average
-    if kappa is None:
+def _prior_and_runs(report: "FitReport") -> list[Any]:
+    """Prior and posterior of the coupled surface beside each other, and where the prior decides."""
+    from rich.table import Table
+
+    check, average = report.model_average.surface, report.model_average
+    if check is None:
         return []
     without = f" without {', '.join(average.prior_without)}" if average.prior_without else ""
-    return [
-        f"coupling kappa {kappa.value:.2f} [{kappa.low:.2f}, {kappa.high:.2f}] (1 is separable; prior '{average.prior}'"
-        f"{without}: [{kappa.prior_low:.2f}, {kappa.prior_high:.2f}])"
-    ]
+    table = Table(box=None, pad_edge=False, title="coupled surface (kappa = 1 is separable)", title_justify="left")
+    for title in ("", f"prior '{average.prior}'{without}", "with the runs", ""):
+        table.add_column(title, justify="right" if title else "left")
+    for row in check.coordinates:
+        table.add_row(
+            row.name,
+            f"{row.prior:.3g} {_span((row.prior_low, row.prior_high))}",
+            f"{row.value:.4g} {_span((row.low, row.high))}",
+            "prior decides" if row.prior_decides else "",
+        )
+    return [table, ""]
 
 
 def _span(ends: "Interval | None") -> str:
@@ -173,7 +182,6 @@ def _text(fit: "FitResult", out: Path, collapsed: "Collapse | None" = None) -> A
     if len(average) > 1:
         weights = ", ".join(f"{form.label} {form.weight:.0%}" for form in average)
         lines.append(f"forms, weighed by their forecasts: {weights}")
-    lines += _coupling(report)
     terms = report.terms_at_centroid
     if terms.collinear:
         centre = ", ".join(f"{variable.upper()} {value:.3g}" for variable, value in terms.centroid.items())
@@ -189,7 +197,7 @@ def _text(fit: "FitResult", out: Path, collapsed: "Collapse | None" = None) -> A
     after += _sensitivity(report)
     after += _collapse(collapsed) if collapsed else []
     warned = [f"warning: {warning}" for warning in fit.warnings]
-    return Group(*lines, "", _constants(report), "", *after, *warned, f"{out}")
+    return Group(*lines, "", _constants(report), "", *_prior_and_runs(report), *after, *warned, f"{out}")
 
 
 def _held(report: "FitReport") -> str:

@@ -7,7 +7,6 @@ import time
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.special import ndtri
 
 from laws.base.json_files import sha256
 from laws.base.x64 import float64
@@ -17,7 +16,7 @@ from laws.forecasting.backtest import Backtest, backtest
 from laws.forecasting.member import Member, pooled_inflation
 from laws.forecasting.mixture import Predictor
 from laws.forecasting.priors import prior_of
-from laws.forecasting.surface import KAPPA
+from laws.forecasting.surface_check import surface_check
 from laws.inference.allocation import derive
 from laws.inference.methods import IntervalMethod
 from laws.inference.noise import interval
@@ -25,7 +24,6 @@ from laws.inference.profile import collinear
 from laws.inference.resampling import DesignFits, Resamples
 from laws.model.coordinates import Coordinates
 from laws.model.forms import find
-from laws.model.forms.allocation import COUPLED
 from laws.model.law import Law
 from laws.results.approach_reports import baselines, other_approaches
 from laws.results.diagnostics import warnings
@@ -35,7 +33,6 @@ from laws.results.report import FitReport
 from laws.results.report_parts import (
     CentroidTerms,
     Certificate,
-    Coupling,
     FittedRows,
     FitWarning,
     HoldoutReport,
@@ -104,7 +101,7 @@ def _report(fit: FittedTable) -> FitReport:
         backtest=_backtest(fit),
         noise=fit.spread.noise,
         uncertainty=settings.uncertainty,
-        model_average=_model_average(fit.spread.forms, settings),
+        model_average=_model_average(fit),
         samples=_samples(law, predictor.draws),
         terms_at_centroid=_terms_at_centroid(fit.fits, predictor.draws, settings.level),
         holdout=_holdout_errors(fit),
@@ -214,17 +211,28 @@ def _holdout_errors(fit: FittedTable) -> HoldoutReport | None:
         mean_abs_rel_error=float(error.mean()),
         max_abs_rel_error=float(error.max()),
         coverage=float(np.mean((low <= measured) & (measured <= high))),
+        best_loss=float(measured.min()),
     )
 
 
-def _model_average(forms: list[Member], settings: FitSettings) -> ModelAverage:
+def _model_average(fit: FittedTable) -> ModelAverage:
+    """The forms that forecasts mix, and the prior of surfaces beside what the runs say."""
+    forms, settings = fit.spread.forms, fit.settings
     of_surfaces = any(form.noise is not None for form in forms)
     return ModelAverage(
         extrapolation_inflation=pooled_inflation(forms),
         forms=tuple(_rival(form, is_law=k == 0) for k, form in enumerate(forms)),
         prior=settings.prior if of_surfaces else None,
         prior_without=settings.prior_without if of_surfaces else (),
-        kappa=_coupling(forms, settings) if of_surfaces else None,
+        surface=surface_check(
+            fit.fits,
+            prior_of(settings.prior, settings.prior_without),
+            is_public=settings.prior == "public",
+            level=settings.level,
+            seed=settings.seed,
+        )
+        if of_surfaces
+        else None,
     )
 
 
@@ -243,19 +251,6 @@ def _rival(form: Member, is_law: bool) -> RivalReport:
         noise=() if form.noise is None else _rounded(form.noise[0, : len(draws)]),
         locality=form.locality,
     )
-
-
-def _coupling(forms: list[Member], settings: FitSettings) -> Coupling:
-    """The coupling where all rows count alike."""
-    form = next(
-        form for form in forms if form.law.name == COUPLED.name and form.noise is not None and not form.locality
-    )
-    draws = form.draws[0, :, form.law.names.index("kappa")]
-    prior = prior_of(settings.prior, settings.prior_without)
-    reach = ndtri((1 + settings.level) / 2) * prior.deviation[KAPPA]
-    low, high = interval(draws, settings.level)
-    ends = np.exp(prior.mean[KAPPA] + np.array([-reach, reach]))
-    return Coupling(float(np.median(draws)), float(low), float(high), float(ends[0]), float(ends[1]))
 
 
 def _rounded(values: Float[np.ndarray, " draws"]) -> tuple[float, ...]:

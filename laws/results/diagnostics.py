@@ -17,6 +17,7 @@ from laws.inference.methods import IntervalMethod
 from laws.model.forms.allocation import COUPLED
 from laws.results.report import FitReport
 from laws.results.report_parts import FitWarning, Interval, WarningKind
+from laws.results.surface_diagnostics import SURFACE_CHECKS
 
 FEW_AT_BEST = 0.05  # share of starts at the best objective below which the optimum may not be global
 OUTLIER_SHARE = 0.02  # share of the runs, the worst fitted, that the outlier check leaves out
@@ -222,6 +223,7 @@ CHECKS: tuple[Callable[[FitReport], list[FitWarning]], ...] = (
     _compute,
     _approach_2_bias,
     _approaches_disagree,
+    *SURFACE_CHECKS,
 )
 
 

@@ -31,7 +31,7 @@ from laws.results.report_parts import (
     SensitivityRow,
 )
 
-SCHEMA = 2  # number of the layout of ``fit.json``; it rises whenever a field changes its name or meaning
+SCHEMA = 3  # number of the layout of ``fit.json``; it rises whenever a field changes its name or meaning
 
 
 @dataclass(frozen=True)

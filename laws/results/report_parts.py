@@ -13,6 +13,7 @@ import numpy as np
 
 from laws.approaches.isoflop_profiles import MinimumFlaw
 from laws.estimation.objectives import OBJECTIVES
+from laws.forecasting.surface_check import CoordinateSummary, SurfaceCheck
 from laws.inference.methods import IntervalMethod
 
 Interval = tuple[float | None, float | None]  # lower and upper end; None where it is open
@@ -120,6 +121,7 @@ class HoldoutReport:
         n: how many rows.
         mean_abs_rel_error, max_abs_rel_error: of the predicted loss.
         coverage: share of them inside their intervals.
+        best_loss: the least of them.
     """
 
     above: float
@@ -127,6 +129,7 @@ class HoldoutReport:
     mean_abs_rel_error: float
     max_abs_rel_error: float
     coverage: float
+    best_loss: float
 
 
 @dataclass(frozen=True)
@@ -154,23 +157,6 @@ class RivalReport:
 
 
 @dataclass(frozen=True)
-class Coupling:
-    """The common exponent of the coupled surface: a test of separability, kappa = 1.
-
-    Args:
-        value: posterior median.
-        low, high: ends of the interval, at the level of the fit.
-        prior_low, prior_high: of the prior at the same level: near them the runs say little.
-    """
-
-    value: float
-    low: float
-    high: float
-    prior_low: float
-    prior_high: float
-
-
-@dataclass(frozen=True)
 class ModelAverage:
     """The fitted law, first, and its rivals.
 
@@ -179,14 +165,19 @@ class ModelAverage:
         forms: the mixture; where it is one of surfaces, the fitted law has a weight of zero.
         prior: name of the prior of surfaces; None without them.
         prior_without: sources that it leaves out.
-        kappa: median of the coupling and its interval, all rows counting alike; 1 is the separable law. None likewise.
+        surface: prior and posterior of the coupled surface, all rows counting alike. None likewise.
     """
 
     extrapolation_inflation: float
     forms: tuple[RivalReport, ...]
     prior: str | None = None
     prior_without: tuple[str, ...] = ()
-    kappa: Coupling | None = None
+    surface: SurfaceCheck | None = None
+
+    @property
+    def kappa(self) -> CoordinateSummary | None:
+        """The common exponent of the coupled surface: a test of separability, kappa = 1."""
+        return None if self.surface is None else self.surface.coordinate("kappa")
 
 
 @dataclass(frozen=True)
@@ -338,6 +329,10 @@ class WarningKind(StrEnum):
     OUTLIERS = "outliers"
     APPROACH_2_BIAS = "approach_2_bias"
     APPROACHES_DISAGREE = "approaches_disagree"
+    PRIOR_CONTRADICTED = "prior_contradicted"
+    FLOOR_ABOVE_REACHED = "floor_above_reached"
+    FLOOR_NEAR_BEST = "floor_near_best"
+    RATIO_IDENTIFIES_NOTHING = "ratio_identifies_nothing"
 
 
 @dataclass(frozen=True)

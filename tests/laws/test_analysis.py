@@ -131,7 +131,7 @@ def test_files_that_are_no_fit(tmp_path, content):
 @pytest.mark.parametrize(
     ("schema", "message"),
     [
-        (None, "a fit of another version (no schema number, before schema 2; this one reads 2)"),
+        (None, f"a fit of another version (no schema number, before schema 2; this one reads {SCHEMA})"),
         (SCHEMA + 1, f"a fit of another version (schema {SCHEMA + 1}; this one reads {SCHEMA})"),
     ],
 )

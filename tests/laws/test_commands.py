@@ -69,6 +69,18 @@ def test_fit_of_a_strangers_csv(capsys, tmp_path, sweep):
     assert (tmp_path / "f.json").exists()
 
 
+def test_the_summary_of_a_fit_shows_the_prior_beside_the_runs(capsys, folder, tmp_path):
+    capsys.readouterr()
+    assert cli.main(["fit", str(folder / "runs.parquet"), "--resamples=20", f"--out={tmp_path / 'fit.json'}"]) == 0
+    printed = capsys.readouterr().out
+    check = laws.read_fit(tmp_path / "fit.json").report.model_average.surface
+    assert "prior 'public'" in printed and printed.count("prior decides") == sum(
+        row.prior_decides for row in check.coordinates
+    )
+    for row in check.coordinates:
+        assert f"{row.prior:.3g} [{row.prior_low:.4g}, {row.prior_high:.4g}]" in printed, row.name
+
+
 def test_predict(capsys, folder):
     run = json_of(capsys, "predict", folder / "fit.json", "--n=3e4", "--d=2e6")
     assert set(run) >= {"value", "interval", "level", "extrapolation", "warnings"}

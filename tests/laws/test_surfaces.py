@@ -8,8 +8,9 @@ import laws
 from laws.base.uncertainty_config import UncertaintyConfig
 from laws.estimation.estimate import log_predictions
 from laws.forecasting import posterior, surface
+from laws.forecasting.design_rows import budgets_of, nearness, origins_of
 from laws.forecasting.priors import LEARNED, SOURCES, prior_of, public_moments, separable
-from laws.forecasting.surface_ensemble import budgets_of, forms_of, nearness, origins_of
+from laws.forecasting.surface_ensemble import forms_of
 from laws.model.forms import LAWS
 
 TRUTH = {"A": 22600.0, "B": 216000.0, "E": 1.69, "alpha": 0.6, "beta": 0.62, "kappa": 0.5}

@@ -1,0 +1,86 @@
+"""What a reader must know of the surfaces behind a forecast: the prior contradicted, floors, and the spread of D / N."""
+
+from __future__ import annotations
+
+from laws.forecasting.surface_check import CONTRADICTION, UNTOLD
+from laws.results.report import FitReport
+from laws.results.report_parts import FitWarning, WarningKind
+
+HIGHEST_FLOOR = 0.85  # of the best loss: a floor above it leaves little to gain at any compute
+
+
+def prior_contradicted(report: FitReport) -> list[FitWarning]:
+    """Learned coordinates in which the runs, under the weak prior, lie far from the public one."""
+    check = report.model_average.surface
+    if check is None:
+        return []
+    far = [
+        f"{summary.name} {summary.contradiction:.1f}"
+        for summary in check.coordinates
+        if summary.contradiction is not None and summary.contradiction > CONTRADICTION
+    ]
+    if not far:
+        return []
+    text = (
+        f"the runs contradict the public prior, by standard deviations: {', '.join(far)}; compare the forecast under the "
+        "weak prior"
+    )
+    return [FitWarning(WarningKind.PRIOR_CONTRADICTED, text)]
+
+
+def _floors(report: FitReport) -> dict[str, float]:
+    """The floors of a fit: E of the law, and the median of the coupled surface."""
+    check = report.model_average.surface
+    of_law = {f"law '{report.law}'": report.params["E"]} if "E" in report.params else {}
+    return of_law | ({} if check is None else {"the coupled surface": check.coordinate("E").value})
+
+
+def floor_above_reached(report: FitReport) -> list[FitWarning]:
+    """Floors that larger runs went below: of fits below a forecast origin, and of the fit where runs are held out."""
+    check, holdout = report.model_average.surface, report.holdout
+    passed = []
+    if check is not None:
+        passed += [
+            f"the surface fitted up to {origin.c:.3g} FLOPs has E {origin.floor:.4g}, and a larger run reached "
+            f"{origin.reached:.4g}"
+            for origin in check.floors
+            if origin.floor >= origin.reached
+        ]
+    if holdout is not None:
+        passed += [
+            f"{name} has E {floor:.4g}, and a held-out run reached {holdout.best_loss:.4g}"
+            for name, floor in _floors(report).items()
+            if floor >= holdout.best_loss
+        ]
+    if not passed:
+        return []
+    return [FitWarning(WarningKind.FLOOR_ABOVE_REACHED, f"a floor that runs went below: {'; '.join(passed)}")]
+
+
+def floor_near_best(report: FitReport) -> list[FitWarning]:
+    """Floors close to the best loss."""
+    high = {
+        name: floor / report.baselines.best_loss
+        for name, floor in _floors(report).items()
+        if floor > HIGHEST_FLOOR * report.baselines.best_loss
+    }
+    if not high:
+        return []
+    listed = ", ".join(f"{share:.0%} by {name}" for name, share in high.items())
+    text = f"E is above {HIGHEST_FLOOR:.0%} of the best loss: {listed}; forecasts far ahead hang on it"
+    return [FitWarning(WarningKind.FLOOR_NEAR_BEST, text)]
+
+
+def ratio_identifies_nothing(report: FitReport) -> list[FitWarning]:
+    """Runs whose spread of D / N says nothing of alpha against beta (arXiv 2605.08541)."""
+    check = report.model_average.surface
+    if check is None or check.exponents_spread <= UNTOLD:
+        return []
+    text = (
+        f"the runs do not tell alpha from beta (spread {check.exponents_spread:.0%} of the prior's): at equal compute D / N "
+        f"varies by a factor {check.ratio_spread:.3g}; the best split of compute is the prior's"
+    )
+    return [FitWarning(WarningKind.RATIO_IDENTIFIES_NOTHING, text)]
+
+
+SURFACE_CHECKS = (prior_contradicted, floor_above_reached, floor_near_best, ratio_identifies_nothing)
