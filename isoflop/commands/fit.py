@@ -28,6 +28,13 @@ OBJECTIVES = (
     "the law, squares for those below: badly tuned runs only ever lie above)."
 )
 
+APPROACHES = {
+    "envelope": "approach 1 (envelope)",
+    "isoflop_cubic": "approach 2 (cubic)",
+    "isoflop_akima": "approach 2 (Akima)",
+    "isoflop_parabola": "approach 2 (parabola)",
+}
+
 CI_METHODS = (
     "How intervals are found: pairs (bootstrap over runs), wild (of residuals, for few runs), jackknife, or profile "
     "(likelihood); auto is wild with fewer than 8 runs a constant, else pairs."
@@ -245,8 +252,7 @@ def _constants(report: "FitReport") -> Any:
 
 
 def _approach(name: str, approach: "ApproachReport") -> str:
-    titles = {"envelope": "approach 1 (envelope)", "isoflop_akima": "approach 2 (Akima)"}
-    title = titles.get(name, "approach 2 (parabola)")
+    title = APPROACHES[name]
     if approach.a is None:
         return f"{title}: none, {approach.reason}"
     return f"{title}: a {approach.a:.4f} {_span(approach.a_interval)}"

@@ -18,6 +18,7 @@ from laws.results.report_parts import ApproachReport, RejectedBudget
 
 APPROACHES = (
     ("envelope", "1: envelope of the learning curves", ENVELOPE),
+    ("isoflop_cubic", "2: minimum per budget, cubics", MINIMA),
     ("isoflop_akima", "2: minimum per budget, interpolated", MINIMA),
     ("isoflop_parabola", "2: minimum per budget, parabolas", MINIMA),
 )
@@ -93,7 +94,7 @@ def approaches(study: Study) -> dict[str, Any] | None:
         "figure": embed_figure("exponents", figure, CAPTIONS["exponents"]) if figure else None,
         "level": f"{report.intervals.level:.0%} interval",
         "rows": rows,
-        "rejected": _rejected(report.approaches.get("isoflop_akima", ApproachReport()).rejected),
+        "rejected": _rejected(report.approaches.get("isoflop_cubic", ApproachReport()).rejected),
     }
 
 
@@ -114,8 +115,8 @@ def _computes(values: list[float]) -> str:
 
 CAPTIONS = {
     "exponents": "One exponent, found in three ways from the same runs. Dashed: 0.5, where model and data grow alike. "
-    "Approach 2 is biased by the width and the centring of each budget's sizes even without noise: where the three "
-    "agree, that counts for more than any one of them.",
+    "Approach 2 is biased by the width and the centring of each budget's sizes even without noise, its parabolas most: "
+    "where the three agree, that counts for more than any one of them.",
     "allocation": "The best number of parameters and of tokens at each compute, by all three approaches.",
     "surface": "Lines of equal loss by the law, over all sizes and data. Dots are runs, darker for less compute; "
     "the blue line is the best split of every compute, up to the target.",

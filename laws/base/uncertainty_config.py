@@ -68,8 +68,10 @@ class UncertaintyConfig:
             is 1.5% of its width (normal draws).
         isoflop_same_size: difference in log N below which two sizes of a budget are one: seeds and rounded widths.
         isoflop_budget_share: share of the runs that must lie on budgets with enough sizes for a table to be iso-FLOP.
-        isoflop_near: a parabola is fitted to sizes whose loss is within this share of the lowest, since the loss is not
-            one far from it.
+        isoflop_skewness: standard deviation, before any run was seen, of the coefficient of the cube over that of the square
+            in a profile of log loss: a third of the difference of the exponents of a separable law, at most 0.1 to 0.2.
+        isoflop_near: a parabola or cubic is fitted to sizes whose loss is within this share of the lowest, since
+            the loss is not one far from it.
         isoflop_least_near: sizes to which it is fitted, at least: it passes through any three.
         isoflop_least_spread: least standard deviation of log N*, over the spacing of sizes: no minimum is exact.
         curve_window: half width, in log tokens, of the window in which a line stands for a noisy learning curve.
@@ -120,6 +122,7 @@ class UncertaintyConfig:
     downstream_draws: int = 2048
     isoflop_same_size: float = 0.02
     isoflop_budget_share: float = 0.5
+    isoflop_skewness: float = 0.3
     isoflop_near: float = 0.1
     isoflop_least_near: int = 5
     isoflop_least_spread: float = 0.33

@@ -3,7 +3,8 @@
 import numpy as np
 
 from laws.approaches.envelope import Envelope, envelope
-from laws.approaches.isoflop_profiles import METHODS, IsoflopFit, isoflop_profiles
+from laws.approaches.isoflop_profiles import IsoflopFit, isoflop_profiles
+from laws.approaches.loss_profiles import METHODS
 from laws.base.errors import InputError
 from laws.base.uncertainty_config import DEFAULT_UNCERTAINTY, UncertaintyConfig
 from laws.data.curves import Curves
@@ -67,7 +68,7 @@ def other_approaches(
         uncertainty: settings that shape intervals.
 
     Returns:
-        ``envelope``, ``isoflop_akima`` and ``isoflop_parabola``.
+        ``envelope``, ``isoflop_cubic``, ``isoflop_akima`` and ``isoflop_parabola``.
     """
     reports: dict[str, ApproachReport] = {}
     if curves is None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
-from laws.approaches.isoflop_profiles import MinimumFlaw
+from laws.approaches.budget_minima import MinimumFlaw
 from laws.data.checks import SIX_ND
 from laws.data.table import Table
 from laws.data.token_cost import ROUGH
@@ -180,7 +180,7 @@ def _approach_2_bias(report: FitReport) -> list[FitWarning]:
     edge = f"; {rejected} of the budgets have their minimum at an edge and are left out" if rejected else ""
     text = (
         "approach 2 is biased by the width and centring of each budget's sizes and by alpha != beta, even without "
-        f"noise: compare the three approaches{edge}"
+        f"noise, its parabolas most: compare the three approaches{edge}"
     )
     return [FitWarning(WarningKind.APPROACH_2_BIAS, text)]
 

@@ -58,7 +58,8 @@ class FitReport:
         terms_at_centroid: what the linear constants add at the centre of the runs.
         holdout: errors on held-out runs.
         baselines: naive forecasts.
-        approaches: approaches 1 and 2: ``envelope``, ``isoflop_akima``, ``isoflop_parabola``.
+        approaches: approaches 1 and 2: ``envelope``, ``isoflop_cubic``, ``isoflop_akima``,
+            ``isoflop_parabola``.
         ranges: variable -> smallest and largest value of the fitted runs.
         columns: variable -> column of the table.
         quantity: what was measured: ``loss``, its column, and the evaluation set or tokenizer that the table names.

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from laws.approaches.isoflop_profiles import MinimumFlaw
+from laws.approaches.budget_minima import MinimumFlaw
 from laws.estimation.objectives import OBJECTIVES
 from laws.forecasting.surface_check import CoordinateSummary, SurfaceCheck
 from laws.inference.methods import IntervalMethod

@@ -105,7 +105,8 @@ class FitResult:
 
         Returns:
             ``a``, ``a_low``, ``a_high``, ``b``, ``b_low``, ``b_high``, and ``reason`` where an approach has none, of
-            ``envelope`` (approach 1), ``isoflop_akima`` and ``isoflop_parabola`` (2), and ``law`` (3, at the target).
+            ``envelope`` (approach 1), ``isoflop_cubic``, ``isoflop_akima`` and ``isoflop_parabola`` (2), and ``law`` (3, at
+            the target).
         """
         rows = {
             name: [

@@ -326,8 +326,8 @@ def test_budgets_with_one_flaw_are_told_in_one_line(study):
     report, named = study.fit.report, "fewer than 4 sizes"
     flawed = tuple(RejectedBudget(c=c, flaw=named) for c in np.geomspace(1e18, 1e22, 38))
     at_edge = RejectedBudget(c=4.1e19, flaw="the minimum is at the largest size")
-    akima = dataclasses.replace(report.approaches["isoflop_akima"], rejected=(*flawed, at_edge))
-    report = dataclasses.replace(report, approaches=report.approaches | {"isoflop_akima": akima})
+    cubic = dataclasses.replace(report.approaches["isoflop_cubic"], rejected=(*flawed, at_edge))
+    report = dataclasses.replace(report, approaches=report.approaches | {"isoflop_cubic": cubic})
     words = Page(
         page.render(dataclasses.replace(study, fit=dataclasses.replace(study.fit, report=report)))
     ).visible_text

@@ -256,14 +256,14 @@ def test_intervals_and_covariance_of_the_constants(fitted, below):
 
 def test_the_three_approaches_stand_side_by_side(fitted, below):
     frame, derived = fitted.approaches, fitted.derived
-    assert list(frame.index) == ["envelope", "isoflop_akima", "isoflop_parabola", "law"]
+    assert list(frame.index) == ["envelope", "isoflop_cubic", "isoflop_akima", "isoflop_parabola", "law"]
     for name in "ab":
         columns = [name, f"{name}_low", f"{name}_high"]
         assert frame.loc["law", columns].to_list() == derived.loc[name, ["value", "low", "high"]].to_list()
         assert (frame[columns[1]] < frame[name]).all() and (frame[name] < frame[columns[2]]).all()
     assert frame.reason.isna().all()
     profiles = laws.isoflop_profiles(laws.load(below))
-    assert frame.loc["isoflop_akima", ["a", "a_low", "a_high"]].to_list() == [profiles.a, *profiles.a_interval]
+    assert frame.loc["isoflop_cubic", ["a", "a_low", "a_high"]].to_list() == [profiles.a, *profiles.a_interval]
     without = laws.load(below).fit("chinchilla", resamples=0).approaches
     assert without.reason["envelope"] == "no learning curves were given"
     assert without.loc[["envelope", "law"], "a_low"].isna().all()

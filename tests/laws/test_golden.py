@@ -136,7 +136,7 @@ def test_isoflop_exponents(published, setting, low, high, ends):
 
     table = laws.load(published / "isoflop_refinedweb.csv", **COLUMNS, c="flops", where=f"setting == '{setting}'")
     # The noise between seeds that the source measured, in nats.
-    found = isoflop_profiles(table, fit_token_cost(table), noise=0.002, draws=2000)
+    found = isoflop_profiles(table, fit_token_cost(table), "akima", noise=0.002, draws=2000)
     assert low - 0.0025 <= found.a <= high + 0.0025
     assert found.a_interval == pytest.approx(ends, abs=0.004)
 

@@ -9,9 +9,10 @@ import pytest
 import laws
 from isoflop import cli
 from laws.approaches.isoflop_profiles import isoflop_profiles
+from laws.approaches.loss_profiles import METHODS
 from laws.data.token_cost import fit_token_cost
 
-# Experiment -> its rows, and the exponent of approach 2 to two digits, all of the rows in use.
+# Experiment -> its rows, and the exponent of approach 2 (Akima) to two digits, all of the rows in use.
 EXPERIMENTS = {
     "epochai_chinchilla__massivetext__chinchilla": (123, 0.50),
     "llama_3__exp_loss": (133, 0.48),
@@ -33,7 +34,21 @@ def test_each_experiment_of_the_isoflop_collection(published, experiment, rows, 
     assert not table.warnings and not table.differing
     for budget in np.unique(table.values["c"]):
         assert table.above_budget(budget).sum() == (table.values["c"] > budget * 1.001).sum()
-    assert isoflop_profiles(table, fit_token_cost(table), draws=500).a == pytest.approx(a, abs=0.02)
+    assert isoflop_profiles(table, fit_token_cost(table), "akima", draws=500).a == pytest.approx(a, abs=0.02)
+
+
+def test_cubics_agree_with_surfaces_where_other_profiles_do_not(published):
+    """Exponents of the seven sweeps by approach 2, against those of the coupled surface fitted to the same runs."""
+    distances = {method: [] for method in METHODS}
+    for experiment in EXPERIMENTS:
+        where = f"experiment == '{experiment}' and not outlier"
+        table = laws.load(published / "isoflop_collection.csv", n="params", d="tokens", c="budget", where=where)
+        surface = table.fit("coupled", resamples=0).derived.value["a"]
+        for method in METHODS:
+            distances[method].append(abs(isoflop_profiles(table, method=method, draws=300).a - surface))
+    assert max(distances["cubic"]) < 0.03
+    mean = {method: np.mean(values) for method, values in distances.items()}
+    assert mean["cubic"] < mean["parabola"] < mean["akima"]
 
 
 COMMANDS = {

@@ -19,7 +19,7 @@ EXTRAPOLATED = 1.2  # factor beyond the largest fitted compute from which a figu
 
 def budget_minima(fitted: FitResult | None) -> Frame:
     """Minima of approach 2: ``c``, ``loss``, and ``n`` and ``d``, each with ``_low`` and ``_high``; a row a budget."""
-    minima = fitted.report.approaches.get("isoflop_akima", ApproachReport()).minima if fitted else ()
+    minima = fitted.report.approaches.get("isoflop_cubic", ApproachReport()).minima if fitted else ()
     columns = ("c", "n", "d", "loss", "low", "high")
     frame = pd.DataFrame([[getattr(m, name) for name in columns] for m in minima], columns=list(columns), dtype=float)
     frame = frame.rename(columns={"low": "n_low", "high": "n_high"}).assign(d_low=np.nan, d_high=np.nan)
