@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from lm import interchange, models, objectives, tokenizer as tokenizers, tokens
 from lm.decoder import Decoder
-from training import cache, checkpoint, config as configs, load, mesh as meshes, record
+from training import cache, checkpoint, config as configs, identity, load, mesh as meshes, record
 from training.errors import BadInput
 from training.files import read_object, write_json
 from training.state import State
@@ -183,7 +183,7 @@ def adopt(
         # Nothing was trained here; and what it came from makes the run what it is, as a parent does.
         config.derived.update({"steps": 0, "warmup_steps": 0, "examples": 0, "tokens": 0, "flops": 0.0})
         config.derived.parent = f"sha256:{cache.digest(found.files)}"
-        config.derived.run_id = configs.run_id(config)
+        config.derived.run_id = identity.run_id(config)
     _write_run(folder, config, found, own)
     return config
 

@@ -20,11 +20,9 @@ INDIFFERENT = (
     *("data.cache_dir", "data.corpus_args.data_dir", "data.shard_tokens", "evaluation.batch_size"),
 )
 
-# As in `training.config`.
-LATER: dict[str, Any] = dict.fromkeys(f"model.{key}" for key in models.MIXTURE) | {"model.sentinels": 0}
-
-# Facts that a run shares with the one whose parameters it begins with.
 INHERITED = ("tokenizer_hash",)
+INPUTS: tuple[str, ...] = ()
+UNIT = "tokens"
 
 
 def defaults() -> ConfigDict:
@@ -41,9 +39,13 @@ def defaults() -> ConfigDict:
     )
 
 
-def shape_for(size: float | None, config: ConfigDict) -> dict[str, Any]:
+def model_options(name: str | None) -> dict[str, Any]:
+    """The options of the named model with their defaults."""
+    return models.KINDS[name].options if name in models.KINDS else {}
+
+
+def shape_for(config: ConfigDict) -> dict[str, Any]:
     """The options of the named model: given, of the target size, or its defaults."""
-    del size  # models.options reads it beside the other keys
     return models.options(config.model, tokens.vocab_size(config.data), config.data.seq_len)
 
 

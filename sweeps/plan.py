@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from sweeps import design as designs, point_filter
-from training import config as configs
+from training import config as configs, identity
 from training.errors import BadInput
 from training.task import resolve as family_of
 
@@ -219,7 +219,7 @@ def plan(sweep: ConfigDict, where: Sequence[str] = ()) -> Plan:
 
 def _resolved_points(sweep: ConfigDict, where: Sequence[str]) -> list[Point]:
     """The points that meet all conditions; those of the design alone are applied before the points are resolved."""
-    base = configs.flatten(sweep.base.to_dict())
+    base = identity.flatten(sweep.base.to_dict())
     try:
         points = [designs.split(point) for point in designs.points(sweep.design)]
         keys = dict.fromkeys(key for overrides, _ in points for key in overrides)
@@ -258,8 +258,8 @@ def configure(base: ConfigDict, overrides: dict[str, Any]) -> ConfigDict:
 
 def compile_key(config: ConfigDict) -> str:
     """A hash of everything in a resolved config that can change the compiled step."""
-    flat = configs.flatten(config.to_dict())
-    inputs = (*INPUTS, *getattr(family_of(config.task), "INPUTS", ()))
+    flat = identity.flatten(config.to_dict())
+    inputs = (*INPUTS, *family_of(config.task).INPUTS)
     below = tuple(f"{section}." for section in inputs)
     constants = {key: value for key, value in flat.items() if key not in inputs and not key.startswith(below)}
     constants["ema"] = config.optimizer.ema > 0

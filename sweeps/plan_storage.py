@@ -9,10 +9,9 @@ from ml_collections import ConfigDict
 
 from sweeps import plan as plans, sweep_dir
 from sweeps.sweep_dir import Entry, Sweep
-from training import config as configs
+from training import config as configs, identity
 from training.errors import BadInput
 from training.files import clear_temporaries, locked, write_json
-from training.task import resolve as family_of
 
 # Keys that are no part of a run's identity themselves, since what is derived from them is: steps, warm-up and widths.
 DETERMINING = ("horizon", "rules", "model.size", "model.variant")
@@ -75,7 +74,7 @@ def run_config(sweep: Sweep, entry: Entry) -> ConfigDict:
 
 def _indifferent(base: ConfigDict) -> tuple[str, ...]:
     """Keys and sections of a config that are no part of a run's identity, nor is anything that is derived from them."""
-    keys = (*configs.INDIFFERENT, *getattr(family_of(base.task), "INDIFFERENT", ()))
+    keys = identity.indifferent(base.task)
     return tuple(key for key in keys if key not in DETERMINING)
 
 

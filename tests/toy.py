@@ -15,7 +15,7 @@ from training.cost import Cost
 from training.errors import BadInput
 
 FEATURES = 4
-INDIFFERENT = ("model.size",)
+INDIFFERENT, INHERITED, INPUTS, UNIT = ("model.size",), (), (), "tokens"
 
 
 def install() -> None:
@@ -57,7 +57,12 @@ def defaults() -> ConfigDict:
     )
 
 
-def shape_for(size, config):
+def model_options(name):
+    return {"width": None}
+
+
+def shape_for(config):
+    size = config.model.size
     if size is None:
         return {"width": 8}
     width = max(1, round((size - 1) / (FEATURES + 2)))

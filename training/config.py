@@ -1,143 +1,20 @@
 """The engine's config: defaults, completion of what a file states, and the one place where all else is derived."""
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
-from ml_collections.config_dict import FieldReference, placeholder
+from ml_collections.config_dict import FieldReference
 
-from training import async_sgd, optimizer, replicas, schedule, transfer, transforms
+from training import async_sgd, identity, optimizer, replicas, schedule, transfer, transforms
+from training.defaults import defaults
 from training.errors import BadInput, nearest
 from training.task import Family, resolve as family_of
 from training.transforms import lora
 
 DTYPES = ("float32", "bfloat16")
 MATMUL = ("default", "highest", "high", "tensorfloat32", "bfloat16", "float32")
-
-# Keys that change how fast or where a run goes, never what it computes: no part of its identity.
-INDIFFERENT = (
-    "steps_per_call",
-    "deterministic",
-    "mesh",
-    "checkpoint",
-    "log",
-    "derived",
-    "horizon",
-    "rules",
-    "start.run",
-    "start.step",
-    "teacher.run",
-    "teacher.step",
-)
-# Keys that are part of it only at another value than this one, or none: the runs before them keep their names.
-LATER = {
-    "accumulate": 1,
-    "replicas.count": 1,
-    "replicas.every": 1,
-    "replicas.outer.name": "average",
-    "replicas.outer.lr": None,
-    "replicas.outer.momentum": None,
-    "server.workers": 1,
-    "server.order": "round_robin",
-}
-WARMUP = ("warmup_steps", "warmup_tokens", "warmup_fraction")
-
-
-def defaults() -> ConfigDict:
-    """The engine's sections with their defaults; None means: derived, or the named thing's own default."""
-    return ConfigDict(
-        {
-            "task": "lm",
-            "seed": 0,
-            "batch_size": placeholder(int),  # examples a step
-            "accumulate": 1,  # micro-batches a step: each has draws, and statistics of batch norm, of its own
-            "steps_per_call": 1,  # optimizer steps in one jitted call: fewer dispatches for tiny models
-            "deterministic": False,  # on GPUs: only operations whose result repeats bit for bit, as on CPUs they all do
-            # Exactly one; flops are exact training FLOPs (products, full attention).
-            "horizon": {
-                "steps": placeholder(int),
-                "tokens": placeholder(float),
-                "examples": placeholder(float),
-                "epochs": placeholder(float),
-                "flops": placeholder(float),
-                "tokens_per_param": placeholder(float),
-            },
-            "rules": "default",  # learning rate, batch size and warmup as functions of (N, D), by the family
-            "optimizer": {
-                "name": "adamw",
-                "peak_lr": placeholder(float),
-                "weight_decay": placeholder(float),
-                "decay_roles": ("matrix", "embedding"),
-                "l1": 0.0,  # penalties l1 |p| + l2 p^2 / 2 on the same roles, which enter the gradient
-                "l2": 0.0,
-                "clip": 1.0,  # global norm; 0: off
-                "ema": 0.0,  # decay of a running mean of the parameters, which is then evaluated; 0: off
-                "b1": placeholder(float),
-                "b2": placeholder(float),
-                "eps": placeholder(float),
-                "momentum": placeholder(float),
-                "decay_rate": placeholder(float),
-                # (pattern of a parameter's path, factor of its learning rate or one a layer), ...: 0 freezes
-                "lr_factors": (),
-            },
-            "schedule": {
-                "name": "cosine",
-                "warmup_steps": placeholder(int),
-                "warmup_tokens": placeholder(float),
-                "warmup_fraction": placeholder(float),
-                "final_fraction": placeholder(float),
-                "decay_fraction": placeholder(float),
-                "boundaries": placeholder(tuple),
-                "factor": placeholder(float),
-            },
-            # Begin with the parameters of another run, or of the one run of a sweep directory that has this model; those
-            # whose path matches a pattern of `fresh` are drawn anew.
-            "start": {"run": "", "step": placeholder(int), "fresh": ()},
-            # Learn from what another run's model says beside the data: `weight` is its share of the loss.
-            "teacher": {"run": "", "step": placeholder(int), "weight": 1.0, "temperature": 1.0},
-            "precision": {"params": "float32", "compute": "float32", "logits": "float32", "matmul": "default"},
-            # Weights cut by magnitude: the share of those roles that is zero in the end, or `pattern` n:m, from `begin` to
-            # `end` of the horizon (equal: at once), anew after so many steps.
-            "prune": {
-                "sparsity": 0.0,
-                "pattern": "",
-                "scope": "global",
-                "begin": 0.25,
-                "end": 0.75,
-                "every": 10,
-                "roles": ("matrix",),
-            },
-            # Formats such as int4 or fp8 in training ("": none), and those that the trained weights are also evaluated in.
-            "quantize": {"weights": "", "activations": "", "post": (), "roles": ("matrix",)},
-            # Low-rank factors beside what another run has learnt, which then stands still: their rank (0: none), the scale
-            # alpha / rank of what they add, and patterns of the paths of the matrices that have them.
-            "lora": {"rank": 0, "alpha": 16.0, "targets": (".*/kernel",)},
-            # M replicas that train apart on shares of every batch, and synchronise after every H steps.
-            "replicas": {
-                "count": 1,
-                "every": 1,
-                "outer": {"name": "average", "lr": placeholder(float), "momentum": placeholder(float)},
-            },
-            # Workers of a parameter server, whose gradients are those of parameters fetched earlier.
-            "server": {"workers": 1, "order": "round_robin"},
-            "mesh": {"replica": 1, "data": -1, "fsdp": 1, "expert": 1, "tensor": 1},
-            "checkpoint": {
-                "every_steps": 0,
-                "every_minutes": 5.0,
-                "keep_last": 2,  # one to go on from where the newest is damaged
-                "keep_best": 0,
-                "keep_every": 0,
-                "final": True,
-            },
-            "log": {"every": 10, "evaluate_every": 0},
-            # Early stopping: after so many evaluations in a row without a better `metric` (0: off) the run ends, with the
-            # parameters of the best one; checkpoint.keep_best goes by the same metric.
-            "stopping": {"metric": "loss", "patience": 0},
-        }
-    )
 
 
 def complete(partial: ConfigDict, where: str = "config") -> ConfigDict:
@@ -192,8 +69,8 @@ def resolve(config: Any) -> ConfigDict:
     if "derived" in config:  # resolved before: its size has become a shape
         del config.derived
     else:
-        fill(config.model, family.shape_for(config.model.get("size"), config))
-    config.start.run = transfer.located(config.start.run, _model(config))
+        fill(config.model, family.shape_for(config))
+    config.start.run = transfer.located(config.start.run, identity.of_model(config))
     family.validate(config)
     cost = family.cost(config)
     examples = _examples(config, family, cost)
@@ -226,7 +103,7 @@ def resolve(config: Any) -> ConfigDict:
             "flops": float(seen * cost.flops_exact),
         }
     )
-    config.derived.run_id = run_id(config)
+    config.derived.schema, config.derived.run_id = identity.SCHEMA, identity.run_id(config)
     return config.lock()
 
 
@@ -261,8 +138,8 @@ def _validate(config: Any) -> None:
     replicas.check(config)
     async_sgd.check(config)
     lora.check(config)
-    if sum(config.schedule[key] is not None for key in WARMUP) > 1:
-        raise BadInput(f"schedule: give at most one of {', '.join(WARMUP)}")
+    if sum(config.schedule[key] is not None for key in identity.WARMUP) > 1:
+        raise BadInput(f"schedule: give at most one of {', '.join(identity.WARMUP)}")
     if not 0 <= config.optimizer.ema < 1:
         raise BadInput(f"optimizer.ema: must be in [0, 1), got {config.optimizer.ema}")
     for key in ("l1", "l2"):
@@ -312,65 +189,8 @@ def _warmup(config: ConfigDict, steps: int, tokens_per_example: int, rule: dict[
     return warmup
 
 
-def semantic(config: ConfigDict) -> dict[str, Any]:
-    """What a resolved config means, flat (`model.width`: 256): no paths, speed switches, hosts or dates."""
-    family = family_of(config.task)
-    indifferent = (*INDIFFERENT, *getattr(family, "INDIFFERENT", ()))
-    later = LATER | getattr(family, "LATER", {})
-    flat = {
-        key: value
-        for key, value in flatten(config.to_dict()).items()
-        if key not in later or value not in (None, later[key])
-    }
-    kept = {key: value for key, value in flat.items() if not _under(key, indifferent)}
-    for key in WARMUP:
-        kept.pop(f"schedule.{key}", None)
-    kept["steps"], kept["warmup_steps"] = config.derived.steps, config.derived.warmup_steps
-    kept["parent"] = config.derived.get("parent")
-    off = transforms.unused(config)
-    if config.derived.get("teacher"):
-        kept["teacher"] = config.derived.teacher
-    else:
-        off += ("teacher",)
-    kept = {key: value for key, value in kept.items() if not _under(key, off)}
-    return kept
-
-
 def fill(model: ConfigDict, options: Mapping[str, Any]) -> None:
     """Give the keys of a model that are None their values among its options."""
     for key, value in options.items():
         if model[key] is None:
             model[key] = value
-
-
-def _model(config: ConfigDict) -> dict[str, Any]:
-    """The section `model` as it is stored, without what is no part of a run's identity."""
-    indifferent = getattr(family_of(config.task), "INDIFFERENT", ())
-    return {key: _plain(value) for key, value in config.model.items() if not _under(f"model.{key}", indifferent)}
-
-
-def run_id(config: ConfigDict) -> str:
-    """The first 12 hex digits of the SHA-256 of the resolved semantic config."""
-    text = json.dumps(semantic(config), sort_keys=True, default=list)
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested dict with dotted keys."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
-def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    """The keys by which two semantic configs differ."""
-    return sorted(key for key in old.keys() | new.keys() if _plain(old.get(key)) != _plain(new.get(key)))
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(one) for one in value] if isinstance(value, tuple | list) else value
-
-
-def _under(key: str, sections: tuple[str, ...]) -> bool:
-    return any(key == section or key.startswith(f"{section}.") for section in sections)

@@ -8,7 +8,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from training import checkpoint, optimizer, transforms
+from training import checkpoint, identity, optimizer, transforms
 from training.config import complete, fill
 from training.errors import BadInput
 from training.files import read_object
@@ -28,13 +28,14 @@ def config_of(run: Path) -> ConfigDict:
         raise BadInput(f"{run}: no run directory")
     found = ConfigDict(read_object(path, "task", "derived"))
     derived = found.derived
+    identity.check_schema(derived, str(path))
     del found.derived
     config = complete(found, str(path))
     with config.unlocked():
         config.derived = derived
         if set(config.model) - set(found.get("model", config.model)):
             size, config.model.size = config.model.get("size"), None  # it has become a shape
-            fill(config.model, family_of(config.task).shape_for(None, config))
+            fill(config.model, family_of(config.task).shape_for(config))
             config.model.size = size
     return config
 

@@ -21,7 +21,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from training import allocator, async_sgd, config as configs, cost as costs, replicas
+from training import allocator, async_sgd, cost as costs, identity, replicas
 from training.checkpoint import FOLDER
 from training.cores import compute_threads
 from training.errors import BadInput
@@ -134,11 +134,14 @@ def _leave_nothing(path: Path, made: list[Path]) -> None:
 def _check_config(path: Path, config: ConfigDict, allow_change: tuple[str, ...]) -> None:
     if not (path / "config.json").exists():
         return
-    old, new = configs.semantic(ConfigDict(read_object(path / "config.json", "task"))), configs.semantic(config)
+    before = ConfigDict(read_object(path / "config.json", "task", "derived"))
+    identity.check_schema(before.derived, f"workdir {path}")
+    old, new = identity.semantic(before), identity.semantic(config)
     ended = (path / "result.json").exists()
-    changed = [key for key in configs.changes(old, new) if ended or key not in allow_change]
+    changed = [key for key in identity.changes(old, new) if ended or key not in allow_change]
     if not changed:
         return
+    old, new = (identity.flatten(each.to_dict()) | keys for each, keys in ((before, old), (config, new)))
     shown = ", ".join(f"{key} ({old.get(key)} -> {new.get(key)})" for key in changed[:5])
     shown += " ..." if len(changed) > 5 else ""
     if ended:

@@ -117,7 +117,7 @@ class RunSession:
         self._family = family_of(config.task)
         task = self._family.build(config)
         facts = task.facts()
-        transfer.check_shared(config, {name: facts[name] for name in getattr(self._family, "INHERITED", ())})
+        transfer.check_shared(config, {name: facts[name] for name in self._family.INHERITED})
         self._directory.check_data(facts)
         keep = config.checkpoint
         best = max(keep.keep_best, 1) if config.stopping.patience else keep.keep_best

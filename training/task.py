@@ -103,15 +103,32 @@ class Task(Protocol):
 
 
 class Family(Protocol):
-    """A module such as `lm.task`."""
+    """A module such as `lm.task`.
+
+    Attributes:
+      INDIFFERENT: keys that change how fast or where a run goes, never what it computes: no part of its identity.
+      INHERITED: facts (see `Task.facts`) that a run must share with the runs whose parameters it begins with or learns from.
+      INPUTS: keys that never change a compiled step: runs that differ in them alone share one program.
+      UNIT: what people count a run in, "tokens" or the family's word for its examples.
+    """
+
+    INDIFFERENT: tuple[str, ...]
+    INHERITED: tuple[str, ...]
+    INPUTS: tuple[str, ...]
+    UNIT: str
 
     def defaults(self) -> ConfigDict:
         """The config sections that the family adds to the engine's."""
         ...
 
-    def shape_for(self, size: float | None, config: ConfigDict) -> dict[str, int]:
-        """The model keys that bring the parameter count nearest to `size`; without a size, those that follow from the
-        keys that are given."""
+    def model_options(self, name: str | None) -> Mapping[str, Any]:
+        """The keys of the section `model` that the named model reads, with its defaults: None where a value follows from
+        others; {} where there is no such model."""
+        ...
+
+    def shape_for(self, config: ConfigDict) -> dict[str, Any]:
+        """Values for the keys of the section `model` that are None: those that bring the parameter count nearest to
+        `model.size`, or that follow from the keys that are given, or the named model's defaults."""
         ...
 
     def validate(self, config: ConfigDict) -> None:

@@ -25,10 +25,9 @@ INDIFFERENT = (
     *("model.size", "model.variant", "model.scan", "model.remat", "model.attention"),
     *("data.cache_dir", "data.dataset_args.data_dir", "evaluation.batch_size"),
 )
-LATER = {"data.augment.resized_crop": 0.0}  # as in `training.config`
-# Keys that never change a compiled step.
+INHERITED: tuple[str, ...] = ()
 INPUTS = ("data.fold", "data.folds", "data.limit", "data.validation", "data.seed", "evaluation.split")
-UNIT = "images"  # what people count a run in
+UNIT = "images"
 SPLITS = ("test", "validation")
 SHOWN = 8  # images in a figure of attention
 
@@ -41,9 +40,13 @@ def defaults() -> ConfigDict:
     return ConfigDict({"model": models.defaults(), "data": data, "evaluation": {"split": "test", "batch_size": 256}})
 
 
-def shape_for(size: float | None, config: ConfigDict) -> dict[str, Any]:
+def model_options(name: str | None) -> dict[str, Any]:
+    """The options of the named model with their defaults."""
+    return models.FAMILIES[name].options if name in models.FAMILIES else {}
+
+
+def shape_for(config: ConfigDict) -> dict[str, Any]:
     """The options of the named model: given, of its variant, of the target size, or its defaults."""
-    del size  # models.options reads it beside the other keys
     return models.options(config.model, *datasets.head(config.data))
 
 

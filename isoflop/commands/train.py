@@ -20,7 +20,7 @@ from training.config import resolve
 from training.errors import BadInput
 from training.metrics import Logger
 from training.process import configure_process
-from training.task import resolve as family_of
+from training.task import Family, resolve as family_of
 
 EXAMPLE = """
 isoflop train --config=configs/lm/small.py --workdir=runs/small
@@ -128,9 +128,9 @@ def watching(config: ConfigDict) -> Iterator[Logger]:
         yield lambda step, metrics: bar.update(task, completed=step, description=describe(step, metrics))
 
 
-def _unit(family: Any, tokens_per_example: int) -> tuple[str, int]:
+def _unit(family: Family, tokens_per_example: int) -> tuple[str, int]:
     """What people count a run of this family in, and how many of it an example is."""
-    return ("tokens", tokens_per_example) if not hasattr(family, "UNIT") else (family.UNIT, 1)
+    return family.UNIT, tokens_per_example if family.UNIT == "tokens" else 1
 
 
 def _mfu(flops_per_second: float, config: ConfigDict) -> float | None:

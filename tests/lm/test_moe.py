@@ -14,7 +14,7 @@ from lm import models, rules, task as family
 from lm.cost import cost
 from lm.decoder import Decoder
 from lm.loss import cross_entropy
-from training import config as configs, loop, mesh as meshes, record
+from training import config as configs, identity, loop, mesh as meshes, record
 from training.cost import count_products
 from training.errors import BadInput
 
@@ -330,7 +330,7 @@ def test_the_learning_rate_goes_by_the_parameters_at_work(tmp_path):
 
 
 def test_identity_knows_experts_where_there_are_some(tmp_path):
-    mixture = configs.semantic(configs.resolve(config(tmp_path)))
+    mixture = identity.semantic(configs.resolve(config(tmp_path)))
     assert mixture["model.experts"] == 4 and "model.dispatch" not in mixture
     dense = configs.resolve(config(tmp_path, **{"model.name": "decoder", "model.experts": None}))
-    assert not set(family.LATER.keys()) & configs.semantic(dense).keys()
+    assert not {f"model.{key}" for key in models.MIXTURE} & identity.semantic(dense).keys()

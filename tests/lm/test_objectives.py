@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 
 from lm import objectives, task as family
 from lm.objectives import spans as spans_of
-from training import config as configs, evaluation, load, loop, mesh as meshes, record
+from training import config as configs, evaluation, identity, load, loop, mesh as meshes, record
 from training.errors import BadInput
 
 TOPICS = {
@@ -327,7 +327,7 @@ def test_a_run_of_before_sentinels_has_none(texts, tmp_path):
     assert kept["model"].pop("sentinels") == 0
     path.write_text(json.dumps(kept))
     again = load.config_of(tmp_path / "run")
-    assert again.model.sentinels == 0 and again.model.width == 16 and configs.run_id(again) == result["run_id"]
+    assert again.model.sentinels == 0 and again.model.width == 16 and identity.run_id(again) == result["run_id"]
     assert objectives.of(again).__name__ == "lm.objectives.prefix"
 
 

@@ -27,7 +27,7 @@ CLI = (sys.executable, __file__, "cli")
 WORKER = (sys.executable, __file__, "worker_process")
 COST_ESTIMATE = (sys.executable, __file__, "cost_estimate")
 EXAMPLES = 4096
-INDIFFERENT = ("model.size", "data.pause")
+INDIFFERENT, INHERITED, INPUTS, UNIT = ("model.size", "data.pause"), (), (), "tokens"
 
 
 def install() -> None:
@@ -44,7 +44,12 @@ def defaults():
     return ConfigDict({"model": model, "data": data})
 
 
-def shape_for(size, config):
+def model_options(name):
+    return {"width": None}
+
+
+def shape_for(config):
+    size = config.model.size
     if size is None:
         return {}
     if size < 2:

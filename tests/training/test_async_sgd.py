@@ -7,7 +7,7 @@ import optax
 import pytest
 import toy
 
-from training import checkpoint, config as configs, loop, record, rng, schedule
+from training import checkpoint, identity, loop, record, rng, schedule
 from training.config import resolve
 from training.errors import BadInput
 
@@ -116,7 +116,7 @@ def test_every_worker_begins_with_the_parameters_of_another_run(tmp_path):
 
 def test_identity():
     plain = resolve(toy.config())
-    assert not any(key.startswith("server") for key in configs.semantic(plain))
+    assert not any(key.startswith("server") for key in identity.semantic(plain))
     assert len({resolve(toy.config(**changes)).derived.run_id for changes in ({}, FOUR, {"server.workers": 5})}) == 3
 
 

@@ -131,23 +131,6 @@ def test_identity_is_of_meaning_alone():
         assert configs.resolve(toy.config(**{key: value})).derived.run_id != base, key
 
 
-def test_keys_that_came_later_leave_earlier_identities(monkeypatch):
-    """Old records say nothing of such a key, and mean the value that changes nothing."""
-    old = configs.semantic(configs.resolve(toy.config()))
-    assert "accumulate" not in old and configs.semantic(configs.resolve(toy.config(accumulate=2)))["accumulate"] == 2
-    defaults = toy.defaults
-
-    def more():
-        full = defaults()
-        full.model.gate = 0.0
-        return full
-
-    monkeypatch.setattr(toy, "defaults", more)
-    monkeypatch.setattr(toy, "LATER", {"model.gate": 0.0}, raising=False)
-    assert configs.semantic(configs.resolve(toy.config())) == old
-    assert configs.semantic(configs.resolve(toy.config(**{"model.gate": 0.5}))) == old | {"model.gate": 0.5}
-
-
 def test_the_deterministic_setting_reaches_the_compiler_and_the_record_but_not_the_identity(monkeypatch, tmp_path):
     seen, compile_ = [], jax.stages.Lowered.compile
 

@@ -1,0 +1,98 @@
+"""The keys of a config that belong to the engine, with their defaults; a family adds sections of its own."""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def defaults() -> ConfigDict:
+    """The engine's sections with their defaults; None means: derived, or the named thing's own default."""
+    return ConfigDict(
+        {
+            "task": "lm",
+            "seed": 0,
+            "batch_size": placeholder(int),  # examples a step
+            "accumulate": 1,  # micro-batches a step: each has draws, and statistics of batch norm, of its own
+            "steps_per_call": 1,  # optimizer steps in one jitted call: fewer dispatches for tiny models
+            "deterministic": False,  # on GPUs: only operations whose result repeats bit for bit, as on CPUs they all do
+            # Exactly one; flops are exact training FLOPs (products, full attention).
+            "horizon": {
+                "steps": placeholder(int),
+                "tokens": placeholder(float),
+                "examples": placeholder(float),
+                "epochs": placeholder(float),
+                "flops": placeholder(float),
+                "tokens_per_param": placeholder(float),
+            },
+            "rules": "default",  # learning rate, batch size and warmup as functions of (N, D), by the family
+            "optimizer": {
+                "name": "adamw",
+                "peak_lr": placeholder(float),
+                "weight_decay": placeholder(float),
+                "decay_roles": ("matrix", "embedding"),
+                "l1": 0.0,  # penalties l1 |p| + l2 p^2 / 2 on the same roles, which enter the gradient
+                "l2": 0.0,
+                "clip": 1.0,  # global norm; 0: off
+                "ema": 0.0,  # decay of a running mean of the parameters, which is then evaluated; 0: off
+                "b1": placeholder(float),
+                "b2": placeholder(float),
+                "eps": placeholder(float),
+                "momentum": placeholder(float),
+                "decay_rate": placeholder(float),
+                # (pattern of a parameter's path, factor of its learning rate or one a layer), ...: 0 freezes
+                "lr_factors": (),
+            },
+            "schedule": {
+                "name": "cosine",
+                "warmup_steps": placeholder(int),
+                "warmup_tokens": placeholder(float),
+                "warmup_fraction": placeholder(float),
+                "final_fraction": placeholder(float),
+                "decay_fraction": placeholder(float),
+                "boundaries": placeholder(tuple),
+                "factor": placeholder(float),
+            },
+            # Begin with the parameters of another run, or of the one run of a sweep directory that has this model; those
+            # whose path matches a pattern of `fresh` are drawn anew.
+            "start": {"run": "", "step": placeholder(int), "fresh": ()},
+            # Learn from what another run's model says beside the data: `weight` is its share of the loss.
+            "teacher": {"run": "", "step": placeholder(int), "weight": 1.0, "temperature": 1.0},
+            "precision": {"params": "float32", "compute": "float32", "logits": "float32", "matmul": "default"},
+            # Weights cut by magnitude: the share of those roles that is zero in the end, or `pattern` n:m, from `begin` to
+            # `end` of the horizon (equal: at once), anew after so many steps.
+            "prune": {
+                "sparsity": 0.0,
+                "pattern": "",
+                "scope": "global",
+                "begin": 0.25,
+                "end": 0.75,
+                "every": 10,
+                "roles": ("matrix",),
+            },
+            # Formats such as int4 or fp8 in training ("": none), and those that the trained weights are also evaluated in.
+            "quantize": {"weights": "", "activations": "", "post": (), "roles": ("matrix",)},
+            # Low-rank factors beside what another run has learnt, which then stands still: their rank (0: none), the scale
+            # alpha / rank of what they add, and patterns of the paths of the matrices that have them.
+            "lora": {"rank": 0, "alpha": 16.0, "targets": (".*/kernel",)},
+            # M replicas that train apart on shares of every batch, and synchronise after every H steps.
+            "replicas": {
+                "count": 1,
+                "every": 1,
+                "outer": {"name": "average", "lr": placeholder(float), "momentum": placeholder(float)},
+            },
+            # Workers of a parameter server, whose gradients are those of parameters fetched earlier.
+            "server": {"workers": 1, "order": "round_robin"},
+            "mesh": {"replica": 1, "data": -1, "fsdp": 1, "expert": 1, "tensor": 1},
+            "checkpoint": {
+                "every_steps": 0,
+                "every_minutes": 5.0,
+                "keep_last": 2,  # one to go on from where the newest is damaged
+                "keep_best": 0,
+                "keep_every": 0,
+                "final": True,
+            },
+            "log": {"every": 10, "evaluate_every": 0},
+            # Early stopping: after so many evaluations in a row without a better `metric` (0: off) the run ends, with the
+            # parameters of the best one; checkpoint.keep_best goes by the same metric.
+            "stopping": {"metric": "loss", "patience": 0},
+        }
+    )
