@@ -33,7 +33,7 @@ from sweeps.design import axis, product
 def get_config(arg=""):
     runs = int(arg)
     widths, ratios = range(16, 176, 8), [20.0 * 1.2 ** i for i in range(10)]
-    grid = product(axis("model.width", widths), axis("horizon.tokens_per_param", ratios))
+    grid = product(axis("model.width", widths), axis("duration.tokens_per_param", ratios))
     design = product(grid, axis("seed", range(-(-runs // 200))))[:runs]
     base = {"task": "lm", "batch_size": 8, "model": {"depth": 2, "heads": 2}, "data": {"corpus": "stdlib", "seq_len": 128}}
     return ConfigDict({"name": "reach", "base": base, "design": design})
@@ -46,7 +46,7 @@ def simulate(path: Path, runs: int, lines: int, done: int | None = None) -> list
     for i in range(runs):
         size, seed = 20_000 * (1 + i % 50), i // 50
         steps = 10 * lines
-        overrides = {"model.size": float(size), "seed": seed, "horizon.steps": steps}
+        overrides = {"model.size": float(size), "seed": seed, "duration.steps": steps}
         flops = 6.0 * size * steps * BATCH * LENGTH
         point = {"base": "0" * 12, "overrides": overrides, "labels": {"rung": i % 50}, "compile_key": f"{i % 50:012x}"}
         run_id = hashlib.sha256(f"{size} {seed}".encode()).hexdigest()[:12]

@@ -42,7 +42,7 @@ from sweeps.design import axis, product
 
 def get_config():
     base = {{
-        "task": "lm", "batch_size": {batch}, "horizon": {{"steps": {steps}}}, "steps_per_call": 20,
+        "task": "lm", "batch_size": {batch}, "duration": {{"steps": {steps}}}, "steps_per_call": 20,
         "model": {{"depth": {depth}, "width": {width}, "heads": {heads}, "mlp_width": {mlp}, "norm": "layer",
                   "positions": "learned", "activation": "gelu", "tied": True}},
         "optimizer": {{"weight_decay": 0.1, "clip": 1.0}},
@@ -50,7 +50,7 @@ def get_config():
         "evaluation": {{"tokens": 16384}},
         "log": {{"every": 20}},
     }}
-    points = product(axis("seed", (0, 1, 2, 3)), axis("optimizer.peak_lr", (1e-3, 2e-3, 3e-3, 4e-3)))
+    points = product(axis("seed", (0, 1, 2, 3)), axis("optimizer.learning_rate", (1e-3, 2e-3, 3e-3, 4e-3)))
     return ConfigDict({{"name": "bench", "base": ConfigDict(base), "design": points}})
 """
 

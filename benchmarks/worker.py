@@ -37,21 +37,22 @@ def worked(path: Path, run_id: str) -> float:
 
 def bare(config: Any) -> float:
     """Seconds of the steps of a run alone."""
-    from training import data, mesh as meshes, schedule, step as steps
+    from training import compilation, data, mesh as meshes, schedule, step as steps
     from training.config import resolve
     from training.task import resolve as family_of
 
     config = resolve(config)
     task, mesh, total = family_of(config.task).build(config), meshes.build(config.mesh), config.derived.steps
     hyper, shapes = steps.hyper(config, task), data.shapes(task, config.batch_size)
-    program = steps.programs(steps.recipe(task.model, config), mesh, 1, shapes, tuple(hyper))
-    rates = config.optimizer.peak_lr * schedule.values(config.schedule, total, config.derived.warmup_steps)
+    programs = steps.programs(steps.recipe(task.model, config), mesh, 1, shapes, tuple(hyper))
+    train, init = compilation.program(programs.train), compilation.program(programs.init)
+    rates = config.optimizer.learning_rate * schedule.values(config.schedule, total, config.derived.warmup_steps)
     seed, before = np.int32(config.seed), None
-    state = program.init(seed, hyper)
+    state = init(seed, hyper)
     began = time.perf_counter()
     for step in range(total):
         batch = data.batches(task, shapes, mesh, step, 1)
-        state, metrics = program.train(state, batch, rates[step : step + 1], seed, hyper)
+        state, metrics = train(state, batch, rates[step : step + 1], seed, hyper)
         if before is not None:
             np.asarray(before["loss"])
         before = metrics

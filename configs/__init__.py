@@ -10,7 +10,7 @@ from sweeps.design import Design, axis, chain, label, product
 
 def point(budget: float, width: int) -> Design:
     """One width at one budget of exact FLOPs, which is its label."""
-    return label(product(axis("horizon.flops", [budget]), axis("model.width", [width])), budget=budget)
+    return label(product(axis("duration.flops", [budget]), axis("model.width", [width])), budget=budget)
 
 
 def study(

@@ -9,6 +9,7 @@ from absl import flags as absl_flags
 from ml_collections import ConfigDict, config_flags
 
 import configs
+from training.defaults import renamed
 from training.errors import BadInput, nearest
 
 
@@ -100,6 +101,10 @@ def _unknown_key(config: ConfigDict, argv: list[str]) -> str:
         section: Any = config
         for key in name.split(".")[1:] if name.startswith("config.") else ():
             if not isinstance(section, ConfigDict) or key not in section:
+                sections = name.removeprefix("config.")
+                prefix = "base." if sections.startswith("base.") else ""
+                if new := renamed(sections.removeprefix(prefix)):
+                    return f"--{name}: is now called --config.{prefix}{new}"
                 known = section.keys() if isinstance(section, ConfigDict) else ()
                 return f"--{name}: unknown key {key!r}{nearest(key, known)}"
             section = section[key]

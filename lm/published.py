@@ -153,7 +153,7 @@ def adopt(
       source: a folder in a layout of `transformers`.
       target: where the run directory will lie.
       folder: where it is written.
-      config: complete; what it says of the model, its text's length and tokenizer and the horizon is replaced.
+      config: complete; what it says of the model, its text's length and tokenizer and the duration is replaced.
       tokenizer: as `config.data.tokenizer`; None: the folder's own.
       length: of the run's texts; None: the longest that the model is meant for.
 
@@ -205,8 +205,8 @@ def _describe(config: ConfigDict, found: Published) -> None:
     config.model.update({"name": kind, **fields})
     config.data.seq_len = found.length
     plain = configs.defaults()
-    config.start, config.teacher, config.horizon = plain.start, plain.teacher, plain.horizon
-    config.horizon.steps, config.batch_size = 1, config.batch_size or 1
+    config.init_from, config.teacher, config.duration = plain.init_from, plain.teacher, plain.duration
+    config.duration.steps, config.batch_size = 1, config.batch_size or 1
 
 
 def _tokenizer(source: Path, spec: str | None, data: ConfigDict) -> tokenizers.Tokenizer | None:

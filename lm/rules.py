@@ -8,7 +8,7 @@ from training.errors import BadInput, nearest
 
 
 class Rule(NamedTuple):
-    """`lr(n, d, batch_tokens)` is the peak learning rate; `batch(d)` tokens a step; `warmup` a share of the horizon."""
+    """`lr(n, d, batch_tokens)` is the peak learning rate; `batch(d)` tokens a step; `warmup` a share of the duration."""
 
     lr: Callable[[float, float, float], float]
     batch: Callable[[float], float]
@@ -42,17 +42,17 @@ def apply(
     Args:
       name: a key of `TABLE`.
       n: parameters that a token goes through.
-      d: training tokens, the true horizon.
+      d: training tokens, the true duration.
       seq_len: tokens an example.
       batch_size: examples a step where the config gives them: learning rate and warmup then follow from it.
       factor: how many times the rate of a decoder a model wants.
     Returns:
-      `batch_size` in examples (a power of two), `peak_lr`, `warmup_steps`.
+      `batch_size` in examples (a power of two), `learning_rate`, `warmup_steps`.
     Raises:
       BadInput: no such rule.
     """
     if name not in TABLE:
-        raise BadInput(f"rules: no {name!r}{nearest(name, TABLE)} (known: {', '.join(TABLE)})")
+        raise BadInput(f"hparam_scaling: no {name!r}{nearest(name, TABLE)} (known: {', '.join(TABLE)})")
     rule = TABLE[name]
     batch = batch_size
     if batch is None:
@@ -60,6 +60,6 @@ def apply(
     steps = d / (batch * seq_len)
     return {
         "batch_size": batch,
-        "peak_lr": min(factor * rule.lr(n, d, batch * seq_len), MOST),
+        "learning_rate": min(factor * rule.lr(n, d, batch * seq_len), MOST),
         "warmup_steps": round(rule.warmup * steps),
     }

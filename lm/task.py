@@ -62,15 +62,15 @@ def validate(config: ConfigDict) -> None:
     objective = objectives.of(config)
     if config.teacher.run and objective is not objectives.next_token:
         raise BadInput(f"teacher.run: {config.model.name} learns from no teacher; models that continue a text do")
-    early_stopping.check(config.stopping.metric, objective.METRICS)
+    early_stopping.check(config.early_stopping.metric, objective.METRICS)
     objective.cost(config)
     transfer.check_names(config, functools.partial(objective.network(config).init, method="parameters"))
 
 
-def rules(config: ConfigDict, n: int, d: float) -> dict[str, float | int]:
+def scaled_hparams(config: ConfigDict, n: int, d: float) -> dict[str, float | int]:
     """Batch, learning rate and warmup by the named rule, for N parameters and D examples."""
     length, factor = config.data.seq_len, models.KINDS[config.model.name].rate
-    return named_rules.apply(config.rules, n, d * length, length, config.batch_size, factor)
+    return named_rules.apply(config.hparam_scaling, n, d * length, length, config.batch_size, factor)
 
 
 def cost(config: ConfigDict) -> Cost:

@@ -31,7 +31,7 @@ READ_SCHEMA = pa.schema([*SCHEMA, pa.field("attempt", pa.int64())])
 MEASURES = ("tokens", "learning_rate", "loss")
 # The only characters that the engine writes. Only files of these are given to Arrow's reader, which is several times faster
 # than Python's, and which a stray `null` makes crash.
-USUAL_CHARACTERS = b'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _"+-.,:{}\n'
+USUAL_CHARACTERS = b'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 _"+-.,:/{}\n'
 CHUNK_BYTES = 4 << 20  # of metrics that are read and sent at once
 MIN_PARALLEL_BYTES = 64 << 20  # of metrics, from which on other processes are worth starting
 # -P: nothing is imported from the folder in which the command was given, which may be a stranger's.

@@ -1,7 +1,7 @@
 """Designs: the points of a sweep, as pure data.
 
 A design is a tuple of points; a point is a dict from dotted config keys to values, as in
-{"model.size": 2e4, "horizon.flops": 1e11, "seed": 0}. A key under `label.` changes nothing in the run: it becomes a
+{"model.size": 2e4, "duration.flops": 1e11, "seed": 0}. A key under `label.` changes nothing in the run: it becomes a
 column of its record. The functions below make designs from values and from each other:
 
     chain(isoflop(budgets, sizes), product(isoflop(budgets, (2e4,)), axis("seed", (1, 2))))
@@ -76,14 +76,14 @@ def isoflop(budgets: Iterable[float], sizes: Sequence[float] | Mapping[float, Se
         if isinstance(sizes, Mapping) and budget not in sizes:
             raise ValueError(f"isoflop: no sizes for the budget {budget:g}")
         of_budget = sizes[budget] if isinstance(sizes, Mapping) else sizes
-        design += [{"horizon.flops": budget, "model.size": size, f"{LABEL}budget": budget} for size in of_budget]
+        design += [{"duration.flops": budget, "model.size": size, f"{LABEL}budget": budget} for size in of_budget]
     return tuple(design)
 
 
 def ladder(sizes: Iterable[float], tokens_per_param: float | Iterable[float]) -> Design:
     """Every size trained for a number of tokens a parameter, or for each of several."""
     ratios = tokens_per_param if isinstance(tokens_per_param, Iterable) else (tokens_per_param,)
-    return product(axis("model.size", sizes), axis("horizon.tokens_per_param", ratios))
+    return product(axis("model.size", sizes), axis("duration.tokens_per_param", ratios))
 
 
 def product(*designs: Design) -> Design:

@@ -27,13 +27,13 @@ def install() -> None:
 
 def config(**changes) -> ConfigDict:
     """A short run of the family; `changes` are dotted keys."""
-    partial = ConfigDict({"task": "toy", "batch_size": 16, "horizon": {"steps": 24}, "log": {"every": 1}})
+    partial = ConfigDict({"task": "toy", "batch_size": 16, "duration": {"steps": 24}, "log": {"every": 1}})
     install()
     from training.config import complete
 
     full = complete(partial)
-    if any(key.startswith("horizon.") for key in changes):
-        full.horizon.steps = None
+    if any(key.startswith("duration.") for key in changes):
+        full.duration.steps = None
     full.update_from_flattened_dict({key: value for key, value in changes.items() if value is not None})
     for key in [key for key, value in changes.items() if value is None and "." not in key]:
         full[key] = None
@@ -76,8 +76,8 @@ def validate(config):
         raise BadInput("model.width: must be at least 1")
 
 
-def rules(config, n, d):
-    return {"batch_size": 16, "peak_lr": 0.02, "warmup_steps": 2}
+def scaled_hparams(config, n, d):
+    return {"batch_size": 16, "learning_rate": 0.02, "warmup_steps": 2}
 
 
 def cost(config):

@@ -29,17 +29,17 @@ class Workers(flax.struct.PyTreeNode):
 
 
 def check(config: Any) -> None:
-    """Raise BadInput where the section `server` contradicts itself or others."""
-    section = config.server
+    """Raise BadInput where the section `async_sgd` contradicts itself or others."""
+    section = config.async_sgd
     if section.workers < 1:
-        raise BadInput(f"server.workers: must be at least 1, got {section.workers}")
+        raise BadInput(f"async_sgd.workers: must be at least 1, got {section.workers}")
     if section.order not in ORDERS:
-        raise BadInput(f"server.order: {section.order!r} is not one of {', '.join(ORDERS)}")
+        raise BadInput(f"async_sgd.order: {section.order!r} is not one of {', '.join(ORDERS)}")
     if section.workers > 1 and replicas.scheme(config) is not None:
-        raise BadInput("server.workers: replicas that synchronise have no parameter server; give one of the two")
+        raise BadInput("async_sgd.workers: replicas that synchronise have no parameter server; give one of the two")
 
 
-def begin(count: int, state: State) -> State:
+def initial(count: int, state: State) -> State:
     """The state at step 0, whose parameters every worker has fetched."""
     return state.replace(workers=Workers(jnp.zeros(count, jnp.int32), _copies(state.params, count)))
 
@@ -54,7 +54,7 @@ def step(order: str, inner: Any, state: State, batch: Any, seed: Any, key: jax.A
 
     Args:
       order: a name in `ORDERS`.
-      inner: (state, batch, key, at) -> (state, metrics), a step whose gradient is that at the parameters `at`.
+      inner: (state, batch, key, grad_params) -> (state, metrics), a step whose gradient is that at `grad_params`.
       seed: of the run; it draws who delivers.
     """
     workers = state.workers
@@ -73,11 +73,11 @@ def step(order: str, inner: Any, state: State, batch: Any, seed: Any, key: jax.A
 
 def record(config: Any, params: int, steps: int) -> dict[str, Any]:
     """Record entries: the workers, and the bytes each sends as gradients, which are those that it fetches as parameters."""
-    count = config.server.workers
+    count = config.async_sgd.workers
     if count == 1:
         return {"server_workers": 1}
     sent = steps * params * jnp.dtype(config.precision.params).itemsize / count
-    return {"server_workers": count, "server_order": config.server.order, "communicated_bytes": sent}
+    return {"server_workers": count, "server_order": config.async_sgd.order, "communicated_bytes": sent}
 
 
 def _copies(tree: Any, count: int) -> Any:

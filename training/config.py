@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
 from training import async_sgd, identity, optimizer, replicas, schedule, transfer, transforms
-from training.defaults import defaults
+from training.defaults import defaults, renamed
 from training.errors import BadInput, nearest
 from training.task import Family, resolve as family_of
 from training.transforms import lora
@@ -35,6 +35,8 @@ def merge(full: Any, partial: Any, where: str, prefix: str = "") -> None:
     for key, value in partial.items(preserve_field_references=False):
         name = f"{prefix}{key}"
         if key not in full:
+            if new := renamed(name):
+                raise BadInput(f"{where}: {name} is now called {new}")
             raise BadInput(f"{where}: unknown key {name!r}{nearest(key, full.keys())}")
         if isinstance(full[key], ConfigDict):
             if not isinstance(value, ConfigDict):
@@ -56,11 +58,11 @@ def _type_of(section: ConfigDict, key: str) -> str:
 def resolve(config: Any) -> ConfigDict:
     """The config with everything derivable filled in, and a section `derived`; idempotent, locked.
 
-    The order: the model's shape from `model.size`, N from the shape, D from the horizon, then batch, learning rate and
+    The order: the model's shape from `model.size`, N from the shape, D from the duration, then batch, learning rate and
     warmup by the named rule of (N, D), unless the config gives them; N are the parameters that one token uses.
 
     Raises:
-      BadInput: a section contradicts itself, or the horizon is shorter than one step.
+      BadInput: a section contradicts itself, or the duration is shorter than one step.
     """
     config = ConfigDict(config.copy_and_resolve_references())
     config.unlock()
@@ -70,30 +72,30 @@ def resolve(config: Any) -> ConfigDict:
         del config.derived
     else:
         fill(config.model, family.shape_for(config))
-    config.start.run = transfer.located(config.start.run, identity.of_model(config))
+    config.init_from.run = transfer.located(config.init_from.run, identity.of_model(config))
     family.validate(config)
     cost = family.cost(config)
     examples = _examples(config, family, cost)
-    rule = family.rules(config, cost.active, examples)
+    rule = family.scaled_hparams(config, cost.active, examples)
     if config.batch_size is None:
         config.batch_size = int(rule["batch_size"])
     replicas.check_split(config, config.mesh.replica)
     steps = round(examples / config.batch_size)
     if steps < 1:
         raise BadInput(
-            f"horizon: {examples:.3g} examples are less than half a batch of {config.batch_size}: "
+            f"duration: {examples:.3g} examples are less than half a batch of {config.batch_size}: "
             "a larger budget, a smaller model or a smaller batch_size"
         )
-    if config.optimizer.peak_lr is None:
-        config.optimizer.peak_lr = float(rule["peak_lr"])
+    if config.optimizer.learning_rate is None:
+        config.optimizer.learning_rate = float(rule["learning_rate"])
     if config.optimizer.weight_decay is None:
         config.optimizer.weight_decay = optimizer.weight_decay(config.optimizer)
     warmup = _warmup(config, steps, cost.tokens_per_example, rule)
     seen = steps * config.batch_size
     config.derived = ConfigDict(
         {
-            "parent": transfer.parent(config.start),
-            "parent_tokens": transfer.tokens_before(config.start),
+            "parent": transfer.parent(config.init_from),
+            "parent_tokens": transfer.tokens_before(config.init_from),
             "teacher": transfer.identity(config.teacher, "teacher"),
             "steps": steps,
             "warmup_steps": warmup,
@@ -110,7 +112,7 @@ def resolve(config: Any) -> ConfigDict:
 def _validate(config: Any) -> None:
     optimizer.options(config.optimizer)
     schedule.options(config.schedule)
-    transfer.check(config.optimizer.lr_factors)
+    transfer.check(config.optimizer.lr_multipliers)
     transforms.of(config)
     transfer.check_teacher(config.teacher)
     if not -(2**31) <= config.seed < 2**31:
@@ -118,11 +120,11 @@ def _validate(config: Any) -> None:
     size = config.model.get("size")
     if size is not None and not 0 < size < math.inf:
         raise BadInput(f"model.size: must be a number of parameters, got {size}")
-    given = [key for key, value in config.horizon.items() if value is not None]
+    given = [key for key, value in config.duration.items() if value is not None]
     if len(given) != 1:
-        raise BadInput(f"horizon: give exactly one of {', '.join(config.horizon)}; got {', '.join(given) or 'none'}")
-    if config.horizon[given[0]] <= 0:
-        raise BadInput(f"horizon.{given[0]}: must be positive, got {config.horizon[given[0]]}")
+        raise BadInput(f"duration: give exactly one of {', '.join(config.duration)}; got {', '.join(given) or 'none'}")
+    if config.duration[given[0]] <= 0:
+        raise BadInput(f"duration.{given[0]}: must be positive, got {config.duration[given[0]]}")
     for key in ("params", "compute", "logits"):
         if config.precision[key] == "float16":
             raise BadInput(f"precision.{key}: float16 needs loss scaling, which is not here; bfloat16 needs none")
@@ -130,11 +132,12 @@ def _validate(config: Any) -> None:
             raise BadInput(f"precision.{key}: {config.precision[key]!r} is not one of {', '.join(DTYPES)}")
     if config.precision.matmul not in MATMUL:
         raise BadInput(f"precision.matmul: {config.precision.matmul!r} is not one of {', '.join(MATMUL)}")
-    for key in ("accumulate", "steps_per_call", "batch_size"):
+    for key in ("gradient_accumulation_steps", "steps_per_call", "batch_size"):
         if config[key] is not None and config[key] < 1:
             raise BadInput(f"{key}: must be at least 1, got {config[key]}")
-    if config.batch_size is not None and config.batch_size % config.accumulate:
-        raise BadInput(f"accumulate: {config.accumulate} does not divide batch_size {config.batch_size}")
+    if config.batch_size is not None and config.batch_size % config.gradient_accumulation_steps:
+        parts = config.gradient_accumulation_steps
+        raise BadInput(f"gradient_accumulation_steps: {parts} does not divide batch_size {config.batch_size}")
     replicas.check(config)
     async_sgd.check(config)
     lora.check(config)
@@ -145,24 +148,24 @@ def _validate(config: Any) -> None:
     for key in ("l1", "l2"):
         if config.optimizer[key] < 0:
             raise BadInput(f"optimizer.{key}: must not be negative, got {config.optimizer[key]}")
-    if config.stopping.patience < 0:
-        raise BadInput(f"stopping.patience: must not be negative, got {config.stopping.patience}")
-    if config.stopping.patience and not config.log.evaluate_every:
-        raise BadInput("stopping.patience: there is nothing to judge by; set log.evaluate_every")
-    if config.optimizer.peak_lr is not None and config.optimizer.peak_lr <= 0:
-        raise BadInput(f"optimizer.peak_lr: must be positive, got {config.optimizer.peak_lr}")
+    if config.early_stopping.patience < 0:
+        raise BadInput(f"early_stopping.patience: must not be negative, got {config.early_stopping.patience}")
+    if config.early_stopping.patience and not config.log.evaluate_every:
+        raise BadInput("early_stopping.patience: there is nothing to judge by; set log.evaluate_every")
+    if config.optimizer.learning_rate is not None and config.optimizer.learning_rate <= 0:
+        raise BadInput(f"optimizer.learning_rate: must be positive, got {config.optimizer.learning_rate}")
 
 
 def _examples(config: ConfigDict, family: Family, cost: Any) -> float:
-    (kind, amount), *_ = [(key, value) for key, value in config.horizon.items() if value is not None]
+    (kind, amount), *_ = [(key, value) for key, value in config.duration.items() if value is not None]
     if kind == "steps":
         if config.batch_size is None:
-            raise BadInput("horizon.steps needs batch_size: the batch rule follows from the horizon, not the reverse")
+            raise BadInput("duration.steps needs batch_size: the batch rule follows from the duration, not the reverse")
         return amount * config.batch_size
     if kind == "epochs":
         available = family.available(config)
         if available is None:
-            raise BadInput("horizon.epochs: this data never ends; give tokens, examples, steps or flops")
+            raise BadInput("duration.epochs: this data never ends; give tokens, examples, steps or flops")
         return amount * available
     per_example = {
         "tokens": cost.tokens_per_example,
@@ -184,7 +187,7 @@ def _warmup(config: ConfigDict, steps: int, tokens_per_example: int, rule: dict[
     else:
         warmup = int(rule["warmup_steps"])
     if not 0 <= warmup <= steps:
-        raise BadInput(f"schedule: a warmup of {warmup} steps does not fit a horizon of {steps} steps")
+        raise BadInput(f"schedule: a warmup of {warmup} steps does not fit a duration of {steps} steps")
     schedule.check_warmup(section.name, warmup)
     return warmup
 

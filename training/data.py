@@ -58,9 +58,10 @@ def packed(tasks: Sequence[Task], shapes: Shapes, mesh: Mesh, starts: Sequence[i
 def check_divisible(config: ConfigDict, mesh: Mesh) -> None:
     """Raise BadInput where the batch does not split evenly over the replicas, the mesh and the micro-batches."""
     replicas.check_split(config, mesh.shape["replica"])
-    ways = meshes.batch_ways(mesh) * config.accumulate * config.replicas.count
+    ways = meshes.batch_ways(mesh) * config.gradient_accumulation_steps * config.replicas.count
     if config.batch_size % ways:
         raise BadInput(
             f"batch_size: {config.batch_size} is not divisible by {ways} "
-            f"(mesh {dict(mesh.shape)}, accumulate {config.accumulate}, replicas {config.replicas.count})"
+            f"(mesh {dict(mesh.shape)}, gradient_accumulation_steps {config.gradient_accumulation_steps}, "
+            f"replicas {config.replicas.count})"
         )

@@ -3,6 +3,29 @@
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+# Keys and sections that had another name; a config that has one is refused, and told the new name.
+RENAMED = {
+    "accumulate": "gradient_accumulation_steps",
+    "horizon": "duration",
+    "rules": "hparam_scaling",
+    "optimizer.peak_lr": "optimizer.learning_rate",
+    "optimizer.decay_roles": "optimizer.weight_decay_roles",
+    "optimizer.lr_factors": "optimizer.lr_multipliers",
+    "start": "init_from",
+    "start.fresh": "init_from.reinit",
+    "server": "async_sgd",
+    "stopping": "early_stopping",
+}
+
+
+def renamed(key: str) -> str | None:
+    """What a dotted key that had another name is called now; None where it had none."""
+    sections = key.split(".")
+    for count in range(len(sections), 0, -1):
+        if new := RENAMED.get(".".join(sections[:count])):
+            return ".".join([new, *sections[count:]])
+    return None
+
 
 def defaults() -> ConfigDict:
     """The engine's sections with their defaults; None means: derived, or the named thing's own default."""
@@ -11,11 +34,12 @@ def defaults() -> ConfigDict:
             "task": "lm",
             "seed": 0,
             "batch_size": placeholder(int),  # examples a step
-            "accumulate": 1,  # micro-batches a step: each has draws, and statistics of batch norm, of its own
+            # Micro-batches a step: each has draws, and statistics of batch norm, of its own.
+            "gradient_accumulation_steps": 1,
             "steps_per_call": 1,  # optimizer steps in one jitted call: fewer dispatches for tiny models
             "deterministic": False,  # on GPUs: only operations whose result repeats bit for bit, as on CPUs they all do
             # Exactly one; flops are exact training FLOPs (products, full attention).
-            "horizon": {
+            "duration": {
                 "steps": placeholder(int),
                 "tokens": placeholder(float),
                 "examples": placeholder(float),
@@ -23,12 +47,12 @@ def defaults() -> ConfigDict:
                 "flops": placeholder(float),
                 "tokens_per_param": placeholder(float),
             },
-            "rules": "default",  # learning rate, batch size and warmup as functions of (N, D), by the family
+            "hparam_scaling": "default",  # learning rate, batch size and warmup as functions of (N, D), by the family
             "optimizer": {
                 "name": "adamw",
-                "peak_lr": placeholder(float),
+                "learning_rate": placeholder(float),
                 "weight_decay": placeholder(float),
-                "decay_roles": ("matrix", "embedding"),
+                "weight_decay_roles": ("matrix", "embedding"),
                 "l1": 0.0,  # penalties l1 |p| + l2 p^2 / 2 on the same roles, which enter the gradient
                 "l2": 0.0,
                 "clip": 1.0,  # global norm; 0: off
@@ -39,7 +63,7 @@ def defaults() -> ConfigDict:
                 "momentum": placeholder(float),
                 "decay_rate": placeholder(float),
                 # (pattern of a parameter's path, factor of its learning rate or one a layer), ...: 0 freezes
-                "lr_factors": (),
+                "lr_multipliers": (),
             },
             "schedule": {
                 "name": "cosine",
@@ -52,13 +76,13 @@ def defaults() -> ConfigDict:
                 "factor": placeholder(float),
             },
             # Begin with the parameters of another run, or of the one run of a sweep directory that has this model; those
-            # whose path matches a pattern of `fresh` are drawn anew.
-            "start": {"run": "", "step": placeholder(int), "fresh": ()},
+            # whose path matches a pattern of `reinit` are drawn anew.
+            "init_from": {"run": "", "step": placeholder(int), "reinit": ()},
             # Learn from what another run's model says beside the data: `weight` is its share of the loss.
             "teacher": {"run": "", "step": placeholder(int), "weight": 1.0, "temperature": 1.0},
             "precision": {"params": "float32", "compute": "float32", "logits": "float32", "matmul": "default"},
             # Weights cut by magnitude: the share of those roles that is zero in the end, or `pattern` n:m, from `begin` to
-            # `end` of the horizon (equal: at once), anew after so many steps.
+            # `end` of the duration (equal: at once), anew after so many steps.
             "prune": {
                 "sparsity": 0.0,
                 "pattern": "",
@@ -80,7 +104,7 @@ def defaults() -> ConfigDict:
                 "outer": {"name": "average", "lr": placeholder(float), "momentum": placeholder(float)},
             },
             # Workers of a parameter server, whose gradients are those of parameters fetched earlier.
-            "server": {"workers": 1, "order": "round_robin"},
+            "async_sgd": {"workers": 1, "order": "round_robin"},
             "mesh": {"replica": 1, "data": -1, "fsdp": 1, "expert": 1, "tensor": 1},
             "checkpoint": {
                 "every_steps": 0,
@@ -93,6 +117,6 @@ def defaults() -> ConfigDict:
             "log": {"every": 10, "evaluate_every": 0},
             # Early stopping: after so many evaluations in a row without a better `metric` (0: off) the run ends, with the
             # parameters of the best one; checkpoint.keep_best goes by the same metric.
-            "stopping": {"metric": "loss", "patience": 0},
+            "early_stopping": {"metric": "loss", "patience": 0},
         }
     )

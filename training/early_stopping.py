@@ -36,7 +36,7 @@ def score(metrics: dict[str, Any], metric: str) -> float:
 def check(metric: str, known: Iterable[str]) -> None:
     """Raise BadInput where a metric is none of those that an evaluation gives."""
     if metric not in known:
-        raise BadInput(f"stopping.metric: the evaluation gives no {metric!r} (it gives {', '.join(known)})")
+        raise BadInput(f"early_stopping.metric: the evaluation gives no {metric!r} (it gives {', '.join(known)})")
 
 
 def judge(run: Path, step: int, metric: str, patience: int) -> Verdict | None:
@@ -47,9 +47,9 @@ def judge(run: Path, step: int, metric: str, patience: int) -> Verdict | None:
       metric: name, as in `score`.
       patience: evaluations in a row without a better one that end a run; 0: none do.
     """
-    lines = [line for line in record.read_metrics(run) if line["step"] <= step and f"eval_{metric}" in line]
+    lines = [line for line in record.read_metrics(run) if line["step"] <= step and f"eval/{metric}" in line]
     if not lines:
         return None
-    scores = [score({metric: line[f"eval_{metric}"]}, metric) for line in lines]
+    scores = [score({metric: line[f"eval/{metric}"]}, metric) for line in lines]
     best = max(range(len(scores)), key=lambda i: (scores[i], -i))
     return Verdict(lines[best]["step"], scores[best], 0 < patience <= len(scores) - 1 - best)

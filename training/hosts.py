@@ -1,7 +1,7 @@
-"""One run over several processes, a process a host or a GPU: who they are, and a roll call before JAX joins them.
+"""One run over several processes, a process a host or a GPU: who they are, and a rendezvous before JAX joins them.
 
-JAX waits for its processes too, but ends in a stack trace that names none. So the first process calls the roll on the
-coordinator's port, and hands the port over to JAX once all have answered.
+JAX waits for its processes too, but ends in a stack trace that names none. So the first process listens on the
+coordinator's port until all have come, and then hands the port over to JAX.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ CLUSTERS = ("slurm", "tpu")
 PORTS = 50_000, 10_000  # the first, and how many, of those that SLURM's jobs are given by their number
 
 
-class Place(NamedTuple):
+class Process(NamedTuple):
     """A process among its like: `index` of `count`, and where the first one listens ("host:port")."""
 
     coordinator: str
@@ -31,13 +31,13 @@ class Place(NamedTuple):
     index: int
 
 
-def place(
+def this_process(
     cluster: str | None,
     coordinator: str | None,
     count: int | None,
     index: int | None,
     environment: Mapping[str, str] = os.environ,
-) -> Place | None:
+) -> Process | None:
     """Where this process is; None where it is alone.
 
     Args:
@@ -69,10 +69,10 @@ def place(
         raise BadInput(f"--coordinator: must be host:port, got {coordinator!r}")
     if not 0 <= index < count:
         raise BadInput(f"--process_id: must be from 0 to {count - 1}, got {index}")
-    return Place(coordinator, count, index)
+    return Process(coordinator, count, index)
 
 
-def join(where: Place, seconds: float = START_SECONDS) -> None:
+def join(where: Process, seconds: float = START_SECONDS) -> None:
     """Wait for all processes, then join them into one JAX.
 
     Raises:
@@ -80,11 +80,11 @@ def join(where: Place, seconds: float = START_SECONDS) -> None:
     """
     if where.count == 1:
         return
-    roll_call(where, seconds)
+    rendezvous(where, seconds)
     jax.distributed.initialize(where.coordinator, where.count, where.index)
 
 
-def roll_call(where: Place, seconds: float) -> None:
+def rendezvous(where: Process, seconds: float) -> None:
     """Return once all processes are there, in each of them.
 
     Raises:
@@ -92,12 +92,12 @@ def roll_call(where: Place, seconds: float) -> None:
     """
     host, _, port = where.coordinator.rpartition(":")
     if where.index == 0:
-        _call(int(port), where.count, seconds)
+        _await_all(int(port), where.count, seconds)
     else:
-        _answer(host, int(port), where, seconds)
+        _report(host, int(port), where, seconds)
 
 
-def _call(port: int, count: int, seconds: float) -> None:
+def _await_all(port: int, count: int, seconds: float) -> None:
     deadline, there = time.monotonic() + seconds, {0: socket.gethostname()}
     with contextlib.ExitStack() as stack:
         try:
@@ -132,7 +132,7 @@ def _call(port: int, count: int, seconds: float) -> None:
         raise RunFailed(f"--coordinator: {wrong}")
 
 
-def _answer(host: str, port: int, where: Place, seconds: float) -> None:
+def _report(host: str, port: int, where: Process, seconds: float) -> None:
     deadline = time.monotonic() + seconds + 5.0  # the first process is the one to say who is absent
     said = json.dumps({"process": where.index, "count": where.count, "host": socket.gethostname()}) + "\n"
     while (left := deadline - time.monotonic()) > 0:
@@ -153,8 +153,8 @@ def _answer(host: str, port: int, where: Place, seconds: float) -> None:
     raise RunFailed(f"--coordinator: process 0 did not answer at {where.coordinator} within {seconds:g} s")
 
 
-def agreed(*values: float) -> tuple[float, ...]:
-    """The largest of each value over all processes, in each of them: what one is told, all do."""
+def all_reduce_max(*values: float) -> tuple[float, ...]:
+    """The largest of each value over all processes, in each of them."""
     if jax.process_count() == 1:
         return values
     from jax.experimental import multihost_utils

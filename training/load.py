@@ -57,7 +57,9 @@ def parameters(run: Path, config: Any, variables: Any, step: int | None = None, 
     found, axes = transforms.of(config), optimizer.axes_of(variables["params"])
     if found.quantize is None:
         return params
-    return jax.jit(functools.partial(transforms.effective, found, axes=axes))(params, hyper=transforms.hyper(config))
+    return jax.jit(functools.partial(transforms.forward_params, found, axes=axes))(
+        params, hyper=transforms.hyper(config)
+    )
 
 
 def taught(state: State, config: Any, variables: Any, shardings: State, mesh: Mesh) -> State:

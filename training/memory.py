@@ -37,5 +37,5 @@ def check(needed: float, runs: int = 1) -> None:
         what = "a step" if runs == 1 else f"a step of {runs} runs"
         raise BadInput(
             f"memory: {what} needs {needed / 2**30:,.1f} GiB of each device, which has {there / 2**30:,.1f}: more "
-            "accumulate or mesh.fsdp, or a smaller batch_size or model"
+            "gradient_accumulation_steps or mesh.fsdp, or a smaller batch_size or model"
         )

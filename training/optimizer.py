@@ -2,8 +2,8 @@
 
 The update is p <- p - lr * (u + weight_decay * m * p): decay is decoupled from the gradient (Loshchilov and Hutter
 2019) and multiplied by the learning rate of the step, as in optax and PyTorch; m is 1 for the roles named in
-`optimizer.decay_roles`. u is what the table's transformation makes of the clipped gradient. Penalties l1 |p| + l2 p^2 / 2
-on the same roles enter the gradient before it is clipped; the reported loss leaves them out.
+`optimizer.weight_decay_roles`. u is what the table's transformation makes of the clipped gradient. Penalties
+l1 |p| + l2 p^2 / 2 on the same roles enter the gradient before it is clipped; the reported loss leaves them out.
 """
 
 import itertools
@@ -23,14 +23,14 @@ from training.schedule import chosen
 ROLES = ("matrix", "embedding", "vector")
 SHARED = {
     "name",
-    "peak_lr",
+    "learning_rate",
     "weight_decay",
-    "decay_roles",
+    "weight_decay_roles",
     "clip",
     "ema",
     "l1",
     "l2",
-    "lr_factors",
+    "lr_multipliers",
 }  # keys of every optimizer
 MEANS = {"momentum", "b1", "b2"}  # options that say how much of a running mean a step keeps
 
@@ -168,9 +168,9 @@ def options(config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
       BadInput: an unknown name or role, an option that this optimizer does not use, or one out of range.
     """
-    for name in config["decay_roles"]:
+    for name in config["weight_decay_roles"]:
         if name not in ROLES:
-            raise BadInput(f"optimizer.decay_roles: no role {name!r} (known: {', '.join(ROLES)})")
+            raise BadInput(f"optimizer.weight_decay_roles: no role {name!r} (known: {', '.join(ROLES)})")
     found = chosen("optimizer", TABLE, config, SHARED)
     for name in MEANS & found.keys():
         if not 0 <= found[name] < 1:
@@ -225,7 +225,7 @@ def apply(
     """One update, p - lr * f * (u + decay * m * p), in the precision of the parameters.
 
     Args:
-      factors: f by parameter, as `training.transfer.factors` makes them; None: 1.
+      factors: f by parameter, as `training.transfer.lr_multipliers` makes them; None: 1.
     """
 
     def leaf(axis: Axes, p: jax.Array, u: jax.Array, factor: Any = None) -> jax.Array:

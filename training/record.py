@@ -256,7 +256,7 @@ def result(
         "examples": examples,
         "steps": steps,
         "batch_size": config.batch_size,
-        "peak_lr": config.optimizer.peak_lr,
+        "peak_lr": config.optimizer.learning_rate,
         "warmup_steps": config.derived.warmup_steps,
         "schedule": config.schedule.name,
         "optimizer": config.optimizer.name,

@@ -80,7 +80,7 @@ def check(config: Any) -> None:
 def check_split(config: Any, ways: int) -> None:
     """Raise BadInput where replicas do not split evenly over `ways` of the mesh axis (-1: not known yet), or the batch
     over the replicas."""
-    count, parts = config.replicas.count, config.accumulate
+    count, parts = config.replicas.count, config.gradient_accumulation_steps
     if count % max(ways, 1):
         raise BadInput(f"replicas.count: {count} is not divisible by the mesh axis replica = {ways}")
     if config.batch_size is not None and config.batch_size % (count * parts):
@@ -101,7 +101,7 @@ def hyper(config: Any) -> dict[str, float]:
     }
 
 
-def begin(scheme: Scheme, state: State) -> State:
+def initial(scheme: Scheme, state: State) -> State:
     """The state at step 0, of which every replica is a copy."""
     moments = TABLE[scheme.outer].build(0.0).init(state.params)
     return state.replace(moments=moments, replicas=_copies(state.replace(teacher=None), scheme.count))

@@ -120,7 +120,7 @@ class RunSession:
         transfer.check_shared(config, {name: facts[name] for name in self._family.INHERITED})
         self._directory.check_data(facts)
         keep = config.checkpoint
-        best = max(keep.keep_best, 1) if config.stopping.patience else keep.keep_best
+        best = max(keep.keep_best, 1) if config.early_stopping.patience else keep.keep_best
         self._checkpoints = checkpoint.Checkpoints(self._directory.path, keep.keep_last, best, keep.keep_every)
         self._saving = self._resources.enter_context(contextlib.ExitStack())
         self._saving.callback(self._checkpoints.close)
@@ -141,7 +141,7 @@ class RunSession:
         self._axes, self._total = states.axes(programs.variables), config.derived.steps
         self.step, state = self._checkpoints.newest(programs.abstract, programs.shardings)
         if state is None:
-            state = transfer.begin(batch.init(index), config.start, programs.shardings, batch.mesh)
+            state = transfer.initialise(batch.init(index), config.init_from, programs.shardings, batch.mesh)
             state = steps.first_masks(self.inputs.recipe, programs, state, self.inputs.hyper)
         batch.put(index, load.taught(state, config, programs.variables, programs.shardings, batch.mesh))
         self._directory.start(config, self._environment, self.inputs.task.keep)
@@ -204,7 +204,7 @@ class RunSession:
           Interrupted: by a signal, after saving.
         """
         config, step = self.inputs.config, self.step
-        if step == self._total and not config.stopping.patience:
+        if step == self._total and not config.early_stopping.patience:
             return  # `_finish` evaluates and saves
         (minutes, signals), score = self._agree(n), None
         due = self._crossed(n, config.checkpoint.every_steps) or 0 < config.checkpoint.every_minutes <= minutes
@@ -212,9 +212,9 @@ class RunSession:
         if evaluates or (due and config.checkpoint.keep_best):
             self._metrics.flush()
             scores = self._evaluate(self._state, final=False)
-            score = early_stopping.score(scores, config.stopping.metric)
-            self._directory.log(step, **{f"eval_{name}": value for name, value in scores.items()})
-            hosts.agreed(0.0)  # the line is there for all hosts to judge by
+            score = early_stopping.score(scores, config.early_stopping.metric)
+            self._directory.log(step, **{f"eval/{name.removeprefix('eval_')}": value for name, value in scores.items()})
+            hosts.all_reduce_max(0.0)  # the line is there for all hosts to judge by
             self._best = self._judge()
             if self._best and (self._best.exhausted or step == self._total):
                 return  # `_finish` saves the best of all steps in the place of this one
@@ -244,7 +244,7 @@ class RunSession:
             **scores,
             "train_loss": self._metrics.recent_loss(),
             "best_step": self._best.step if self._best else None,
-            "params_trained": transfer.trained(state.params, self.inputs.recipe.lr_factors),
+            "params_trained": transfer.trained(state.params, self.inputs.recipe.lr_multipliers),
             **transforms.facts(config, state.params, self._axes, state.masks),
             "last_good": self._metrics.last_good if status == "diverged" else None,
             "wall_seconds": self._metrics.earlier + time.perf_counter() - self._opened,
@@ -284,7 +284,7 @@ class RunSession:
 
     def _evaluate(self, state: State, final: bool) -> dict[str, Any]:
         task, recipe = self.inputs.task, self.inputs.recipe
-        params = steps.read(recipe.transforms, self._axes, state, self.inputs.hyper)
+        params = steps.eval_params(recipe.transforms, self._axes, state, self.inputs.hyper)
         # An interim evaluation is soon over, and one host of many may not leave the others.
         stop = self._stop if final and self._environment["num_processes"] == 1 else ()
         matmul = self.inputs.config.precision.matmul
@@ -292,7 +292,7 @@ class RunSession:
             return evaluation.evaluate(task, params, state.stats, self._batch.mesh, matmul, final, stop)
 
     def _judge(self) -> early_stopping.Verdict | None:
-        section = self.inputs.config.stopping
+        section = self.inputs.config.early_stopping
         if not section.patience:
             return None
         return early_stopping.judge(self._directory.path, self.step, section.metric, section.patience)
@@ -305,7 +305,7 @@ class RunSession:
             return minutes, stop  # as it is now: a signal may come while the run is evaluated
         if not self._crossed(n, self.inputs.config.log.every):
             return 0.0, ()
-        minutes, number = hosts.agreed(minutes, stop[0] if stop else 0)
+        minutes, number = hosts.all_reduce_max(minutes, stop[0] if stop else 0)
         return minutes, [int(number)] if number else ()
 
     def _crossed(self, n: int, every: int) -> bool:

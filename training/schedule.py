@@ -18,7 +18,7 @@ class Schedule(NamedTuple):
 
 
 def _wsd(u: np.ndarray, start: float, final_fraction: float, decay_fraction: float) -> np.ndarray:
-    # `decay_fraction` is of the whole horizon; `start` is the share of it that warmup took.
+    # `decay_fraction` is of the whole duration; `start` is the share of it that warmup took.
     decay = min(decay_fraction / max(1 - start, 1e-9), 1.0)
     return 1 - (1 - final_fraction) * np.clip((u - (1 - decay)) / decay, 0, 1)
 
@@ -83,7 +83,7 @@ def values(config: Mapping[str, Any], steps: int, warmup_steps: int) -> np.ndarr
 
     Args:
       config: the `schedule` section.
-      steps: the horizon, in optimizer steps.
+      steps: the duration of the run, in optimizer steps.
       warmup_steps: linear warmup: step 0 runs at 1/warmup_steps of the peak.
     Returns:
       float32 [steps].

@@ -36,12 +36,12 @@ class Recipe(NamedTuple):
     model: Model
     optimizer: str
     options: tuple[tuple[str, Any], ...]  # of the optimizer
-    decay_roles: tuple[str, ...]
+    weight_decay_roles: tuple[str, ...]
     ema: bool
     penalty: bool
-    lr_factors: transfer.Rules
+    lr_multipliers: transfer.Rules
     transforms: transforms.Transforms
-    accumulate: int
+    gradient_accumulation_steps: int
     matmul: str
     deterministic: bool
     replicas: Scheme | None = None
@@ -100,18 +100,18 @@ def recipe(model: Model, config: Any) -> Recipe:
         model=lora.wrapped(model, config.lora),
         optimizer=config.optimizer.name,
         options=tuple(sorted(optimizers.options(config.optimizer).items())),
-        decay_roles=tuple(config.optimizer.decay_roles),
+        weight_decay_roles=tuple(config.optimizer.weight_decay_roles),
         ema=config.optimizer.ema > 0,
         penalty=config.optimizer.l1 > 0 or config.optimizer.l2 > 0,
-        lr_factors=tuple(
-            (pattern, _tupled(factor)) for pattern, factor in lora.rules(config.lora, config.optimizer.lr_factors)
+        lr_multipliers=tuple(
+            (pattern, _tupled(factor)) for pattern, factor in lora.rules(config.lora, config.optimizer.lr_multipliers)
         ),
         transforms=transforms.of(config),
-        accumulate=config.accumulate,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
         matmul=config.precision.matmul,
         deterministic=config.deterministic,
         replicas=replicas.scheme(config),
-        workers=(config.server.workers, config.server.order if config.server.workers > 1 else ""),
+        workers=(config.async_sgd.workers, config.async_sgd.order if config.async_sgd.workers > 1 else ""),
     )
 
 
@@ -143,7 +143,7 @@ def train_step(
     lr: jax.Array,
     key: jax.Array,
     hyper: Mapping[str, jax.Array],
-    at: Any = None,
+    grad_params: Any = None,
 ) -> tuple[State, dict[str, jax.Array]]:
     """One optimizer step, of the run or of one of its replicas.
 
@@ -153,27 +153,31 @@ def train_step(
       lr: the learning rate of this step; () float32.
       key: of dropout; each micro-batch folds in its number.
       hyper: scalars: "weight_decay", "clip", "ema", "l1", "l2" and the model's own.
-      at: the parameters at which the gradient is taken, where they are not those that it updates.
+      grad_params: parameters at which the gradient is taken; None: those of `state`, which the update is applied to.
     Returns:
       The next state, and metrics: "loss", "grad_norm" and the model's own, averaged over the weight of the whole batch.
     """
     loss = transforms.within(recipe.transforms, recipe.model.loss, axes, state.masks, hyper)
     differentiate = jax.value_and_grad(loss, has_aux=True)
-    at = state.params if at is None else at
-    if recipe.accumulate == 1:
-        (_, (sums, stats)), grads = differentiate(at, state.known, batch, key, hyper)
+    grad_params = state.params if grad_params is None else grad_params
+    if recipe.gradient_accumulation_steps == 1:
+        (_, (sums, stats)), grads = differentiate(grad_params, state.known, batch, key, hyper)
     else:
-        sums, stats, grads = _accumulated(differentiate, recipe.accumulate, at, state.known, batch, key, hyper)
+        sums, stats, grads = _accumulated(
+            differentiate, recipe.gradient_accumulation_steps, grad_params, state.known, batch, key, hyper
+        )
     weight = sums.pop("weight")
     grads = jax.tree.map(lambda g: (g / weight).astype(g.dtype), grads)
     if recipe.penalty:
-        grads = optimizers.penalised(grads, at, axes, recipe.decay_roles, hyper["l1"], hyper["l2"])
-    factors = transfer.factors(state.params, recipe.lr_factors) if recipe.lr_factors else None
+        grads = optimizers.penalised(grads, grad_params, axes, recipe.weight_decay_roles, hyper["l1"], hyper["l2"])
+    factors = transfer.lr_multipliers(state.params, recipe.lr_multipliers) if recipe.lr_multipliers else None
     if factors is not None:  # what is frozen takes no part in the norm, and XLA leaves its gradient out
         grads = jax.tree.map(lambda g, f: g if f.any() else jnp.zeros_like(g), grads, factors)
     grads, norm = optimizers.clipped(grads, hyper["clip"])
     updates, moments = transform.update(grads, state.moments, state.params)
-    params = optimizers.apply(state.params, updates, axes, recipe.decay_roles, lr, hyper["weight_decay"], factors)
+    params = optimizers.apply(
+        state.params, updates, axes, recipe.weight_decay_roles, lr, hyper["weight_decay"], factors
+    )
     ema = state.ema
     if recipe.ema:
         ema = optimizers.running_mean(ema, params, hyper["ema"], state.step + 1)
@@ -200,12 +204,12 @@ def first_masks(recipe: Recipe, programs: Programs, state: State, hyper: Mapping
     return jax.jit(functools.partial(pruned, recipe, axes), out_shardings=programs.shardings)(state, hyper)
 
 
-def read(found: transforms.Transforms, axes: Any, state: State, hyper: Mapping[str, Any]) -> Any:
+def eval_params(found: transforms.Transforms, axes: Any, state: State, hyper: Mapping[str, Any]) -> Any:
     """The parameters that the model computes with when it is evaluated: their running mean where one is kept."""
     params = lora.merged(state.params if state.ema is None else state.ema)
     if found.quantize is None:
         return params
-    return jax.jit(functools.partial(transforms.effective, found, axes=axes))(params, hyper=hyper)
+    return jax.jit(functools.partial(transforms.forward_params, found, axes=axes))(params, hyper=hyper)
 
 
 def scheme_step(
@@ -214,8 +218,8 @@ def scheme_step(
     """One step of the run: `train_step` alone, of each replica, or of a parameter server with the gradient of a worker;
     dropout is drawn from (seed, "dropout", step)."""
 
-    def inner(state: State, batch: Any, key: jax.Array, at: Any = None) -> tuple[State, dict[str, jax.Array]]:
-        return train_step(recipe, transform, axes, state, batch, lr, key, hyper, at)
+    def inner(state: State, batch: Any, key: jax.Array, grad_params: Any = None) -> tuple[State, dict[str, jax.Array]]:
+        return train_step(recipe, transform, axes, state, batch, lr, key, hyper, grad_params)
 
     key = rng.key(seed, "dropout", state.step)
     if state.workers is not None:
@@ -225,7 +229,9 @@ def scheme_step(
     return replicas.step(recipe.replicas, inner, state, batch, key, hyper)
 
 
-def _accumulated(differentiate: Any, parts: int, at: Any, known: Any, batch: Any, key: jax.Array, hyper: Any) -> Any:
+def _accumulated(
+    differentiate: Any, parts: int, grad_params: Any, known: Any, batch: Any, key: jax.Array, hyper: Any
+) -> Any:
     """Sums and gradients over micro-batches, one after another in a scan; every micro-batch spans all devices.
 
     The same step as that of the whole batch only where an example's loss depends on no other and nothing is drawn: each
@@ -241,12 +247,12 @@ def _accumulated(differentiate: Any, parts: int, at: Any, known: Any, batch: Any
 
     def body(carry: Any, part: Any) -> Any:
         index, micro = part
-        (_, (sums, stats)), grads = differentiate(at, known, micro, jax.random.fold_in(key, index), hyper)
+        (_, (sums, stats)), grads = differentiate(grad_params, known, micro, jax.random.fold_in(key, index), hyper)
         return jax.tree.map(jnp.add, carry, (sums, stats, grads)), None
 
     micro_batches = jax.tree.map(split, batch)
     first = jax.tree.map(lambda x: x[0], micro_batches)
-    shapes = jax.eval_shape(differentiate, at, known, first, key, hyper)
+    shapes = jax.eval_shape(differentiate, grad_params, known, first, key, hyper)
     (_, (sums, stats)), grads = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     (sums, stats, grads), _ = jax.lax.scan(body, (sums, stats, grads), (jnp.arange(parts), micro_batches))
     return sums, jax.tree.map(lambda total: total / parts, stats), grads
@@ -262,8 +268,8 @@ def train_steps(
         return state, jax.tree.map(lambda m: m[None], metrics)
 
     def body(state: State, inputs: Any) -> Any:
-        batch, rate = inputs
-        return scheme_step(recipe, transform, axes, state, batch, rate, seed, hyper)
+        batch, lr = inputs
+        return scheme_step(recipe, transform, axes, state, batch, lr, seed, hyper)
 
     return jax.lax.scan(body, state, (batches, lr))
 
@@ -338,8 +344,8 @@ def _initialisation(recipe: Recipe, mesh: Mesh, names: tuple[str, ...]) -> Progr
 
     def initial_state(seed: Any, hyper: Any) -> State:
         state = states.init(recipe.model, transform, recipe.ema, seed, hyper, masks)
-        state = state if recipe.replicas is None else replicas.begin(recipe.replicas, state)
-        return state if recipe.workers[0] == 1 else async_sgd.begin(recipe.workers[0], state)
+        state = state if recipe.replicas is None else replicas.initial(recipe.replicas, state)
+        return state if recipe.workers[0] == 1 else async_sgd.initial(recipe.workers[0], state)
 
     abstract = jax.eval_shape(initial_state, scalar, hyper)
     placed = states.shardings(abstract, variables, mesh)
@@ -362,7 +368,7 @@ def _transform(recipe: Recipe, axes: Any, variables: Any) -> optax.GradientTrans
     """The optimizer's transformation; beside low-rank factors, what stands still has no moments."""
     if not isinstance(recipe.model, lora.Lora):
         return optimizers.build(recipe.optimizer, axes, **dict(recipe.options))
-    factors = transfer.factors(nn.meta.unbox(variables["params"]), recipe.lr_factors)
+    factors = transfer.lr_multipliers(nn.meta.unbox(variables["params"]), recipe.lr_multipliers)
     moved = jax.tree.map(lambda factor: bool(factor.any()), factors)
     known = jax.tree.map(lambda moves, axis: axis if moves else optax.MaskedNode(), moved, axes)
     return optax.masked(optimizers.build(recipe.optimizer, known, **dict(recipe.options)), moved)
@@ -371,7 +377,7 @@ def _transform(recipe: Recipe, axes: Any, variables: Any) -> optax.GradientTrans
 def strides(total: int, stride: int) -> tuple[int, ...]:
     """The lengths of the calls that make up a run: full strides from step 0, then single steps.
 
-    A function of the horizon alone, so that a run that was cut makes the same calls as one that was not.
+    A function of the duration alone, so that a run that was cut makes the same calls as one that was not.
     """
     return (1,) if stride == 1 or total < stride else (stride, 1) if total % stride else (stride,)
 

@@ -135,9 +135,17 @@ class Family(Protocol):
         """Raise BadInput where the family's own sections contradict each other."""
         ...
 
-    def rules(self, config: ConfigDict, n: int, d: float) -> dict[str, float | int]:
-        """`batch_size` (examples), `peak_lr` and `warmup_steps` by the named rule, for N parameters, those that one token
-        uses, and D examples; keys that the config gives are passed on to the rules that depend on them."""
+    def scaled_hparams(self, config: ConfigDict, n: int, d: float) -> dict[str, float | int]:
+        """Batch size, learning rate and warmup by the rule that `hparam_scaling` names; what the config gives is passed on
+        to the rules that depend on it.
+
+        Args:
+          config: complete.
+          n: parameters that one token uses.
+          d: training examples.
+        Returns:
+          "batch_size" in examples, "learning_rate" at the peak of the schedule, "warmup_steps".
+        """
         ...
 
     def cost(self, config: ConfigDict) -> Cost:

@@ -26,22 +26,22 @@ Rules = tuple[tuple[str, float | tuple[float, ...]], ...]  # pattern -> factor, 
 
 
 def parent(section: Any) -> str | None:
-    """The identity of the checkpoint that a config's section `start` names: "run_id:step"; None where it names none.
+    """The identity of the checkpoint that a config's section `init_from` names: "run_id:step"; None where it names none.
 
     Raises:
       BadInput: there is no such run or checkpoint, or a pattern is no regular expression.
     """
-    for pattern in section.fresh:
-        _compiled(pattern, "start.fresh")
+    for pattern in section.reinit:
+        _compiled(pattern, "init_from.reinit")
     if not section.run:
-        for key in ("step", "fresh"):
+        for key in ("step", "reinit"):
             if section[key]:
-                raise BadInput(f"start.{key}: says how to start from another run; give start.run")
-    return identity(section, "start")
+                raise BadInput(f"start.{key}: says how to begin with another run; give init_from.run")
+    return identity(section, "init_from")
 
 
 def located(run: str, model: Mapping[str, Any]) -> str:
-    """The run directory that `start.run` names: itself, or of a sweep directory the run that has the same model.
+    """The run directory that `init_from.run` names: itself, or of a sweep directory the run that has the same model.
 
     Args:
       run: the key's value.
@@ -59,23 +59,25 @@ def located(run: str, model: Mapping[str, Any]) -> str:
             found.append(result.parent)
     if len(found) != 1:
         which = f"{len(found)} completed runs" if found else "no completed run"
-        raise BadInput(f"start.run: the sweep {run} has {which} of this model{': name one of them' if found else ''}")
+        raise BadInput(
+            f"init_from.run: the sweep {run} has {which} of this model{': name one of them' if found else ''}"
+        )
     return str(found[0])
 
 
 def tokens_before(section: Any) -> float:
-    """Training tokens behind the parameters that a config's section `start` names, its parent's parents' among them."""
+    """Training tokens behind the parameters that a config's section `init_from` names, its parent's parents' among them."""
     if not section.run:
         return 0.0
     theirs = read_object(Path(section.run) / "config.json", "derived")["derived"]
-    step = int(identity(section, "start").split(":")[1])  # type: ignore[union-attr]
+    step = int(identity(section, "init_from").split(":")[1])  # type: ignore[union-attr]
     per_step = theirs["tokens"] / max(theirs["steps"], 1)  # none in a run that was imported
     return theirs.get("parent_tokens", 0.0) + per_step * step
 
 
 def trained(params: Any, rules: Rules) -> int:
     """How many parameters learn: those whose factor is not 0."""
-    moved = jax.tree.map(lambda p, f: p.size * np.count_nonzero(f) // f.size, params, factors(params, rules))
+    moved = jax.tree.map(lambda p, f: p.size * np.count_nonzero(f) // f.size, params, lr_multipliers(params, rules))
     return int(sum(jax.tree.leaves(moved)))
 
 
@@ -99,7 +101,7 @@ def identity(section: Any, name: str) -> str | None:
 
 def check_shared(config: Any, facts: Mapping[str, Any]) -> None:
     """Raise BadInput where a run that a config names was trained with another value of these facts."""
-    for name in ("start", "teacher"):
+    for name in ("init_from", "teacher"):
         run = config[name].run
         there = read_object(Path(run) / "environment.json") if run else {}
         for fact, value in facts.items():
@@ -116,25 +118,25 @@ def check_teacher(section: Any) -> None:
         raise BadInput(f"teacher.temperature: must be positive, got {section.temperature}")
 
 
-def begin(state: State, section: Any, shardings: State, mesh: Mesh) -> State:
+def initialise(state: State, section: Any, shardings: State, mesh: Mesh) -> State:
     """The state at step 0 with the parameters (their running mean where one was kept) and statistics of another run.
 
     Args:
       state: as drawn; it is kept where the section names no run.
-      section: the config's section `start`; parameters and statistics whose path matches one of `fresh` stay as drawn.
+      section: the config's section `init_from`; parameters and statistics whose path matches one of `reinit` stay as drawn.
       shardings: of the state.
       mesh: where the state lies.
     Raises:
-      BadInput: parameters are missing there, or have another shape; or a pattern of `fresh` matches none.
+      BadInput: parameters are missing there, or have another shape; or a pattern of `reinit` matches none.
     """
     if not section.run:
         return state
-    run, fresh = Path(section.run), [_compiled(pattern, "start.fresh") for pattern in section.fresh]
-    _check_fresh(fresh, state.params, state.stats)
+    run, reinit = Path(section.run), [_compiled(pattern, "init_from.reinit") for pattern in section.reinit]
+    _check_reinit(reinit, state.params, state.stats)
     kept = {name: checkpoint.load_part(run, name, section.step, mesh) for name in ("params", "ema", "stats")}
-    drawn = [*fresh, re.compile(lora.OWN)]  # the factors of another run are merged into what they adapt
+    drawn = [*reinit, re.compile(lora.OWN)]  # the factors of another run are merged into what they adapt
     params = _taken(state.params, lora.merged(kept["ema"] or kept["params"]), drawn, run)
-    stats = _taken(state.stats, kept["stats"], fresh, run)
+    stats = _taken(state.stats, kept["stats"], reinit, run)
     params, stats = jax.device_put((params, stats), (shardings.params, shardings.stats))
     ema = None if state.ema is None else jax.tree.map(lambda p: jnp.copy(wide(p)), params)
     state = state.replace(params=params, stats=stats, ema=ema)
@@ -143,14 +145,14 @@ def begin(state: State, section: Any, shardings: State, mesh: Mesh) -> State:
     return state
 
 
-def _taken(ours: Any, theirs: Any, fresh: list[re.Pattern[str]], run: Path) -> Any:
+def _taken(ours: Any, theirs: Any, reinit: list[re.Pattern[str]], run: Path) -> Any:
     stored = checkpoint.named(theirs)
     problems, found = [], []
     paths, tree = jax.tree_util.tree_flatten_with_path(ours)
     for path, leaf in paths:
         name = checkpoint.name_of(path)
         other = stored.get(name)
-        if any(pattern.fullmatch(name) for pattern in fresh):
+        if any(pattern.fullmatch(name) for pattern in reinit):
             found.append(leaf)
         elif other is None:
             problems.append(f"missing {name}")
@@ -159,46 +161,50 @@ def _taken(ours: Any, theirs: Any, fresh: list[re.Pattern[str]], run: Path) -> A
         else:
             found.append(other.astype(leaf.dtype))
     if problems:
-        raise BadInput(f"start.run: {run} does not fit: {'; '.join(problems)} (what is to be drawn anew: start.fresh)")
+        raise BadInput(
+            f"init_from.run: {run} does not fit: {'; '.join(problems)} (what is to be drawn anew: init_from.reinit)"
+        )
     return jax.tree.unflatten(tree, found)
 
 
-def _check_fresh(fresh: list[re.Pattern[str]], *trees: Any) -> None:
+def _check_reinit(reinit: list[re.Pattern[str]], *trees: Any) -> None:
     names = [name for tree in trees for name in checkpoint.named(tree)]
-    for pattern in fresh:
+    for pattern in reinit:
         if not any(map(pattern.fullmatch, names)):
-            raise BadInput(f"start.fresh: no parameter matches {pattern.pattern!r}")
+            raise BadInput(f"init_from.reinit: no parameter matches {pattern.pattern!r}")
 
 
 def check_names(config: Any, init: Callable[[jax.Array], Any]) -> None:
-    """Raise BadInput where `start.fresh`, `optimizer.lr_factors` or `lora.targets` name no parameter, before any is drawn.
+    """Raise BadInput where `init_from.reinit`, `optimizer.lr_multipliers` or `lora.targets` match no parameter.
 
     Args:
       config: complete.
       init: key -> the variables of its model, boxed.
     """
-    if config.start.fresh or config.optimizer.lr_factors or config.lora.rank:
+    if config.init_from.reinit or config.optimizer.lr_multipliers or config.lora.rank:
         boxed = dict(jax.eval_shape(init, jax.random.key(0)))
         if config.lora.rank:
             lora.added(boxed["params"], config.lora.targets, lambda name, leaf: {})
         variables = nn.meta.unbox(boxed)
         params = variables.pop("params")
-        _check_fresh([_compiled(pattern, "start.fresh") for pattern in config.start.fresh], params, variables)
-        factors(params, config.optimizer.lr_factors)
+        _check_reinit(
+            [_compiled(pattern, "init_from.reinit") for pattern in config.init_from.reinit], params, variables
+        )
+        lr_multipliers(params, config.optimizer.lr_multipliers)
 
 
 def check(rules: Rules) -> None:
-    """Raise BadInput where the rules of `optimizer.lr_factors` are none."""
+    """Raise BadInput where the rules of `optimizer.lr_multipliers` are none."""
     for rule in rules:
         if not isinstance(rule, Sequence) or isinstance(rule, str) or len(rule) != 2 or not isinstance(rule[0], str):
-            raise BadInput(f"optimizer.lr_factors: want pairs of a pattern and a factor, got {rule!r}")
-        _compiled(rule[0], "optimizer.lr_factors")
+            raise BadInput(f"optimizer.lr_multipliers: want pairs of a pattern and a factor, got {rule!r}")
+        _compiled(rule[0], "optimizer.lr_multipliers")
         for factor in rule[1] if isinstance(rule[1], Iterable) else (rule[1],):
             if not isinstance(factor, int | float) or not 0 <= factor < math.inf:
-                raise BadInput(f"optimizer.lr_factors: {rule[0]!r} wants a factor of at least 0, got {factor!r}")
+                raise BadInput(f"optimizer.lr_multipliers: {rule[0]!r} wants a factor of at least 0, got {factor!r}")
 
 
-def factors(params: Any, rules: Rules) -> Any:
+def lr_multipliers(params: Any, rules: Rules) -> Any:
     """The factor of each parameter's learning rate: that of the first rule whose pattern matches its path, else 1.
 
     Args:
@@ -209,7 +215,7 @@ def factors(params: Any, rules: Rules) -> Any:
     Raises:
       BadInput: a rule matches no parameter, or has another number of factors than a stack has layers.
     """
-    patterns, used = [(_compiled(pattern, "optimizer.lr_factors"), factor) for pattern, factor in rules], set()
+    patterns, used = [(_compiled(pattern, "optimizer.lr_multipliers"), factor) for pattern, factor in rules], set()
 
     def one(path: Any, leaf: Any) -> np.ndarray:
         name = checkpoint.name_of(path)
@@ -219,7 +225,8 @@ def factors(params: Any, rules: Rules) -> Any:
                 values = np.asarray(factor, np.float32)
                 if values.ndim and values.shape != leaf.shape[:1]:
                     raise BadInput(
-                        f"optimizer.lr_factors: {len(values)} factors for {name}, which has {list(leaf.shape)[:1]} layers"
+                        f"optimizer.lr_multipliers: {len(values)} factors for {name}, which has "
+                        f"{list(leaf.shape)[:1]} layers"
                     )
                 return values.reshape(values.shape + (1,) * (leaf.ndim - values.ndim))
         return np.ones((1,) * leaf.ndim, np.float32)
@@ -227,7 +234,7 @@ def factors(params: Any, rules: Rules) -> Any:
     tree = jax.tree_util.tree_map_with_path(one, params)
     for pattern, _ in patterns:
         if pattern not in used:
-            raise BadInput(f"optimizer.lr_factors: no parameter matches {pattern.pattern!r}")
+            raise BadInput(f"optimizer.lr_multipliers: no parameter matches {pattern.pattern!r}")
     return tree
 
 

@@ -12,7 +12,7 @@ STEPS = 400
 
 class Rule(NamedTuple):
     """`adaptive(n, batch)` and `plain(n, batch)` are peak learning rates; `batch(d)` images a step; `warmup` a share of the
-    horizon."""
+    duration."""
 
     adaptive: Callable[[float, float], float]
     plain: Callable[[float, float], float]
@@ -46,17 +46,17 @@ def apply(name: str, n: float, d: float, optimizer: str, batch_size: int | None 
     Args:
       name: a key of `TABLE`.
       n: parameters in all.
-      d: training images, the true horizon.
+      d: training images, the true duration.
       optimizer: its name in `training.optimizer.TABLE`.
       batch_size: images a step where the config gives them.
     Returns:
-      `batch_size` (a power of two), `peak_lr`, `warmup_steps`.
+      `batch_size` (a power of two), `learning_rate`, `warmup_steps`.
     Raises:
       BadInput: no such rule.
     """
     if name not in TABLE:
-        raise BadInput(f"rules: no {name!r}{nearest(name, TABLE)} (known: {', '.join(TABLE)})")
+        raise BadInput(f"hparam_scaling: no {name!r}{nearest(name, TABLE)} (known: {', '.join(TABLE)})")
     rule = TABLE[name]
     batch = batch_size or 2 ** max(0, math.floor(math.log2(max(rule.batch(d), 1))))
     rate = rule.adaptive if optimizer in ADAPTIVE else rule.plain
-    return {"batch_size": batch, "peak_lr": rate(n, batch), "warmup_steps": round(rule.warmup * d / batch)}
+    return {"batch_size": batch, "learning_rate": rate(n, batch), "warmup_steps": round(rule.warmup * d / batch)}

@@ -62,22 +62,22 @@ def validate(config: ConfigDict) -> None:
         raise BadInput(f"evaluation.split: {evaluated.split!r} is not one of {', '.join(SPLITS)}")
     if evaluated.batch_size < 1:
         raise BadInput(f"evaluation.batch_size: must be at least 1, got {evaluated.batch_size}")
-    if config.stopping.patience and evaluated.split == "validation":
+    if config.early_stopping.patience and evaluated.split == "validation":
         fold = f" of fold {config.data.fold}" if config.data.folds else ""
         raise BadInput(
-            f"stopping.patience: chooses by the validation images{fold}, so they cannot be reported (evaluation.split)"
+            f"early_stopping.patience: chooses by the validation images{fold}, so they cannot be reported (evaluation.split)"
         )
     if config.teacher.run:
         raise BadInput("teacher.run: models of images learn from no teacher")
-    early_stopping.check(config.stopping.metric, classification.METRICS)
+    early_stopping.check(config.early_stopping.metric, classification.METRICS)
     built: Any = classifier(config)
     augment.check(augment.from_config(config.data.augment), *built.image[:2])
     transfer.check_names(config, functools.partial(built.init, method="parameters"))
 
 
-def rules(config: ConfigDict, n: int, d: float) -> dict[str, float | int]:
+def scaled_hparams(config: ConfigDict, n: int, d: float) -> dict[str, float | int]:
     """Batch, learning rate and warmup by the named rule, for N parameters and D images."""
-    return named_rules.apply(config.rules, n, d, config.optimizer.name, config.batch_size)
+    return named_rules.apply(config.hparam_scaling, n, d, config.optimizer.name, config.batch_size)
 
 
 def cost(config: ConfigDict) -> Cost:

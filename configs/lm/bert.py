@@ -4,7 +4,8 @@
     isoflop reproduce --config=configs/lm/bert.py:categories
     isoflop sweep --config=configs/lm/bert.py:law --workdir=runs/encoders
     isoflop fit runs/encoders --law=chinchilla
-    isoflop train --config=configs/lm/bert.py:tune --config.start.run=runs/reproduce/bert/runs/RUN_ID --workdir=runs/tuned
+    isoflop train --config=configs/lm/bert.py:tune --workdir=runs/tuned \\
+        --config.init_from.run=runs/reproduce/bert/runs/RUN_ID
 
 The texts are in Debian's package wordnet-base. A category is one of 45, as noun.animal or verb.motion. Fine-tuning begins
 with a run of the first command, with the classifier drawn anew. Positions are rotary: with learned ones, as BERT has them,
@@ -45,9 +46,9 @@ def base(paired: bool) -> ConfigDict:
         {
             "task": "lm",
             "batch_size": 32,
-            "horizon": {"steps": 1000},
+            "duration": {"steps": 1000},
             "model": {"name": "encoder", "width": 96, "depth": 3, "positions": "rotary"},
-            "optimizer": {"peak_lr": 2e-3},
+            "optimizer": {"learning_rate": 2e-3},
             "data": {**data, "seq_len": 128},
             "evaluation": {"tokens": 262_144},
         }
@@ -60,17 +61,17 @@ def get_config(arg: str = "") -> ConfigDict:
         raise ValueError(f"the argument is categories, law, tune or nothing, got {arg!r}")
     if arg == "law":
         config = base(False)
-        config.model.depth, config.horizon = 2, ConfigDict({})
-        config.batch_size, config.optimizer.peak_lr = 8, None  # the rate of the rule
-        points = axis("model.width", WIDTHS), axis("horizon.tokens", TOKENS), axis("seed", (0, 1, 2))
+        config.model.depth, config.duration = 2, ConfigDict({})
+        config.batch_size, config.optimizer.learning_rate = 8, None  # the rate of the rule
+        points = axis("model.width", WIDTHS), axis("duration.tokens", TOKENS), axis("seed", (0, 1, 2))
         return ConfigDict({"name": "encoders", "base": config, "design": product(*points), **demo.LIMITS})
     config = base(bool(arg))
     if arg == "tune":
-        config.optimizer.peak_lr = 1e-3
-        config.start = ConfigDict({"fresh": ("pooler/.*", "classifier/.*")})
+        config.optimizer.learning_rate = 1e-3
+        config.init_from = ConfigDict({"reinit": ("pooler/.*", "classifier/.*")})
         return config
     if arg:
         config.model.depth, config.model.placement = 2, "pre"
         config.data.tokenizer, config.data.seq_len, config.batch_size = "bpe:4096", 32, 64
-        config.horizon.steps = 1500
+        config.duration.steps = 1500
     return baseline("bert-categories" if arg else "bert", config, seeds(3), **EXPECTED[arg])

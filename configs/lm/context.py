@@ -25,6 +25,6 @@ def get_config(arg: str = "decoder") -> ConfigDict:
     if arg not in MODELS:
         raise ValueError(f"the argument is one of {', '.join(MODELS)}, got {arg!r}")
     base = demo.base()
-    base.model, base.horizon, base.checkpoint.final = ConfigDict(MODELS[arg]), ConfigDict({"tokens": 4.0e6}), True
+    base.model, base.duration, base.checkpoint.final = ConfigDict(MODELS[arg]), ConfigDict({"tokens": 4.0e6}), True
     base.data.seq_len, base.evaluation.tokens = 512, 524_288
     return base

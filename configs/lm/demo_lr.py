@@ -18,7 +18,11 @@ def get_config(arg: str = "") -> ConfigDict:
     design = chain(
         *(
             label(
-                product(axis("horizon.flops", [budget]), axis("model.width", widths), axis("optimizer.peak_lr", RATES)),
+                product(
+                    axis("duration.flops", [budget]),
+                    axis("model.width", widths),
+                    axis("optimizer.learning_rate", RATES),
+                ),
                 budget=budget,
             )
             for budget, widths in POINTS.items()

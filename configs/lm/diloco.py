@@ -44,13 +44,13 @@ def get_config(arg: str = "") -> ConfigDict:
         raise ValueError(f"the argument is data_parallel, law, asynchronous or nothing, got {arg!r}")
     base = demo.base()
     if arg in ("law", "asynchronous"):
-        base.batch_size, base.horizon = 8, ConfigDict({"tokens_per_param": 20.0})
+        base.batch_size, base.duration = 8, ConfigDict({"tokens_per_param": 20.0})
         sizes, outer = axis("model.width", WIDTHS), axis("replicas.outer.name", ("nesterov",))
         apart = product(sizes, axis("replicas.every", EVERY), axis("replicas.count", REPLICAS), outer)
-        behind = product(sizes, axis("server.workers", REPLICAS))
+        behind = product(sizes, axis("async_sgd.workers", REPLICAS))
         design, name = (chain(sizes, apart), "diloco") if arg == "law" else (behind, arg)
         return ConfigDict({"name": name, "base": base, "design": design, **demo.LIMITS})
-    base.batch_size, base.model.width, base.horizon = 16, 64, ConfigDict({"steps": 3000})
+    base.batch_size, base.model.width, base.duration = 16, 64, ConfigDict({"steps": 3000})
     if not arg:
         base.replicas = ConfigDict({"count": 4, "every": 20, "outer": {"name": "nesterov"}})
     return baseline(f"diloco-{arg}" if arg else "diloco", base, seeds(3), **EXPECTED[arg])

@@ -38,12 +38,12 @@ def get_config(arg: str = "") -> ConfigDict:
         raise ValueError(f"the argument is {', '.join(TEACHERS)}, law or nothing, got {arg!r}")
     base = demo.base()
     if arg in TEACHERS:
-        base.model.width, base.horizon, base.checkpoint.final = TEACHERS[arg], ConfigDict({"tokens": 4.0e6}), True
+        base.model.width, base.duration, base.checkpoint.final = TEACHERS[arg], ConfigDict({"tokens": 4.0e6}), True
         return base
     if not arg:
         base.teacher = ConfigDict({"run": "runs/teacher"})
-        base.model.width, base.horizon = 32, ConfigDict({"tokens": 2.0e6})
+        base.model.width, base.duration = 32, ConfigDict({"tokens": 2.0e6})
         return baseline("distilled", base, seeds(3), **EXPECTED)
     teachers = axis("teacher.run", ("", *(f"runs/{name}" for name in TEACHERS)))
-    design = product(axis("model.width", WIDTHS), axis("horizon.tokens", TOKENS), teachers)
+    design = product(axis("model.width", WIDTHS), axis("duration.tokens", TOKENS), teachers)
     return ConfigDict({"name": "distillation", "base": base, "design": design, **demo.LIMITS})

@@ -21,5 +21,5 @@ EXPECTED: dict[str, Any] = {
 def get_config() -> ConfigDict:
     """The baseline."""
     base = demo.base()
-    base.model, base.horizon = ConfigDict({"name": "lstm", "width": 96}), ConfigDict({"tokens": 2.0e6})
+    base.model, base.duration = ConfigDict({"name": "lstm", "width": 96}), ConfigDict({"tokens": 2.0e6})
     return baseline("lstm", base, seeds(3), **EXPECTED)

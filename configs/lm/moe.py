@@ -30,7 +30,7 @@ def base(dense: bool) -> ConfigDict:
         {
             "task": "lm",
             "batch_size": 16,
-            "horizon": {"steps": 4000},
+            "duration": {"steps": 4000},
             "model": {"width": 64, "depth": 2, "heads": 2, "qk_norm": True, **({} if dense else EXPERTS)},
             "optimizer": {"b2": 0.99},
             "data": {"corpus": "stdlib", "seq_len": 128, "eval_fraction": 0.1},

@@ -5,7 +5,7 @@
     isoflop fit runs/sparsity --law=sparsity --n_column=params_nonzero
 
 The text and the shape are those of `make demo`. Weights are cut by magnitude among all matrices, from a quarter to three
-quarters of the horizon.
+quarters of the duration.
 """
 
 from typing import Any
@@ -33,8 +33,8 @@ def get_config(arg: str = "") -> ConfigDict:
         raise ValueError(f"the argument is law or nothing, got {arg!r}")
     base = demo.base()
     if not arg:
-        base.model.width, base.horizon = 64, ConfigDict({"tokens": 2.0e6})
+        base.model.width, base.duration = 64, ConfigDict({"tokens": 2.0e6})
         base.prune = ConfigDict({"sparsity": 0.75})
         return baseline("pruned", base, seeds(3), **EXPECTED)
-    points = axis("model.width", WIDTHS), axis("horizon.tokens", TOKENS), axis("prune.sparsity", SPARSITIES)
+    points = axis("model.width", WIDTHS), axis("duration.tokens", TOKENS), axis("prune.sparsity", SPARSITIES)
     return ConfigDict({"name": "sparsity", "base": base, "design": product(*points), **demo.LIMITS})

@@ -37,8 +37,8 @@ def get_config(arg: str = "") -> ConfigDict:
     base = demo.base()
     base.quantize = ConfigDict({"post": POST})
     if not arg:
-        base.model.width, base.horizon = 64, ConfigDict({"tokens": 2.0e6})
+        base.model.width, base.duration = 64, ConfigDict({"tokens": 2.0e6})
         base.quantize.weights, base.quantize.activations = "int4", "int8"
         return baseline("quantized", base, seeds(3), **EXPECTED)
-    points = axis("model.width", WIDTHS), axis("horizon.tokens", TOKENS), axis("quantize.weights", FORMATS)
+    points = axis("model.width", WIDTHS), axis("duration.tokens", TOKENS), axis("quantize.weights", FORMATS)
     return ConfigDict({"name": "precision", "base": base, "design": product(*points), **demo.LIMITS})

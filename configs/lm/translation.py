@@ -46,12 +46,12 @@ def get_config(arg: str = "t5") -> ConfigDict:
         {
             "task": "lm",
             "batch_size": 32,
-            "horizon": {"steps": 1200},
+            "duration": {"steps": 1200},
             "model": {
                 "name": "encoder_decoder", "width": 96, "depth": 2, "heads": 4, "dropout": 0.1,
                 "label_smoothing": 0.1, **MODELS.get(arg, {}),
             },
-            "optimizer": {"peak_lr": 1e-3 if arg == "original" else 3e-3},
+            "optimizer": {"learning_rate": 1e-3 if arg == "original" else 3e-3},
             "data": {"corpus": "verses", "tokenizer": "bpe:2048", "seq_len": 64, "eval_fraction": 0.05},
             "evaluation": {"tokens": 65_536},
         }
@@ -63,7 +63,7 @@ def get_config(arg: str = "t5") -> ConfigDict:
         base.data.corpus, base.data.corpus_args = "bible", ConfigDict({"translations": "kjv"})
         return base
     if arg == "tune":
-        base.model.sentinels, base.start = SENTINELS, ConfigDict({"run": "runs/pretrained"})
+        base.model.sentinels, base.init_from = SENTINELS, ConfigDict({"run": "runs/pretrained"})
         base.data.tokenizer = "runs/pretrained/tokenizer.json"
         return base
     return baseline("translation" if arg == "t5" else f"translation-{arg}", base, seeds(3), **EXPECTED[arg])

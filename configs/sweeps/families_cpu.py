@@ -32,7 +32,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 def points(family: str, widths: tuple[int, ...], tokens: tuple[float, ...]) -> Design:
     """The runs of one family."""
     own = [axis("model.name", [family]), *(axis(key, [value]) for key, value in FAMILIES[family].items())]
-    found = product(*own, axis("model.width", widths), axis("horizon.tokens", tokens))
+    found = product(*own, axis("model.width", widths), axis("duration.tokens", tokens))
     if family == "moe":
         found = tuple({**point, "model.mlp_width": 2 * point["model.width"]} for point in found)
     return found

@@ -13,13 +13,13 @@ IMAGES = {"mnist": 60_000, "imagenet2012": 1_281_167}  # of sets that cannot be 
 
 
 def run(dataset: str, model: str, batch_size: int, epochs: float, **keys: Any) -> ConfigDict:
-    """A run on images; `keys` are dotted keys with two underscores for dots, as in optimizer__peak_lr=0.1."""
+    """A run on images; `keys` are dotted keys with two underscores for dots, as in optimizer__learning_rate=0.1."""
     images = IMAGES.get(dataset)
     config = ConfigDict(
         {
             "task": "vision",
             "batch_size": batch_size,
-            "horizon": {"epochs": float(epochs)} if images is None else {"examples": float(epochs * images)},
+            "duration": {"epochs": float(epochs)} if images is None else {"examples": float(epochs * images)},
             "model": {"name": model},
             "data": {"dataset": dataset},
             "log": {"every": 50},

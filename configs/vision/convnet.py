@@ -39,7 +39,7 @@ def get_config(arg: str = "fashion") -> ConfigDict:
         128,
         10,
         optimizer__name="adam",
-        optimizer__peak_lr=0.001,
+        optimizer__learning_rate=0.001,
         optimizer__clip=0.0,
         schedule__name="constant",
         schedule__warmup_steps=0,

@@ -23,8 +23,15 @@ def get_config(arg: str = "convnet") -> ConfigDict:
     if arg not in MODELS:
         raise ValueError(f"the argument is one of {', '.join(MODELS)}, got {arg!r}")
     config = run(
-        "digits", arg, 64, 60, optimizer__peak_lr=0.002, data__validation=0.1, data__augment__crop=1, **MODELS[arg]
+        "digits",
+        arg,
+        64,
+        60,
+        optimizer__learning_rate=0.002,
+        data__validation=0.1,
+        data__augment__crop=1,
+        **MODELS[arg],
     )
     config.log.evaluate_every = 50
-    config.stopping = ConfigDict({"metric": "loss", "patience": 6})
+    config.early_stopping = ConfigDict({"metric": "loss", "patience": 6})
     return config

@@ -31,7 +31,7 @@ def get_config() -> ConfigDict:
         model__width=16,
         model__label_smoothing=0.1,
         optimizer__name="nesterov",
-        optimizer__peak_lr=0.2,
+        optimizer__learning_rate=0.2,
         optimizer__clip=0.0,
         optimizer__weight_decay=5e-4,
         schedule__name="cosine",

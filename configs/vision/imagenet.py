@@ -25,7 +25,7 @@ def get_config(arg: str = "vit_s16") -> ConfigDict:
             90,
             model__variant="S/16",
             model__positions="sincos",
-            optimizer__peak_lr=0.001,
+            optimizer__learning_rate=0.001,
             optimizer__weight_decay=0.1,  # times the learning rate: 1e-4
             optimizer__b2=0.999,
             optimizer__decay_roles=("matrix",),
@@ -48,7 +48,7 @@ def get_config(arg: str = "vit_s16") -> ConfigDict:
             90,
             model__variant="50",
             optimizer__name="nesterov",
-            optimizer__peak_lr=0.1,
+            optimizer__learning_rate=0.1,
             optimizer__clip=0.0,
             optimizer__l2=1e-4,
             schedule__name="steps",

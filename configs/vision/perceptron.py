@@ -35,7 +35,7 @@ def get_config(arg: str = "fashion") -> ConfigDict:
         64,
         10,
         optimizer__name="momentum",
-        optimizer__peak_lr=0.001,
+        optimizer__learning_rate=0.001,
         optimizer__clip=0.0,
         schedule__name="constant",
         schedule__warmup_steps=0,

@@ -25,7 +25,7 @@ def get_config() -> ConfigDict:
         3,
         model__variant="20",
         optimizer__name="nesterov",
-        optimizer__peak_lr=0.1,
+        optimizer__learning_rate=0.1,
         optimizer__clip=0.0,
         optimizer__weight_decay=5e-4,
         schedule__name="cosine",

@@ -20,5 +20,5 @@ def get_config() -> ConfigDict:
     """The sweep."""
     base = scaling.base(scaling.SETTINGS["vit-procedural"])
     widths = chain(*(label(axis("model.width", [width]), width=width) for width in WIDTHS))
-    design = product(widths, axis("horizon.examples", map(float, IMAGES)))
+    design = product(widths, axis("duration.examples", map(float, IMAGES)))
     return ConfigDict({"name": "saturation", "base": base, "design": design})

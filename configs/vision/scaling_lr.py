@@ -20,8 +20,8 @@ POINTS = {  # widths and images
 def get_config(arg: str = "vit-procedural") -> ConfigDict:
     """The sweep of one study of `configs/vision/scaling.py`."""
     setting = scaling.SETTINGS[arg]
-    rates = axis("optimizer.peak_lr", RATES[setting.optimizer["name"]])
+    rates = axis("optimizer.learning_rate", RATES[setting.optimizer["name"]])
     points = (axis("model.width", [width]) for width, _ in POINTS[arg])
-    images = (axis("horizon.examples", [count]) for _, count in POINTS[arg])
+    images = (axis("duration.examples", [count]) for _, count in POINTS[arg])
     design = chain(*(product(width, count, rates) for width, count in zip(points, images, strict=True)))
     return ConfigDict({"name": f"lr-{arg}", "base": scaling.base(setting), "design": design, "min_steps": 400})

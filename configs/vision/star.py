@@ -20,7 +20,7 @@ def get_config() -> ConfigDict:
     """The sweep."""
     star = [CENTRE, *(CENTRE | {key: value} for key, values in ARMS.items() for value in values)]
     shapes = chain(*(label(({f"model.{key}": value for key, value in shape.items()},), **shape) for shape in star))
-    design = chain(*(label(product(axis("horizon.flops", [c]), shapes), budget=c) for c in BUDGETS))
+    design = chain(*(label(product(axis("duration.flops", [c]), shapes), budget=c) for c in BUDGETS))
     base = scaling.base(scaling.SETTINGS["vit-procedural"])
     del base.model["depth"]
     return ConfigDict({"name": "star", "base": base, "design": design, "min_steps": 300})

@@ -26,7 +26,7 @@ def get_config() -> ConfigDict:
         model__width=64,
         model__depth=6,
         model__patch=7,
-        optimizer__peak_lr=0.002,
+        optimizer__learning_rate=0.002,
         schedule__name="cosine",
         schedule__final_fraction=0.0,
         schedule__warmup_fraction=0.1,

@@ -63,9 +63,9 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     # On any mesh, as one model, and whatever became of the runs that this one began with and learnt from.
     plain = configs.defaults()
     config.mesh, config.replicas, config.lora = plain.mesh, plain.replicas, plain.lora  # whose factors are merged
-    config.start.run, config.start.step, config.start.fresh = "", None, ()
+    config.init_from.run, config.init_from.step, config.init_from.reinit = "", None, ()
     config.teacher.run, config.teacher.step = "", None
-    config.stopping.patience = 0  # whatever was chosen by the validation images, they may be looked at
+    config.early_stopping.patience = 0  # whatever was chosen by the validation images, they may be looked at
     config = configs.resolve(config)
     task, mesh = family_of(config.task).build(config), meshes.build(config.mesh)
     for flag in ("probe", "figures"):

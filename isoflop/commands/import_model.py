@@ -12,7 +12,7 @@ isoflop import downloads/gpt2 --workdir=runs/gpt2
 isoflop generate runs/gpt2 --prompt="def "
 isoflop import downloads/llama --workdir=runs/llama --config=configs/lm/hour.py
 
-Other runs go on from it, or learn from it, with start.run=runs/gpt2 or teacher.run=runs/gpt2 in their configs.
+Other runs go on from it, or learn from it, with init_from.run=runs/gpt2 or teacher.run=runs/gpt2 in their configs.
 """
 
 

@@ -75,7 +75,7 @@ def write_points(path: str, proposal: "Proposal", columns: dict[str, str]) -> No
     exact = columns["c"] == "flops_exact"
     rows = [
         {"model.size": round(point.n)}
-        | ({"horizon.flops": point.c} if exact else {"horizon.tokens": round(point.d)})
+        | ({"duration.flops": point.c} if exact else {"duration.tokens": round(point.d)})
         | {"label.design_role": str(point.design_role)}
         for point in proposal.points
     ]

@@ -142,7 +142,7 @@ def edges(sweep: Path, where: str, key: str, loss: str = "loss") -> list[design.
         second = mean.drop(best).idxmin() if len(sizes) > 1 else best
         noise = np.sqrt(np.nan_to_num(spread) * (1 / count[best] + 1 / count[second]))
         if size > 0 and mean[second] - mean[best] > noise:
-            new_points.append({"label.budget": budget, "horizon.flops": budget, key: size})
+            new_points.append({"label.budget": budget, "duration.flops": budget, key: size})
     return new_points
 
 

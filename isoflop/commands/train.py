@@ -89,7 +89,7 @@ def _join(flags: absl_flags.FlagValues) -> None:
     if flags.distributed == "tpu":
         jax.distributed.initialize(flags.coordinator, flags.num_processes, flags.process_id)
         return
-    where = hosts.place(flags.distributed, flags.coordinator, flags.num_processes, flags.process_id)
+    where = hosts.this_process(flags.distributed, flags.coordinator, flags.num_processes, flags.process_id)
     if where is not None:
         hosts.join(where, flags.start_timeout)
 

@@ -25,7 +25,7 @@ METRICS = ("loss", "loss_sem", "bits_per_byte")
 
 def network(config: ConfigDict) -> models.Causal:
     """The model of a resolved config."""
-    if config.model.carry and config.accumulate > 1:
+    if config.model.carry and config.gradient_accumulation_steps > 1:
         raise BadInput("model.carry: a state is carried from batch to batch, not from micro-batch to micro-batch")
     if config.model.carry and config.get("replicas", {}).get("count", 1) > 1:
         raise BadInput("model.carry: the state is that of a whole batch, which replicas would share out")
@@ -113,7 +113,7 @@ class LanguageModel:
             dtype, temperature = self.network.logit_dtype, hyper["temperature"]
             apart = jnp.sum(divergence(found.states, found.head, their_states, their_head, temperature, dtype))
             total = (1 - hyper["teacher"]) * reported + hyper["teacher"] * apart
-            sums["divergence"] = apart
+            sums["distill_kl"] = apart
         if self.z_loss:
             total += jnp.sum(z_penalty(found.normaliser, hyper["z_loss"]))
         if found.told:

@@ -14,7 +14,7 @@ CONFIG = """
 from ml_collections import ConfigDict
 from sweeps.design import axis
 def get_config(arg=""):
-    base = {"task": "fake", "batch_size": 8, "horizon": {"steps": STEPS}, "model": {"size": 4.0}, "mesh": {"data": 1},
+    base = {"task": "fake", "batch_size": 8, "duration": {"steps": STEPS}, "model": {"size": 4.0}, "mesh": {"data": 1},
             "data": {"pause": PAUSE}, "log": {"every": 5}, "checkpoint": {"every_steps": 20}}
     return ConfigDict({"name": "engines", "base": base, "design": axis("seed", tuple(range(POINTS)))})
 """

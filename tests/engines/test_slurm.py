@@ -18,7 +18,7 @@ pytest.importorskip("submitit")
 RUN = """
 from ml_collections import ConfigDict
 def get_config():
-    return ConfigDict({"task": "fake", "batch_size": 8, "horizon": {"steps": 20}, "model": {"size": 4.0},
+    return ConfigDict({"task": "fake", "batch_size": 8, "duration": {"steps": 20}, "model": {"size": 4.0},
                        "mesh": {"data": 2}, "log": {"every": 5}})
 """
 

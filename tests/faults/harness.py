@@ -46,7 +46,7 @@ def get_config():
         "task": "lm",
         "batch_size": 4,
         "steps_per_call": 2,
-        "horizon": {{"steps": {steps}}},
+        "duration": {{"steps": {steps}}},
         "model": {{"depth": 1, "heads": 2}},
         "data": {{"corpus": "files", "corpus_args": {{"paths": {text!r}}}, "tokenizer": "bytes", "seq_len": 32}},
         "evaluation": {{"tokens": 4096, "batch_size": 4}},

@@ -44,7 +44,7 @@ def line(capsys, *argv):
         (["plan", SMALL, "--config.modle.width=3"], "unknown key 'modle'; did you mean 'model'?"),
         (["plan", SMALL, "--config.model.width=wide"], "--config.model.width=wide"),
         (["plan", SMALL, "--config.model.size=100"], "below the smallest shape"),
-        (["plan", SMALL, "--config.horizon.flops=1e9"], "got flops, tokens_per_param"),
+        (["plan", SMALL, "--config.duration.flops=1e9"], "got flops, tokens_per_param"),
         (["plan", SMALL, "--config.optimizer.name=adamx"], "no 'adamx'; did you mean 'adam"),
         (["train", SMALL], "--workdir"),
         (["fit", "nowhere.csv"], "nowhere.csv"),
@@ -196,8 +196,8 @@ def test_the_examples_of_commands_resolve(capsys):
 
 
 def test_none_opens_what_the_file_gives(capsys):
-    opened = ["--config.model.size=None", "--config.model.width=64", "--config.horizon.tokens_per_param=None"]
-    code, out, _ = run(capsys, "plan", SMALL, *opened, "--config.horizon.flops=1e11", "--nomemory", "--json")
+    opened = ["--config.model.size=None", "--config.model.width=64", "--config.duration.tokens_per_param=None"]
+    code, out, _ = run(capsys, "plan", SMALL, *opened, "--config.duration.flops=1e11", "--nomemory", "--json")
     assert code == 0 and json.loads(out)["points"][0]["flops_exact"] == pytest.approx(1e11, rel=0.01)
-    said = line(capsys, "plan", SMALL, "--config.accumulate=None", "--nomemory")
-    assert "--config.accumulate: always has a value (by default 1)" in said
+    said = line(capsys, "plan", SMALL, "--config.gradient_accumulation_steps=None", "--nomemory")
+    assert "--config.gradient_accumulation_steps: always has a value (by default 1)" in said

@@ -22,7 +22,7 @@ from training import checkpoint, config as configs, load, state as states, step 
 from training.files import write_json
 from training.task import resolve as family_of
 
-TEXT = {"task": "lm", "batch_size": 2, "horizon": {"steps": 1}, "mesh": {"data": 1}}
+TEXT = {"task": "lm", "batch_size": 2, "duration": {"steps": 1}, "mesh": {"data": 1}}
 MARKOV = {"corpus": "markov", "corpus_args": {"symbols": 29}, "seq_len": 24}
 SMALL = {"width": 24, "depth": 2}
 GPT2 = {
@@ -214,7 +214,7 @@ def test_images_go_in_as_they_are_stored(tmp_path, capsys):
     model = {"name": "resnet", "stages": (1,), "width": 4}
     data = {"dataset": "digits", "cache_dir": str(tmp_path / "cache")}
     run = made(
-        tmp_path / "run", {"task": "vision", "batch_size": 8, "horizon": {"steps": 1}, "model": model, "data": data}
+        tmp_path / "run", {"task": "vision", "batch_size": 8, "duration": {"steps": 1}, "model": model, "data": data}
     )
     record = said(capsys, "export", run, f"--out={tmp_path / 'out'}", "--platforms=cpu")
     assert record["classes"] == [str(i) for i in range(10)]
@@ -320,11 +320,11 @@ def test_an_imported_run_is_evaluated_written_from_and_learnt_from(tmp_path, cap
     kept = load.config_of(tmp_path / "back")
     child = TEXT | {"model": LLAMA, "data": text | {"tokenizer": kept.data.tokenizer}}
     child |= {
-        "horizon": {"steps": 1},
+        "duration": {"steps": 1},
         "evaluation": {"tokens": 240},
-        "optimizer": {"peak_lr": 1e-12, "weight_decay": 0.0},
+        "optimizer": {"learning_rate": 1e-12, "weight_decay": 0.0},
     }
-    for section in ("start", "teacher"):
+    for section in ("init_from", "teacher"):
         path = tmp_path / f"{section}.py"
         path.write_text(
             "from ml_collections import ConfigDict\n"
@@ -332,8 +332,8 @@ def test_an_imported_run_is_evaluated_written_from_and_learnt_from(tmp_path, cap
         )
         assert cli.main(["train", f"--config={path}", f"--workdir={tmp_path / section}"]) == 0
         record = json.loads((tmp_path / section / "result.json").read_text())
-        assert record["parent" if section == "start" else "teacher"] == f"{kept.derived.run_id}:0"
-        if section == "start":
+        assert record["parent" if section == "init_from" else "teacher"] == f"{kept.derived.run_id}:0"
+        if section == "init_from":
             assert record["loss"] == pytest.approx(losses[0], rel=1e-5)
     # What is there is no run to go on with.
     capsys.readouterr()

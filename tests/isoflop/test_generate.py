@@ -23,10 +23,10 @@ from ml_collections import ConfigDict
 def get_config(arg=""):
     return ConfigDict({{
         "batch_size": 8,
-        "horizon": {{"steps": 60}},
+        "duration": {{"steps": 60}},
         "mesh": {{"data": 1}},
         "model": {{"width": 16, "depth": 1, "heads": 2, "kv_heads": 2, "mlp_width": 32}},
-        "optimizer": {{"peak_lr": 0.03}},
+        "optimizer": {{"learning_rate": 0.03}},
         "data": {{
             "corpus": "files", "corpus_args": {{"paths": "{folder}/*.txt"}}, "seq_len": 32,
             "eval_fraction": 0.25, "cache_dir": "{folder}/cache",
@@ -103,12 +103,12 @@ from ml_collections import ConfigDict
 def get_config(arg=""):
     return ConfigDict({{
         "batch_size": 8,
-        "horizon": {{"steps": 200}},
+        "duration": {{"steps": 200}},
         "mesh": {{"data": 1}},
         "model": {{
             "name": "encoder_decoder", "width": 16, "depth": 1, "heads": 2, "positions": "sinusoidal",
         }},
-        "optimizer": {{"peak_lr": 0.02}},
+        "optimizer": {{"learning_rate": 0.02}},
         "data": {{
             "corpus": "aligned", "seq_len": 8, "eval_fraction": 0.1, "cache_dir": "{tmp_path}/cache",
             "corpus_args": {{"paths": "{tmp_path}/a.low", "target_paths": "{tmp_path}/a.high"}},

@@ -37,7 +37,7 @@ ABOVE = {16: [2.2], 24: [2.1], 32: [1.9, 2.0]}
 
 
 def widths(points):
-    assert all(point["horizon.flops"] == point["label.budget"] for point in points)
+    assert all(point["duration.flops"] == point["label.budget"] for point in points)
     return {point["label.budget"]: point["model.width"] for point in points}
 
 

@@ -85,7 +85,7 @@ def test_sizes_are_added_where_the_best_lies_at_an_edge(tmp_path, monkeypatch):
     pd.DataFrame(rows).to_parquet(table)
     monkeypatch.setattr("sweeps.collect.collect", lambda sweep: table)
     added = study.edges(tmp_path, "budget<8e4", "model.width")
-    assert [(point["label.budget"], point["horizon.flops"], point["model.width"]) for point in added] == [
+    assert [(point["label.budget"], point["duration.flops"], point["model.width"]) for point in added] == [
         (2e4, 2e4, 64),
         (4e4, 4e4, 4),
     ]

@@ -20,7 +20,7 @@ from sweeps import cost_estimate
 RUN = """
 from ml_collections import ConfigDict
 def get_config(arg=""):
-    run = {"task": "fake", "batch_size": 8, "log": {"every": 5}, "model": {"width": 4}, "horizon": {"steps": 40}}
+    run = {"task": "fake", "batch_size": 8, "log": {"every": 5}, "model": {"width": 4}, "duration": {"steps": 40}}
     return ConfigDict(run)
 """
 SWEEP = """
@@ -36,7 +36,7 @@ MISSING = """
 from ml_collections import ConfigDict
 from sweeps.design import axis
 def get_config(arg=""):
-    run = {"task": "fake", "model": {"width": 4}, "horizon": {"steps": 40}, "batch_size": 8, "data": {"missing": True}}
+    run = {"task": "fake", "model": {"width": 4}, "duration": {"steps": 40}, "batch_size": 8, "data": {"missing": True}}
     return ConfigDict(run if arg else {"base": run, "design": axis("seed", (0, 1))})
 """
 
@@ -91,7 +91,7 @@ def test_plan_without_memory_is_arithmetic_alone(capsys):
     assert first["memory_bytes"] is None
     assert main(["plan", "--config=sweep.py", "--memory=false"]) == 0
     table = capsys.readouterr().out
-    assert "10 runs, 3 shapes" in table and "refused: horizon.flops=20000, model.size=16, seed=0" in table
+    assert "10 runs, 3 shapes" in table and "refused: duration.flops=20000, model.size=16, seed=0" in table
 
 
 def test_plan_measures_memory_and_speed_and_says_where(capsys):
@@ -134,12 +134,12 @@ def test_plan_keeps_to_the_conditions(capsys):
 
 
 def test_points_of_a_file_join_those_of_the_config(capsys):
-    Path("more.csv").write_text("label.budget,horizon.flops,model.size\n8e4,8e4,32\n2e4,2e4,4\n")
+    Path("more.csv").write_text("label.budget,duration.flops,model.size\n8e4,8e4,32\n2e4,2e4,4\n")
     _, plan = said(capsys, "plan", "--config=sweep.py", "--memory=false", "--points=more.csv")
     assert len(plan["points"]) == 11 and plan["points"][-1]["budget"] == 8e4 and plan["duplicates"] == 1
     _, plan = said(capsys, "plan", "--config=sweep.py", "--memory=false", "--points=more.csv", "--where=budget==8e4")
     assert len(plan["points"]) == 1
-    Path("more.csv").write_text("horizon.flops\n8e4,32\n")
+    Path("more.csv").write_text("duration.flops\n8e4,32\n")
     assert "--points: more.csv: not a table of points" in refused(
         capsys, "plan", "--config=sweep.py", "--points=more.csv"
     )
@@ -163,7 +163,7 @@ def test_what_is_no_study(capsys):
 
 def test_a_sweep_from_plan_to_tables(capsys):
     arguments = ("sweep", "--config=sweep.py", "--workdir=out", "--workers=2")
-    first = isoflop(*arguments, "--where=budget<=2e4", "--config.base.optimizer.peak_lr=0.2")
+    first = isoflop(*arguments, "--where=budget<=2e4", "--config.base.optimizer.learning_rate=0.2")
     assert first.returncode == 0, first.stderr
     assert "sweep study: 4 completed" in first.stdout and "4/4" in first.stderr
     code, status = said(capsys, "status", "out")
@@ -175,8 +175,8 @@ def test_a_sweep_from_plan_to_tables(capsys):
     assert pq.read_table(tables["runs"]).column("peak_lr").to_pylist() == [0.2] * 4
     code, plan = said(capsys, "plan", "--config=sweep.py", "--memory=false", "--workdir=out")
     assert plan["hours"] > 0 and plan["hours_source"] == "4 completed runs in out"
-    changed = isoflop(*arguments, "--where=budget<=2e4 and seed==0", "--config.base.optimizer.peak_lr=0.3")
-    assert changed.returncode == 0 and "which differ in optimizer.peak_lr (0.2, 0.3)" in changed.stdout
+    changed = isoflop(*arguments, "--where=budget<=2e4 and seed==0", "--config.base.optimizer.learning_rate=0.3")
+    assert changed.returncode == 0 and "which differ in optimizer.learning_rate (0.2, 0.3)" in changed.stdout
 
 
 def test_a_failed_run_makes_the_sweep_exit_with_1_and_is_named():

@@ -13,7 +13,7 @@ from isoflop.cli import main
 RUN = """
 from ml_collections import ConfigDict
 def get_config(arg=""):
-    base = {"task": "vision", "batch_size": 32, "horizon": {"epochs": 2.0}, "model": {"name": "mlp", "width": 16},
+    base = {"task": "vision", "batch_size": 32, "duration": {"epochs": 2.0}, "model": {"name": "mlp", "width": 16},
             "data": {"dataset": "digits"}, "log": {"every": 20}}
     if arg == "folds":
         from sweeps.design import folds
@@ -108,7 +108,7 @@ def test_evaluate_probes_and_draws(place, capsys):
 
 def test_attention_is_drawn_and_what_was_chosen_by_may_be_looked_at(place, capsys):
     vit = ["--config.model.name=vit", "--config.model.width=8", "--config.model.depth=1"]
-    chosen = ["--config.data.validation=0.1", "--config.stopping.patience=2", "--config.log.evaluate_every=10"]
+    chosen = ["--config.data.validation=0.1", "--config.early_stopping.patience=2", "--config.log.evaluate_every=10"]
     trained = said(capsys, "train", "--config=digits.py", *vit, *chosen, "--workdir=vit")
     assert trained["best_step"] and trained["eval_set"] == "dataset digits (test)"
     found = said(capsys, "evaluate", "vit", "--split=validation", "--figures=seen")
@@ -116,24 +116,24 @@ def test_attention_is_drawn_and_what_was_chosen_by_may_be_looked_at(place, capsy
     assert set(found["figures"]) == {"seen/confusion.png", "seen/filters.png", "seen/attention.png"}
     refused = said(capsys, "train", "--config=digits.py", *vit, *chosen, "--config.evaluation.split=validation",
                    "--workdir=reported", code=2)  # fmt: skip
-    assert "stopping.patience: chooses by the validation images" in refused
+    assert "early_stopping.patience: chooses by the validation images" in refused
 
 
 def test_a_fine_tuned_run_names_its_parent(place, capsys):
     parent = json.loads((place / "run/result.json").read_text())
-    argv = ["--config=digits.py", "--config.start.run=run", "--config.start.fresh=('head/.*',)"]
+    argv = ["--config=digits.py", "--config.init_from.run=run", "--config.init_from.reinit=('head/.*',)"]
     found = said(capsys, "train", *argv, "--workdir=child")
     assert found["parent"] == f"{parent['run_id']}:{parent['steps']}"
     # Onto another set, of other classes: only with a new head.
-    other = ["--config.data.dataset=procedural", "--config.data.dataset_args.size=8", "--config.horizon.epochs=None"]
+    other = ["--config.data.dataset=procedural", "--config.data.dataset_args.size=8", "--config.duration.epochs=None"]
     other += ["--config.data.dataset_args.num_classes=3", "--config.data.dataset_args.species=2"]
-    other += ["--config.data.dataset_args.frequency=1", "--config.horizon.steps=5"]
+    other += ["--config.data.dataset_args.frequency=1", "--config.duration.steps=5"]
     headless = said(capsys, "train", argv[0], argv[1], *other, "--workdir=foreign", code=2)
-    assert "start.run: run does not fit: head/bias is [10] there and [3] here; head/kernel" in headless
+    assert "init_from.run: run does not fit: head/bias is [10] there and [3] here; head/kernel" in headless
     tuned = said(capsys, "train", *argv, *other, "--workdir=foreign")
     assert tuned["num_classes"] == 3 and tuned["steps"] == 5
     wrong = said(capsys, "train", *argv, "--config.model.width=8", "--workdir=other", code=2)
-    assert "start.run: run does not fit: hidden1/bias is [16] there and [8] here" in wrong
+    assert "init_from.run: run does not fit: hidden1/bias is [16] there and [8] here" in wrong
     assert not Path("other").exists()
 
 

@@ -22,8 +22,8 @@ def config(**changes):
             "model": {"width": 16, "depth": 2, "heads": 2},
             "data": {"corpus": "markov", "seq_len": 16, "corpus_args": {"symbols": 8}},
             "batch_size": 16,
-            "horizon": {"steps": 40},
-            "optimizer": {"peak_lr": 0.01},
+            "duration": {"steps": 40},
+            "optimizer": {"learning_rate": 0.01},
             "evaluation": {"tokens": 2048},
             "mesh": {"data": 1},
         }
@@ -77,7 +77,7 @@ def test_activations_that_nothing_rounds_are_refused(tmp_path):
 
 
 def teacher(path, **changes):
-    return loop.run(config(**{"model.width": 32, "horizon.steps": 80, **changes}), path)
+    return loop.run(config(**{"model.width": 32, "duration.steps": 80, **changes}), path)
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +105,7 @@ def test_a_student_learns_what_its_teacher_says(taught, tmp_path):
     assert student["teacher_loss"] == theirs["loss"] and student["teacher_params"] == theirs["params_total"]
     assert theirs["loss"] < student["loss"] < scratch["loss"] + 0.03
     lines = record.read_metrics(tmp_path / "student")
-    assert lines[-1]["divergence"] < 0.5 * lines[0]["divergence"]
+    assert lines[-1]["distill_kl"] < 0.5 * lines[0]["distill_kl"]
     extra = student["flops_exact"] - scratch["flops_exact"]
     assert extra == pytest.approx(theirs["flops_forward"] / theirs["examples"] * student["examples"])
     assert "teacher" not in checkpoint_names(tmp_path / "student")
@@ -119,22 +119,24 @@ def checkpoint_names(run):
 @pytest.mark.parametrize("apart", [{}, {"replicas.count": 2, "replicas.every": 2}])
 def test_a_model_that_is_its_own_teacher_has_nothing_to_learn(taught, tmp_path, apart):
     folder, _ = taught
-    own = {"model.width": 32, "teacher.run": folder, "start.run": folder, "horizon.steps": 2, "log.every": 1}
+    own = {"model.width": 32, "teacher.run": folder, "init_from.run": folder, "duration.steps": 2, "log.every": 1}
     loop.run(config(**own, **apart), tmp_path)
     assert "teacher" not in checkpoint_names(tmp_path)
-    assert record.read_metrics(tmp_path)[0]["divergence"] == pytest.approx(0, abs=1e-5)
+    assert record.read_metrics(tmp_path)[0]["distill_kl"] == pytest.approx(0, abs=1e-5)
 
 
-@pytest.mark.parametrize("changes", [{"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}, {"accumulate": 4}])
+@pytest.mark.parametrize(
+    "changes", [{"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}, {"gradient_accumulation_steps": 4}]
+)
 def test_a_taught_run_is_the_same_on_any_mesh_and_in_parts(taught, tmp_path, changes):
-    base = {"teacher.run": taught[0], "teacher.weight": 0.5, "teacher.temperature": 2.0, "horizon.steps": 10}
+    base = {"teacher.run": taught[0], "teacher.weight": 0.5, "teacher.temperature": 2.0, "duration.steps": 10}
     one = loop.run(config(**base), tmp_path / "one")
     other = loop.run(config(**base, **changes), tmp_path / "other")
     assert other["loss"] == pytest.approx(one["loss"], rel=1e-5)
 
 
 def test_a_taught_run_that_was_cut_goes_on(taught, tmp_path):
-    base = {"teacher.run": taught[0], "horizon.steps": 20, "checkpoint.every_steps": 8}
+    base = {"teacher.run": taught[0], "duration.steps": 20, "checkpoint.every_steps": 8}
     whole = loop.run(config(**base), tmp_path / "whole")
 
     def stop(step, metrics):
@@ -148,7 +150,7 @@ def test_a_taught_run_that_was_cut_goes_on(taught, tmp_path):
 
 
 def test_a_recurrent_student_of_a_decoder(taught, tmp_path):
-    changes = {"model.name": "lstm", "model.heads": None, "teacher.run": taught[0], "horizon.steps": 5}
+    changes = {"model.name": "lstm", "model.heads": None, "teacher.run": taught[0], "duration.steps": 5}
     assert loop.run(config(**changes), tmp_path)["status"] == "completed"
 
 

@@ -452,7 +452,7 @@ def test_a_labelled_and_a_translated_dataset_for_real(tmp_path):
             "cache_dir": str(tmp_path),
             "eval_fraction": 0.2,
         }
-        short = {"task": "lm", "model": model, "data": data, "batch_size": 4, "horizon": {"steps": 2}}
+        short = {"task": "lm", "model": model, "data": data, "batch_size": 4, "duration": {"steps": 2}}
         task = family.build(configs.resolve(configs.complete(ConfigDict(short))))
         return task.batch(0, slice(None)), task.facts()
 

@@ -242,10 +242,10 @@ def config(tmp_path, **changes):
             {
                 "task": "lm",
                 "batch_size": 8,
-                "horizon": {"steps": 20},
+                "duration": {"steps": 20},
                 "mesh": {"data": 1},
                 "model": {"name": "moe", "width": 16, "depth": 1, "heads": 2, "mlp_width": 16, "experts": 4},
-                "optimizer": {"peak_lr": 0.03},
+                "optimizer": {"learning_rate": 0.03},
                 "data": {**data, "cache_dir": f"{tmp_path}/cache"},
                 "log": {"every": 1},
             }
@@ -283,16 +283,16 @@ def test_the_penalties_are_inputs_that_the_reported_loss_leaves_out(tmp_path):
 
 def test_accumulation_and_meshes_leave_the_losses(tmp_path):
     def losses(name, **changes):
-        loop.run(config(tmp_path, **{"model.capacity": 1.0, "horizon.steps": 6, **changes}), tmp_path / name)
+        loop.run(config(tmp_path, **{"model.capacity": 1.0, "duration.steps": 6, **changes}), tmp_path / name)
         return [(line["loss"], line["balance"], line["dropped"]) for line in record.read_metrics(tmp_path / name)]
 
-    wide = {"mesh.data": 2, "mesh.expert": 2, "mesh.tensor": 2, "accumulate": 2}
+    wide = {"mesh.data": 2, "mesh.expert": 2, "mesh.tensor": 2, "gradient_accumulation_steps": 2}
     np.testing.assert_allclose(losses("wide", **wide), losses("one"), rtol=1e-4, atol=1e-6)
 
 
 def test_experts_of_replicas_train_alike_on_any_mesh(tmp_path):
     def losses(name, **changes):
-        apart = {"replicas.count": 2, "replicas.every": 3, "replicas.outer.name": "nesterov", "horizon.steps": 4}
+        apart = {"replicas.count": 2, "replicas.every": 3, "replicas.outer.name": "nesterov", "duration.steps": 4}
         loop.run(config(tmp_path, **apart, **changes), tmp_path / name)
         return [(line["loss"], line["balance"]) for line in record.read_metrics(tmp_path / name)]
 
@@ -323,9 +323,9 @@ def test_bad_sections_are_refused(tmp_path, changes, message):
 
 
 def test_the_learning_rate_goes_by_the_parameters_at_work(tmp_path):
-    resolved = configs.resolve(config(tmp_path, **{"optimizer.peak_lr": None, "horizon.steps": 200}))
+    resolved = configs.resolve(config(tmp_path, **{"optimizer.learning_rate": None, "duration.steps": 200}))
     seen, active = resolved.derived.tokens, family.cost(resolved).active
-    assert resolved.optimizer.peak_lr == rules.apply("default", active, seen, 32, 8)["peak_lr"]
+    assert resolved.optimizer.learning_rate == rules.apply("default", active, seen, 32, 8)["learning_rate"]
     assert active < resolved.derived.params_total
 
 

@@ -56,8 +56,8 @@ def config(texts, labelled=False, **changes):
                 "cache_dir": str(texts / "cache"),
             },
             "batch_size": 16,
-            "horizon": {"steps": 12},
-            "optimizer": {"peak_lr": 0.01},
+            "duration": {"steps": 12},
+            "optimizer": {"learning_rate": 0.01},
             "mesh": {"data": 1},
             "log": {"every": 1},
             "evaluation": {"batch_size": 32},
@@ -117,13 +117,13 @@ def losses(texts, path, labelled=False, **changes):
 
 
 def test_a_masked_run_goes_from_text_to_record_on_any_mesh(texts, tmp_path):
-    result, one = losses(texts, tmp_path / "one", **{"horizon.steps": 40})
+    result, one = losses(texts, tmp_path / "one", **{"duration.steps": 40})
     assert result["status"] == "completed" and one[-1] < 0.75 * one[0]
     assert result["tokens"] == 40 * 16 * 32 and "bits_per_byte" not in result
     assert result["eval_tokens"] == len(built(config(texts)).sample) * 5
-    _, many = losses(texts, tmp_path / "many", **{"horizon.steps": 40, **WIDE})
+    _, many = losses(texts, tmp_path / "many", **{"duration.steps": 40, **WIDE})
     np.testing.assert_allclose(many, one, rtol=2e-5)
-    _, parts = losses(texts, tmp_path / "parts", **{"horizon.steps": 40, "accumulate": 4})
+    _, parts = losses(texts, tmp_path / "parts", **{"duration.steps": 40, "gradient_accumulation_steps": 4})
     np.testing.assert_allclose(parts, one, rtol=2e-5)
 
 
@@ -141,21 +141,21 @@ def test_texts_are_shown_behind_the_question_and_filled_up(texts):
 
 
 def test_a_labelled_run_learns_its_topics_from_a_parent(texts, tmp_path):
-    parent, _ = losses(texts, tmp_path / "parent", **{"horizon.steps": 30})
-    changes = {"horizon.steps": 60, "horizon.epochs": None}
+    parent, _ = losses(texts, tmp_path / "parent", **{"duration.steps": 30})
+    changes = {"duration.steps": 60, "duration.epochs": None}
     scratch, _ = losses(texts, tmp_path / "scratch", True, **changes)
     assert scratch["accuracy"] > 0.8 and {"precision", "recall", "f1", "calibration_error"} <= scratch.keys()
     assert scratch["num_classes"] == 3
-    start = {"start.run": str(tmp_path / "parent"), "start.fresh": ("pooler/.*", "classifier/.*")}
+    start = {"init_from.run": str(tmp_path / "parent"), "init_from.reinit": ("pooler/.*", "classifier/.*")}
     start["data.tokenizer"] = str(tmp_path / "parent" / "tokenizer.json")
-    tuned, curve = losses(texts, tmp_path / "tuned", True, **changes, **start, **{"start.step": 30})
+    tuned, curve = losses(texts, tmp_path / "tuned", True, **changes, **start, **{"init_from.step": 30})
     assert tuned["accuracy"] > 0.5 and tuned["parent"] == f"{parent['run_id']}:30"
-    _, many = losses(texts, tmp_path / "many", True, **changes, **start, **{"start.step": 30, **WIDE})
+    _, many = losses(texts, tmp_path / "many", True, **changes, **start, **{"init_from.step": 30, **WIDE})
     np.testing.assert_allclose(many[:30], curve[:30], rtol=1e-3)  # later steps magnify the order of the sums
-    with pytest.raises(BadInput, match=r"start\.run: .*parent has the tokenizer_hash [0-9a-f]{64}, and this run"):
-        losses(texts, tmp_path / "other", **{"start.run": str(tmp_path / "parent"), "data.tokenizer": "bpe:301"})
-    with pytest.raises(BadInput, match=r"start\.run: .* missing classifier/bias; missing classifier/kernel"):
-        losses(texts, tmp_path / "whole", True, **{**changes, **start, "start.fresh": ("pooler/.*",)})
+    with pytest.raises(BadInput, match=r"init_from\.run: .*parent has the tokenizer_hash [0-9a-f]{64}, and this run"):
+        losses(texts, tmp_path / "other", **{"init_from.run": str(tmp_path / "parent"), "data.tokenizer": "bpe:301"})
+    with pytest.raises(BadInput, match=r"init_from\.run: .* missing classifier/bias; missing classifier/kernel"):
+        losses(texts, tmp_path / "whole", True, **{**changes, **start, "init_from.reinit": ("pooler/.*",)})
 
 
 def test_copies_of_a_text_stay_in_one_split(texts):
@@ -204,7 +204,7 @@ def test_pairs_are_shown_from_end_to_end(texts, languages):
 
 
 def test_a_translation_is_learnt_and_scored(texts, languages, tmp_path):
-    changes = {"data.seq_len": 8, "horizon.steps": 300, "evaluation.tokens": 16 * 40, "model.width": 32}
+    changes = {"data.seq_len": 8, "duration.steps": 300, "evaluation.tokens": 16 * 40, "model.width": 32}
     changes["model.positions"] = "sinusoidal"
     full = translated(texts, languages, **changes)
     result = loop.run(full, tmp_path / "run")
@@ -224,7 +224,7 @@ def test_pairs_train_alike_on_any_mesh_and_smoothing_is_not_reported(texts, lang
 
     one = curve("one")
     np.testing.assert_allclose(curve("many", **WIDE), one, rtol=2e-5)
-    np.testing.assert_allclose(curve("parts", accumulate=4), one, rtol=2e-5)
+    np.testing.assert_allclose(curve("parts", gradient_accumulation_steps=4), one, rtol=2e-5)
     smoothed = curve("smoothed", **{"model.label_smoothing": 0.2})
     assert smoothed[0] == pytest.approx(one[0], rel=1e-6) and smoothed[-1] != one[-1]
 
@@ -244,7 +244,7 @@ def test_smoothing_is_that_of_even_labels(texts, languages):
 
 
 def test_a_prefix_is_read_and_the_rest_predicted(texts, tmp_path):
-    changes = {**PAIRED, "horizon.steps": 30, "data.tokenizer": "bytes"}
+    changes = {**PAIRED, "duration.steps": 30, "data.tokenizer": "bytes"}
     full = config(texts, **changes)
     task = built(full)
     batch = task.batch(0, slice(None))
@@ -303,7 +303,7 @@ def test_spans_are_spread_evenly_over_all_that_there_are():
 def test_spans_are_cut_and_predicted_before_translation(texts, languages, tmp_path):
     """T5's way: one network is trained on running text first, then on pairs, in the symbols of the same tokenizer."""
     model = {"model.sentinels": 8, "data.tokenizer": "bytes", "data.seq_len": 40}
-    full = config(texts, **PAIRED, **model, **{"horizon.steps": 30, "checkpoint.final": True, "seed": 1})
+    full = config(texts, **PAIRED, **model, **{"duration.steps": 30, "checkpoint.final": True, "seed": 1})
     assert objectives.of(full).__name__ == "lm.objectives.spans"
     result = loop.run(full, tmp_path / "parent")
     assert 0 < result["loss"] < math.log(256) and result["loss_sem"] > 0
@@ -314,13 +314,13 @@ def test_spans_are_cut_and_predicted_before_translation(texts, languages, tmp_pa
     assert result["tokens"] == 30 * 16 * (40 - 6 + 2 + 6 + 2 + 1)
     again = task.batch(0, slice(2, 4))
     assert all((again[name] == batch[name][2:]).all() for name in batch)
-    tuned = translated(texts, languages, **model, **{"start.run": str(tmp_path / "parent"), "horizon.steps": 2})
+    tuned = translated(texts, languages, **model, **{"init_from.run": str(tmp_path / "parent"), "duration.steps": 2})
     child = loop.run(tuned, tmp_path / "child")
     assert child["bleu"] >= 0 and child["parent"] == f"{result['run_id']}:30"
 
 
 def test_a_run_of_before_sentinels_has_none(texts, tmp_path):
-    full = config(texts, **PAIRED, **{"data.tokenizer": "bytes", "horizon.steps": 1})
+    full = config(texts, **PAIRED, **{"data.tokenizer": "bytes", "duration.steps": 1})
     result = loop.run(full, tmp_path / "run")
     path = tmp_path / "run" / "config.json"
     kept = json.loads(path.read_text())

@@ -32,7 +32,7 @@ def test_the_sweep_covers_sizes_budgets_and_decays():
 def test_half_and_twice_the_rate_are_no_better_by_a_standard_error(key):
     *_, n, d, batch_tokens = key
     rates, losses, errors = map(np.array, zip(*sorted(curves()[key]), strict=True))
-    rule = rules.apply("default", n, d, 128, batch_tokens // 128)["peak_lr"]
+    rule = rules.apply("default", n, d, 128, batch_tokens // 128)["learning_rate"]
     assert rates[0] < rule < rates[-1]
     at = lambda rate: np.interp(np.log(rate), np.log(rates), losses)
     for other in (rule / 2, 2 * rule):
@@ -53,7 +53,7 @@ def excess(key, factor):
     """What that multiple of the rule's rate costs over the best of the rates, as a log ratio of losses."""
     _, n, d, batch_tokens = key
     rates, losses = map(np.array, zip(*sorted(families()[key]), strict=True))
-    rate = rules.apply("default", n, d, 128, batch_tokens // 128, factor)["peak_lr"]
+    rate = rules.apply("default", n, d, 128, batch_tokens // 128, factor)["learning_rate"]
     return np.log(np.interp(np.log(rate), np.log(rates), losses) / losses.min())
 
 
@@ -79,10 +79,10 @@ def test_batches_leave_enough_steps_and_grow_with_the_data():
 
 def test_a_given_batch_moves_rate_and_warmup():
     small, large = (rules.apply("default", 1e5, 1e7, 128, b) for b in (4, 64))
-    assert large["peak_lr"] == pytest.approx(2 * small["peak_lr"])
+    assert large["learning_rate"] == pytest.approx(2 * small["learning_rate"])
     assert small["warmup_steps"] == pytest.approx(16 * large["warmup_steps"], rel=0.01)
 
 
 def test_an_unknown_rule_is_named():
-    with pytest.raises(BadInput, match="rules: no 'defalt'; did you mean 'default'"):
+    with pytest.raises(BadInput, match="hparam_scaling: no 'defalt'; did you mean 'default'"):
         rules.apply("defalt", 1, 1, 1)

@@ -33,7 +33,7 @@ def config(text, **changes):
             "model": {"width": 16, "depth": 2, "heads": 2},
             "data": {"corpus": "files", "corpus_args": {"paths": f"{text}/*.txt"}, "seq_len": 32, "eval_fraction": 0.3},
             "batch_size": 8,
-            "horizon": {"steps": 12},
+            "duration": {"steps": 12},
             "log": {"every": 1},
             "evaluation": {"batch_size": 8, "tokens": 165 * 32},
         }
@@ -98,7 +98,7 @@ def test_the_standard_error_is_that_of_a_ratio_over_documents(text):
 
 
 def test_a_run_goes_from_text_to_record(text, tmp_path):
-    full = config(text, **{"horizon.steps": 60, "optimizer.peak_lr": 0.02, "mesh.data": 1})
+    full = config(text, **{"duration.steps": 60, "optimizer.learning_rate": 0.02, "mesh.data": 1})
     result = loop.run(full, tmp_path)
     assert result["status"] == "completed" and result["loss"] < 3.0 < np.log(256)
     assert result["vocab_size"] == 256 and result["seq_len"] == 32 and result["tokens"] == 60 * 8 * 32
@@ -117,7 +117,7 @@ class Cut(Exception):
 
 
 def test_a_carried_state_goes_on_after_a_cut(text, tmp_path):
-    changes = {"model.carry": True, "data.tokenizer": "bpe:280", "horizon.steps": 30, "checkpoint.every_steps": 5}
+    changes = {"model.carry": True, "data.tokenizer": "bpe:280", "duration.steps": 30, "checkpoint.every_steps": 5}
     full = config(text, **LSTM, **changes)
     whole = loop.run(full, tmp_path / "whole")
 
@@ -198,7 +198,7 @@ def plain(losses):
         {"model.scan": True},
         {"model.remat": "full"},
         {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2},
-        {"accumulate": 2},
+        {"gradient_accumulation_steps": 2},
     ],
 )
 def test_speed_switches_and_meshes_leave_the_losses(losses, plain, switch):
@@ -236,8 +236,8 @@ def test_a_markov_language_is_learnt_to_its_entropy(tmp_path):
             "model": {"width": 32, "depth": 1},
             "data": {"corpus": "markov", "seq_len": 64, "corpus_args": {"symbols": 16}},
             "batch_size": 32,
-            "horizon": {"steps": 200},
-            "optimizer": {"peak_lr": 0.01},
+            "duration": {"steps": 200},
+            "optimizer": {"learning_rate": 0.01},
             "evaluation": {"tokens": 16_384},
             "mesh": {"data": 1},
         }
@@ -259,7 +259,10 @@ def test_a_markov_language_is_learnt_to_its_entropy(tmp_path):
         ({"model.dropout": 1.5}, r"model.dropout: must be in \[0, 1\)"),
         ({"model.name": "decoderr"}, r"model.name: no 'decoderr'.* decoder"),
         ({"model.name": "lstm"}, r"model.heads is not used by lstm \(it uses depth, width, tied, carry\)"),
-        ({**LSTM, "model.carry": True, "accumulate": 2}, "model.carry: .* from micro-batch to micro-batch"),
+        (
+            {**LSTM, "model.carry": True, "gradient_accumulation_steps": 2},
+            "model.carry: .* from micro-batch to micro-batch",
+        ),
         ({**LSTM, "model.carry": True, "replicas.count": 2}, "model.carry: .* which replicas would share out"),
         (
             {
@@ -280,8 +283,11 @@ def test_a_markov_language_is_learnt_to_its_entropy(tmp_path):
         ),
         ({"model.init_scale": -0.5}, "model.init_scale: must not be negative, got -0.5"),
         ({"evaluation.batch_size": 0}, "evaluation.batch_size: must be at least 1, got 0"),
-        ({"stopping.metric": "accuracy"}, "stopping.metric: the evaluation gives no 'accuracy' .it gives loss, "),
-        ({"optimizer.lr_factors": (("heads", 0.0),)}, "optimizer.lr_factors: no parameter matches 'heads'"),
+        (
+            {"early_stopping.metric": "accuracy"},
+            "early_stopping.metric: the evaluation gives no 'accuracy' .it gives loss, ",
+        ),
+        ({"optimizer.lr_multipliers": (("heads", 0.0),)}, "optimizer.lr_multipliers: no parameter matches 'heads'"),
         ({"model.heads": 3}, "heads"),
         ({"data.seq_len": 0}, "data.seq_len: must be at least 1"),
         ({"data.seq_len": 100_000}, "less than one batch|no window"),

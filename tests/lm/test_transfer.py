@@ -17,7 +17,7 @@ CORPORA = {
     "code": ["def", "return", "self", "import", "x", "=="],
     "prose": ["and", "the", "lord", "said", "unto", "née"],
 }
-STILL = {"optimizer.peak_lr": 1e-12, "optimizer.weight_decay": 0.0}
+STILL = {"optimizer.learning_rate": 1e-12, "optimizer.weight_decay": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,8 @@ def config(texts, corpus, **changes):
         "model": {"width": 8, "depth": 2, "heads": 2},
         "data": {"corpus": "files", "seq_len": 16, "eval_fraction": 0.2, "tokenizer": "bpe:270"},
         "batch_size": 8,
-        "horizon": {"steps": 30},
-        "optimizer": {"peak_lr": 0.01},
+        "duration": {"steps": 30},
+        "optimizer": {"learning_rate": 0.01},
         "evaluation": {"batch_size": 8, "tokens": 512},
         "mesh": {"data": 1},
     }
@@ -56,7 +56,7 @@ def parent(texts):
 
 def child_of(parent, **changes):
     """Keys of a run in the symbols of its parent."""
-    return {"start.run": str(parent), "data.tokenizer": str(parent / "tokenizer.json"), **changes}
+    return {"init_from.run": str(parent), "data.tokenizer": str(parent / "tokenizer.json"), **changes}
 
 
 def params(path):
@@ -72,8 +72,8 @@ def moved(path, parent):
 
 def test_another_corpus_is_learnt_in_the_symbols_of_the_parent(texts, parent, tmp_path):
     path, record = parent
-    own = config(texts, "prose", **{"start.run": str(path)})
-    with pytest.raises(BadInput, match=r"start.run: .*parent has the tokenizer_hash"):
+    own = config(texts, "prose", **{"init_from.run": str(path)})
+    with pytest.raises(BadInput, match=r"init_from.run: .*parent has the tokenizer_hash"):
         loop.run(own, tmp_path / "own")
     assert not (tmp_path / "own").exists()
     still = loop.run(config(texts, "prose", **child_of(path), **STILL), tmp_path / "still")
@@ -91,8 +91,8 @@ def test_the_head_alone_and_layers_at_rates_of_their_own(texts, parent, tmp_path
     gap = moved(tmp_path / "head", path)
     assert {name for name, far in gap.items() if far.max() > 0} == {"embed/embedding", "final_norm/scale"}
     assert head["params_trained"] == 270 * 8 + 8 < record["params_trained"] == record["params_total"]
-    rates = configured.WAYS["layerwise"]["optimizer.lr_factors"]
-    found = checkpoint.named(transfer.factors(checkpoint.load_params(path), rates))
+    rates = configured.WAYS["layerwise"]["optimizer.lr_multipliers"]
+    found = checkpoint.named(transfer.lr_multipliers(checkpoint.load_params(path), rates))
     assert found["blocks/mlp/up/kernel"].ravel().tolist() == [0.5, 1.0]
     assert found["embed/embedding"].item() == 0.25 and found["final_norm/scale"].item() == 1.0
 
@@ -115,7 +115,7 @@ def test_the_sweep_begins_every_size_with_its_own_parent(tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     sweep = plans.complete(configured.get_config(), "transfer.py")
     assert len(sweep.design) == 2 * len(configured.WIDTHS) * len(configured.TOKENS)
-    assert {point["start.run"] for point in sweep.design} == {"", "runs/transfer-parents"}
+    assert {point["init_from.run"] for point in sweep.design} == {"", "runs/transfer-parents"}
     both = [plans.complete(configured.get_config(arg), "x").base.data.corpus for arg in ("parents", "parents-reverse")]
     assert both == ["stdlib", "bible"]
     with pytest.raises(ValueError, match="the argument is parents, ways or nothing"):

@@ -29,8 +29,8 @@ def make():
 
     def sweep(design=d.axis("seed", (0, 1)), base=None, **own) -> ConfigDict:  # noqa: B008 - a value, never changed
         short = {"task": "fake", "batch_size": 8, "log": {"every": 5}, "mesh": {"data": 1}}
-        if not any(key.startswith("horizon") for point in design for key in point):
-            short["horizon"] = {"steps": 30}
+        if not any(key.startswith("duration") for point in design for key in point):
+            short["duration"] = {"steps": 30}
         if not any(key == "model.size" for point in design for key in point):
             short["model"] = {"size": 8.0}
         full = ConfigDict(short)

@@ -62,9 +62,9 @@ def validate(config):
         raise BadInput("model: give a size or a width")
 
 
-def rules(config, n, d):
+def scaled_hparams(config, n, d):
     batch = config.batch_size or 8
-    return {"batch_size": batch, "peak_lr": 0.1, "warmup_steps": round(0.1 * d / batch)}
+    return {"batch_size": batch, "learning_rate": 0.1, "warmup_steps": round(0.1 * d / batch)}
 
 
 def cost(config):

@@ -9,7 +9,7 @@ from isoflop.cli import main
 from sweeps import base_configs, collect, design as d, plan as plans, plan_storage, status, sweep_dir
 from training import loop
 
-GRID = d.product(d.axis("model.size", (4, 8)), d.axis("horizon.steps", (30, 60)))
+GRID = d.product(d.axis("model.size", (4, 8)), d.axis("duration.steps", (30, 60)))
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_fit_of_two_base_configs_names_what_differs(grow, tmp_path, capsys):
 
 def test_what_no_result_depends_on_makes_no_other_base(grow):
     grow(train=False)
-    larger = d.product(d.axis("model.size", (16,)), d.axis("horizon.steps", (30,)))
+    larger = d.product(d.axis("model.size", (16,)), d.axis("duration.steps", (30,)))
     grown = grow(train=False, design=larger, log={"every": 7}, checkpoint={"every_steps": 10})
     assert len(grown.bases) == 2 and len(grown.entries) == 5
     compared = base_configs.compare(grown)

@@ -205,7 +205,7 @@ LINE = '{"step": 1, "attempt": 0, "loss": 2.5, "learning_rate": 0.1, "tokens": 8
         (LINE + "\n" + LINE.replace("2.5", "1e999") + "\n", [2.5, None]),
         (LINE + "\n" + LINE.replace("2.5", "9" * 400) + "\n", [2.5, None]),
         (LINE + "\n" + LINE.replace("2.5", "null") + "\n", [2.5, None]),
-        (LINE + "\n" + LINE.replace('"loss"', '"eval_loss"') + "\n", [2.5]),
+        (LINE + "\n" + LINE.replace('"loss"', '"eval/loss"') + "\n", [2.5]),
         (LINE.replace("}", ', "loss": 3}') + "\n", [3.0]),
         (LINE.replace("2.5", '"two"') + "\n", None),
         (LINE.replace("2.5", "true") + "\n", None),

@@ -45,9 +45,9 @@ def test_zip_refuses_unequal_lengths_and_product_two_values_for_one_key():
 
 
 def test_isoflop_crosses_budgets_with_sizes_or_gives_each_its_own():
-    assert d.isoflop((1e11, 2e11), (1e4, 2e4))[1] == {"horizon.flops": 1e11, "model.size": 2e4, "label.budget": 1e11}
+    assert d.isoflop((1e11, 2e11), (1e4, 2e4))[1] == {"duration.flops": 1e11, "model.size": 2e4, "label.budget": 1e11}
     own = d.isoflop((1e11, 2e11), {1e11: (1e4,), 2e11: (2e4, 3e4)})
-    assert [(point["horizon.flops"], point["model.size"]) for point in own] == [(1e11, 1e4), (2e11, 2e4), (2e11, 3e4)]
+    assert [(point["duration.flops"], point["model.size"]) for point in own] == [(1e11, 1e4), (2e11, 2e4), (2e11, 3e4)]
     with pytest.raises(ValueError, match="no sizes for the budget 2e\\+11"):
         d.isoflop((1e11, 2e11), {1e11: (1e4,)})
 
@@ -62,7 +62,7 @@ def test_three_seeds_at_one_point_of_each_budget():
 
 def test_ladder():
     assert len(d.ladder((1e4, 2e4), (10, 20, 40))) == 6
-    assert d.ladder((1e4,), 20) == ({"model.size": 1e4, "horizon.tokens_per_param": 20},)
+    assert d.ladder((1e4,), 20) == ({"model.size": 1e4, "duration.tokens_per_param": 20},)
 
 
 def test_labels_are_told_from_overrides_and_filtered_by_name():

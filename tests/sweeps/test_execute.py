@@ -60,7 +60,7 @@ def test_failures_are_recorded_and_the_rest_goes_on_and_nothing_that_ended_runs_
 
 
 def test_a_killed_worker_s_run_goes_on_from_its_checkpoint_to_the_same_numbers(make, tmp_path, fake):
-    design = d.axis("horizon.steps", (60,))
+    design = d.axis("duration.steps", (60,))
     often = {"checkpoint": {"every_steps": 10}}
     undisturbed, _ = launch(plans.plan(make(design, base=often)), tmp_path / "calm", fake)
     assert undisturbed["states"] == {"completed": 1}
@@ -86,7 +86,7 @@ def test_a_killed_worker_s_run_goes_on_from_its_checkpoint_to_the_same_numbers(m
 def test_packs_leave_the_records_that_runs_alone_leave(make, tmp_path, fake, monkeypatch):
     """Of one shape, with a run that diverges and one that fails among them; each shape is compiled once."""
     monkeypatch.setenv("ISOFLOP_CACHE", str(tmp_path / "cache"))
-    seeds = d.product(d.axis("seed", (0, 1, 2)), d.axis("optimizer.peak_lr", (0.05, 0.1)))
+    seeds = d.product(d.axis("seed", (0, 1, 2)), d.axis("optimizer.learning_rate", (0.05, 0.1)))
     other = ({"seed": 3, "data.crash": "no such corpus"}, {"seed": 4, "data.nan_at": 20}, {"model.size": 9.0})
     sweep = make(d.chain(seeds, other), base={"model": {"size": 8.0}}, strict=True)
     plan = plans.plan(sweep)
@@ -138,7 +138,7 @@ def slow_config(tmp_path):
 from ml_collections import ConfigDict
 from sweeps.design import axis
 def get_config(arg=""):
-    base = {"task": "fake", "batch_size": 8, "horizon": {"steps": 100}, "model": {"size": 4.0}, "data": {"pause": 0.04},
+    base = {"task": "fake", "batch_size": 8, "duration": {"steps": 100}, "model": {"size": 4.0}, "data": {"pause": 0.04},
             "log": {"every": 5}}
     return ConfigDict({"base": base, "design": axis("seed", (0, 1, 2))})
 """
@@ -242,7 +242,7 @@ def test_a_run_held_by_another_process_is_left_to_it(make, tmp_path, fake):
 
 
 def test_the_queue_stays_with_a_shape_then_opens_the_largest(make, tmp_path):
-    design = d.product(d.axis("model.size", (4, 8, 16)), d.axis("horizon.steps", (30, 60)))
+    design = d.product(d.axis("model.size", (4, 8, 16)), d.axis("duration.steps", (30, 60)))
     sweep = plan_storage.add_points(tmp_path / "study", plans.plan(make(design)))
 
     def order(mine=(), begun=()):

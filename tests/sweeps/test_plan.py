@@ -36,9 +36,9 @@ def test_duplicates_are_dropped_by_identity_not_by_spelling(make):
 
 
 def test_points_without_enough_steps_or_with_too_many_epochs_are_refused_by_name(make):
-    design = d.axis("horizon.steps", (10, 100, 2000))
+    design = d.axis("duration.steps", (10, 100, 2000))
     plan = plans.plan(make(design, min_steps=20, max_epochs=1.0))
-    assert [point.overrides["horizon.steps"] for point in plan.points] == [100]
+    assert [point.overrides["duration.steps"] for point in plan.points] == [100]
     assert plan.points[0].epochs == pytest.approx(100 * 8 / 4096)
     assert [point.refused for point in plan.refused] == [
         "10 steps are fewer than min_steps = 20",
@@ -55,7 +55,7 @@ def test_a_point_that_cannot_be_resolved_is_refused_with_the_family_s_reason(mak
 @pytest.mark.parametrize(("own", "design"), [({}, (10,)), ({"strict": True}, (10, 100))])
 def test_a_sweep_is_an_error_when_nothing_is_left_or_it_is_strict(make, own, design):
     with pytest.raises(BadInput, match=r"1 of \d points are refused: 10 steps are fewer than min_steps = 20"):
-        plans.plan(make(d.axis("horizon.steps", design), min_steps=20, **own))
+        plans.plan(make(d.axis("duration.steps", design), min_steps=20, **own))
 
 
 def test_unknown_keys_are_errors_with_the_nearest_name(make):
@@ -78,7 +78,7 @@ def test_names_become_paths_and_are_checked():
 
 def test_an_empty_design_and_unmet_conditions_are_errors(make):
     with pytest.raises(BadInput, match="no points"):
-        plans.plan(make((), base={"horizon": {"steps": 30}, "model": {"size": 8.0}}))
+        plans.plan(make((), base={"duration": {"steps": 30}, "model": {"size": 8.0}}))
     with pytest.raises(BadInput, match="no points that meet seed > 5"):
         plans.plan(make(), ["seed > 5"])
     with pytest.raises(BadInput, match="no point has 'sed'; did you mean 'seed'"):
@@ -128,10 +128,10 @@ def test_a_condition_that_is_none_is_refused_in_one_line(make, condition, messag
 
 
 def test_points_that_are_not_chosen_are_not_refused(make):
-    sweep = make(d.axis("horizon.steps", (10, 100)), min_steps=20, strict=True)
+    sweep = make(d.axis("duration.steps", (10, 100)), min_steps=20, strict=True)
     with pytest.raises(BadInput, match="1 of 2 points are refused"):
         plans.plan(sweep)
-    assert len(plans.plan(sweep, ["`horizon.steps` > 50"]).points) == 1
+    assert len(plans.plan(sweep, ["`duration.steps` > 50"]).points) == 1
 
 
 def test_runs_that_differ_in_inputs_of_the_step_share_a_group(make):
@@ -139,8 +139,8 @@ def test_runs_that_differ_in_inputs_of_the_step_share_a_group(make):
         return len(plans.plan(make(d.axis(key, values))).compile_keys)
 
     assert groups("seed", (0, 1, 2)) == 1
-    assert groups("optimizer.peak_lr", (0.1, 0.2)) == 1
-    assert groups("horizon.steps", (30, 60)) == 1
+    assert groups("optimizer.learning_rate", (0.1, 0.2)) == 1
+    assert groups("duration.steps", (30, 60)) == 1
     assert groups("schedule.name", ("cosine", "linear")) == 1
     assert groups("model.size", (4.0, 8.0)) == 2
     assert groups("batch_size", (8, 16)) == 2

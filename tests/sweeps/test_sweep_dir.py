@@ -77,9 +77,12 @@ def test_a_grown_design_adds_points_and_keeps_what_was_there(sweep, make):
 
 def test_another_base_makes_other_runs_beside_the_first(sweep, make):
     design = d.product(d.isoflop((2e4,), (4, 8)), d.axis("seed", (0, 1)))
-    other = plan_storage.add_points(sweep.path, plans.plan(make(design, base={"optimizer": {"peak_lr": 0.3}})))
+    other = plan_storage.add_points(sweep.path, plans.plan(make(design, base={"optimizer": {"learning_rate": 0.3}})))
     assert len(other.entries) == 8 and len(other.bases) == 2
-    assert {plan_storage.run_config(other, entry).optimizer.peak_lr for entry in other.entries.values()} == {None, 0.3}
+    assert {plan_storage.run_config(other, entry).optimizer.learning_rate for entry in other.entries.values()} == {
+        None,
+        0.3,
+    }
 
 
 def test_a_directory_of_something_else_is_refused(sweep, make, tmp_path):
@@ -139,7 +142,7 @@ def test_collect_on_a_sweep_in_progress(sweep):
     assert rows.keys() == {first, second}
     done, failed = rows[first], rows[second]
     assert done["status"] == "completed" and done["sweep"] == "study" and done["budget"] == 2e4
-    assert done["horizon.flops"] == 2e4 and done["seed"] == 0
+    assert done["duration.flops"] == 2e4 and done["seed"] == 0
     assert json.loads(done["versions"])["jax"]
     assert failed["status"] == "failed" and failed["loss"] is None and failed["params_total"] == 4
     curves = pq.read_table(sweep.path / "curves.parquet")

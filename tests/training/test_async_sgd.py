@@ -11,7 +11,7 @@ from training import checkpoint, identity, loop, record, rng, schedule
 from training.config import resolve
 from training.errors import BadInput
 
-FOUR = {"server.workers": 4, "mesh.data": 1}
+FOUR = {"async_sgd.workers": 4, "mesh.data": 1}
 
 
 def params(path):
@@ -20,16 +20,16 @@ def params(path):
 
 def who(config, step):
     """The worker that delivers."""
-    if config.server.order == "round_robin":
-        return step % config.server.workers
-    return int(jax.random.randint(rng.key(config.seed, "worker", step), (), 0, config.server.workers))
+    if config.async_sgd.order == "round_robin":
+        return step % config.async_sgd.workers
+    return int(jax.random.randint(rng.key(config.seed, "worker", step), (), 0, config.async_sgd.workers))
 
 
 def reference(config):
     """Each worker with its own copy, and one optimizer for the gradients as they come; the ages of the gradients."""
     config = resolve(config)
     task, steps = toy.build(config), config.derived.steps
-    rates = config.optimizer.peak_lr * schedule.values(config.schedule, steps, config.derived.warmup_steps)
+    rates = config.optimizer.learning_rate * schedule.values(config.schedule, steps, config.derived.warmup_steps)
     theta = nn.meta.unbox(task.model.init(rng.key(config.seed, "init"), {}))["params"]
     decayed = jax.tree.map(lambda p: p.ndim == 2, theta)
     optimizer = optax.chain(
@@ -48,7 +48,7 @@ def reference(config):
 
         return jax.grad(loss)(theta)
 
-    held, fetched, ages = [theta] * config.server.workers, [0] * config.server.workers, []
+    held, fetched, ages = [theta] * config.async_sgd.workers, [0] * config.async_sgd.workers, []
     for step in range(steps):
         worker = who(config, step)
         ages.append(step - fetched[worker])
@@ -59,13 +59,13 @@ def reference(config):
     return theta, ages
 
 
-@pytest.mark.parametrize("changes", [FOUR, FOUR | {"server.order": "random", "server.workers": 3}])
+@pytest.mark.parametrize("changes", [FOUR, FOUR | {"async_sgd.order": "random", "async_sgd.workers": 3}])
 def test_gradients_are_those_of_what_the_worker_fetched(tmp_path, changes):
     loop.run(toy.config(**changes), tmp_path)
     theta, ages = reference(toy.config(**changes))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), params(tmp_path), theta)
     assert [line["staleness"] for line in record.read_metrics(tmp_path)] == ages
-    assert max(ages) >= changes["server.workers"] - 1
+    assert max(ages) >= changes["async_sgd.workers"] - 1
 
 
 def test_workers_that_deliver_by_turns_are_one_less_than_their_number_behind(tmp_path):
@@ -81,7 +81,7 @@ def test_devices_micro_batches_and_calls_leave_the_losses(tmp_path):
     for name, changes in {
         "one": {},
         "mesh": {"mesh.data": 4, "mesh.fsdp": 2},
-        "parts": {"accumulate": 2},
+        "parts": {"gradient_accumulation_steps": 2},
         "calls": {"steps_per_call": 7},
     }.items():
         loop.run(toy.config(**FOUR | changes), tmp_path / name)
@@ -90,7 +90,7 @@ def test_devices_micro_batches_and_calls_leave_the_losses(tmp_path):
 
 
 def test_a_cut_run_continues_bit_for_bit(tmp_path):
-    config = toy.config(**FOUR, **{"checkpoint.every_steps": 3, "server.order": "random", "model.dropout": 0.1})
+    config = toy.config(**FOUR, **{"checkpoint.every_steps": 3, "async_sgd.order": "random", "model.dropout": 0.1})
     whole = loop.run(config, tmp_path / "whole")
 
     def cut(step, line):
@@ -106,7 +106,7 @@ def test_a_cut_run_continues_bit_for_bit(tmp_path):
 
 def test_every_worker_begins_with_the_parameters_of_another_run(tmp_path):
     loop.run(toy.config(), tmp_path / "parent")
-    still = {"optimizer.peak_lr": 1e-30, "optimizer.weight_decay": 0.0, "start.run": str(tmp_path / "parent")}
+    still = {"optimizer.learning_rate": 1e-30, "optimizer.weight_decay": 0.0, "init_from.run": str(tmp_path / "parent")}
     loop.run(toy.config(**FOUR, **still), tmp_path / "run")
     plain = loop.run(toy.config(**still), tmp_path / "plain")
     first = [record.read_metrics(tmp_path / name)[5]["loss"] for name in ("run", "plain")]
@@ -117,15 +117,15 @@ def test_every_worker_begins_with_the_parameters_of_another_run(tmp_path):
 def test_identity():
     plain = resolve(toy.config())
     assert not any(key.startswith("server") for key in identity.semantic(plain))
-    assert len({resolve(toy.config(**changes)).derived.run_id for changes in ({}, FOUR, {"server.workers": 5})}) == 3
+    assert len({resolve(toy.config(**changes)).derived.run_id for changes in ({}, FOUR, {"async_sgd.workers": 5})}) == 3
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"server.workers": 0}, "server.workers: must be at least 1, got 0"),
-        (FOUR | {"server.order": "fifo"}, "server.order: 'fifo' is not one of round_robin, random"),
-        (FOUR | {"replicas.count": 4}, "server.workers: replicas that synchronise have no parameter server"),
+        ({"async_sgd.workers": 0}, "async_sgd.workers: must be at least 1, got 0"),
+        (FOUR | {"async_sgd.order": "fifo"}, "async_sgd.order: 'fifo' is not one of round_robin, random"),
+        (FOUR | {"replicas.count": 4}, "async_sgd.workers: replicas that synchronise have no parameter server"),
     ],
 )
 def test_contradictions_are_refused_while_planning(changes, message):

@@ -1,4 +1,4 @@
-"""Several processes that are one run: who they are, the roll call, and the run itself over processes of this machine."""
+"""Several processes that are one run: who they are, the rendezvous, and the run itself over processes of this machine."""
 
 import json
 import os
@@ -25,12 +25,12 @@ def free_port() -> int:
 
 
 def called(places, seconds=5.0) -> list:
-    """What the roll call says in each process, here a thread: None where it is complete."""
+    """What the rendezvous says in each process, here a thread: None where it is complete."""
     said: dict[int, str | None] = {}
 
     def call(i, where):
         try:
-            hosts.roll_call(where, seconds)
+            hosts.rendezvous(where, seconds)
             said[i] = None
         except RunFailed as error:
             said[i] = str(error)
@@ -44,33 +44,33 @@ def called(places, seconds=5.0) -> list:
     return [said[i] for i in range(len(places))]
 
 
-def test_a_roll_call_ends_once_all_are_there():
+def test_a_rendezvous_ends_once_all_are_there():
     address = f"127.0.0.1:{free_port()}"
-    assert called([hosts.Place(address, 4, i) for i in range(4)]) == [None] * 4
+    assert called([hosts.Process(address, 4, i) for i in range(4)]) == [None] * 4
 
 
-def test_a_roll_call_names_the_absent_to_all():
+def test_a_rendezvous_names_the_absent_to_all():
     address = f"127.0.0.1:{free_port()}"
-    said = called([hosts.Place(address, 4, i) for i in (0, 2)], seconds=1.0)
+    said = called([hosts.Process(address, 4, i) for i in (0, 2)], seconds=1.0)
     assert said[0] == said[1]
     assert said[0].startswith("--coordinator: of 4 processes, 1, 3 did not come within 1 s; there were 0 (")
 
 
 def test_a_process_that_is_there_twice_is_named():
     address = f"127.0.0.1:{free_port()}"
-    said = called([hosts.Place(address, 3, i) for i in (0, 1, 1)])
+    said = called([hosts.Process(address, 3, i) for i in (0, 1, 1)])
     assert all("process 1 of 3 came from" in text and "before" in text for text in said)
 
 
 def test_without_the_first_process_the_others_say_so():
-    (said,) = called([hosts.Place(f"127.0.0.1:{free_port()}", 2, 1)], seconds=-4.0)
+    (said,) = called([hosts.Process(f"127.0.0.1:{free_port()}", 2, 1)], seconds=-4.0)
     assert "process 0 did not answer at 127.0.0.1" in said
 
 
 def test_a_port_that_is_taken_is_named():
     with socket.create_server(("", 0)) as taken:
         port = taken.getsockname()[1]
-        (said,) = called([hosts.Place(f"127.0.0.1:{port}", 2, 0)])
+        (said,) = called([hosts.Process(f"127.0.0.1:{port}", 2, 0)])
     assert said.startswith(f"--coordinator: process 0 cannot listen on port {port}")
 
 
@@ -83,10 +83,10 @@ SRUN = {
 
 
 def test_who_a_process_is():
-    assert hosts.place(None, None, None, None, {}) is None
-    assert hosts.place(None, "here:1", 2, 1, {}) == ("here:1", 2, 1)
-    assert hosts.place("slurm", None, None, None, SRUN) == ("alpha:54567", 8, 3)
-    assert hosts.place("slurm", "gamma:9", None, None, SRUN) == ("gamma:9", 8, 3)
+    assert hosts.this_process(None, None, None, None, {}) is None
+    assert hosts.this_process(None, "here:1", 2, 1, {}) == ("here:1", 2, 1)
+    assert hosts.this_process("slurm", None, None, None, SRUN) == ("alpha:54567", 8, 3)
+    assert hosts.this_process("slurm", "gamma:9", None, None, SRUN) == ("gamma:9", 8, 3)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_who_a_process_is():
 )
 def test_what_is_missing_or_wrong_is_named(given, said):
     with pytest.raises(BadInput, match=said):
-        hosts.place(*given, environment={})
+        hosts.this_process(*given, environment={})
 
 
 RUN = """
@@ -109,13 +109,13 @@ import os, sys, time
 sys.path[:0] = [sys.argv[1]]
 from training import hosts, loop, signals
 port, count, index, run, until, pause = sys.argv[2], *map(int, sys.argv[3:5]), sys.argv[5], *map(float, sys.argv[6:8])
-hosts.join(hosts.Place(f"127.0.0.1:{port}", count, index), 60.0)
+hosts.join(hosts.Process(f"127.0.0.1:{port}", count, index), 60.0)
 import toy
 def slow(step, line):
     time.sleep(pause)
-config = toy.config(**{"horizon.steps": int(until), "checkpoint.every_steps": 10, "log.every": 1, "batch_size": 16})
+config = toy.config(**{"duration.steps": int(until), "checkpoint.every_steps": 10, "log.every": 1, "batch_size": 16})
 try:
-    print(loop.run(config, run, [slow], allow_change=("horizon.steps",))["continued_from"])
+    print(loop.run(config, run, [slow], allow_change=("duration.steps",))["continued_from"])
 except signals.Interrupted as error:
     sys.exit(error.exit_code)
 """

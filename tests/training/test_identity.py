@@ -43,7 +43,7 @@ def every_run():
 
 
 def resolved(task, model, data, **changes):
-    partial = {"task": task, "batch_size": 8, "model": model, "data": data, "horizon": {"steps": 10}}
+    partial = {"task": task, "batch_size": 8, "model": model, "data": data, "duration": {"steps": 10}}
     return configs.resolve(configs.complete(ConfigDict(partial | changes)))
 
 
@@ -128,13 +128,15 @@ def test_an_identity_is_of_the_keys_that_differ_from_their_defaults():
         "task": "toy",
         "batch_size": 16,
         "model.width": 8,
-        "optimizer.peak_lr": 0.02,
+        "optimizer.learning_rate": 0.02,
         "optimizer.weight_decay": 0.1,
         "steps": 24,
         "warmup_steps": 2,
     }
-    changed = identity.semantic(configs.resolve(toy.config(accumulate=2, **{"server.workers": 4, "prune.begin": 0.1})))
-    assert changed == meaning | {"accumulate": 2, "server.workers": 4}  # nothing is pruned
+    changed = identity.semantic(
+        configs.resolve(toy.config(gradient_accumulation_steps=2, **{"async_sgd.workers": 4, "prune.begin": 0.1}))
+    )
+    assert changed == meaning | {"gradient_accumulation_steps": 2, "async_sgd.workers": 4}  # nothing is pruned
 
 
 def test_a_run_of_another_schema_is_refused_by_its_number(tmp_path, monkeypatch):

@@ -96,7 +96,7 @@ def cut_at(step):
 @pytest.mark.parametrize(("optimizer", "stride"), [("adamw", 4), pytest.param("muon", 1, marks=pytest.mark.slow)])
 def test_a_cut_run_continues_bit_for_bit(tmp_path, optimizer, stride):
     changes = {"steps_per_call": stride, "checkpoint.every_steps": 5, "model.dropout": 0.1, "optimizer.ema": 0.9}
-    config = toy.config(**changes, **{"optimizer.name": optimizer, "horizon.steps": 26})
+    config = toy.config(**changes, **{"optimizer.name": optimizer, "duration.steps": 26})
     whole = loop.run(config, tmp_path / "whole")
     with pytest.raises(Cut):
         loop.run(config, tmp_path / "cut", loggers=[cut_at(17)])
@@ -118,10 +118,10 @@ def test_several_steps_a_call_are_the_same_steps(tmp_path):
 def test_accumulation_and_devices_leave_the_losses(tmp_path):
     runs = {
         "plain": {"mesh.data": 1},
-        "parts": {"mesh.data": 1, "accumulate": 4},
+        "parts": {"mesh.data": 1, "gradient_accumulation_steps": 4},
         "eight": {"mesh.data": 8},
         "axes": {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2},
-        "both": {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 1, "accumulate": 2},
+        "both": {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 1, "gradient_accumulation_steps": 2},
     }
     losses = {}
     for name, changes in runs.items():
@@ -154,7 +154,7 @@ SMALL_TEXT = {
 def test_a_run_saved_on_eight_devices_goes_on_on_others(tmp_path, family):
     """Fifty steps on other numbers of devices and other axes have the losses that they had on all eight."""
     config = toy.config() if family == "toy" else configs.complete(ConfigDict(SMALL_TEXT))
-    config.horizon.update({"steps": 100, "tokens_per_param": None})
+    config.duration.update({"steps": 100, "tokens_per_param": None})
     config.log.every, config.checkpoint.every_steps = 1, 50
 
     def on(name):
@@ -178,7 +178,9 @@ def test_a_run_saved_on_eight_devices_goes_on_on_others(tmp_path, family):
 
 def test_a_run_that_does_not_fit_is_refused_before_it_begins(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "of_a_device", lambda: 100.0)
-    with pytest.raises(BadInput, match=r"memory: a step needs \S+ GiB of each device, which has 0.0: more accumulate"):
+    with pytest.raises(
+        BadInput, match=r"memory: a step needs \S+ GiB of each device, which has 0.0: more gradient_accumulation_steps"
+    ):
         loop.run(toy.config(), tmp_path / "large")
     assert not (tmp_path / "large").exists()
 
@@ -208,12 +210,17 @@ def test_divergence_right_after_a_resume_keeps_what_is_known(tmp_path):
 
 def test_one_compile_serves_runs_that_differ_in_scalars(tmp_path):
     loop.run(toy.config(), tmp_path / "first")
-    changes = {"seed": 3, "optimizer.peak_lr": 0.1, "optimizer.weight_decay": 0.3, "schedule.name": "wsd"}
-    second = loop.run(toy.config(**changes, **{"horizon.steps": 31}), tmp_path / "second")
+    changes = {"seed": 3, "optimizer.learning_rate": 0.1, "optimizer.weight_decay": 0.3, "schedule.name": "wsd"}
+    second = loop.run(toy.config(**changes, **{"duration.steps": 31}), tmp_path / "second")
     assert second["compile_seconds"] < 0.05
 
 
-RESTLESS = {"optimizer.name": "adam", "optimizer.peak_lr": 0.3, "schedule.name": "constant", "log.evaluate_every": 1}
+RESTLESS = {
+    "optimizer.name": "adam",
+    "optimizer.learning_rate": 0.3,
+    "schedule.name": "constant",
+    "log.evaluate_every": 1,
+}
 
 
 @pytest.mark.parametrize("metric", ["loss", "within"])
@@ -221,18 +228,18 @@ def test_patience_ends_a_run_with_the_parameters_of_the_best_evaluation(tmp_path
     whole = loop.run(
         toy.config(**RESTLESS, **{"checkpoint.keep_every": 1, "checkpoint.every_steps": 1}), tmp_path / "a"
     )
-    lines = [line for line in record.read_metrics(tmp_path / "a") if f"eval_{metric}" in line]
-    scores = [-line["eval_loss"] if metric == "loss" else line["eval_within"] for line in lines]
+    lines = [line for line in record.read_metrics(tmp_path / "a") if f"eval/{metric}" in line]
+    scores = [-line["eval/loss"] if metric == "loss" else line["eval/within"] for line in lines]
     ends = next(i for i in range(3, 24) if max(scores[i - 2 : i + 1]) <= max(scores[: i - 2]))
     best = int(np.argmax(scores[: ends + 1]))
-    config = toy.config(**RESTLESS, **{"stopping.patience": 3, "stopping.metric": metric})
+    config = toy.config(**RESTLESS, **{"early_stopping.patience": 3, "early_stopping.metric": metric})
     stopped = loop.run(config, tmp_path / "b")
     assert ends < 23 and (stopped["steps"], stopped["best_step"]) == (ends + 1, best + 1)
     assert stopped["loss"] != whole["loss"] and whole["best_step"] is None
     assert checkpoint.saved_steps(tmp_path / "b")[-1] == ends + 1
     same(params(tmp_path / "b"), params(tmp_path / "a", step=best + 1))
     # What chose the step is another set than what is reported.
-    assert stopped["eval_set"] == "toy" and stopped["loss"] != pytest.approx(lines[best]["eval_loss"], rel=1e-3)
+    assert stopped["eval_set"] == "toy" and stopped["loss"] != pytest.approx(lines[best]["eval/loss"], rel=1e-3)
 
     calls, save = [], checkpoint.Checkpoints.save
 
@@ -257,7 +264,7 @@ def test_patience_ends_a_run_with_the_parameters_of_the_best_evaluation(tmp_path
 @pytest.mark.parametrize("patience", [3, 24])
 def test_a_run_that_is_cut_at_its_end_ends_as_one_that_was_not(tmp_path, monkeypatch, patience, cut):
     """Where patience runs out, and at the last step: by a signal, in the evaluation of the end, and after its checkpoint."""
-    config = toy.config(**RESTLESS, **{"stopping.patience": patience, "checkpoint.every_steps": 2})
+    config = toy.config(**RESTLESS, **{"early_stopping.patience": patience, "checkpoint.every_steps": 2})
     whole = loop.run(config, tmp_path / "whole")
     assert whole["best_step"] < whole["steps"] and (whole["steps"] == 24) == (patience == 24)
     evaluate, raised = evaluation.evaluate, []
@@ -286,16 +293,16 @@ def test_a_run_that_is_cut_at_its_end_ends_as_one_that_was_not(tmp_path, monkeyp
 
 
 def test_stopping_needs_evaluations_and_a_metric_that_they_give(tmp_path):
-    with pytest.raises(BadInput, match="stopping.patience: there is nothing to judge by; set log.evaluate_every"):
-        loop.run(toy.config(**{"stopping.patience": 2}), tmp_path)
+    with pytest.raises(BadInput, match="early_stopping.patience: there is nothing to judge by; set log.evaluate_every"):
+        loop.run(toy.config(**{"early_stopping.patience": 2}), tmp_path)
     with pytest.raises(
-        BadInput, match="stopping.metric: the evaluation gives no 'f1' .it gives loss, loss_sem, within"
+        BadInput, match="early_stopping.metric: the evaluation gives no 'f1' .it gives loss, loss_sem, within"
     ):
-        loop.run(toy.config(**{"stopping.metric": "f1", "log.evaluate_every": 5}), tmp_path)
+        loop.run(toy.config(**{"early_stopping.metric": "f1", "log.evaluate_every": 5}), tmp_path)
 
 
 def test_penalties_enter_the_gradient_of_decayed_roles_and_not_the_loss(tmp_path):
-    one = {"horizon.steps": 1, "optimizer.name": "sgd", "optimizer.peak_lr": 0.1, "optimizer.clip": 0.0}
+    one = {"duration.steps": 1, "optimizer.name": "sgd", "optimizer.learning_rate": 0.1, "optimizer.clip": 0.0}
     one |= {"schedule.name": "constant", "schedule.warmup_steps": 0}
     first = step.states.init(toy.build(resolve(toy.config(**one))).model, optax.identity(), False, 0, {}).params
     plain = loop.run(toy.config(**one), tmp_path / "plain")
@@ -309,7 +316,7 @@ def test_penalties_enter_the_gradient_of_decayed_roles_and_not_the_loss(tmp_path
 
 def test_interim_evaluations_are_logged(tmp_path):
     loop.run(toy.config(**{"log.evaluate_every": 10, "checkpoint.every_steps": 5}), tmp_path)
-    assert [m["step"] for m in metrics(tmp_path) if "eval_loss" in m] == [10, 20]
+    assert [m["step"] for m in metrics(tmp_path) if "eval/loss" in m] == [10, 20]
 
 
 @pytest.mark.parametrize(
@@ -350,7 +357,7 @@ def test_checkpoints_are_due_by_minutes_too(tmp_path, monkeypatch):
 
 
 def test_the_running_mean_is_what_is_kept_and_evaluated(tmp_path):
-    changes = {"optimizer.ema": 0.75, "optimizer.peak_lr": 0.2, "horizon.steps": 4}
+    changes = {"optimizer.ema": 0.75, "optimizer.learning_rate": 0.2, "duration.steps": 4}
     config = toy.config(**changes, **{"checkpoint.every_steps": 1, "checkpoint.keep_last": 4})
     result = loop.run(config, tmp_path)
     each, weights = [params(tmp_path, step=at) for at in (1, 2, 3, 4)], [0.75**3, 0.75**2, 0.75, 1]
@@ -396,7 +403,7 @@ def test_a_plain_loop_over_the_compiled_step_is_a_run(tmp_path, monkeypatch):
     task, grid = toy.build(config), mesh.build(config.mesh)
     hyper, shapes = step.hyper(config, task), data.shapes(task, config.batch_size)
     programs = step.programs(step.recipe(task.model, config), grid, 1, shapes, tuple(hyper))
-    lr = config.optimizer.peak_lr * schedule.values(config.schedule, 24, config.derived.warmup_steps)
+    lr = config.optimizer.learning_rate * schedule.values(config.schedule, 24, config.derived.warmup_steps)
     state, losses = programs.init(np.int32(config.seed), hyper), []
     for k in range(24):
         batch = data.batches(task, shapes, grid, k, 1)
@@ -430,7 +437,7 @@ def test_metrics_are_fetched_once_the_next_step_is_dispatched(tmp_path, monkeypa
         return state, metrics | {"loss": Fetched(metrics["loss"], lambda: events.append(("fetch", k)))}
 
     monkeypatch.setattr(compilation.Program, "__call__", watched)
-    loop.run(toy.config(**{"horizon.steps": 5}), tmp_path)
+    loop.run(toy.config(**{"duration.steps": 5}), tmp_path)
     expected = [("dispatch", 0)]
     for k in range(1, 5):
         expected += [("dispatch", k), ("fetch", k - 1)]
@@ -486,10 +493,12 @@ def test_a_run_that_ended_otherwise_is_refused_even_if_changes_are_allowed(tmp_p
 def test_a_resume_with_another_meaning_is_refused_unless_allowed(tmp_path):
     with pytest.raises(Cut):
         loop.run(toy.config(), tmp_path, loggers=[cut_at(5)])
-    changed = toy.config(**{"optimizer.peak_lr": 0.5})
-    with pytest.raises(BadInput, match=r"optimizer\.peak_lr \(0.02 -> 0.5\).*--allow_change=optimizer.peak_lr"):
+    changed = toy.config(**{"optimizer.learning_rate": 0.5})
+    with pytest.raises(
+        BadInput, match=r"optimizer\.learning_rate \(0.02 -> 0.5\).*--allow_change=optimizer.learning_rate"
+    ):
         loop.run(changed, tmp_path)
-    assert loop.run(changed, tmp_path, allow_change=("optimizer.peak_lr",))["peak_lr"] == 0.5
+    assert loop.run(changed, tmp_path, allow_change=("optimizer.learning_rate",))["peak_lr"] == 0.5
     (tmp_path / "other").mkdir()
     with pytest.raises(Cut):
         loop.run(toy.config(), tmp_path / "other", loggers=[cut_at(5)])
@@ -535,7 +544,7 @@ def slow(step, line):
     import time
     print(step, flush=True)
     time.sleep(0.05)
-loop.run(toy.config(**{{"horizon.steps": 400, "checkpoint.every_minutes": 0.0}}), sys.argv[1], loggers=[slow])
+loop.run(toy.config(**{{"duration.steps": 400, "checkpoint.every_minutes": 0.0}}), sys.argv[1], loggers=[slow])
 """
 
 

@@ -29,7 +29,7 @@ def parent(tmp_path_factory):
 
 
 def adapted(parent, **changes):
-    return config(**{"start.run": str(parent), "lora.rank": 2, "lora.targets": ("kernel",), "seed": 3, **changes})
+    return config(**{"init_from.run": str(parent), "lora.rank": 2, "lora.targets": ("kernel",), "seed": 3, **changes})
 
 
 def stored(path):
@@ -76,9 +76,9 @@ def test_factors_lie_beside_matrices_of_stacks_too():
 
 def test_only_the_factors_learn_and_the_first_loss_is_the_parents(parent, tmp_path):
     path, record = parent
-    still = loop.run(adapted(path, **{"optimizer.peak_lr": 1e-12}), tmp_path / "still")
+    still = loop.run(adapted(path, **{"optimizer.learning_rate": 1e-12}), tmp_path / "still")
     assert still["loss"] == pytest.approx(record["loss"], rel=1e-6)
-    moving = {"model.noise": 1.0, "optimizer.peak_lr": 0.05, "optimizer.weight_decay": 0.3}
+    moving = {"model.noise": 1.0, "optimizer.learning_rate": 0.05, "optimizer.weight_decay": 0.3}
     result = loop.run(adapted(path, **moving), tmp_path / "run")
     before, after = stored(path), stored(tmp_path / "run")
     for name, leaf in before.items():
@@ -94,9 +94,9 @@ def test_only_the_factors_learn_and_the_first_loss_is_the_parents(parent, tmp_pa
 
 def test_a_child_of_an_adapted_run_begins_with_the_merged_model(parent, tmp_path):
     path, _ = parent
-    first = loop.run(adapted(path, **{"optimizer.peak_lr": 0.05}), tmp_path / "first")
-    frozen = {"optimizer.peak_lr": 1e-12, "optimizer.weight_decay": 0.0}
-    child = loop.run(config(**{"start.run": str(tmp_path / "first")}, **frozen), tmp_path / "plain")
+    first = loop.run(adapted(path, **{"optimizer.learning_rate": 0.05}), tmp_path / "first")
+    frozen = {"optimizer.learning_rate": 1e-12, "optimizer.weight_decay": 0.0}
+    child = loop.run(config(**{"init_from.run": str(tmp_path / "first")}, **frozen), tmp_path / "plain")
     again = loop.run(adapted(tmp_path / "first", **frozen), tmp_path / "again")
     assert child["loss"] == pytest.approx(first["loss"], rel=1e-5) == again["loss"]
     assert set(stored(tmp_path / "plain")) == {"kernel", "bias", "head", "last"}
@@ -104,7 +104,7 @@ def test_a_child_of_an_adapted_run_begins_with_the_merged_model(parent, tmp_path
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_what_stands_still_has_no_moments_and_a_cut_run_goes_on(parent, tmp_path, optimizer):
-    changes = {"optimizer.name": optimizer, "optimizer.lr_factors": (("last", 1.0),), "checkpoint.every_steps": 5}
+    changes = {"optimizer.name": optimizer, "optimizer.lr_multipliers": (("last", 1.0),), "checkpoint.every_steps": 5}
     full = resolve(adapted(parent[0], **changes))
     task = family_of("toy").build(full)
     recipe = steps.recipe(task.model, full)
@@ -115,7 +115,7 @@ def test_what_stands_still_has_no_moments_and_a_cut_run_goes_on(parent, tmp_path
     assert toy.FEATURES * WIDTH not in sizes and 2 * WIDTH in sizes
 
     whole = loop.run(adapted(parent[0], **changes), tmp_path / "whole")
-    assert whole["params_trained"] == 2 * (toy.FEATURES + WIDTH) + 1, "and what lr_factors names"
+    assert whole["params_trained"] == 2 * (toy.FEATURES + WIDTH) + 1, "and what lr_multipliers names"
 
     def stop(step, metrics):
         if step == 11:
@@ -140,7 +140,7 @@ def test_a_run_without_factors_keeps_its_name_and_alpha_compiles_nothing_anew(pa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"start.run": ""}, "lora.rank: adapts what another run has learnt; give start.run"),
+        ({"init_from.run": ""}, "lora.rank: adapts what another run has learnt; give init_from.run"),
         ({"lora.rank": -1}, "lora.rank: must not be negative, got -1"),
         ({"lora.alpha": 0.0}, "lora.alpha: must be positive"),
         ({"lora.targets": ("(",)}, r"lora.targets: '\(' is no regular expression"),
@@ -148,7 +148,7 @@ def test_a_run_without_factors_keeps_its_name_and_alpha_compiles_nothing_anew(pa
         ({"prune.sparsity": 0.5}, "lora.rank: does not go with prune"),
         ({"quantize.post": ("int8",)}, "lora.rank: does not go with quantize"),
         ({"replicas.count": 2}, "lora.rank: does not go with replicas"),
-        ({"server.workers": 2}, "lora.rank: does not go with server"),
+        ({"async_sgd.workers": 2}, "lora.rank: does not go with server"),
     ],
 )
 def test_contradictions_are_refused_and_leave_nothing(parent, tmp_path, changes, message):

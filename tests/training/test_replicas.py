@@ -27,7 +27,7 @@ from training.errors import BadInput
 from training.state import State
 
 DILOCO = {"replicas.count": 4, "replicas.every": 5, "replicas.outer.name": "nesterov", "mesh.data": 1}
-SGD = {"optimizer.name": "sgd", "optimizer.clip": 0.0, "optimizer.peak_lr": 0.1}
+SGD = {"optimizer.name": "sgd", "optimizer.clip": 0.0, "optimizer.learning_rate": 0.1}
 
 
 def params(path, **which):
@@ -64,7 +64,7 @@ def reference(config, count, every, lr, momentum):
     """Algorithm 1 of DiLoCo, replica by replica; inner AdamW by optax, outer Nesterov as PyTorch writes it."""
     config = resolve(config)
     task, steps = toy.build(config), config.derived.steps
-    rates = config.optimizer.peak_lr * schedule.values(config.schedule, steps, config.derived.warmup_steps)
+    rates = config.optimizer.learning_rate * schedule.values(config.schedule, steps, config.derived.warmup_steps)
     outer = initial(config)
     decayed = jax.tree.map(lambda p: p.ndim == 2, outer)
     inner = optax.chain(
@@ -124,7 +124,7 @@ def test_devices_and_micro_batches_leave_the_losses(tmp_path):
         "replica": {"mesh.replica": 4},
         "both": {"mesh.data": 2, "mesh.replica": 4},
         "axes": {"mesh.replica": 2, "mesh.fsdp": 2, "mesh.tensor": 2},
-        "parts": {"mesh.replica": 2, "accumulate": 2},
+        "parts": {"mesh.replica": 2, "gradient_accumulation_steps": 2},
         "calls": {"steps_per_call": 7},
     }
     losses, ids = {}, set()
@@ -150,7 +150,7 @@ def test_replicas_lie_along_their_axis():
 
 @pytest.mark.parametrize("stride", [1, 4])
 def test_a_run_cut_within_a_round_continues_bit_for_bit(tmp_path, stride):
-    changes = {"checkpoint.every_steps": 3, "model.dropout": 0.1, "steps_per_call": stride, "horizon.steps": 26}
+    changes = {"checkpoint.every_steps": 3, "model.dropout": 0.1, "steps_per_call": stride, "duration.steps": 26}
     config = toy.config(**DILOCO, **changes)
     whole = loop.run(config, tmp_path / "whole")
 
@@ -170,27 +170,32 @@ def test_a_run_cut_within_a_round_continues_bit_for_bit(tmp_path, stride):
 def test_the_outer_parameters_are_the_runs(tmp_path):
     """They stand still within a round, are what is evaluated, and what another run begins with."""
     keep = {"checkpoint.every_steps": 1, "checkpoint.keep_last": 9, "log.evaluate_every": 1}
-    config = toy.config(**DILOCO, **keep, **{"horizon.steps": 8})
+    config = toy.config(**DILOCO, **keep, **{"duration.steps": 8})
     result = loop.run(config, tmp_path / "run")
     steps = {step: params(tmp_path / "run", step=step) for step in range(1, 9)}
     same(steps[5], steps[6])
     assert not np.array_equal(steps[4]["kernel"], steps[5]["kernel"])
     assert not np.array_equal(steps[7]["kernel"], steps[8]["kernel"])  # the last step synchronises too
-    evaluated = [line["eval_loss"] for line in record.read_metrics(tmp_path / "run") if "eval_loss" in line]
+    evaluated = [line["eval/loss"] for line in record.read_metrics(tmp_path / "run") if "eval/loss" in line]
     assert evaluated[0] == evaluated[3] != evaluated[4] == evaluated[6]
     task, grid = toy.build(resolve(config)), mesh.build({"data": 1, "fsdp": 1, "tensor": 1})
     assert result["loss"] == pytest.approx(evaluation.evaluate(task, steps[8], {}, grid)["loss"], rel=1e-5)
 
     # With a rate of next to nothing only the outer parameters that it began with are left to be seen.
-    still = {"start.run": str(tmp_path / "run"), "optimizer.peak_lr": 1e-12, "optimizer.weight_decay": 0.0, "seed": 5}
+    still = {
+        "init_from.run": str(tmp_path / "run"),
+        "optimizer.learning_rate": 1e-12,
+        "optimizer.weight_decay": 0.0,
+        "seed": 5,
+    }
     for name, scheme in (("plain", {}), ("apart", DILOCO)):
         loop.run(toy.config(**scheme, **still), tmp_path / name)
         close(params(tmp_path / name), steps[8])
 
 
 def test_what_is_frozen_stays_bit_for_bit(tmp_path):
-    changes = {"replicas.count": 3, "batch_size": 15, "mesh.data": 1, "horizon.steps": 9, "replicas.every": 2}
-    changes |= {"replicas.outer.name": "nesterov", "optimizer.lr_factors": (("kernel", 0.0),)}
+    changes = {"replicas.count": 3, "batch_size": 15, "mesh.data": 1, "duration.steps": 9, "replicas.every": 2}
+    changes |= {"replicas.outer.name": "nesterov", "optimizer.lr_multipliers": (("kernel", 0.0),)}
     loop.run(toy.config(**changes), tmp_path)
     first = initial(resolve(toy.config()))
     same(params(tmp_path)["kernel"], first["kernel"])
@@ -209,7 +214,7 @@ def test_each_replica_has_its_rows_and_its_draws_and_statistics_are_averaged():
     scalars = {"outer_lr": 1.0, "outer_momentum": 0.0, "sync_every": 2, "last_step": 9}
     scalars = {name: jnp.float32(value) for name, value in scalars.items()}
     batch, key = {"x": jnp.arange(6.0)}, jax.random.key(0)
-    one, metrics = replicas.step(scheme, inner, replicas.begin(scheme, state), batch, key, scalars)
+    one, metrics = replicas.step(scheme, inner, replicas.initial(scheme, state), batch, key, scalars)
     assert metrics["rows"] == 7.5 and not one.params["w"].any()
     first, second = one.replicas.params["w"][:, 0]
     assert first != second
@@ -248,7 +253,10 @@ def test_identity():
     ("changes", "message"),
     [
         ({"replicas.count": 3}, "batch_size: 16 does not split over 3 replicas$"),
-        ({"replicas.count": 4, "accumulate": 8}, "batch_size: 16 does not split over 4 replicas of 8 micro-batches"),
+        (
+            {"replicas.count": 4, "gradient_accumulation_steps": 8},
+            "batch_size: 16 does not split over 4 replicas of 8 micro-batches",
+        ),
         ({"replicas.count": 4, "mesh.replica": 8}, "replicas.count: 4 is not divisible by the mesh axis replica = 8"),
         ({"mesh.replica": 2}, "replicas.count: 1 is not divisible by the mesh axis replica = 2"),
         ({"replicas.count": 0}, "replicas.count: must be at least 1, got 0"),

@@ -17,15 +17,15 @@ OWN = {"wall_seconds", "train_seconds", "compile_seconds", "compiles", "pack", "
 OWN |= {"num_devices"}
 VARIED = (
     {},
-    {"seed": 1, "optimizer.peak_lr": 0.003},
+    {"seed": 1, "optimizer.learning_rate": 0.003},
     {"optimizer.weight_decay": 0.5, "optimizer.clip": 0.1, "model.noise": 0.1, "schedule.name": "constant"},
-    {"seed": 2, "horizon.steps": 17},
+    {"seed": 2, "duration.steps": 17},
 )
 
 
 def jobs(folder: Path, *changes, **each):
     return [
-        run_session.RunSpec(toy.config(**{"horizon.steps": 24, **each, **change}), folder / str(i))
+        run_session.RunSpec(toy.config(**{"duration.steps": 24, **each, **change}), folder / str(i))
         for i, change in enumerate(changes)
     ]
 
@@ -82,7 +82,7 @@ def test_runs_that_share_their_data_are_given_it_once(tmp_path, monkeypatch):
         drawn.append(k)
         return batch(self, k, rows)
 
-    rates = [{"optimizer.peak_lr": rate} for rate in (0.001, 0.002, 0.003)]
+    rates = [{"optimizer.learning_rate": rate} for rate in (0.001, 0.002, 0.003)]
     for job in jobs(tmp_path / "alone", *rates):
         loop.run(job.config, job.workdir)
     monkeypatch.setattr(toy.ToyTask, "batch", counted)

@@ -42,7 +42,7 @@ def test_closed_forms():
     np.testing.assert_allclose(at("inverse_sqrt"), np.sqrt(10 / np.arange(10, 100)), rtol=1e-6)
     np.testing.assert_allclose(at("steps"), np.repeat([1, 0.1, 0.01], [40, 25, 25]), rtol=1e-6)
     wsd = at("wsd")
-    np.testing.assert_allclose(wsd[:70], 1)  # the decay takes the last fifth of the whole horizon
+    np.testing.assert_allclose(wsd[:70], 1)  # the decay takes the last fifth of the whole duration
     np.testing.assert_allclose(wsd[70:], 1 - np.arange(20) / 20, rtol=1e-5, atol=1e-7)
 
 

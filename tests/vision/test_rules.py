@@ -35,7 +35,7 @@ def test_both_kinds_of_optimizer_were_measured_at_several_sizes():
 def test_the_rule_is_near_the_best_rate_and_half_of_it_is_worse(key):
     _, optimizer, n, images, batch = key
     rates, losses, errors = curves()[key]
-    rule = rules.apply("default", n, images, optimizer, batch)["peak_lr"]
+    rule = rules.apply("default", n, images, optimizer, batch)["learning_rate"]
     at = lambda rate: np.interp(np.log(rate), np.log(rates), losses)
     assert rates[0] < rule <= rates[-1]
     assert at(rule) < NEAR * losses.min() and at(rule) < NEAR * at(2 * rule)
@@ -49,11 +49,11 @@ def test_batches_leave_enough_steps_and_grow_with_the_images():
 
 
 def test_rates_follow_the_batch_and_the_kind_of_optimizer():
-    few, many = (rules.apply("default", 1e6, 1e6, "adamw", batch)["peak_lr"] for batch in (128, 512))
+    few, many = (rules.apply("default", 1e6, 1e6, "adamw", batch)["learning_rate"] for batch in (128, 512))
     assert many == pytest.approx(2 * few)
-    assert rules.apply("default", 1e6, 1e6, "momentum", 128)["peak_lr"] == pytest.approx(0.6)
+    assert rules.apply("default", 1e6, 1e6, "momentum", 128)["learning_rate"] == pytest.approx(0.6)
 
 
 def test_an_unknown_rule_is_named():
-    with pytest.raises(BadInput, match="rules: no 'defalt'; did you mean 'default'"):
+    with pytest.raises(BadInput, match="hparam_scaling: no 'defalt'; did you mean 'default'"):
         rules.apply("defalt", 1, 1, "adamw")

@@ -27,7 +27,7 @@ def config(**changes):
         {
             "task": "vision",
             "batch_size": 32,
-            "horizon": {"steps": 6},
+            "duration": {"steps": 6},
             "model": {"name": "resnet", "stages": (1, 1), "width": 4},
             "data": {"dataset": "digits"},
             "log": {"every": 1},
@@ -97,7 +97,7 @@ def test_accumulation_averages_the_statistics_of_micro_batches():
     shapes, hyper = batches.shapes(task, 32), steps.hyper(run, task)
     after = {}
     for parts in (1, 4):
-        recipe = steps.recipe(task.model, run)._replace(accumulate=parts)
+        recipe = steps.recipe(task.model, run)._replace(gradient_accumulation_steps=parts)
         program = steps.programs(recipe, mesh, 1, shapes, tuple(hyper))
         state = program.init(np.int32(0), hyper)
         batch = batches.batches(task, shapes, mesh, 0, 1)
@@ -112,13 +112,13 @@ def test_accumulation_averages_the_statistics_of_micro_batches():
 
 def test_what_chooses_is_not_what_is_reported(tmp_path):
     changes = {"data.validation": 0.2, "log.evaluate_every": 2, "model.name": "mlp", "model.stages": None}
-    changes |= {"stopping.patience": 5, "stopping.metric": "accuracy"}
+    changes |= {"early_stopping.patience": 5, "early_stopping.metric": "accuracy"}
     found = loop.run(config(**changes), tmp_path)
-    lines = [line for line in record.read_metrics(tmp_path) if "eval_loss" in line]
+    lines = [line for line in record.read_metrics(tmp_path) if "eval/loss" in line]
     assert [line["step"] for line in lines] == [2, 4, 6]
     assert {line["eval_eval_set"] for line in lines} == {"dataset digits (validation)"}
     assert found["eval_set"] == "dataset digits (test)"
-    best = max(lines, key=lambda line: line["eval_accuracy"])
+    best = max(lines, key=lambda line: line["eval/accuracy"])
     assert found["best_step"] == best["step"]
 
 
@@ -153,7 +153,7 @@ def test_resolution_is_idempotent(changes):
     assert resolve(read).derived.run_id == once.derived.run_id
 
 
-CHOOSES = {"stopping.patience": 2, "log.evaluate_every": 2}
+CHOOSES = {"early_stopping.patience": 2, "log.evaluate_every": 2}
 REFUSED = [
     ({"evaluation.split": "validation", "data.validation": 0.1}, "chooses by the validation images, so they"),
     ({"evaluation.split": "validation", "data.folds": 3, "data.fold": 1}, "chooses by the validation images of fold 1"),
@@ -163,17 +163,17 @@ REFUSED = [
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        *((changes | CHOOSES, f"stopping.patience: {message}") for changes, message in REFUSED),
+        *((changes | CHOOSES, f"early_stopping.patience: {message}") for changes, message in REFUSED),
         ({"evaluation.batch_size": 0}, "evaluation.batch_size: must be at least 1, got 0"),
         ({"model.init_scale": -1.0}, "model.init_scale: must not be negative, got -1"),
         ({"model.momentum": 1.0}, r"model.momentum: must be in \[0, 1\), got 1"),
         (
-            {"stopping.metric": "acuracy"},
-            "stopping.metric: the evaluation gives no 'acuracy' .it gives loss, .*accuracy",
+            {"early_stopping.metric": "acuracy"},
+            "early_stopping.metric: the evaluation gives no 'acuracy' .it gives loss, .*accuracy",
         ),
         ({"data.augment.crop": 8}, "data.augment.crop: 8 pixels can miss an image of 8 x 8"),
-        ({"optimizer.lr_factors": (("stem", 0.0),)}, "optimizer.lr_factors: no parameter matches 'stem'"),
-        ({"optimizer.lr_factors": (("stem/.*", (0.0, 1.0)),)}, "optimizer.lr_factors: 2 factors for stem/"),
+        ({"optimizer.lr_multipliers": (("stem", 0.0),)}, "optimizer.lr_multipliers: no parameter matches 'stem'"),
+        ({"optimizer.lr_multipliers": (("stem/.*", (0.0, 1.0)),)}, "optimizer.lr_multipliers: 2 factors for stem/"),
     ],
 )
 def test_what_a_run_would_be_refused_for_is_refused_in_its_plan(changes, message):
@@ -183,12 +183,12 @@ def test_what_a_run_would_be_refused_for_is_refused_in_its_plan(changes, message
 
 @pytest.mark.parametrize("pattern", ["head/.*", "batch_stats/stem/.*"])
 def test_patterns_match_what_is_there(pattern, tmp_path):
-    parent = loop.run(config(**{"horizon.steps": 1}), tmp_path / "parent")
-    start = {"start.run": str(tmp_path / "parent"), "start.fresh": (pattern,)}
-    factors = {"optimizer.lr_factors": (("stem/kernel", 0.0),)}
+    parent = loop.run(config(**{"duration.steps": 1}), tmp_path / "parent")
+    start = {"init_from.run": str(tmp_path / "parent"), "init_from.reinit": (pattern,)}
+    factors = {"optimizer.lr_multipliers": (("stem/kernel", 0.0),)}
     assert resolve(config(**start, **factors)).derived.parent == f"{parent['run_id']}:1"
-    with pytest.raises(BadInput, match="start.fresh: no parameter matches 'haed'"):
-        resolve(config(**start | {"start.fresh": (pattern, "haed")}))
+    with pytest.raises(BadInput, match="init_from.reinit: no parameter matches 'haed'"):
+        resolve(config(**start | {"init_from.reinit": (pattern, "haed")}))
 
 
 def test_what_is_chosen_by_the_fold_is_reported_on_the_test_images(tmp_path):

@@ -69,12 +69,12 @@ def within(
 
     def masked(params: Any, *rest: Any) -> Any:
         cut = params if masks is None else prune.applied(params, masks)
-        return loss(effective(found, cut, axes, hyper), *rest)
+        return loss(forward_params(found, cut, axes, hyper), *rest)
 
     return masked
 
 
-def effective(found: Transforms, params: Any, axes: Any, hyper: Mapping[str, jax.Array]) -> Any:
+def forward_params(found: Transforms, params: Any, axes: Any, hyper: Mapping[str, jax.Array]) -> Any:
     """What the model computes with, of parameters that are zero where they are cut."""
     plan = found.quantize
     if plan and plan.weights is not None:

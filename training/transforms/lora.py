@@ -42,14 +42,14 @@ def check(config: Any) -> None:
             raise BadInput(f"lora.targets: {pattern!r} is no regular expression ({error})") from None
     if not section.rank:
         return
-    if not config.start.run:
-        raise BadInput("lora.rank: adapts what another run has learnt; give start.run")
+    if not config.init_from.run:
+        raise BadInput("lora.rank: adapts what another run has learnt; give init_from.run")
     quantized = config.quantize.weights or config.quantize.activations or config.quantize.post
     others = {
         "prune": config.prune.sparsity or config.prune.pattern,
         "quantize": quantized,
         "replicas": config.replicas.count > 1 or config.replicas.outer.name != "average",
-        "server": config.server.workers > 1,
+        "async_sgd": config.async_sgd.workers > 1,
     }
     for name, asked in others.items():
         if asked:
@@ -57,7 +57,7 @@ def check(config: Any) -> None:
 
 
 def rules(section: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
-    """The rules of `optimizer.lr_factors`: beside the factors, only that learns which the config gives a factor."""
+    """The rules of `optimizer.lr_multipliers`: beside the factors, only that learns which the config gives a factor."""
     return ((LEARNS, 1.0), *given, (".*", 0.0)) if section.rank else given
 
 

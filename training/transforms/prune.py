@@ -41,7 +41,7 @@ def of(section: Any) -> Prune | None:
     if not 0 <= section.sparsity < 1:
         raise BadInput(f"prune.sparsity: must be in [0, 1), got {section.sparsity}")
     if not 0 <= section.begin <= section.end <= 1:
-        raise BadInput(f"prune: want 0 <= begin <= end <= 1 of the horizon, got {section.begin} and {section.end}")
+        raise BadInput(f"prune: want 0 <= begin <= end <= 1 of the duration, got {section.begin} and {section.end}")
     if section.every < 1:
         raise BadInput(f"prune.every: must be at least 1 step, got {section.every}")
     pattern = None
