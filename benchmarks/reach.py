@@ -27,7 +27,7 @@ import numpy as np
 
 RUNS, LINES, LATER = 10_000, 1_000, 10
 BATCH, LENGTH = 8, 128
-CONFIG = '''"""Language models of 20 widths and 10 horizons: python -m isoflop plan --config=THIS:RUNS."""
+CONFIG = '''"""Language models of 20 widths and 10 durations: python -m isoflop plan --config=THIS:RUNS."""
 from ml_collections import ConfigDict
 from sweeps.design import axis, product
 def get_config(arg=""):

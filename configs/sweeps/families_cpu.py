@@ -1,11 +1,11 @@
-"""Families side by side: the same text, the same tokens, four sizes each and four horizons, half an hour on two cores.
+"""Families side by side: the same text, the same tokens, four sizes each and four durations, half an hour on two cores.
 
     isoflop sweep --config=configs/sweeps/families_cpu.py --workdir=runs/families
     isoflop sweep --config=configs/sweeps/families_cpu.py:short --workdir=runs/families-short
     isoflop fit runs/families --law=chinchilla --where="family == 'lstm'" --out=lstm.json
     isoflop compare decoder.json lstm.json
 
-The short one has two sizes and two horizons. The text and the shapes are those of `make demo`.
+The short one has two sizes and two durations. The text and the shapes are those of `make demo`.
 The encoder-decoder predicts the second half of every window from the first: its loss stands beside the others'
 `loss_second_half`. A mixture of experts has as many active parameters in its MLPs as the decoder of its width.
 """
