@@ -99,6 +99,11 @@ def shardings(abstract: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(place, abstract, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
 
 
+def partition(names: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """The partition of an array of this shape whose dimensions carry these logical axes; see `shardings`."""
+    return _divisible(spec(*names), shape, mesh)
+
+
 def _divisible(partition: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     split = zip(partition, shape, strict=True)
     return PartitionSpec(*(entry if size % _ways(entry, mesh) == 0 else None for entry, size in split))

@@ -49,9 +49,20 @@ def init(
     seed: Any,
     hyper: Mapping[str, Any],
     masks: Callable[[Any], Any] = lambda params: None,
+    unbox: Callable[[Any], Any] = nn.meta.unbox,
 ) -> State:
-    """The state at step 0: a pure function of the seed; `hyper` may scale the initial values, `masks` makes masks."""
-    variables = nn.meta.unbox(dict(model.init(rng.key(seed, "init"), hyper)))
+    """The state at step 0: a pure function of the seed.
+
+    Args:
+      model: draws the parameters.
+      transform: makes the moments.
+      ema: whether a running mean of the parameters is kept.
+      seed: () int32.
+      hyper: scalars, which may scale the initial values.
+      masks: makes masks of the parameters.
+      unbox: takes the logical axes off the variables, or leaves them.
+    """
+    variables = unbox(dict(model.init(rng.key(seed, "init"), hyper)))
     params, teacher = variables.pop("params"), variables.pop("teacher", None)
     return State(
         step=jnp.zeros((), jnp.int32),
@@ -69,54 +80,47 @@ def boxed(model: Model, hyper: Mapping[str, Any]) -> Any:
     return jax.eval_shape(model.init, jax.eval_shape(lambda: rng.key(0, "init")), hyper)
 
 
-def shardings(abstract: State, variables: Any, mesh: Mesh) -> State:
+def shardings(abstract: State, boxed: State, variables: Any, mesh: Mesh) -> State:
     """The sharding of every leaf of a state.
 
-    Moments lie as the parameters they belong to, found by the end of their path and their shape; anything else is whole
-    on every device. What replicas hold lies so too, behind their own axis.
+    What the optimizer makes of a parameter and what replicas and workers hold of it carry its logical axes, and lie as it
+    does, the latter two behind an axis of their own; a leaf of another rank, such as a factored moment, is whole on every
+    device.
+
+    Args:
+      abstract: the state.
+      boxed: the same made of boxed variables: each leaf that is of a parameter is boxed with its logical axes.
+      variables: of the model, boxed.
     """
+
+    def place(names: tuple[str | None, ...], ahead: tuple[str | None, ...], leaf: Any) -> NamedSharding:
+        shape = leaf.shape[len(ahead) :]
+        partition = meshes.partition(names, shape, mesh) if len(names) == len(shape) else ()
+        return NamedSharding(mesh, PartitionSpec(*ahead, *partition))
+
+    def place_all(tree: Any, *ahead: str | None) -> Any:
+        def of_box(box: Any) -> Any:  # which holds an array, or nothing where the optimizer leaves the parameter out
+            return jax.tree.map(functools.partial(place, getattr(box, "names", ()), ahead), nn.meta.unbox(box))
+
+        return jax.tree.map(of_box, tree, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
+
     placed = meshes.shardings(variables, mesh)
-    params = placed["params"]
-    stats = {name: collection for name, collection in placed.items() if name not in ("params", "teacher")}
-    by_path = {
-        _names(path[1:]): (leaf.shape, sharding.spec)
-        for (path, leaf), sharding in zip(
-            jax.tree_util.tree_leaves_with_path((abstract.params, abstract.stats)),
-            jax.tree.leaves((params, stats)),
-            strict=True,
-        )
-    }
-
-    def like_its_namesake(path: Any, leaf: Any, ahead: tuple[str | None, ...] = ()) -> NamedSharding:
-        names, shape = _names(path), leaf.shape[len(ahead) :]
-        for start in range(len(names)):
-            found, partition = by_path.get(names[start:], (None, ()))
-            if found == shape:
-                return NamedSharding(mesh, PartitionSpec(*ahead, *partition))
-        return NamedSharding(mesh, PartitionSpec(*ahead))
-
-    masks = abstract.masks
+    params, masks = placed["params"], abstract.masks
     if masks is not None:
         masks = jax.tree.map(lambda m, where: None if m is None else where, masks, params, is_leaf=lambda x: x is None)
-    of_replicas = functools.partial(like_its_namesake, ahead=("replica",))
-    of_workers = functools.partial(like_its_namesake, ahead=(None,))
     return State(
         step=meshes.replicated(mesh),
         params=params,
-        stats=stats,
-        moments=jax.tree_util.tree_map_with_path(like_its_namesake, abstract.moments),
+        stats={name: collection for name, collection in placed.items() if name not in ("params", "teacher")},
+        moments=place_all(boxed.moments),
         teacher=placed.get("teacher"),
         ema=None if abstract.ema is None else params,
         masks=masks,
-        replicas=jax.tree_util.tree_map_with_path(of_replicas, abstract.replicas),
-        workers=jax.tree_util.tree_map_with_path(of_workers, abstract.workers),
+        replicas=place_all(boxed.replicas, "replica"),
+        workers=place_all(boxed.workers, None),
     )
 
 
 def axes(variables: Any) -> Any:
     """The tree of logical axes of the parameters among boxed variables."""
     return optimizers.axes_of(variables["params"])
-
-
-def _names(path: Any) -> tuple[str, ...]:
-    return tuple(str(getattr(entry, "key", getattr(entry, "name", getattr(entry, "idx", entry)))) for entry in path)

@@ -342,13 +342,15 @@ def _initialisation(recipe: Recipe, mesh: Mesh, names: tuple[str, ...]) -> Progr
     transform = _transform(recipe, axes, variables)
     masks = functools.partial(transforms.masks, recipe.transforms, axes)
 
-    def initial_state(seed: Any, hyper: Any) -> State:
-        state = states.init(recipe.model, transform, recipe.ema, seed, hyper, masks)
+    def initial_state(seed: Any, hyper: Any, boxed: bool = False) -> State:
+        options = (lambda params: None, lambda variables: variables) if boxed else (masks, nn.meta.unbox)
+        state = states.init(recipe.model, transform, recipe.ema, seed, hyper, *options)
         state = state if recipe.replicas is None else replicas.initial(recipe.replicas, state)
         return state if recipe.workers[0] == 1 else async_sgd.initial(recipe.workers[0], state)
 
     abstract = jax.eval_shape(initial_state, scalar, hyper)
-    placed = states.shardings(abstract, variables, mesh)
+    boxed = jax.eval_shape(functools.partial(initial_state, boxed=True), scalar, hyper)
+    placed = states.shardings(abstract, boxed, variables, mesh)
     function = jax.jit(initial_state, out_shardings=placed, compiler_options=_options(recipe))
     init = Jitted(function, (scalar, hyper), mesh, recipe.matmul, _options(recipe))
     return Programs(init, init, placed, abstract, variables)

@@ -8,8 +8,9 @@ import pytest
 import toy
 
 from training import checkpoint, load, loop, state as states, step as steps
-from training.config import resolve, run_id
+from training.config import resolve
 from training.errors import BadInput
+from training.identity import run_id
 from training.optimizer import Axes
 from training.signals import Interrupted
 from training.task import resolve as family_of

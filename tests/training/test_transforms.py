@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, strategies as st
 
 from training import checkpoint, loop, transforms
-from training.config import resolve, run_id
+from training.config import resolve
 from training.errors import BadInput
+from training.identity import run_id
 from training.nets.rounding import parsed
 from training.optimizer import Axes
 from training.signals import Interrupted
