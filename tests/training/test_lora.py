@@ -149,7 +149,7 @@ def test_a_run_without_factors_keeps_its_name_and_alpha_compiles_nothing_anew(pa
         ({"prune.sparsity": 0.5}, "lora.rank: does not go with prune"),
         ({"quantize.post": ("int8",)}, "lora.rank: does not go with quantize"),
         ({"replicas.count": 2}, "lora.rank: does not go with replicas"),
-        ({"async_sgd.workers": 2}, "lora.rank: does not go with server"),
+        ({"async_sgd.workers": 2}, "lora.rank: does not go with async_sgd"),
     ],
 )
 def test_contradictions_are_refused_and_leave_nothing(parent, tmp_path, changes, message):
