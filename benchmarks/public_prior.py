@@ -16,6 +16,7 @@ from benchmarks.heldout_cases import HeldoutTable, Kind
 from benchmarks.heldout_tables import read_cases
 from laws.forecasting.posterior import Mode, Problems, modes, sample
 from laws.forecasting.priors import LEARNED, prior_of
+from laws.forecasting.surface import SURFACE
 
 STARTS, DRAWS, SEED = 24, 2000, 0
 WIDER = 2.0  # the weak prior's deviations of what is to be learned: a source's summary is not to repeat that prior
@@ -30,7 +31,7 @@ def moments(table: HeldoutTable) -> tuple[np.ndarray, np.ndarray]:
     weight = (rows.c / rows.c.max()) ** LOCALITY / rows_of_run[run.ravel()]
     weight = weight * len(rows_of_run) / weight.sum()  # as many as there are runs
     tiled = lambda values: np.tile(values, (STARTS, 1))
-    problems = Problems.of(np.log(rows.n), np.log(rows.d), tiled(np.log(rows.loss)), tiled(weight), [prior] * STARTS)
+    problems = Problems.of(SURFACE, np.log([rows.n, rows.d]), tiled(np.log(rows.loss)), tiled(weight), [prior] * STARTS)
     rng = np.random.default_rng(SEED)
     mode = modes(problems, prior.mean + 0.7 * prior.deviation * rng.standard_normal((STARTS, len(prior.mean))))
     best = np.array([np.argmax(mode.log_density)])

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from laws.data.grouping import separate_budgets
+from laws.forecasting.family import Inputs
 from laws.inference.resampling import DesignFits
 
 FEWEST_BUDGETS = 2  # below a forecast origin: one says nothing about how the loss falls with compute
@@ -25,6 +26,11 @@ class Rows(NamedTuple):
     log_c: Float[np.ndarray, " rows"]
     log_loss: Float[np.ndarray, "tables rows"]
     weight: Float[np.ndarray, " rows"]
+
+    @property
+    def inputs(self) -> Inputs:
+        """What surfaces are functions of: log parameters and log tokens."""
+        return np.stack([self.log_n, self.log_d])
 
     @classmethod
     def of(cls, fits: DesignFits) -> Rows:

@@ -1,4 +1,4 @@
-"""Posterior of the coupled surface under a prior, for many problems at once: modes by scoring, draws by importance.
+"""Posterior of a family of functions under a prior, for many problems at once: modes by scoring, draws by importance.
 
 Errors of log loss have Student's t distribution with ``NU`` degrees of freedom and one scale. Rows have weights, the power
 to which each one's density is taken: a row of weight zero is left out, and weights that fall with the distance from the
@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import gammaln
 
-from laws.forecasting.surface import COORDINATES, SCALE, Frame, Points, log_losses, slopes
+from laws.forecasting.family import Family, Frame, Inputs, Points
 
 NU = 4.0  # degrees of freedom of the errors
+SCALE = -1  # the coordinate of the scale, in every family
 LOG_CONSTANT = float(gammaln((NU + 1) / 2) - gammaln(NU / 2) - 0.5 * np.log(NU * np.pi))
 CELLS = 400_000  # predictions that are made together: problems times samples times rows
 STEPS = 60  # of the search for a mode, at most
@@ -45,39 +46,40 @@ class Problems(NamedTuple):
     """Fits that share their rows and differ in losses, weights and priors.
 
     Args:
+        family: whose functions are fitted.
         frame: of the problems.
-        log_n, log_d: log parameters and log tokens of the rows.
+        inputs: logs of the variables of the rows.
         log_loss: measured log losses.
         weight: of the rows in each problem.
         mean, deviation: of the priors.
     """
 
+    family: Family
     frame: Frame
-    log_n: Float[np.ndarray, " rows"]
-    log_d: Float[np.ndarray, " rows"]
+    inputs: Inputs
     log_loss: Float[np.ndarray, "problems rows"]
     weight: Float[np.ndarray, "problems rows"]
     mean: Float[np.ndarray, "problems coordinates"]
     deviation: Float[np.ndarray, "problems coordinates"]
 
     @classmethod
-    def of(cls, log_n, log_d, log_loss, weight, priors: list[Prior]) -> "Problems":
+    def of(cls, family: Family, inputs: Inputs, log_loss, weight, priors: list[Prior]) -> "Problems":
         """Problems centred at their own rows.
 
         Args:
-            log_n: log parameters of the rows.
-            log_d: log tokens of the rows.
+            family: whose functions are fitted.
+            inputs: logs of the variables of the rows.
             log_loss: log losses, (problems, rows).
             weight: of the rows, likewise.
             priors: one a problem.
         """
         mean, deviation = (np.array([getattr(prior, name) for prior in priors]) for name in Prior._fields)
-        return cls(Frame.of(log_n, log_d, log_loss, weight), log_n, log_d, log_loss, weight, mean, deviation)
+        return cls(family, Frame.of(inputs, log_loss, weight), inputs, log_loss, weight, mean, deviation)
 
     def take(self, which: np.ndarray) -> "Problems":
         """Some of them, by number or mask."""
         return Problems(
-            self.frame.take(which), self.log_n, self.log_d, self.log_loss[which], self.weight[which], self.mean[which],
+            self.family, self.frame.take(which), self.inputs, self.log_loss[which], self.weight[which], self.mean[which],
             self.deviation[which],
         )  # fmt: skip
 
@@ -108,7 +110,7 @@ def log_density(problems: Problems, points: Points) -> Float[np.ndarray, "proble
 
 def _log_density(problems: Problems, points: Points) -> Float[np.ndarray, "problems samples"]:
     with np.errstate(all="ignore"):
-        error = problems.log_loss[:, None] - log_losses(problems.frame, points, problems.log_n, problems.log_d)
+        error = problems.log_loss[:, None] - problems.family.log_losses(problems.frame, points, problems.inputs)
         log_scale = points[..., SCALE]
         tails = np.log1p((error * np.exp(-log_scale)[..., None]) ** 2 / NU)
         of_rows = -log_scale * problems.weight.sum(axis=1)[:, None] - (NU + 1) / 2 * np.einsum(
@@ -123,8 +125,8 @@ def _log_density(problems: Problems, points: Points) -> Float[np.ndarray, "probl
 def _scoring(problems: Problems, points: Float[np.ndarray, "problems coordinates"]):
     """Gradients of the log density, and its expected curvature (Fisher information of the rows, and of the prior)."""
     every = points[:, None]
-    error = problems.log_loss - log_losses(problems.frame, every, problems.log_n, problems.log_d)[:, 0]
-    slope = slopes(problems.frame, every, problems.log_n, problems.log_d)[:, 0]
+    error = problems.log_loss - problems.family.log_losses(problems.frame, every, problems.inputs)[:, 0]
+    slope = problems.family.slopes(problems.frame, every, problems.inputs)[:, 0]
     variance = np.exp(2 * points[:, SCALE])[:, None]
     robust = (
         problems.weight * (NU + 1) / (NU * variance + error**2)
@@ -140,7 +142,7 @@ def _scoring(problems: Problems, points: Float[np.ndarray, "problems coordinates
     gradient = np.where(free, gradient - precision * off, 0.0)
     both = free[:, :, None] & free[:, None, :]
     curvature = np.where(both, curvature, 0.0) + np.einsum(
-        "pk,kl->pkl", np.where(free, precision, 1.0), np.eye(len(COORDINATES))
+        "pk,kl->pkl", np.where(free, precision, 1.0), np.eye(points.shape[1])
     )
     return gradient, curvature
 
@@ -181,7 +183,7 @@ def modes(problems: Problems, starts: Float[np.ndarray, "problems coordinates"])
             some = problems.take(i)
             gradient, curvature = _scoring(some, point[i])
             diagonal = np.einsum("pkk->pk", curvature)
-            damped = curvature + np.einsum("pk,kl->pkl", damping[i, None] * diagonal, np.eye(len(COORDINATES)))
+            damped = curvature + np.einsum("pk,kl->pkl", damping[i, None] * diagonal, np.eye(point.shape[1]))
             step = np.linalg.solve(damped, gradient[:, :, None])[:, :, 0]
             step = np.clip(step, -1.5, 1.5)
             tried = point[i] + step

@@ -13,9 +13,10 @@ from jaxtyping import Float
 from scipy.special import expit, stdtrit
 
 from laws.forecasting.design_rows import Rows, budgets_of, origins_of
+from laws.forecasting.family import Frame
 from laws.forecasting.posterior import PRIOR_NU, Mode, Prior, Problems, sample
 from laws.forecasting.priors import LEARNED, prior_of
-from laws.forecasting.surface import ALPHA, BETA, COORDINATES, DATA, FLOOR, KAPPA, SCALE, SIZE, Frame
+from laws.forecasting.surface import ALPHA, BETA, COORDINATES, DATA, FLOOR, KAPPA, SCALE, SIZE, SURFACE
 from laws.forecasting.surface_modes import START_SCALE, best_modes, moved, shared_start
 from laws.inference.noise import interval
 from laws.inference.resampling import DesignFits
@@ -133,7 +134,7 @@ def surface_check(fits: DesignFits, prior: Prior, is_public: bool, level: float,
     priors = [prior, prior_of("weak"), *[prior] * len(origins)]
     count = len(masks)
     problems = Problems.of(
-        rows.log_n, rows.log_d, np.repeat(rows.log_loss[:1], count, axis=0), masks * rows.weight, priors
+        SURFACE, rows.inputs, np.repeat(rows.log_loss[:1], count, axis=0), masks * rows.weight, priors
     )
     own = problems.mean.copy()
     own[:, SCALE] = np.log(START_SCALE)

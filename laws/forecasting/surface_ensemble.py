@@ -20,7 +20,7 @@ from laws.forecasting.design_rows import Rows, below_top, budgets_of, nearness, 
 from laws.forecasting.member import Member
 from laws.forecasting.posterior import Mode, Prior, Problems, log_predictive, sample
 from laws.forecasting.priors import separable
-from laws.forecasting.surface import SCALE, constants, log_losses
+from laws.forecasting.surface import SCALE, SURFACE, constants, log_losses
 from laws.forecasting.surface_modes import START_SCALE, best_modes, moved, shared_start
 from laws.inference.resampling import DesignFits
 from laws.model.forms import LAWS
@@ -85,8 +85,8 @@ def surface_members(fits: DesignFits, prior: Prior, seed: int) -> list[Member]:
     for form in forms:
         weight = np.array([mask * rows.weight * np.exp(form.locality * below_top(rows.log_c, mask)) for mask in masks])
         problems = Problems.of(
-            rows.log_n,
-            rows.log_d,
+            SURFACE,
+            rows.inputs,
             np.repeat(rows.log_loss, len(masks), axis=0),
             np.tile(weight, (tables, 1)),
             [priors[form.law]] * (tables * len(masks)),
@@ -130,7 +130,7 @@ def _score(
         which = np.arange(tables) * count + k
         of_origin, beyond = problems.take(which), ~below
         draws = sample(of_origin, Mode(*(part[which] for part in mode)), ORIGIN_DRAWS, seed, ORIGIN_ROUNDS)
-        predicted = log_losses(of_origin.frame, draws, rows.log_n[beyond], rows.log_d[beyond])
+        predicted = log_losses(of_origin.frame, draws, rows.inputs[:, beyond])
         density = log_predictive(predicted, draws[..., SCALE], rows.log_loss[:, beyond])
         total += np.sum(np.maximum(density, np.log(config.least_density)) * np.array(near)[:, beyond], axis=1)
     return total

@@ -6,8 +6,9 @@ import numpy as np
 from jaxtyping import Float
 
 from laws.forecasting.design_rows import Rows
+from laws.forecasting.family import Frame
 from laws.forecasting.posterior import Mode, Prior, Problems, modes
-from laws.forecasting.surface import ALPHA, BETA, COORDINATES, DATA, SCALE, SIZE, Frame
+from laws.forecasting.surface import ALPHA, BETA, COORDINATES, DATA, SCALE, SIZE, SURFACE
 
 STARTS = 12  # of the search for modes; the best start is shared by all fits of a surface
 START_SPREAD = 0.7  # of the starts, in deviations of the prior
@@ -25,7 +26,7 @@ def shared_start(rows: Rows, prior: Prior) -> tuple[Frame, Float[np.ndarray, " c
     starts[:, SCALE] = np.log(START_SCALE)
     shape = (STARTS, rows.log_loss.shape[1])
     problems = Problems.of(
-        rows.log_n, rows.log_d, np.broadcast_to(mean, shape), np.broadcast_to(weight, shape), [prior] * STARTS
+        SURFACE, rows.inputs, np.broadcast_to(mean, shape), np.broadcast_to(weight, shape), [prior] * STARTS
     )
     mode = modes(problems, starts)
     return problems.frame.take(np.array([0])), mode.point[np.argmax(mode.log_density)]
@@ -33,10 +34,10 @@ def shared_start(rows: Rows, prior: Prior) -> tuple[Frame, Float[np.ndarray, " c
 
 def moved(point: Float[np.ndarray, " coordinates"], of: Frame, to: Frame) -> Float[np.ndarray, "problems coordinates"]:
     """The coordinates of one surface in other frames, its floor left as it is relative to the least loss."""
-    out = np.tile(point, (len(to.log_n), 1))
+    out = np.tile(point, (len(to.log_loss), 1))
     lower = of.log_loss - to.log_loss
-    out[:, SIZE] += lower - np.exp(point[ALPHA]) * (to.log_n - of.log_n)
-    out[:, DATA] += lower - np.exp(point[BETA]) * (to.log_d - of.log_d)
+    out[:, SIZE] += lower - np.exp(point[ALPHA]) * (to.centre[:, 0] - of.centre[:, 0])
+    out[:, DATA] += lower - np.exp(point[BETA]) * (to.centre[:, 1] - of.centre[:, 1])
     return out
 
 

@@ -7,9 +7,10 @@ from scipy.special import expit
 
 import laws
 from laws.estimation.estimate import log_predictions
+from laws.forecasting.family import Frame
 from laws.forecasting.posterior import PRIOR_NU
 from laws.forecasting.priors import LEARNED, PriorName, prior_of
-from laws.forecasting.surface import DATA, FLOOR, SIZE, Frame, log_losses
+from laws.forecasting.surface import DATA, FLOOR, SIZE, log_losses
 from laws.forecasting.surface_check import CONTRADICTION, SurfaceCheck, ratio_deviation, surface_check
 from laws.inference.resampling import DesignFits
 from laws.model.forms import LAWS
@@ -139,12 +140,12 @@ def drawn_from_the_prior(frame: pd.DataFrame, rng: np.random.Generator) -> np.nd
     point, learned = prior.mean.copy(), list(LEARNED)
     point[learned] += prior.deviation[learned] * rng.standard_t(PRIOR_NU, len(learned))
     point[DATA] = point[SIZE] + 0.7 * rng.standard_normal()
-    log_n, log_d = np.log(frame.n.to_numpy()), np.log(frame.d.to_numpy())
-    centre = Frame(np.array([log_n.mean()]), np.array([log_d.mean()]), np.zeros(1))
+    inputs = np.log(frame[["n", "d"]].to_numpy().T)
+    centre = Frame(inputs.mean(axis=1)[None], np.zeros(1))
     floor = expit(point[FLOOR])
-    reducible = np.exp(log_losses(centre, point[None, None], log_n, log_d)[0, 0]) - floor
+    reducible = np.exp(log_losses(centre, point[None, None], inputs)[0, 0]) - floor
     point[[SIZE, DATA]] += np.log((1 - floor) / reducible.min())
-    return log_losses(centre, point[None, None], log_n, log_d)[0, 0]
+    return log_losses(centre, point[None, None], inputs)[0, 0]
 
 
 @pytest.mark.slow

@@ -34,8 +34,10 @@ def true_loss(frame):
 
 def problems_of(frame, weight=None, prior="public"):
     weight = np.ones(len(frame)) if weight is None else weight
-    columns = (np.log(frame[name].to_numpy()) for name in ("n", "d"))
-    return posterior.Problems.of(*columns, np.log(frame.loss.to_numpy())[None], weight[None], [prior_of(prior)])
+    inputs = np.log(frame[["n", "d"]].to_numpy().T)
+    return posterior.Problems.of(
+        surface.SURFACE, inputs, np.log(frame.loss.to_numpy())[None], weight[None], [prior_of(prior)]
+    )
 
 
 def mode_of(problems):
@@ -50,22 +52,19 @@ def test_the_surface_is_the_law_coupled():
     constants = surface.constants(problems.frame, points)
     law = LAWS["coupled"]
     params = np.stack([constants[name][0] for name in law.names], axis=1)
-    columns = {"n": np.exp(problems.log_n), "d": np.exp(problems.log_d)}
+    columns = dict(zip("nd", np.exp(problems.inputs), strict=True))
     expected = log_predictions(law, params, columns)
-    assert surface.log_losses(problems.frame, points, problems.log_n, problems.log_d)[0] == pytest.approx(
-        expected, rel=1e-9
-    )
+    assert surface.log_losses(problems.frame, points, problems.inputs)[0] == pytest.approx(expected, rel=1e-9)
 
 
 def test_slopes_are_those_of_finite_differences():
     problems = problems_of(sweep())
     points, step = problems.mean[:, None], 1e-6
-    slopes = surface.slopes(problems.frame, points, problems.log_n, problems.log_d)[0, 0]
+    slopes = surface.slopes(problems.frame, points, problems.inputs)[0, 0]
     for i in range(len(surface.COORDINATES)):
         shift = step * np.eye(len(surface.COORDINATES))[i]
         above, below = (
-            surface.log_losses(problems.frame, points + sign * shift, problems.log_n, problems.log_d)[0, 0]
-            for sign in (1, -1)
+            surface.log_losses(problems.frame, points + sign * shift, problems.inputs)[0, 0] for sign in (1, -1)
         )
         assert slopes[:, i] == pytest.approx((above - below) / (2 * step), abs=1e-8), surface.COORDINATES[i]
 
@@ -120,7 +119,9 @@ def test_a_row_of_weight_zero_is_left_out():
 def test_a_held_coordinate_stays():
     frame = sweep()
     base = problems_of(frame)
-    held = posterior.Problems.of(base.log_n, base.log_d, base.log_loss, base.weight, [separable(prior_of("public"))])
+    held = posterior.Problems.of(
+        surface.SURFACE, base.inputs, base.log_loss, base.weight, [separable(prior_of("public"))]
+    )
     mode = mode_of(held)
     draws = posterior.sample(held, mode, 100, 0)
     assert (draws[..., surface.KAPPA] == 0).all() and np.ptp(draws[..., surface.ALPHA]) > 0
