@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float
 
+from laws.forecasting.frontier import frontier_member
 from laws.forecasting.member import Member
 from laws.forecasting.mixture import Rival
 from laws.forecasting.model_averaging import model_average
@@ -19,6 +20,7 @@ def members_of(
     errors: Callable[[], Float[np.ndarray, "tables draws rows"]],
     prior: Prior,
     seed: int,
+    along_ladder: bool = False,
 ) -> list[Member]:
     """The law first, and the forms beside it; where these are surfaces, the law itself has a weight of zero.
 
@@ -28,11 +30,19 @@ def members_of(
         errors: gives errors as repetitions of the runs might have had them, with which rivals are resampled.
         prior: of the coupled surface.
         seed: of the draws of surfaces.
+        along_ladder: whether the law is that of the frontier, of runs whose parameters and tokens are in step.
     """
+    zero = np.zeros(len(fits.params))
+    of_law = Member(fits.law.name, fits.law, fits.params, draws, zero, zero, zero)
+    if along_ladder:
+        weight = fits.weight / np.bincount(fits.run)[fits.run]  # the rows of one run count as one
+        along = frontier_member(
+            "along the ladder", fits.columns["c"], np.exp(fits.log_loss[0]), prior, fits.config, seed, weight
+        )
+        return [of_law, along]
     if not is_surface(fits):
         return model_average(fits, draws, errors())
-    zero = np.zeros(len(fits.params))
-    return [Member(fits.law.name, fits.law, fits.params, draws, zero, zero, zero), *surface_members(fits, prior, seed)]
+    return [of_law, *surface_members(fits, prior, seed)]
 
 
 def rivals_of(members: list[Member], table: int = 0) -> tuple[Rival, ...]:

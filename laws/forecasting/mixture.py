@@ -12,6 +12,7 @@ from jaxtyping import Float
 from laws.base.array_math import numbers_of
 from laws.base.errors import InputError
 from laws.base.uncertainty_config import DEFAULT_UNCERTAINTY, UncertaintyConfig
+from laws.data.ladder import Ladder
 from laws.data.token_cost import TokenCost
 from laws.estimation.estimate import log_predictions
 from laws.forecasting.posterior import NU
@@ -62,6 +63,7 @@ class Predictor:
         extrapolation_inflation: relative error per e-fold of extrapolation, from the backtests
             (``laws.forecasting.model_averaging``).
         config: settings of mixtures.
+        ladder: the line of the fitted runs, whose parameters and tokens are in step; forecasts are along it.
     """
 
     law: Law
@@ -75,12 +77,14 @@ class Predictor:
     rivals: tuple[Rival, ...] = ()
     extrapolation_inflation: float = 0.0
     config: UncertaintyConfig = DEFAULT_UNCERTAINTY
+    ladder: Ladder | None = None
 
     def columns(self, given: dict[str, Float[np.ndarray, " runs"]]) -> dict[str, Float[np.ndarray, " runs"]]:
         """The variables that the law reads, compute filled in from N and D where it can be.
 
         Raises:
-            InputError: a variable is unknown, one that the law reads is missing, or a value is not positive or finite.
+            InputError: a variable is unknown, one that the law reads is missing, a value is not positive or finite, or a
+                run lies off the ladder of the fitted ones.
         """
         columns = valid(given)
         if "c" not in columns and {"n", "d"} <= set(columns):
@@ -89,6 +93,11 @@ class Predictor:
         if missing:
             needed, flags = " and ".join(missing), " ".join(map(value_flag, missing))
             raise InputError(f"law '{self.law.name}' needs {needed} for a prediction", flag=flags)
+        if self.ladder is not None:
+            on_line = self.ladder.n_at(columns["c"])
+            self.ladder.check(columns.setdefault("n", on_line), columns["c"])
+            per_token = np.exp(self.cost.log_flops_per_token(np.log(columns["n"])))
+            columns.setdefault("d", columns["c"] / per_token)
         return columns
 
     def with_inputs_fixed(self, **given: float) -> Predictor:

@@ -94,10 +94,12 @@ def warnings_of(predictor: Predictor, factors: dict[str, float]) -> list[str]:
             else ""
         )
         out.append(f"extrapolation beyond the fitted runs: {listed}{far}")
+    if predictor.ladder is not None:
+        out.append("n and d of the fitted runs are in step: the forecast is along their line, and says nothing off it")
     if not len(predictor.draws):
         out.append("the fit has no resamples: the interval holds run noise only")
     preferred = max(predictor.forms, key=lambda form: form.weight)
-    if preferred.weight > PREFERRED and preferred.label != predictor.law.name:
+    if predictor.ladder is None and preferred.weight > PREFERRED and preferred.label != predictor.law.name:
         out.append(
             f"in backtests over the runs '{preferred.label}' forecast better (weight {preferred.weight:.0%}): the interval "
             "is mostly its own"

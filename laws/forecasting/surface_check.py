@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.special import expit, stdtrit
 
+from laws.data.ladder import ratio_deviation
 from laws.forecasting.design_rows import Rows, budgets_of, origins_of
 from laws.forecasting.family import Frame
 from laws.forecasting.posterior import PRIOR_NU, Mode, Prior, Problems, sample
@@ -213,18 +214,3 @@ def _summary(
         spread=spread,
         contradiction=contradiction,
     )
-
-
-def ratio_deviation(
-    log_n: Float[np.ndarray, " rows"], log_d: Float[np.ndarray, " rows"], log_c: Float[np.ndarray, " rows"]
-) -> float:
-    """Standard deviation of log(D / N) around its least-squares line in log C; zero where N and D are in step.
-
-    Args:
-        log_n: log parameters of the rows.
-        log_d: log tokens.
-        log_c: log compute.
-    """
-    ratio = log_d - log_n
-    design = np.stack([np.ones_like(log_c), log_c - log_c.mean()], axis=1)
-    return float(np.std(ratio - design @ np.linalg.lstsq(design, ratio, rcond=None)[0]))

@@ -17,6 +17,7 @@ from laws.forecasting.member import Member, pooled_inflation
 from laws.forecasting.mixture import Predictor
 from laws.forecasting.priors import prior_of
 from laws.forecasting.surface_check import surface_check
+from laws.forecasting.surface_ensemble import is_surface
 from laws.inference.allocation import derive
 from laws.inference.methods import IntervalMethod
 from laws.inference.noise import interval
@@ -120,6 +121,8 @@ def _report(fit: FittedTable) -> FitReport:
         data=_fitted_rows(train, fit.weight[fit.fitted_rows]),
         seed=settings.seed,
         created_at=time.time(),
+        ladder=predictor.ladder,
+        asked_law=fit.asked,
     )
 
 
@@ -231,7 +234,7 @@ def _model_average(fit: FittedTable) -> ModelAverage:
             level=settings.level,
             seed=settings.seed,
         )
-        if of_surfaces
+        if is_surface(fit.fits)
         else None,
     )
 

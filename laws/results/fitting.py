@@ -14,11 +14,13 @@ from laws.base.errors import InputError
 from laws.base.uncertainty_config import UncertaintyConfig
 from laws.data.curves import Curves
 from laws.data.grouping import budget_groups
+from laws.data.ladder import Ladder, ladder_of
 from laws.data.table import Table
 from laws.data.token_cost import TokenCost, fit_token_cost
 from laws.estimation.estimate import PointEstimate, estimate, weights_of
 from laws.estimation.objectives import OBJECTIVES
 from laws.forecasting.ensemble import members_of, rivals_of
+from laws.forecasting.frontier import LAW as ALONG_LADDER
 from laws.forecasting.member import Member, pooled_inflation
 from laws.forecasting.mixture import Predictor
 from laws.forecasting.priors import PriorName, prior_of
@@ -33,6 +35,7 @@ from laws.inference.resampling import (
     method_for,
     resample,
 )
+from laws.model.forms import LAWS
 from laws.model.law import Law
 
 
@@ -120,6 +123,7 @@ class FittedTable(NamedTuple):
         spread: noise, resampled constants and rival forms.
         target: FLOPs at which best size and loss are derived; None for a law without an optimum.
         predictor: what predictions need.
+        asked: name of the law that was asked for; another than the fitted one on a ladder.
     """
 
     settings: FitSettings
@@ -132,6 +136,7 @@ class FittedTable(NamedTuple):
     spread: Spread
     target: float | None
     predictor: Predictor
+    asked: str
 
     @property
     def law(self) -> Law:
@@ -157,16 +162,20 @@ def fit_table(table: Table, law: Law, settings: FitSettings) -> FittedTable:
         FitFailed: no start reached an optimum.
     """
     law = law.with_fixed(settings.fixed)
+    asked = law.name
     table = table.for_law(law)
     objective, uncertainty = settings.objective, settings.uncertainty
     fitted_rows = _rows_to_fit(table, settings.holdout_above)
+    ladder = ladder_of(table.take(fitted_rows).values) if splits_compute(law) else None
+    if ladder is not None:
+        law = LAWS[ALONG_LADDER]
     weight, train = weights_of(table, fitted_rows, objective), table.take(fitted_rows)
     method = method_for(settings.ci_method, train.runs, len(law.params), objective, uncertainty)
     optimum = estimate(law, table, objective, settings.delta, weight)
     stratum = budget_groups(train.values["c"]) if "c" in train.values else None
     fits = DesignFits.of(optimum, train, weight[fitted_rows], stratum, uncertainty)
     noise = noise_of(optimum, table, weight, uncertainty)
-    spread = _spread(fits, noise, method, settings)
+    spread = _spread(fits, noise, method, settings, ladder is not None)
     return FittedTable(
         settings=settings,
         table=table,
@@ -177,8 +186,14 @@ def fit_table(table: Table, law: Law, settings: FitSettings) -> FittedTable:
         method=method,
         spread=spread,
         target=_target(law, table, settings.target),
-        predictor=_predictor(fits, optimum, spread, train, settings),
+        predictor=_predictor(fits, optimum, spread, train, settings, ladder),
+        asked=asked,
     )
+
+
+def splits_compute(law: Law) -> bool:
+    """Whether a law is one of ours, of parameters and tokens alone and free: a ladder does not determine its constants."""
+    return law.has_compute_optimum and law.columns == ("n", "d") and not law.fixed and LAWS.get(law.name) is law
 
 
 def _rows_to_fit(table: Table, holdout_above: float | None) -> Bool[np.ndarray, " rows"]:
@@ -199,7 +214,9 @@ def _target(law: Law, table: Table, target: float | None) -> float | None:
     return float(table.values["c"].max()) if target is None else target
 
 
-def _spread(fits: DesignFits, noise: RunNoise, method: IntervalMethod, settings: FitSettings) -> Spread:
+def _spread(
+    fits: DesignFits, noise: RunNoise, method: IntervalMethod, settings: FitSettings, along_ladder: bool
+) -> Spread:
     """Resampled constants of the law, and the forms that its forecasts mix."""
     if not settings.resamples:
         return Spread(noise, None, None, [])
@@ -210,11 +227,16 @@ def _spread(fits: DesignFits, noise: RunNoise, method: IntervalMethod, settings:
         fits, left, np.array([noise.deviation]), noise.dof, fits.config.member_draws, rng
     )
     prior = prior_of(settings.prior, settings.prior_without)
-    return Spread(noise, left, drawn, members_of(fits, drawn.params[None], errors, prior, settings.seed))
+    return Spread(noise, left, drawn, members_of(fits, drawn.params[None], errors, prior, settings.seed, along_ladder))
 
 
 def _predictor(
-    fits: DesignFits, optimum: PointEstimate, spread: Spread, train: Table, settings: FitSettings
+    fits: DesignFits,
+    optimum: PointEstimate,
+    spread: Spread,
+    train: Table,
+    settings: FitSettings,
+    ladder: Ladder | None,
 ) -> Predictor:
     """What predictions need of a fit."""
     return Predictor(
@@ -229,4 +251,5 @@ def _predictor(
         rivals=rivals_of(spread.forms),
         extrapolation_inflation=pooled_inflation(spread.forms),
         config=fits.config,
+        ladder=ladder,
     )

@@ -11,6 +11,7 @@ import numpy as np
 from laws.base.errors import InputError
 from laws.base.json_files import jsonable
 from laws.base.uncertainty_config import UncertaintyConfig
+from laws.data.ladder import Ladder
 from laws.data.table import Exclusion
 from laws.data.token_cost import TokenCost
 from laws.forecasting.backtest import Backtest
@@ -69,6 +70,9 @@ class FitReport:
         data: the fitted rows.
         seed: of all draws.
         created_at: unix seconds.
+        ladder: the line of runs whose parameters and tokens are in step, where another law was asked for than could be
+            fitted.
+        asked_law: the law that was asked for.
         warnings: in the order in which they matter.
         sensitivity: the fit under other choices, where that was asked for.
         command: how it was made, where that is known.
@@ -111,6 +115,8 @@ class FitReport:
     data: FittedRows
     seed: int
     created_at: float
+    ladder: Ladder | None = None
+    asked_law: str | None = None
     warnings: tuple[FitWarning, ...] = ()
     sensitivity: tuple[SensitivityRow, ...] = ()
     command: str | None = None

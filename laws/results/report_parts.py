@@ -329,6 +329,7 @@ class WarningKind(StrEnum):
     OUTLIERS = "outliers"
     APPROACH_2_BIAS = "approach_2_bias"
     APPROACHES_DISAGREE = "approaches_disagree"
+    IN_STEP = "in_step"
     PRIOR_CONTRADICTED = "prior_contradicted"
     FLOOR_ABOVE_REACHED = "floor_above_reached"
     FLOOR_NEAR_BEST = "floor_near_best"

@@ -216,12 +216,13 @@ class FitResult:
             level=report.intervals.level,
             seed=report.seed,
             config=report.uncertainty,
+            ladder=report.ladder,
         )
 
     def _variables(self, frame: pd.DataFrame | Mapping[str, Any]) -> dict[str, Float[np.ndarray, " rows"]]:
         """Variables that the law reads, from columns called as the variables or as in the fitted table."""
         columns, lengths = {}, {}
-        for variable in (*self.law.columns, "c"):
+        for variable in CORE if self.report.ladder is not None else (*self.law.columns, "c"):
             for column in (variable, self.report.columns.get(variable, variable), VARIABLES[variable].column):
                 if column in frame:
                     columns[variable] = numbers_of(frame[column], f"column '{column}'")

@@ -9,6 +9,17 @@ from laws.results.report_parts import FitWarning, WarningKind
 HIGHEST_FLOOR = 0.85  # of the best loss: a floor above it leaves little to gain at any compute
 
 
+def in_step(report: FitReport) -> list[FitWarning]:
+    """Runs whose parameters and tokens are in step: the law that was asked for is not determined by them."""
+    if report.ladder is None:
+        return []
+    text = (
+        f"n and d of the runs are in step (n rises as c^{report.ladder.slope:.3g}): they do not determine law "
+        f"'{report.asked_law}'; fitted is '{report.law}', which forecasts along their line alone"
+    )
+    return [FitWarning(WarningKind.IN_STEP, text)]
+
+
 def prior_contradicted(report: FitReport) -> list[FitWarning]:
     """Learned coordinates in which the runs, under the weak prior, lie far from the public one."""
     check = report.model_average.surface
@@ -83,4 +94,4 @@ def ratio_identifies_nothing(report: FitReport) -> list[FitWarning]:
     return [FitWarning(WarningKind.RATIO_IDENTIFIES_NOTHING, text)]
 
 
-SURFACE_CHECKS = (prior_contradicted, floor_above_reached, floor_near_best, ratio_identifies_nothing)
+SURFACE_CHECKS = (in_step, prior_contradicted, floor_above_reached, floor_near_best, ratio_identifies_nothing)

@@ -6,12 +6,13 @@ import pytest
 from scipy.special import expit
 
 import laws
+from laws.data.ladder import ratio_deviation
 from laws.estimation.estimate import log_predictions
 from laws.forecasting.family import Frame
 from laws.forecasting.posterior import PRIOR_NU
 from laws.forecasting.priors import LEARNED, PriorName, prior_of
 from laws.forecasting.surface import DATA, FLOOR, SIZE, log_losses
-from laws.forecasting.surface_check import CONTRADICTION, SurfaceCheck, ratio_deviation, surface_check
+from laws.forecasting.surface_check import CONTRADICTION, SurfaceCheck, surface_check
 from laws.inference.resampling import DesignFits
 from laws.model.forms import LAWS
 from laws.results.report_parts import WarningKind
