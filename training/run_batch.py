@@ -82,6 +82,7 @@ class RunBatch:
         self._trains: dict[
             tuple[int, bool], compilation.Program
         ] = {}  # by steps a call, and whether batches are shared
+        self._executables: dict[tuple[int, bool], jax.stages.Compiled] = {}
         self.programs = self._programs(1, self._same_data)
         self._compile([0] * len(runs))
         allocator.tidy()
@@ -143,7 +144,7 @@ class RunBatch:
         return [functools.partial(_of_run, fetch, i) for i in range(self.size)]
 
     def _step_alone(self, at: int, n: int) -> dict[str, jax.Array]:
-        (run,), train, state = self._runs, self._train(n, False), self._separate[0]
+        (run,), train, state = self._runs, self._executable(n, False), self._separate[0]
         batch = data.batches(run.task, run.shapes, self.mesh, at, n)
         lr, seed = run.lr_schedule[at : at + n], np.int32(run.config.seed)
         self._separate[0] = None  # its buffers are taken over
@@ -164,7 +165,9 @@ class RunBatch:
             batch = data.batches(tasks[0], shapes, self.mesh, begin[0], n)
         else:
             batch = data.packed(tasks, shapes, self.mesh, begin, n)
-        self._stacked, metrics = self._train(n, self._same_data)(self._stacked, batch, lr, self._seeds, self._hyper)
+        self._stacked, metrics = self._executable(n, self._same_data)(
+            self._stacked, batch, lr, self._seeds, self._hyper
+        )
         return metrics
 
     def _compile(self, at: Sequence[int | None]) -> None:
@@ -182,12 +185,19 @@ class RunBatch:
         beside = evaluation.programs(first.task, first.recipe, self.programs, self.mesh) if new else []
         init = compilation.program(self.programs.init)
         compilation.ready([*trains, *([init] if trains else []), *beside])
+        for n in lengths:
+            self._executable(n, self._same_data)
         if new:
             longest = max(train.seconds + init.seconds for train in new)
             self.compile_seconds += max(time.perf_counter() - began, longest)
         self.compiles += sum(train.fresh for train in new)
         _reported.update(new)
         memory.check(max(train.memory_bytes for train in self._trains.values()), self.size)
+
+    def _executable(self, n: int, same_data: bool) -> jax.stages.Compiled:
+        if (n, same_data) not in self._executables:
+            self._executables[n, same_data] = self._train(n, same_data).compiled
+        return self._executables[n, same_data]
 
     def _train(self, n: int, same_data: bool) -> compilation.Program:
         if (n, same_data) not in self._trains:

@@ -36,11 +36,6 @@ class State(flax.struct.PyTreeNode):
     replicas: Any = None
     workers: Any = None
 
-    @property
-    def known(self) -> dict[str, Any]:
-        """What the model reads beside its parameters: its other collections, and its teacher's parameters."""
-        return self.stats if self.teacher is None else {**self.stats, "teacher": self.teacher}
-
 
 def init(
     model: Model,

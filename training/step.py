@@ -157,14 +157,17 @@ def train_step(
     Returns:
       The next state, and metrics: "loss", "grad_norm" and the model's own, averaged over the weight of the whole batch.
     """
-    loss = transforms.within(recipe.transforms, recipe.model.loss, axes, state.masks, hyper)
+    loss = recipe.model.loss
+    if recipe.transforms != transforms.Transforms():
+        loss = transforms.within(recipe.transforms, loss, axes, state.masks, hyper)
+    collections = state.stats if state.teacher is None else {**state.stats, "teacher": state.teacher}
     differentiate = jax.value_and_grad(loss, has_aux=True)
     grad_params = state.params if grad_params is None else grad_params
     if recipe.gradient_accumulation_steps == 1:
-        (_, (sums, stats)), grads = differentiate(grad_params, state.known, batch, key, hyper)
+        (_, (sums, stats)), grads = differentiate(grad_params, collections, batch, key, hyper)
     else:
         sums, stats, grads = _accumulated(
-            differentiate, recipe.gradient_accumulation_steps, grad_params, state.known, batch, key, hyper
+            differentiate, recipe.gradient_accumulation_steps, grad_params, collections, batch, key, hyper
         )
     weight = sums.pop("weight")
     grads = jax.tree.map(lambda g: (g / weight).astype(g.dtype), grads)

@@ -21,7 +21,6 @@ from ml_collections import ConfigDict
 
 from training import (
     checkpoint,
-    compilation,
     config as configs,
     data,
     evaluation,
@@ -31,7 +30,6 @@ from training import (
     mesh,
     record,
     run_session,
-    schedule,
     signals,
     step,
 )
@@ -395,24 +393,6 @@ def test_a_step_takes_over_the_buffers_of_the_state_and_blends_the_running_mean(
     assert not np.array_equal(after.params["kernel"], began.params["kernel"])
 
 
-def test_a_plain_loop_over_the_compiled_step_is_a_run(tmp_path, monkeypatch):
-    """Without run directories, sessions, locks of compilation or sweeps."""
-    config = resolve(toy.config(**{"mesh.data": 2}))
-    loop.run(config, tmp_path)
-    monkeypatch.setattr(compilation, "Program", None)
-    task, grid = toy.build(config), mesh.build(config.mesh)
-    hyper, shapes = step.hyper(config, task), data.shapes(task, config.batch_size)
-    programs = step.programs(step.recipe(task.model, config), grid, 1, shapes, tuple(hyper))
-    lr = config.optimizer.learning_rate * schedule.values(config.schedule, 24, config.derived.warmup_steps)
-    state, losses = programs.init(np.int32(config.seed), hyper), []
-    for k in range(24):
-        batch = data.batches(task, shapes, grid, k, 1)
-        state, measured = programs.train(state, batch, lr[k : k + 1], np.int32(config.seed), hyper)
-        losses.append(float(measured["loss"][0]))
-    assert losses == [line["loss"] for line in record.read_metrics(tmp_path)]
-    same(state.params, params(tmp_path))
-
-
 class Fetched:
     """A metric that notes when the host asks for it."""
 
@@ -425,10 +405,10 @@ class Fetched:
 
 
 def test_metrics_are_fetched_once_the_next_step_is_dispatched(tmp_path, monkeypatch):
-    events, calls, call = [], iter(range(100)), compilation.Program.__call__
+    events, calls, call = [], iter(range(100)), jax.stages.Compiled.__call__
 
-    def watched(program, *inputs):
-        found = call(program, *inputs)
+    def watched(compiled, *inputs):
+        found = call(compiled, *inputs)
         if len(inputs) < 5:  # initial values
             return found
         k = next(calls)
@@ -436,7 +416,7 @@ def test_metrics_are_fetched_once_the_next_step_is_dispatched(tmp_path, monkeypa
         state, metrics = found
         return state, metrics | {"loss": Fetched(metrics["loss"], lambda: events.append(("fetch", k)))}
 
-    monkeypatch.setattr(compilation.Program, "__call__", watched)
+    monkeypatch.setattr(jax.stages.Compiled, "__call__", watched)
     loop.run(toy.config(**{"duration.steps": 5}), tmp_path)
     expected = [("dispatch", 0)]
     for k in range(1, 5):

@@ -64,8 +64,6 @@ def within(
     found: Transforms, loss: Callable[..., Any], axes: Any, masks: Any, hyper: Mapping[str, jax.Array]
 ) -> Callable[..., Any]:
     """A model's loss as a function of the parameters that are trained."""
-    if found == Transforms():
-        return loss
 
     def masked(params: Any, *rest: Any) -> Any:
         cut = params if masks is None else prune.applied(params, masks)
