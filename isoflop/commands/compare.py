@@ -15,6 +15,7 @@ isoflop compare runs/adamw/fit.json runs/muon/fit.json
 isoflop compare a.json b.json --compute=1e18,1e20 --plot=multiplier.png
 isoflop compare a.json mine.json --law=mylaw.py:MYLAW
 """
+PAIRED = {"auto": None, "true": True, "false": False}
 
 
 def define(flags: absl_flags.FlagValues) -> None:
@@ -24,6 +25,13 @@ def define(flags: absl_flags.FlagValues) -> None:
     )
     absl_flags.DEFINE_boolean(
         "check_quantity", True, "Refuse fits of different losses, evaluation sets or tokenizers.", flag_values=flags
+    )
+    absl_flags.DEFINE_enum(
+        "paired",
+        "auto",
+        list(PAIRED),
+        "Pair the draws of the fits as their runs are: where errors of paired runs correlate, always, never.",
+        flag_values=flags,
     )
     absl_flags.DEFINE_list(
         "law", [], "file.py:NAME of a fit's law that is not one of isoflop's; of both, separated by a comma.",
@@ -50,7 +58,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     unused = [declaration for declaration in flags.law if declaration not in (a.law.origin, b.law.origin)]
     if unused:
         raise laws.InputError(f"--law: neither fit is of law '{unused[0]}' ({a.law.name} and {b.law.name})")
-    comparison = laws.compare(a, b, computes, flags.check_quantity)
+    comparison = laws.compare(a, b, computes, flags.check_quantity, PAIRED[flags.paired])
     payload = comparison.to_dict() | {"inputs": [first, second], "command": _laws.typed("compare", flags, args)}
     if flags.out:
         _laws.write_result(flags.out, payload)
@@ -74,10 +82,13 @@ def _text(comparison: "Comparison") -> Any:
             f"[{point.interval[0]:.3g}, {point.interval[1]:.3g}]" if point.interval else "",
             "" if point.share_above_one is None else f"{point.share_above_one:.0%}",
         )
+    pairing = [str(comparison.pairing)] if comparison.pairing else []
     lines = [f"C / C', where B reaches with C' the loss that A reaches with C ({comparison.compute_column})"]
     if comparison.slope:
         low, high = comparison.slope.interval or (float("nan"), float("nan"))
         trend = "grows" if low > 0 else "shrinks" if high < 0 else "neither grows nor shrinks for sure"
         lines.append(f"it goes as C^{comparison.slope.value:.3f} [{low:.3f}, {high:.3f}]: the advantage of B {trend}")
     reasons = dict.fromkeys(point.reason for point in comparison.points if point.reason)
-    return Group(*lines[:1], table, *lines[1:], *reasons, *(f"warning: {text}" for text in comparison.warnings))
+    return Group(
+        *lines[:1], table, *lines[1:], *pairing, *reasons, *(f"warning: {text}" for text in comparison.warnings)
+    )

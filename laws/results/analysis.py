@@ -49,6 +49,7 @@ from laws.results.report_parts import (
 )
 
 LEAST_SAMPLES, SAMPLES_OF_ALL = 8, 1000  # samples of a surface in a report: at least, and for all surfaces by weight
+SEED = "seed"  # column of the seed of a run
 SAMPLE_DIGITS = 12  # significant digits of the resampled constants in a report
 
 
@@ -285,7 +286,9 @@ def _terms_at_centroid(fits: DesignFits, draws: Float[np.ndarray, "draws params"
 def _fitted_rows(table: Table, weight: Float[np.ndarray, " rows"]) -> FittedRows:
     weights = None if table.noise is None else tuple(weight.tolist())
     values = {variable: tuple(values.tolist()) for variable, values in table.values.items()}
-    return FittedRows(tuple(map(str, table.run)), values, tuple(table.loss.tolist()), weights)
+    has_seeds = table.frame is not None and SEED in table.frame.columns
+    seeds = tuple(map(str, table.frame[SEED])) if has_seeds and table.frame is not None else None
+    return FittedRows(tuple(map(str, table.run)), values, tuple(table.loss.tolist()), weights, seeds)
 
 
 def _inputs(table: Table, law: Law) -> tuple[InputFile, ...]:

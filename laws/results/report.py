@@ -170,7 +170,8 @@ def _check_lengths(report: FitReport, origin: str) -> None:
         InputError: names the key.
     """
     rows = {"run": report.data.run, **report.data.values, "loss": report.data.loss}
-    rows |= {} if report.data.weight is None else {"weight": report.data.weight}
+    optional = {"weight": report.data.weight, "seed": report.data.seed}
+    rows |= {name: values for name, values in optional.items() if values is not None}
     tables = {"samples": (report.samples, report.params), "data": (rows, rows)}
     for form in report.model_average.forms[1:]:
         tables[f"model_average ({form.label}) samples"] = (form.samples, form.params)

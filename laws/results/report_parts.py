@@ -288,12 +288,14 @@ class FittedRows:
         values: variable -> one number a row.
         loss: what was measured.
         weight: what each counts; None where every row counts once.
+        seed: of the run of each, as the table's column ``seed`` states it; None without one. It pairs runs of two fits.
     """
 
     run: tuple[str, ...]
     values: dict[str, tuple[float, ...]]
     loss: tuple[float, ...]
     weight: tuple[float, ...] | None = None
+    seed: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,14 @@ from laws.forecasting.mixture import Predictor
 from laws.forecasting.prediction import extrapolation
 from laws.inference.noise import interval
 from laws.results.results import FitResult
+from laws.uses.pairing import (
+    Pairing,
+    check_paired,
+    independent_draws,
+    paired_draws,
+    paired_runs,
+    pairing_of,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,6 +83,8 @@ class Comparison:
         points: multipliers, by rising compute.
         slope: their exponent in compute; None with fewer than two multipliers.
         warnings: what a reader must know.
+        pairing: runs of A and B that are paired and what that does to the intervals; None where none are, or where
+            independent intervals were asked for.
     """
 
     law_a: str
@@ -84,6 +94,7 @@ class Comparison:
     points: tuple[MultiplierPoint, ...]
     slope: MultiplierSlope | None
     warnings: tuple[str, ...]
+    pairing: Pairing | None = None
 
     def frame(self) -> pd.DataFrame:
         """The multipliers as a table.
@@ -195,6 +206,7 @@ def compare(
     b: FitResult,
     compute: Float[np.ndarray, " computes"] | None = None,
     check_quantity: bool = True,
+    paired: bool | None = None,
 ) -> Comparison:
     """Compute multiplier of B over A: C / C', where B reaches with C' the loss that A reaches with C.
 
@@ -203,13 +215,15 @@ def compare(
         b: another, whose compute is counted in the same convention and whose loss is the same quantity.
         compute: training FLOPs of A; by default over its runs and a factor of ten beyond.
         check_quantity: whether fits of different losses, evaluation sets or tokenizers are refused.
+        paired: whether the draws of the fits are paired as their runs are (``laws.uses.pairing``): by default where runs
+            are paired by the column of the run, or by equal N, D and seed, and their errors correlate.
 
     Returns:
         the multipliers with intervals, and their exponent in compute.
 
     Raises:
-        InputError: a law has no frontier in compute, a fit has no resamples, or the two count compute differently or
-            measure different things.
+        InputError: a law has no frontier in compute, a fit has no resamples, the two count compute differently or
+            measure different things, or ``paired`` is true and no runs are.
 
     Example:
         >>> import numpy as np, pandas as pd, laws
@@ -232,10 +246,11 @@ def compare(
     ranges = np.array([a.report.ranges["c"], b.report.ranges["c"]])
     low, high = min(ranges.min(), compute[0]) / GRID_MARGIN, max(ranges.max(), compute[-1]) * GRID_MARGIN
     grid = np.geomspace(low, high, GRID)
-    fitted = _log_multiplier(first, second, compute, grid, draws=False)[0]
-    draws = _log_multiplier(first, second, compute, grid, draws=True)
+    central, central_b = optimal_loss(first, compute, draws=False), optimal_loss(second, grid, draws=False)
+    fitted = _log_multiplier(central, central_b, compute, grid)[0]
+    pairing, draws = _draws(a, b, compute, grid, paired)
     level = min(first.level, second.level)
-    loss = optimal_loss(first, compute, draws=False)[0]
+    loss = central[0]
     unreached = f"B does not reach it: at {grid[-1]:.3g} FLOPs its loss is "
     unreached += f"{optimal_loss(second, grid[-1:], draws=False)[0, 0]:.4g}"
     factor = extrapolation({"c": a.report.ranges["c"]}, {"c": float(compute[-1])})["c"]
@@ -250,30 +265,53 @@ def compare(
         ),
         slope=_slope(np.log(compute), fitted, draws, level),
         warnings=(f"extrapolation beyond the runs of A: C by a factor {factor:.3g}",) if factor > 1.005 else (),
+        pairing=pairing,
     )
 
 
-def _log_multiplier(
-    first: Predictor,
-    second: Predictor,
+def _draws(
+    a: FitResult,
+    b: FitResult,
     compute: Float[np.ndarray, " computes"],
     grid: Float[np.ndarray, " grid"],
-    draws: bool,
-) -> Float[np.ndarray, "draws computes"]:
-    """Log multipliers; the draws of the two laws are independent of each other.
+    paired: bool | None,
+) -> tuple[Pairing | None, Float[np.ndarray, "draws computes"]]:
+    """Draws of the log multiplier, those of the two fits paired where their runs are.
 
     Args:
-        first: of A.
-        second: of B.
+        a, b: the fits.
         compute: training FLOPs of A.
         grid: training FLOPs of B at which its optimal loss is tabulated.
-        draws: whether under paired draws of the constants, else under the fitted ones (one row).
+        paired: whether draws are paired; None where the runs decide.
     """
-    losses_a, losses_b = optimal_loss(first, compute, draws), optimal_loss(second, grid, draws)
-    count = min(len(losses_a), len(losses_b))
-    permutation = np.random.default_rng([first.seed, second.seed]).permutation
-    pairs = zip(permutation(len(losses_a))[:count], permutation(len(losses_b))[:count], strict=True)
-    return np.log(compute) - np.stack([_log_compute_at(losses_a[i], losses_b[j], np.log(grid)) for i, j in pairs])
+    losses_a, losses_b = optimal_loss(a.predictor, compute, draws=True), optimal_loss(b.predictor, grid, draws=True)
+    runs = None if paired is False else paired_runs(a, b)
+    if paired:
+        check_paired(runs)
+    pairing = None if runs is None else pairing_of(a, b, runs)
+    if runs is not None and pairing is not None and pairing.used:
+        numbers = paired_draws(a, b, runs, pairing)
+    else:
+        numbers = independent_draws(a, b, (len(losses_a), len(losses_b)))
+    return pairing, _log_multiplier(losses_a[numbers[0]], losses_b[numbers[1]], compute, grid)
+
+
+def _log_multiplier(
+    losses_a: Float[np.ndarray, "draws computes"],
+    losses_b: Float[np.ndarray, "draws grid"],
+    compute: Float[np.ndarray, " computes"],
+    grid: Float[np.ndarray, " grid"],
+) -> Float[np.ndarray, "draws computes"]:
+    """Log multipliers.
+
+    Args:
+        losses_a: compute-optimal losses of A.
+        losses_b: of B.
+        compute: training FLOPs of A.
+        grid: training FLOPs of B at which its optimal loss is tabulated.
+    """
+    pairs = zip(losses_a, losses_b, strict=True)
+    return np.log(compute) - np.stack([_log_compute_at(of_a, of_b, np.log(grid)) for of_a, of_b in pairs])
 
 
 def _point(

@@ -4,12 +4,14 @@ import dataclasses
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import laws
 from isoflop import cli
 from laws.base.errors import InputError
 from laws.uses.compute_multiplier import compare
+from laws.uses.pairing import PairedBy, paired_draws, paired_runs, pairing_of, score_correlation
 
 TARGET = 1e12
 
@@ -173,3 +175,90 @@ def test_the_command_compares_a_law_of_ones_own(fits, below, capsys, tmp_path):
     assert cli.main(["compare", *[str(folder / f"{name}.json") for name in "ab"], f"--law={declaration}"]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert f"--law: neither fit is of law '{declaration}' (chinchilla and chinchilla)" in line
+
+
+def paired_tables(rho, seed=0, noise=0.004, names=True):
+    """Runs of A and of B at the same sizes and data; B's loss is that of twice the tokens, and errors correlate by rho."""
+    n, d = np.repeat(np.geomspace(1e7, 1e9, 5), 4), np.tile(np.geomspace(1e9, 1e11, 4), 5)
+    first, own = np.random.default_rng(seed).standard_normal((2, len(n)))
+    errors = first, rho * first + np.sqrt(1 - rho**2) * own
+    return [
+        pd.DataFrame({"n": n, "d": d, "c": 6 * n * d, "seed": np.arange(len(n)) % 3})
+        .assign(loss=(1.7 + 400 / n**0.34 + 410 / (factor * d) ** 0.28) * np.exp(noise * error))
+        .assign(place=[f"place {i}" for i in range(len(n))])
+        for factor, error in zip((1, 2), errors, strict=True)
+    ]
+
+
+def fit_pair(tables, **columns):
+    return [laws.load(table, n="n", d="d", c="c", **columns).fit(resamples=100) for table in tables]
+
+
+@pytest.fixture(scope="module")
+def correlated():
+    return fit_pair(paired_tables(0.95))
+
+
+def widths(comparison):
+    return np.array([np.log(point.interval[1] / point.interval[0]) for point in comparison.points])
+
+
+def test_paired_runs_narrow_the_interval_and_are_told(correlated):
+    compute = np.array([1e19, 1e21])
+    paired, independent = (compare(*correlated, compute, paired=which) for which in (None, False))
+    assert paired.pairing.by == PairedBy.POINT_AND_SEED and paired.pairing.n_pairs == 20 and paired.pairing.used
+    assert paired.pairing.interval[0] < 0.95 < paired.pairing.interval[1]
+    assert independent.pairing is None
+    assert (widths(paired) < 0.75 * widths(independent)).all()
+    for comparison in (paired, independent):
+        assert all(point.interval[0] < 2 < point.interval[1] for point in comparison.points)
+    assert [p.multiplier for p in paired.points] == [p.multiplier for p in independent.points]
+
+
+def test_each_fit_keeps_its_own_draws(correlated):
+    runs = paired_runs(*correlated)
+    first, second = paired_draws(*correlated, runs, pairing_of(*correlated, runs))
+    assert sorted(first) == list(range(len(first))), "every draw of A once"
+    share = np.bincount(second, minlength=len(first))
+    assert share.mean() == 1 and len(np.unique(second)) > 0.4 * len(first)
+    low, high = np.quantile(second, [0.25, 0.75]) / len(first)
+    assert low == pytest.approx(0.25, abs=0.06) and high == pytest.approx(0.75, abs=0.06)
+
+
+def test_independent_errors_are_not_paired():
+    comparison = compare(*fit_pair(paired_tables(0.0, seed=1)), np.array([1e19]))
+    assert comparison.pairing.n_pairs == 20 and not comparison.pairing.used
+    assert "draws are independent" in str(comparison.pairing)
+
+
+def test_what_pairs_runs(correlated):
+    tables = paired_tables(0.95)
+    by_name = fit_pair(tables, run="place")
+    assert paired_runs(*by_name).by == PairedBy.RUN
+    no_seed = [laws.load(t.drop(columns="seed"), n="n", d="d", c="c").fit(resamples=0) for t in tables]
+    assert paired_runs(*no_seed).by == PairedBy.POINT
+    other_seeds = [t.assign(seed=t.seed + k) for k, t in enumerate((tables[0], tables[1].assign(seed=5)))]
+    assert paired_runs(*(laws.load(t, n="n", d="d", c="c").fit(resamples=0) for t in other_seeds)).by == PairedBy.POINT
+    elsewhere = tables[1].assign(d=tables[1].d * 1.3, c=tables[1].c * 1.3)
+    with pytest.raises(InputError, match="no run of A is paired with one of B"):
+        compare(correlated[0], *fit_pair([elsewhere]), np.array([1e19]), paired=True)
+    assert compare(correlated[0], *fit_pair([elsewhere]), np.array([1e19])).pairing is None
+
+
+def test_scores_correlate_less_than_errors(correlated):
+    """Of medians (2 / pi) arcsin(rho); log_huber's threshold is a fourth of the noise here."""
+    law_of_c = [
+        laws.load(table, c="c").fit("power_offset_c", resamples=50, objective=objective)
+        for table, objective in zip(paired_tables(0.9, noise=0.05), ("log_huber", "log_squared"), strict=True)
+    ]
+    huber, squared = law_of_c
+    assert score_correlation(squared, squared, 0.9) == pytest.approx(0.9, abs=0.01)
+    assert score_correlation(huber, huber, 0.9) == pytest.approx(2 / np.pi * np.arcsin(0.9), abs=0.02)
+
+
+def test_the_command_tells_of_pairs(correlated, tmp_path, capsys):
+    paths = [str(fit.save(tmp_path / f"{name}.json")) for fit, name in zip(correlated, "ab", strict=True)]
+    assert cli.main(["compare", *paths, "--compute=1e19"]) == 0
+    assert "20 runs are paired by equal N, D and seed" in " ".join(capsys.readouterr().out.split())
+    assert cli.main(["compare", *paths, "--compute=1e19", "--paired=false"]) == 0
+    assert "paired" not in capsys.readouterr().out
