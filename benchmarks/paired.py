@@ -112,12 +112,12 @@ def simulate(cell: tuple[str, float], chunk: int, sweeps: int) -> dict[str, np.n
         hit, width, pairing = [], [], None
         for paired in (False, None):
             comparison = compare(a, b, np.array(COMPUTE[law]), paired=paired)
+            pairing = comparison.pairing
             ends = [point.interval or (np.nan, np.nan) for point in comparison.points]
             hit.append([low <= TRUTH <= high for low, high in ends])
             width.append([np.log(high / low) for low, high in ends])
         hits.append(hit)
         widths.append(width)
-            pairing = comparison.pairing
         used.append(pairing is not None and pairing.used)
     return {"hit": np.array(hits), "width": np.array(widths), "used": np.array(used)}
 
