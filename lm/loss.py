@@ -1,12 +1,15 @@
 """The loss of a language model: one number a token, in float32, and its mean over documents."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from lm.decoder import logits
-from training.nets.layers import wide
+from training.nets.layers import product_gradients, wide
 
 
 def cross_entropy(
@@ -16,24 +19,65 @@ def cross_entropy(
     logit_dtype: str = "float32",
     bias: Float[Array, " vocab"] | None = None,
 ) -> tuple[Float[Array, "batch length"], Float[Array, "batch length"]]:
-    """Nats of each target, and the log of each normaliser.
+    """Nats of each target, and the log of each normaliser, both of the same logits, so that no rounding is of one alone.
 
-    The target's logit is a product with the head's row, so that no pass over all logits looks for it.
+    The gradient of the logits is in the dtype of the states, so that both of its products are as fast as the forward one;
+    that of the head is summed in float32, and in its own dtype.
 
     Args:
       states: hidden states, from `Decoder.hidden`.
-      head: the head, from the same call.
+      head: the head, from the same call; cast to the dtype of the states for the product.
       targets: the token that follows each position.
       logit_dtype: the dtype that the logits are accumulated in.
       bias: added to the logits of each position; None: nothing.
     """
-    rows, labels = states.reshape(-1, states.shape[-1]), targets.reshape(-1)
-    scores = wide(logits(rows, head, logit_dtype))
-    target = jnp.sum(wide(rows) * wide(head[labels]), axis=-1)
+    rows = states.reshape(-1, states.shape[-1])
+    nats, normaliser = _of_rows(logit_dtype, rows, head, bias, targets.reshape(-1))
+    return nats.reshape(targets.shape), normaliser.reshape(targets.shape)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _of_rows(
+    dtype: str,
+    rows: Float[Array, "rows width"],
+    head: Float[Array, "vocab width"],
+    bias: Float[Array, " vocab"] | None,
+    labels: Int[Array, " rows"],
+) -> tuple[Float[Array, " rows"], Float[Array, " rows"]]:
+    """`cross_entropy` of rows of hidden states."""
+    return _of_rows_forward(dtype, rows, head, bias, labels)[0]
+
+
+def _of_rows_forward(dtype: str, rows: Array, head: Array, bias: Array | None, labels: Array) -> tuple[Any, Any]:
+    scores = wide(logits(rows, head.astype(rows.dtype), dtype))
     if bias is not None:
-        scores, target = scores + wide(bias), target + wide(bias)[labels]
-    normaliser = jax.nn.logsumexp(scores, axis=-1)
-    return (normaliser - target).reshape(targets.shape), normaliser.reshape(targets.shape)
+        scores = scores + wide(bias)
+    largest = jnp.max(scores, axis=-1, keepdims=True)
+    powers = jnp.exp(scores - largest)
+    total = jnp.sum(powers, axis=-1)
+    below = jnp.sum(
+        jnp.where(_is_label(scores, labels), largest - scores, 0), axis=-1
+    )  # of the target, from the largest
+    return (jnp.log(total) + below, jnp.log(total) + largest[:, 0]), (rows, head, bias, labels, powers, total)
+
+
+def _of_rows_backward(dtype: str, residuals: Any, grads: tuple[Array, Array]) -> tuple[Any, ...]:
+    """Gradients of the logits: softmax times the sum of both, less that of the nats at the label."""
+    del dtype
+    rows, head, bias, labels, powers, total = residuals
+    of_nats, of_normaliser = grads
+    slopes = powers * ((of_nats + of_normaliser) / total)[:, None]
+    slopes = slopes - jnp.where(_is_label(slopes, labels), of_nats[:, None], 0)
+    of_bias = None if bias is None else jnp.sum(slopes, axis=0).astype(bias.dtype)
+    of_rows, of_head = product_gradients(rows, head.astype(rows.dtype).T, slopes.astype(rows.dtype))
+    return of_rows.astype(rows.dtype), of_head.T.astype(head.dtype), of_bias, np.zeros(labels.shape, jax.dtypes.float0)
+
+
+_of_rows.defvjp(_of_rows_forward, _of_rows_backward)
+
+
+def _is_label(scores: Float[Array, "rows vocab"], labels: Int[Array, " rows"]) -> Bool[Array, "rows vocab"]:
+    return jax.lax.broadcasted_iota(labels.dtype, scores.shape, 1) == labels[:, None]
 
 
 def divergence(

@@ -27,6 +27,17 @@ def product(
     return jnp.matmul(x, kernel, preferred_element_type=None if dtype is None else jnp.dtype(dtype))
 
 
+def product_gradients(
+    x: Float[Array, "rows fan_in"], kernel: Float[Array, "fan_in fan_out"], grad: Float[Array, "rows fan_out"]
+) -> tuple[Float[Array, "rows fan_in"], Float[Array, "fan_in fan_out"]]:
+    """Gradients of the factors of a product by that of the product, summed in float32 at least, of factors of one dtype."""
+    if jax.default_backend() == "cpu" and x.dtype != jnp.bfloat16:
+        return grad @ kernel.T, _kernel_gradient_on_cpu(x, grad)
+    sums = jnp.promote_types(x.dtype, jnp.float32)
+    of_kernel = jax.lax.dot_general(x, grad, (((0,), (0,)), ((), ())), preferred_element_type=sums)
+    return jnp.matmul(grad, kernel.T, preferred_element_type=sums), of_kernel
+
+
 @jax.custom_vjp
 def _thin_first(x: Array, kernel: Array) -> Array:
     """Both factors of a kernel's gradient are contracted over their rows, and XLA's CPU lays the left one out anew for it:
@@ -40,11 +51,14 @@ def _thin_first_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Ar
 
 def _thin_first_backward(kept: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
     x, kernel = kept
-    rows, grads = x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1])
+    return grad @ kernel.T, _kernel_gradient_on_cpu(x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1]))
+
+
+def _kernel_gradient_on_cpu(rows: Array, grads: Array) -> Array:
     turned = rows.shape[1] > grads.shape[1]
     left, right = (grads, rows) if turned else (rows, grads)
     found = jax.lax.optimization_barrier(jax.lax.dot_general(left, right, (((0,), (0,)), ((), ()))))
-    return grad @ kernel.T, found.T if turned else found
+    return found.T if turned else found
 
 
 _thin_first.defvjp(_thin_first_forward, _thin_first_backward)
