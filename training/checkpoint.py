@@ -6,13 +6,14 @@ the position in the data too: nothing else is needed to go on. One that was foun
 """
 
 import contextlib
+import dataclasses
 import errno
 import gc
 import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,31 +58,55 @@ def _saving(folder: Path) -> Iterator[None]:
         raise
 
 
+def rank(score: float, step: int) -> tuple[float, int]:
+    """By what one checkpoint, or one evaluation, is better than another: the higher score, and of equal ones the earlier."""
+    return score, -step
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """Which checkpoints are kept: the last ones, the best ones, and those that were marked when they were saved.
+
+    Attributes:
+      last: how many of the last.
+      best: how many of the best, by `rank`.
+    """
+
+    last: int
+    best: int
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """As Orbax asks: for each checkpoint, in order of steps, whether it is kept."""
+        del context
+        metrics = [info.metrics or {} for info in checkpoints]
+        scored = [i for i, values in enumerate(metrics) if "score" in values]
+        ranked = sorted(scored, key=lambda i: rank(metrics[i]["score"], checkpoints[i].step), reverse=True)
+        kept = {*range(len(checkpoints))[-self.last :], *ranked[: self.best]}
+        return [i in kept or bool(values.get("marked")) for i, values in enumerate(metrics)]
+
+
 class Checkpoints:
-    """The checkpoints of one run: saved asynchronously, kept by policy (the last n, the best, every k steps).
+    """The checkpoints of one run, saved asynchronously.
 
     Errors of an asynchronous save are raised at the next save, or at `close`: BadInput where there is no room for it.
+
+    Args:
+      run: its directory.
+      keep_last: how many of the last are kept, at least one.
+      keep_best: how many of the best.
+      keep_every: also the first one at or after each multiple of so many steps; 0: none.
     """
 
     def __init__(self, run: Path, keep_last: int = 1, keep_best: int = 0, keep_every: int = 0):
         ocp = _orbax()
-        policies = ocp.training.preservation_policies
-        keep = [policies.LatestN(max(keep_last, 1))]
-        if keep_best:
-            best = policies.BestN(
-                get_metric_fn=lambda metrics: metrics["score"], n=keep_best, keep_checkpoints_without_metrics=False
-            )
-            keep.append(best)
-        if keep_every:
-            keep.append(policies.EveryNSteps(keep_every))
         folder = (run / FOLDER).absolute()  # Orbax refuses relative paths
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
+        self._folder, self._keep_every = folder, keep_every
         arrays = ocp.options.ArrayOptions.Saving(min_slice_bytes_for_replica_parallel=SLICE)
         self._manager = ocp.training.Checkpointer(
             folder,
             context=ocp.Context(array_options=ocp.options.ArrayOptions(saving=arrays)),
-            preservation_policy=policies.AnyPreservationPolicy(keep),
+            preservation_policy=Policy(max(keep_last, 1), keep_best),
             cleanup_tmp_directories=jax.process_count() == 1,
         )
         self._pending: Any = None
@@ -96,12 +121,15 @@ class Checkpoints:
 
         The best are those of the highest `score`; what has none is never among them."""
         self.wait()
-        if self.latest() == step:
+        previous = self.latest()
+        if previous == step:
             return
-        metrics = None if score is None else {"score": score}
+        metrics: dict[str, Any] = {} if score is None else {"score": score}
+        if self._keep_every and step // self._keep_every > (previous or 0) // self._keep_every:
+            metrics["marked"] = 1
         with _saving(self._folder):
             self._pending = self._manager.save_checkpointables_async(
-                step, _summed(_parts(state)), metrics=metrics, force=True
+                step, _summed(_parts(state)), metrics=metrics or None, force=True
             )
 
     def wait(self) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from training import record
+from training import checkpoint, record
 from training.errors import BadInput
 
 LOWER = ("loss", "error", "bits_per_byte", "calibration_error")  # every other metric is better when higher
@@ -51,5 +51,5 @@ def judge(run: Path, step: int, metric: str, patience: int) -> Verdict | None:
     if not lines:
         return None
     scores = [score({metric: line[f"eval/{metric}"]}, metric) for line in lines]
-    best = max(range(len(scores)), key=lambda i: (scores[i], -i))
+    best = max(range(len(scores)), key=lambda i: checkpoint.rank(scores[i], lines[i]["step"]))
     return Verdict(lines[best]["step"], scores[best], 0 < patience <= len(scores) - 1 - best)

@@ -32,6 +32,9 @@ INDIFFERENT = (
     "teacher.run",
     "teacher.step",
 )
+# Keys and sections that a run which goes on must keep: its examples are functions of them and of the step, so that with
+# other values some would be read twice or never, and the count of examples would be none.
+FIXED = ("batch_size", "seed", "data")
 WARMUP = ("warmup_steps", "warmup_tokens", "warmup_fraction")  # of which `warmup_steps` is derived
 
 

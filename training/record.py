@@ -138,12 +138,18 @@ def _check_config(path: Path, config: ConfigDict, allow_change: tuple[str, ...])
     identity.check_schema(before.derived, f"workdir {path}")
     old, new = identity.semantic(before), identity.semantic(config)
     ended = (path / "result.json").exists()
-    changed = [key for key in identity.changes(old, new) if ended or key not in allow_change]
+    changes = identity.changes(old, new)
+    fixed = [] if ended else [key for key in changes if identity.under(key, identity.FIXED)]
+    changed = fixed or [key for key in changes if ended or key not in allow_change]
     if not changed:
         return
     old, new = (identity.flatten(each.to_dict()) | keys for each, keys in ((before, old), (config, new)))
     shown = ", ".join(f"{key} ({old.get(key)} -> {new.get(key)})" for key in changed[:5])
     shown += " ..." if len(changed) > 5 else ""
+    if fixed:
+        raise BadInput(
+            f"workdir {path}: {shown}: a run that goes on keeps its batches and their order; another --workdir"
+        )
     if ended:
         raise BadInput(
             f"workdir {path}: the run has ended with another {shown}; another --workdir (--allow_change is for a run "

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -185,6 +186,7 @@ class RunSession:
                 if not self._over:
                     return
                 self._metrics.flush()
+                self._check_finite()
         except Diverged as error:
             status, self.step = "diverged", error.step
         self._finish(status)
@@ -211,6 +213,7 @@ class RunSession:
         evaluates = step == self._total or self._crossed(n, config.log.evaluate_every)
         if evaluates or (due and config.checkpoint.keep_best):
             self._metrics.flush()
+            self._check_finite()
             scores = self._evaluate(self._state, final=False)
             score = early_stopping.score(scores, config.early_stopping.metric)
             self._directory.log(step, **{f"eval/{name.removeprefix('eval_')}": value for name, value in scores.items()})
@@ -221,11 +224,18 @@ class RunSession:
             due = due or (self._best is not None and self._best.step == step)
         if due or signals:
             self._metrics.flush()
+            self._check_finite()
             self._checkpoints.save(step, self._state, score)
             self._saved_at = time.perf_counter()
         if signals:
             self._checkpoints.wait()
             raise Interrupted(signals[0], step)
+
+    def _check_finite(self) -> None:
+        """Raise `Diverged` where the last update left something that is not finite, which no loss has shown yet."""
+        state = self._state
+        if not steps.finite((state.params, state.stats)):
+            raise Diverged(self.step)
 
     def _finish(self, status: str) -> None:
         """Evaluate and save the last state, or the best one, and write the record.
@@ -239,6 +249,8 @@ class RunSession:
         scores: dict[str, Any] = {"loss": None, "loss_sem": None}
         if status == "completed":
             state, scores = self._evaluate_at_the_end()
+        if status == "completed" and not math.isfinite(scores["loss"]):
+            status, scores = "diverged", {"loss": None, "loss_sem": None}
         measured = {
             "status": status,
             **scores,

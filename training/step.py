@@ -215,6 +215,19 @@ def eval_params(found: transforms.Transforms, axes: Any, state: State, hyper: Ma
     return jax.jit(functools.partial(transforms.forward_params, found, axes=axes))(params, hyper=hyper)
 
 
+def finite(tree: Any) -> bool:
+    """Whether all floating-point values of a tree of arrays are finite."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    if jax.default_backend() == "cpu" and jax.process_count() == 1:  # where they are: nothing is compiled for it
+        return all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in leaves)
+    return bool(_all_finite(leaves))
+
+
+@jax.jit
+def _all_finite(leaves: list[jax.Array]) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+
+
 def scheme_step(
     recipe: Recipe, transform: Any, axes: Any, state: State, batch: Any, lr: Any, seed: Any, hyper: Any
 ) -> tuple[State, dict[str, jax.Array]]:

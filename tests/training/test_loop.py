@@ -194,6 +194,27 @@ def test_divergence_ends_the_run_with_the_last_good_step(tmp_path):
     assert json.loads((tmp_path / "10" / "result.json").read_text())["last_good"]["step"] == 17
 
 
+OVERFLOWS = {"optimizer.name": "sgd", "optimizer.clip": 0.0, "schedule.name": "constant", "schedule.warmup_steps": 0}
+OVERFLOWS |= {"optimizer.learning_rate": 3e38}
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"log.evaluate_every": 1}, {"checkpoint.every_steps": 1}, {"steps_per_call": 2}]
+)
+@pytest.mark.parametrize("steps", [1, 2])
+def test_an_update_that_is_not_finite_is_divergence_even_if_no_loss_shows_it(tmp_path, changes, steps):
+    result = loop.run(toy.config(**OVERFLOWS, **{"duration.steps": steps}, **changes), tmp_path)
+    assert result["status"] == "diverged" and result["steps"] == 1 and result["loss"] is None
+    assert result["last_good"]["step"] == 1 and np.isfinite(result["last_good"]["loss"])
+    assert checkpoint.saved_steps(tmp_path) == []
+
+
+def test_an_evaluation_that_is_not_finite_is_divergence(tmp_path, monkeypatch):
+    monkeypatch.setattr(evaluation, "evaluate", lambda *given: {"loss": float("inf"), "loss_sem": float("nan")})
+    result = loop.run(toy.config(), tmp_path)
+    assert result["status"] == "diverged" and result["loss"] is None
+
+
 def test_divergence_right_after_a_resume_keeps_what_is_known(tmp_path):
     poisoned = {"checkpoint.every_steps": 5, "model.poison": 15}
     for every, known in ((5, True), (10, False)):
@@ -290,6 +311,15 @@ def test_a_run_that_is_cut_at_its_end_ends_as_one_that_was_not(tmp_path, monkeyp
     same(params(tmp_path / "cut"), params(tmp_path / "whole"))
 
 
+@pytest.mark.parametrize("keep", [{}, {"checkpoint.keep_best": 2}])
+def test_of_equal_scores_the_first_is_the_best_and_is_kept(tmp_path, keep):
+    still = {"optimizer.learning_rate": 1e-30, "log.evaluate_every": 1, "checkpoint.every_steps": 1}
+    config = toy.config(**still, **{"early_stopping.metric": "within", "early_stopping.patience": 4}, **keep)
+    result = loop.run(config, tmp_path)
+    assert (result["best_step"], result["steps"]) == (1, 5)
+    assert checkpoint.saved_steps(tmp_path) == [1, *([2] if keep else []), 4, 5]
+
+
 def test_stopping_needs_evaluations_and_a_metric_that_they_give(tmp_path):
     with pytest.raises(BadInput, match="early_stopping.patience: there is nothing to judge by; set log.evaluate_every"):
         loop.run(toy.config(**{"early_stopping.patience": 2}), tmp_path)
@@ -336,6 +366,12 @@ def test_checkpoints_are_kept_by_policy(tmp_path, monkeypatch, keep, steps):
     loop.run(toy.config(**{"checkpoint.every_steps": 3, "log.evaluate_every": 0}, **changes), tmp_path)
     assert checkpoint.saved_steps(tmp_path) == steps
     assert next(losses, None) is None or "keep_best" not in keep
+
+
+def test_of_calls_of_several_steps_the_first_checkpoint_after_each_multiple_is_kept(tmp_path):
+    changes = {"checkpoint.every_steps": 5, "checkpoint.keep_every": 5, "checkpoint.keep_last": 1}
+    loop.run(toy.config(steps_per_call=4, **changes), tmp_path)
+    assert checkpoint.saved_steps(tmp_path) == [8, 12, 16, 20, 24]
 
 
 def test_checkpoints_are_due_by_minutes_too(tmp_path, monkeypatch):
@@ -470,7 +506,7 @@ def test_a_run_that_ended_otherwise_is_refused_even_if_changes_are_allowed(tmp_p
     assert loop.run(toy.config(), tmp_path, allow_change=("seed",))["ended_at"] == ended["ended_at"]
 
 
-def test_a_resume_with_another_meaning_is_refused_unless_allowed(tmp_path):
+def test_a_resume_with_another_meaning_is_refused_unless_allowed(tmp_path, monkeypatch):
     with pytest.raises(Cut):
         loop.run(toy.config(), tmp_path, loggers=[cut_at(5)])
     changed = toy.config(**{"optimizer.learning_rate": 0.5})
@@ -482,8 +518,22 @@ def test_a_resume_with_another_meaning_is_refused_unless_allowed(tmp_path):
     (tmp_path / "other").mkdir()
     with pytest.raises(Cut):
         loop.run(toy.config(), tmp_path / "other", loggers=[cut_at(5)])
+    facts = toy.ToyTask.facts
+    monkeypatch.setattr(toy.ToyTask, "facts", lambda self: facts(self) | {"data_hash": "tory"})
     with pytest.raises(BadInput, match="data_hash was toy and is now tory: the data has changed"):
-        loop.run(toy.config(**{"data.hash": "tory"}), tmp_path / "other", allow_change=("data.hash",))
+        loop.run(toy.config(), tmp_path / "other")
+
+
+@pytest.mark.parametrize("change", [{"batch_size": 32}, {"seed": 1}, {"data.seed": 1}])
+def test_a_run_that_goes_on_keeps_its_batches(tmp_path, change):
+    """Its examples are counted by them, and none is read twice."""
+    ((key, value),) = change.items()
+    with pytest.raises(Cut):
+        loop.run(toy.config(**{"checkpoint.every_steps": 5}), tmp_path, loggers=[cut_at(12)])
+    for allowed in ((), (key,)):
+        with pytest.raises(BadInput, match=rf"{key} \(\w+ -> {value}\): a run that goes on keeps its batches"):
+            loop.run(toy.config(**{"checkpoint.every_steps": 5}, **change), tmp_path, allow_change=allowed)
+    assert loop.run(toy.config(), tmp_path)["examples"] == 24 * 16
 
 
 def test_a_workdir_of_a_live_run_is_refused(tmp_path):
