@@ -43,6 +43,7 @@ class Runs(Table):
         seed: int = 0,
         prior: PriorName = "public",
         prior_without: Sequence[str] = (),
+        group: str | None = None,
     ) -> FitResult:
         """A law fitted to these runs, certified, with intervals, a backtest, and the weights of rival laws.
 
@@ -65,6 +66,8 @@ class Runs(Table):
                 common), ``weak`` (weakly informative) or ``none``.
             prior_without: sources that the public prior leaves out (``laws.forecasting.priors.SOURCES``): those of
                 these runs, where they are published.
+            group: column of groups of runs (optimizers, corpora, architectures) that share the law, each with factors of
+                its own on size and data: ``fit.groups`` are their efficiencies.
 
         Returns:
             the fit.
@@ -95,6 +98,7 @@ class Runs(Table):
             seed=seed,
             prior=prior,
             prior_without=tuple(prior_without),
+            group=group,
         )
         return FitResult(*analyse(self, law, settings))
 

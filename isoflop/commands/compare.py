@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 EXAMPLE = """
 isoflop compare runs/adamw/fit.json runs/muon/fit.json
 isoflop compare a.json b.json --compute=1e18,1e20 --plot=multiplier.png
+isoflop compare both.json --group_a=adamw --group_b=muon
 isoflop compare a.json mine.json --law=mylaw.py:MYLAW
 """
 PAIRED = {"auto": None, "true": True, "false": False}
@@ -33,6 +34,13 @@ def define(flags: absl_flags.FlagValues) -> None:
         "Pair the draws of the fits as their runs are: where errors of paired runs correlate, always, never.",
         flag_values=flags,
     )
+    for group in ("a", "b"):
+        absl_flags.DEFINE_string(
+            f"group_{group}",
+            None,
+            f"The group that is {group.upper()}, of one fit made with --group.",
+            flag_values=flags,
+        )
     absl_flags.DEFINE_list(
         "law", [], "file.py:NAME of a fit's law that is not one of isoflop's; of both, separated by a comma.",
         flag_values=flags,
@@ -43,7 +51,12 @@ def define(flags: absl_flags.FlagValues) -> None:
 
 def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     """Compare, and write and draw if asked."""
-    first, second = _laws.operand(args, "compare", "the fit of A", "the fit of B")
+    groups = (flags.group_a, flags.group_b) if flags.group_a and flags.group_b else None
+    paths = (
+        _laws.operand(args, "compare", "the fit")
+        if groups
+        else _laws.operand(args, "compare", "the fit of A", "the fit of B")
+    )
     _laws.on_cpu()
     import numpy as np
 
@@ -54,12 +67,17 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     except ValueError as error:
         raise laws.InputError(f"--compute: {error}") from error
     computes = np.array(compute) if compute else None
-    a, b = (laws.read_fit(path, flags.law) for path in (first, second))
-    unused = [declaration for declaration in flags.law if declaration not in (a.law.origin, b.law.origin)]
+    if bool(flags.group_a) != bool(flags.group_b):
+        raise laws.InputError("--group_a and --group_b name the two groups of one fit: give both")
+    a, *others = (laws.read_fit(path, flags.law) for path in paths)
+    unused = [declaration for declaration in flags.law if declaration not in [fit.law.origin for fit in (a, *others)]]
     if unused:
-        raise laws.InputError(f"--law: neither fit is of law '{unused[0]}' ({a.law.name} and {b.law.name})")
-    comparison = laws.compare(a, b, computes, flags.check_quantity, PAIRED[flags.paired])
-    payload = comparison.to_dict() | {"inputs": [first, second], "command": _laws.typed("compare", flags, args)}
+        named = " and ".join(fit.law.name for fit in (a, *others))
+        raise laws.InputError(f"--law: neither fit is of law '{unused[0]}' ({named})")
+    comparison = laws.compare(
+        a, *others[:1] or [None], computes, flags.check_quantity, PAIRED[flags.paired], groups=groups
+    )
+    payload = comparison.to_dict() | {"inputs": list(paths), "command": _laws.typed("compare", flags, args)}
     if flags.out:
         _laws.write_result(flags.out, payload)
     if flags.plot:

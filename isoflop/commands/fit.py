@@ -21,6 +21,7 @@ isoflop fit runs.csv --n_column=params --d_column=tokens --c_column=flops --drop
 isoflop fit repeated.csv --law=data_constrained --columns=unique_tokens=unique --fixed=alpha=0.353,beta=0.353
 isoflop fit runs.csv --law=mylaw.py:MYLAW --loss_stderr=loss_sem
 isoflop fit runs/ladder --law=power_offset_c --collapse
+isoflop fit runs.csv --group=optimizer
 """
 
 OBJECTIVES = (
@@ -80,6 +81,7 @@ def define(flags: absl_flags.FlagValues) -> None:
         flag_values=flags,
     )
     text("prior_without", None, "Sources that the public prior leaves out, as marin,refinedweb.", flag_values=flags)
+    text("group", None, "Column of groups that share the law, each with its efficiency.", flag_values=flags)
     flag("sensitivity", False, "Also fit under other objectives, outlier rules, forms, conventions.", flag_values=flags)
     flag(
         "collapse",
@@ -128,6 +130,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         curves=curves,
         fixed=_laws.numbers("fixed", flags.fixed),
         prior=flags.prior,
+        group=flags.group,
         prior_without=flags.prior_without.split(",") if flags.prior_without else (),
     )
     report = dataclasses.replace(fit.report, command=_laws.typed("fit", flags, args))
@@ -201,6 +204,7 @@ def _text(fit: "FitResult", out: Path, collapsed: "Collapse | None" = None) -> A
             f"held out: {held.n} runs above {held.above:.4g} FLOPs, error {held.mean_abs_rel_error:.2%} mean, "
             f"{held.max_abs_rel_error:.2%} worst; {held.coverage:.0%} inside their intervals"
         )
+    after += _groups(report)
     after += _sensitivity(report)
     after += _collapse(collapsed) if collapsed else []
     warned = [f"warning: {warning}" for warning in fit.warnings]
@@ -256,6 +260,25 @@ def _approach(name: str, approach: "ApproachReport") -> str:
     if approach.a is None:
         return f"{title}: none, {approach.reason}"
     return f"{title}: a {approach.a:.4f} {_span(approach.a_interval)}"
+
+
+def _groups(report: "FitReport") -> list[Any]:
+    """Efficiencies of the groups, relative to the first."""
+    from rich.table import Table
+
+    if report.groups is None:
+        return []
+    first, *others = report.groups.efficiencies
+    title = f"one of each group in those of {first.group} (compute: where C = 6 N D)"
+    table = Table(box=None, pad_edge=False, title=title, title_justify="left")
+    for heading in (report.groups.column, "runs", "N", "D", "compute"):
+        table.add_column(heading, justify="left" if heading == report.groups.column else "right")
+    table.add_row(first.group, str(first.n_runs), "1", "1", "1")
+    for entry in others:
+        values = ((entry.size, entry.size_interval), (entry.data, entry.data_interval))
+        cells = [f"{value:.3g} {_span(ends)}" for value, ends in (*values, (entry.compute, entry.compute_interval))]
+        table.add_row(entry.group, str(entry.n_runs), *cells)
+    return ["", table, ""]
 
 
 def _sensitivity(report: "FitReport") -> list[Any]:

@@ -56,6 +56,7 @@ VARIABLES: dict[str, Variable] = {
         Variable("upstream_loss", "L", "upstream loss"),
         Variable("rate_area", "S_1", "summed learning rate"),
         Variable("annealed_area", "S_2", "annealed area", positive=False),
+        Variable("group", "g", "number of the group, from 0", positive=False),
         Variable("schedule_index", "k", "number of the schedule, from 0", positive=False),
     )
 }

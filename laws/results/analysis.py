@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float
 
 from laws.base.json_files import sha256
 from laws.base.x64 import float64
+from laws.data.groups import with_groups
 from laws.data.table import Exclusion, Table
 from laws.estimation.estimate import PointEstimate
 from laws.forecasting.backtest import Backtest, backtest
@@ -25,10 +26,12 @@ from laws.inference.profile import collinear
 from laws.inference.resampling import DesignFits, Resamples
 from laws.model.coordinates import Coordinates
 from laws.model.forms import find
+from laws.model.grouped import grouped
 from laws.model.law import Law
 from laws.results.approach_reports import baselines, other_approaches
 from laws.results.diagnostics import warnings
 from laws.results.fitting import FitSettings, FittedTable, fit_table
+from laws.results.groups import efficiencies
 from laws.results.profiling import profile_all, profile_intervals, profile_report
 from laws.results.report import FitReport
 from laws.results.report_parts import (
@@ -36,6 +39,8 @@ from laws.results.report_parts import (
     Certificate,
     FittedRows,
     FitWarning,
+    GroupEfficiency,
+    Groups,
     HoldoutReport,
     InputFile,
     Intervals,
@@ -68,11 +73,23 @@ def analyse(table: Table, law: str | Law, settings: FitSettings) -> tuple[Law, F
         InputError: the table does not suit the law, or the hold-out leaves nothing.
         FitFailed: no start reached an optimum.
     """
-    fit = fit_table(table, find(law), settings)
+    law, names = find(law), ()
+    if settings.group is not None:
+        table, names = with_groups(table, settings.group)
+    fit = fit_table(table, grouped(law, len(names)) if names else law, settings)
     report = _report(fit)
+    if settings.group is not None:
+        report = dataclasses.replace(report, groups=Groups(settings.group, law.name, _efficiencies(fit, names)))
     of_table = (FitWarning(WarningKind.TABLE, text) for text in fit.table.warnings)
     of_fit = warnings(report, fit.optimum, fit.table, fit.weight)
     return fit.law, dataclasses.replace(report, warnings=(*of_table, *of_fit))
+
+
+def _efficiencies(fit: FittedTable, names: tuple[str, ...]) -> tuple[GroupEfficiency, ...]:
+    """Efficiencies of the groups of a fit."""
+    group, run = fit.train.values["group"], fit.train.run
+    runs = tuple(len(np.unique(run[group == number])) for number in range(len(names)))
+    return efficiencies(fit.law, fit.optimum.params, fit.predictor.draws, names, runs, fit.settings.level)
 
 
 def _report(fit: FittedTable) -> FitReport:

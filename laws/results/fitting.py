@@ -57,6 +57,7 @@ class FitSettings:
         seed: of all draws.
         prior: of the surfaces that forecast loss over size and data, one of ``PriorName``.
         prior_without: sources that the public prior leaves out: those of the table itself.
+        group: column of groups of runs that share the law (``laws.model.grouped``), or None.
 
     Raises:
         InputError: a setting means nothing.
@@ -75,6 +76,7 @@ class FitSettings:
     seed: int
     prior: PriorName
     prior_without: tuple[str, ...]
+    group: str | None = None
 
     def __post_init__(self) -> None:
         if self.objective not in OBJECTIVES:

@@ -23,6 +23,7 @@ from laws.results.report_parts import (
     Certificate,
     FittedRows,
     FitWarning,
+    Groups,
     HoldoutReport,
     InputFile,
     Intervals,
@@ -75,6 +76,7 @@ class FitReport:
         asked_law: the law that was asked for.
         warnings: in the order in which they matter.
         sensitivity: the fit under other choices, where that was asked for.
+        groups: efficiencies of groups of runs that share the law, where that was asked for.
         command: how it was made, where that is known.
         schema: number of this layout.
     """
@@ -119,6 +121,7 @@ class FitReport:
     asked_law: str | None = None
     warnings: tuple[FitWarning, ...] = ()
     sensitivity: tuple[SensitivityRow, ...] = ()
+    groups: Groups | None = None
     command: str | None = None
     schema: int = SCHEMA
 

@@ -299,6 +299,43 @@ class FittedRows:
 
 
 @dataclass(frozen=True)
+class GroupEfficiency:
+    """How much the runs of a group are worth in those of the reference: factors of the first group are one.
+
+    Args:
+        group: its name.
+        n_runs: how many runs it has.
+        size, data: parameters and tokens of the reference that one of the group is worth.
+        compute: their product: how many times less compute the group needs where C = 6 N D.
+        size_interval, data_interval, compute_interval: at the level of the fit; None without resamples.
+    """
+
+    group: str
+    n_runs: int
+    size: float
+    data: float
+    compute: float
+    size_interval: Interval | None = None
+    data_interval: Interval | None = None
+    compute_interval: Interval | None = None
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Groups of runs that share a law.
+
+    Args:
+        column: that names the group of each run.
+        law: the law that they share.
+        efficiencies: of the groups, in the order of their numbers; the first, with the most runs, is the reference.
+    """
+
+    column: str
+    law: str
+    efficiencies: tuple[GroupEfficiency, ...]
+
+
+@dataclass(frozen=True)
 class SensitivityRow:
     """What the fit says of the target under another choice; ``reason`` where that choice has no fit."""
 

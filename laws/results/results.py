@@ -23,6 +23,7 @@ from laws.forecasting.prediction import Forecast, predict_compute, predict_runs
 from laws.inference.methods import IntervalMethod
 from laws.inference.noise import interval
 from laws.model.forms import LAWS, find, shipped
+from laws.model.grouped import grouped
 from laws.model.law import Law
 from laws.model.variables import CORE, VARIABLES, checked_variable
 from laws.results.report import FitReport, read_report
@@ -124,6 +125,24 @@ class FitResult:
         exponents = ["a", "a_low", "a_high", "b", "b_low", "b_high"]
         frame = pd.DataFrame.from_dict(rows, orient="index", columns=[*exponents, "reason"])
         return frame.astype(dict.fromkeys(exponents, float))
+
+    @property
+    def groups(self) -> pd.DataFrame:
+        """Efficiencies of the groups of a fit with ``group=``, relative to the first, which has the most runs.
+
+        Returns:
+            a row a group: ``n_runs``; ``size`` and ``data``, the parameters and tokens of the first group that one of the
+            group is worth, and ``compute``, their product, each with ``_low`` and ``_high``. No rows without groups.
+        """
+        quantities = ("size", "data", "compute")
+        rows = {
+            entry.group: [entry.n_runs]
+            + [v for q in quantities for v in (getattr(entry, q), *(getattr(entry, f"{q}_interval") or NO_ENDS))]
+            for entry in (self.report.groups.efficiencies if self.report.groups else ())
+        }
+        columns = ["n_runs", *(f"{q}{end}" for q in quantities for end in ("", "_low", "_high"))]
+        frame = pd.DataFrame.from_dict(rows, orient="index", columns=columns)
+        return frame.astype({name: float for name in columns[1:]} | {"n_runs": int}).rename_axis("group")
 
     def cov_params(self) -> pd.DataFrame:
         """Covariance of the constants over the resamples.
@@ -351,7 +370,7 @@ class FitResult:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as its report: laws hold functions without names, which are looked up again by the name of the law."""
-        is_own = self.report.declared_in is not None or shipped(self.report.law) is None
+        is_own = self.report.declared_in is not None or shipped(_law_name(self.report)) is None
         return _restored, (type(self), self.report, self.law if is_own else None)
 
     def __str__(self) -> str:
@@ -369,7 +388,19 @@ class FitResult:
 
 def _restored(kind: type[FitResult], report: FitReport, law: Law | None) -> FitResult:
     """A fit from its report, and its law where that is not one of ours."""
-    return kind(find(report.law).with_fixed(report.fixed) if law is None else law, report)
+    return kind(_declared(report, None) if law is None else law, report)
+
+
+def _declared(report: FitReport, law: str | Law | None) -> Law:
+    """The law of a report: one of ours by its name, or the declaration given; shared by groups where the fit has them."""
+    if report.groups is None:
+        return find(law or report.law).with_fixed(report.fixed)
+    return grouped(find(law or report.groups.law), len(report.groups.efficiencies)).with_fixed(report.fixed)
+
+
+def _law_name(report: FitReport) -> str:
+    """Name of the law of a report, of the one that its groups share."""
+    return report.law if report.groups is None else report.groups.law
 
 
 def _index(frame: pd.DataFrame | Mapping[str, Any], count: int) -> pd.Index:
@@ -405,12 +436,12 @@ def from_report(report: FitReport, origin: str, law: str | Law | None = None) ->
             "give it as law",
             flag=f"--law={report.declared_in}",
         )
-    if law is None and shipped(report.law) is None:
+    if law is None and shipped(_law_name(report)) is None:
         raise InputError(
             f"{origin}: a fit of law '{report.law}', which is not known: give its declaration as law",
             flag="--law=FILE.py:NAME",
         )
-    declared = find(law or report.law).with_fixed(report.fixed)
+    declared = _declared(report, law)
     if set(declared.names) != set(report.params):
         raise InputError(
             f"{origin}: a fit of other constants than those of law '{declared.name}' ({', '.join(declared.names)})"

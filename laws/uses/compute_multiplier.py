@@ -19,6 +19,7 @@ from laws.base.json_files import jsonable
 from laws.forecasting.mixture import Predictor
 from laws.forecasting.prediction import extrapolation
 from laws.inference.noise import interval
+from laws.results.groups import fit_of_group
 from laws.results.results import FitResult
 from laws.uses.pairing import (
     Pairing,
@@ -77,7 +78,7 @@ class Comparison:
     """Compute multipliers of a law B over a law A.
 
     Args:
-        law_a, law_b: names of the laws.
+        law_a, law_b: names of the laws, with the group where both are of one fit.
         compute_column: column of compute that both fits use.
         level: nominal coverage of the intervals.
         points: multipliers, by rising compute.
@@ -203,20 +204,24 @@ def _check_frontiers(a: FitResult, b: FitResult) -> None:
 
 def compare(
     a: FitResult,
-    b: FitResult,
+    b: FitResult | None = None,
     compute: Float[np.ndarray, " computes"] | None = None,
     check_quantity: bool = True,
     paired: bool | None = None,
+    *,
+    groups: tuple[str, str] | None = None,
 ) -> Comparison:
     """Compute multiplier of B over A: C / C', where B reaches with C' the loss that A reaches with C.
 
     Args:
         a: a fit with resamples.
-        b: another, whose compute is counted in the same convention and whose loss is the same quantity.
+        b: another, whose compute is counted in the same convention and whose loss is the same quantity; None for two
+            groups of one fit.
         compute: training FLOPs of A; by default over its runs and a factor of ten beyond.
         check_quantity: whether fits of different losses, evaluation sets or tokenizers are refused.
         paired: whether the draws of the fits are paired as their runs are (``laws.uses.pairing``): by default where runs
             are paired by the column of the run, or by equal N, D and seed, and their errors correlate.
+        groups: of a fit that was made with ``group=``, the groups that are A and B; they share every draw.
 
     Returns:
         the multipliers with intervals, and their exponent in compute.
@@ -236,6 +241,7 @@ def compare(
         >>> comparison.frame().multiplier.round(2).tolist()
         [2.0, 2.0]
     """
+    a, b = _operands(a, b, groups)
     if check_quantity:
         check_quantities(a, b)
     _check_frontiers(a, b)
@@ -255,8 +261,8 @@ def compare(
     unreached += f"{optimal_loss(second, grid[-1:], draws=False)[0, 0]:.4g}"
     factor = extrapolation({"c": a.report.ranges["c"]}, {"c": float(compute[-1])})["c"]
     return Comparison(
-        law_a=a.law.name,
-        law_b=b.law.name,
+        law_a=a.law.name if groups is None else f"{a.law.name}, {groups[0]}",
+        law_b=b.law.name if groups is None else f"{b.law.name}, {groups[1]}",
         compute_column=a.report.columns["c"],
         level=level,
         points=tuple(
@@ -267,6 +273,18 @@ def compare(
         warnings=(f"extrapolation beyond the runs of A: C by a factor {factor:.3g}",) if factor > 1.005 else (),
         pairing=pairing,
     )
+
+
+def _operands(a: FitResult, b: FitResult | None, groups: tuple[str, str] | None) -> tuple[FitResult, FitResult]:
+    """The two fits: as they were given, or of two groups of the first."""
+    if (b is None) == (groups is None):
+        raise InputError(
+            "a comparison is of two fits, or of two groups of one fit", flag="--group_a=GROUP --group_b=GROUP"
+        )
+    if groups is None:
+        assert b is not None
+        return a, b
+    return fit_of_group(a, groups[0]), fit_of_group(a, groups[1])
 
 
 def _draws(
@@ -285,6 +303,8 @@ def _draws(
         paired: whether draws are paired; None where the runs decide.
     """
     losses_a, losses_b = optimal_loss(a.predictor, compute, draws=True), optimal_loss(b.predictor, grid, draws=True)
+    if a.report is b.report:  # two groups of one fit share their draws
+        return None, _log_multiplier(losses_a, losses_b, compute, grid)
     runs = None if paired is False else paired_runs(a, b)
     if paired:
         check_paired(runs)
