@@ -26,6 +26,7 @@ def generate(
     top_p: float = 1.0,
     window: int | None = None,
     end: int | None = None,
+    symbols: int | None = None,
 ) -> list[np.ndarray]:
     """Continue every prompt; each row is drawn from its own key, so that what stands beside it changes nothing.
 
@@ -40,6 +41,7 @@ def generate(
       top_p: draw among the fewest likeliest tokens whose probabilities, after `top_k`, reach it (Holtzman et al. 2020).
       window: attend only to the last `window` tokens; None: to all. A recurrence, which attends to nothing, has read all.
       end: a token that ends a row.
+      symbols: of the tokenizer; later rows of the model's table are never drawn. None: all are symbols.
 
     Returns:
       Each prompt with its continuation, which stops after `end`.
@@ -58,7 +60,10 @@ def generate(
     settings = {"temperature": np.float32(temperature), "top_k": np.int32(top_k), "top_p": np.float32(top_p)}
     stop = np.int32(-1 if end is None else end)
     span = np.int32(window or total)
-    rows = np.asarray(_generate(model, int(lengths.min()), params, tokens, lengths, key, settings, span, stop))
+    drawable = np.int32(model.vocab_size if symbols is None else symbols)
+    rows = np.asarray(
+        _generate(model, int(lengths.min()), params, tokens, lengths, key, settings, span, stop, drawable)
+    )
     return [_cut(row, length, new, end) for row, length in zip(rows, lengths, strict=True)]
 
 
@@ -93,6 +98,7 @@ def _generate(
     settings: Any,
     window: Any,
     end: Any,
+    symbols: Any,
 ) -> Array:
     """Tokens [batch, total] filled in; the first `known` columns hold prompts in every row."""
     batch, total = tokens.shape
@@ -108,7 +114,7 @@ def _generate(
     def step(state: Any) -> Any:
         position, tokens, logits, cache, ended = state
         keys = jax.vmap(jax.random.fold_in, (0, None))(row_keys, position)
-        drawn = pick(logits, keys, **settings)
+        drawn = pick(jnp.where(jnp.arange(logits.shape[-1]) < symbols, logits, -jnp.inf), keys, **settings)
         in_prompt = position < lengths
         now = jnp.where(in_prompt, tokens[:, position], drawn).astype(tokens.dtype)
         ended |= ~in_prompt & (now == end)

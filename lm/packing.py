@@ -8,9 +8,9 @@ build that was cut are verified and kept.
 import contextlib
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from jaxtyping import Bool, Int, UInt64
@@ -53,8 +53,17 @@ def build(
     with building(path) as partial, progress(show) as bar:
         documents = corpus.documents()
         digests, sizes, groups = _index(documents, partial, bar)
-        held = held_out(groups, sizes, eval_fraction, corpus.name)
+        note = ""
+        if eval_fraction and documents.parts == 1 and np.sum(sizes > 0) == 1:
+            documents, note = _cut_in_two(documents, int(np.argmax(sizes)), eval_fraction)
+            raw = [text.encode() for text in documents.texts([0, 1])]
+            digests, sizes = np.array([_hash(part) for part in raw], np.uint64), np.array([len(part) for part in raw])
+            held = np.array([False, True])
+        else:
+            held = held_out(groups, sizes, eval_fraction, corpus.name)
         used = sizes > 0
+        if note and show:
+            bar.console.print(f"corpus {corpus.name}: {note}")
         made = _tokenizer(tokenizer, documents, digests, sizes, used & ~held, partial)
         task = bar.add_task("tokenizing", total=int(sizes.sum()))
         splits = {}
@@ -78,6 +87,7 @@ def build(
             "parts": documents.parts,
             "seed": seed,
             "eval_fraction": eval_fraction,
+            **({"note": note} if note else {}),
             "splits": splits,
         }
         write_json(partial / "manifest.json", manifest)
@@ -110,10 +120,48 @@ def held_out(
         held = used & (digests == digests[used].min())
     if not (used & ~held).any():
         raise BadInput(
-            f"corpus {name}: {int(used.sum())} document(s) cannot be split by document into train and eval; "
-            "set data.eval_fraction=0 or cut the text into documents"
+            f"corpus {name}: {int(used.sum())} document(s) of one text cannot be split by document into train and eval; "
+            "cut the text into documents, as with data.corpus_args.separator"
         )
     return held
+
+
+class _Parts:
+    """The two parts of one document, as documents of their own."""
+
+    parts = 1
+
+    def __init__(self, name: str, texts: tuple[str, str]):
+        self.name, self._texts = name, texts
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def texts(self, indices: Sequence[int]) -> list[str]:
+        """Those parts."""
+        return [self._texts[index] for index in indices]
+
+    def groups(self, indices: Sequence[int]) -> None:
+        """Their texts decide."""
+        del indices
+
+
+def _cut_in_two(documents: "Documents", row: int, fraction: float) -> tuple["Documents", str]:
+    """The only document as two: its beginning, and its end, which is held out; and what is to be said of that.
+
+    It is cut after the last line that lies whole in the beginning, or else the last word, or else anywhere.
+
+    Raises:
+      BadInput: the text is a single character.
+    """
+    (text,) = documents.texts([row])
+    if len(text) < 2:
+        raise BadInput(f"corpus {documents.name}: one text of one character cannot be split into train and eval")
+    wanted = min(max(round(len(text) * (1 - fraction)), 1), len(text) - 1)
+    after = (text.rfind(mark, 0, wanted) + 1 for mark in ("\n", " "))
+    cut = next((place for place in after if place > wanted // 2), wanted)
+    note = f"one document: its last {1 - cut / len(text):.1%} are held out for evaluation"
+    return cast("Documents", _Parts(documents.name, (text[:cut], text[cut:]))), note
 
 
 def shuffled(

@@ -170,11 +170,14 @@ def adopt(
         if own is not None:
             own.save(folder / tokens.KEPT)
             config.data.tokenizer = str(folder / tokens.KEPT) if tokenizer is None else tokenizer
+        config.data.vocab_size = None
         symbols = tokens.vocab_size(config.data)
-        if symbols != found.model.vocab_size:
+        if symbols > found.model.vocab_size:
             raise BadInput(
                 f"{source / CONFIG}: vocab_size is {found.model.vocab_size}, and the tokenizer has {symbols}"
             )
+        if symbols < found.model.vocab_size:  # rows that fill up the table, as nanoGPT's 50,304 for 50,257 symbols
+            config.data.vocab_size = found.model.vocab_size
         config = configs.resolve(config)
     with config.unlocked():
         if own is not None and tokenizer is None:

@@ -41,6 +41,8 @@ class Split(Windows):
       offsets: where each text begins, and where the last ends.
       num_bytes: raw bytes of the text.
       parts: texts of a document, one after another: 1, or 2 of a pair.
+      byte_ratio: raw bytes of the text over the bytes that its tokens stand for: not one where the tokenizer normalises
+        text or begins it with a space.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Split(Windows):
     offsets: Int[np.ndarray, " boundaries"]
     num_bytes: int
     parts: int = 1
+    byte_ratio: float = 1.0
 
     @property
     def num_tokens(self) -> int:
@@ -144,7 +147,8 @@ class TokenStore:
         shards = tuple(_mapped(self.path / shard["file"]) for shard in entry["shards"])
         offsets = _mapped(self.path / entry["offsets"]["file"])
         parts = self.manifest.get("parts", 1)
-        return Split(f"{self.manifest['corpus']} ({name})", shards, offsets, entry["bytes"], parts)
+        ratio = entry["bytes"] / entry["token_bytes"] if entry["token_bytes"] else 1.0
+        return Split(f"{self.manifest['corpus']} ({name})", shards, offsets, entry["bytes"], parts, ratio)
 
 
 def open_store(path: Path, tokenizer: tokenizers.Tokenizer | None = None, verify: bool = False) -> TokenStore:

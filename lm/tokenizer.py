@@ -27,7 +27,7 @@ class Tokenizer(Protocol):
 
     @property
     def vocab_size(self) -> int:
-        """Number of symbols."""
+        """Number of symbols: one more than the largest id."""
         ...
 
     @property
@@ -42,7 +42,7 @@ class Tokenizer(Protocol):
 
     @property
     def token_bytes(self) -> Int[np.ndarray, " vocab"]:
-        """Raw UTF-8 bytes that each symbol stands for; 0 for `end` and other control symbols."""
+        """UTF-8 bytes that each symbol stands for; 0 for `end`, other control symbols and ids that no symbol has."""
         ...
 
     def encode_batch(self, texts: Sequence[str]) -> list[Integer[np.ndarray, " _"]]:
@@ -119,7 +119,8 @@ class Subwords:
         if (self.definition.get("decoder") or {}).get("type") != "ByteLevel":
             raise BadInput(f"tokenizer {self.name}: not byte-level, so the bytes behind its tokens are unknown")
         object.__setattr__(self, "end", self._rust.token_to_id(ends[0]))
-        object.__setattr__(self, "vocab_size", self._rust.get_vocab_size())
+        # Ids may have holes, as in vocabularies of tiktoken: the size is that of the table that they are looked up in.
+        object.__setattr__(self, "vocab_size", 1 + max(self._rust.get_vocab(with_added_tokens=True).values()))
         object.__setattr__(self, "hash", digest(self.definition))
 
     end: int = dataclasses.field(init=False)

@@ -24,6 +24,9 @@ def defaults() -> ConfigDict:
             "corpus": "stdlib",  # a row of lm.corpora.CORPORA, a name of TFDS's catalogue, "markov", or "store"
             "corpus_args": corpora.defaults(),
             "tokenizer": "bytes",  # bytes, bpe:SIZE, gpt2, or the path of a tokenizer.json
+            "vocab_size": placeholder(
+                int
+            ),  # rows of the embedding, at least the tokenizer's symbols, which is the default
             "seq_len": 128,  # predicted tokens a window
             "eval_fraction": 0.05,  # share of the documents held out
             "segments": placeholder(bool),  # documents do not see each other; None: on but for bytes
@@ -40,12 +43,18 @@ def cache_dir(data: Any) -> Path:
 
 
 def vocab_size(data: Any) -> int:
-    """The number of symbols of a config's section `data`, whether or not anything is prepared yet.
+    """Rows of the embedding of a config's section `data`, whether or not anything is prepared yet.
+
+    Rows beyond the symbols of the tokenizer take part in the softmax and are never targets.
 
     Raises:
-      BadInput: there is no such tokenizer or language.
+      BadInput: there is no such tokenizer or language, or it has more symbols than `data.vocab_size`.
     """
-    return synthetic.from_config(data).vocab_size if data.corpus == "markov" else tokenizers.vocab_size(data.tokenizer)
+    markov = data.corpus == "markov"
+    symbols = synthetic.from_config(data).vocab_size if markov else tokenizers.vocab_size(data.tokenizer)
+    if data.vocab_size is not None and data.vocab_size < symbols:
+        raise BadInput(f"data.vocab_size: {data.vocab_size} rows are fewer than the {symbols} symbols of the tokenizer")
+    return symbols if data.vocab_size is None else data.vocab_size
 
 
 def prepare(data: Any, show: bool = True, verify: bool = False) -> TokenStore | synthetic.Markov:

@@ -22,6 +22,7 @@ class Windows(abc.ABC):
     num_tokens: int | None  # None where the stream never ends
     num_documents: int | None  # None where there are none
     num_bytes: int | None  # raw bytes of the text
+    byte_ratio: float = 1.0  # raw bytes of the text over the bytes that its tokens stand for
 
     def num_windows(self, seq_len: int) -> int:
         """Windows in the stream.

@@ -1,8 +1,10 @@
 """Datasets of TFDS's catalogue, prepared and opened without TensorFlow where TFDS can."""
 
+import ast
 import contextlib
 import importlib.metadata
 import importlib.util
+import inspect
 import io
 import re
 import socket
@@ -61,6 +63,11 @@ def prepare(what: str, name: str, builder: Any) -> None:
         return
     if isinstance(builder, tfds.core.BeamBasedBuilder) and not importlib.util.find_spec("apache_beam"):
         raise Absent(f"{what} {name}: TFDS prepares it with Apache Beam, which is not installed")
+    if not importlib.util.find_spec("tensorflow") and _reads_with_tensorflow(builder):
+        raise Absent(
+            f"{what} {name}: TFDS prepares it with TensorFlow, which is not installed; nothing was downloaded "
+            "(pip install tensorflow, or prepare it elsewhere and give that folder as data_dir)"
+        )
     for host in sorted({urlparse(url).hostname or "" for url in builder.url_infos or ()} - {""})[:1]:
         try:
             socket.getaddrinfo(host, None)
@@ -73,6 +80,12 @@ def prepare(what: str, name: str, builder: Any) -> None:
             builder.download_and_prepare()
     except Exception as error:
         raise Absent(str(refused(what, name, error))) from None
+
+
+def _reads_with_tensorflow(builder: Any) -> bool:
+    """Whether the code of a builder calls TensorFlow, which TFDS would find out after the download."""
+    code = ast.parse(inspect.getsource(inspect.getmodule(type(builder))))  # type: ignore[arg-type]
+    return any(isinstance(node, ast.Name) and node.id == "tf" for node in ast.walk(code))
 
 
 def source(what: str, name: str, builder: Any, split: str, decoders: Any = None) -> Any:

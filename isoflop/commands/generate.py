@@ -43,7 +43,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         raise BadInput(f"--beams: want 1, or more of an encoder-decoder, got {options['beams']}")
     # An empty prompt starts a document: what ends one stands between it and the next.
     encoded = [list(map(int, tokens)) or [tokenizer.end] for tokens in tokenizer.encode_batch(options["prompt"])]
-    written = (_continued if role == "causal" else _written)(params, model, encoded, tokenizer.end, window, options)
+    written = (_continued if role == "causal" else _written)(params, model, encoded, tokenizer, window, options)
     texts = [
         {"prompt": prompt, "text": tokenizer.decode(row), "tokens": len(row)}
         for prompt, row in zip(options["prompt"], written, strict=True)
@@ -54,7 +54,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
 
 
 def _continued(
-    params: Any, model: Any, encoded: list[list[int]], end: int, window: int, options: dict[str, Any]
+    params: Any, model: Any, encoded: list[list[int]], tokenizer: Any, window: int, options: dict[str, Any]
 ) -> list[Any]:
     """What a causal model writes after each prompt."""
     from lm.generate import generate
@@ -70,13 +70,14 @@ def _continued(
         top_k=options["top_k"],
         top_p=options["top_p"],
         window=window,
-        end=end,
+        end=tokenizer.end,
+        symbols=tokenizer.vocab_size,
     )
     return [row[len(start) :] for start, row in zip(encoded, rows, strict=True)]
 
 
 def _written(
-    params: Any, model: Any, encoded: list[list[int]], end: int, window: int, options: dict[str, Any]
+    params: Any, model: Any, encoded: list[list[int]], tokenizer: Any, window: int, options: dict[str, Any]
 ) -> list[Any]:
     """What an encoder-decoder writes for each prompt, up to and with the symbol that ends it."""
     import numpy as np
@@ -85,7 +86,7 @@ def _written(
 
     if options["tokens"] < 1:
         raise BadInput(f"generate: the number of new tokens must be positive, got {options['tokens']}")
-    lengths = np.array([len(row) for row in encoded], np.int32)
+    end, lengths = tokenizer.end, np.array([len(row) for row in encoded], np.int32)
     if lengths.max() > window:
         raise BadInput(f"--prompt: {lengths.max()} tokens, where the model was trained on up to {window}")
     source = np.full((len(encoded), window), end, np.int32)

@@ -210,7 +210,7 @@ class LanguageTask(StreamTask):
 
     def _summary(self, nats: np.ndarray) -> dict[str, Any]:
         length = self.config.data.seq_len
-        raw_bytes = int(self.text.token_bytes[self._windows()[:, 1:]].sum())
+        raw_bytes = int(self.text.token_bytes[self._windows()[:, 1:]].sum()) * self.eval.byte_ratio
         return {
             **by_document(nats, self.eval.document_ids(self.sample, length)),
             "loss_second_half": float(nats[:, length // 2 - 1 : -1].mean()) if length > 1 else None,

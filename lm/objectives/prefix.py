@@ -73,7 +73,7 @@ class PrefixTask(StreamTask):
         raw = self.text.token_bytes[self.eval.windows(self.sample, length)[:, self._half : -1]].sum()
         return {
             **by_document(nats, self.eval.document_ids(self.sample, length)[:, self._half - 1 : -1]),
-            "bits_per_byte": float(nats.sum() / np.log(2) / int(raw)) if raw else None,
+            "bits_per_byte": float(nats.sum() / np.log(2) / (int(raw) * self.eval.byte_ratio)) if raw else None,
             "eval_set": self.eval.name,
         }
 

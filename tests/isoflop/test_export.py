@@ -341,6 +341,22 @@ def test_an_imported_run_is_evaluated_written_from_and_learnt_from(tmp_path, cap
     assert trained == 2
 
 
+def test_a_table_with_more_rows_than_symbols_comes_in(tmp_path, capsys, text):
+    """As nanoGPT's 50,304 rows for 50,257 symbols."""
+    data = text | {"tokenizer": "bytes", "vocab_size": 300}
+    run = made(tmp_path / "run", TEXT | {"model": LLAMA, "data": data, "evaluation": {"tokens": 240}}, keep=True)
+    said(capsys, "export", run, f"--out={tmp_path / 'theirs'}", "--format=llama")
+    weights = load_file(tmp_path / "theirs" / "model.safetensors")
+    assert weights["model.embed_tokens.weight"].shape[0] == 300
+    argv = ("import", tmp_path / "theirs", f"--config={config_file(tmp_path, text)}", f"--workdir={tmp_path / 'back'}")
+    said(capsys, *argv)
+    assert load.config_of(tmp_path / "back").data.vocab_size == 300
+    losses = [said(capsys, "evaluate", folder)["loss"] for folder in (run, tmp_path / "back")]
+    assert losses[0] == losses[1]
+    hot = said(capsys, "generate", tmp_path / "back", "--prompt=abc", "--tokens=60", "--temperature=1000")
+    assert hot["samples"][0]["tokens"] == 60  # drawn almost evenly, and every one of them a symbol
+
+
 def test_the_tokenizer_goes_along(tmp_path, capsys, text):
     transformers = pytest.importorskip("transformers", reason="needs the extra `parity`")
     from lm import tokenizer as tokenizers

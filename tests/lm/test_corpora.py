@@ -2,7 +2,7 @@
 
 import bz2
 import gzip
-import importlib
+import importlib.util
 import json
 import lzma
 import shutil
@@ -481,6 +481,7 @@ def test_catalogue_says_what_is_missing(tmp_path, monkeypatch):
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", unreachable)
+    monkeypatch.setattr(opening.importlib.util, "find_spec", lambda name: name == "tensorflow" or None)
     for name in ("lm1b", "tiny_shakespeare"):
         assert "cannot be reached to download it" in refused(name, tmp_path, data_dir=str(tmp_path))
     assert list(tmp_path.iterdir()) == []
@@ -535,3 +536,12 @@ def test_every_argument_has_a_key():
     section = corpora.defaults()
     assert all(set(row.arguments) <= set(section) for row in corpora.CORPORA.values())
     assert set(catalogue.ARGUMENTS) <= set(section) and not any(section.to_dict().values())
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorflow") is not None, reason="TensorFlow is installed")
+@pytest.mark.parametrize("name", ["tiny_shakespeare", "lm1b", "pg19"])
+def test_a_corpus_that_needs_tensorflow_is_refused_before_anything_is_fetched(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(opening.socket, "getaddrinfo", lambda *args: pytest.fail("a host was looked up"))
+    assert "TensorFlow, which is not installed; nothing was downloaded" in refused(
+        name, tmp_path, data_dir=str(tmp_path)
+    )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given, strategies as st
 
-from lm import tokenizer
+from lm import tokenizer, tokens
 from lm.tokenizer import END, Bytes, Subwords, load, ready, token_dtype, train_bpe, vocab_size
 from training.errors import BadInput
 
@@ -151,3 +151,49 @@ def test_gpt2_numbers():
     made = tokenizer.gpt2()
     assert made.vocab_size == 50257 and made.end == 50256
     assert made.encode_batch(["Hello world"])[0].tolist() == [15496, 995]
+
+
+def test_ids_with_holes(bpe, tmp_path):
+    """As in vocabularies of tiktoken: 257 is the end where 256 is nothing, and 276 another control symbol."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {letter: byte for byte, letter in enumerate(letters)} | {END: 257, "<|endofprompt|>": 276}
+    rust = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    rust.pre_tokenizer, rust.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    rust.add_special_tokens([END, "<|endofprompt|>"])
+    made = Subwords(json.loads(rust.to_str()), "holes")
+    assert made.vocab_size == 277 and made.end == 257
+    assert made.token_bytes.tolist() == [1] * 256 + [0] * 21
+    (encoded,) = made.encode_batch(["naïve"])
+    assert made.token_bytes[encoded].sum() == 6 and made.decode(encoded) == "naïve"
+
+
+@pytest.mark.parametrize("change", ["normaliser", "prefix space"])
+def test_bits_are_of_the_raw_bytes(tmp_path, change):
+    """Where a tokenizer changes text before it is cut, the bytes of its tokens are not those of the text."""
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    rust = Tokenizer(models.BPE(vocab={letter: byte for byte, letter in enumerate(letters)}, merges=[]))
+    rust.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=change == "prefix space")
+    rust.decoder = decoders.ByteLevel()
+    if change == "normaliser":
+        rust.normalizer = normalizers.NFC()
+    rust.add_special_tokens([END])
+    rust.save(str(tmp_path / "tokenizer.json"))
+    texts = [f"{i}e\\u0301" for i in range(200)]
+    (tmp_path / "texts.jsonl").write_text("".join(f'{{"text": "{text}"}}\n' for text in texts))
+    data = tokens.defaults()
+    data.update(
+        {"corpus": "files", "cache_dir": str(tmp_path / "cache"), "tokenizer": str(tmp_path / "tokenizer.json")}
+    )
+    data.corpus_args.paths = str(tmp_path / "texts.jsonl")
+    made = tokens.prepare(data)
+    for name in ("train", "eval"):
+        split = made.split(name)
+        stood_for = made.token_bytes[np.concatenate(split.shards)].sum()
+        assert stood_for != split.num_bytes
+        assert stood_for * split.byte_ratio == pytest.approx(split.num_bytes)
+    raw = sum(len(json.loads(f'"{text}"').encode()) for text in texts)
+    assert raw == made.split("train").num_bytes + made.split("eval").num_bytes

@@ -388,8 +388,11 @@ def test_corpora_that_are_too_small(tmp_path):
     with pytest.raises(BadInput, match="corpus files: empty"):
         tokens.prepare(empty)
     one = write(tmp_path / "one.jsonl", ["all there is"])
-    with pytest.raises(BadInput, match="cannot be split by document"):
-        tokens.prepare(section(tmp_path / "cache", one))
+    with pytest.raises(BadInput, match="one character cannot be split"):
+        tokens.prepare(section(tmp_path / "cache", write(tmp_path / "character.jsonl", ["a", ""])))
+    copies = write(tmp_path / "copies.jsonl", ["the same"] * 3)
+    with pytest.raises(BadInput, match=r"cannot be split by document .*separator"):
+        tokens.prepare(section(tmp_path / "cache", copies))
     assert not any(path.is_dir() for path in (tmp_path / "cache" / "tokens").iterdir())
     whole = tokens.prepare(section(tmp_path / "cache", one, eval_fraction=0.0))
     assert whole.split("train").num_tokens == 13 and whole.split("eval").num_tokens == 0
@@ -427,3 +430,29 @@ def test_the_standard_library(tmp_path):
     assert train.num_bytes + held.num_bytes > 5e6 and train.num_documents + held.num_documents > 300
     assert 0.01 < held.num_tokens / train.num_tokens < 0.15
     assert "def " in text.tokenizer.decode(train.batch(0, 0, 64, 128).ravel())
+
+
+@pytest.mark.parametrize("beside", [[], [""]])
+def test_the_end_of_an_only_document_is_held_out(tmp_path, capsys, beside):
+    lines = "".join(f"line {i} of the only text\n" for i in range(100))
+    one = write(tmp_path / "one.jsonl", [lines, *beside])
+    store = tokens.prepare(section(tmp_path / "cache", one, eval_fraction=0.1))
+    train, held = (store.split(name) for name in ("train", "eval"))
+    decoded = [
+        "".join(store.tokenizer.decode(text) for text in split.texts(np.arange(split.num_documents)))
+        for split in (train, held)
+    ]
+    assert "".join(decoded) == lines and decoded[1].startswith("line 9") and decoded[0].endswith("\n")
+    assert held.num_bytes / len(lines) == pytest.approx(0.1, abs=0.02)
+    assert store.manifest["note"] in capsys.readouterr().err and "last 1" in store.manifest["note"]
+
+
+def test_rows_of_the_table_beyond_the_symbols(tmp_path):
+    data = section(tmp_path, "")
+    assert tokens.vocab_size(data) == 256
+    with data.unlocked():
+        data.vocab_size = 384
+    assert tokens.vocab_size(data) == 384
+    data.vocab_size = 255
+    with pytest.raises(BadInput, match="data.vocab_size: 255 rows are fewer than the 256 symbols"):
+        tokens.vocab_size(data)
