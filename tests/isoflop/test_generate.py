@@ -79,9 +79,9 @@ def test_what_writes_no_text_is_refused(capsys, trained, tmp_path):
     capsys.readouterr()
     config = json.loads((trained / "config.json").read_text())
     shape = {"width": 8, "depth": 1, "heads": 1, "mlp_width": 8}
-    encoder = {"task": "lm", "model": {"name": "encoder", **shape}, "derived": {}}
+    encoder = {"task": "lm", "model": {"name": "encoder", **shape}, "derived": {"schema": config["derived"]["schema"]}}
     for found, message in (
-        ({"task": "vision", "derived": {}}, "needs a language model"),
+        ({"task": "vision", "derived": {"schema": config["derived"]["schema"]}}, "needs a language model"),
         (encoder, "needs a model that writes text, an encoder does not"),
         (config, "no file"),
     ):
