@@ -1,8 +1,8 @@
 """Checkpoints through Orbax: the only module that imports it.
 
 A checkpoint is `<run>/checkpoints/<step>/` with three parts: `params`, which load from nothing but the path, `rest`, the
-other leaves of the state by their path, and `sums`, by which it is seen whether both are as they were saved. The step is
-the position in the data too: nothing else is needed to go on. One that was found damaged becomes `<step>.damaged`.
+other leaves of the state by their path, and `sums`, a 32-bit checksum of each leaf that is verified when it is restored. The
+step is the position in the data too: nothing else is needed to go on. A damaged one is renamed to `<step>.damaged`.
 """
 
 import contextlib

@@ -154,8 +154,9 @@ def program(jitted: Jitted) -> Program:
 
 
 def ready(programs: Iterable[Program]) -> None:
-    """Compile programs, those last which another process of this machine is compiling: so workers that begin with one
-    shape at once share the work. A process that was suspended meanwhile is waited for, not for ever."""
+    """Compile programs, those last that another process of this machine is compiling, so that workers share the work.
+
+    After `PATIENCE` seconds without progress they are compiled here all the same: the other process may be suspended."""
     left, patient = list(programs), time.monotonic()
     while left:
         leave = time.monotonic() < patient + PATIENCE

@@ -21,15 +21,23 @@ def shapes(task: Task, batch_size: int) -> Shapes:
 
 
 def batches(task: Task, shapes: Shapes, mesh: Mesh, step: int, n: int) -> dict[str, jax.Array]:
-    """Batches step .. step + n - 1 as global arrays [n, batch, ...], split over the batch axis."""
-    made: dict[tuple[int, int | None, int | None], dict[str, np.ndarray]] = {}
+    """Batches of several steps as global arrays [n, batch, ...], split over the batch axis.
+
+    Args:
+      task: makes them.
+      shapes: of a batch.
+      mesh: where they lie.
+      step: of the first.
+      n: batches.
+    """
+    parts: dict[tuple[int, int | None, int | None], dict[str, np.ndarray]] = {}
 
     def rows(name: str) -> Callable[[slice], np.ndarray]:
         def get(part: slice) -> np.ndarray:
             for k in range(step, step + n):
-                if (k, part.start, part.stop) not in made:
-                    made[k, part.start, part.stop] = task.batch(k, part)
-            return np.stack([made[k, part.start, part.stop][name] for k in range(step, step + n)])
+                if (k, part.start, part.stop) not in parts:
+                    parts[k, part.start, part.stop] = task.batch(k, part)
+            return np.stack([parts[k, part.start, part.stop][name] for k in range(step, step + n)])
 
         return get
 
@@ -37,14 +45,22 @@ def batches(task: Task, shapes: Shapes, mesh: Mesh, step: int, n: int) -> dict[s
 
 
 def packed(tasks: Sequence[Task], shapes: Shapes, mesh: Mesh, starts: Sequence[int], n: int) -> dict[str, jax.Array]:
-    """The n batches of each run of a pack, from its own step on, as global arrays [runs, n, batch, ...]."""
-    made: dict[int, dict[str, np.ndarray]] = {}
+    """The n batches of each of several runs, from its own step on, as global arrays [runs, n, batch, ...].
+
+    Args:
+      tasks: of the runs.
+      shapes: of their batches.
+      mesh: its axis "run" splits the runs.
+      starts: the step of each run.
+      n: batches.
+    """
+    by_run: dict[int, dict[str, np.ndarray]] = {}
 
     def of(run: int) -> dict[str, np.ndarray]:
-        if run not in made:
+        if run not in by_run:
             each = [tasks[run].batch(k, slice(None)) for k in range(starts[run], starts[run] + n)]
-            made[run] = {name: np.stack([batch[name] for batch in each]) for name in each[0]}
-        return made[run]
+            by_run[run] = {name: np.stack([batch[name] for batch in each]) for name in each[0]}
+        return by_run[run]
 
     def runs(name: str) -> Callable[[slice], np.ndarray]:
         return lambda part: np.stack([of(run)[name] for run in range(len(tasks))[part]])

@@ -1,7 +1,7 @@
 """Evaluation over a task's whole fixed set."""
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,8 +12,8 @@ from training import mesh as meshes, step as steps, transforms
 from training.compilation import Program
 from training.nets.rounding import parsed
 from training.state import State
-from training.task import Arrays, Task
-from training.transforms import quantize
+from training.task import Arrays, Model, Task
+from training.transforms import lora, quantize
 
 
 class Stopped(RuntimeError):
@@ -38,27 +38,42 @@ def evaluate(
       Stopped: something came to lie in `stop` meanwhile.
     """
 
-    def watched() -> Iterator[Any]:
-        for found in scores(task, params, stats, mesh, matmul, final):
+    def until_stopped() -> Iterator[Any]:
+        for batch_scores in scores(task, params, stats, mesh, matmul, final):
             if stop:
                 raise Stopped
-            yield found
+            yield batch_scores
 
-    return task.summarize(watched(), final)
+    return task.summarize(until_stopped(), final)
+
+
+def eval_params(transform: transforms.Transforms, axes: Any, state: State, hyper: Mapping[str, Any]) -> Any:
+    """The parameters that a model is evaluated with: their running mean where one is kept, merged, rounded as in training.
+
+    Args:
+      transform: of the run's parameters.
+      axes: the tree of logical axes of the parameters.
+      state: of the run.
+      hyper: scalars of the step.
+    """
+    params = lora.merged(state.params if state.ema is None else state.ema)
+    if transform.quantize is None:
+        return params
+    return jax.jit(functools.partial(transforms.forward_params, transform, axes=axes))(params, hyper=hyper)
 
 
 def after_training(task: Task, config: Any, axes: Any, state: State, mesh: Mesh) -> list[dict[str, Any]]:
     """The same of the weights rounded to each format of `quantize.post` after training: its name, bits, bytes, metrics."""
     params = state.params if state.ema is None else state.ema
-    found = []
+    records = []
     for name in config.quantize.post:
         rounding = parsed(name, "quantize.post")
         few = jax.jit(functools.partial(quantize.weights, axes=axes, roles=tuple(config.quantize.roles)))
         scored = evaluate(task, few(params, rounding=rounding), state.stats, mesh, config.precision.matmul)
         sizes = transforms.sizes(state.params, axes, state.masks)
         size = transforms.bytes_of(sizes, tuple(config.quantize.roles), rounding.bits)
-        found.append({"format": name, "bits_post": rounding.bits, "size_bytes": size, **scored})
-    return found
+        records.append({"format": name, "bits_post": rounding.bits, "size_bytes": size, **scored})
+    return records
 
 
 def programs(task: Task, recipe: steps.Recipe, train: steps.Programs, mesh: Mesh) -> list[Program]:
@@ -71,8 +86,8 @@ def programs(task: Task, recipe: steps.Recipe, train: steps.Programs, mesh: Mesh
         lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), train.abstract, train.shardings
     )
     mesh, params = meshes.folded(mesh), state.params if state.ema is None else state.ema
-    scores = steps.scores(task.model, mesh, recipe.matmul, params, state.stats, _placed(batch, mesh))
-    return [Program(scores.lower(), scores.options)]
+    score = steps.Jitted(_scorer(task.model, mesh), (params, state.stats, _placed(batch, mesh)), mesh, recipe.matmul)
+    return [Program(score.lower())]
 
 
 def scores(
@@ -80,7 +95,7 @@ def scores(
 ) -> Iterator[Any]:
     """What the model's `score` says of every batch; those of batch i are fetched after batch i+1 is dispatched."""
     mesh = meshes.folded(mesh)
-    score, pending = steps.scorer(task.model, mesh, matmul), None
+    score, pending = steps.Jitted(_scorer(task.model, mesh), (), mesh, matmul), None
     for batch in task.eval_batches(final):
         dispatched = score(params, stats, _placed(batch, mesh))
         if pending is not None:
@@ -88,6 +103,12 @@ def scores(
         pending = dispatched
     if pending is not None:
         yield jax.tree.map(np.asarray, pending)
+
+
+@functools.lru_cache(maxsize=64)
+def _scorer(model: Model, mesh: Mesh) -> Any:
+    """The evaluation step of a model: (params, stats, batch) -> scores, gathered whole on every device."""
+    return jax.jit(model.score, out_shardings=meshes.replicated(mesh))
 
 
 def _placed(batch: Arrays, mesh: Mesh) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from training.transforms import lora
 
 
 def config_of(run: Path) -> ConfigDict:
-    """The resolved config of a run, with defaults for keys that there were none of when it was made.
+    """The resolved config of a run, with defaults for keys that did not exist when it was made.
 
     Raises:
       BadInput: it is no run directory, or its config has a key that there is no more.
@@ -26,14 +26,14 @@ def config_of(run: Path) -> ConfigDict:
     path = run / "config.json"
     if not path.is_file():
         raise BadInput(f"{run}: no run directory")
-    found = ConfigDict(read_object(path, "task", "derived"))
-    derived = found.derived
+    stored = ConfigDict(read_object(path, "task", "derived"))
+    derived = stored.derived
     identity.check_schema(derived, str(path))
-    del found.derived
-    config = complete(found, str(path))
+    del stored.derived
+    config = complete(stored, str(path))
     with config.unlocked():
         config.derived = derived
-        if set(config.model) - set(found.get("model", config.model)):
+        if set(config.model) - set(stored.get("model", config.model)):
             size, config.model.size = config.model.get("size"), None  # it has become a shape
             fill(config.model, family_of(config.task).shape_for(config))
             config.model.size = size
@@ -54,24 +54,28 @@ def parameters(run: Path, config: Any, variables: Any, step: int | None = None, 
       BadInput: there is no such checkpoint, or it is damaged.
     """
     params = lora.merged(checkpoint.load_part(run, "ema", step, mesh) or checkpoint.load_params(run, step, mesh))
-    found, axes = transforms.of(config), optimizer.axes_of(variables["params"])
-    if found.quantize is None:
+    transform, axes = transforms.of(config), optimizer.axes_of(variables["params"])
+    if transform.quantize is None:
         return params
-    return jax.jit(functools.partial(transforms.forward_params, found, axes=axes))(
+    return jax.jit(functools.partial(transforms.forward_params, transform, axes=axes))(
         params, hyper=transforms.hyper(config)
     )
 
 
-def taught(state: State, config: Any, variables: Any, shardings: State, mesh: Mesh) -> State:
+def teacher(state: State, config: Any, variables: Any, shardings: State, mesh: Mesh) -> State:
     """The state with the parameters of the teacher that a config names; as it is where it names none.
 
     Args:
+      state: of a run.
+      config: of the run, resolved.
       variables: of the model, boxed and abstract; those of the teacher are among them.
+      shardings: of the state.
+      mesh: where the state lies.
     Raises:
       BadInput: the teacher has other parameters than its config says.
     """
     if not config.teacher.run:
         return state
     run = Path(config.teacher.run)
-    found = parameters(run, config_of(run), {"params": variables["teacher"]}, config.teacher.step, mesh)
-    return state.replace(teacher=jax.device_put(found, shardings.teacher))
+    params = parameters(run, config_of(run), {"params": variables["teacher"]}, config.teacher.step, mesh)
+    return state.replace(teacher=jax.device_put(params, shardings.teacher))

@@ -11,7 +11,14 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from training.errors import BadInput
 
-AXES = ("run", "replica", "data", "fsdp", "expert", "tensor")  # "run" is that of a pack, and in no config
+AXES = (
+    "run",
+    "replica",
+    "data",
+    "fsdp",
+    "expert",
+    "tensor",
+)  # "run" is that of runs stepped together, and in no config
 
 # logical axis -> mesh axes. A model names logical axes; an axis that is not in this table is an error.
 RULES: dict[str, str | tuple[str, ...] | None] = {
@@ -148,8 +155,8 @@ def by_rows(fn: Callable[..., jax.Array], rows: tuple[jax.Array, ...], whole: An
         return fn(*rows, whole)
     split, every = PartitionSpec(axes), PartitionSpec()
     specs = (*(split for _ in rows), every)
-    # Among runs and replicas too, whose axes `vmap` puts in front; the check of what varies along which axis does not
-    # know of that.
+    # Manual over "run" and "replica" too: `vmap(spmd_axis_name=...)` puts those axes in front, and `check_vma` cannot see
+    # them, so that it is off.
     names = {*axes, "run", "replica"}
     return jax.shard_map(fn, in_specs=specs, out_specs=split, axis_names=names, check_vma=False)(*rows, whole)
 

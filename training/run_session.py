@@ -144,7 +144,7 @@ class RunSession:
         if state is None:
             state = transfer.initialise(batch.init(index), config.init_from, programs.shardings, batch.mesh)
             state = steps.first_masks(self.inputs.recipe, programs, state, self.inputs.hyper)
-        batch.put(index, load.taught(state, config, programs.variables, programs.shardings, batch.mesh))
+        batch.put(index, load.teacher(state, config, programs.variables, programs.shardings, batch.mesh))
         self._directory.start(config, self._environment, self.inputs.task.keep)
         self._started_at = self.step
         self._metrics = MetricLog(
@@ -234,7 +234,7 @@ class RunSession:
     def _check_finite(self) -> None:
         """Raise `Diverged` where the last update left something that is not finite, which no loss has shown yet."""
         state = self._state
-        if not steps.finite((state.params, state.stats)):
+        if not states.finite((state.params, state.stats)):
             raise Diverged(self.step)
 
     def _finish(self, status: str) -> None:
@@ -296,7 +296,7 @@ class RunSession:
 
     def _evaluate(self, state: State, final: bool) -> dict[str, Any]:
         task, recipe = self.inputs.task, self.inputs.recipe
-        params = steps.eval_params(recipe.transforms, self._axes, state, self.inputs.hyper)
+        params = evaluation.eval_params(recipe.transforms, self._axes, state, self.inputs.hyper)
         # An interim evaluation is soon over, and one host of many may not leave the others.
         stop = self._stop if final and self._environment["num_processes"] == 1 else ()
         matmul = self.inputs.config.precision.matmul

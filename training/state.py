@@ -8,6 +8,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -119,3 +120,16 @@ def shardings(abstract: State, boxed: State, variables: Any, mesh: Mesh) -> Stat
 def axes(variables: Any) -> Any:
     """The tree of logical axes of the parameters among boxed variables."""
     return optimizers.axes_of(variables["params"])
+
+
+def finite(tree: Any) -> bool:
+    """Whether all floating-point values of a tree of arrays are finite."""
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+    if jax.default_backend() == "cpu" and jax.process_count() == 1:  # on the host, where nothing is compiled for it
+        return all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in leaves)
+    return bool(_all_finite(leaves))
+
+
+@jax.jit
+def _all_finite(leaves: list[jax.Array]) -> jax.Array:
+    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()

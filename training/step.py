@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -64,7 +64,7 @@ class Jitted:
     arguments: tuple[Any, ...]
     mesh: Mesh
     matmul: str
-    options: dict[str, str | bool] | None
+    options: dict[str, str | bool] | None = None
 
     def __call__(self, *arguments: Any) -> Any:
         with _settings(self.matmul, self.mesh):
@@ -190,11 +190,11 @@ def train_step(
 
 
 def pruned(recipe: Recipe, axes: Any, state: State, hyper: Mapping[str, Any]) -> State:
-    """The state with its masks cut anew where the schedule says so, and zeros where they are."""
-    found = recipe.transforms.prune
-    if found is None:
+    """The state with its masks cut anew where the schedule says so, and its parameters zero where they are cut."""
+    plan = recipe.transforms.prune
+    if plan is None:
         return state
-    masks = prune.updated(found, state.masks, state.params, axes, state.step, hyper)
+    masks = prune.updated(plan, state.masks, state.params, axes, state.step, hyper)
     ema = None if state.ema is None else prune.applied(state.ema, masks)
     return state.replace(params=prune.applied(state.params, masks), ema=ema, masks=masks)
 
@@ -205,27 +205,6 @@ def first_masks(recipe: Recipe, programs: Programs, state: State, hyper: Mapping
         return state
     axes = states.axes(programs.variables)
     return jax.jit(functools.partial(pruned, recipe, axes), out_shardings=programs.shardings)(state, hyper)
-
-
-def eval_params(found: transforms.Transforms, axes: Any, state: State, hyper: Mapping[str, Any]) -> Any:
-    """The parameters that the model computes with when it is evaluated: their running mean where one is kept."""
-    params = lora.merged(state.params if state.ema is None else state.ema)
-    if found.quantize is None:
-        return params
-    return jax.jit(functools.partial(transforms.forward_params, found, axes=axes))(params, hyper=hyper)
-
-
-def finite(tree: Any) -> bool:
-    """Whether all floating-point values of a tree of arrays are finite."""
-    leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
-    if jax.default_backend() == "cpu" and jax.process_count() == 1:  # where they are: nothing is compiled for it
-        return all(np.isfinite(np.asarray(leaf, np.float32)).all() for leaf in leaves)
-    return bool(_all_finite(leaves))
-
-
-@jax.jit
-def _all_finite(leaves: list[jax.Array]) -> jax.Array:
-    return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
 
 
 def scheme_step(
@@ -383,13 +362,13 @@ def _options(recipe: Recipe) -> dict[str, str | bool] | None:
 
 
 def _transform(recipe: Recipe, axes: Any, variables: Any) -> optax.GradientTransformation:
-    """The optimizer's transformation; beside low-rank factors, what stands still has no moments."""
+    """The optimizer's transformation; parameters that are frozen beside low-rank factors have no moments."""
     if not isinstance(recipe.model, lora.Lora):
         return optimizers.build(recipe.optimizer, axes, **dict(recipe.options))
     factors = transfer.lr_multipliers(nn.meta.unbox(variables["params"]), recipe.lr_multipliers)
-    moved = jax.tree.map(lambda factor: bool(factor.any()), factors)
-    known = jax.tree.map(lambda moves, axis: axis if moves else optax.MaskedNode(), moved, axes)
-    return optax.masked(optimizers.build(recipe.optimizer, known, **dict(recipe.options)), moved)
+    trained = jax.tree.map(lambda factor: bool(factor.any()), factors)
+    axes = jax.tree.map(lambda is_trained, axis: axis if is_trained else optax.MaskedNode(), trained, axes)
+    return optax.masked(optimizers.build(recipe.optimizer, axes, **dict(recipe.options)), trained)
 
 
 def strides(total: int, stride: int) -> tuple[int, ...]:
@@ -398,24 +377,3 @@ def strides(total: int, stride: int) -> tuple[int, ...]:
     A function of the duration alone, so that a run that was cut makes the same calls as one that was not.
     """
     return (1,) if stride == 1 or total < stride else (stride, 1) if total % stride else (stride,)
-
-
-def scorer(model: Model, mesh: Mesh, matmul: str) -> Callable[[Any, Any, Any], Any]:
-    """The evaluation step of a model: (params, stats, batch) -> scores, gathered whole on every device."""
-    jitted = _scorer(model, mesh)
-
-    def score(params: Any, stats: Any, batch: Any) -> Any:
-        with _settings(matmul, mesh):
-            return jitted(params, stats, batch)
-
-    return score
-
-
-def scores(model: Model, mesh: Mesh, matmul: str, params: Any, stats: Any, batch: Any) -> Jitted:
-    """The program that `scorer` calls with arguments like these abstract ones."""
-    return Jitted(_scorer(model, mesh), (params, stats, batch), mesh, matmul, None)
-
-
-@functools.lru_cache(maxsize=64)
-def _scorer(model: Model, mesh: Mesh) -> Any:
-    return jax.jit(model.score, out_shardings=meshes.replicated(mesh))

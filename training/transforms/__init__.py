@@ -1,4 +1,4 @@
-"""What stands between the parameters that are trained and those that a model computes with: masks, and rounding.
+"""Maps the parameters that are trained to those of the forward pass: pruning masks, fake quantization.
 
 A transform is a pure function of a tree of parameters, known by its structure (hashable, part of a compiled step's
 recipe) and its scalars (arrays, so that a sweep over sparsity or bits compiles once).
