@@ -23,7 +23,7 @@ def params(path, **which):
     return jax.tree.map(np.asarray, checkpoint.load_params(path, **which))
 
 
-def test_a_child_starts_where_its_parent_ended_but_for_what_is_fresh(tmp_path, parent):
+def test_a_child_starts_where_its_parent_ended_but_for_what_is_drawn_anew(tmp_path, parent):
     path, record = parent
     start = {"init_from.run": str(path), "seed": 5}
     whole = loop.run(toy.config(**start, **STILL), tmp_path / "whole")
@@ -116,7 +116,7 @@ def test_a_stack_has_a_factor_a_layer_and_the_first_rule_counts():
     ("changes", "message"),
     [
         ({"init_from.run": "nowhere"}, "init_from.run: nowhere is no run directory"),
-        ({"init_from.reinit": ("head",)}, "init_from.reinit: says how to start from another run; give init_from.run"),
+        ({"init_from.reinit": ("head",)}, "init_from.reinit: says how to begin with another run; give init_from.run"),
         ({"init_from.run": "PARENT", "init_from.step": 7}, "has no checkpoint of step 7"),
         ({"init_from.run": "PARENT", "init_from.reinit": ("(",)}, r"init_from.reinit: '\(' is no regular expression"),
         (
@@ -125,7 +125,7 @@ def test_a_stack_has_a_factor_a_layer_and_the_first_rule_counts():
         ),
         (
             {"init_from.run": "PARENT", "model.width": 4},
-            r"does not fit: bias is \[8\] there and \[4\] here; head.*fresh",
+            r"does not fit: bias is \[8\] there and \[4\] here; head.*reinit",
         ),
         ({"optimizer.lr_multipliers": (("nothing", 0.0),)}, "lr_multipliers: no parameter matches 'nothing'"),
         (
