@@ -36,7 +36,7 @@ def parent(section: Any) -> str | None:
     if not section.run:
         for key in ("step", "reinit"):
             if section[key]:
-                raise BadInput(f"start.{key}: says how to begin with another run; give init_from.run")
+                raise BadInput(f"init_from.{key}: says how to begin with another run; give init_from.run")
     return identity(section, "init_from")
 
 
