@@ -32,8 +32,9 @@ def cross_entropy(
       bias: added to the logits of each position; None: nothing.
     """
     rows = states.reshape(-1, states.shape[-1])
-    nats, normaliser = _of_rows(logit_dtype, rows, head, bias, targets.reshape(-1))
-    return nats.reshape(targets.shape), normaliser.reshape(targets.shape)
+    found: Any = _of_rows(logit_dtype, rows, head, bias, targets.reshape(-1))
+    nats, normaliser = (of_rows.reshape(targets.shape) for of_rows in found)
+    return nats, normaliser
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

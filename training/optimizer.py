@@ -120,9 +120,9 @@ def _of_each_layer(axes: Any, inner: optax.GradientTransformation) -> optax.Grad
             one = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape[1:], p.dtype), params)
             return jax.vmap(inner.init, out_axes=stacked(jax.eval_shape(inner.init, one)))(params)
 
-        def update(grads: Any, state: Any, params: Any = None) -> Any:
+        def update(updates: Any, state: Any, params: Any = None) -> Any:
             state_axes = stacked(state)
-            return jax.vmap(inner.update, (0, state_axes, 0), (0, state_axes))(grads, state, params)
+            return jax.vmap(inner.update, (0, state_axes, 0), (0, state_axes))(updates, state, params)
 
         return optax.GradientTransformation(init, update)
 
@@ -140,8 +140,8 @@ def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransforma
     def upcast(tree: Any) -> Any:
         return jax.tree.map(wide, tree)
 
-    def update(grads: Any, state: Any, params: Any = None) -> Any:
-        return inner.update(upcast(grads), state, upcast(params))
+    def update(updates: Any, state: Any, params: Any = None) -> Any:
+        return inner.update(upcast(updates), state, upcast(params))
 
     return optax.GradientTransformation(lambda params: inner.init(upcast(params)), update)
 
