@@ -74,9 +74,8 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     if unused:
         named = " and ".join(fit.law.name for fit in (a, *others))
         raise laws.InputError(f"--law: neither fit is of law '{unused[0]}' ({named})")
-    comparison = laws.compare(
-        a, *others[:1] or [None], computes, flags.check_quantity, PAIRED[flags.paired], groups=groups
-    )
+    b = others[0] if others else None
+    comparison = laws.compare(a, b, computes, flags.check_quantity, PAIRED[flags.paired], groups=groups)
     payload = comparison.to_dict() | {"inputs": list(paths), "command": _laws.typed("compare", flags, args)}
     if flags.out:
         _laws.write_result(flags.out, payload)

@@ -30,8 +30,9 @@ def with_groups(table: Table, column: str) -> tuple[Table, tuple[str, ...]]:
             f"{table.name}: no column '{column}' of groups{nearest(column, table.header)}", flag="--group=COLUMN"
         )
     values = table.frame[column]
-    if values.isna().any():
-        row = int(table.row[np.flatnonzero(values.isna())[0]])
+    empty = np.flatnonzero(values.isna())
+    if len(empty):
+        row = int(table.row[empty[0]])
         raise InputError(f"{table.name}: column '{column}' of groups is empty in row {row}")
     labels = values.astype(str).to_numpy()
     names = list(dict.fromkeys(labels))
