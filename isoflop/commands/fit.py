@@ -152,6 +152,16 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     return Output(payload | {"path": str(out)}, _text(fit, out, collapsed))
 
 
+def _frontier(report: "FitReport") -> list[str]:
+    """The loss of the target by the surfaces and by the law of the frontier."""
+    beside = report.frontier
+    if beside is None or beside.surfaces is None or beside.frontier is None:
+        return []
+    named = {"surfaces": beside.surfaces, "frontier": beside.frontier}
+    parts = [f"{name} {loss.value:.5g} {_span((loss.low, loss.high))}" for name, loss in named.items()]
+    return [f"mean loss at {report.target_flops:.3g} FLOPs: {', '.join(parts)}"]
+
+
 def _prior_and_runs(report: "FitReport") -> list[Any]:
     """Prior and posterior of the coupled surface beside each other, and where the prior decides."""
     from rich.table import Table
@@ -197,6 +207,7 @@ def _text(fit: "FitResult", out: Path, collapsed: "Collapse | None" = None) -> A
         centre = ", ".join(f"{variable.upper()} {value:.3g}" for variable, value in terms.centroid.items())
         parts = ", ".join(f"{name} adds {value:.4g}" for name, value in terms.params.items())
         lines.append(f"at the centre of the runs ({centre}): {parts}")
+    lines += _frontier(report)
     after = [_approach(name, approach) for name, approach in report.approaches.items()]
     if report.holdout:
         held = report.holdout

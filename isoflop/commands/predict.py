@@ -101,6 +101,13 @@ def _lines(forecast: "Forecast") -> list[str]:
         lines.append(f"{variable.upper()} {value:.5g}" + (f" [{ends[0]:.4g}, {ends[1]:.4g}]" if ends else ""))
     for name, value, ends in (("a", split.a, split.a_interval), ("b", split.b, split.b_interval)) if split else ():
         lines.append(f"{name} {value:.5g}" + (f" [{ends[0]:.4g}, {ends[1]:.4g}]" if ends else ""))
+    if forecast.frontier:
+        low, high = forecast.frontier.mean_interval
+        alone_low, alone_high = forecast.frontier.surfaces_interval
+        lines.append(
+            f"mean by the surfaces [{alone_low:.5g}, {alone_high:.5g}], by the law of the frontier "
+            f"{forecast.frontier.value:.5g} [{low:.5g}, {high:.5g}]"
+        )
     if forecast.sd_components:
         parts = ", ".join(f"{name} {part:.2%}" for name, part in forecast.sd_components.items())
         lines.append(f"uncertainty: {parts}")

@@ -63,6 +63,7 @@ class Predictor:
         extrapolation_inflation: relative error per e-fold of extrapolation, from the backtests
             (``laws.forecasting.model_averaging``).
         config: settings of mixtures.
+        frontier: of the law of the frontier, beside surfaces.
         ladder: the line of the fitted runs, whose parameters and tokens are in step; forecasts are along it.
     """
 
@@ -78,6 +79,15 @@ class Predictor:
     extrapolation_inflation: float = 0.0
     config: UncertaintyConfig = DEFAULT_UNCERTAINTY
     ladder: Ladder | None = None
+    frontier: Predictor | None = None
+
+    def beside(self, frontier: Predictor) -> Predictor:
+        """The same beside the law of the frontier.
+
+        Args:
+            frontier: its predictor.
+        """
+        return replace(self, frontier=frontier)
 
     def columns(self, given: dict[str, Float[np.ndarray, " runs"]]) -> dict[str, Float[np.ndarray, " runs"]]:
         """The variables that the law reads, compute filled in from N and D where it can be.

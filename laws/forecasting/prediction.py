@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -42,6 +43,24 @@ class OptimalSplit:
 
 
 @dataclass(frozen=True)
+class FrontierForecast:
+    """What the law of the frontier forecasts for a budget, beside surfaces.
+
+    Args:
+        value: median.
+        interval, mean_interval: of one run, and of the mean over repeated runs.
+        surfaces_interval: that of the mean by the surfaces alone.
+        disagrees: whether the intervals of the mean are apart: then those of the forecast hold both.
+    """
+
+    value: float
+    interval: tuple[float, float]
+    mean_interval: tuple[float, float]
+    surfaces_interval: tuple[float, float]
+    disagrees: bool
+
+
+@dataclass(frozen=True)
 class Forecast:
     """The forecast of one run.
 
@@ -56,6 +75,7 @@ class Forecast:
         extrapolation: variable -> factor by which it lies outside the fitted runs; 1 inside them.
         warnings: what the reader must know.
         observable: what is predicted, with its unit where that is known.
+        frontier: what the law of the frontier forecasts beside surfaces, if the forecast is of a budget.
     """
 
     value: float
@@ -68,6 +88,7 @@ class Forecast:
     extrapolation: dict[str, float]
     warnings: tuple[str, ...]
     observable: str = ""
+    frontier: FrontierForecast | None = None
 
 
 def extrapolation(ranges: dict[str, tuple[float, float]], inputs: dict[str, float]) -> dict[str, float]:
@@ -158,7 +179,47 @@ def predict_compute(predictor: Predictor, compute: float) -> Forecast:
         if lost
         else []
     )
-    return replace(forecast, split=_split(predictor, point, draws, lost), warnings=(*forecast.warnings, *warned))
+    forecast = replace(forecast, split=_split(predictor, point, draws, lost), warnings=(*forecast.warnings, *warned))
+    return forecast if predictor.frontier is None else _beside_frontier(forecast, predictor.frontier, compute)
+
+
+def disagree(one: tuple[Any, Any], other: tuple[Any, Any]) -> Any:
+    """Whether two intervals, or each pair of many, have nothing in common.
+
+    Args:
+        one: lower and upper ends.
+        other: likewise.
+    """
+    return (one[0] > other[1]) | (other[0] > one[1])
+
+
+def _beside_frontier(forecast: Forecast, frontier: Predictor, compute: float) -> Forecast:
+    """A forecast of a budget with that of the frontier beside it, its intervals widened where the two disagree.
+
+    Args:
+        forecast: by surfaces.
+        frontier: predictor of the law of the frontier.
+        compute: training FLOPs.
+    """
+    alone = predict_runs(frontier, c=compute)
+    if forecast.mean_interval is None or alone.mean_interval is None:
+        return forecast
+    apart = bool(disagree(forecast.mean_interval, alone.mean_interval))
+    beside = FrontierForecast(alone.value, alone.interval, alone.mean_interval, forecast.mean_interval, apart)
+    if not apart:
+        return replace(forecast, frontier=beside)
+    hull = lambda one, other: (min(one[0], other[0]), max(one[1], other[1]))
+    text = (
+        f"surfaces and the law of the frontier disagree ({forecast.value:.5g} and {alone.value:.5g}): the intervals hold "
+        "both"
+    )
+    return replace(
+        forecast,
+        frontier=beside,
+        interval=hull(forecast.interval, alone.interval),
+        mean_interval=hull(forecast.mean_interval, alone.mean_interval),
+        warnings=(*forecast.warnings, text),
+    )
 
 
 def _split(predictor: Predictor, point: Allocation, draws: Allocation, lost: int) -> OptimalSplit:

@@ -33,7 +33,13 @@ def shared_start(rows: Rows, prior: Prior) -> tuple[Frame, Float[np.ndarray, " c
 
 
 def moved(point: Float[np.ndarray, " coordinates"], of: Frame, to: Frame) -> Float[np.ndarray, "problems coordinates"]:
-    """The coordinates of one surface in other frames, its floor left as it is relative to the least loss."""
+    """The coordinates of one surface in other frames, its floor left as it is relative to the least loss.
+
+    Args:
+        point: coordinates.
+        of: the frame that they are in, of one problem.
+        to: the frames of the problems.
+    """
     out = np.tile(point, (len(to.log_loss), 1))
     lower = of.log_loss - to.log_loss
     out[:, SIZE] += lower - np.exp(point[ALPHA]) * (to.centre[:, 0] - of.centre[:, 0])

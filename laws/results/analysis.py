@@ -14,7 +14,7 @@ from laws.data.groups import with_groups
 from laws.data.table import Exclusion, Table
 from laws.estimation.estimate import PointEstimate
 from laws.forecasting.backtest import Backtest, backtest
-from laws.forecasting.member import Member, pooled_inflation
+from laws.forecasting.member import pooled_inflation
 from laws.forecasting.mixture import Predictor
 from laws.forecasting.priors import prior_of
 from laws.forecasting.surface_check import surface_check
@@ -31,10 +31,13 @@ from laws.model.law import Law
 from laws.results.approach_reports import baselines, other_approaches
 from laws.results.diagnostics import warnings
 from laws.results.fitting import FitSettings, FittedTable, fit_table
+from laws.results.form_reports import rival_report, samples_of
+from laws.results.frontier_report import frontier_report
 from laws.results.groups import efficiencies
 from laws.results.profiling import profile_all, profile_intervals, profile_report
 from laws.results.report import FitReport
 from laws.results.report_parts import (
+    ApproachReport,
     CentroidTerms,
     Certificate,
     FittedRows,
@@ -47,15 +50,11 @@ from laws.results.report_parts import (
     ModelAverage,
     ObjectiveReport,
     Profiles,
-    RivalReport,
     WarningKind,
-    finite,
     interval_of,
 )
 
-LEAST_SAMPLES, SAMPLES_OF_ALL = 8, 1000  # samples of a surface in a report: at least, and for all surfaces by weight
 SEED = "seed"  # column of the seed of a run
-SAMPLE_DIGITS = 12  # significant digits of the resampled constants in a report
 
 
 def analyse(table: Table, law: str | Law, settings: FitSettings) -> tuple[Law, FitReport]:
@@ -94,6 +93,7 @@ def _efficiencies(fit: FittedTable, names: tuple[str, ...]) -> tuple[GroupEffici
 
 def _report(fit: FittedTable) -> FitReport:
     """The content of ``fit.json``, without warnings."""
+    approaches = _approaches(fit)
     settings, table, law, train, predictor = fit.settings, fit.table, fit.law, fit.train, fit.predictor
     derived, derived_draws = _derived(predictor, fit.target)
     intervals = _intervals(law, fit.spread.drawn, derived_draws, settings.level)
@@ -121,15 +121,12 @@ def _report(fit: FittedTable) -> FitReport:
         noise=fit.spread.noise,
         uncertainty=settings.uncertainty,
         model_average=_model_average(fit),
-        samples=_samples(law, predictor.draws),
+        samples=samples_of(law, predictor.draws),
         terms_at_centroid=_terms_at_centroid(fit.fits, predictor.draws, settings.level),
         holdout=_holdout_errors(fit),
         baselines=baselines(train),
-        approaches=other_approaches(
-            train, predictor.cost, settings.curves, settings.level, settings.seed, settings.uncertainty
-        )
-        if law.has_compute_optimum
-        else {},
+        approaches=approaches,
+        frontier=frontier_report(fit, approaches),
         ranges=predictor.ranges,
         columns=dict(table.columns),
         quantity=dict(table.quantity),
@@ -141,6 +138,16 @@ def _report(fit: FittedTable) -> FitReport:
         created_at=time.time(),
         ladder=predictor.ladder,
         asked_law=fit.asked,
+    )
+
+
+def _approaches(fit: FittedTable) -> dict[str, ApproachReport]:
+    """Approaches 1 and 2 on the fitted runs; none for a law without a compute-optimal split."""
+    settings = fit.settings
+    if not fit.law.has_compute_optimum:
+        return {}
+    return other_approaches(
+        fit.train, fit.predictor.cost, settings.curves, settings.level, settings.seed, settings.uncertainty
     )
 
 
@@ -242,7 +249,7 @@ def _model_average(fit: FittedTable) -> ModelAverage:
     of_surfaces = any(form.noise is not None for form in forms)
     return ModelAverage(
         extrapolation_inflation=pooled_inflation(forms),
-        forms=tuple(_rival(form, is_law=k == 0) for k, form in enumerate(forms)),
+        forms=tuple(rival_report(form, is_law=k == 0) for k, form in enumerate(forms)),
         prior=settings.prior if of_surfaces else None,
         prior_without=settings.prior_without if of_surfaces else (),
         surface=surface_check(
@@ -255,33 +262,6 @@ def _model_average(fit: FittedTable) -> ModelAverage:
         if is_surface(fit.fits)
         else None,
     )
-
-
-def _rival(form: Member, is_law: bool) -> RivalReport:
-    """A form as it is reported, with as many samples as its weight asks for."""
-    weight, draws = float(form.weight[0]), form.draws[0]
-    if form.noise is not None:
-        draws = draws[: max(LEAST_SAMPLES, int(np.ceil(weight * SAMPLES_OF_ALL)))]
-    return RivalReport(
-        label=form.label,
-        law=form.law.name,
-        weight=weight,
-        score=finite(form.score[0]),
-        params=dict(zip(form.law.names, map(float, form.params[0]), strict=True)),
-        samples={} if is_law else _samples(form.law, draws),
-        noise=() if form.noise is None else _rounded(form.noise[0, : len(draws)]),
-        locality=form.locality,
-    )
-
-
-def _rounded(values: Float[np.ndarray, " draws"]) -> tuple[float, ...]:
-    """Numbers to ``SAMPLE_DIGITS`` significant digits."""
-    return tuple(float(f"{value:.{SAMPLE_DIGITS}g}") for value in values)
-
-
-def _samples(law: Law, params: Float[np.ndarray, "draws params"]) -> dict[str, tuple[float, ...]]:
-    """Resampled constants by name, to ``SAMPLE_DIGITS`` significant digits."""
-    return {name: _rounded(params[:, i]) for i, name in enumerate(law.names)}
 
 
 def _terms_at_centroid(fits: DesignFits, draws: Float[np.ndarray, "draws params"], level: float) -> CentroidTerms:

@@ -23,6 +23,7 @@ from laws.results.report_parts import (
     Certificate,
     FittedRows,
     FitWarning,
+    FrontierReport,
     Groups,
     HoldoutReport,
     InputFile,
@@ -71,6 +72,7 @@ class FitReport:
         data: the fitted rows.
         seed: of all draws.
         created_at: unix seconds.
+        frontier: the law of the frontier beside the surfaces.
         ladder: the line of runs whose parameters and tokens are in step, where another law was asked for than could be
             fitted.
         asked_law: the law that was asked for.
@@ -117,6 +119,7 @@ class FitReport:
     data: FittedRows
     seed: int
     created_at: float
+    frontier: FrontierReport | None = None
     ladder: Ladder | None = None
     asked_law: str | None = None
     warnings: tuple[FitWarning, ...] = ()

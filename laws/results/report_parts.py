@@ -350,6 +350,33 @@ class SensitivityRow:
     loss: float | None = None
 
 
+@dataclass(frozen=True)
+class LossForecast:
+    """A loss with the interval of the mean over repeated runs."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class FrontierReport:
+    """The law of the frontier, L = E + k C^-p, fitted to the best run of each budget and to the minima of profiles.
+
+    Args:
+        forms: the fits, of equal weights.
+        points: label of a form -> its points, training FLOPs and loss.
+        surfaces, frontier: what the surfaces and the frontier forecast at the target compute of the fit.
+        disagree: whether their intervals are apart.
+    """
+
+    forms: tuple[RivalReport, ...]
+    points: dict[str, tuple[tuple[float, float], ...]]
+    surfaces: LossForecast | None = None
+    frontier: LossForecast | None = None
+    disagree: bool = False
+
+
 class WarningKind(StrEnum):
     """What a warning is about."""
 
@@ -369,6 +396,7 @@ class WarningKind(StrEnum):
     APPROACH_2_BIAS = "approach_2_bias"
     APPROACHES_DISAGREE = "approaches_disagree"
     IN_STEP = "in_step"
+    FRONTIER_DISAGREES = "frontier_disagrees"
     PRIOR_CONTRADICTED = "prior_contradicted"
     FLOOR_ABOVE_REACHED = "floor_above_reached"
     FLOOR_NEAR_BEST = "floor_near_best"

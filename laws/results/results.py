@@ -18,16 +18,18 @@ from laws.base.errors import InputError
 from laws.base.json_files import read_json, write_json
 from laws.estimation.estimate import log_predictions
 from laws.estimation.objectives import OBJECTIVES
-from laws.forecasting.mixture import Predictor, Rival
+from laws.forecasting.mixture import Predictor
 from laws.forecasting.prediction import Forecast, predict_compute, predict_runs
 from laws.inference.methods import IntervalMethod
 from laws.inference.noise import interval
-from laws.model.forms import LAWS, find, shipped
+from laws.model.forms import find, shipped
 from laws.model.grouped import grouped
 from laws.model.law import Law
 from laws.model.variables import CORE, VARIABLES, checked_variable
+from laws.results.budget_forecasts import budget_frame
+from laws.results.form_reports import by_row, frontier_predictor, rival_of
 from laws.results.report import FitReport, read_report
-from laws.results.report_parts import Certificate, FitWarning, RivalReport
+from laws.results.report_parts import Certificate, FitWarning
 from laws.results.run_predictions import Prediction
 
 if TYPE_CHECKING:
@@ -190,7 +192,7 @@ class FitResult:
         rows, objective = self.report.data, OBJECTIVES[self.report.objective.name]
         columns = {variable: np.array(values) for variable, values in rows.values.items()}
         log_loss = np.log(rows.loss)
-        residual = log_predictions(self.law, _by_row(self.law, params)[None], columns)[0] - log_loss
+        residual = log_predictions(self.law, by_row(self.law, params)[None], columns)[0] - log_loss
         weight = np.ones(len(log_loss)) if rows.weight is None else np.array(rows.weight)
         return float(np.sum(objective.weights(weight, log_loss) * objective(residual, self.report.objective.delta)))
 
@@ -223,13 +225,13 @@ class FitResult:
     def predictor(self) -> Predictor:
         """The part of the fit that predictions need."""
         report = self.report
-        return Predictor(
+        predictor = Predictor(
             law=self.law,
-            constants=_by_row(self.law, report.params),
-            draws=_by_row(self.law, report.samples).reshape(-1, len(self.law.names)),
+            constants=by_row(self.law, report.params),
+            draws=by_row(self.law, report.samples).reshape(-1, len(self.law.names)),
             cost=report.token_cost,
             noise=report.noise,
-            rivals=tuple(map(_rival, report.model_average.forms[1:])),
+            rivals=tuple(map(rival_of, report.model_average.forms[1:])),
             extrapolation_inflation=report.model_average.extrapolation_inflation,
             ranges=report.ranges,
             level=report.intervals.level,
@@ -237,6 +239,8 @@ class FitResult:
             config=report.uncertainty,
             ladder=report.ladder,
         )
+        frontier = report.frontier
+        return predictor if frontier is None else predictor.beside(frontier_predictor(predictor, frontier.forms))
 
     def _variables(self, frame: pd.DataFrame | Mapping[str, Any]) -> dict[str, Float[np.ndarray, " rows"]]:
         """Variables that the law reads, from columns called as the variables or as in the fitted table."""
@@ -291,7 +295,9 @@ class FitResult:
         Returns:
             a row a budget: ``n`` (parameters), ``d`` (tokens), ``loss``, ``a`` and ``b`` (local exponents), each with
             ``_ci_lower`` and ``_ci_upper``; ``loss_run_ci_lower`` and ``loss_run_ci_upper`` of one run; and
-            ``n_without_optimum``, resamples that have none. Not a number where the law has no optimum.
+            ``n_without_optimum``, resamples that have none. Not a number where the law has no optimum. Beside surfaces
+            ``frontier_loss``, by the law of the frontier, with its interval; where the two are apart, those of the loss
+            hold both.
 
         Raises:
             InputError: the law does not trade n against d, or a compute is not positive and finite.
@@ -301,17 +307,7 @@ class FitResult:
         if wrong.any():
             raise InputError(f"compute must be positive and finite, and is {compute[wrong][0]:g}")
         predictor = self.predictor.with_inputs_fixed(**given)
-        point, draws = predictor.forecast_allocation(compute)
-        frame = pd.DataFrame(index=pd.Index(compute, name="compute"))
-        for name in ("n", "d", "loss", "a", "b"):
-            frame[name] = getattr(point, name)[0]
-            if len(predictor.draws):
-                low, high = interval(getattr(draws, name), predictor.level)
-                frame[f"{name}_ci_lower"], frame[f"{name}_ci_upper"] = low, high
-        low, high = interval(predictor.scattered(np.log(draws.loss), {"c": compute}), predictor.level)
-        frame["loss_run_ci_lower"], frame["loss_run_ci_upper"] = low, high
-        frame["n_without_optimum"] = np.sum(~np.isfinite(draws.n), axis=0) if len(predictor.draws) else 0
-        return frame
+        return budget_frame(predictor, compute)
 
     def forecast(self, *, compute: float | None = None, **given: float | None) -> Forecast:
         """The forecast of one run, with what its uncertainty is made of.
@@ -405,17 +401,6 @@ def _law_name(report: FitReport) -> str:
 
 def _index(frame: pd.DataFrame | Mapping[str, Any], count: int) -> pd.Index:
     return frame.index if isinstance(frame, pd.DataFrame) else pd.RangeIndex(count)
-
-
-def _by_row(law: Law, constants: Mapping[str, Any]) -> Float[np.ndarray, "*draws params"]:
-    return np.array([constants[name] for name in law.names], np.float64).T
-
-
-def _rival(form: RivalReport) -> Rival:
-    law = LAWS[form.law]
-    draws = _by_row(law, form.samples).reshape(-1, len(law.names))
-    noise = np.array(form.noise) if form.noise else None
-    return Rival(form.label, law, _by_row(law, form.params), draws, form.weight, noise, form.locality)
 
 
 def from_report(report: FitReport, origin: str, law: str | Law | None = None) -> FitResult:

@@ -20,6 +20,19 @@ def in_step(report: FitReport) -> list[FitWarning]:
     return [FitWarning(WarningKind.IN_STEP, text)]
 
 
+def frontier_disagrees(report: FitReport) -> list[FitWarning]:
+    """Surfaces and the law of the frontier that forecast different losses at the target."""
+    beside = report.frontier
+    if beside is None or not beside.disagree or beside.surfaces is None or beside.frontier is None:
+        return []
+    text = (
+        f"at {report.target_flops:.3g} FLOPs the surfaces forecast {beside.surfaces.value:.4g} "
+        f"[{beside.surfaces.low:.4g}, {beside.surfaces.high:.4g}] and the frontier {beside.frontier.value:.4g} "
+        f"[{beside.frontier.low:.4g}, {beside.frontier.high:.4g}]: intervals of a budget's best loss widen to hold both"
+    )
+    return [FitWarning(WarningKind.FRONTIER_DISAGREES, text)]
+
+
 def prior_contradicted(report: FitReport) -> list[FitWarning]:
     """Learned coordinates in which the runs, under the weak prior, lie far from the public one."""
     check = report.model_average.surface
@@ -94,4 +107,11 @@ def ratio_identifies_nothing(report: FitReport) -> list[FitWarning]:
     return [FitWarning(WarningKind.RATIO_IDENTIFIES_NOTHING, text)]
 
 
-SURFACE_CHECKS = (in_step, prior_contradicted, floor_above_reached, floor_near_best, ratio_identifies_nothing)
+SURFACE_CHECKS = (
+    in_step,
+    frontier_disagrees,
+    prior_contradicted,
+    floor_above_reached,
+    floor_near_best,
+    ratio_identifies_nothing,
+)
