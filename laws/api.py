@@ -16,7 +16,7 @@ from laws.forecasting.priors import PriorName
 from laws.model.law import Law
 from laws.plotting.accessor import FitPlots
 from laws.plotting.figures import plot_all
-from laws.results import results
+from laws.results import read_back, results
 from laws.results.analysis import analyse
 from laws.results.fitting import FitSettings
 
@@ -164,4 +164,4 @@ def read_fit(path: str | Path, law: str | Law | Iterable[str | Law] | None = Non
         >>> laws.read_fit(path).params.equals(fit.params)
         True
     """
-    return FitResult(**vars(results.read_fit(path, law)))
+    return FitResult(**vars(read_back.read_fit(path, law)))

@@ -9,13 +9,14 @@ from isoflop.cli import Output
 from isoflop.commands import _laws
 
 if TYPE_CHECKING:
-    from laws import CheapestModel, Forecast
+    from laws import CheapestModel, FitResult, Forecast
 
 EXAMPLE = """
 isoflop predict fit.json --n=7e9 --d=1.4e11
 isoflop predict fit.json --compute=1e12 --freeze=prediction.json
 isoflop predict fit.json --n=7e9 --d=1.4e11 --at=unique_tokens=2.5e10
 isoflop predict task_loss.json --n=7e9 --d=1.4e11 --downstream_fit=accuracy.json
+isoflop predict fit.json --compute=1e24 --interval=certificate
 isoflop predict fit.json --loss=2.5 --inference_tokens=1e12
 """
 
@@ -31,6 +32,19 @@ def define(flags: absl_flags.FlagValues) -> None:
         "law", None, "file.py:NAME of the fit's law, if that is not one of isoflop's.", flag_values=flags
     )
     absl_flags.DEFINE_float("compute", None, "Training FLOPs, to be split in the best way.", flag_values=flags)
+    absl_flags.DEFINE_enum(
+        "interval",
+        "mixture",
+        ["mixture", "certificate"],
+        "With --compute: of the mixture of forms, or whatever mixtures of power laws allow that meet the best runs.",
+        flag_values=flags,
+    )
+    absl_flags.DEFINE_float(
+        "tolerance",
+        None,
+        "With --interval=certificate: relative distance within which the best runs are met; by default from their noise.",
+        flag_values=flags,
+    )
     absl_flags.DEFINE_float(
         "loss", None, "A loss to be reached by the model that is cheapest to train and use.", flag_values=flags
     )
@@ -60,13 +74,21 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     fit = laws.read_fit(path, flags.law)
     request = {"compute": flags.compute, "n": flags.n, "d": flags.d} | _laws.numbers("at", flags.at)
     if flags.loss is not None:
-        others = [name for name in ("compute", "n", "d", "at", "downstream_fit", "freeze") if flags[name].present]
+        others = [
+            name
+            for name in ("compute", "n", "d", "at", "downstream_fit", "freeze", "interval", "tolerance")
+            if flags[name].present
+        ]
         if others:
             raise laws.InputError(f"--loss asks for the model that reaches it, and --{others[0]} for something else")
         model = laws.cheapest_model(fit, flags.loss, flags.inference_tokens, flags.price_ratio)
         return Output(dataclasses.asdict(model), "\n".join(_cheapest_lines(model)))
     if flags["inference_tokens"].present or flags["price_ratio"].present:
         raise laws.InputError("--inference_tokens and --price_ratio belong to --loss, the loss to be reached")
+    if flags.interval == "certificate":
+        return _certificate(fit, flags)
+    if flags["tolerance"].present:
+        raise laws.InputError("--tolerance belongs to --interval=certificate")
     if flags.downstream_fit and flags.freeze:
         raise laws.InputError("--freeze keeps the forecast of one fit, and --downstream_fit asks for two")
     if flags.downstream_fit:
@@ -83,9 +105,21 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     return Output(payload, "\n".join(text))
 
 
+def _certificate(fit: "FitResult", flags: absl_flags.FlagValues) -> Output:
+    """The forecast of a budget with the interval of a certificate."""
+    from laws import InputError
+
+    others = [name for name in ("n", "d", "at", "downstream_fit", "freeze") if flags[name].present]
+    if others or flags.compute is None:
+        beside = f", without --{others[0]}" if others else ""
+        raise InputError(f"--interval=certificate is of the best loss of a budget: give --compute{beside}")
+    forecast = fit.forecast_certificate(flags.compute, flags.tolerance)
+    return Output(dataclasses.asdict(forecast), "\n".join(_lines(forecast)))
+
+
 def _headline(prefix: str, forecast: "Forecast") -> str:
     low, high = forecast.interval
-    level = f"{forecast.level:.0%}"
+    level = "certificate's" if forecast.certificate else f"{forecast.level:.0%}"
     return f"{prefix}{forecast.observable} {forecast.value:.5g}, {level} interval for one run [{low:.5g}, {high:.5g}]"
 
 

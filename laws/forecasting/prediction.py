@@ -61,6 +61,21 @@ class FrontierForecast:
 
 
 @dataclass(frozen=True)
+class CertificateTolerance:
+    """What a certificate (``laws.forecasting.certificate``) rests on.
+
+    Args:
+        tolerance: relative distance within which the points of the frontier are met.
+        least: the least that some mixture of power laws meets, in units of the one asked for; above one it was widened.
+        points: of the frontier.
+    """
+
+    tolerance: float
+    least: float
+    points: int
+
+
+@dataclass(frozen=True)
 class Forecast:
     """The forecast of one run.
 
@@ -76,6 +91,7 @@ class Forecast:
         warnings: what the reader must know.
         observable: what is predicted, with its unit where that is known.
         frontier: what the law of the frontier forecasts beside surfaces, if the forecast is of a budget.
+        certificate: where the intervals are those of a certificate, what it rests on: they have no level then.
     """
 
     value: float
@@ -89,6 +105,7 @@ class Forecast:
     warnings: tuple[str, ...]
     observable: str = ""
     frontier: FrontierForecast | None = None
+    certificate: CertificateTolerance | None = None
 
 
 def extrapolation(ranges: dict[str, tuple[float, float]], inputs: dict[str, float]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from laws.base.array_math import numbers_of
 from laws.base.errors import InputError
-from laws.base.json_files import read_json, write_json
+from laws.base.json_files import write_json
 from laws.estimation.estimate import log_predictions
 from laws.estimation.objectives import OBJECTIVES
 from laws.forecasting.mixture import Predictor
@@ -27,8 +27,9 @@ from laws.model.grouped import grouped
 from laws.model.law import Law
 from laws.model.variables import CORE, VARIABLES, checked_variable
 from laws.results.budget_forecasts import budget_frame
+from laws.results.certificate_forecast import with_certificate
 from laws.results.form_reports import by_row, frontier_predictor, rival_of
-from laws.results.report import FitReport, read_report
+from laws.results.report import FitReport
 from laws.results.report_parts import Certificate, FitWarning
 from laws.results.run_predictions import Prediction
 
@@ -335,6 +336,20 @@ class FitResult:
             forecast = dataclasses.replace(forecast, inputs=values | forecast.inputs)
         return dataclasses.replace(forecast, observable=self.observable)
 
+    def forecast_certificate(self, compute: float, tolerance: float | None = None) -> Forecast:
+        """The forecast of a budget with the interval of a certificate: whatever mixtures of power laws allow.
+
+        Args:
+            compute: training FLOPs.
+            tolerance: relative distance within which the mixtures meet the best run of each budget; by default from the
+                noise of the runs.
+
+        Raises:
+            InputError: the runs have no compute or too few budgets, or a number is not positive.
+            FitFailed: the law has no optimum at that compute, or a linear program was not solved.
+        """
+        return with_certificate(self.forecast(compute=compute), self.report, compute, tolerance)
+
     def to_dict(self) -> dict[str, Any]:
         """The content of ``fit.json``."""
         return self.report.to_dict()
@@ -366,7 +381,7 @@ class FitResult:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickled as its report: laws hold functions without names, which are looked up again by the name of the law."""
-        is_own = self.report.declared_in is not None or shipped(_law_name(self.report)) is None
+        is_own = self.report.declared_in is not None or shipped(law_name(self.report)) is None
         return _restored, (type(self), self.report, self.law if is_own else None)
 
     def __str__(self) -> str:
@@ -384,68 +399,20 @@ class FitResult:
 
 def _restored(kind: type[FitResult], report: FitReport, law: Law | None) -> FitResult:
     """A fit from its report, and its law where that is not one of ours."""
-    return kind(_declared(report, None) if law is None else law, report)
+    return kind(declared_law(report, None) if law is None else law, report)
 
 
-def _declared(report: FitReport, law: str | Law | None) -> Law:
+def declared_law(report: FitReport, law: str | Law | None) -> Law:
     """The law of a report: one of ours by its name, or the declaration given; shared by groups where the fit has them."""
     if report.groups is None:
         return find(law or report.law).with_fixed(report.fixed)
     return grouped(find(law or report.groups.law), len(report.groups.efficiencies)).with_fixed(report.fixed)
 
 
-def _law_name(report: FitReport) -> str:
+def law_name(report: FitReport) -> str:
     """Name of the law of a report, of the one that its groups share."""
     return report.law if report.groups is None else report.groups.law
 
 
 def _index(frame: pd.DataFrame | Mapping[str, Any], count: int) -> pd.Index:
     return frame.index if isinstance(frame, pd.DataFrame) else pd.RangeIndex(count)
-
-
-def from_report(report: FitReport, origin: str, law: str | Law | None = None) -> FitResult:
-    """A fit from what its file states.
-
-    Args:
-        report: the content of the file.
-        origin: how messages call it.
-        law: the declaration, or ``file.py:NAME``, for a law that is not one of ours. A file that the content names is
-            never executed.
-
-    Raises:
-        InputError: the fit is not of that law.
-    """
-    if law is None and report.declared_in is not None:
-        raise InputError(
-            f"{origin}: a fit of a law from a file of one's own ({report.declared_in}), which is not executed unasked: "
-            "give it as law",
-            flag=f"--law={report.declared_in}",
-        )
-    if law is None and shipped(_law_name(report)) is None:
-        raise InputError(
-            f"{origin}: a fit of law '{report.law}', which is not known: give its declaration as law",
-            flag="--law=FILE.py:NAME",
-        )
-    declared = _declared(report, law)
-    if set(declared.names) != set(report.params):
-        raise InputError(
-            f"{origin}: a fit of other constants than those of law '{declared.name}' ({', '.join(declared.names)})"
-        )
-    return FitResult(declared, report)
-
-
-def read_fit(path: str | Path, law: str | Law | Iterable[str | Law] | None = None) -> FitResult:
-    """A fit from ``fit.json``.
-
-    Args:
-        path: the file.
-        law: the declaration, or ``file.py:NAME``; needed for a law that is not one of ours. Of several, the one that is
-            called as the law of the fit.
-
-    Raises:
-        InputError: no such file, not a fit, or a fit of another version.
-    """
-    report = read_report(read_json(path, "fit"), str(path))
-    if law is not None and not isinstance(law, str | Law):
-        law = next((declared for declared in map(find, law) if declared.name == report.law), None)
-    return from_report(report, str(path), law)

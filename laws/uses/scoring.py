@@ -20,9 +20,10 @@ from laws.data.measurements import DAY
 from laws.data.table import ExclusionRule, Table
 from laws.model.law import Law
 from laws.model.variables import CORE
+from laws.results.read_back import from_report
 from laws.results.report import FitReport
 from laws.results.report_parts import InputFile
-from laws.results.results import FitResult, from_report
+from laws.results.results import FitResult
 from laws.uses.preregistration import FrozenPrediction, read_frozen
 
 if TYPE_CHECKING:
