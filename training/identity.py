@@ -4,6 +4,7 @@ A new key whose default leaves the computation as it was changes no identity; a 
 `SCHEMA`, since the same keys then mean another run. `tests/training/test_identity.py` holds both.
 """
 
+import functools
 import hashlib
 import json
 from typing import Any
@@ -62,8 +63,13 @@ def semantic(config: ConfigDict) -> dict[str, Any]:
 def default_values(task: str, model: str | None) -> dict[str, Any]:
     """The defaults of all keys, flat: the engine's, the family's and those of the named model."""
     family = family_of(task)
-    values = flatten(defaults().to_dict()) | flatten(family.defaults().to_dict())
+    values = _of_the_engine() | flatten(family.defaults().to_dict())
     return values | {f"model.{key}": value for key, value in family.model_options(model).items() if value is not None}
+
+
+@functools.cache
+def _of_the_engine() -> dict[str, Any]:
+    return flatten(defaults().to_dict())
 
 
 def of_model(config: ConfigDict) -> dict[str, Any]:
