@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, Int, Key
 
 from training import (
     async_sgd,
@@ -28,6 +29,9 @@ from training.replicas import Scheme
 from training.state import State
 from training.task import Model, Task
 from training.transforms import lora, prune
+
+Batch = Mapping[str, Array]  # [batch, ...] each
+Scalars = Mapping[str, Float[Array, ""]]
 
 
 class Recipe(NamedTuple):
@@ -139,12 +143,12 @@ def train_step(
     transform: optax.GradientTransformation,
     axes: Any,
     state: State,
-    batch: Any,
-    lr: jax.Array,
-    key: jax.Array,
-    hyper: Mapping[str, jax.Array],
+    batch: Batch,
+    lr: Float[Array, ""],
+    key: Key[Array, ""],
+    hyper: Scalars,
     grad_params: Any = None,
-) -> tuple[State, dict[str, jax.Array]]:
+) -> tuple[State, dict[str, Float[Array, ""]]]:
     """One optimizer step, of the run or of one of its replicas.
 
     Args:
@@ -208,12 +212,23 @@ def first_masks(recipe: Recipe, programs: Programs, state: State, hyper: Mapping
 
 
 def scheme_step(
-    recipe: Recipe, transform: Any, axes: Any, state: State, batch: Any, lr: Any, seed: Any, hyper: Any
-) -> tuple[State, dict[str, jax.Array]]:
-    """One step of the run: `train_step` alone, of each replica, or of a parameter server with the gradient of a worker;
-    dropout is drawn from (seed, "dropout", step)."""
+    recipe: Recipe,
+    transform: optax.GradientTransformation,
+    axes: Any,
+    state: State,
+    batch: Batch,
+    lr: Float[Array, ""],
+    seed: Int[Array, ""],
+    hyper: Scalars,
+) -> tuple[State, dict[str, Float[Array, ""]]]:
+    """One step of the run: `train_step` alone, of each replica, or of a parameter server with the gradient of a worker.
 
-    def inner(state: State, batch: Any, key: jax.Array, grad_params: Any = None) -> tuple[State, dict[str, jax.Array]]:
+    Args: as in `train_step`; dropout is drawn from (seed, "dropout", step).
+    """
+
+    def inner(
+        state: State, batch: Batch, key: Key[Array, ""], grad_params: Any = None
+    ) -> tuple[State, dict[str, Float[Array, ""]]]:
         return train_step(recipe, transform, axes, state, batch, lr, key, hyper, grad_params)
 
     key = rng.key(seed, "dropout", state.step)
@@ -225,8 +240,14 @@ def scheme_step(
 
 
 def _accumulated(
-    differentiate: Any, parts: int, grad_params: Any, known: Any, batch: Any, key: jax.Array, hyper: Any
-) -> Any:
+    differentiate: Callable[..., Any],
+    parts: int,
+    grad_params: Any,
+    collections: Any,
+    batch: Batch,
+    key: Key[Array, ""],
+    hyper: Scalars,
+) -> tuple[dict[str, Float[Array, ""]], Any, Any]:
     """Sums and gradients over micro-batches, one after another in a scan; every micro-batch spans all devices.
 
     The same step as that of the whole batch only where an example's loss depends on no other and nothing is drawn: each
@@ -242,27 +263,47 @@ def _accumulated(
 
     def body(carry: Any, part: Any) -> Any:
         index, micro = part
-        (_, (sums, stats)), grads = differentiate(grad_params, known, micro, jax.random.fold_in(key, index), hyper)
+        (_, (sums, stats)), grads = differentiate(
+            grad_params, collections, micro, jax.random.fold_in(key, index), hyper
+        )
         return jax.tree.map(jnp.add, carry, (sums, stats, grads)), None
 
     micro_batches = jax.tree.map(split, batch)
     first = jax.tree.map(lambda x: x[0], micro_batches)
-    shapes = jax.eval_shape(differentiate, grad_params, known, first, key, hyper)
+    shapes = jax.eval_shape(differentiate, grad_params, collections, first, key, hyper)
     (_, (sums, stats)), grads = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
     (sums, stats, grads), _ = jax.lax.scan(body, (sums, stats, grads), (jnp.arange(parts), micro_batches))
     return sums, jax.tree.map(lambda total: total / parts, stats), grads
 
 
 def train_steps(
-    recipe: Recipe, transform: Any, axes: Any, state: State, batches: Any, lr: Any, seed: Any, hyper: Any
-) -> Any:
-    """As many steps as `lr` is long, in one call; batches [steps, batch, ...], metrics [steps]."""
+    recipe: Recipe,
+    transform: optax.GradientTransformation,
+    axes: Any,
+    state: State,
+    batches: Batch,
+    lr: Float[Array, " steps"],
+    seed: Int[Array, ""],
+    hyper: Scalars,
+) -> tuple[State, dict[str, Float[Array, " steps"]]]:
+    """As many steps as `lr` is long, in one call.
+
+    Args:
+      recipe: what is compiled.
+      transform: of gradients into updates.
+      axes: the tree of logical axes of the parameters.
+      state: the state after `state.step` steps.
+      batches: arrays [steps, batch, ...].
+      lr: the learning rate of each step.
+      seed: of the run.
+      hyper: scalars by name.
+    """
     if lr.shape[0] == 1:
         batch = jax.tree.map(lambda x: x[0], batches)
         state, metrics = scheme_step(recipe, transform, axes, state, batch, lr[0], seed, hyper)
         return state, jax.tree.map(lambda m: m[None], metrics)
 
-    def body(state: State, inputs: Any) -> Any:
+    def body(state: State, inputs: tuple[Batch, Float[Array, ""]]) -> Any:
         batch, lr = inputs
         return scheme_step(recipe, transform, axes, state, batch, lr, seed, hyper)
 
