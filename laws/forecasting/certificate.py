@@ -34,8 +34,8 @@ class CertificateInterval:
 
     Args:
         low, high: least and largest loss at each compute.
-        tolerance: relative distance within which every point is met; that asked for, or the least that some function of
-            the class meets.
+        tolerance: relative distance within which every point is met; that asked for, or more where no function of the class
+            meets that.
         least_tolerance: the least that some function of the class meets, in units of the tolerance asked for.
     """
 
@@ -93,8 +93,8 @@ def certificate(
 ) -> CertificateInterval:
     """The least and the largest loss at other computes over all mixtures of power laws that meet the points.
 
-    Where no mixture meets them within the tolerances, these are widened to the least that some mixture does (and a
-    thousandth more), which the result states.
+    Where no mixture meets them within the tolerances, these are added to the least that some mixture does, which the result
+    states: at the least alone a single function would be left, and its interval would be a point.
 
     Args:
         c: training FLOPs of the points of a frontier.
@@ -123,7 +123,7 @@ def certificate(
     if not (np.isfinite(allowed).all() and (allowed > 0).all()):
         raise InputError("the tolerance of a certificate must be positive and finite")
     least = least_tolerance(c, loss, allowed, exponents)
-    allowed = allowed * max(1.0, 1.001 * least)
+    allowed = allowed * (1.0 if least <= 1 else 1 + least)
     columns = _columns(c, float(c.min()), exponents)
     upper = np.vstack([columns, -columns])
     bound = np.r_[loss * (1 + allowed), -loss * (1 - allowed)]

@@ -66,7 +66,7 @@ class CertificateTolerance:
 
     Args:
         tolerance: relative distance within which the points of the frontier are met.
-        least: the least that some mixture of power laws meets, in units of the one asked for; above one it was widened.
+        least: the least that some mixture of power laws meets, in units of the one asked for; above one, it was added.
         points: of the frontier.
     """
 

@@ -35,19 +35,19 @@ def frontier_of(report: FitReport) -> tuple[Float[np.ndarray, " points"], Float[
 def default_tolerance(report: FitReport, points: int) -> float:
     """Relative distance that no point of a frontier is expected to exceed, at the level of the fit.
 
-    The noise is that between repeated runs where there are any, with a normal distribution; else the posterior scale of
-    the law of the frontier, with Student's t distribution. The level is of all points together (Bonferroni).
+    It is the larger one of two: by the noise between repeated runs, where there are any, with a normal distribution; and by
+    the posterior scale of the law of the frontier, which holds its lack of fit, with Student's t distribution. The level is
+    of all points together (Bonferroni).
 
     Args:
         report: of the fit.
         points: of the frontier.
     """
     tail = 1 - (1 - report.intervals.level) / (2 * points)
-    if report.noise.seeds:
-        return float(ndtri(tail) * report.noise.seeds)
     forms = report.frontier.forms if report.frontier is not None else report.model_average.forms[1:]
     noise = [np.median(form.noise) for form in forms if form.noise]
-    return float(stdtrit(NU, tail) * (min(noise) if noise else report.noise.deviation))
+    of_law = stdtrit(NU, tail) * min(noise) if noise else ndtri(tail) * report.noise.residual
+    return float(max(of_law, ndtri(tail) * (report.noise.seeds or 0.0)))
 
 
 def with_certificate(forecast: Forecast, report: FitReport, compute: float, tolerance: float | None) -> Forecast:
@@ -71,7 +71,7 @@ def with_certificate(forecast: Forecast, report: FitReport, compute: float, tole
     bounds = certificate(c, loss, asked, np.array([compute]))
     low, high = float(bounds.low[0]), float(bounds.high[0])
     widened = (
-        f" (no mixture meets them within {asked:.3g}, so this is the least that one does)"
+        f" (none meets them within {asked:.3g}, which is added to the least that one does)"
         if bounds.least_tolerance > 1
         else ""
     )

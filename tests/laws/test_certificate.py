@@ -78,9 +78,19 @@ def test_points_that_no_mixture_meets_widen_the_tolerance():
     least = least_tolerance(C, loss, np.full(6, 0.01))
     interval = certificate(C, loss, 0.01, AHEAD)
     assert least > 5 and interval.least_tolerance == pytest.approx(least)
-    assert interval.tolerance == pytest.approx(0.01 * 1.001 * least)
+    assert interval.tolerance == pytest.approx(0.01 * (1 + least))
     # The rise itself, 2.5 to 2.9, is met by no falling function within less than its half.
     assert interval.tolerance >= (2.9 - 2.5) / (2.9 + 2.5) - 1e-6
+
+
+def test_a_class_that_misfits_leaves_no_point():
+    """At the least tolerance one function is left; the one asked for comes on top."""
+    loss = np.array([3.0, 2.5, 2.9, 2.0, 1.9, 1.8])
+    found = [certificate(C, loss, tolerance, AHEAD) for tolerance in (0.001, 0.01)]
+    assert all(
+        (interval.high > interval.low * (1 + tolerance)).all()
+        for interval, tolerance in zip(found, (0.001, 0.01), strict=True)
+    )
 
 
 def test_what_means_nothing_is_refused():
