@@ -46,7 +46,8 @@ def default_tolerance(report: FitReport, points: int) -> float:
     tail = 1 - (1 - report.intervals.level) / (2 * points)
     forms = report.frontier.forms if report.frontier is not None else report.model_average.forms[1:]
     noise = [np.median(form.noise) for form in forms if form.noise]
-    of_law = stdtrit(NU, tail) * min(noise) if noise else ndtri(tail) * report.noise.residual
+    # The first form is that of the best runs; minima of profiles scatter less.
+    of_law = stdtrit(NU, tail) * noise[0] if noise else ndtri(tail) * report.noise.residual
     return float(max(of_law, ndtri(tail) * (report.noise.seeds or 0.0)))
 
 
