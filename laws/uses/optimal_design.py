@@ -3,7 +3,8 @@
 A run adds the Fisher information J J^T / sigma^2, J being the gradient of its log loss in the law's constants and sigma
 the noise of one run. The information gives the covariance of the constants and, by the delta method, the variance of the
 prediction. Both depend on constants that are not known, so the criterion is the mean log squared error over draws of the
-constants of the law and of its rivals (Chaloner and Verdinelli 1995, Statistical Science 10, a review).
+constants of all forms that the fit's forecasts mix, the coupled surface among them (Chaloner and Verdinelli 1995,
+Statistical Science 10, a review).
 
 A design that trusts the form of the law goes to the corners, where a slightly wrong form misleads most. Half of the draws
 therefore add to the squared error the squared bias from smooth departures from the law, a Gaussian process over log N
@@ -260,6 +261,11 @@ def _split(predictor: Predictor, target: float) -> tuple[CandidateRuns, float]:
     return split_runs, float(below - 2 * best + above) / SPLIT_STEP**2
 
 
+def _locality_weight(locality: float, compute: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " rows"]:
+    """What the rows count in the fit of a local form: (C / C_max)^locality."""
+    return (compute / compute.max()) ** locality
+
+
 def information_state(
     predictor: Predictor, fitted_runs: FittedRuns, candidates: CandidateRuns, target: float, quantity: str
 ) -> InformationState:
@@ -291,7 +297,9 @@ def information_state(
         columns = {variable: inputs[variable] for variable in form.law.columns}
         slopes = slopes_at(form.law, columns, params) / fitted_runs.noise_sd
         gradient, scales = _gradient(form.law, columns, params, predictor, target, quantity)
-        weighted = slopes[:, :rows] * fitted_runs.row_weight[:, None]
+        # A form fitted to the largest runs has seen the others as little as they counted in its fit.
+        counted = fitted_runs.row_weight * _locality_weight(form.locality, fitted_runs.columns["c"])
+        weighted = slopes[:, :rows] * counted[:, None]
         information = np.swapaxes(weighted, 1, 2) @ slopes[:, :rows]
         unused = width - slopes.shape[2]  # a law with fewer constants is padded with some that nothing depends on
         pad = lambda array, unused=unused: np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, unused)])

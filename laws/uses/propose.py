@@ -16,8 +16,10 @@ from jaxtyping import Float, Int
 
 from laws.base.errors import FitFailed, InputError
 from laws.base.json_files import jsonable
+from laws.data.ladder import ratio_deviation
 from laws.forecasting.mixture import Predictor
 from laws.forecasting.prediction import extrapolation, warnings_of
+from laws.results.report_parts import WarningKind
 from laws.results.results import FitResult
 from laws.uses.optimal_design import CandidateRuns, FittedRuns, InformationState, information_state
 
@@ -31,6 +33,9 @@ LARGEST_SHARE = 0.25  # default share of the budget that one run may cost
 COMPUTE_STEP = 2**0.5  # ratio of neighbouring computes of the candidates
 RATIO_STEP = 2.0  # ratio of neighbouring tokens a parameter of the candidates
 RATIO_MARGIN = 1.5  # factor by which tokens a parameter of candidates exceed those of the fitted runs, on either side
+LEAST_RATIO_RANGE = 10.0  # factor between the most and the fewest tokens a parameter of candidates, at least
+SEPARATED = 0.2  # deviation of log(D / N) at equal compute above which runs separate the terms: a fifth of a factor e
+OFF_LINE = 3.0  # factor in size, either way at equal compute, of runs that separate the terms where runs are in step
 LACK_OF_FIT_RUNS = 2  # runs that test the form of the law, and the least of a proposal beside one informative run
 LACK_OF_FIT_SHARE = 0.1  # share of the budget that they cost at most
 MAX_EXCHANGES = 8  # passes of exchanges over the chosen runs
@@ -171,9 +176,14 @@ class Proposal:
 
 
 def ratio_range(fitted_runs: FittedRuns) -> tuple[float, float]:
-    """Fewest and most tokens a parameter of a candidate."""
+    """Fewest and most tokens a parameter of a candidate: those of the runs and beyond, at least ``LEAST_RATIO_RANGE`` apart.
+
+    Runs of one ratio do not tell the terms of size and data apart, and neither would candidates of that ratio.
+    """
     ratio = fitted_runs.columns["d"] / fitted_runs.columns["n"]
-    return float(ratio.min() / RATIO_MARGIN), float(ratio.max() * RATIO_MARGIN)
+    middle, half = np.sqrt(ratio.min() * ratio.max()), np.sqrt(LEAST_RATIO_RANGE)
+    low, high = ratio.min() / RATIO_MARGIN, ratio.max() * RATIO_MARGIN
+    return float(min(low, middle / half)), float(max(high, middle * half))
 
 
 def candidates(predictor: Predictor, fitted_runs: FittedRuns, largest: float) -> CandidateRuns:
@@ -340,7 +350,8 @@ def propose(
         the runs, with the expected error before and after them and after other designs of the same FLOPs.
 
     Raises:
-        InputError: the law has no best split, the fit no resamples, or the budget pays for too little.
+        InputError: the law has no best split, the runs are in step (the message names runs that would separate the terms
+            of size and data), the fit has no resamples, or the budget pays for too little.
         FitFailed: there is no best split of the target.
 
     Example:
@@ -385,7 +396,44 @@ def propose(
             random=float(np.exp(np.mean(np.log(errors[1:])))),
         ),
         points=_proposed_runs(predictor, points),
-        warnings=tuple(warnings_of(predictor, extrapolation(predictor.ranges, {"c": target}))),
+        warnings=(
+            *warnings_of(predictor, extrapolation(predictor.ranges, {"c": target})),
+            *_terms_not_separated(fitted, points),
+        ),
+    )
+
+
+def _terms_not_separated(fitted: FitResult, points: CandidateRuns) -> list[str]:
+    """That the fitted runs do not tell the terms of size and data apart, and what the proposed ones span."""
+    log_n, log_d, log_c = (np.log(fitted.report.data.values[variable]) for variable in "ndc")
+    told = any(warning.kind == WarningKind.RATIO_IDENTIFIES_NOTHING for warning in fitted.warnings)
+    if not told and ratio_deviation(log_n, log_d, log_c) > SEPARATED:
+        return []
+    ratio = points.d / points.n
+    return [
+        "the fitted runs hardly separate the terms of size and data (D / N varies too little); the proposed runs have "
+        f"{ratio.min():.3g} to {ratio.max():.3g} tokens a parameter"
+    ]
+
+
+def _check_not_in_step(fitted: FitResult) -> None:
+    """Refuses runs whose size and data are in step, and names those that would separate their terms.
+
+    Raises:
+        InputError: they are in step.
+    """
+    ladder = fitted.report.ladder
+    if ladder is None:
+        return
+    predictor, data = fitted.predictor, np.unique(fitted.report.data.values["c"])
+    compute = data[[len(data) // 2, -1]]
+    sizes = ladder.n_at(np.repeat(compute, 2)) * np.tile([1 / OFF_LINE, OFF_LINE], 2)
+    flops = np.repeat(compute, 2)
+    tokens = flops / np.exp(predictor.cost.log_flops_per_token(np.log(sizes)))
+    listed = ", ".join(f"n {n:.3g} with d {d:.3g}" for n, d in zip(sizes, tokens, strict=True))
+    raise InputError(
+        f"n and d of the fitted runs are in step, so nothing separates the terms of size and data: train runs off their "
+        f"line first, as {listed} ({flops.sum():.3g} FLOPs together), and fit again"
     )
 
 
@@ -418,6 +466,7 @@ def _checked_request(fitted: FitResult, budget, runs, target, quantity, largest)
         quantity: what is predicted.
         largest: training FLOPs of one run, or None.
     """
+    _check_not_in_step(fitted)
     if not fitted.law.has_compute_optimum:
         raise InputError(
             f"law '{fitted.law.name}' is not of the loss by n and d alone, so it has no optimum to propose for"

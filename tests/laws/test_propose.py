@@ -5,6 +5,7 @@ import json
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import toy
 from ml_collections import ConfigDict
@@ -291,3 +292,46 @@ def test_the_benchmark_counts_sweeps_without_a_best_split_and_leaves_them_out():
     assert (fewer["sweeps"], fewer["without_a_split"]) == (40, 1)
     assert fewer["loss"]["proposed_to"]["isoflop"]["ratio"] == pytest.approx(0.25)
     json.dumps(fewer, allow_nan=False)
+
+
+def in_one_ratio(spread, seed=0):
+    """Runs of about 20 tokens a parameter."""
+    rng, n = np.random.default_rng(seed), np.geomspace(1e7, 1e9, 16)
+    d = 20 * n * np.exp(spread * rng.standard_normal(16))
+    loss = (1.7 + 400 / n**0.34 + 410 / d**0.28) * np.exp(0.002 * rng.standard_normal(16))
+    return laws.load(pd.DataFrame({"n": n, "d": d, "c": 6 * n * d, "loss": loss}), n="n", d="d", c="c")
+
+
+def test_runs_in_step_are_refused_and_runs_that_separate_the_terms_are_named():
+    fit = in_one_ratio(0.0).fit("chinchilla", resamples=20)
+    with pytest.raises(
+        InputError, match=r"nothing separates the terms of size and data: train runs off their line"
+    ) as refused:
+        propose(fit)
+    named = [tuple(map(float, pair)) for pair in re.findall(r"n ([\d.e+]+) with d ([\d.e+]+)", str(refused.value))]
+    ratio = np.array([d / n for n, d in named])
+    assert len(named) == 4 and sorted(np.round(ratio / 20, 1)) == [0.1, 0.1, 9, 9]
+
+
+def test_runs_of_about_one_ratio_are_told_and_spread():
+    fit = in_one_ratio(0.08).fit("chinchilla", resamples=40)
+    proposal = propose(fit, runs=6)
+    ratio = np.array([point.tokens_per_param for point in proposal.points])
+    assert ratio.max() / ratio.min() > 5
+    assert any("hardly separate the terms of size and data" in text for text in proposal.warnings)
+    assert proposal.expected_error.after < proposal.expected_error.before
+
+
+def test_designs_are_averaged_over_the_coupled_form(known, fitted):
+    """Six constants: the separable law has five, and is padded with one that nothing depends on."""
+    state, _ = known
+    weights = {form.label: form.weight for form in fitted.predictor.forms}
+    assert sum(weight for label, weight in weights.items() if label.startswith("coupled")) > 0.1
+    assert state.information.shape[1:] == (6, 6)
+    assert (state.slopes[:, :, 5] != 0).any()
+
+
+def test_a_local_form_has_seen_small_runs_less():
+    compute = np.array([1e18, 1e19, 1e20])
+    assert optimal_design._locality_weight(0.0, compute).tolist() == [1, 1, 1]
+    assert optimal_design._locality_weight(1.0, compute) == pytest.approx([0.01, 0.1, 1])
