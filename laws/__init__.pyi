@@ -11,6 +11,7 @@ from .plotting.figures import plot_result
 from .uses.calibration import Calibration, calibration
 from .uses.collapse import Collapse, collapse
 from .uses.compute_multiplier import Comparison, compare
+from .uses.floor_profile import floor_profile
 from .uses.inference_cost import CheapestModel, cheapest_model
 from .uses.preregistration import FrozenPrediction, freeze, read_frozen
 from .uses.propose import Proposal, propose
@@ -43,6 +44,7 @@ __all__ = [
     "cheapest_model",
     "collapse",
     "compare",
+    "floor_profile",
     "freeze",
     "isoflop_profiles",
     "load",

@@ -136,7 +136,9 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     report = dataclasses.replace(fit.report, command=_laws.typed("fit", flags, args))
     if flags.sensitivity:
         rows = laws.sensitivity(fit, runs, lambda **changed: laws.load(path, **columns | changed))
-        report = dataclasses.replace(report, sensitivity=rows)
+        has_floor = "E" in fit.law.names and fit.law.has_compute_optimum
+        floors = laws.floor_profile(fit, runs) if has_floor else ()
+        report = dataclasses.replace(report, sensitivity=rows, floor_profile=floors)
     fit = dataclasses.replace(fit, report=report)
     collapsed = laws.collapse(fit, curves) if flags.collapse and curves else None
     out = Path(flags.out or (Path(operand) / "fit.json" if Path(operand).is_dir() else "fit.json"))
@@ -304,7 +306,23 @@ def _sensitivity(report: "FitReport") -> list[Any]:
     for row in report.sensitivity:
         cells = [row.reason] if row.reason else [f"{row.a:.4f}", f"{row.n:.4g}", f"{row.loss:.5g}"]
         table.add_row(row.kind, row.choice, *cells)
-    return ["", table, ""]
+    return ["", table, "", *_floors(report)]
+
+
+def _floors(report: "FitReport") -> list[Any]:
+    """What is forecast at the target with the floor held."""
+    from rich.table import Table
+
+    if not report.floor_profile:
+        return []
+    table = Table(box=None, pad_edge=False, title="with E held", title_justify="left")
+    for title in ("E", "N*", "loss", "objective", "inside its interval"):
+        table.add_column(title, justify="right")
+    for point in report.floor_profile:
+        inside = {True: "yes", False: "no", None: ""}[point.inside]
+        values = (f"{point.floor:.4g}", f"{point.n:.4g}", f"{point.loss:.5g}", f"{point.objective:.4g}")
+        table.add_row(*values, inside)
+    return [table, ""]
 
 
 def _collapse(collapsed: "Collapse") -> list[str]:

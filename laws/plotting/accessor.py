@@ -10,6 +10,7 @@ import numpy as np
 from laws.data.curves import Curves
 from laws.plotting.backtest import backtest
 from laws.plotting.compute import loss_against_compute, optimum_against_compute
+from laws.plotting.floor import floor
 from laws.plotting.panels import given_panels, pyplot_panels
 from laws.plotting.runs import isoflop_curves, learning_curves, one_column, residuals
 from laws.plotting.style import STYLE
@@ -161,6 +162,20 @@ class FitPlots:
             InputError: the fit has no backtest.
         """
         return self._draw(backtest, ax)[0]
+
+    def floor(self, ax: Axes | None = None) -> Axes:
+        """Loss at the target under fits with the floor E held, and which floors lie in its interval.
+
+        Args:
+            ax: where to draw; by default a new figure.
+
+        Returns:
+            the axes.
+
+        Raises:
+            InputError: the fit has no forecasts by floor.
+        """
+        return self._draw(floor, ax)[0]
 
     def learning_curves(self, curves: Curves, ax: Axes | None = None) -> Axes:
         """Loss against tokens during training, coloured by size, with the final loss of each run.

@@ -10,6 +10,7 @@ from laws.data.curves import Curves
 from laws.plotting.backtest import backtest
 from laws.plotting.calibration import calibration
 from laws.plotting.compute import loss_against_compute, optimum_against_compute
+from laws.plotting.floor import floor
 from laws.plotting.missing import MissingFigureData
 from laws.plotting.multiplier import multiplier
 from laws.plotting.panels import Panels, figure_of, file_panels
@@ -38,6 +39,7 @@ FIGURES: dict[str, Callable[[FitResult, Panels, Curves | None], list[Axes]]] = {
     "profiles": lambda fitted, panels, curves: profiles(fitted, panels),
     "clouds": lambda fitted, panels, curves: clouds(fitted, panels),
     "backtest": lambda fitted, panels, curves: backtest(fitted, panels),
+    "floor": lambda fitted, panels, curves: floor(fitted, panels),
 }
 
 # Figures of results that do not come from one fit: of ``compare`` and of ``calibration``.

@@ -23,6 +23,7 @@ from laws.results.report_parts import (
     Certificate,
     FittedRows,
     FitWarning,
+    FloorPoint,
     FrontierReport,
     Groups,
     HoldoutReport,
@@ -78,6 +79,7 @@ class FitReport:
         asked_law: the law that was asked for.
         warnings: in the order in which they matter.
         sensitivity: the fit under other choices, where that was asked for.
+        floor_profile: forecasts at the target with the floor held, likewise.
         groups: efficiencies of groups of runs that share the law, where that was asked for.
         command: how it was made, where that is known.
         schema: number of this layout.
@@ -124,6 +126,7 @@ class FitReport:
     asked_law: str | None = None
     warnings: tuple[FitWarning, ...] = ()
     sensitivity: tuple[SensitivityRow, ...] = ()
+    floor_profile: tuple[FloorPoint, ...] = ()
     groups: Groups | None = None
     command: str | None = None
     schema: int = SCHEMA

@@ -377,6 +377,24 @@ class FrontierReport:
     disagree: bool = False
 
 
+@dataclass(frozen=True)
+class FloorPoint:
+    """The law fitted with its floor held.
+
+    Args:
+        floor: E.
+        loss, n: loss and parameters of the best split of the target.
+        objective: the sum over the fitted rows.
+        inside: whether the floor lies in its profile interval; None without profiles.
+    """
+
+    floor: float
+    loss: float
+    n: float
+    objective: float
+    inside: bool | None = None
+
+
 class WarningKind(StrEnum):
     """What a warning is about."""
 

@@ -261,11 +261,6 @@ def _split(predictor: Predictor, target: float) -> tuple[CandidateRuns, float]:
     return split_runs, float(below - 2 * best + above) / SPLIT_STEP**2
 
 
-def _locality_weight(locality: float, compute: Float[np.ndarray, " rows"]) -> Float[np.ndarray, " rows"]:
-    """What the rows count in the fit of a local form: (C / C_max)^locality."""
-    return (compute / compute.max()) ** locality
-
-
 def information_state(
     predictor: Predictor, fitted_runs: FittedRuns, candidates: CandidateRuns, target: float, quantity: str
 ) -> InformationState:
@@ -297,9 +292,7 @@ def information_state(
         columns = {variable: inputs[variable] for variable in form.law.columns}
         slopes = slopes_at(form.law, columns, params) / fitted_runs.noise_sd
         gradient, scales = _gradient(form.law, columns, params, predictor, target, quantity)
-        # A form fitted to the largest runs has seen the others as little as they counted in its fit.
-        counted = fitted_runs.row_weight * _locality_weight(form.locality, fitted_runs.columns["c"])
-        weighted = slopes[:, :rows] * counted[:, None]
+        weighted = slopes[:, :rows] * fitted_runs.row_weight[:, None]
         information = np.swapaxes(weighted, 1, 2) @ slopes[:, :rows]
         unused = width - slopes.shape[2]  # a law with fewer constants is padded with some that nothing depends on
         pad = lambda array, unused=unused: np.pad(array, [(0, 0)] * (array.ndim - 1) + [(0, unused)])

@@ -1,7 +1,10 @@
-"""Sensitivity of a fit to choices that runs do not decide: objective, outliers, budgets, form, conventions of N and C."""
+"""Sensitivity of a fit to choices that runs do not decide: objective, outliers, budgets, form, conventions of N and C, and
+which runs count most when surfaces are scored.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import cast
 
 import numpy as np
 
@@ -11,15 +14,21 @@ from laws.data.table import Table
 from laws.data.token_cost import TokenCost, fit_token_cost
 from laws.estimation.estimate import PointEstimate, estimate, weights_of
 from laws.estimation.objectives import OBJECTIVES
+from laws.forecasting.priors import PriorName
 from laws.inference.allocation import derive
 from laws.model.forms import LAWS
 from laws.model.law import Law
+from laws.results.fitting import FitSettings, fit_table
 from laws.results.report import FitReport
 from laws.results.report_parts import SensitivityRow
 from laws.results.results import FitResult
 
 # Objectives and Huber thresholds that are tried beside the fit's own: a decade to either side of the default, and squares.
 ALTERNATIVES = (("log_huber", 1e-4), ("log_huber", 1e-3), ("log_huber", 1e-2), ("log_squared", 1e-3))
+# Factors in size from the best of its budget at which a run counts half in the scores of surfaces: the default between a
+# narrower and two wider ones, of which the last hardly tells runs apart.
+NEARNESS = (2.0, 4.0, 16.0, 1e3)
+NEAR_RESAMPLES = 20  # of the law beside the surfaces, whose draws do not depend on them
 # Share of the runs that an outlier rule leaves out: the published code of Besiroglu et al. 2024, arXiv 2404.10102, fits
 # without the 5 highest losses of 245.
 OUTLIER_SHARE = 0.02
@@ -78,7 +87,7 @@ def sensitivity(fitted: FitResult, table: Table, reload: Callable[..., Table]) -
         target = _same_target(report, table.values["n"], changed_table.values["n"], cost)
         return replace(_at_target(point_estimate, cost, target, changed_table, weight), kind=kind, choice=choice)
 
-    rows = [row("as fitted", law.name)]
+    rows = [row("as fitted", law.name), *_other_nearness(fitted, table)]
     rows += [row("objective", _label(*other), objective=other) for other in ALTERNATIVES if other != objective]
     rows += [row("left out", rule, weight=weight * keep) for rule, keep in _left_out(table, weight, residual)]
     rows += [row("form", other.name, law=other) for other in _other_laws(law)]
@@ -88,6 +97,44 @@ def sensitivity(fitted: FitResult, table: Table, reload: Callable[..., Table]) -
             choice = ", ".join(f"{variable} = {column}" for variable, column in changed.items())
             rows.append(row("convention", choice, changed_table=_same_rows(reload(**changed), table)))
     return tuple(rows)
+
+
+def _other_nearness(fitted: FitResult, table: Table) -> Iterator[SensitivityRow]:
+    """Forecasts of the surfaces at the target when runs further from the best size count more or less in their scores.
+
+    Args:
+        fitted: the fit.
+        table: the table that was fitted.
+    """
+    report, target = fitted.report, fitted.report.target_flops
+    if not fitted.predictor.of_surfaces or target is None:
+        return
+    average = report.model_average
+    for near in NEARNESS:
+        config = replace(report.uncertainty, near_factor=near)
+        predictor = fitted.predictor
+        if near != report.uncertainty.near_factor:
+            settings = FitSettings(
+                objective=report.objective.name,
+                delta=report.objective.delta,
+                resamples=NEAR_RESAMPLES,
+                ci_method="auto",
+                uncertainty=config,
+                level=report.intervals.level,
+                target=target,
+                holdout_above=report.holdout.above if report.holdout else None,
+                fixed=None,
+                curves=None,
+                seed=report.seed,
+                prior=cast(PriorName, average.prior),
+                prior_without=average.prior_without,
+            )
+            predictor = fit_table(table, fitted.law, settings).predictor
+        point, _ = predictor.forecast_allocation(np.array([target]))
+        a, n, d, loss = (float(getattr(point, name)[0, 0]) for name in ("a", "n", "d", "loss"))
+        choice = f"half at a factor {near:g} from the best size"
+        choice += " (as fitted)" if near == report.uncertainty.near_factor else ""
+        yield SensitivityRow("near", choice, c=target, n_runs=report.n_runs, a=a, n=n, d=d, loss=loss)
 
 
 def _same_rows(other: Table, table: Table) -> Table:

@@ -329,9 +329,3 @@ def test_designs_are_averaged_over_the_coupled_form(known, fitted):
     assert sum(weight for label, weight in weights.items() if label.startswith("coupled")) > 0.1
     assert state.information.shape[1:] == (6, 6)
     assert (state.slopes[:, :, 5] != 0).any()
-
-
-def test_a_local_form_has_seen_small_runs_less():
-    compute = np.array([1e18, 1e19, 1e20])
-    assert optimal_design._locality_weight(0.0, compute).tolist() == [1, 1, 1]
-    assert optimal_design._locality_weight(1.0, compute) == pytest.approx([0.01, 0.1, 1])

@@ -1,11 +1,22 @@
 """What the answer owes to choices: every row is a fit of its own, and conventions keep the run that they describe."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 from simulated import simulate
 
 import laws
 from laws.base.errors import InputError
+from laws.uses.floor_profile import floor_profile
 from laws.uses.sensitivity import sensitivity
+
+
+@pytest.fixture(scope="module")
+def with_surfaces():
+    frame = simulate(noise=0.002)
+    table = laws.load(frame)
+    return table, frame, table.fit("chinchilla", resamples=40, target=1e12)
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +69,41 @@ def test_a_law_without_a_split_is_refused():
     fitted = table.fit("power_offset_c", resamples=0)
     with pytest.raises(InputError, match="law 'power_offset_c' is not a law of both n and d"):
         sensitivity(fitted, table, None)
+
+
+def test_the_score_of_surfaces_is_varied_and_the_first_row_of_it_is_the_forecast(with_surfaces):
+    table, frame, fitted = with_surfaces
+    rows = sensitivity(fitted, table, lambda **columns: laws.load(frame, **columns))
+    near = [row for row in rows if row.kind == "near"]
+    assert [row.choice.split()[4] for row in near] == ["2", "4", "16", "1000"]
+    (as_fitted,) = (row for row in near if "(as fitted)" in row.choice)
+    forecast = fitted.forecast(compute=1e12)
+    assert (as_fitted.loss, as_fitted.n) == pytest.approx((forecast.value, forecast.split.n))
+    assert all(row.loss == pytest.approx(forecast.value, rel=0.02) for row in near)
+
+
+def test_the_forecast_by_floor_passes_through_the_fit_and_rises(with_surfaces, tmp_path):
+    """In the runs' noise E is known to a few percent; a floor too low by a third forecasts too low a loss."""
+    table, _, fitted = with_surfaces
+    points = floor_profile(fitted, table)
+    floors, losses = np.array([(point.floor, point.loss) for point in points]).T
+    assert (np.diff(floors) > 0).all() and (np.diff(losses) > 0).all()
+    best = min(points, key=lambda point: point.objective)
+    assert best.floor == pytest.approx(fitted.params["E"]) and best.inside
+    assert best.loss == pytest.approx(fitted.derived.value["loss_opt"], rel=1e-6)
+    low, high = fitted.report.profile.params["E"]
+    assert [point.inside for point in points] == [low <= point.floor <= high for point in points]
+    assert not points[0].inside and not points[-1].inside
+    report = dataclasses.replace(fitted.report, floor_profile=points)
+    path = dataclasses.replace(fitted, report=report).save(tmp_path / "fit.json")
+    axes = laws.read_fit(path).plot.floor()
+    assert axes.get_xlabel() == "$E$ that is held"
+    assert laws.read_fit(path).report.floor_profile == points
+
+
+def test_a_fit_without_floors_has_no_figure_of_them(with_surfaces):
+    table, _, fitted = with_surfaces
+    with pytest.raises(InputError, match="the fit has no forecast by floor"):
+        fitted.plot.floor()
+    with pytest.raises(InputError, match="has no floor E"):
+        floor_profile(table.fit("power_c", resamples=0), table)
