@@ -116,7 +116,7 @@ def test_what_chooses_is_not_what_is_reported(tmp_path):
     found = loop.run(config(**changes), tmp_path)
     lines = [line for line in record.read_metrics(tmp_path) if "eval/loss" in line]
     assert [line["step"] for line in lines] == [2, 4, 6]
-    assert {line["eval_eval_set"] for line in lines} == {"dataset digits (validation)"}
+    assert {line["eval/set"] for line in lines} == {"dataset digits (validation)"}
     assert found["eval_set"] == "dataset digits (test)"
     best = max(lines, key=lambda line: line["eval/accuracy"])
     assert found["best_step"] == best["step"]
