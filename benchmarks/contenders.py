@@ -36,15 +36,20 @@ class Shape:
     @property
     def flops(self) -> float:
         """FLOPs of a step's products, full attention, whatever part of them a contender skips."""
-        from types import SimpleNamespace
-
         from lm.cost import cost
 
-        model = SimpleNamespace(
-            **vars(self), kv_heads=self.heads, mlp_width=4 * self.width, norm="layer", positions="learned",
-            activation="gelu", mixer="attention", tied=True, bias=False, qk_norm=False, parallel=False, remat="none",
+        return self.batch * cost(self.decoder, self.length).flops_exact
+
+    @property
+    def decoder(self) -> Any:
+        """Our model of it."""
+        from lm.decoder import Decoder
+        from training.nets.block_config import compose
+
+        return compose(
+            Decoder, vocab_size=self.vocab, depth=self.depth, width=self.width, heads=self.heads,
+            mlp_width=4 * self.width, norm="layer", positions="learned", max_length=self.length, activation="gelu",
         )  # fmt: skip
-        return self.batch * cost(model, self.length, self.vocab).flops_exact
 
 
 SHAPES = {
@@ -103,15 +108,10 @@ def engine(model: Any, extra: dict[str, float], data: dict[str, np.ndarray]) -> 
 
 def ours(shape: Shape) -> tuple[Step, float]:
     """The engine's step of our decoder."""
-    from lm.decoder import Decoder
     from lm.objectives.next_token import LanguageModel
 
-    decoder = Decoder(
-        vocab_size=shape.vocab, depth=shape.depth, width=shape.width, heads=shape.heads, kv_heads=shape.heads,
-        mlp_width=4 * shape.width, norm="layer", positions="learned", max_length=shape.length, activation="gelu",
-    )  # fmt: skip
     constants = {"dropout": 0.0, "init_scale": 1.0, "z_loss": 0.0}
-    return engine(LanguageModel(decoder, None, False), constants, {"tokens": tokens(shape)})
+    return engine(LanguageModel(shape.decoder, None, False), constants, {"tokens": tokens(shape)})
 
 
 def plain(shape: Shape) -> tuple[Step, float]:

@@ -47,12 +47,16 @@ SHAPES = {"convnet": Images(batch=128), "vit": Images(batch=128, depth=6, width=
 
 def classifier(shape: Images) -> Any:
     """Our module."""
+    from training.nets.block_config import compose
     from vision.convnet import ConvNet
-    from vision.vit import ViT
+    from vision.vit import BLOCKS, ViT
 
     if not shape.depth:
         return ConvNet(CLASSES, IMAGE, depth=3, width=shape.width)
-    return ViT(CLASSES, IMAGE, shape.patch, shape.depth, shape.width, shape.heads, 4 * shape.width)
+    return compose(
+        ViT, classes=CLASSES, image=IMAGE, patch=shape.patch, depth=shape.depth, width=shape.width, heads=shape.heads,
+        mlp_width=4 * shape.width, **BLOCKS,
+    )  # fmt: skip
 
 
 def data(shape: Images) -> dict[str, np.ndarray]:

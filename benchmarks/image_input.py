@@ -78,14 +78,18 @@ def sources(folder: Path) -> dict[str, dict[str, float]]:
 def steps() -> dict[str, dict[str, float]]:
     """Images a second that a training step eats."""
     from benchmarks.contenders import engine
+    from training.nets.block_config import compose
     from vision.augment import Augment
     from vision.task import ImageModel
-    from vision.vit import ViT
+    from vision.vit import BLOCKS, ViT
+
+    def vit(classes: int, image: tuple[int, int, int], patch: int, **shape: int) -> Any:
+        return compose(ViT, classes=classes, image=image, patch=patch, **BLOCKS, **shape)
 
     hyper = {"dropout": 0.0, "stochastic_depth": 0.0, "label_smoothing": 0.0, "init_scale": 1.0}
     shapes = {
-        "vit-ti16-224": (ViT(1000, (SIZE, SIZE, 3), 16, 12, 192, 3, 768), 8),
-        "vit-study": (ViT(10, (16, 16, 1), 4, 2, 32, 2, 128), BATCH),
+        "vit-ti16-224": (vit(1000, (SIZE, SIZE, 3), 16, depth=12, width=192, heads=3, mlp_width=768), 8),
+        "vit-study": (vit(10, (16, 16, 1), 4, depth=2, width=32, heads=2, mlp_width=128), BATCH),
     }
     rates = {}
     for name, (model, rows) in shapes.items():

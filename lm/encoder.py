@@ -14,19 +14,20 @@ Initial values: kernels are normal with standard deviation 1 / sqrt(fan in), emb
 zero, so that training starts at log(classes). BERT's embedding of token types is left out: nothing here has two of them.
 """
 
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lm.decoder import POSITIONS, embed, turner
+from lm.decoder import POSITIONS, embed
 from training.cost import Cost
 from training.errors import BadInput
-from training.nets import blocks, costs, initial, layers
-from training.nets.attention import Choice, attend, choose
-from training.nets.blocks import Dropout
-from training.nets.initial import Leaf
+from training.nets import costs, initial, layers, stack
+from training.nets.attention import Choice, choose
+from training.nets.block_config import BlockConfig
+from training.nets.initial import Leaf, Leaves, count
+from training.nets.layers import Dropout, linear, norm, norm_leaves
 
 SPECIAL = (
     2  # symbols behind those of the tokenizer: in place of a masked token, and before a text that is to be classified
@@ -38,50 +39,28 @@ class Encoder(nn.Module):
 
     Attributes:
       vocab_size: symbols of the tokenizer; the embedding has `SPECIAL` more.
+      blocks: shape and kind of the blocks: BERT's are after-norm layers with biases.
       classes: of the texts; 0: masked tokens are predicted instead.
-      depth, width, heads, mlp_width: shape of the blocks.
-      placement: "post" (as in BERT) or "pre".
-      norm, norm_eps, activation, bias, qk_norm: as in `lm.decoder.Decoder`.
       positions, rope_theta, max_length: as in `lm.decoder.Decoder`.
       dropout: whether embeddings and block outputs are dropped in training; the rate is an argument.
       param_dtype, compute_dtype, logit_dtype: names of dtypes.
-      scan, remat, attention: speed switches, as in `lm.decoder.Decoder`.
     """
 
     vocab_size: int
-    depth: int
-    width: int
-    heads: int
-    mlp_width: int
+    blocks: BlockConfig
     classes: int = 0
-    placement: str = "post"
-    norm: str = "layer"
-    norm_eps: float = 1e-12
     positions: str = "learned"
     rope_theta: float = 10_000.0
     max_length: int = 0
-    activation: str = "gelu_exact"
-    bias: bool = True
-    qk_norm: bool = False
     dropout: bool = False
     param_dtype: str = "float32"
     compute_dtype: str = "float32"
     logit_dtype: str = "float32"
-    scan: bool = False
-    remat: str = "none"
-    attention: str = "auto"
-
-    parallel: Literal[False] = False
 
     @property
-    def kv_heads(self) -> int:
-        """Every query head has its own key head."""
-        return self.heads
-
-    @property
-    def head_width(self) -> int:
-        """Features of a head."""
-        return self.width // self.heads
+    def width(self) -> int:
+        """Features of the residual stream."""
+        return self.blocks.width
 
     @property
     def mask(self) -> int:
@@ -96,14 +75,13 @@ class Encoder(nn.Module):
     @property
     def attention_choice(self) -> Choice:
         """The attention implementation that this model uses here, and why."""
-        return choose(self.attention, self.head_width, self.compute_dtype)
+        return choose(self.blocks.attention, self.blocks.head_width, self.compute_dtype)
 
     @nn.compact
     def parameters(self, init_scale: Float[Array, ""] | float = 1.0) -> dict[str, Any]:
         """The parameter tree, as in `lm.decoder.Decoder.parameters`."""
         check(self)
-        stacks = {"blocks": (blocks.leaves(self), self.depth)}
-        return initial.parameters(self, _top(self), stacks, init_scale, self.param_dtype)
+        return initial.parameters(self, _top(self), stack.stacks(self.blocks), init_scale, self.param_dtype)
 
     def hidden(
         self,
@@ -119,22 +97,17 @@ class Encoder(nn.Module):
             None: one.
           dropout: (key, rate), used by models with `dropout`; None: nothing is dropped.
         """
-        params, (batch, length) = self.parameters(), tokens.shape
-        drop = blocks.dropper(dropout if self.dropout else None)
-        places = jnp.arange(length, dtype=jnp.int32) if segments is None else layers.positions_in_segments(segments)
-        implementation = self.attention_choice.name
-
-        def mix(q: Array, k: Array, v: Array, kept: None) -> tuple[Array, None]:
-            return attend(q, k, v, segments, implementation, causal=False), kept
-
-        x = embed(self, params, tokens, places)
-        if self.placement == "post":
-            x = blocks.norm(self, params["embed_norm"], x)
-        how = {"batch": batch, "turn": turner(self, places), "mix": mix, "drop": drop}
-        x, _ = blocks.run(self, params["blocks"], drop(x, -1, 0), None, **how)
-        if self.placement == "pre":
-            x = blocks.norm(self, params["final_norm"], x)
-        return x.reshape(batch, length, self.width)
+        params, config, length = self.parameters(), self.blocks, tokens.shape[1]
+        drop = layers.dropper(dropout if self.dropout else None)
+        positions = jnp.arange(length, dtype=jnp.int32) if segments is None else layers.positions_in_segments(segments)
+        rotary = self.rope_theta if self.positions == "rotary" else None
+        fields = {"segments": segments, "attention": self.attention_choice.name, "causal": False, "drop": drop}
+        context = stack.context(config, positions, rotary, **fields)
+        x = embed(self, params, tokens, positions)
+        if config.norm_position == "post":
+            x = norm(config, params["embed_norm"], x)
+        x, _ = stack.apply(config, stack.parameters_of(config, params), drop(x, -1, 0), context)
+        return norm(config, params["final_norm"], x) if config.norm_position == "pre" else x
 
     def masked(
         self,
@@ -151,10 +124,10 @@ class Encoder(nn.Module):
           segments, dropout: as in `hidden`.
         """
         params, states = self.parameters(), self.hidden(tokens, segments, dropout)
-        x = jnp.take_along_axis(states, places[..., None], axis=1).reshape(-1, self.width)
+        x = jnp.take_along_axis(states, places[..., None], axis=1)
         head = params["masked"]
-        x = layers.ACTIVATIONS[self.activation][0](blocks.linear(head["transform"], x))
-        x = blocks.norm(self, head["norm"], x).reshape(*places.shape, self.width)
+        x = layers.ACTIVATIONS[self.blocks.activation][0](linear(head["transform"], x))
+        x = norm(self.blocks, head["norm"], x)
         return x, params["embed"]["embedding"].astype(self.compute_dtype), head["bias"]
 
     def classify(
@@ -165,10 +138,10 @@ class Encoder(nn.Module):
     ) -> Float[Array, "batch classes"]:
         """Logits of the classes of whole texts, read off the first token; arguments as in `hidden`."""
         params = self.parameters()
-        drop = blocks.dropper(dropout if self.dropout else None)
+        drop = layers.dropper(dropout if self.dropout else None)
         pooled = self.pooled(tokens, segments, dropout)
-        x = drop(pooled, self.depth, 0).astype(self.logit_dtype)
-        return blocks.linear(params["classifier"], x)
+        x = drop(pooled, self.blocks.depth, 0).astype(self.logit_dtype)
+        return linear(params["classifier"], x)
 
     def pooled(
         self,
@@ -178,50 +151,47 @@ class Encoder(nn.Module):
     ) -> Float[Array, "batch width"]:
         """One vector a text, made of the first token's state; arguments as in `hidden`."""
         states = self.hidden(tokens, segments, dropout)
-        return jnp.tanh(blocks.linear(self.parameters()["pooler"], states[:, 0]))
+        return jnp.tanh(linear(self.parameters()["pooler"], states[:, 0]))
 
 
 def check(model: Encoder) -> None:
     """Raise BadInput where the fields of a model contradict each other."""
-    blocks.check(model)
+    stack.check(model.blocks)
     if model.positions not in POSITIONS:
         raise BadInput(f"model.positions: {model.positions!r} is not one of {', '.join(POSITIONS)}")
-    if model.positions == "rotary" and model.head_width % 2:
-        raise BadInput(f"model.heads: rotary positions need an even head width, got {model.head_width}")
+    if model.positions == "rotary" and model.blocks.head_width % 2:
+        raise BadInput(f"model.heads: rotary positions need an even head width, got {model.blocks.head_width}")
     if model.vocab_size < 1:
         raise BadInput(f"model.vocab_size: must be at least 1, got {model.vocab_size}")
-    if layers.ACTIVATIONS[model.activation][1] and not model.classes:
-        raise BadInput(f"model.activation: {model.activation} is gated, and the head for masked tokens has no gate")
+    if layers.ACTIVATIONS[model.blocks.activation][1] and not model.classes:
+        raise BadInput(
+            f"model.activation: {model.blocks.activation} is gated, and the head for masked tokens has no gate"
+        )
 
 
 def cost(model: Encoder, length: int, masked: int) -> Cost:
     """The cost of a model over examples of `length` tokens, of which `masked` are predicted (0: the text has a class)."""
-    d, symbols = model.width, model.vocab_size + SPECIAL
-    norm = d * (1 + (model.bias and model.norm == "layer"))
-    bias = int(model.bias)
-    if model.classes:
-        heads = {"head": d * d + d + (d + 1) * model.classes}
-        products = {"head": 2.0 * d * (d + model.classes)}
-    else:
-        heads = {"head": d * d + bias * d + norm + symbols}
-        products = {"head": 2.0 * masked * d * (d + symbols)}
-    products = costs.forward(model, length) | products
+    d, symbols, top = model.width, model.vocab_size + SPECIAL, _top(model)
+    head = 2.0 * d * (d + model.classes) if model.classes else 2.0 * masked * d * (d + symbols)
+    products, params = costs.forward(model.blocks, length) | {"head": head}, costs.parameters(model.blocks)
+    norms = [part for name, part in top.items() if name in ("embed_norm", "final_norm")]
     return Cost(
         params={
-            "embedding": symbols * d,
-            "position": model.max_length * d if model.positions == "learned" else 0,
-            **costs.parameters(model),
-            **heads,
+            "embedding": count(top["embed"]),
+            "position": count(top.get("position", {})),
+            **params,
+            "norm": params["norm"] + count(norms),
+            "head": count([part for name, part in top.items() if name in ("masked", "pooler", "classifier")]),
         },
         embedding=("embedding", "position"),
         forward=products,
         forward_causal=products,
         tokens_per_example=length,
-        recompute=costs.recompute(model, products),
+        recompute=costs.recompute(model.blocks, length),
     )
 
 
-def _top(model: Encoder) -> dict[str, Any]:
+def _top(model: Encoder) -> Leaves:
     d, std = model.width, model.width**-0.5
     symbols = model.vocab_size + SPECIAL
 
@@ -229,12 +199,12 @@ def _top(model: Encoder) -> dict[str, Any]:
         kernel = {"kernel": Leaf((d, columns), ("embed", None), spread)}
         return kernel | ({"bias": Leaf((columns,), (None,))} if bias else {})
 
-    tree: dict[str, Any] = {"embed": {"embedding": Leaf((symbols, d), ("vocab", "embed"), std)}}
+    tree: Leaves = {"embed": {"embedding": Leaf((symbols, d), ("vocab", "embed"), std)}}
     if model.positions == "learned":
         tree["position"] = {"embedding": Leaf((model.max_length, d), ("position", "embed"), std)}
-    tree["embed_norm" if model.placement == "post" else "final_norm"] = blocks.norm_leaves(model, d)
+    tree["embed_norm" if model.blocks.norm_position == "post" else "final_norm"] = norm_leaves(model.blocks, d)
     if model.classes:
         return tree | {"pooler": dense(d, True, std), "classifier": dense(model.classes, True, 0.0)}
-    transform = dense(d, model.bias, std)
+    transform = dense(d, model.blocks.bias, std)
     bias = Leaf((symbols,), (None,))
-    return tree | {"masked": {"transform": transform, "norm": blocks.norm_leaves(model, d), "bias": bias}}
+    return tree | {"masked": {"transform": transform, "norm": norm_leaves(model.blocks, d), "bias": bias}}

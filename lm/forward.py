@@ -14,14 +14,13 @@ from ml_collections import ConfigDict
 from lm import models, objectives, tokens
 from lm.decoder import logits
 from training.errors import BadInput
+from training.nets.block_config import clone
+from training.nets.mixers import MIXERS
 from training.task import Forward, Input
-
-# What every platform runs, in place of what is fastest on this one.
-PORTABLE = {"attention": "xla", "dispatch": "ragged"}
 
 
 def forward(config: ConfigDict, batch: int | None, length: int | None) -> Forward:
-    """The model of a resolved config.
+    """The model of a resolved config, with what every platform runs in place of what is fastest on this one.
 
     Args:
       config: of the run.
@@ -32,9 +31,11 @@ def forward(config: ConfigDict, batch: int | None, length: int | None) -> Forwar
       BadInput: a length that must be given because the model is compiled for it, or one that it cannot read.
     """
     model: Any = objectives.of(config).network(config)
-    model = model.clone(**{name: value for name, value in PORTABLE.items() if hasattr(model, name)})
-    if length is None and getattr(model, "mixer", "") == "linear":
-        raise BadInput("--length: a gated linear recurrence is compiled for one length; give it")
+    if hasattr(model, "blocks"):
+        model = clone(model, attention="xla", **({"dispatch": "ragged"} if model.blocks.moe else {}))
+        fixed = [name for name in model.blocks.pattern if MIXERS[name].fixed_length]
+        if length is None and fixed:
+            raise BadInput(f"--length: {fixed[0]} is compiled for one length; give it")
     apply, names, output = _ROLES[models.KINDS[config.model.name].role](model)
     b, t = "b" if batch is None else batch, "t" if length is None else length
     shapes = {"lengths": (b,), "source": (b, "s" if length is None else length)}

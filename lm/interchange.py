@@ -15,6 +15,7 @@ import numpy as np
 from lm.decoder import Decoder
 from training import checkpoint
 from training.errors import BadInput
+from training.nets.block_config import compose, field
 
 
 class Row(NamedTuple):
@@ -90,7 +91,7 @@ def _llama_rows(model: Decoder, mlp: tuple[tuple[str, str], ...] = ()) -> tuple[
         Row(f"{block}post_attention_layernorm.weight", ("blocks/mlp_norm/scale",)),
     ]
     rows += [Row(f"{block}{theirs}.weight", (f"blocks/{ours}/kernel",), turned=True) for theirs, ours in linear.items()]
-    if model.bias:
+    if model.blocks.bias:
         rows += [Row(f"{block}{theirs}.bias", (f"blocks/{ours}/bias",)) for theirs, ours in linear.items()]
     return (*rows, *_head(model))
 
@@ -106,7 +107,7 @@ def _head(model: Decoder) -> tuple[Row, ...]:
     return () if model.tied else (Row("lm_head.weight", ("head/embedding",)),)
 
 
-_PLAIN = {"qk_norm": False, "parallel": False, "mixer": "attention"}
+_PLAIN = {"qk_norm": False, "parallel_block": False, "pattern": ("attention",)}
 _LLAMA = {
     "vocab_size": "vocab_size",
     "hidden_size": "width",
@@ -137,7 +138,7 @@ LAYOUTS: dict[str, Layout] = {
         defaults={"n_inner": None, "tie_word_embeddings": True, "activation_function": "gelu_new"},
         activation="activation_function",
         activations={"gelu": ("gelu_new", "gelu_pytorch_tanh"), "gelu_exact": ("gelu",), "relu": ("relu",)},
-        fixed={"norm": "layer", "positions": "learned", "bias": True, "experts": 0, **_PLAIN},
+        fixed={"norm": "layer", "positions": "learned", "bias": True, "moe": None, **_PLAIN},
         settings={
             "scale_attn_weights": True,
             "scale_attn_by_inverse_layer_idx": False,
@@ -159,7 +160,7 @@ LAYOUTS: dict[str, Layout] = {
         },
         activation="hidden_act",
         activations=_GATED,
-        fixed={"norm": "rms", "positions": "rotary", "experts": 0, **_PLAIN},
+        fixed={"norm": "rms", "positions": "rotary", "moe": None, **_PLAIN},
         settings={},
         rows=_llama_rows,
     ),
@@ -175,7 +176,15 @@ LAYOUTS: dict[str, Layout] = {
         },
         activation="hidden_act",
         activations=_GATED,
-        fixed={"norm": "rms", "positions": "rotary", "bias": False, "shared_experts": 0, "normalise": True, **_PLAIN},
+        fixed={
+            "norm": "rms",
+            "positions": "rotary",
+            "bias": False,
+            "shared_experts": 0,
+            "dense_layers": 0,
+            "norm_topk_prob": True,
+            **_PLAIN,
+        },
         settings={"sliding_window": None},
         rows=_mixtral_rows,
     ),
@@ -199,24 +208,25 @@ def written(name: str, model: Decoder, length: int) -> dict[str, Any]:
       BadInput: the layout cannot say what the model is; it names the key of our config.
     """
     layout = LAYOUTS[name]
-    if not isinstance(model, Decoder) or (layout.kind == "moe") != bool(model.experts):
+    if not isinstance(model, Decoder) or (layout.kind == "moe") != (model.blocks.moe is not None):
         raise BadInput(f"--format={name}: model.name must be {layout.kind!r}, for {layout.architecture}")
     possible = {key: (value,) for key, value in layout.fixed.items()} | {"activation": tuple(layout.activations)}
     for key, values in possible.items():
-        if (value := getattr(model, key)) not in values:
+        if (value := field(model, key)) not in values:
             only = " or ".join(map(repr, values))
             raise BadInput(f"--format={name}: {layout.architecture} has no model.{key}={value!r}, only {only}")
-    if "kv_heads" not in layout.keys.values() and model.kv_heads != model.heads:
+    if "kv_heads" not in layout.keys.values() and model.blocks.kv_heads != model.blocks.heads:
         raise BadInput(
-            f"--format={name}: {layout.architecture} has no model.kv_heads={model.kv_heads} beside {model.heads} heads"
+            f"--format={name}: {layout.architecture} has no model.kv_heads={model.blocks.kv_heads} "
+            f"beside {model.blocks.heads} heads"
         )
-    values = {theirs: length if ours == "length" else getattr(model, ours) for theirs, ours in layout.keys.items()}
+    values = {theirs: length if ours == "length" else field(model, ours) for theirs, ours in layout.keys.items()}
     return {
         "architectures": [layout.architecture],
         "model_type": name,
         "dtype": "float32",
         **values,
-        layout.activation: layout.activations[model.activation][0],
+        layout.activation: layout.activations[model.blocks.activation][0],
         **layout.settings,
     }
 
@@ -278,7 +288,8 @@ def understood(theirs: Mapping[str, Any], where: str) -> tuple[str, Decoder, int
     if (width := found.get("head_dim")) not in (None, fields["width"] // fields["heads"]):
         raise BadInput(f"{where}: head_dim: only hidden_size / num_attention_heads can be said here, got {width}")
     longest = length if layout.fixed["positions"] == "learned" else 0
-    return name, Decoder(**fields, **layout.fixed, activation=activation, max_length=longest), length
+    options = fields | layout.fixed | {"activation": activation, "max_length": longest}
+    return name, compose(Decoder, **options), length
 
 
 def to_ours(name: str, model: Decoder, theirs: Mapping[str, np.ndarray], where: str) -> Any:

@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lm.decoder import logits
-from training.nets.layers import product_gradients, wide
+from training.nets.layers import product_gradients
+from training.nets.primitives import upcast_to_f32
 
 
 def cross_entropy(
@@ -50,9 +51,9 @@ def _of_rows(
 
 
 def _of_rows_forward(dtype: str, rows: Array, head: Array, bias: Array | None, labels: Array) -> tuple[Any, Any]:
-    scores = wide(logits(rows, head.astype(rows.dtype), dtype))
+    scores = upcast_to_f32(logits(rows, head.astype(rows.dtype), dtype))
     if bias is not None:
-        scores = scores + wide(bias)
+        scores = scores + upcast_to_f32(bias)
     largest = jnp.max(scores, axis=-1, keepdims=True)
     powers = jnp.exp(scores - largest)
     total = jnp.sum(powers, axis=-1)
@@ -100,8 +101,10 @@ def divergence(
       temperature: that divides the logits of both; may be traced.
     """
     rows, taught = (x.reshape(-1, x.shape[-1]) for x in (states, jax.lax.stop_gradient(teacher_states)))
-    ours = jax.nn.log_softmax(wide(logits(rows, head, logit_dtype)) / temperature)
-    theirs = jax.nn.log_softmax(wide(logits(taught, jax.lax.stop_gradient(teacher_head), logit_dtype)) / temperature)
+    ours = jax.nn.log_softmax(upcast_to_f32(logits(rows, head, logit_dtype)) / temperature)
+    theirs = jax.nn.log_softmax(
+        upcast_to_f32(logits(taught, jax.lax.stop_gradient(teacher_head), logit_dtype)) / temperature
+    )
     nats = jnp.sum(jnp.exp(theirs) * (theirs - ours), axis=-1)
     return (jnp.square(temperature) * nats).reshape(states.shape[:-1])
 

@@ -1,8 +1,8 @@
 """The language models by name: what each reads of the config, and how it grows with a size."""
 
-from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -14,36 +14,30 @@ from lm.encoder_decoder import EncoderDecoder
 from lm.recurrent import Recurrent
 from training.cost import Cost
 from training.errors import BadInput
-from training.nets import experts, sizes
+from training.nets import sizes
+from training.nets.block_config import compose
+from training.nets.mixers import MIXERS
 from training.nets.recurrence import CELLS
-from training.schedule import chosen
+from training.registry import ModelKind, chosen, option_types
 
-COMMON = {"name", "size", "dropout", "z_loss", "init_scale"}
+MIXER_OPTIONS: dict[str, Any] = {key: value for mixer in MIXERS.values() for key, value in mixer.options.items()}
+# Keys that `chosen` leaves alone; a pattern of mixers, and what they read, are checked by `_mixers`.
+COMMON = {"name", "size", "dropout", "z_loss", "init_scale", "pattern", "dense_layers", *MIXER_OPTIONS}
 Causal = Decoder | Recurrent
 Model = Causal | Encoder | EncoderDecoder
 
-
-class Kind(NamedTuple):
-    """One kind of model.
-
-    Attributes:
-      build: (options, vocab_size, seq_len, further fields) -> module.
-      options: the keys of the config's section `model` that it reads, with their defaults; None: it follows from the size
-        or the width.
-      shape: (size or None, options, vocab_size, seq_len) -> values for what is None.
-      check: raises BadInput where fields of a module contradict each other.
-      cost: (module, seq_len, predicted tokens of an example) -> its cost.
-      role: what it is trained for, a key of `lm.objectives.OBJECTIVES`.
-      rate: how many times the learning rate of a decoder of its size it wants (`lm.rules`).
-    """
-
-    build: Callable[..., Any]
-    options: dict[str, Any]
-    shape: Callable[[float | None, Any, int, int], dict[str, int]]
-    check: Callable[[Any], None]
-    cost: Callable[[Any, int, int], Cost]
-    role: str = "causal"
-    rate: float = 1.0
+# Old keys of the section by their new names, or by what to say in place of one.
+RENAMED = {
+    "model.capacity": "model.capacity_factor",
+    "model.balance": "model.load_balancing_loss_weight",
+    "model.router_z": "model.router_z_loss_weight",
+    "model.normalise": "model.norm_topk_prob",
+    "model.parallel": "model.parallel_block",
+    "model.placement": "model.norm_position",
+    "model.buckets": "model.relative_attention_num_buckets",
+    "model.farthest": "model.relative_attention_max_distance",
+    "model.carry": "model.stateful",
+}
 
 
 SHAPE: dict[str, Any] = {"depth": None, "width": None, "mlp_width": None}
@@ -55,7 +49,7 @@ BLOCKS: dict[str, Any] = {
     "activation": "gelu",
     "tied": True,
     "bias": False,
-    "parallel": False,
+    "parallel_block": False,
     **SWITCHES,
 }
 ATTENTION: dict[str, Any] = {
@@ -70,7 +64,7 @@ T5: dict[str, Any] = {
     **SHAPE,
     "encoder_depth": None,
     "heads": None,
-    "placement": "pre",
+    "norm_position": "pre",
     "norm": "rms",
     "norm_eps": 1e-6,
     "activation": "relu",
@@ -78,8 +72,8 @@ T5: dict[str, Any] = {
     "bias": False,
     "positions": "relative",
     "rope_theta": 10_000.0,
-    "buckets": 32,
-    "farthest": 128,
+    "relative_attention_num_buckets": 32,
+    "relative_attention_max_distance": 128,
     "qk_norm": False,
     "attention": "auto",
     "label_smoothing": 0.0,  # a float that never recompiles; on or off does
@@ -89,7 +83,7 @@ T5: dict[str, Any] = {
 BERT: dict[str, Any] = {
     **SHAPE,
     "heads": None,
-    "placement": "post",
+    "norm_position": "post",
     "norm": "layer",
     "norm_eps": 1e-12,
     "activation": "gelu_exact",
@@ -105,76 +99,73 @@ MIXTURE: dict[str, Any] = {
     "experts": 8,
     "experts_per_token": 2,
     "shared_experts": 0,
-    "capacity": 0.0,  # 0: no token is dropped
-    "normalise": True,
+    "capacity_factor": 0.0,  # 0: no token is dropped
+    "norm_topk_prob": True,
     "dispatch": "auto",
-    "balance": 0.01,  # weights of penalties, floats that never recompile
-    "router_z": 0.001,
+    "load_balancing_loss_weight": 0.01,  # floats that never recompile
+    "router_z_loss_weight": 0.001,
 }
-PENALTIES = ("balance", "router_z")
-LINEAR: dict[str, Any] = {"mixer": "linear", "heads": 1, "kv_heads": 1, "positions": "none", "qk_norm": False}
+# Metrics of experts that the total loss holds -> keys of their weights.
+PENALTIES = {"load_balancing_loss": "load_balancing_loss_weight", "router_z_loss": "router_z_loss_weight"}
+# Options of a kind that are no fields of its module.
+SCALARS = {"label_smoothing", "mask_fraction", "stateful", *PENALTIES.values()}
+PATTERNED = ("decoder", "moe")  # kinds whose sequence mixers the config names
+GATED_LINEAR: dict[str, Any] = {"pattern": ("gated_linear",), "heads": 1, "kv_heads": 1, "positions": "none"}
 
 
-def _decoder(options: dict[str, Any], vocab_size: int, seq_len: int, **fields: Any) -> Decoder:
-    length = seq_len if options["positions"] == "learned" else 0
-    return Decoder(vocab_size=vocab_size, max_length=length, **options, **fields)
+def _length(options: Mapping[str, Any], seq_len: int) -> int:
+    """Rows of the table of learned positions."""
+    return seq_len if options["positions"] == "learned" else 0
 
 
-def _decoder_shape(size: float | None, options: dict[str, Any], vocab_size: int, seq_len: int) -> dict[str, int]:
+def _composed(module: type[Any], options: Mapping[str, Any], vocab_size: int, seq_len: int, **fields: Any) -> Any:
+    options = {key: value for key, value in options.items() if key not in SCALARS}
+    fields |= {"vocab_size": vocab_size, "max_length": _length(options, seq_len)}
+    return compose(module, **options, **fields)
+
+
+_decoder, _encoder, _encoder_decoder = (
+    functools.partial(_composed, module) for module in (Decoder, Encoder, EncoderDecoder)
+)
+
+
+def _decoder_shape(options: Mapping[str, Any], size: float | None, vocab_size: int, seq_len: int) -> dict[str, int]:
     def count(shape: dict[str, int]) -> int:
-        return sum(costs.parameters(SimpleNamespace(**options | shape), seq_len, vocab_size).values())
+        return sum(costs.parameters(_decoder({**options, **shape}, vocab_size, seq_len)).values())
 
-    return shapes.shape_for(size, SimpleNamespace(**options), count)
+    return shapes.shape_for(size, options, count)
 
 
 def _decoder_cost(model: Decoder, seq_len: int, predicted: int) -> Cost:
     del predicted  # every token
-    return costs.cost(model, seq_len, model.vocab_size)
+    return costs.cost(model, seq_len)
 
 
-def _mixture(options: dict[str, Any], *data: Any, **fields: Any) -> Decoder:
-    for key in PENALTIES:
+def _mixture(options: Mapping[str, Any], *data: Any, **fields: Any) -> Decoder:
+    for key in PENALTIES.values():
         if options[key] < 0:
             raise BadInput(f"model.{key}: must not be negative, got {options[key]}")
-    return _decoder({key: value for key, value in options.items() if key not in PENALTIES}, *data, **fields)
+    return _decoder(options, *data, **fields)
 
 
-def _check_mixture(model: Decoder) -> None:
-    experts.check(model)  # of none at all too, which would be a dense decoder
-    decoder.check(model)
-
-
-def _encoder(options: dict[str, Any], vocab_size: int, seq_len: int, **fields: Any) -> Encoder:
-    length = seq_len if options["positions"] == "learned" else 0
-    fields |= {key: value for key, value in options.items() if key != "mask_fraction"}
-    return Encoder(vocab_size=vocab_size, max_length=length, **fields)
-
-
-def _encoder_shape(size: float | None, options: dict[str, Any], vocab_size: int, seq_len: int) -> dict[str, int]:
+def _encoder_shape(options: Mapping[str, Any], size: float | None, vocab_size: int, seq_len: int) -> dict[str, int]:
     def count(shape: dict[str, int]) -> int:
-        built = _encoder(options | {key: shape[key] for key in shape if key in options}, vocab_size, seq_len)
-        return encoder.cost(built, seq_len, 0).params_total
+        return encoder.cost(_encoder({**options, **shape}, vocab_size, seq_len), seq_len, 0).params_total
 
-    return shapes.shape_for(size, SimpleNamespace(**options, kv_heads=None), count)
-
-
-def _pair(options: dict[str, Any], vocab_size: int, seq_len: int, **fields: Any) -> EncoderDecoder:
-    length = seq_len if options["positions"] == "learned" else 0
-    fields |= {key: value for key, value in options.items() if key != "label_smoothing"}
-    return EncoderDecoder(vocab_size=vocab_size, max_length=length, **fields)
+    return shapes.shape_for(size, options, count)
 
 
-def _pair_shape(size: float | None, options: dict[str, Any], vocab_size: int, seq_len: int) -> dict[str, int]:
+def _encoder_decoder_shape(
+    options: Mapping[str, Any], size: float | None, vocab_size: int, seq_len: int
+) -> dict[str, int]:
     """The encoder is as deep as the decoder, unless the config says otherwise."""
 
-    def full(shape: dict[str, int]) -> dict[str, Any]:
-        return options | {"encoder_depth": shape["depth"]} | {key: shape[key] for key in shape if key in options}
-
     def count(shape: dict[str, int]) -> int:
-        given = {key: value for key, value in options.items() if value is not None}
-        return encoder_decoder.cost(_pair(full(shape) | given, vocab_size, seq_len), 1, 1).params_total
+        deep = {"encoder_depth": options["encoder_depth"] or shape["depth"]}
+        built = _encoder_decoder({**options, **shape, **deep}, vocab_size, seq_len)
+        return encoder_decoder.cost(built, 1, 1).params_total
 
-    shape = shapes.shape_for(size, SimpleNamespace(**options, kv_heads=None), count)
+    shape = shapes.shape_for(size, options, count)
     return shape | {"encoder_depth": shape["depth"]}
 
 
@@ -184,13 +175,13 @@ def _pair_shape(size: float | None, options: dict[str, Any], vocab_size: int, se
 RATES = {"lstm": 3.0, "encoder_decoder": 2.0}
 
 
-def _recurrent(cell: str) -> Kind:
-    def build(options: dict[str, Any], vocab_size: int, seq_len: int, **fields: Any) -> Recurrent:
+def _recurrent(cell: str) -> ModelKind:
+    def build(options: Mapping[str, Any], vocab_size: int, seq_len: int, **fields: Any) -> Recurrent:
         del seq_len
-        fields |= {key: value for key, value in options.items() if key != "carry"}
-        return Recurrent(vocab_size=vocab_size, cell=cell, **fields)
+        own = {key: options[key] for key in ("depth", "width", "tied")}
+        return Recurrent(vocab_size=vocab_size, cell=cell, **own, **fields)
 
-    def shape(size: float | None, options: dict[str, Any], vocab_size: int, seq_len: int) -> dict[str, int]:
+    def shape(options: Mapping[str, Any], size: float | None, vocab_size: int, seq_len: int) -> dict[str, int]:
         """Of a size, the width: 2 layers, as Zaremba et al. (2014) have, unless the config says otherwise."""
         width, depth = options["width"], options["depth"] or 2
         if size is None:
@@ -201,42 +192,56 @@ def _recurrent(cell: str) -> Kind:
             raise BadInput("model.size: the width is given, so no size is left to choose")
 
         def count(shape: dict[str, int]) -> int:
-            return recurrent.cost(build(options | shape, vocab_size, seq_len), seq_len, seq_len).params_total
+            return recurrent.cost(build({**options, **shape}, vocab_size, seq_len), seq_len, seq_len).params_total
 
         return sizes.nearest(size, ({"width": width, "depth": depth} for width in shapes.widths()), count)
 
-    # carry: the state at the end of a batch is that at the start of the next, whose rows continue those before.
-    own = {"depth": None, "width": None, "tied": True, "carry": False}
-    return Kind(build, own, shape, recurrent.check, recurrent.cost, rate=RATES.get(cell, 1.0))
+    # stateful: the state at the end of a batch is that at the start of the next, whose rows continue those before.
+    options = {"depth": None, "width": None, "tied": True, "stateful": False}
+    return ModelKind(options, build, shape, recurrent.check, recurrent.cost, "causal", RATES.get(cell, 1.0))
 
 
-KINDS: dict[str, Kind] = {
-    "decoder": Kind(_decoder, BLOCKS | ATTENTION, _decoder_shape, decoder.check, _decoder_cost),
-    "gated_linear": Kind(
-        lambda options, *data, **fields: _decoder(options | LINEAR, *data, **fields),
+def _fixed(build: Callable[..., Any], fixed: dict[str, Any]) -> Callable[..., Any]:
+    """`build` or `shape` of a kind with options that its config does not have."""
+    return lambda options, *data, **fields: build({**options, **fixed}, *data, **fields)
+
+
+KINDS: dict[str, ModelKind] = {
+    "decoder": ModelKind(BLOCKS | ATTENTION, _decoder, _decoder_shape, decoder.check, _decoder_cost, "causal"),
+    "gated_linear": ModelKind(
         BLOCKS,
-        lambda size, options, *data: _decoder_shape(size, options | LINEAR, *data),
+        _fixed(_decoder, GATED_LINEAR),
+        _fixed(_decoder_shape, GATED_LINEAR),
         decoder.check,
         _decoder_cost,
+        "causal",
     ),
-    "moe": Kind(_mixture, BLOCKS | ATTENTION | MIXTURE, _decoder_shape, _check_mixture, _decoder_cost),
+    "moe": ModelKind(BLOCKS | ATTENTION | MIXTURE, _mixture, _decoder_shape, decoder.check, _decoder_cost, "causal"),
     **{cell: _recurrent(cell) for cell in CELLS},
-    "encoder": Kind(_encoder, BERT, _encoder_shape, encoder.check, encoder.cost, "encoder"),
-    "encoder_decoder": Kind(
-        _pair, T5, _pair_shape, encoder_decoder.check, encoder_decoder.cost, "encoder_decoder", RATES["encoder_decoder"]
+    "encoder": ModelKind(BERT, _encoder, _encoder_shape, encoder.check, encoder.cost, "encoder"),
+    "encoder_decoder": ModelKind(
+        T5,
+        _encoder_decoder,
+        _encoder_decoder_shape,
+        encoder_decoder.check,
+        encoder_decoder.cost,
+        "encoder_decoder",
+        RATES["encoder_decoder"],
     ),
 }
 
 
 def defaults() -> ConfigDict:
     """The config section `model`; None: the named model's own default, or what follows from the size."""
-    kinds = {key: type(value) for kind in KINDS.values() for key, value in kind.options.items() if value is not None}
-    kinds |= dict.fromkeys((*shapes.SHAPE, "encoder_depth"), int)
+    kinds = option_types(KINDS) | dict.fromkeys((*shapes.SHAPE, "encoder_depth"), int)
     return ConfigDict(
         {
             "name": "decoder",
             "size": placeholder(float),  # target parameters; the shape follows
             **{key: placeholder(kind) for key, kind in kinds.items()},
+            "pattern": (),  # sequence mixers, repeated over the blocks; empty: attention alone
+            **{key: placeholder(type(value)) for key, value in MIXER_OPTIONS.items()},
+            "dense_layers": 0,  # blocks before the first with experts
             "dropout": 0.0,
             "z_loss": 0.0,
             "init_scale": 1.0,
@@ -255,12 +260,35 @@ def options(model: Any, vocab_size: int, seq_len: int) -> dict[str, Any]:
     Raises:
       BadInput: an unknown name, a key that the model does not read, or no shape of the wanted size.
     """
-    kind, full = KINDS.get(model.name), chosen("model", KINDS, model, COMMON)
-    assert kind is not None
+    full = chosen("model", KINDS, model, COMMON)
+    pattern, own = _mixers(model)
+    full |= own
+    if model.dense_layers and "experts" not in full:
+        raise BadInput(f"model.dense_layers: {model.name} has no experts")
     if model.size is None and all(value is not None for value in full.values()):
         return full
-    shape = kind.shape(model.size, full, vocab_size, seq_len)
+    shape = KINDS[model.name].shape({**full, **pattern}, model.size, vocab_size, seq_len)
     return {key: shape[key] if value is None else value for key, value in full.items()}
+
+
+def _mixers(model: Any) -> tuple[dict[str, tuple[str, ...]], dict[str, Any]]:
+    """The pattern of a config as an option, empty where its kind has its own, and the options of the mixers in it.
+
+    Raises:
+      BadInput: the kind has its own pattern, an unknown mixer, or an option that no mixer of the pattern reads.
+    """
+    if model.pattern and model.name not in PATTERNED:
+        raise BadInput(f"model.pattern: is of {' and '.join(PATTERNED)} alone")
+    pattern = tuple(model.pattern) or ("attention",)
+    unknown = [name for name in pattern if name not in MIXERS]
+    if unknown:
+        raise BadInput(f"model.pattern: {unknown[0]!r} is not one of {', '.join(MIXERS)}")
+    read = {key: value for name in pattern for key, value in MIXERS[name].options.items()}
+    unread = [key for key in MIXER_OPTIONS if model[key] is not None and key not in read]
+    if unread:
+        raise BadInput(f"model.{unread[0]}: no mixer of model.pattern ({', '.join(pattern)}) reads it")
+    options = {key: value if model[key] is None else model[key] for key, value in read.items()}
+    return {"pattern": pattern} if model.name in PATTERNED else {}, options
 
 
 def build(model: Any, precision: Any, vocab_size: int, seq_len: int, **fields: Any) -> Model:
@@ -276,7 +304,11 @@ def build(model: Any, precision: Any, vocab_size: int, seq_len: int, **fields: A
         "compute_dtype": precision.compute,
         "logit_dtype": precision.logits,
     }
-    built = kind.build({key: model[key] for key in kind.options}, vocab_size, seq_len, **fields)
+    pattern, own = _mixers(model)
+    options = {key: model[key] for key in kind.options} | pattern | own
+    if "experts" in options:
+        options["dense_layers"] = model.dense_layers
+    built = kind.build(options, vocab_size, seq_len, **fields)
     kind.check(built)
     return built
 

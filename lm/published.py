@@ -16,6 +16,7 @@ from lm.decoder import Decoder
 from training import cache, checkpoint, config as configs, identity, load, mesh as meshes, record
 from training.errors import BadInput
 from training.files import read_object, write_json
+from training.nets.block_config import field
 from training.state import State
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -203,7 +204,7 @@ def _shortened(found: Published, length: int) -> Published:
 def _describe(config: ConfigDict, found: Published) -> None:
     """What a run's config says of a model that was found."""
     kind = interchange.LAYOUTS[found.layout].kind
-    fields = {key: getattr(found.model, key, value) for key, value in models.KINDS[kind].options.items()}
+    fields = {key: field(found.model, key, value) for key, value in models.KINDS[kind].options.items()}
     config.model = models.defaults()
     config.model.update({"name": kind, **fields})
     config.data.seq_len = found.length

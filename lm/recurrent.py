@@ -26,9 +26,9 @@ from lm.decoder import Cache, logits
 from training.cost import Cost
 from training.errors import BadInput
 from training.mesh import constrain
-from training.nets import blocks, initial
-from training.nets.blocks import Dropout
-from training.nets.initial import Leaf
+from training.nets import initial, layers
+from training.nets.initial import Leaf, Leaves, count
+from training.nets.layers import Dropout
 from training.nets.recurrence import CELLS, cells
 
 
@@ -98,7 +98,7 @@ class Recurrent(nn.Module):
     ) -> tuple[Float[Array, "batch length width"], Float[Array, "vocab width"], Cache]:
         """As `hidden`, from the state of a cache; returns that after the last token too."""
         params, names = self.parameters(), sorted(cache)
-        drop = blocks.dropper(dropout if self.dropout else None)
+        drop = layers.dropper(dropout if self.dropout else None)
         starts = None
         if segments is not None:
             starts = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)))
@@ -119,9 +119,9 @@ class Recurrent(nn.Module):
         states, head, after = self.carried(tokens, None, None, cache)
         return logits(states, head, self.logit_dtype), after
 
-    def empty_cache(self, batch: int, length: int | None = None, window: Any = None) -> Cache:
-        """The state of zero; no length bounds it, and no window, since nothing is looked up in it."""
-        del length, window
+    def empty_cache(self, batch: int, length: int | None = None, span: Any = None) -> Cache:
+        """The state of zero; no length bounds it, and no span, since nothing is looked up in it."""
+        del length, span
         shape = (self.depth, batch, self.width)
         return {f"state{i}": jnp.zeros(shape, jnp.float32) for i in range(CELLS[self.cell].parts)}
 
@@ -137,7 +137,7 @@ def cost(model: Recurrent, seq_len: int, predicted: int) -> Cost:
     """The cost of a model over examples of `seq_len` tokens, all predicted; the scan over a sequence changes no count."""
     del predicted
     cell, d, tokens = CELLS[model.cell], model.width, float(seq_len)
-    biases = len(cell.gates) + cell.hidden_bias
+    top, layer = _top(model), _layer(model)
     products = {
         "input": model.depth * tokens * 2 * d * len(cell.gates) * d,
         "recurrent": model.depth * tokens * 2 * d * len(cell.gates) * d,
@@ -145,11 +145,9 @@ def cost(model: Recurrent, seq_len: int, predicted: int) -> Cost:
     }
     return Cost(
         params={
-            "embedding": model.vocab_size * d,
-            "input": model.depth * len(cell.gates) * d * d,
-            "recurrent": model.depth * len(cell.gates) * d * d,
-            "bias": model.depth * biases * d,
-            "head": 0 if model.tied else model.vocab_size * d,
+            "embedding": count(top["embed"]),
+            **{name: model.depth * count(part) for name, part in layer.items()},
+            "head": count(top.get("head", {})),
         },
         embedding=("embedding",),
         forward=products,
@@ -158,12 +156,12 @@ def cost(model: Recurrent, seq_len: int, predicted: int) -> Cost:
     )
 
 
-def _top(model: Recurrent) -> dict[str, dict[str, Leaf]]:
+def _top(model: Recurrent) -> Leaves:
     table = Leaf((model.vocab_size, model.width), ("vocab", "embed"), model.width**-0.5)
     return {"embed": {"embedding": table}} | ({} if model.tied else {"head": {"embedding": table}})
 
 
-def _layer(model: Recurrent) -> dict[str, Any]:
+def _layer(model: Recurrent) -> Leaves:
     cell, d = CELLS[model.cell], model.width
     kernel = {"kernel": Leaf((len(cell.gates), d, d), ("gates", "embed", "mlp"), (2 * d) ** -0.5)}
     bias = {gate: Leaf((d,), ("mlp",), offset=float(gate == "forget")) for gate in cell.gates}

@@ -7,7 +7,8 @@ below 2,048, else 128, or the nearest even divisor of the width. Every query hea
 widths wide, or 8/3 where it is gated, which makes the counts equal (Shazeer 2020).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from training.errors import BadInput
@@ -42,17 +43,18 @@ def standard(name: str) -> dict[str, int]:
     return dict(zip(SHAPE, STANDARD[name], strict=True))
 
 
-def shape_for(size: float | None, model: Any, count: Callable[[dict[str, int]], int]) -> dict[str, int]:
+def shape_for(size: float | None, options: Mapping[str, Any], count: Callable[[dict[str, int]], int]) -> dict[str, int]:
     """The shape whose number of parameters is nearest to a size, by ratio; values that the config gives are kept.
 
     Args:
       size: target number of parameters; None: the shape follows from the given width.
-      model: the config's model section; None marks an open value.
+      options: of the model; None marks an open value.
       count: parameters of a shape.
 
     Raises:
       BadInput: the size is below the smallest shape or beyond the largest, nothing is left open, or heads do not fit.
     """
+    model = SimpleNamespace(**{name: options.get(name) for name in (*SHAPE, "activation")})
     if size is None:
         if model.width is None:
             raise BadInput("model: give a size or a width")

@@ -22,6 +22,7 @@ INDIFFERENT = (
 
 INHERITED = ("tokenizer_hash",)
 INPUTS: tuple[str, ...] = ()
+RENAMED = models.RENAMED | {"data.segments": "data.document_masking"}
 UNIT = "tokens"
 
 
@@ -41,7 +42,7 @@ def defaults() -> ConfigDict:
 
 def model_options(name: str | None) -> dict[str, Any]:
     """The options of the named model with their defaults."""
-    return models.KINDS[name].options if name in models.KINDS else {}
+    return {**models.KINDS[name].options, **models.MIXER_OPTIONS} if name in models.KINDS else {}
 
 
 def shape_for(config: ConfigDict) -> dict[str, Any]:
@@ -69,7 +70,7 @@ def validate(config: ConfigDict) -> None:
 
 def scaled_hparams(config: ConfigDict, n: int, d: float) -> dict[str, float | int]:
     """Batch, learning rate and warmup by the named rule, for N parameters and D examples."""
-    length, factor = config.data.seq_len, models.KINDS[config.model.name].rate
+    length, factor = config.data.seq_len, models.KINDS[config.model.name].lr_multiplier
     return named_rules.apply(config.hparam_scaling, n, d * length, length, config.batch_size, factor)
 
 

@@ -29,7 +29,7 @@ def defaults() -> ConfigDict:
             ),  # rows of the embedding, at least the tokenizer's symbols, which is the default
             "seq_len": 128,  # predicted tokens a window
             "eval_fraction": 0.05,  # share of the documents held out
-            "segments": placeholder(bool),  # documents do not see each other; None: on but for bytes
+            "document_masking": placeholder(bool),  # documents do not see each other; None: on but for bytes
             "cache_dir": "",  # empty: $ISOFLOP_CACHE, else ~/.cache/isoflop
             "seed": 0,  # order of the training data
             "shard_tokens": 1 << 25,

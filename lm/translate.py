@@ -43,7 +43,7 @@ def search(
         return jnp.repeat(x, beams, axis=axis)
 
     cache = apply(source, seen, new, method="begin")
-    cache |= {"kept": jax.tree.map(lambda x: spread(x, 1), cache["kept"]), "seen": spread(cache["seen"], 0)}
+    cache |= {"layers": jax.tree.map(lambda x: spread(x, 1), cache["layers"]), "seen": spread(cache["seen"], 0)}
     scores = jnp.where(jnp.arange(beams) == 0, 0.0, -jnp.inf) + jnp.zeros((batch, 1))
     tokens = jnp.full((batch, beams, new), end, source.dtype)
     last, ended = jnp.full((batch, beams), end, source.dtype), jnp.zeros((batch, beams), bool)
@@ -67,7 +67,8 @@ def search(
         ended = jnp.take_along_axis(ended, parent, axis=1) | (last == end)
         rows = (jnp.arange(batch)[:, None] * beams + parent).ravel()
         if beams > 1:  # what was read is the same for all beams of a source
-            cache |= {"kept": cache["kept"] | {"self": jax.tree.map(lambda x: x[:, rows], cache["kept"]["self"])}}
+            own = {name: jax.tree.map(lambda x: x[:, rows], layer["mixer"]) for name, layer in cache["layers"].items()}
+            cache |= {"layers": {name: layer | {"mixer": own[name]} for name, layer in cache["layers"].items()}}
         return place + 1, tokens, scores, last, ended, cache
 
     state = (jnp.int32(0), tokens, scores, last, ended, cache)

@@ -15,7 +15,7 @@ from training.cost import Cost
 from training.errors import BadInput
 
 FEATURES = 4
-INDIFFERENT, INHERITED, INPUTS, UNIT = ("model.size",), (), (), "tokens"
+INDIFFERENT, INHERITED, INPUTS, RENAMED, UNIT = ("model.size",), (), (), {}, "tokens"
 
 
 def install() -> None:

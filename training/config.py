@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
 from training import async_sgd, identity, optimizer, replicas, schedule, transfer, transforms
-from training.defaults import defaults, renamed
+from training.defaults import RENAMED, defaults, renamed
 from training.errors import BadInput, nearest
 from training.task import Family, resolve as family_of
 from training.transforms import lora
@@ -24,24 +24,33 @@ def complete(partial: ConfigDict, where: str = "config") -> ConfigDict:
       BadInput: an unknown key (with the nearest name) or a value of the wrong type.
     """
     full = defaults()
-    full.update(family_of(str(partial.get("task", full.task))).defaults())
+    family = family_of(str(partial.get("task", full.task)))
+    full.update(family.defaults())
     full.lock()
     merge(full, partial, where)
     return full
 
 
-def merge(full: Any, partial: Any, where: str, prefix: str = "") -> None:
-    """Lay `partial` over `full` in place; every key must be there already, with a value of the same type."""
+def merge(full: ConfigDict, partial: ConfigDict, where: str) -> None:
+    """Lay `partial` over `full` in place; every key must be there already, with a value of the same type.
+
+    Raises:
+      BadInput: a key is unknown, or has another name now, or its value is of another type.
+    """
+    _merge(full, partial, where, {**RENAMED, **family_of(full.task).RENAMED}, "")
+
+
+def _merge(full: Any, partial: Any, where: str, names: Mapping[str, str], prefix: str) -> None:
     for key, value in partial.items(preserve_field_references=False):
         name = f"{prefix}{key}"
         if key not in full:
-            if new := renamed(name):
+            if new := renamed(name, names):
                 raise BadInput(f"{where}: {name} is now called {new}")
             raise BadInput(f"{where}: unknown key {name!r}{nearest(key, full.keys())}")
         if isinstance(full[key], ConfigDict):
             if not isinstance(value, ConfigDict):
                 raise BadInput(f"{where}: {name} is a section, got {value!r}")
-            merge(full[key], value, where, f"{name}.")
+            _merge(full[key], value, where, names, f"{name}.")
             continue
         try:
             full[key] = value

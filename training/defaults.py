@@ -1,5 +1,7 @@
 """The keys of a config that belong to the engine, with their defaults; a family adds sections of its own."""
 
+from collections.abc import Mapping
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -18,11 +20,11 @@ RENAMED = {
 }
 
 
-def renamed(key: str) -> str | None:
-    """What a dotted key that had another name is called now; None where it had none."""
+def renamed(key: str, table: Mapping[str, str] = RENAMED) -> str | None:
+    """What a dotted key that had another name, by this table, is called now; None where it had none."""
     sections = key.split(".")
     for count in range(len(sections), 0, -1):
-        if new := RENAMED.get(".".join(sections[:count])):
+        if new := table.get(".".join(sections[:count])):
             return ".".join([new, *sections[count:]])
     return None
 

@@ -140,6 +140,12 @@ def ways(logical: str) -> int:
     return 1 if mesh.empty else _ways(RULES[logical], mesh)  # type: ignore[arg-type]
 
 
+def platform() -> str:
+    """What the devices of the surrounding `jax.set_mesh` are ("cpu", "gpu" or "tpu"); without one, JAX's default backend."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return jax.default_backend() if device is None else device.platform
+
+
 def by_rows(fn: Callable[..., jax.Array], rows: tuple[jax.Array, ...], whole: Any) -> jax.Array:
     """`fn(*rows, whole)` of each device's own rows, on the mesh of the surrounding `jax.set_mesh`.
 

@@ -17,8 +17,8 @@ import optax
 from optax import contrib
 
 from training.errors import BadInput
-from training.nets.layers import wide
-from training.schedule import chosen
+from training.nets.primitives import upcast_to_f32
+from training.registry import chosen
 
 ROLES = ("matrix", "embedding", "vector")
 SHARED = {
@@ -138,7 +138,7 @@ def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransforma
     part in 256 a step stands still."""
 
     def upcast(tree: Any) -> Any:
-        return jax.tree.map(wide, tree)
+        return jax.tree.map(upcast_to_f32, tree)
 
     def update(updates: Any, state: Any, params: Any = None) -> Any:
         return inner.update(upcast(updates), state, upcast(params))
@@ -200,7 +200,7 @@ def penalised(grads: Any, params: Any, axes: Any, roles: tuple[str, ...], l1: ja
 
 def clipped(grads: Any, limit: jax.Array) -> tuple[Any, jax.Array]:
     """Gradients scaled to a global norm of at most `limit` (infinity: never), and the norm before, summed in float32."""
-    norm = optax.tree.norm(jax.tree.map(wide, grads))
+    norm = optax.tree.norm(jax.tree.map(upcast_to_f32, grads))
     factor = jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-30))
     return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads), norm
 

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float
 
 from training import mesh as meshes
 from training.errors import BadInput
-from training.schedule import chosen
+from training.registry import chosen
 from training.state import State
 
 

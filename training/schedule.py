@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from training.errors import BadInput, nearest
+from training.errors import BadInput
+from training.registry import chosen
 
 
 class Schedule(NamedTuple):
@@ -59,23 +60,6 @@ def check_warmup(name: str, warmup_steps: int) -> None:
     """Raise BadInput where the named schedule has no value without a warmup."""
     if TABLE[name].needs_warmup and warmup_steps < 1:
         raise BadInput(f"schedule.name: {name} needs a warmup of at least one step, got {warmup_steps}")
-
-
-def chosen(section: str, table: Mapping[str, Any], config: Mapping[str, Any], common: set[str]) -> dict[str, Any]:
-    """The options of the entry of `table` that `config.name` names: those given, else the entry's own defaults.
-
-    Raises:
-      BadInput: an unknown name, or an option given that the entry does not use.
-    """
-    name = config["name"]
-    if name not in table:
-        raise BadInput(f"{section}.name: no {name!r}{nearest(name, table)} (known: {', '.join(table)})")
-    own = table[name].options
-    for key, value in config.items():
-        if key not in common and key not in own and value is not None:
-            uses = ", ".join(own) or "no options"
-            raise BadInput(f"{section}.{key} is not used by {name} (it uses {uses})")
-    return {key: default if config.get(key) is None else config[key] for key, default in own.items()}
 
 
 def values(config: Mapping[str, Any], steps: int, warmup_steps: int) -> np.ndarray:

@@ -13,7 +13,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from training import mesh as meshes, optimizer as optimizers, rng
-from training.nets.layers import wide
+from training.nets.primitives import upcast_to_f32
 from training.task import Model
 
 
@@ -65,7 +65,7 @@ def init(
         params=params,
         stats=variables,
         moments=transform.init(params),
-        ema=jax.tree.map(lambda p: jnp.copy(wide(p)), params) if ema else None,
+        ema=jax.tree.map(lambda p: jnp.copy(upcast_to_f32(p)), params) if ema else None,
         masks=masks(params),
         teacher=teacher,
     )

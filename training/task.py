@@ -109,12 +109,14 @@ class Family(Protocol):
       INDIFFERENT: keys that change how fast or where a run goes, never what it computes: no part of its identity.
       INHERITED: facts (see `Task.facts`) that a run must share with the runs whose parameters it begins with or learns from.
       INPUTS: keys that never change a compiled step: runs that differ in them alone share one program.
+      RENAMED: keys of its sections that had another name -> their name now.
       UNIT: what people count a run in, "tokens" or the family's word for its examples.
     """
 
     INDIFFERENT: tuple[str, ...]
     INHERITED: tuple[str, ...]
     INPUTS: tuple[str, ...]
+    RENAMED: Mapping[str, str]
     UNIT: str
 
     def defaults(self) -> ConfigDict:

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from training import async_sgd, checkpoint, replicas
 from training.errors import BadInput
 from training.files import read_object
-from training.nets.layers import wide
+from training.nets.primitives import upcast_to_f32
 from training.state import State
 from training.transforms import lora
 
@@ -138,7 +138,7 @@ def initialise(state: State, section: Any, shardings: State, mesh: Mesh) -> Stat
     params = _taken(state.params, lora.merged(kept["ema"] or kept["params"]), drawn, run)
     stats = _taken(state.stats, kept["stats"], reinit, run)
     params, stats = jax.device_put((params, stats), (shardings.params, shardings.stats))
-    ema = None if state.ema is None else jax.tree.map(lambda p: jnp.copy(wide(p)), params)
+    ema = None if state.ema is None else jax.tree.map(lambda p: jnp.copy(upcast_to_f32(p)), params)
     state = state.replace(params=params, stats=stats, ema=ema)
     for copies, follow in ((state.replicas, replicas.follow), (state.workers, async_sgd.follow)):
         state = state if copies is None else jax.jit(follow, out_shardings=shardings)(state)

@@ -17,8 +17,8 @@ from jaxtyping import Array, Float
 
 from training.cost import Cost
 from training.errors import BadInput
-from training.nets import blocks
 from training.nets.initial import Leaf, parameters
+from training.nets.layers import dropper, linear
 from vision import layers
 
 PADDINGS = {"valid": 0, "same": 1}  # pixels of zero border
@@ -57,14 +57,14 @@ class ConvNet(layers.Classifier):
     ) -> tuple[Float[Array, "batch width"], Any]:
         """The dense layer, as in `layers.Classifier`."""
         params = self.parameters()
-        drop = blocks.dropper((key, rates["dropout"]) if self.dropout and key is not None and rates else None)
+        drop = dropper((key, rates["dropout"]) if self.dropout and key is not None and rates else None)
         x = images.astype(self.compute_dtype)
         for layer in range(1, self.depth + 1):
             p = params[f"conv{layer}"]
             x = layers.conv(x, p["kernel"], border=PADDINGS[self.padding]) + p["bias"].astype(x.dtype)
             # Rectified after the pool, which is the same and leaves a quarter to rectify.
             x = jax.nn.relu(layers.max_pool(x, 2, 2) if layer < self.depth else x)
-        x = blocks.linear(params["dense"], x.reshape(len(x), -1))
+        x = linear(params["dense"], x.reshape(len(x), -1))
         return drop(jax.nn.relu(x), 0, 0), {}
 
 

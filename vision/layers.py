@@ -1,7 +1,5 @@
 """Convolutions, their norms and pools, and the head: pure functions of arrays (batch, height, width, channels)."""
 
-import functools
-import itertools
 import math
 from typing import Any
 
@@ -11,8 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from training import mesh
+from training.nets import cpu
 from training.nets.initial import Leaf
-from training.nets.layers import wide
+from training.nets.primitives import correlate, upcast_to_f32
 
 NORMS = ("batch", "group")
 EPS = 1e-5
@@ -104,57 +104,16 @@ def cut(images: Images, patch: int) -> Float[Array, "batch patches pixels"]:
 def conv(x: Images, kernel: Float[Array, "size size channels outputs"], stride: int = 1, border: int = -1) -> Images:
     """Correlation with a kernel over a zero border; by default of half its size, so that the stride divides the sides."""
     border = (kernel.shape[0] - 1) // 2 if border < 0 else border
-    apply = _conv_on_cpu if jax.default_backend() == "cpu" else _conv
+    apply = cpu.conv if mesh.platform() == "cpu" else correlate
     return apply(x, kernel.astype(x.dtype), stride, border)
 
 
-def _conv(x: Array, kernel: Array, stride: int, border: int) -> Array:
-    return jax.lax.conv_general_dilated(
-        x, kernel, (stride, stride), [(border, border)] * 2, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _conv_on_cpu(x: Array, kernel: Array, stride: int, border: int) -> Array:
-    """The same; its gradient with respect to the kernel is made of products, a row of the kernel each.
-
-    XLA's own, a convolution with the batch for channels, takes three to ten times as long as the forward pass on CPUs:
-    this halves a train step of a small network.
-    """
-    return _conv(x, kernel, stride, border)
-
-
-def _conv_forward(x: Array, kernel: Array, stride: int, border: int) -> tuple[Array, tuple[Array, Array]]:
-    return _conv(x, kernel, stride, border), (x, kernel)
-
-
-def _conv_backward(stride: int, border: int, kept: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
-    (x, kernel), (_, down, across, outputs) = kept, grad.shape
-    (into_x,) = jax.linear_transpose(lambda x: _conv(x, kernel, stride, border), x)(grad)
-    size, wide_x = kernel.shape[0], jnp.pad(x, ((0, 0), (border, border), (border, border), (0, 0)))
-    rows, ends = grad.reshape(-1, outputs), (stride * (down - 1) + 1, stride * (across - 1) + 1)
-
-    def row(i: int) -> Array:
-        seen = [wide_x[:, i : i + ends[0] : stride, j : j + ends[1] : stride] for j in range(size)]
-        return jnp.concatenate(seen, axis=3).reshape(len(rows), -1).T @ rows
-
-    into_kernel = jnp.stack([row(i) for i in range(size)])
-    return into_x, into_kernel.reshape(kernel.shape)
-
-
-_conv_on_cpu.defvjp(_conv_forward, _conv_backward)
-
-
 def max_pool(x: Images, size: int, stride: int, border: int = 0) -> Images:
-    """The largest value of every window; what is left over at the far edge is not read.
-
-    Places that are largest together share the gradient. Made of one strided slice for every place in a window: XLA's
-    gradient of `reduce_window` scatters what it selects, which on CPUs takes an order of magnitude longer.
-    """
-    x = jnp.pad(x, ((0, 0), (border, border), (border, border), (0, 0)), constant_values=-jnp.inf)
-    down, across = (stride * ((side - size) // stride) + 1 for side in x.shape[1:3])
-    places = itertools.product(range(size), repeat=2)
-    return functools.reduce(jnp.maximum, (x[:, i : i + down : stride, j : j + across : stride] for i, j in places))
+    """The largest value of every window; what is left over at the far edge is not read."""
+    if mesh.platform() == "cpu":
+        return cpu.max_pool(x, size, stride, border)
+    padding = ((0, 0), (border, border), (border, border), (0, 0))
+    return jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, size, size, 1), (1, stride, stride, 1), padding)
 
 
 def norm_leaves(kind: str, channels: int, scale: float = 1.0) -> tuple[dict[str, Leaf], dict[str, Leaf]]:
@@ -171,14 +130,14 @@ def norm(kind: str, p: Any, stats: Any, x: Images, train: bool, momentum: float)
     where it is accumulated), which under a mesh is a sum over all devices, and moves its running ones towards them by a
     share 1 - `momentum` (the variance with n / (n - 1), as in Torch); otherwise it uses the running ones.
     """
-    full = wide(x)
+    full = upcast_to_f32(x)
     if kind == "group":
         channels = x.shape[-1]
         groups = max(count for count in range(1, min(GROUPS, channels) + 1) if channels % count == 0)
         parts = full.reshape(*x.shape[:3], groups, channels // groups)
         mean = jnp.mean(parts, axis=(1, 2, 4), keepdims=True)
         var = jnp.mean(jnp.square(parts - mean), axis=(1, 2, 4), keepdims=True)
-        out = ((parts - mean) * jax.lax.rsqrt(var + EPS)).reshape(x.shape) * wide(p["scale"])
+        out = ((parts - mean) * jax.lax.rsqrt(var + EPS)).reshape(x.shape) * upcast_to_f32(p["scale"])
     else:
         mean, var = stats["mean"], stats["var"]
         if train:
@@ -187,5 +146,5 @@ def norm(kind: str, p: Any, stats: Any, x: Images, train: bool, momentum: float)
             count = full.size // full.shape[-1]
             found = {"mean": mean, "var": var * (count / max(count - 1, 1))}
             stats = {name: momentum * old + (1 - momentum) * found[name] for name, old in stats.items()}
-        out = (full - mean) * (jax.lax.rsqrt(var + EPS) * wide(p["scale"]))
-    return (out + wide(p["bias"])).astype(x.dtype), stats
+        out = (full - mean) * (jax.lax.rsqrt(var + EPS) * upcast_to_f32(p["scale"]))
+    return (out + upcast_to_f32(p["bias"])).astype(x.dtype), stats

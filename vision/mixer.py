@@ -22,7 +22,7 @@ from jaxtyping import Array, Float
 
 from training.cost import Cost
 from training.errors import BadInput
-from training.nets import blocks, layers
+from training.nets import layers
 from training.nets.initial import Leaf, parameters
 from vision.layers import Classifier, Images, Rates, cut, head
 
@@ -78,8 +78,8 @@ class Mixer(Classifier):
     ) -> tuple[Float[Array, "batch width"], Any]:
         """The mean of the tokens, as in `layers.Classifier`."""
         params = self.parameters()
-        drop = blocks.dropper((key, rates["dropout"]) if self.dropout and key is not None and rates else None)
-        x = blocks.linear(params["patch"], cut(images.astype(self.compute_dtype), self.patch))
+        drop = layers.dropper((key, rates["dropout"]) if self.dropout and key is not None and rates else None)
+        x = layers.linear(params["patch"], cut(images.astype(self.compute_dtype), self.patch))
         for layer in range(self.depth):
             p = jax.tree.map(lambda leaf, layer=layer: leaf[layer], params["blocks"])
             mixed = jnp.swapaxes(_mlp(p["token_mlp"], jnp.swapaxes(_norm(p["token_norm"], x), 1, 2)), 1, 2)
@@ -93,7 +93,7 @@ def _norm(p: Any, x: Array) -> Array:
 
 
 def _mlp(p: Any, x: Array) -> Array:
-    return blocks.linear(p["down"], layers.gelu(blocks.linear(p["up"], x)))
+    return layers.linear(p["down"], layers.gelu(layers.linear(p["up"], x)))
 
 
 def variant(name: str) -> dict[str, int]:

@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 
 from training.cost import Cost
 from training.errors import BadInput
-from training.nets import blocks
 from training.nets.initial import parameters
+from training.nets.layers import dropper, linear
 from vision import layers
 
 
@@ -49,10 +49,10 @@ class MLP(layers.Classifier):
     ) -> tuple[Float[Array, "batch width"], Any]:
         """The last hidden layer, as in `layers.Classifier`."""
         params = self.parameters()
-        drop = blocks.dropper((key, rates["dropout"]) if self.dropout and key is not None and rates else None)
+        drop = dropper((key, rates["dropout"]) if self.dropout and key is not None and rates else None)
         x = images.astype(self.compute_dtype).reshape(len(images), -1)
         for layer in range(self.depth):
-            x = drop(jax.nn.relu(blocks.linear(params[f"hidden{layer + 1}"], x)), layer, 0)
+            x = drop(jax.nn.relu(linear(params[f"hidden{layer + 1}"], x)), layer, 0)
         return x, {}
 
 

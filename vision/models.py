@@ -1,16 +1,17 @@
 """The models of images by name: what each reads of the config, its published shapes, and how it grows with a size."""
 
-import dataclasses
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from training.cost import Cost
-from training.errors import BadInput, nearest as did_you_mean
+from training.errors import BadInput
 from training.nets import sizes
-from training.schedule import chosen
+from training.nets.block_config import compose
+from training.registry import ModelKind, chosen, option_types
 from vision import convnet, mixer, mlp, resnet, vit
 from vision.convnet import ConvNet
 from vision.layers import Classifier
@@ -22,26 +23,18 @@ from vision.vit import ViT
 COMMON = {"name", "size", "variant", "dropout", "stochastic_depth", "label_smoothing", "init_scale"}
 DROPS = ("dropout", "stochastic_depth")
 WIDEST = 65_536
+Image = tuple[int, int, int]  # height, width and channels
+MODULES: dict[str, type[Any]] = {"mlp": MLP, "convnet": ConvNet, "resnet": ResNet, "vit": ViT, "mixer": Mixer}
 COUNTS = ("width", "depth", "heads", "mlp_width", "token_width", "patch", "stages")
 
 
-class Family(NamedTuple):
-    """One kind of model.
+def _built(module: type[Any], options: Mapping[str, Any], image: Image, classes: int, **fields: Any) -> Any:
+    """A module whose fields are the options."""
+    return module(classes=classes, image=image, **{key: _plain(value) for key, value in options.items()}, **fields)
 
-    Attributes:
-      module: its class; every option is a field of it.
-      options: the keys of the config's section `model` that it reads, with their defaults; None: it follows from the width.
-      check, cost: of a module.
-      complete: what follows from the other options where it is None.
-      variant: the options of a published shape by name.
-    """
 
-    module: type[Any]
-    options: dict[str, Any]
-    check: Callable[[Any], None]
-    cost: Callable[[Any], Cost]
-    complete: Callable[[dict[str, Any]], dict[str, Any]] = lambda options: {}
-    variant: Callable[[str], dict[str, Any]] | None = None
+def _vit(options: Mapping[str, Any], image: Image, classes: int, **fields: Any) -> ViT:
+    return compose(ViT, classes=classes, image=image, **vit.BLOCKS, **options, **fields)
 
 
 def _depth(width: int) -> int:
@@ -61,10 +54,41 @@ def _mixer_shape(options: dict[str, Any]) -> dict[str, Any]:
     return {"depth": _depth(width), "mlp_width": 4 * width, "token_width": max(1, width // 2)}
 
 
-FAMILIES: dict[str, Family] = {
-    "mlp": Family(MLP, {"depth": 1, "width": 500}, mlp.check, mlp.cost),
-    "convnet": Family(ConvNet, {"depth": 3, "width": 32, "padding": "valid"}, convnet.check, convnet.cost),
-    "resnet": Family(
+def _kind(
+    module: type[Any],
+    options: Mapping[str, Any],
+    check: Callable[[Any], None],
+    cost: Callable[[Any], Cost],
+    complete: Callable[[dict[str, Any]], dict[str, Any]] = lambda options: {},
+    variant: Callable[[str], dict[str, Any]] | None = None,
+) -> ModelKind:
+    """A row of the table.
+
+    Args:
+      module: the class of the models.
+      options: keys that it reads, with their defaults; None: it follows from the width.
+      check: of a module.
+      cost: of a module.
+      complete: what follows from the other options where it is None.
+      variant: the options of a published shape by name.
+    """
+    build = _vit if module is ViT else functools.partial(_built, module)
+
+    def shape(given: Mapping[str, Any], size: float | None, *data: Any) -> dict[str, Any]:
+        if size is None:
+            return _complete(options, complete, given)
+        if "width" in given:
+            raise BadInput("model.size: the width is given, so no size is left to choose")
+        shapes = (_complete(options, complete, {**given, "width": width}) for width in _widths())
+        return sizes.nearest(size, shapes, lambda shape: cost(build(shape, *data)).params_total)
+
+    return ModelKind(options, build, shape, check, cost, "classifier", variant=variant)
+
+
+KINDS: dict[str, ModelKind] = {
+    "mlp": _kind(MLP, {"depth": 1, "width": 500}, mlp.check, mlp.cost),
+    "convnet": _kind(ConvNet, {"depth": 3, "width": 32, "padding": "valid"}, convnet.check, convnet.cost),
+    "resnet": _kind(
         ResNet,
         {
             "stages": (3, 3, 3),
@@ -79,7 +103,7 @@ FAMILIES: dict[str, Family] = {
         resnet.cost,
         variant=resnet.variant,
     ),
-    "vit": Family(
+    "vit": _kind(
         ViT,
         {
             "patch": 4,
@@ -98,26 +122,23 @@ FAMILIES: dict[str, Family] = {
         },
         vit.check,
         vit.cost,
-        complete=_vit_shape,
-        variant=vit.variant,
+        _vit_shape,
+        vit.variant,
     ),
-    "mixer": Family(
+    "mixer": _kind(
         Mixer,
         {"patch": 4, "width": 64, "depth": None, "mlp_width": None, "token_width": None},
         mixer.check,
         mixer.cost,
-        complete=_mixer_shape,
-        variant=mixer.variant,
+        _mixer_shape,
+        mixer.variant,
     ),
 }
 
 
 def defaults() -> ConfigDict:
     """The config section `model`; None: the named model's own default, or what follows from `size` or `variant`."""
-    kinds = {
-        key: type(value) for family in FAMILIES.values() for key, value in family.options.items() if value is not None
-    }
-    kinds |= dict.fromkeys(("depth", "heads", "mlp_width", "token_width"), int)
+    kinds = option_types(KINDS) | dict.fromkeys(("depth", "heads", "mlp_width", "token_width"), int)
     return ConfigDict(
         {
             "name": "vit",
@@ -132,7 +153,7 @@ def defaults() -> ConfigDict:
     )
 
 
-def options(model: Any, image: tuple[int, int, int], classes: int) -> dict[str, Any]:
+def options(model: Any, image: Image, classes: int) -> dict[str, Any]:
     """All that the named model reads, filled in: what is given or its variant has, then its size, its defaults.
 
     Args:
@@ -144,38 +165,26 @@ def options(model: Any, image: tuple[int, int, int], classes: int) -> dict[str, 
       BadInput: an unknown name or variant, a key that the model does not read or its variant has otherwise, a number that
         counts nothing, or no shape of the wanted size.
     """
-    if model.name not in FAMILIES:
-        raise BadInput(
-            f"model.name: no {model.name!r}{did_you_mean(model.name, FAMILIES)} (known: {', '.join(FAMILIES)})"
-        )
-    family = FAMILIES[model.name]
-    chosen("model", FAMILIES, model, COMMON)
+    chosen("model", KINDS, model, COMMON)
+    kind = KINDS[model.name]
     for key in DROPS:
-        if model[key] and key not in _fields(family.module):
+        if model[key] and key not in MODULES[model.name].__dataclass_fields__:
             raise BadInput(f"model.{key}: {model.name} has none")
-    given = {key: model[key] for key in family.options if model[key] is not None}
+    given = {key: model[key] for key in kind.options if model[key] is not None}
     for key in filter(given.__contains__, COUNTS):
         numbers = given[key] if key == "stages" else (given[key],)
         if not numbers or any(type(number) is not int or number < 1 for number in numbers):
             raise BadInput(f"model.{key}: wants whole numbers of at least 1, got {given[key]!r}")
     if model.variant is not None:
-        given |= _published(family, model, given)
-    if model.size is None:
-        return _complete(family, given)
-    if "width" in given:
-        raise BadInput("model.size: the width is given, so no size is left to choose")
-
-    def count(shape: dict[str, Any]) -> int:
-        return family.cost(_module(family, shape, image, classes)).params_total
-
-    return sizes.nearest(model.size, (_complete(family, given | {"width": width}) for width in _widths()), count)
+        given |= _published(kind, model, given)
+    return kind.shape(given, model.size, image, classes)
 
 
-def _published(family: Family, model: Any, given: dict[str, Any]) -> dict[str, Any]:
+def _published(kind: ModelKind, model: Any, given: dict[str, Any]) -> dict[str, Any]:
     """The options of the config's variant, which no option that is given contradicts."""
-    if family.variant is None:
+    if kind.variant is None:
         raise BadInput(f"model.variant: {model.name} has no published shapes; give model.width")
-    shape = family.variant(model.variant)
+    shape = kind.variant(model.variant)
     other = [key for key in shape if key in given and _plain(given[key]) != shape[key]]
     if other:
         has, gives = (", ".join(f"{key}={values[key]}" for key in other) for values in (shape, given))
@@ -183,42 +192,35 @@ def _published(family: Family, model: Any, given: dict[str, Any]) -> dict[str, A
     return shape
 
 
-def build(model: Any, precision: Any, image: tuple[int, int, int], classes: int) -> Classifier:
+def build(model: Any, precision: Any, image: Image, classes: int) -> Classifier:
     """The module of a resolved config.
 
     Raises:
       BadInput: its fields contradict each other or the images.
     """
-    family = FAMILIES[model.name]
-    extra = {"param_dtype": precision.params, "compute_dtype": precision.compute, "logit_dtype": precision.logits}
-    extra |= {key: model[key] > 0 for key in DROPS if key in _fields(family.module)}
-    built = _module(family, {key: model[key] for key in family.options}, image, classes, **extra)
-    family.check(built)
+    kind = KINDS[model.name]
+    fields = {"param_dtype": precision.params, "compute_dtype": precision.compute, "logit_dtype": precision.logits}
+    fields |= {key: model[key] > 0 for key in DROPS if key in MODULES[model.name].__dataclass_fields__}
+    built = kind.build({key: model[key] for key in kind.options}, image, classes, **fields)
+    kind.check(built)
     return built
 
 
 def cost(name: str, built: Classifier) -> Cost:
     """Parameters and FLOPs of an image."""
-    return FAMILIES[name].cost(built)
-
-
-def _module(family: Family, shape: dict[str, Any], image: tuple[int, int, int], classes: int, **extra: Any) -> Any:
-    plain = {key: _plain(value) for key, value in shape.items()}
-    return family.module(classes=classes, image=image, **plain, **extra)
+    return KINDS[name].cost(built)
 
 
 def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _complete(family: Family, given: dict[str, Any]) -> dict[str, Any]:
-    full = family.options | given
-    follows = family.complete(full)
+def _complete(
+    options: Mapping[str, Any], complete: Callable[[dict[str, Any]], dict[str, Any]], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    full = {**options, **given}
+    follows = complete(full)
     return {key: follows.get(key) if value is None else value for key, value in full.items()}
-
-
-def _fields(module: type[Any]) -> set[str]:
-    return {field.name for field in dataclasses.fields(module)}
 
 
 def _widths() -> Iterator[int]:

@@ -27,6 +27,7 @@ INDIFFERENT = (
 )
 INHERITED: tuple[str, ...] = ()
 INPUTS = ("data.fold", "data.folds", "data.limit", "data.validation", "data.seed", "evaluation.split")
+RENAMED: dict[str, str] = {}
 UNIT = "images"
 SPLITS = ("test", "validation")
 SHOWN = 8  # images in a figure of attention
@@ -42,7 +43,7 @@ def defaults() -> ConfigDict:
 
 def model_options(name: str | None) -> dict[str, Any]:
     """The options of the named model with their defaults."""
-    return models.FAMILIES[name].options if name in models.FAMILIES else {}
+    return dict(models.KINDS[name].options) if name in models.KINDS else {}
 
 
 def shape_for(config: ConfigDict) -> dict[str, Any]:

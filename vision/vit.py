@@ -15,7 +15,8 @@ Initial values: kernels are normal with standard deviation 1 / sqrt(fan in), tho
 sqrt(2 L); tokens, registers and positions normal with 0.02; the head is zero, so that training starts at log(classes).
 """
 
-from typing import Any, Literal
+import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -26,14 +27,20 @@ from jaxtyping import Array, Float
 from training.cost import Cost
 from training.errors import BadInput
 from training.mesh import constrain
-from training.nets import blocks, costs, initial, layers
-from training.nets.attention import Choice, attend, choose
-from training.nets.initial import Leaf
+from training.nets import costs, initial, stack
+from training.nets.attention import Choice, choose
+from training.nets.block_config import BlockConfig
+from training.nets.ffn import mlp
+from training.nets.initial import Leaf, Leaves, Params, count
+from training.nets.layers import Drop, dropper, linear, linears, norm, norm_leaves, rms_norm
+from training.nets.mixers import attention
+from training.nets.mixers.mixer import Context
 from vision.layers import Classifier, Images, Rates, cut, head
 
 POOLS = ("token", "mean", "attention")
 POSITIONS = ("learned", "sincos")
 EMBEDDING = ("patch", "position")
+BLOCKS = {"norm": "layer", "norm_eps": 1e-6, "bias": True}  # of every vision transformer
 SMALL = 0.02  # standard deviation of tokens and positions
 
 # depth, width, heads, MLP width: Dosovitskiy et al. 2020, table 1; Touvron et al. 2020 (Ti, S); Zhai et al. 2021, table 2
@@ -57,54 +64,32 @@ class ViT(Classifier):
       classes: numbers to tell apart.
       image: height, width and channels of an image.
       patch: side of a square patch; it divides height and width.
-      depth, width, heads, mlp_width: shape of the blocks.
+      blocks: shape and kind of the blocks: pre-norm layers with biases.
       pool: "token" (a class token is read), "mean" (of the patches) or "attention" (a learned probe attends to them).
       positions: "learned" or "sincos" (fixed, in two dimensions).
       registers: further tokens that nothing reads (Darcet et al. 2023).
-      activation: a name in `training.nets.layers.ACTIVATIONS`.
-      qk_norm: whether each head's queries and keys are RMS-normalised (Dehghani et al. 2023).
       dropout, stochastic_depth: whether activations, or a block's whole branch for an example, are dropped in training;
         the rates are arguments.
       param_dtype, compute_dtype, logit_dtype: names of dtypes.
-      scan, remat, attention: speed switches, as in `lm.decoder.Decoder`.
     """
 
     classes: int
     image: tuple[int, int, int]
     patch: int
-    depth: int
-    width: int
-    heads: int
-    mlp_width: int
+    blocks: BlockConfig
     pool: str = "mean"
     positions: str = "learned"
     registers: int = 0
-    norm_eps: float = 1e-6
-    activation: str = "gelu"
-    qk_norm: bool = False
     dropout: bool = False
     stochastic_depth: bool = False
     param_dtype: str = "float32"
     compute_dtype: str = "float32"
     logit_dtype: str = "float32"
-    scan: bool = False
-    remat: str = "none"
-    attention: str = "auto"
-
-    norm: Literal["layer"] = "layer"
-    bias: Literal[True] = True
-    parallel: Literal[False] = False
-    placement: Literal["pre"] = "pre"
 
     @property
-    def kv_heads(self) -> int:
-        """Every query head has its own key head."""
-        return self.heads
-
-    @property
-    def head_width(self) -> int:
-        """Features of a head."""
-        return self.width // self.heads
+    def width(self) -> int:
+        """Features of a token."""
+        return self.blocks.width
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -119,43 +104,38 @@ class ViT(Classifier):
     @property
     def attention_choice(self) -> Choice:
         """The attention implementation that this model uses here, and why."""
-        return choose(self.attention, self.head_width, self.compute_dtype)
+        return choose(self.blocks.attention, self.blocks.head_width, self.compute_dtype)
 
     @nn.compact
     def parameters(self, init_scale: Float[Array, ""] | float = 1.0) -> dict[str, Any]:
         """The parameter tree, as in `layers.Classifier`."""
         check(self)
-        stacks = {"blocks": (blocks.leaves(self), self.depth)}
-        return initial.parameters(self, top(self), stacks, init_scale, self.param_dtype)
+        return initial.parameters(self, top(self), stack.stacks(self.blocks), init_scale, self.param_dtype)
 
     def features(
         self, images: Images, key: Array | None = None, rates: Rates | None = None, train: bool = False
     ) -> tuple[Float[Array, "batch width"], Any]:
         """The pooled tokens, as in `layers.Classifier`."""
         del train
-        params, batch = self.parameters(), images.shape[0]
-        drop = _dropper(self, key, rates, batch)
+        params, config = self.parameters(), self.blocks
+        drop = _dropper(self, key, rates, images.shape[0])
         x = drop(_embed(self, params, images), -1, 0)
-        implementation = self.attention_choice.name
-
-        def mix(q: Array, k: Array, v: Array, kept: None) -> tuple[Array, None]:
-            return attend(q, k, v, None, implementation, causal=False), kept
-
-        x, _ = blocks.run(self, params["blocks"], x, None, batch=batch, turn=lambda x: x, mix=mix, drop=drop)
-        x = blocks.norm(self, params["final_norm"], x).reshape(batch, self.length, self.width)
-        return _pool(self, params, x), {}
+        x, _ = stack.apply(config, stack.parameters_of(config, params), x, self._context(drop))
+        return _pool(self, params, norm(config, params["final_norm"], x)), {}
 
     def attention_maps(self, images: Images) -> Float[Array, "depth batch heads length length"]:
         """The softmax of every block's attention: how much each token (last axis but one) takes from each."""
-        params, batch = self.parameters(), images.shape[0]
+        params, config, maps = self.parameters(), self.blocks, []
+        context, x = self._context(dropper(None)), _embed(self, params, images)
+        for layer in range(config.depth):
+            p = jax.tree.map(lambda leaf, layer=layer: leaf[layer], params["blocks"])
+            maps.append(attention.maps(config, p["attention"], norm(config, p["attention_norm"], x), context))
+            x, _, _ = stack.block(config, stack.Kind("attention", "mlp"), p, x, context, layer)
+        return jnp.stack(maps)
 
-        def mix(q: Array, k: Array, v: Array, kept: None) -> tuple[Array, Array]:
-            weights = jax.nn.softmax(jnp.einsum("bqhd,bkhd->bhqk", q, k) * self.head_width**-0.5)
-            return jnp.einsum("bhqk,bkhd->bqhd", weights, v), weights
-
-        quick = self.clone(scan=True, remat="none")
-        how = {"batch": batch, "turn": lambda x: x, "mix": mix, "drop": blocks.dropper(None)}
-        return blocks.run(quick, params["blocks"], _embed(self, params, images), None, **how)[1]
+    def _context(self, drop: Drop) -> Context:
+        positions = jnp.arange(self.length, dtype=jnp.int32)
+        return stack.context(self.blocks, positions, attention=self.attention_choice.name, causal=False, drop=drop)
 
 
 def variant(name: str) -> dict[str, int]:
@@ -172,7 +152,7 @@ def variant(name: str) -> dict[str, int]:
 
 def check(model: ViT) -> None:
     """Raise BadInput where the fields of a model contradict each other."""
-    blocks.check(model)
+    stack.check(model.blocks)
     for field, known in {"pool": POOLS, "positions": POSITIONS}.items():
         if getattr(model, field) not in known:
             raise BadInput(f"model.{field}: {getattr(model, field)!r} is not one of {', '.join(known)}")
@@ -185,12 +165,12 @@ def check(model: ViT) -> None:
         raise BadInput(f"model.registers: must not be negative, got {model.registers}")
 
 
-def top(model: ViT) -> dict[str, dict[str, Any]]:
+def top(model: ViT) -> Leaves:
     """The parameters outside the blocks."""
     d, pixels = model.width, model.patch**2 * model.image[2]
-    tree: dict[str, dict[str, Any]] = {
+    tree: Leaves = {
         "patch": {"kernel": Leaf((pixels, d), ("in", "embed"), pixels**-0.5), "bias": Leaf((d,), ("embed",))},
-        "final_norm": blocks.norm_leaves(model, d),
+        "final_norm": norm_leaves(model.blocks, d),
         "head": head(d, model.classes),
     }
     rows = {
@@ -198,11 +178,11 @@ def top(model: ViT) -> dict[str, dict[str, Any]]:
         "register": model.registers,
         "position": _placed(model) if model.positions == "learned" else 0,
     }
-    for name, count in rows.items():
-        if count:
-            tree[name] = {"embedding": Leaf((count, d), ("position", "embed"), SMALL)}
+    for name, number in rows.items():
+        if number:
+            tree[name] = {"embedding": Leaf((number, d), ("position", "embed"), SMALL)}
     if model.pool == "attention":
-        one = blocks.leaves(model)
+        one = stack.block_leaves(model.blocks, stack.Kind("attention", "mlp"))
         probe = {"probe": Leaf((1, d), ("position", "embed"), SMALL)}
         tree["pool"] = probe | {"attention": one["attention"], "norm": one["mlp_norm"], "mlp": one["mlp"]}
     return tree
@@ -210,30 +190,30 @@ def top(model: ViT) -> dict[str, dict[str, Any]]:
 
 def cost(model: ViT) -> Cost:
     """Parameters and forward products of one image."""
-    d, patches = model.width, model.grid[0] * model.grid[1]
-    pixels = model.patch**2 * model.image[2]
-    embedding = {
-        "patch": (pixels + 1) * d,
-        "position": d * (_placed(model) if model.positions == "learned" else 0),
-        "token": d * ((model.pool == "token") + model.registers),
+    d, length, tree = model.width, model.length, top(model)
+    pixels, products = model.patch**2 * model.image[2], costs.forward(model.blocks, length)
+    products = {"patch": 2.0 * model.grid[0] * model.grid[1] * pixels * d, **products, "head": 2.0 * d * model.classes}
+    blocks = costs.parameters(model.blocks)
+    params = {
+        "patch": count(tree["patch"]),
+        "position": count(tree.get("position", {})),
+        "token": count([tree.get(name, {}) for name in ("class_token", "register")]),
+        **blocks,
+        "norm": blocks["norm"] + count(tree["final_norm"]),
+        "head": count(tree["head"]),
     }
-    products = {"patch": 2.0 * patches * pixels * d, **costs.forward(model, model.length)}
-    products["head"] = 2.0 * d * model.classes
-    params = {**embedding, **costs.parameters(model), "head": (d + 1) * model.classes}
     if model.pool == "attention":
-        single = costs.parameters(model.clone(depth=1))
-        norms = 2 * d + (2 * model.head_width if model.qk_norm else 0)
-        params["pool"] = d + single["attention"] + single["mlp"] + norms
-        once = costs.forward(model.clone(depth=1), model.length)
+        params["pool"] = count(tree["pool"])
+        once = costs.forward(dataclasses.replace(model.blocks, depth=1), length)
         # Keys and values are of all tokens; the query, the output and the MLP of one.
-        products["pool"] = once["attention"] / 2 + (once["attention"] / 2 + once["scores"] + once["mlp"]) / model.length
+        products["pool"] = once["attention"] / 2 + (once["attention"] / 2 + once["scores"] + once["mlp"]) / length
     return Cost(
         params=params,
         embedding=EMBEDDING,
         forward=products,
         forward_causal=products,
-        tokens_per_example=model.length,
-        recompute=costs.recompute(model, products),
+        tokens_per_example=length,
+        recompute=costs.recompute(model.blocks, length),
         from_data=products["patch"],
     )
 
@@ -254,13 +234,13 @@ def _placed(model: ViT) -> int:
     return model.grid[0] * model.grid[1] + (model.pool == "token")
 
 
-def _embed(model: ViT, params: Any, images: Array) -> Array:
-    """Tokens (batch x length, width): class token, patches row by row, registers."""
+def _embed(model: ViT, params: Params, images: Array) -> Float[Array, "batch length width"]:
+    """Tokens: class token, patches row by row, registers."""
     if images.shape[1:] != model.image:
         raise BadInput(f"images of {images.shape[1:]} do not fit a model of {model.image}")
     batch, dtype = images.shape[0], jnp.dtype(model.compute_dtype)
     rows = cut(images.astype(dtype), model.patch)
-    x = blocks.linear(params["patch"], rows.reshape(-1, rows.shape[2])).reshape(batch, -1, model.width)
+    x = linear(params["patch"], rows)
 
     def repeated(name: str) -> Array:
         table = params[name]["embedding"].astype(dtype)
@@ -274,37 +254,36 @@ def _embed(model: ViT, params: Any, images: Array) -> Array:
         x = x + params["position"]["embedding"].astype(dtype)
     if model.registers:
         x = jnp.concatenate([x, repeated("register")], axis=1)
-    return constrain(x.reshape(-1, model.width), "batch", None)
+    return constrain(x, "batch", "length", None)
 
 
-def _pool(model: ViT, params: Any, x: Array) -> Array:
+def _pool(model: ViT, params: Params, x: Array) -> Array:
     """One vector an image (batch, width) from its normalised tokens."""
     if model.pool == "token":
         return x[:, 0]
     if model.pool == "mean":
         return jnp.mean(x[:, : _placed(model)], axis=1)
-    p, batch = params["pool"], x.shape[0]
-    rows = x.reshape(-1, model.width)
-    heads = (batch, -1, model.heads, model.head_width)
-    q = blocks.linear(p["attention"]["query"], p["probe"].astype(x.dtype))
+    p, batch, config = params["pool"], x.shape[0], model.blocks
+    heads = (batch, -1, config.heads, config.head_width)
+    q = linear(p["attention"]["query"], p["probe"].astype(x.dtype))
     q = jnp.broadcast_to(q, (batch, model.width)).reshape(heads)
-    k, v = (part.reshape(heads) for part in blocks.linears([p["attention"]["key"], p["attention"]["value"]], rows))
-    if model.qk_norm:
+    k, v = (part.reshape(heads) for part in linears([p["attention"]["key"], p["attention"]["value"]], x))
+    if config.qk_norm:
         q, k = (
-            layers.rms_norm(a, p["attention"][f"{n}_norm"]["scale"], model.norm_eps)
-            for a, n in ((q, "query"), (k, "key"))
+            rms_norm(a, p["attention"][f"{n}_norm"]["scale"], config.norm_eps) for a, n in ((q, "query"), (k, "key"))
         )
     mixed = jax.nn.dot_product_attention(q, k, v, implementation="xla").reshape(batch, model.width)
-    pooled = blocks.linear(p["attention"]["out"], mixed)
-    return pooled + blocks.mlp(model, p["mlp"], blocks.norm(model, p["norm"], pooled))
+    pooled = linear(p["attention"]["out"], mixed)
+    return pooled + mlp.apply(config, p["mlp"], norm(config, p["norm"], pooled))
 
 
-def _dropper(model: ViT, key: Array | None, rates: Any, batch: int) -> Any:
+def _dropper(model: ViT, key: Array | None, rates: Rates | None, batch: int) -> Drop:
     """Drops activations, and whole branches of an example ever more often with depth (Huang et al. 2016)."""
     if key is None:
-        return blocks.dropper(None)
+        return dropper(None)
+    assert rates is not None
     element, branch = jax.random.split(key)
-    elements = blocks.dropper((element, rates["dropout"]) if model.dropout else None)
+    elements = dropper((element, rates["dropout"]) if model.dropout else None)
     if not model.stochastic_depth:
         return elements
 
@@ -312,9 +291,9 @@ def _dropper(model: ViT, key: Array | None, rates: Any, batch: int) -> Any:
         x = elements(x, layer, place)
         if isinstance(layer, int) and layer < 0:
             return x
-        rate = rates["stochastic_depth"] * layer / max(model.depth - 1, 1)
+        rate = rates["stochastic_depth"] * layer / max(model.blocks.depth - 1, 1)
         own = jax.random.fold_in(jax.random.fold_in(branch, layer), place)
         keep = jax.random.bernoulli(own, 1.0 - rate, (batch, 1, 1)) / (1.0 - rate)
-        return (x.reshape(batch, -1, x.shape[-1]) * keep.astype(x.dtype)).reshape(x.shape)
+        return x * keep.astype(x.dtype)
 
     return drop

@@ -71,7 +71,7 @@ def get_config(arg: str = "") -> ConfigDict:
         config.init_from = ConfigDict({"reinit": ("pooler/.*", "classifier/.*")})
         return config
     if arg:
-        config.model.depth, config.model.placement = 2, "pre"
+        config.model.depth, config.model.norm_position = 2, "pre"
         config.data.tokenizer, config.data.seq_len, config.batch_size = "bpe:4096", 32, 64
         config.duration.steps = 1500
     return baseline("bert-categories" if arg else "bert", config, seeds(3), **EXPECTED[arg])

@@ -23,7 +23,7 @@ from configs import baseline, seeds
 MODELS: dict[str, dict[str, Any]] = {
     "t5": {},
     "german": {},
-    "original": {"placement": "post", "norm": "layer", "positions": "sinusoidal", "bias": True},
+    "original": {"norm_position": "post", "norm": "layer", "positions": "sinusoidal", "bias": True},
 }
 EXPECTED: dict[str, dict[str, Any]] = {
     "t5": {

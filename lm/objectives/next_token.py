@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -11,11 +11,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from lm import models, teachers, tokens
+from lm.decoder import Decoder
 from lm.loss import by_document, cross_entropy, divergence, z_penalty
 from lm.objectives.stream import StreamTask, available
 from training.cost import Cost
 from training.errors import BadInput
-from training.nets import experts
+from training.nets.ffn import moe
 from training.task import Arrays
 
 __all__ = ["LanguageModel", "LanguageTask", "available", "build", "cost", "network"]
@@ -25,10 +26,10 @@ METRICS = ("loss", "loss_sem", "bits_per_byte")
 
 def network(config: ConfigDict) -> models.Causal:
     """The model of a resolved config."""
-    if config.model.carry and config.gradient_accumulation_steps > 1:
-        raise BadInput("model.carry: a state is carried from batch to batch, not from micro-batch to micro-batch")
-    if config.model.carry and config.get("replicas", {}).get("count", 1) > 1:
-        raise BadInput("model.carry: the state is that of a whole batch, which replicas would share out")
+    if config.model.stateful and config.gradient_accumulation_steps > 1:
+        raise BadInput("model.stateful: a state is carried from batch to batch, not from micro-batch to micro-batch")
+    if config.model.stateful and config.get("replicas", {}).get("count", 1) > 1:
+        raise BadInput("model.stateful: the state is that of a whole batch, which replicas would share out")
     return models.build(config.model, config.precision, tokens.vocab_size(config.data), config.data.seq_len)  # type: ignore[return-value]
 
 
@@ -49,14 +50,14 @@ def build(config: ConfigDict) -> "LanguageTask":
 
 class Predicted(NamedTuple):
     """Nats of each token and logs of the normalisers; states and head, whose product are the logits; the other collections
-    after this batch; what layers of experts tell."""
+    after this batch; metrics of the routing of layers of experts."""
 
     nats: jax.Array
     normaliser: jax.Array
     states: jax.Array
     head: jax.Array
     stats: Any
-    told: dict[str, jax.Array]
+    routing: dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,31 +96,32 @@ class LanguageModel:
     @property
     def mixture(self) -> bool:
         """Whether the model has experts."""
-        return bool(getattr(self.network, "experts", 0))
+        return isinstance(self.network, Decoder) and self.network.blocks.moe is not None
 
     def loss(self, params: Any, stats: Any, batch: Any, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
         """Nats summed over tokens; in the total alone a teacher's part, z-loss, and what keeps the experts of every layer
-        even (see `training.nets.experts.told`, whose means over layers are metrics). As `training.task.Model.loss`."""
+        even (see `training.nets.ffn.moe.routing_metrics`, whose means over layers are metrics); as
+        `training.task.Model.loss`."""
         dropout = (key, hyper["dropout"]) if self.network.dropout else None
         stats = dict(stats)
         taught = stats.pop("teacher", None)
-        found = self._predict(params, batch, dropout, stats, training=True)
-        total = reported = jnp.sum(found.nats)
-        sums = {"loss": reported, "weight": jnp.float32(found.nats.size)}
+        predicted = self._predict(params, batch, dropout, stats, training=True)
+        total = reported = jnp.sum(predicted.nats)
+        sums = {"loss": reported, "weight": jnp.float32(predicted.nats.size)}
         if self.teacher:
             read, ids = batch["tokens"].astype(jnp.int32)[:, :-1], batch.get("segments")
             apply: Any = self.teacher.apply
             their_states, their_head = apply({"params": taught}, read, ids, None, method="hidden")
             dtype, temperature = self.network.logit_dtype, hyper["temperature"]
-            apart = jnp.sum(divergence(found.states, found.head, their_states, their_head, temperature, dtype))
+            apart = jnp.sum(divergence(predicted.states, predicted.head, their_states, their_head, temperature, dtype))
             total = (1 - hyper["teacher"]) * reported + hyper["teacher"] * apart
             sums["distill_kl"] = apart
         if self.z_loss:
-            total += jnp.sum(z_penalty(found.normaliser, hyper["z_loss"]))
-        if found.told:
-            total += sum(hyper[name] * jnp.sum(found.told[name]) for name in models.PENALTIES)
-        sums |= {name: jnp.mean(layers) for name, layers in found.told.items()}
-        return total, (sums, found.stats)
+            total += jnp.sum(z_penalty(predicted.normaliser, hyper["z_loss"]))
+        if predicted.routing:
+            total += sum(hyper[key] * jnp.sum(predicted.routing[name]) for name, key in models.PENALTIES.items())
+        sums |= {f"moe/{name}": jnp.mean(layers) for name, layers in predicted.routing.items()}
+        return total, (sums, predicted.stats)
 
     def score(self, params: Any, stats: Any, batch: Any) -> jax.Array:
         """Nats of each predicted token [batch, length]; a recurrent state starts from zero in every window."""
@@ -127,7 +129,7 @@ class LanguageModel:
         return self._predict(params, batch, None, {}, training=False).nats
 
     def _predict(self, params: Any, batch: Any, dropout: Any, stats: Any, training: bool) -> Predicted:
-        window, ids, told = batch["tokens"].astype(jnp.int32), batch.get("segments"), {}
+        window, ids, routing = batch["tokens"].astype(jnp.int32), batch.get("segments"), {}
         apply: Any = self.network.apply
         if stats:
             kept = ~(stats["carry"]["ended"] | batch["fresh"])[None, :, None]
@@ -138,11 +140,11 @@ class LanguageModel:
                 "carry": {"state": state, "ended": jnp.zeros_like(last, bool) if self.end is None else last == self.end}
             }
         elif training and self.mixture:
-            states, head, told = apply({"params": params}, window[:, :-1], ids, dropout, method="routed")
+            states, head, routing = apply({"params": params}, window[:, :-1], ids, dropout, method="routed")
         else:
             states, head = apply({"params": params}, window[:, :-1], ids, dropout, method="hidden")
         nats, normaliser = cross_entropy(states, head, window[:, 1:], self.network.logit_dtype)
-        return Predicted(nats, normaliser, states, head, stats, told)
+        return Predicted(nats, normaliser, states, head, stats, routing)
 
 
 class LanguageTask(StreamTask):
@@ -152,27 +154,29 @@ class LanguageTask(StreamTask):
 
     def __init__(self, config: ConfigDict):
         super().__init__(config)
-        carried = config.batch_size if config.model.carry else 0
+        carried = config.batch_size if config.model.stateful else 0
         teacher = teachers.network(config) if config.teacher.run else None
         self.model = LanguageModel(network(config), self.end, config.model.z_loss > 0, carried, teacher)
 
     def hyper(self) -> dict[str, float]:
         """Scalars of the model that never recompile it, those of its experts' penalties and of its teacher among them."""
-        own, section = models.PENALTIES if self.model.mixture else (), self.config.teacher
+        own, section = models.PENALTIES.values() if self.model.mixture else (), self.config.teacher
         taught = {"teacher": section.weight, "temperature": section.temperature} if section.run else {}
         return super().hyper() | {name: float(self.config.model[name]) for name in own} | taught
 
     def facts(self) -> dict[str, Any]:
         """Record entries of the text, of a teacher, and of the experts, whose granularity is how many times an expert would
         fit into an MLP of four widths (Krajewski et al. 2024)."""
-        network: Any = self.model.network
-        made = super().facts() | (teachers.facts(self.config) if self.config.teacher.run else {})
+        facts = super().facts() | (teachers.facts(self.config) if self.config.teacher.run else {})
         if not self.model.mixture:
-            return made
-        return made | {
-            **{name: getattr(network, name) for name in ("experts", "experts_per_token", "shared_experts", "capacity")},
-            "granularity": 4 * network.width / network.mlp_width,
-            "dispatch": "{} ({})".format(*experts.choose(network.dispatch)),
+            return facts
+        blocks = cast(Decoder, self.model.network).blocks
+        mixture = moe.of(blocks)
+        names = ("experts", "experts_per_token", "shared_experts", "capacity_factor")
+        return facts | {
+            **{name: getattr(mixture, name) for name in names},
+            "granularity": 4 * blocks.width / blocks.mlp_width,
+            "dispatch": "{} ({})".format(*moe.choose(mixture.dispatch)),
         }
 
     def batch(self, k: int, rows: slice) -> Arrays:

@@ -35,8 +35,8 @@ def scalars(config: ConfigDict) -> dict[str, float]:
 
 def unsegmented(config: ConfigDict) -> None:
     """Raise BadInput where documents of running text are to be kept apart."""
-    if config.data.segments:
-        raise BadInput("data.segments: an encoder-decoder sees all of what it reads")
+    if config.data.document_masking:
+        raise BadInput("data.document_masking: an encoder-decoder sees all of what it reads")
 
 
 def cost(config: ConfigDict) -> Cost:

@@ -23,9 +23,9 @@ def _windows(split: Any, config: ConfigDict) -> int | None:
     return None if split.num_tokens is None else split.num_windows(config.data.seq_len)
 
 
-def documents_apart(data: ConfigDict) -> bool:
+def document_masking(data: ConfigDict) -> bool:
     """Whether attention stops at the ends of documents: as configured, else for every tokenizer but bytes."""
-    return data.tokenizer != "bytes" if data.segments is None else data.segments
+    return data.tokenizer != "bytes" if data.document_masking is None else data.document_masking
 
 
 class StreamTask(abc.ABC):
@@ -43,7 +43,7 @@ class StreamTask(abc.ABC):
         self.train, self.eval = self.text.split("train"), self.text.split("eval")
         self.train.need(config.batch_size, config.data.seq_len)
         self.sample = self.eval.eval_sample(config.evaluation.tokens, config.data.seq_len)
-        self.end = self.text.end if documents_apart(config.data) else None
+        self.end = self.text.end if document_masking(config.data) else None
 
     @property
     def seed(self) -> int:
@@ -76,7 +76,7 @@ class StreamTask(abc.ABC):
             **self.text.facts(),
             "seq_len": config.data.seq_len,
             "available_tokens": None if windows is None else windows * config.data.seq_len,
-            "documents_apart": self.end is not None,
+            "document_masking": self.end is not None,
             **({} if choice is None else {"attention": f"{choice.name} ({choice.reason})"}),
         }
 

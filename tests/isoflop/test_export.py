@@ -20,6 +20,7 @@ from isoflop.commands.export import LOADING
 from lm import objectives
 from training import checkpoint, config as configs, load, state as states, step as steps
 from training.files import write_json
+from training.nets.block_config import clone
 from training.task import resolve as family_of
 
 TEXT = {"task": "lm", "batch_size": 2, "duration": {"steps": 1}, "mesh": {"data": 1}}
@@ -118,6 +119,8 @@ def test_a_program_runs_where_there_is_only_jax_and_numpy(runs, tmp_path, capsys
     record = said(capsys, "export", run, f"--out={tmp_path / 'exported'}")
     check = """
 import sys
+from training.nets.block_config import clone
+from training.nets.block_config import clone
 ours = {"flax", "optax", "orbax", "lm", "vision", "training", "isoflop", "ml_collections", "safetensors", "tokenizers"}
 assert not ours & {name.split(".")[0] for name in sys.modules}, ours & set(sys.modules)
 np.save("logits.npy", logits)
@@ -242,7 +245,7 @@ def test_what_is_exported_is_what_the_model_computes_with(tmp_path, capsys):
     variables = states.boxed(family_of("lm").build(full).model, steps.hyper(full, family_of("lm").build(full)))
     params = load.parameters(run, full, variables)
     tokens = drawn(2, 8)
-    expected = jax.jit(model.clone(attention="xla").apply)({"params": params}, tokens)
+    expected = jax.jit(clone(model, attention="xla").apply)({"params": params}, tokens)
     np.testing.assert_allclose(loaded(tmp_path / "out")(tokens), expected, atol=1e-5)
     refused = said(capsys, "export", run, f"--out={tmp_path / 'llama'}", "--format=llama", code=2)
     assert "quantize.activations" in refused

@@ -12,13 +12,14 @@ from lm.decoder import Decoder
 from lm.loss import cross_entropy
 from training import mesh as meshes
 from training.errors import BadInput
+from training.nets.block_config import clone, compose
 
 KEY = jax.random.key(0)
-BASE = Decoder(vocab_size=19, depth=2, width=16, heads=4, kv_heads=2, mlp_width=24)
-FULL = BASE.clone(
-    norm="layer", positions="learned", max_length=12, activation="swiglu", tied=False, bias=True, qk_norm=True
+BASE = compose(Decoder, vocab_size=19, depth=2, width=16, heads=4, kv_heads=2, mlp_width=24)
+FULL = clone(
+    BASE, norm="layer", positions="learned", max_length=12, activation="swiglu", tied=False, bias=True, qk_norm=True
 )
-OTHER = BASE.clone(activation="relu", positions="none", parallel=True, kv_heads=4)
+OTHER = clone(BASE, activation="relu", positions="none", parallel_block=True, kv_heads=4)
 TOKENS = np.random.default_rng(0).integers(0, 19, (4, 12)).astype(np.int32)
 SEGMENTS = np.repeat([[0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2]], 4, axis=0).astype(np.int32)
 
@@ -87,7 +88,7 @@ def test_the_tree_is_as_documented():
 
 
 def test_initial_values_are_as_documented():
-    model = BASE.clone(vocab_size=400, width=128, kv_heads=4, mlp_width=512, tied=False, bias=True, norm="layer")
+    model = clone(BASE, vocab_size=400, width=128, kv_heads=4, mlp_width=512, tied=False, bias=True, norm="layer")
     params = initial(model)
     blocks = params["blocks"]
     spread = {
@@ -133,7 +134,7 @@ SWITCHES = [{"scan": True}, {"remat": "full"}, {"remat": "dots", "scan": True, "
 
 @pytest.mark.parametrize("switches", SWITCHES, ids=str)
 def test_speed_switches_change_neither_initial_values_nor_results(switches):
-    fast = FULL.clone(**switches)
+    fast = clone(FULL, **switches)
     params = initial(FULL)
     jax.tree.map(np.testing.assert_array_equal, initial(fast), params)
     assert_close(loss_and_gradient(fast, params, SEGMENTS[:, :-1]), reference_gradient(), 1e-5)
@@ -159,17 +160,17 @@ def test_segments_are_as_good_as_separate_sequences():
 
 
 def test_without_positions_only_the_set_of_the_past_matters():
-    model = OTHER.clone(depth=1)
+    model = clone(OTHER, depth=1)
     swapped = TOKENS.copy()
     swapped[:, [0, 1]] = swapped[:, [1, 0]]
     params = initial(model)
     np.testing.assert_allclose(forward(model, params)[:, 3:], forward(model, params, swapped)[:, 3:], atol=1e-5)
-    rotary = model.clone(positions="rotary")
+    rotary = clone(model, positions="rotary")
     assert abs(forward(rotary, params)[:, 3:] - forward(rotary, params, swapped)[:, 3:]).max() > 1e-3
 
 
 def test_options_change_the_function():
-    shallow = BASE.clone(depth=1)
+    shallow = clone(BASE, depth=1)
     params = initial(shallow)
     base = forward(shallow, params)
     for change in (
@@ -177,9 +178,9 @@ def test_options_change_the_function():
         {"norm": "layer"},
         {"rope_theta": 10.0},
         {"norm_eps": 0.5},
-        {"parallel": True},
+        {"parallel_block": True},
     ):
-        assert abs(forward(shallow.clone(**change), params) - base).max() > 1e-3, change
+        assert abs(forward(clone(shallow, **change), params) - base).max() > 1e-3, change
 
 
 def test_logits_are_hidden_states_times_the_head():
@@ -192,7 +193,7 @@ def test_logits_are_hidden_states_times_the_head():
 
 
 def test_dropout_is_structure_and_its_rate_an_input():
-    model = BASE.clone(dropout=True)
+    model = clone(BASE, dropout=True)
     params = initial(model)
     apply = jit(lambda rate, seed: model.apply({"params": params}, TOKENS, None, (jax.random.key(seed), rate)))
     still = forward(model, params)
@@ -206,14 +207,14 @@ def test_dropout_is_structure_and_its_rate_an_input():
 
 
 def test_dropout_is_the_same_scanned_or_unrolled():
-    model = BASE.clone(dropout=True)
+    model = clone(BASE, dropout=True)
     params, dropout = initial(model), (KEY, jnp.float32(0.3))
-    scanned = forward(model.clone(scan=True), params, dropout=dropout)
+    scanned = forward(clone(model, scan=True), params, dropout=dropout)
     np.testing.assert_allclose(forward(model, params, dropout=dropout), scanned, atol=1e-5)
 
 
 def test_half_precision_computes_in_half_and_keeps_float32_parameters():
-    half = BASE.clone(compute_dtype="bfloat16")
+    half = clone(BASE, compute_dtype="bfloat16")
     params = initial(half)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     logits = forward(half, params)
@@ -222,22 +223,22 @@ def test_half_precision_computes_in_half_and_keeps_float32_parameters():
     assert states.dtype == jnp.bfloat16
     difference = abs(logits - forward(BASE, params)).max()
     assert 1e-4 < difference < 0.15
-    stored = jax.eval_shape(functools.partial(BASE.clone(param_dtype="bfloat16").init, method="parameters"), KEY)
+    stored = jax.eval_shape(functools.partial(clone(BASE, param_dtype="bfloat16").init, method="parameters"), KEY)
     assert {leaf.dtype for leaf in jax.tree.leaves(stored)} == {jnp.dtype("bfloat16")}
-    assert jax.eval_shape(BASE.clone(logit_dtype="bfloat16").apply, {"params": params}, TOKENS).dtype == jnp.bfloat16
+    assert jax.eval_shape(clone(BASE, logit_dtype="bfloat16").apply, {"params": params}, TOKENS).dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize(
     "model",
     [
-        FULL.clone(depth=1, attention="blocked"),
-        OTHER.clone(attention="blocked", scan=True, remat="full"),
+        clone(FULL, depth=1, attention="blocked"),
+        clone(OTHER, attention="blocked", scan=True, remat="full"),
     ],
     ids=["full", "other"],
 )
 def test_gradients_agree_with_finite_differences(model):
     with jax.enable_x64(True):
-        double = model.clone(param_dtype="float64", compute_dtype="float64", logit_dtype="float64")
+        double = clone(model, param_dtype="float64", compute_dtype="float64", logit_dtype="float64")
         params = jit(lambda: nn.meta.unbox(double.init(KEY, 1.5, method="parameters"))["params"])()
 
         def loss(p):
@@ -293,7 +294,7 @@ def test_equal_models_are_one_key():
 )
 def test_contradictions_are_refused(change, message):
     with pytest.raises(BadInput, match=message):
-        jax.eval_shape(functools.partial(BASE.clone(**change).init, method="parameters"), KEY)
+        jax.eval_shape(functools.partial(clone(BASE, **change).init, method="parameters"), KEY)
 
 
 def test_learned_positions_end():

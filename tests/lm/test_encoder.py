@@ -17,13 +17,17 @@ from lm.objectives.masked import corrupt
 from training import mesh as meshes
 from training.cost import count_products
 from training.errors import BadInput
+from training.nets.block_config import clone, compose
 
 KEY = jax.random.key(0)
 TOKENS = np.random.default_rng(0).integers(0, 21, (4, 12)).astype(np.int32)
 PLACES = np.array([[1, 5, 9], [0, 2, 11], [3, 4, 5], [6, 7, 8]], np.int32)
-BASE = Encoder(vocab_size=19, depth=2, width=16, heads=2, mlp_width=24, max_length=12)
-PRE = BASE.clone(placement="pre", norm="rms", norm_eps=1e-5, bias=False, positions="rotary", max_length=0, qk_norm=True)
-CLASSES = BASE.clone(classes=5)
+BERT = {"norm": "layer", "norm_eps": 1e-12, "norm_position": "post", "activation": "gelu_exact", "bias": True}
+BASE = compose(Encoder, **BERT, vocab_size=19, depth=2, width=16, heads=2, mlp_width=24, max_length=12)
+PRE = clone(
+    BASE, norm_position="pre", norm="rms", norm_eps=1e-5, bias=False, positions="rotary", max_length=0, qk_norm=True
+)
+CLASSES = clone(BASE, classes=5)
 MODELS = {"bert": BASE, "pre-norm": PRE, "classes": CLASSES}
 
 
@@ -150,7 +154,7 @@ def test_tokens_see_both_ways_but_no_pad_and_no_other_document(name):
     [("bert", "none"), ("bert", "full"), ("bert", "dots"), ("pre-norm", "full"), ("classes", "none")],
 )
 def test_costs_are_those_of_the_tree_and_the_gradient_jaxpr(name, remat):
-    model = MODELS[name].clone(remat=remat, attention="xla")
+    model = clone(MODELS[name], remat=remat, attention="xla")
     said = encoder.cost(model, 12, 3)
     params = params_of(MODELS[name])
     assert said.params_total == sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -170,7 +174,7 @@ def test_costs_are_those_of_the_tree_and_the_gradient_jaxpr(name, remat):
 @pytest.mark.parametrize("name", ["bert", "pre-norm"])
 def test_speed_switches_change_no_value(name, change):
     model = MODELS[name]
-    other = model.clone(**change)
+    other = clone(model, **change)
     np.testing.assert_allclose(outputs(other, TOKENS), outputs(model, TOKENS), atol=3e-5)
     drawn = [nn.meta.unbox(m.init(KEY, method="parameters"))["params"] for m in (model, other)]
     jax.tree.map(np.testing.assert_array_equal, *drawn)
@@ -195,7 +199,7 @@ def test_a_mesh_changes_no_value(name):
 
 
 def test_dropout_drops_in_training_alone():
-    model = BASE.clone(dropout=True)
+    model = clone(BASE, dropout=True)
     rate = (jax.random.key(3), jnp.float32(0.5))
     dropped = model.apply({"params": params_of(BASE)}, TOKENS, PLACES, None, rate, method="masked")[0]
     kept = model.apply({"params": params_of(BASE)}, TOKENS, PLACES, None, None, method="masked")[0]
@@ -209,10 +213,10 @@ def test_training_starts_at_the_log_of_the_classes():
 
 
 def test_bad_shapes_are_named():
-    with pytest.raises(BadInput, match=r"model\.placement: 'between'"):
-        encoder.check(BASE.clone(placement="between"))
+    with pytest.raises(BadInput, match=r"model\.norm_position: 'between'"):
+        encoder.check(clone(BASE, norm_position="between"))
     with pytest.raises(BadInput, match=r"model\.activation: swiglu is gated"):
-        encoder.check(BASE.clone(activation="swiglu"))
+        encoder.check(clone(BASE, activation="swiglu"))
     with pytest.raises(BadInput, match="13 tokens are more than the 12 learned positions"):
         apply(BASE, "hidden", np.zeros((1, 13), np.int32))
 

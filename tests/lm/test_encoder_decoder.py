@@ -15,16 +15,31 @@ from training import mesh as meshes
 from training.cost import count_products
 from training.errors import BadInput
 from training.nets import layers
+from training.nets.block_config import clone, compose
 
 KEY = jax.random.key(0)
 RNG = np.random.default_rng(0)
 SOURCE, TARGET = (RNG.integers(0, 19, (4, n)).astype(np.int32) for n in (11, 9))
 LENGTHS = np.array([11, 6, 8, 2])
 SEEN = np.arange(11) < LENGTHS[:, None]
-T5 = EncoderDecoder(vocab_size=19, encoder_depth=2, depth=2, width=16, heads=2, mlp_width=24, buckets=8, farthest=16)
-GATED = T5.clone(activation="geglu", tied=False)
-ORIGINAL = T5.clone(placement="post", norm="layer", norm_eps=1e-5, positions="sinusoidal", bias=True, encoder_depth=1)
-MODERN = T5.clone(positions="rotary", qk_norm=True, encoder_depth=3, sentinels=3)
+T5 = compose(
+    EncoderDecoder,
+    norm_eps=1e-6,
+    activation="relu",
+    vocab_size=19,
+    encoder_depth=2,
+    depth=2,
+    width=16,
+    heads=2,
+    mlp_width=24,
+    relative_attention_num_buckets=8,
+    relative_attention_max_distance=16,
+)
+GATED = clone(T5, activation="geglu", tied=False)
+ORIGINAL = clone(
+    T5, norm_position="post", norm="layer", norm_eps=1e-5, positions="sinusoidal", bias=True, encoder_depth=1
+)
+MODERN = clone(T5, positions="rotary", qk_norm=True, encoder_depth=3, sentinels=3)
 MODELS = {"t5": T5, "t5 1.1": GATED, "original": ORIGINAL, "rotary": MODERN}
 
 
@@ -187,7 +202,7 @@ def test_greedy_search_takes_the_likeliest_symbol(name):
 
 @pytest.mark.parametrize("penalty", [0.0, 1.5])
 def test_a_beam_as_wide_as_all_hypotheses_finds_the_best(penalty):
-    model, end, new = T5.clone(vocab_size=4), 3, 3
+    model, end, new = clone(T5, vocab_size=4), 3, 3
     params = params_of(model)
     source = SOURCE[:, :5] % 4
     found = np.array(translate.search(model, params, source, np.minimum(LENGTHS, 5), new, end, 64, penalty))
@@ -212,7 +227,7 @@ REMATS = [("t5", "none"), ("t5", "full"), ("original", "full"), ("rotary", "dots
 
 @pytest.mark.parametrize(("name", "remat"), REMATS)
 def test_costs_are_those_of_the_tree_and_the_gradient_jaxpr(name, remat):
-    model = MODELS[name].clone(remat=remat, attention="xla")
+    model = clone(MODELS[name], remat=remat, attention="xla")
     said = encoder_decoder.cost(model, 11, 9)
     params = params_of(MODELS[name])
     assert said.params_total == sum(leaf.size for leaf in jax.tree.leaves(params))
@@ -243,18 +258,18 @@ def test_switches_and_meshes_change_no_value(name):
     placed = jax.device_put(params_of(model), meshes.shardings(boxed, mesh)["params"])
     with jax.set_mesh(mesh):
         spread = graded(model, placed)
-    for other in (spread, graded(model.clone(scan=True, remat="full"), params_of(model))):
+    for other in (spread, graded(clone(model, scan=True, remat="full"), params_of(model))):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=3e-5), alone, jax.device_get(other))
 
 
 def test_bad_shapes_are_named():
     with pytest.raises(BadInput, match=r"model\.positions: 'absolute' is not one of relative"):
-        encoder_decoder.check(T5.clone(positions="absolute"))
+        encoder_decoder.check(clone(T5, positions="absolute"))
     with pytest.raises(BadInput, match=r"model\.attention: blocked adds nothing to scores"):
-        encoder_decoder.check(T5.clone(attention="blocked"))
-    with pytest.raises(BadInput, match=r"model\.buckets: want at least 4"):
-        encoder_decoder.check(T5.clone(buckets=2))
+        encoder_decoder.check(clone(T5, attention="blocked"))
+    with pytest.raises(BadInput, match=r"model\.relative_attention_num_buckets: want at least 4"):
+        encoder_decoder.check(clone(T5, relative_attention_num_buckets=2))
     with pytest.raises(BadInput, match=r"model\.sentinels: must not be negative"):
-        encoder_decoder.check(T5.clone(sentinels=-1))
+        encoder_decoder.check(clone(T5, sentinels=-1))
     with pytest.raises(BadInput, match=r"model\.encoder_depth: must be at least 1"):
-        encoder_decoder.check(T5.clone(encoder_depth=0))
+        encoder_decoder.check(clone(T5, encoder_depth=0))

@@ -12,15 +12,22 @@ from lm.decoder import Decoder
 from lm.generate import generate, pick
 from lm.recurrent import Recurrent
 from training.errors import BadInput
+from training.nets.block_config import compose
 
 KEY = jax.random.key(0)
 SHAPE = {"vocab_size": 17, "depth": 2, "width": 16, "heads": 4, "mlp_width": 24}
 MODELS = {
-    "rotary, grouped": Decoder(**SHAPE, kv_heads=2),
-    "learned, biased": Decoder(**SHAPE, kv_heads=4, positions="learned", max_length=20, norm="layer", bias=True),
-    "parallel, gated": Decoder(**SHAPE, kv_heads=1, parallel=True, activation="swiglu", qk_norm=True, tied=False),
-    "gated linear": Decoder(**SHAPE | {"heads": 1}, kv_heads=1, positions="none", mixer="linear"),
-    "experts": Decoder(**SHAPE, kv_heads=2, experts=4, experts_per_token=2, capacity=0.5, shared_experts=1),
+    "rotary, grouped": compose(Decoder, **SHAPE, kv_heads=2),
+    "learned, biased": compose(
+        Decoder, **SHAPE, kv_heads=4, positions="learned", max_length=20, norm="layer", bias=True
+    ),
+    "parallel, gated": compose(
+        Decoder, **SHAPE, kv_heads=1, parallel_block=True, activation="swiglu", qk_norm=True, tied=False
+    ),
+    "gated linear": compose(Decoder, **SHAPE | {"heads": 1}, kv_heads=1, positions="none", mixer="linear"),
+    "experts": compose(
+        Decoder, **SHAPE, kv_heads=2, experts=4, experts_per_token=2, capacity_factor=0.5, shared_experts=1
+    ),
     "lstm": Recurrent(17, "lstm", depth=2, width=16),
     "gru": Recurrent(17, "gru", depth=2, width=16, tied=False),
 }
@@ -88,7 +95,7 @@ def test_a_row_stops_after_the_end_symbol():
 
 
 def test_a_window_forgets_what_lies_before_it():
-    model = Decoder(**SHAPE | {"depth": 1}, kv_heads=4)
+    model = compose(Decoder, **SHAPE | {"depth": 1}, kv_heads=4)
     params = params_of(model)
     first = generate(model, params, [[1, 2, 3, 4]], 8, key=KEY, temperature=0.0, window=2)
     other = generate(model, params, [[9, 8, 3, 4]], 8, key=KEY, temperature=0.0, window=2)

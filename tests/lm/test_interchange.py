@@ -12,12 +12,15 @@ from safetensors.numpy import save_file
 from lm import interchange, published, tokenizer as tokenizers
 from lm.decoder import Decoder
 from training.errors import BadInput
+from training.nets.block_config import clone, compose
 
 SHAPE = {"vocab_size": 31, "depth": 2, "width": 12, "heads": 2, "mlp_width": 20}
 MODELS = {
-    "gpt2": Decoder(**SHAPE, kv_heads=2, norm="layer", positions="learned", max_length=16, bias=True),
-    "llama": Decoder(**SHAPE, kv_heads=1, activation="geglu", bias=True, tied=False, norm_eps=1e-3, rope_theta=7.0),
-    "mixtral": Decoder(**SHAPE, kv_heads=1, activation="swiglu", experts=3, experts_per_token=2),
+    "gpt2": compose(Decoder, **SHAPE, kv_heads=2, norm="layer", positions="learned", max_length=16, bias=True),
+    "llama": compose(
+        Decoder, **SHAPE, kv_heads=1, activation="geglu", bias=True, tied=False, norm_eps=1e-3, rope_theta=7.0
+    ),
+    "mixtral": compose(Decoder, **SHAPE, kv_heads=1, activation="swiglu", experts=3, experts_per_token=2),
 }
 
 
@@ -129,19 +132,19 @@ def test_settings_that_have_no_key_here_are_refused(tmp_path, name, keys, messag
     [
         ("gpt2", {"kv_heads": 1}, "model.kv_heads=1"),
         ("gpt2", {"bias": False}, "model.bias=False"),
-        ("gpt2", {"parallel": True}, "model.parallel=True"),
+        ("gpt2", {"parallel_block": True}, "model.parallel_block=True"),
         ("gpt2", {"activation": "geglu"}, "model.activation='geglu'"),
         ("llama", {"qk_norm": True}, "model.qk_norm=True"),
         ("llama", {"positions": "sinusoidal"}, "model.positions='sinusoidal'"),
         ("llama", {"activation": "gelu"}, "model.activation='gelu', only 'swiglu' or 'geglu'"),
         ("mixtral", {"shared_experts": 1}, "model.shared_experts=1"),
-        ("mixtral", {"normalise": False}, "model.normalise=False"),
-        ("mixtral", {"experts": 0}, "model.name must be 'moe'"),
+        ("mixtral", {"norm_topk_prob": False}, "model.norm_topk_prob=False"),
+        ("mixtral", {"moe": None}, "model.name must be 'moe'"),
     ],
 )
 def test_what_a_layout_cannot_say_is_refused_by_its_key(name, changes, key):
     with pytest.raises(BadInput, match=key):
-        interchange.written(name, MODELS[name].clone(**changes), 16)
+        interchange.written(name, clone(MODELS[name], **changes), 16)
 
 
 def test_pickles_are_not_read_and_damage_is_named(folder):

@@ -17,11 +17,12 @@ from lm.loss import cross_entropy
 from training import config as configs, identity, loop, mesh as meshes, record
 from training.cost import count_products
 from training.errors import BadInput
+from training.nets.block_config import clone, compose
 
 KEY = jax.random.key(0)
-DENSE = Decoder(vocab_size=19, depth=2, width=16, heads=4, kv_heads=2, mlp_width=24)
-BASE = DENSE.clone(experts=4, experts_per_token=2)
-FULL = BASE.clone(activation="swiglu", bias=True, shared_experts=2, normalise=False, norm="layer", tied=False)
+DENSE = compose(Decoder, vocab_size=19, depth=2, width=16, heads=4, kv_heads=2, mlp_width=24)
+BASE = clone(DENSE, experts=4, experts_per_token=2)
+FULL = clone(BASE, activation="swiglu", bias=True, shared_experts=2, norm_topk_prob=False, norm="layer", tied=False)
 TOKENS = np.random.default_rng(0).integers(0, 19, (8, 12)).astype(np.int32)
 
 # These programs run once: what the compiler saves on optimising them is most of the time.
@@ -86,7 +87,7 @@ def test_the_tree_is_as_documented():
 
 
 def test_initial_values_are_those_of_an_mlp():
-    model = BASE.clone(width=64, mlp_width=256, shared_experts=2, heads=4, kv_heads=4)
+    model = clone(BASE, width=64, mlp_width=256, shared_experts=2, heads=4, kv_heads=4)
     mlp = jit(lambda: nn.meta.unbox(model.init(KEY, method="parameters"))["params"])()["blocks"]["mlp"]
     spread = {"up": 64**-0.5, "down": 256**-0.5 / 2}
     for name, std in spread.items():
@@ -97,9 +98,9 @@ def test_initial_values_are_those_of_an_mlp():
     assert float(mlp["shared"]["down"]["kernel"].std()) == pytest.approx(512**-0.5 / 2, rel=0.02)
 
 
-@pytest.mark.parametrize("change", [{"dispatch": "blocked"}, {"dispatch": "ragged"}, {"capacity": 1.0}], ids=str)
+@pytest.mark.parametrize("change", [{"dispatch": "blocked"}, {"dispatch": "ragged"}, {"capacity_factor": 1.0}], ids=str)
 def test_one_expert_is_the_dense_model(change):
-    dense = DENSE.clone(activation="swiglu", bias=True, norm="layer")
+    dense = clone(DENSE, activation="swiglu", bias=True, norm="layer")
     params = initial(dense)
 
     def of_one_expert(params):
@@ -113,7 +114,7 @@ def test_one_expert_is_the_dense_model(change):
 
         return nats
 
-    one = dense.clone(experts=1, experts_per_token=1, **change)
+    one = clone(dense, experts=1, experts_per_token=1, **change)
     assert jax.tree.map(jnp.shape, of_one_expert(params)) == jax.tree.map(jnp.shape, nn.meta.unbox(boxed(one)))
     ours = jit(jax.value_and_grad(lambda params: loss(one, "routed")(of_one_expert(params))))(params)
     theirs = jit(jax.value_and_grad(loss(dense, "hidden")))(params)
@@ -124,23 +125,25 @@ SWITCHES = [
     {"scan": True},
     {"dispatch": "ragged", "remat": "dots"},
     {"scan": True, "remat": "full"},
-    {"capacity": 2.0, "scan": True, "remat": "dots"},  # room for all
+    {"capacity_factor": 2.0, "scan": True, "remat": "dots"},  # room for all
 ]
 
 
 @pytest.mark.parametrize("switches", SWITCHES, ids=str)
 def test_speed_switches_change_neither_initial_values_nor_results(switches):
-    fast = FULL.clone(**switches)
+    fast = clone(FULL, **switches)
     jax.tree.map(np.testing.assert_array_equal, initial(fast), initial(FULL))
     assert_close(loss_and_gradient(fast, initial(FULL)), reference(FULL))
 
 
 def test_half_precision_routes_in_float32():
-    half = BASE.clone(compute_dtype="bfloat16")
+    half = clone(BASE, compute_dtype="bfloat16")
     params = initial(BASE)
     states, _, told = jax.eval_shape(functools.partial(half.apply, method="routed"), {"params": params}, TOKENS)
     assert states.dtype == jnp.bfloat16 and all(leaf.dtype == jnp.float32 for leaf in told.values())
-    assert {name: leaf.shape for name, leaf in told.items()} == dict.fromkeys(("balance", "router_z", "dropped"), (2,))
+    assert {name: leaf.shape for name, leaf in told.items()} == dict.fromkeys(
+        ("load_balancing_loss", "router_z_loss", "dropped"), (2,)
+    )
     difference = abs(jit(half.apply)({"params": params}, TOKENS) - jit(BASE.apply)({"params": params}, TOKENS))
     assert 1e-4 < difference.mean() < 0.1
 
@@ -149,7 +152,7 @@ def test_the_rest_of_the_decoder_goes_with_it():
     """Documents apart, dropout, and blocks whose attention and experts read one norm."""
     params = initial(BASE)
     segments = np.repeat([[0] * 5 + [1] * 7], 8, axis=0).astype(np.int32)
-    model = BASE.clone(parallel=True, dropout=True)
+    model = clone(BASE, parallel_block=True, dropout=True)
     params = initial(model)
     apart = jit(model.apply)({"params": params}, TOKENS, segments)
     alone = jit(model.apply)({"params": params}, TOKENS[:, 5:])
@@ -170,9 +173,9 @@ def on_mesh(model, sizes):
 
 
 @pytest.mark.parametrize("sizes", [{"data": 2, "expert": 2, "tensor": 2}, {"fsdp": 2, "expert": 4}], ids=str)
-@pytest.mark.parametrize("change", [{}, {"dispatch": "ragged"}, {"capacity": 0.75}], ids=str)
+@pytest.mark.parametrize("change", [{}, {"dispatch": "ragged"}, {"capacity_factor": 0.75}], ids=str)
 def test_a_mesh_changes_no_value(change, sizes):
-    model = FULL.clone(**change)
+    model = clone(FULL, **change)
     program, placed = on_mesh(model, sizes)
     up = placed["blocks"]["mlp"]["up"]["kernel"]
     assert up.addressable_shards[0].data.shape[1] == 4 // sizes["expert"]
@@ -181,7 +184,7 @@ def test_a_mesh_changes_no_value(change, sizes):
 
 def test_with_a_capacity_tokens_travel_to_their_experts():
     """An exchange in each direction for every layer, forward and back; no device holds a layer's other experts."""
-    text = on_mesh(BASE.clone(capacity=1.0), {"data": 2, "expert": 4})[0].as_text()
+    text = on_mesh(clone(BASE, capacity_factor=1.0), {"data": 2, "expert": 4})[0].as_text()
     assert text.count(" all-to-all(") == 2 * 2 * 2
     assert "f32[4,16,24]" not in text and "f32[1,16,24]" in text
 
@@ -192,15 +195,16 @@ def test_with_a_capacity_tokens_travel_to_their_experts():
 @st.composite
 def mixtures(draw):
     count = draw(st.integers(1, 5))
-    return BASE.clone(
+    return clone(
+        BASE,
         mlp_width=draw(st.integers(1, 20)),
         experts=count,
         experts_per_token=draw(st.integers(1, count)),
         shared_experts=draw(st.integers(0, 2)),
-        capacity=draw(st.sampled_from((0.0, 0.5, 1.25))),
+        capacity_factor=draw(st.sampled_from((0.0, 0.5, 1.25))),
         activation=draw(st.sampled_from(("gelu", "swiglu"))),
         remat=draw(st.sampled_from(("none", "full", "dots"))),
-        **{name: draw(st.booleans()) for name in ("bias", "parallel", "scan", "tied")},
+        **{name: draw(st.booleans()) for name in ("bias", "parallel_block", "scan", "tied")},
         attention="xla",
         dispatch="ragged",
     )
@@ -209,13 +213,17 @@ def mixtures(draw):
 @given(mixtures(), st.integers(2, 9))
 @settings(max_examples=15, deadline=None)
 def test_costs_are_those_of_the_tree_and_the_jaxpr(model, length):
-    said, tree = cost(model, length, 19), nn.meta.unbox(boxed(model))
+    said, tree = cost(model, length), nn.meta.unbox(boxed(model))
     mlp = tree["blocks"]["mlp"]
     size = lambda part: sum(leaf.size for leaf in jax.tree.leaves(part))
     routed = {name: part for name, part in mlp.items() if name in ("up", "gate", "down")}
     assert (said.params["mlp"], said.params["router"]) == (size(routed), size(mlp["router"]))
     assert said.params["shared"] == size(mlp.get("shared", {})) and said.params_total == size(tree)
-    assert said.active == said.params_total - size(routed) * (model.experts - model.experts_per_token) // model.experts
+    assert (
+        said.active
+        == said.params_total
+        - size(routed) * (model.blocks.moe.experts - model.blocks.moe.experts_per_token) // model.blocks.moe.experts
+    )
     loss = total(model, TOKENS[:3, : length + 1])
     assert count_products(jax.make_jaxpr(loss)(tree)) == 3 * said.flops_forward
     counted = count_products(jax.make_jaxpr(jax.grad(loss))(tree))
@@ -223,11 +231,11 @@ def test_costs_are_those_of_the_tree_and_the_jaxpr(model, length):
 
 
 def test_a_token_pays_for_its_own_experts_alone():
-    few, many = (cost(BASE.clone(experts=count, shared_experts=1), 12, 19) for count in (2, 16))
+    few, many = (cost(clone(BASE, experts=count, shared_experts=1), 12) for count in (2, 16))
     assert many.params_total - few.params_total == 14 * 2 * (16 + 2 * 16 * 24)
     assert many.active - few.active == 14 * 2 * 16  # the router's
-    assert many.forward["mlp"] == few.forward["mlp"] == 2 * cost(DENSE, 12, 19).forward["mlp"]
-    assert many.forward["shared"] == cost(DENSE, 12, 19).forward["mlp"]
+    assert many.forward["mlp"] == few.forward["mlp"] == 2 * cost(DENSE, 12).forward["mlp"]
+    assert many.forward["shared"] == cost(DENSE, 12).forward["mlp"]
 
 
 # Runs -------------------------------------------------------------------------------------------------------------------
@@ -256,7 +264,7 @@ def config(tmp_path, **changes):
 
 
 def test_a_run_records_what_its_experts_did(tmp_path):
-    full = config(tmp_path, **{"model.capacity": 0.5})
+    full = config(tmp_path, **{"model.capacity_factor": 0.5})
     result = loop.run(full, tmp_path / "run")
     lines = record.read_metrics(tmp_path / "run")
     assert result["status"] == "completed" and result["loss"] < 1.0 < lines[0]["loss"]
@@ -265,26 +273,38 @@ def test_a_run_records_what_its_experts_did(tmp_path):
     assert (result["experts"], result["experts_per_token"], result["granularity"]) == (4, 2, 4.0)
     assert result["dispatch"] == "blocked (auto on cpu)"
     for line in lines:
-        assert 0.9 < line["balance"] < 4 and 0.45 < line["dropped"] < 0.75 and line["router_z"] > 0
+        assert (
+            0.9 < line["moe/load_balancing_loss"] < 4
+            and 0.45 < line["moe/dropped"] < 0.75
+            and line["moe/router_z_loss"] > 0
+        )
 
 
 def test_the_penalties_are_inputs_that_the_reported_loss_leaves_out(tmp_path):
     task = family.build(configs.resolve(config(tmp_path)))
     params = nn.meta.unbox(task.model.init(KEY, {"init_scale": 1.0}))["params"]
     batch, hyper = task.batch(0, slice(None)), {"dropout": 0.0, "z_loss": 0.0}
-    assert {name: task.hyper()[name] for name in models.PENALTIES} == {"balance": 0.01, "router_z": 0.001}
+    assert {name: task.hyper()[name] for name in models.PENALTIES.values()} == {
+        "load_balancing_loss_weight": 0.01,
+        "router_z_loss_weight": 0.001,
+    }
     loss = jit(lambda hyper: task.model.loss(params, {}, batch, KEY, hyper))
-    plain, (sums, _) = loss(hyper | {"balance": 0.0, "router_z": 0.0})
-    total, (again, _) = loss(hyper | {"balance": 2.0, "router_z": 0.5})
+    plain, (sums, _) = loss(hyper | {"load_balancing_loss_weight": 0.0, "router_z_loss_weight": 0.0})
+    total, (again, _) = loss(hyper | {"load_balancing_loss_weight": 2.0, "router_z_loss_weight": 0.5})
     assert loss._cache_size() == 1 and plain == sums["loss"] == again["loss"]
-    assert float(total) == pytest.approx(float(plain + 2 * sums["balance"] + 0.5 * sums["router_z"]), rel=1e-6)
+    assert float(total) == pytest.approx(
+        float(plain + 2 * sums["moe/load_balancing_loss"] + 0.5 * sums["moe/router_z_loss"]), rel=1e-6
+    )
     assert sums["weight"] == 8 * 32
 
 
 def test_accumulation_and_meshes_leave_the_losses(tmp_path):
     def losses(name, **changes):
-        loop.run(config(tmp_path, **{"model.capacity": 1.0, "duration.steps": 6, **changes}), tmp_path / name)
-        return [(line["loss"], line["balance"], line["dropped"]) for line in record.read_metrics(tmp_path / name)]
+        loop.run(config(tmp_path, **{"model.capacity_factor": 1.0, "duration.steps": 6, **changes}), tmp_path / name)
+        return [
+            (line["loss"], line["moe/load_balancing_loss"], line["moe/dropped"])
+            for line in record.read_metrics(tmp_path / name)
+        ]
 
     wide = {"mesh.data": 2, "mesh.expert": 2, "mesh.tensor": 2, "gradient_accumulation_steps": 2}
     np.testing.assert_allclose(losses("wide", **wide), losses("one"), rtol=1e-4, atol=1e-6)
@@ -294,7 +314,7 @@ def test_experts_of_replicas_train_alike_on_any_mesh(tmp_path):
     def losses(name, **changes):
         apart = {"replicas.count": 2, "replicas.every": 3, "replicas.outer.name": "nesterov", "duration.steps": 4}
         loop.run(config(tmp_path, **apart, **changes), tmp_path / name)
-        return [(line["loss"], line["balance"]) for line in record.read_metrics(tmp_path / name)]
+        return [(line["loss"], line["moe/load_balancing_loss"]) for line in record.read_metrics(tmp_path / name)]
 
     wide = {"mesh.replica": 2, "mesh.data": 2, "mesh.expert": 2}
     np.testing.assert_allclose(losses("wide", **wide), losses("one"), rtol=1e-4, atol=1e-6)
@@ -313,7 +333,7 @@ def test_a_size_counts_all_experts(tmp_path):
         ({"model.experts": 1}, "model.experts: 1 are fewer than the 2 of a token"),
         ({"model.experts": 0}, "model.experts: 0 are fewer than the 2 of a token"),
         ({"model.dispatch": "fast"}, "model.dispatch: 'fast' is not one of auto, blocked, ragged"),
-        ({"model.balance": -1.0}, "model.balance: must not be negative"),
+        ({"model.load_balancing_loss_weight": -1.0}, "model.load_balancing_loss_weight: must not be negative"),
         ({"model.name": "decoder"}, "model.experts is not used by decoder"),
     ],
 )

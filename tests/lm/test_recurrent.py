@@ -16,12 +16,15 @@ from training import mesh as meshes
 from training.cost import count_products
 from training.errors import BadInput
 from training.nets import recurrence
+from training.nets.block_config import compose
 
 KEY = jax.random.key(0)
 TOKENS = np.random.default_rng(0).integers(0, 19, (4, 12)).astype(np.int32)
 SEGMENTS = np.repeat([[0, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2]], 4, axis=0).astype(np.int32)
 CELLS = sorted(recurrence.CELLS)
-LINEAR = Decoder(vocab_size=19, depth=2, width=16, heads=1, kv_heads=1, mlp_width=24, positions="none", mixer="linear")
+LINEAR = compose(
+    Decoder, vocab_size=19, depth=2, width=16, heads=1, mlp_width=24, positions="none", pattern=("gated_linear",)
+)
 
 
 def model_of(cell, **changes):

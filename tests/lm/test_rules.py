@@ -59,7 +59,7 @@ def excess(key, factor):
 
 @pytest.mark.parametrize("key", sorted(families()), ids=str)
 def test_the_rate_of_a_family_loses_little_against_the_best(key):
-    assert excess(key, models.KINDS[key[0]].rate) < 0.022
+    assert excess(key, models.KINDS[key[0]].lr_multiplier) < 0.022
 
 
 @pytest.mark.parametrize("name", sorted(models.RATES))

@@ -1,14 +1,14 @@
 """Target sizes to shapes."""
 
-from types import SimpleNamespace
-
 import hypothesis
 import pytest
 from hypothesis import strategies as st
 
 from lm import shapes
-from lm.cost import cost
+from lm.cost import parameters
+from lm.decoder import Decoder
 from training.errors import BadInput
+from training.nets.block_config import compose
 
 OPEN = dict.fromkeys(shapes.SHAPE)
 OPTIONS = {
@@ -18,14 +18,11 @@ OPTIONS = {
     "tied": True,
     "bias": False,
     "qk_norm": False,
-    "mixer": "attention",
-    "parallel": False,
-    "remat": "none",
 }
 
 
 def section(**given):
-    return SimpleNamespace(**{**OPEN, **OPTIONS, **given})
+    return {**OPEN, **OPTIONS, **given}
 
 
 def shape_for(size, model, vocab_size=256, seq_len=128):
@@ -33,7 +30,8 @@ def shape_for(size, model, vocab_size=256, seq_len=128):
 
 
 def total(shape, model, vocab_size=256, seq_len=128):
-    return cost(SimpleNamespace(**{**vars(model), **shape}), seq_len, vocab_size).params_total
+    length = seq_len if model["positions"] == "learned" else 0
+    return sum(parameters(compose(Decoder, vocab_size=vocab_size, max_length=length, **{**model, **shape})).values())
 
 
 @hypothesis.given(
@@ -49,15 +47,15 @@ def test_no_neighbour_on_the_dial_is_nearer(size, activation, tied, depth, vocab
     try:
         shape = shape_for(size, model, vocab_size=vocab_size)
     except BadInput:
-        smallest = shape_for(None, section(**{**vars(model), "width": 8}), vocab_size=vocab_size)
+        smallest = shape_for(None, section(**{**model, "width": 8}), vocab_size=vocab_size)
         assert size < 0.9 * total(smallest, model, vocab_size)
         return
     ratio = max(total(shape, model, vocab_size) / size, size / total(shape, model, vocab_size))
     for step in (-128, -64, -16, -8, 8, 16, 64, 128):
         if shape["width"] + step < 8:
             continue
-        given = section(**{**vars(model), "width": shape["width"] + step})
-        if given.width not in set(shapes.widths()):
+        given = section(**{**model, "width": shape["width"] + step})
+        if given["width"] not in set(shapes.widths()):
             continue
         other = total(shape_for(None, given, vocab_size=vocab_size), model, vocab_size)
         assert max(other / size, size / other) >= ratio * (1 - 1e-12)

@@ -104,7 +104,7 @@ def test_a_run_goes_from_text_to_record(text, tmp_path):
     assert result["vocab_size"] == 256 and result["seq_len"] == 32 and result["tokens"] == 60 * 8 * 32
     available = result["tokens"] / result["epochs"]
     assert result["unique_tokens"] == min(result["tokens"], available) and len(result["data_hash"]) == 64
-    assert result["attention"].startswith("blocked") and result["documents_apart"] is False
+    assert result["attention"].startswith("blocked") and result["document_masking"] is False
     again = loop.run(full, tmp_path / "again")
     assert again["loss"] == result["loss"]
 
@@ -117,7 +117,7 @@ class Cut(Exception):
 
 
 def test_a_carried_state_goes_on_after_a_cut(text, tmp_path):
-    changes = {"model.carry": True, "data.tokenizer": "bpe:280", "duration.steps": 30, "checkpoint.every_steps": 5}
+    changes = {"model.stateful": True, "data.tokenizer": "bpe:280", "duration.steps": 30, "checkpoint.every_steps": 5}
     full = config(text, **LSTM, **changes)
     whole = loop.run(full, tmp_path / "whole")
 
@@ -135,7 +135,7 @@ def test_a_carried_state_goes_on_after_a_cut(text, tmp_path):
 
 def test_a_carried_state_is_that_of_the_row_s_last_window(text):
     """Without documents kept apart, the losses of batches in a row are those of one long window."""
-    full = config(text, **LSTM, **{"model.carry": True, "data.segments": False})
+    full = config(text, **LSTM, **{"model.stateful": True, "data.document_masking": False})
     task = family.build(configs.resolve(full))
     first, second = (task.batch(k, slice(None)) for k in (3, 4))
     assert not first["fresh"].any() and not second["fresh"].any()
@@ -155,7 +155,9 @@ def test_a_carried_state_is_that_of_the_row_s_last_window(text):
 
 
 def test_a_carried_state_ends_with_its_document(text):
-    task = family.build(configs.resolve(config(text, **LSTM, **{"model.carry": True, "data.segments": True})))
+    task = family.build(
+        configs.resolve(config(text, **LSTM, **{"model.stateful": True, "data.document_masking": True}))
+    )
     variables = nn.meta.unbox(task.model.init(jax.random.key(0), {"init_scale": np.float32(3)}))
     params, stats, hyper = variables["params"], {"carry": variables["carry"]}, {"dropout": 0.0, "z_loss": 0.0}
     batch = dict(task.batch(3, slice(None)))
@@ -181,7 +183,7 @@ def losses(text, tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["lstm", pytest.param("gated_linear", marks=pytest.mark.slow)])
 def test_recurrent_models_train_alike_on_any_mesh(losses, name):
-    changes = {**LSTM, "model.name": name} | ({"model.carry": True} if name == "lstm" else {})
+    changes = {**LSTM, "model.name": name} | ({"model.stateful": True} if name == "lstm" else {})
     one = losses(**changes)
     assert one[-1] < one[0] - 0.5
     np.testing.assert_allclose(losses(**changes, **{"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2}), one, rtol=1e-5)
@@ -258,16 +260,13 @@ def test_a_markov_language_is_learnt_to_its_entropy(tmp_path):
     [
         ({"model.dropout": 1.5}, r"model.dropout: must be in \[0, 1\)"),
         ({"model.name": "decoderr"}, r"model.name: no 'decoderr'.* decoder"),
-        ({"model.name": "lstm"}, r"model.heads is not used by lstm \(it uses depth, width, tied, carry\)"),
-        (
-            {**LSTM, "model.carry": True, "gradient_accumulation_steps": 2},
-            "model.carry: .* from micro-batch to micro-batch",
-        ),
-        ({**LSTM, "model.carry": True, "replicas.count": 2}, "model.carry: .* which replicas would share out"),
+        ({"model.name": "lstm"}, r"model.heads is not used by lstm \(it uses depth, width, tied, stateful\)"),
+        ({**LSTM, "model.stateful": True, "gradient_accumulation_steps": 2}, "model.stateful: .* from micro-batch to micro-batch"),
+        ({**LSTM, "model.stateful": True, "replicas.count": 2}, "model.stateful: .* which replicas would share out"),
         (
             {
                 **LSTM,
-                "model.carry": True,
+                "model.stateful": True,
                 "data.corpus": "markov",
                 "evaluation.tokens": 64,
                 "data.corpus_args.paths": "",
@@ -297,3 +296,11 @@ def test_a_markov_language_is_learnt_to_its_entropy(tmp_path):
 def test_bad_sections_are_refused(text, changes, message):
     with pytest.raises(BadInput, match=message):
         family.build(configs.resolve(config(text, **changes)))
+
+
+@pytest.mark.parametrize(("old", "new"), family.RENAMED.items())
+def test_a_key_of_before_is_refused_with_its_new_name(old, new):
+    section, key = old.split(".")
+    assert new.split(".")[1] in family.defaults()[section]
+    with pytest.raises(BadInput, match=f"^config: {old} is now called {new}$"):
+        configs.complete(ConfigDict({"task": "lm", section: {key: 1}}))

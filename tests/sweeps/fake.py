@@ -27,7 +27,7 @@ CLI = (sys.executable, __file__, "cli")
 WORKER = (sys.executable, __file__, "worker_process")
 COST_ESTIMATE = (sys.executable, __file__, "cost_estimate")
 EXAMPLES = 4096
-INDIFFERENT, INHERITED, INPUTS, UNIT = ("model.size", "data.pause"), (), (), "tokens"
+INDIFFERENT, INHERITED, INPUTS, RENAMED, UNIT = ("model.size", "data.pause"), (), (), {}, "tokens"
 
 
 def install() -> None:

@@ -23,7 +23,7 @@ LABELS = {"corpus": "files", "corpus_args": {"paths": "labels.jsonl", "text_key"
 PAIRS = {"corpus": "aligned", "corpus_args": {"paths": "source.txt", "target_paths": "target.txt"}}
 DATA = {"tokenizer": "bytes", "seq_len": 32, "eval_fraction": 0.25, "cache_dir": "cache"}
 TABLES = {"optimizer": optimizer.TABLE, "schedule": schedule.TABLE, "replicas.outer": replicas.TABLE}
-MODELS = {"lm": lm.models.KINDS, "vision": vision.models.FAMILIES}
+MODELS = {"lm": lm.models.KINDS, "vision": vision.models.KINDS}
 
 
 def every_run():
@@ -36,7 +36,7 @@ def every_run():
     yield "lm pairs", "lm", {"name": "encoder_decoder"} | blocks, DATA | PAIRS
     yield "lm spans", "lm", {"name": "encoder_decoder", "sentinels": 8} | blocks, DATA | {"corpus": "stdlib"}
     yield "lm size", "lm", {"name": "decoder", "size": 1e5}, DATA | {"corpus": "stdlib"}
-    for name in vision.models.FAMILIES:
+    for name in vision.models.KINDS:
         own = {"depth": 2} if name == "convnet" else {}
         yield f"vision {name}", "vision", {"name": name} | own, {"dataset": "digits"}
     yield "toy", "toy", {}, {}

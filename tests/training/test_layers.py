@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from training.nets import blocks, layers
+from training.nets import layers
 
 KEY = jax.random.key(0)
 X = 3 * jax.random.normal(KEY, (5, 24)) + 1
@@ -139,6 +139,6 @@ def test_linear_maps_of_one_input_are_each_linear(rows):
     def loss(maps, x, each):
         return sum(jnp.sum(jnp.sin(y) * (i + 1)) for i, y in enumerate(each(maps, x)))
 
-    merged = jax.value_and_grad(functools.partial(loss, each=blocks.linears), (0, 1))(maps, x)
-    apart = jax.value_and_grad(lambda maps, x: loss(maps, x, lambda ps, x: [blocks.linear(p, x) for p in ps]), (0, 1))
+    merged = jax.value_and_grad(functools.partial(loss, each=layers.linears), (0, 1))(maps, x)
+    apart = jax.value_and_grad(lambda maps, x: loss(maps, x, lambda ps, x: [layers.linear(p, x) for p in ps]), (0, 1))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), merged, apart(maps, x))

@@ -74,7 +74,7 @@ def precision():
     return defaults().precision
 
 
-@pytest.mark.parametrize("name", models.FAMILIES)
+@pytest.mark.parametrize("name", models.KINDS)
 @pytest.mark.parametrize("size", [1e5, 3e6])
 def test_a_size_gives_the_nearest_shape(name, size):
     model = section(name=name, size=size)

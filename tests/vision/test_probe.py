@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from training.errors import BadInput
+from training.nets.block_config import compose
 from vision import datasets, figures, probe
 from vision.convnet import ConvNet
 from vision.mlp import MLP
-from vision.vit import ViT
+from vision.vit import BLOCKS, ViT
 
 
 def test_ridge_is_ridge_and_leaves_one_out_exactly():
@@ -53,7 +54,9 @@ def test_first_layers_are_seen_and_attention_sums_to_one(tmp_path):
     shapes = {
         MLP(3, (4, 6, 1), 1, 5): (4, 6, 1, 5),
         ConvNet(3, (8, 8, 3), 1, 5, padding="same"): (3, 3, 3, 5),
-        ViT(3, (8, 4, 3), 2, 2, 8, 2, 8, pool="token"): (2, 2, 3, 8),
+        compose(
+            ViT, classes=3, image=(8, 4, 3), patch=2, depth=2, width=8, heads=2, mlp_width=8, pool="token", **BLOCKS
+        ): (2, 2, 3, 8),
     }
     for model, shape in shapes.items():
         params = nn.meta.unbox(model.init(jax.random.key(0), 1.0, method="parameters"))["params"]

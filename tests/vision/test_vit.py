@@ -10,9 +10,10 @@ import pytest
 
 from training.cost import count_products
 from training.errors import BadInput
-from vision.vit import POOLS, VARIANTS, ViT, check, cost, sincos, variant
+from training.nets.block_config import clone, compose
+from vision.vit import BLOCKS, POOLS, VARIANTS, ViT, check, cost, sincos, variant
 
-SMALL = {"classes": 7, "image": (12, 8, 3), "patch": 4, "depth": 2, "width": 16, "heads": 2, "mlp_width": 24}
+SMALL = {**BLOCKS, "classes": 7, "image": (12, 8, 3), "patch": 4, "depth": 2, "width": 16, "heads": 2, "mlp_width": 24}
 IMAGES = jax.random.normal(jax.random.key(1), (3, 12, 8, 3))
 
 
@@ -28,7 +29,7 @@ def drawn(model, scale=1.0):
 @pytest.mark.parametrize("pool", POOLS)
 @pytest.mark.parametrize("more", [{}, {"positions": "sincos", "registers": 2, "qk_norm": True}])
 def test_parameters_and_products_are_those_counted(pool, more):
-    model = ViT(**SMALL, pool=pool, **more)
+    model = compose(ViT, **SMALL, pool=pool, **more)
     params = drawn(model)
     said = cost(model)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == said.params_total
@@ -39,18 +40,19 @@ def test_parameters_and_products_are_those_counted(pool, more):
 # Published counts at 224 pixels and 1,000 classes, in millions.
 @pytest.mark.parametrize(("name", "millions"), [("Ti/16", 5.7), ("S/16", 22.1), ("B/16", 86.6), ("L/16", 304.3)])
 def test_published_sizes(name, millions):
-    model = ViT(classes=1000, image=(224, 224, 3), pool="token", **variant(name))
+    model = compose(ViT, classes=1000, image=(224, 224, 3), pool="token", **BLOCKS, **variant(name))
     assert cost(model).params_total / 1e6 == pytest.approx(millions, abs=0.05)
 
 
 def test_variants_fit_their_heads():
     for depth, width, heads, mlp_width in VARIANTS.values():
-        check(ViT(1000, (224, 224, 3), 16, depth, width, heads, mlp_width))
+        shape = {"depth": depth, "width": width, "heads": heads, "mlp_width": mlp_width}
+        check(compose(ViT, classes=1000, image=(224, 224, 3), patch=16, **BLOCKS, **shape))
 
 
 @pytest.mark.parametrize("pool", POOLS)
 def test_patches_matter_and_registers_are_not_read(pool):
-    model = ViT(**SMALL, pool=pool, registers=1)
+    model = compose(ViT, **SMALL, pool=pool, registers=1)
     params = drawn(model)
     logits = model.apply({"params": params}, IMAGES)
     assert logits.shape == (3, 7)
@@ -67,10 +69,10 @@ def test_patches_matter_and_registers_are_not_read(pool):
 
 
 def test_speed_switches_change_nothing():
-    model = ViT(**SMALL, pool="token")
+    model = compose(ViT, **SMALL, pool="token")
     params, reference = drawn(model), None
     for switches in ({}, {"scan": True}, {"scan": True, "remat": "dots"}, {"attention": "xla"}):
-        other = model.clone(**switches)
+        other = clone(model, **switches)
         assert jax.tree.all(jax.tree.map(jnp.array_equal, drawn(other), params))
         value = jax.value_and_grad(lambda p, m=other: jnp.sum(m.apply({"params": p}, IMAGES) ** 2))(params)
         reference = reference or value
@@ -78,7 +80,7 @@ def test_speed_switches_change_nothing():
 
 
 def test_stochastic_depth_drops_whole_branches_of_an_example_and_keeps_the_mean():
-    model = ViT(**SMALL, stochastic_depth=True)
+    model = compose(ViT, **SMALL, stochastic_depth=True)
     params, rates = drawn(model), {"stochastic_depth": jnp.float32(0.5)}
     apply = jax.jit(lambda key, rates: model.apply({"params": params}, IMAGES, key, rates))
     plain = model.apply({"params": params}, IMAGES)
@@ -107,11 +109,11 @@ def test_sincos_tells_every_patch_apart():
 )
 def test_contradictions_are_refused(changes, message):
     with pytest.raises(BadInput, match=message):
-        check(ViT(**SMALL | changes))
+        check(compose(ViT, **SMALL | changes))
 
 
 def test_wrong_images_and_names_are_refused():
-    model = ViT(**SMALL)
+    model = compose(ViT, **SMALL)
     with pytest.raises(BadInput, match=r"images of \(8, 8, 3\) do not fit a model of \(12, 8, 3\)"):
         model.apply({"params": drawn(model)}, IMAGES[:, :8])
     for name in ("X/16", "B", "B/x"):
@@ -161,8 +163,8 @@ def test_transformers():
         "final_norm": {"scale": w["vit.layernorm.weight"], "bias": w["vit.layernorm.bias"]},
         "head": {"kernel": w["classifier.weight"].T, "bias": w["classifier.bias"]},
     }
-    model = ViT(
-        classes=5, image=(24, 24, 3), patch=6, depth=3, width=32, heads=4, mlp_width=48, pool="token",
+    model = compose(
+        ViT, **BLOCKS, classes=5, image=(24, 24, 3), patch=6, depth=3, width=32, heads=4, mlp_width=48, pool="token",
         activation="gelu_exact",
     )  # fmt: skip
     assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, drawn(model))
@@ -175,7 +177,7 @@ def test_transformers():
 @pytest.mark.slow
 def test_xla_counts_the_same_at_the_size_of_s():
     """Within 5% of XLA's count of the unrolled training step, which holds element-wise work too."""
-    model = ViT(classes=1000, image=(224, 224, 3), pool="token", attention="xla", **variant("S/16"))
+    model = compose(ViT, classes=1000, image=(224, 224, 3), pool="token", attention="xla", **BLOCKS, **variant("S/16"))
     params = jax.eval_shape(lambda: drawn(model))
     images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
 

@@ -1,99 +1,99 @@
-"""What transformer blocks cost, from their shape alone: parameters and products by component."""
+"""What transformer blocks cost, from their config alone: parameters and products by component."""
 
-from training.nets import experts
-from training.nets.blocks import Blocks
-from training.nets.experts import Mixture
-from training.nets.layers import ACTIVATIONS
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
 
-
-def parameters(model: Blocks, cross: bool = False) -> dict[str, int]:
-    """Parameters of all blocks by component, with one norm more: the final one, or after norms that of the embedding.
-
-    `cross`: of blocks that also attend to a memory."""
-    d, depth = model.width, model.depth
-    head_width = d // model.heads
-    kv = model.kv_heads * head_width
-    bias = int(model.bias)
-    norm = d * (1 + (bias if model.norm == "layer" else 0))
-    norms = (1 if model.parallel else 2) * norm + (2 * head_width if model.qk_norm else 0)
-    attention = 2 * d * d + 2 * d * kv + bias * (2 * d + 2 * kv)
-    if cross:
-        norms += norm + (2 * head_width if model.qk_norm else 0)
-    return {
-        "attention": (2 if cross else 1) * depth * attention,
-        "mlp": depth * _mlp(model, model.mlp_width),
-        "norm": depth * norms + norm,
-    }
+from training.nets.block_config import BlockConfig
+from training.nets.ffn import FEED_FORWARDS
+from training.nets.initial import Leaves, count
+from training.nets.mixers import MIXERS, cross_attention
+from training.nets.stack import Kind, segments, stacks
 
 
-def forward(model: Blocks, length: int, memory: int = 0) -> dict[str, float]:
-    """FLOPs of the forward products over `length` tokens by component; `scores` are those of full attention maps.
-
-    `memory`: tokens that the blocks also attend to."""
-    d, tokens = model.width, float(length)
-    kv = model.kv_heads * (d // model.heads)
-    crossing = 2 * d * d * tokens + 2 * d * kv * memory if memory else 0.0
-    return {
-        "attention": model.depth * 2 * (tokens * (2 * d * d + 2 * d * kv) + crossing),
-        "scores": model.depth * tokens * 2 * 2 * (length + memory) * d,
-        "mlp": model.depth * tokens * 2 * _matrices(model) * d * model.mlp_width,
-    }
+def parameters(config: BlockConfig) -> dict[str, int]:
+    """Parameters of all blocks by component: "attention" (or the branch of another mixer), "mlp", "norm", and of experts
+    "router" and "shared"."""
+    counts = {"norm": 0}
+    for leaves, number in stacks(config).values():
+        for component, part in components(leaves):
+            counts[component] = counts.get(component, 0) + number * count(part)
+    if config.moe is not None:
+        counts.setdefault("shared", 0)
+    return counts
 
 
-def recompute(model: Blocks, products: dict[str, float]) -> float:
+def components(leaves: Leaves) -> Iterator[tuple[str, Any]]:
+    """The parts of a block's tree with the component that each counts to."""
+    for name, part in leaves.items():
+        if name.endswith("_norm"):
+            yield "norm", part
+            continue
+        for inner, leaf in part.items():
+            own = inner in ("router", "shared")
+            component = (
+                "norm" if inner.endswith("_norm") else inner if own else "attention" if name == "cross" else name
+            )
+            yield component, leaf
+
+
+def idle(config: BlockConfig) -> int:
+    """Parameters of the blocks that a token does not use: those of the experts that it does not go through."""
+    return sum(number * FEED_FORWARDS[kind.ffn].idle(config) for kind, number in kinds(config).items())
+
+
+def kinds(config: BlockConfig) -> Counter[Kind]:
+    """How many blocks there are of each kind."""
+    blocks: Counter[Kind] = Counter()
+    for part in segments(config):
+        for position, kind in enumerate(part.kinds):
+            blocks[kind] += part.layers(position)
+    return blocks
+
+
+def forward(config: BlockConfig, length: int, memory: int = 0, causal: bool = False) -> dict[str, float]:
+    """FLOPs of the forward products of all blocks over one example by component.
+
+    Args:
+      config: of the stack.
+      length: tokens of the example.
+      memory: tokens that the blocks also attend to.
+      causal: whether "scores" are the products that a causal mask keeps, in place of those of full attention maps.
+    """
+    products = {"scores": 0.0}
+
+    def add(component: str, flops: float, number: int) -> None:
+        products[component] = products.get(component, 0.0) + number * flops
+
+    for kind, number in kinds(config).items():
+        mixer, feed_forward = MIXERS[kind.mixer], FEED_FORWARDS[kind.ffn].cost(config, length)
+        own = mixer.cost(config, length)
+        add(mixer.branch, own.projections, number)
+        add("scores", own.causal if causal else own.scores, number)
+        if config.cross_attention:
+            crossing = cross_attention.cost(config, length, memory)
+            add("attention", crossing.projections, number)
+            add("scores", crossing.scores, number)
+        for component, flops in feed_forward.products.items():
+            add(component, flops, number)
+    return products
+
+
+def recompute(config: BlockConfig, length: int, memory: int = 0) -> float:
     """FLOPs of the forward products that the backward pass repeats.
 
-    "dots" keeps the projections and repeats the products of attention; "full" repeats every product but those whose
-    result only enters a sum: before norms, the MLP's last (that of experts is weighed by their gates, whose gradient needs
-    it) and, in parallel blocks, attention's.
+    "dots" keeps the products with kernels and repeats those of activations with each other; "full" repeats every product but
+    those whose result only enters a sum: before norms, the last of the feed-forward and, in parallel blocks, the mixer's.
     """
-    if model.remat == "none":
+    products = forward(config, length, memory)
+    if config.remat == "none":
         return 0.0
-    if model.remat == "dots":
+    if config.remat == "dots":
         return products["scores"]
-    routed = {name: products.get(name, 0.0) for name in ("router", "dispatch", "shared")}
-    last = products["shared" if "router" in products else "mlp"] / _matrices(model) if model.placement == "pre" else 0.0
-    if model.parallel:
-        d, kv = model.width, model.kv_heads * (model.width // model.heads)
-        last += products["attention"] * d / (2 * d + 2 * kv)
-    return products["attention"] + products["scores"] + products["mlp"] + sum(routed.values()) - last
-
-
-def mixture_parameters(model: Mixture) -> dict[str, int]:
-    """Parameters of all blocks' experts by component, of which "mlp" are the routed ones."""
-    return {
-        "mlp": model.depth * model.experts * _mlp(model, model.mlp_width),
-        "router": model.depth * model.width * model.experts,
-        "shared": model.depth * _mlp(model, model.shared_experts * model.mlp_width) if model.shared_experts else 0,
-    }
-
-
-def idle(model: Mixture) -> int:
-    """Parameters of the experts that a token does not go through."""
-    return model.depth * (model.experts - model.experts_per_token) * _mlp(model, model.mlp_width)
-
-
-def mixture_forward(model: Mixture, length: int) -> dict[str, float]:
-    """FLOPs of the forward products of the experts, in training on an example of `length` tokens, by component.
-
-    With a capacity all slots count, filled or not, and so do the products that send tokens to them ("dispatch", whose one
-    factor is made of whole numbers) and bring them back ("combine")."""
-    d, every = model.width, model.depth * float(length)
-    each = 2 * _matrices(model) * d * model.mlp_width
-    found = {"router": every * 2 * d * model.experts, "shared": every * model.shared_experts * each}
-    if not model.capacity:
-        return found | {"mlp": every * model.experts_per_token * each, "dispatch": 0.0, "combine": 0.0}
-    places = float(model.experts * experts.slots(model, length))
-    moved = every * 2 * places * d
-    return found | {"mlp": model.depth * places * each, "dispatch": moved, "combine": moved}
-
-
-def _mlp(model: Blocks, width: int) -> int:
-    """Parameters of an MLP of so many hidden features."""
-    matrices = _matrices(model)
-    return matrices * model.width * width + int(model.bias) * ((matrices - 1) * width + model.width)
-
-
-def _matrices(model: Blocks) -> int:
-    """Kernels of an MLP: a second projection gates it, or does not."""
-    return 3 if ACTIVATIONS[model.activation][1] else 2
+    last = 0.0
+    for kind, number in kinds(config).items():
+        if config.norm_position == "pre":
+            last += number * FEED_FORWARDS[kind.ffn].cost(config, length).last
+        if config.parallel_block:
+            last += number * MIXERS[kind.mixer].cost(config, length).out
+    return sum(products.values()) - last

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -18,6 +19,15 @@ class Leaf:
     axes: tuple[str | None, ...]
     std: float = 0.0
     offset: float = 0.0
+
+
+Leaves = dict[str, Any]  # a tree of `Leaf` by name
+Params = Mapping[str, Any]  # a tree of arrays by name
+
+
+def count(leaves: Any) -> int:
+    """Parameters in a tree of `Leaf`."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(leaves))
 
 
 def parameters(

@@ -1,29 +1,37 @@
-"""Products, norms, activations, rotary positions and dropout: pure functions of arrays."""
+"""Products, norms, activations, positions and dropout: pure functions of arrays, and of the parameters that a block has.
+
+Activations are [batch, length, width]. Where the devices of the mesh are CPUs, products and norms are those of
+`training.nets.cpu`.
+"""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from training import mesh
+from training.nets import cpu
+from training.nets.block_config import BlockConfig
+from training.nets.initial import Leaf, Leaves, Params
+from training.nets.primitives import upcast_to_f32
+from training.nets.rounding import rounded
 
-def wide(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """x in float32, or in float64 where it is that already."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+NORMS = ("rms", "layer")
+Dropout = tuple[Array, Array]  # a key and a rate
+Drop = Callable[[Array, Any, int], Array]  # of an activation, at a layer and a place in it
+
+# Linear maps ------------------------------------------------------------------------------------------------------------
 
 
 def product(
     x: Float[Array, "*rows fan_in"], kernel: Float[Array, "fan_in fan_out"], dtype: Any = None
 ) -> Float[Array, "*rows fan_out"]:
-    """x times a kernel, accumulated in `dtype`, by default that of both.
-
-    On CPU the kernel's gradient is a product of its own: see `_thin_first`.
-    """
-    plain = x.dtype == kernel.dtype and jnp.dtype(dtype or x.dtype) == x.dtype and x.dtype != jnp.bfloat16
-    if plain and jax.default_backend() == "cpu":
-        return _thin_first(x, kernel)
+    """x times a kernel, accumulated in `dtype`, by default that of both."""
+    if mesh.platform() == "cpu":
+        return cpu.product(x, kernel, dtype)
     return jnp.matmul(x, kernel, preferred_element_type=None if dtype is None else jnp.dtype(dtype))
 
 
@@ -31,85 +39,101 @@ def product_gradients(
     x: Float[Array, "rows fan_in"], kernel: Float[Array, "fan_in fan_out"], grad: Float[Array, "rows fan_out"]
 ) -> tuple[Float[Array, "rows fan_in"], Float[Array, "fan_in fan_out"]]:
     """Gradients of the factors of a product by that of the product, summed in float32 at least, of factors of one dtype."""
-    if jax.default_backend() == "cpu" and x.dtype != jnp.bfloat16:
-        return grad @ kernel.T, _kernel_gradient_on_cpu(x, grad)
+    if mesh.platform() == "cpu" and x.dtype != jnp.bfloat16:
+        return grad @ kernel.T, cpu.kernel_gradient(x, grad)
     sums = jnp.promote_types(x.dtype, jnp.float32)
     of_kernel = jax.lax.dot_general(x, grad, (((0,), (0,)), ((), ())), preferred_element_type=sums)
     return jnp.matmul(grad, kernel.T, preferred_element_type=sums), of_kernel
 
 
-@jax.custom_vjp
-def _thin_first(x: Array, kernel: Array) -> Array:
-    """Both factors of a kernel's gradient are contracted over their rows, and XLA's CPU lays the left one out anew for it:
-    with the narrower one there, the product is up to three times as fast. The barrier keeps XLA from turning it round."""
-    return x @ kernel
+def linear(p: Params, x: Float[Array, "*rows fan_in"]) -> Float[Array, "*rows fan_out"]:
+    """The product with a kernel, and a bias where there is one; of rounded inputs where the parameters say so."""
+    if "inputs" in p:
+        x = rounded(x, p["inputs"], -1)
+    return _biased(p, product(x, p["kernel"].astype(x.dtype)))
 
 
-def _thin_first_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
-    return x @ kernel, (x, kernel)
+def linears(parameters: Sequence[Params], x: Float[Array, "*rows fan_in"]) -> list[Array]:
+    """`linear` of one input with each of these."""
+    split = mesh.ways("heads") * mesh.ways("kv") > 1 or any("inputs" in p for p in parameters)
+    if split or mesh.platform() != "cpu":
+        return [linear(p, x) for p in parameters]
+    parts = cpu.products(x, [p["kernel"].astype(x.dtype) for p in parameters])
+    return [_biased(p, y) for p, y in zip(parameters, parts, strict=True)]
 
 
-def _thin_first_backward(kept: tuple[Array, Array], grad: Array) -> tuple[Array, Array]:
-    x, kernel = kept
-    return grad @ kernel.T, _kernel_gradient_on_cpu(x.reshape(-1, x.shape[-1]), grad.reshape(-1, grad.shape[-1]))
+def _biased(p: Params, y: Array) -> Array:
+    if "bias" not in p:
+        return y
+    bias = p["bias"].astype(y.dtype)
+    return cpu.add_bias(y, bias) if mesh.platform() == "cpu" else y + bias
 
 
-def _kernel_gradient_on_cpu(rows: Array, grads: Array) -> Array:
-    turned = rows.shape[1] > grads.shape[1]
-    left, right = (grads, rows) if turned else (rows, grads)
-    found = jax.lax.optimization_barrier(jax.lax.dot_general(left, right, (((0,), (0,)), ((), ()))))
-    return found.T if turned else found
+def projection(
+    rows: int, columns: int, axes: tuple[str | None, str | None], bias: bool = False, scale: float = 1.0
+) -> Leaves:
+    """The parameters of `linear`.
+
+    Args:
+      rows: features of the input.
+      columns: features of the output.
+      axes: logical axes of the kernel.
+      bias: whether there is one.
+      scale: factor of the kernel's standard deviation of 1 / sqrt(rows).
+    """
+    kernel = {"kernel": Leaf((rows, columns), axes, scale * rows**-0.5)}
+    return kernel | ({"bias": Leaf((columns,), axes[1:])} if bias else {})
 
 
-_thin_first.defvjp(_thin_first_forward, _thin_first_backward)
+# Norms ------------------------------------------------------------------------------------------------------------------
+
+
+def norm(config: BlockConfig, p: Params, x: Float[Array, "*rows width"]) -> Float[Array, "*rows width"]:
+    """The norm of each row, of the kind that the blocks have."""
+    if config.norm == "rms":
+        return rms_norm(x, p["scale"], config.norm_eps)
+    return layer_norm(x, p["scale"], p.get("bias"), config.norm_eps)
+
+
+def norm_leaves(config: BlockConfig, width: int) -> Leaves:
+    """The parameters of `norm`."""
+    scale = {"scale": Leaf((width,), (None,), offset=1.0)}
+    return scale | ({"bias": Leaf((width,), (None,))} if config.norm == "layer" and config.bias else {})
 
 
 def rms_norm(x: Float[Array, "*rows width"], scale: Float[Array, " width"], eps: float) -> Float[Array, "*rows width"]:
     """x over its root mean square, times `scale`; computed in float32 (Zhang and Sennrich 2019)."""
-    out: Array = _norm(False, eps, x, scale)
-    return out.astype(x.dtype)
+    return normalised(False, eps, x, scale).astype(x.dtype)
 
 
 def layer_norm(
     x: Float[Array, "*rows width"], scale: Float[Array, " width"], bias: Float[Array, " width"] | None, eps: float
 ) -> Float[Array, "*rows width"]:
     """(x - mean) / standard deviation, times `scale`, plus `bias`; computed in float32 (Ba et al. 2016)."""
-    out: Array = _norm(True, eps, x, scale)
-    return (out if bias is None else out + wide(bias)).astype(x.dtype)
+    out = normalised(True, eps, x, scale)
+    return (out if bias is None else out + upcast_to_f32(bias)).astype(x.dtype)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _norm(centre: bool, eps: float, x: Array, scale: Array) -> Array:
-    """Each row, centred or not, over its root mean square, times `scale`, in float32.
+def normalised(
+    centre: bool, eps: float, x: Float[Array, "*rows width"], scale: Float[Array, " width"]
+) -> Float[Array, "*rows width"]:
+    """Each row over its root mean square, times `scale`, in float32.
 
-    The backward pass keeps x and two numbers a row, and takes sums over features as products with `scale`: it reads and
-    writes less memory than the derived one."""
-    return _norm_forward(centre, eps, x, scale)[0]
-
-
-def _norm_forward(centre: bool, eps: float, x: Array, scale: Array) -> tuple[Array, Any]:
-    full = wide(x)
-    mean = jnp.mean(full, axis=-1, keepdims=True) if centre else jnp.zeros((), full.dtype)
-    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(full - mean), axis=-1, keepdims=True) + eps)
-    return (full - mean) * inverse * wide(scale), (x, mean, inverse, scale)
-
-
-def _norm_backward(centre: bool, eps: float, kept: Any, grads: Array) -> tuple[Array, Array]:
-    x, mean, inverse, scale = kept
-    scales = wide(scale)
-    normed = (wide(x) - mean) * inverse
-
-    def scaled_mean(values: Array) -> Array:
-        """The mean of values times the scale, of each row."""
-        return jnp.matmul(values, scales, precision=jax.lax.Precision.HIGHEST)[..., None] / x.shape[-1]
-
-    along = grads * normed
-    dx = grads * scales - normed * scaled_mean(along)
-    dx = inverse * (dx - scaled_mean(grads) if centre else dx)
-    return dx.astype(x.dtype), jnp.sum(along, axis=tuple(range(x.ndim - 1))).astype(scale.dtype)
+    Args:
+      centre: whether the row's mean is subtracted first.
+      eps: added to the mean square.
+      x: the rows.
+      scale: of each feature.
+    """
+    if mesh.platform() == "cpu":
+        return cpu.norm(centre, eps, x, scale)
+    full = upcast_to_f32(x)
+    full = full - jnp.mean(full, axis=-1, keepdims=True) if centre else full
+    inverse = jax.lax.rsqrt(jnp.mean(jnp.square(full), axis=-1, keepdims=True) + eps)
+    return full * inverse * upcast_to_f32(scale)
 
 
-_norm.defvjp(_norm_forward, _norm_backward)
+# Activations ------------------------------------------------------------------------------------------------------------
 
 
 def gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -125,6 +149,9 @@ ACTIVATIONS: dict[str, tuple[Callable[[Array], Array], bool]] = {
     "geglu": (gelu, True),
     "swiglu": (jax.nn.silu, True),
 }
+
+
+# Positions ------------------------------------------------------------------------------------------------------------
 
 
 def positions_in_segments(segments: Int[Array, "batch length"]) -> Int[Array, "batch length"]:
@@ -179,11 +206,28 @@ def rotate(
     x: Float[Array, "batch length heads width"], cos: Float[Array, "... half"], sin: Float[Array, "... half"]
 ) -> Float[Array, "batch length heads width"]:
     """Rotary positions (Su et al. 2021); feature i is paired with i + width / 2, as in Llama's published weights."""
-    left, right = jnp.split(wide(x), 2, axis=-1)
+    left, right = jnp.split(upcast_to_f32(x), 2, axis=-1)
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x.dtype)
+
+
+# Dropout --------------------------------------------------------------------------------------------------------------
 
 
 def dropout(x: Float[Array, "*shape"], key: Array, rate: Float[Array, ""]) -> Float[Array, "*shape"]:
     """Zero each element with probability `rate` and scale the rest by 1 / (1 - rate); `rate` < 1 may be traced."""
     keep = jax.random.bernoulli(key, 1.0 - rate, x.shape)
     return jnp.where(keep, x / (1.0 - rate).astype(x.dtype), jnp.zeros((), x.dtype))
+
+
+def no_drop(x: Array, layer: Any, place: int) -> Array:
+    """The identity, where nothing is dropped."""
+    del layer, place
+    return x
+
+
+def dropper(key_and_rate: Dropout | None) -> Drop:
+    """Drops an activation at a (layer, place), each with its own key; the identity without dropout."""
+    if key_and_rate is None:
+        return no_drop
+    key, rate = key_and_rate
+    return lambda x, layer, place: dropout(x, jax.random.fold_in(jax.random.fold_in(key, layer + 1), place), rate)

@@ -1,4 +1,4 @@
-"""Recurrences over the length of a sequence: gated cells step by step, and a gated linear one by an associative scan."""
+"""Recurrent cells over the length of a sequence, step by step."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from training.mesh import constrain
-from training.nets.layers import wide
+from training.nets.primitives import upcast_to_f32
 
 State = tuple[Array, ...]  # of one layer, each [batch, width], float32; the first is what the next layer reads
 Starts = Bool[Array, "batch length"]
@@ -69,13 +69,13 @@ def cells(
     Returns:
       What the cells put out, in x's dtype, and the state after the last token.
     """
-    bias = jnp.stack([wide(p["bias"][gate]) for gate in cell.gates])[:, None]
+    bias = jnp.stack([upcast_to_f32(p["bias"][gate]) for gate in cell.gates])[:, None]
     # Gates beside each other in one product: (width, gates, width), whose last axis alone is split over devices.
     entering, kernel = (jnp.swapaxes(p[name]["kernel"].astype(x.dtype), 0, 1) for name in ("input", "recurrent"))
     # Gathered once, not at every step; split over three mesh axes its gradients came out wrong (XLA of jax 0.10.2).
     kernel = constrain(kernel, None, None, "mlp")
     inputs = jnp.einsum("btd,dgh->tgbh", x, entering, preferred_element_type=bias.dtype) + bias
-    hidden = wide(p["bias"]["hidden"]) if cell.hidden_bias else None
+    hidden = upcast_to_f32(p["bias"]["hidden"]) if cell.hidden_bias else None
 
     def step(state: State, now: Any) -> tuple[State, Array]:
         entered, start = now
@@ -88,38 +88,3 @@ def cells(
     state = tuple(constrain(part, "batch", "mlp") for part in state)
     state, out = jax.lax.scan(step, state, (inputs, None if starts is None else starts.T))
     return jnp.swapaxes(out, 0, 1), state
-
-
-def gated_linear(
-    out_gate: Float[Array, "batch length heads width"],
-    forget: Float[Array, "batch length heads width"],
-    value: Float[Array, "batch length heads width"],
-    starts: Starts | None,
-    state: Float[Array, "batch heads width"] | None = None,
-) -> tuple[Float[Array, "batch length heads width"], Float[Array, "batch heads width"]]:
-    """silu(out_gate) h, where h = f h_before + (1 - f) value and f = sigmoid(forget + c): the simplest recurrence whose
-    gates read the input alone, so that all steps are one scan (Martin and Cundy 2018; Qin et al. 2023, HGRN).
-
-    The constants c spread the time scales 1 / (1 - f) of the channels of an input of zero from 2 to 512 tokens evenly in
-    their logs, as those of state-space models are begun (Gu et al. 2022, S4D).
-
-    Args:
-      starts: where h is set to zero before a token; None: nowhere.
-      state: h before the first token; None: zero.
-    Returns:
-      What is put out, in value's dtype, and h after the last token, float32.
-    """
-    channels = forget.shape[-2] * forget.shape[-1]
-    scales = 2.0 * 256.0 ** (jnp.arange(channels, dtype=jnp.float32) / max(channels - 1, 1))
-    keep = jax.nn.sigmoid(wide(forget) + jnp.log(scales - 1).reshape(forget.shape[-2:]))
-    enter = (1 - keep) * wide(value)
-    if starts is not None:
-        keep = jnp.where(starts[..., None, None], 0.0, keep)
-    if state is not None:
-        enter = enter.at[:, 0].add(keep[:, 0] * state)
-
-    def both(left: Any, right: Any) -> Any:
-        return left[0] * right[0], right[0] * left[1] + right[1]
-
-    _, h = jax.lax.associative_scan(both, (keep, enter), axis=1)
-    return (jax.nn.silu(wide(out_gate)) * h).astype(value.dtype), h[:, -1]

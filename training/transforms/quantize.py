@@ -70,7 +70,7 @@ def summed(axes: Axes) -> tuple[int, ...]:
 
 
 def activations(params: Any, axes: Any, roles: tuple[str, ...], rounding: Rounding) -> Any:
-    """The parameters with how the inputs of each linear map of these roles are rounded, which `nets.blocks.linear` reads.
+    """The parameters with how the inputs of each linear map of these roles are rounded, which `nets.layers.linear` reads.
 
     Raises:
       BadInput: no map of the model would read it, or that of experts would not.

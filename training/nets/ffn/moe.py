@@ -18,56 +18,26 @@ follow, so that loss and gradients are the same however a batch is split.
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
+from training import mesh
 from training.errors import BadInput
 from training.mesh import by_rows, constrain
-from training.nets import blocks
 from training.nets.attention import Choice
-from training.nets.blocks import Blocks
-from training.nets.initial import Leaf
-from training.nets.layers import wide
+from training.nets.block_config import BlockConfig, MoEConfig
+from training.nets.ffn import mlp
+from training.nets.ffn.feed_forward import FeedForward, FeedForwardCost, Metrics
+from training.nets.initial import Leaf, Leaves, Params, count
+from training.nets.layers import projection
+from training.nets.mixers.mixer import Context, Stream
+from training.nets.primitives import upcast_to_f32
 
 DISPATCHES = ("auto", "blocked", "ragged")
-Told = dict[str, Float[Array, ""]]
-
-
-class Mixture(Blocks, Protocol):
-    """What a model says of the experts in its blocks.
-
-    Attributes:
-      mlp_width: hidden features of each expert.
-      experts: routed experts; 0: the blocks have a dense MLP.
-      experts_per_token: how many of them a token goes through.
-      shared_experts: more of them that every token goes through.
-      capacity: in training, how many times its even share of an example's tokens an expert takes; 0: all that come.
-      normalise: whether the weights of a token's experts are divided by their sum, as in Mixtral (Jiang et al. 2024).
-      dispatch: a name in `DISPATCHES`: how the products of a sorted batch are made; a switch of speed.
-    """
-
-    @property
-    def experts(self) -> int: ...
-
-    @property
-    def experts_per_token(self) -> int: ...
-
-    @property
-    def shared_experts(self) -> int: ...
-
-    @property
-    def capacity(self) -> float: ...
-
-    @property
-    def normalise(self) -> bool: ...
-
-    @property
-    def dispatch(self) -> str: ...
 
 
 class Routed(NamedTuple):
@@ -86,13 +56,19 @@ class Routed(NamedTuple):
     normaliser: Float[Array, " tokens"]
 
 
-def check(model: Mixture) -> None:
+def of(config: BlockConfig) -> MoEConfig:
+    """The mixture of a config that has one."""
+    assert config.moe is not None
+    return config.moe
+
+
+def check(model: MoEConfig) -> None:
     """Raise BadInput where the fields of a mixture contradict each other."""
     if model.experts_per_token < 1:
         raise BadInput(f"model.experts_per_token: must be at least 1, got {model.experts_per_token}")
     if model.experts < model.experts_per_token:
         raise BadInput(f"model.experts: {model.experts} are fewer than the {model.experts_per_token} of a token")
-    for field in ("shared_experts", "capacity"):
+    for field in ("shared_experts", "capacity_factor", "dense_layers"):
         if getattr(model, field) < 0:
             raise BadInput(f"model.{field}: must not be negative, got {getattr(model, field)}")
     choose(model.dispatch)
@@ -103,12 +79,12 @@ def choose(requested: str, platform: str | None = None) -> Choice:
 
     Args:
       requested: one of `DISPATCHES`; "auto" chooses by platform.
-      platform: "cpu", "gpu" or "tpu"; None: JAX's default backend.
+      platform: "cpu", "gpu" or "tpu"; None: that of the mesh's devices.
 
     Raises:
       BadInput: there is no such way.
     """
-    platform = jax.default_backend() if platform is None else platform
+    platform = mesh.platform() if platform is None else platform
     if requested not in DISPATCHES:
         raise BadInput(f"model.dispatch: {requested!r} is not one of {', '.join(DISPATCHES)}")
     if requested != "auto":
@@ -117,83 +93,104 @@ def choose(requested: str, platform: str | None = None) -> Choice:
     return Choice("blocked" if platform == "cpu" else "ragged", f"auto on {platform}")
 
 
-def slots(model: Mixture, length: int) -> int:
+def slots(model: MoEConfig, length: int) -> int:
     """Tokens of an example of `length` that an expert takes at most, in training with a capacity."""
-    return min(math.ceil(model.capacity * length * model.experts_per_token / model.experts), length)
+    return min(math.ceil(model.capacity_factor * length * model.experts_per_token / model.experts), length)
 
 
-def leaves(model: Any) -> dict[str, Any]:
-    """The parameters in place of a block's MLP; initial values as an MLP of each width has, the router's as of projections.
-
-    Args:
-      model: a module with the fields of `Mixture`.
-    """
-
-    def mlp(width: int) -> dict[str, dict[str, Leaf]]:
-        return blocks.leaves(model.clone(mlp_width=width))["mlp"]
+def parameters(config: BlockConfig) -> Leaves:
+    """The leaves of one block; initial values as an MLP of each width has, the router's as of projections."""
+    model = of(config)
 
     def stacked(leaf: Leaf) -> Leaf:
         return Leaf((model.experts, *leaf.shape), ("expert", *leaf.axes), leaf.std, leaf.offset)
 
-    router = {"kernel": Leaf((model.width, model.experts), ("embed", None), model.width**-0.5)}
-    tree = {"router": router, **jax.tree.map(stacked, mlp(model.mlp_width))}
-    return tree | ({"shared": mlp(model.shared_experts * model.mlp_width)} if model.shared_experts else {})
+    router = projection(config.width, model.experts, ("embed", None))
+    tree = {"router": router, **jax.tree.map(stacked, mlp.parameters(config))}
+    shared = model.shared_experts * config.mlp_width
+    return tree | ({"shared": mlp.parameters(config, shared)} if shared else {})
 
 
-def feed(model: Mixture, batch: int, training: bool) -> Callable[[Any, Array, Any], tuple[Array, Any]]:
-    """What `training.nets.blocks.run` calls in place of the MLP, over `batch` examples.
+def apply(config: BlockConfig, p: Params, x: Stream, context: Context) -> tuple[Stream, Metrics]:
+    """What the experts add to the stream.
 
-    In training experts have their capacity, and what is kept of a layer is what it told; see `told`. Otherwise no token is
-    dropped, and what is kept passes.
+    In training experts have their capacity, and the metrics are those of `routing_metrics`. Otherwise no token is dropped.
     """
-
-    def mixture(p: Any, x: Array, kept: Any) -> tuple[Array, Any]:
-        routed = route(p["router"]["kernel"], x, model.experts_per_token, model.normalise)
-        if training and model.capacity:
-            y, taken = _capped(model, p, x, routed, batch)
-        else:
-            y, taken = by_rows(functools.partial(_sorted, model), (x, routed.chosen, routed.gates), p), None
-        if "shared" in p:
-            y += blocks.mlp(model, p["shared"], x)
-        return y, told(routed, batch, taken) if training else kept
-
-    return mixture
+    model, batch, tokens = of(config), x.shape[0], x.reshape(-1, x.shape[-1])
+    routed = route(p["router"]["kernel"], tokens, model.experts_per_token, model.norm_topk_prob)
+    if context.training and model.capacity_factor:
+        y, taken = _capped(config, p, tokens, routed, batch)
+    else:
+        y = by_rows(functools.partial(_sorted, config), (tokens, routed.chosen, routed.gates), p)
+        taken = None
+    if "shared" in p:
+        y += mlp.apply(config, p["shared"], tokens)
+    return y.reshape(x.shape), routing_metrics(routed, batch, taken) if context.training else {}
 
 
-def route(kernel: Float[Array, "width experts"], x: Float[Array, "tokens width"], k: int, normalise: bool) -> Routed:
+def cost(config: BlockConfig, length: int) -> FeedForwardCost:
+    """FLOPs of the forward products of the experts, in training on an example of `length` tokens, by component.
+
+    With a capacity all slots count, filled or not, and so do the products that send tokens to them ("dispatch", whose one
+    factor is made of whole numbers) and bring them back ("combine")."""
+    model, tokens = of(config), float(length)
+    each = mlp.flops(config, 1.0, config.mlp_width)
+    shared = tokens * model.shared_experts * each
+    products = {"router": tokens * 2 * config.width * model.experts, "shared": shared}
+    if model.capacity_factor:
+        places = float(model.experts * slots(model, length))
+        moved = tokens * 2 * places * config.width
+        products |= {"mlp": places * each, "dispatch": moved, "combine": moved}
+    else:
+        products |= {"mlp": tokens * model.experts_per_token * each, "dispatch": 0.0, "combine": 0.0}
+    # What brings tokens back only enters the stream too; that of routed experts is weighed by gates, which need it.
+    return FeedForwardCost(products, shared / mlp.matrices(config) + products["combine"])
+
+
+def _idle(config: BlockConfig) -> int:
+    model = of(config)
+    return (model.experts - model.experts_per_token) * count(mlp.parameters(config))
+
+
+def route(
+    kernel: Float[Array, "width experts"], x: Float[Array, "tokens width"], k: int, norm_topk_prob: bool
+) -> Routed:
     """The k likeliest experts of each token, in float32 whatever the rest of the model computes in.
 
     Args:
       kernel: of the router.
       x: tokens.
-      normalise: whether a token's weights sum to one; else they are the probabilities among all experts.
+      k: experts of a token.
+      norm_topk_prob: whether a token's weights sum to one; else they are the probabilities among all experts.
     """
-    logits = jnp.matmul(wide(x), wide(kernel), precision=jax.lax.Precision.HIGHEST)
+    logits = jnp.matmul(upcast_to_f32(x), upcast_to_f32(kernel), precision=jax.lax.Precision.HIGHEST)
     normaliser = jax.nn.logsumexp(logits, axis=-1)
     probabilities = jnp.exp(logits - normaliser[:, None])
     gates, chosen = jax.lax.top_k(probabilities, k)
     return Routed(
-        chosen, gates / jnp.sum(gates, axis=-1, keepdims=True) if normalise else gates, probabilities, normaliser
+        chosen, gates / jnp.sum(gates, axis=-1, keepdims=True) if norm_topk_prob else gates, probabilities, normaliser
     )
 
 
-def told(routed: Routed, batch: int, taken: Float[Array, ""] | None = None) -> Told:
-    """What a layer says of its routing, each summed over the tokens of `batch` examples.
+def routing_metrics(routed: Routed, batch: int, taken: Float[Array, ""] | None = None) -> Metrics:
+    """Metrics of a layer's routing, each summed over the tokens of `batch` examples.
 
-    balance: experts times the sum, over them, of the share of an example's choices that fall on one and its mean
+    load_balancing_loss: experts times the sum, over them, of the share of an example's choices that fall on one and its mean
       probability (Fedus et al. 2021, equations 4 to 6, with examples in place of the batch); 1 where all is even.
-    router_z: squared logs of the router's normalisers (Zoph et al. 2022, equation 5).
+    router_z_loss: squared logs of the router's normalisers (Zoph et al. 2022, equation 5).
     dropped: the share of a token's choices that no expert took.
 
     Args:
+      routed: choices of the tokens.
+      batch: examples.
       taken: choices that experts took; None: all.
     """
     (tokens, k), experts = routed.chosen.shape, routed.probabilities.shape[1]
     share = jnp.mean(_among(routed.chosen, experts).reshape(batch, -1, experts), axis=1) / k
     mean = jnp.mean(routed.probabilities.reshape(batch, -1, experts), axis=1)
     return {
-        "balance": tokens / batch * experts * jnp.sum(share * mean),
-        "router_z": jnp.sum(jnp.square(routed.normaliser)),
+        "load_balancing_loss": tokens / batch * experts * jnp.sum(share * mean),
+        "router_z_loss": jnp.sum(jnp.square(routed.normaliser)),
         "dropped": jnp.zeros(()) if taken is None else tokens - taken / k,
     }
 
@@ -206,8 +203,11 @@ def _among(chosen: Int[Array, "tokens k"], experts: int) -> Float[Array, "tokens
 # With a capacity: every expert has `slots` of each example. -------------------------------------------------------------
 
 
-def _capped(model: Mixture, p: Any, x: Array, routed: Routed, batch: int) -> tuple[Array, Array]:
+def _capped(
+    config: BlockConfig, p: Params, x: Float[Array, "tokens width"], routed: Routed, batch: int
+) -> tuple[Float[Array, "tokens width"], Float[Array, ""]]:
     """What the experts make of the tokens that they have room for, and how many choices these were."""
+    model = of(config)
     chose = _among(routed.chosen, model.experts).reshape(batch, -1, model.experts)
     earlier = jnp.cumsum(chose, axis=1) - chose
     free = earlier[..., None] == jnp.arange(slots(model, chose.shape[1]))
@@ -216,16 +216,16 @@ def _capped(model: Mixture, p: Any, x: Array, routed: Routed, batch: int) -> tup
         chose.shape
     )
 
-    def linear(p: Any, rows: Array) -> Array:
+    def linear(p: Params, rows: Array) -> Array:
         y = jnp.einsum("ebsi,eij->ebsj", rows, p["kernel"].astype(rows.dtype))
         y = y + p["bias"].astype(rows.dtype)[:, None, None] if "bias" in p else y
         return checkpoint_name(y, "expert")
 
-    tokens = constrain(x.reshape(batch, -1, model.width), "batch", None, None)
+    tokens = constrain(x.reshape(batch, -1, config.width), "batch", None, None)
     rows = jnp.einsum("btes,btd->ebsd", sent.astype(x.dtype), tokens)
     # First where the example lies, then where the expert lies: that is an exchange of slots, not a copy of all tokens.
     rows = constrain(constrain(rows, None, "batch", None, None), "expert", "group", None, None)
-    out = constrain(blocks.mlp(model, p, checkpoint_name(rows, "expert"), linear), "expert", "group", None, None)
+    out = constrain(mlp.apply(config, p, checkpoint_name(rows, "expert"), linear), "expert", "group", None, None)
     out = constrain(out, None, "batch", None, None)
     y = jnp.einsum("btes,ebsd->btd", (sent * each[..., None]).astype(x.dtype), out)
     return constrain(y.reshape(x.shape), "batch", None), jnp.sum(sent)
@@ -234,14 +234,21 @@ def _capped(model: Mixture, p: Any, x: Array, routed: Routed, batch: int) -> tup
 # Without: tokens sorted by expert. --------------------------------------------------------------------------------------
 
 
-def _sorted(model: Mixture, x: Array, chosen: Array, gates: Array, p: Any) -> Array:
+def _sorted(
+    config: BlockConfig,
+    x: Float[Array, "tokens width"],
+    chosen: Int[Array, "tokens k"],
+    gates: Float[Array, "tokens k"],
+    p: Params,
+) -> Float[Array, "tokens width"]:
     """What the experts make of all tokens."""
+    model = of(config)
     (tokens, k), blocked = chosen.shape, choose(model.dispatch).name == "blocked"
     # Blocks of a quarter of an expert's even share: of the rows, about an eighth is filled up.
     size = max(tokens * k // (4 * model.experts), 16) if blocked else 1
     there, back, begins = _places(chosen.reshape(-1), model.experts, size)
 
-    def linear(p: Any, rows: Array) -> Array:
+    def linear(p: Params, rows: Array) -> Array:
         kernel, bias = p["kernel"].astype(rows.dtype), p["bias"].astype(rows.dtype) if "bias" in p else None
         if not blocked:
             y = jax.lax.ragged_dot(rows, kernel, jnp.diff(begins))
@@ -253,8 +260,8 @@ def _sorted(model: Mixture, x: Array, chosen: Array, gates: Array, p: Any) -> Ar
         y = y if bias is None else y + bias[owners][:, None]
         return checkpoint_name(y.reshape(len(there), -1), "expert")
 
-    out = _moved(blocks.mlp(model, p, _moved(jnp.repeat(x, k, axis=0), there, back), linear), back, there)
-    return jnp.sum(wide(out).reshape(tokens, k, -1) * gates[:, :, None], axis=1).astype(x.dtype)
+    out = _moved(mlp.apply(config, p, _moved(jnp.repeat(x, k, axis=0), there, back), linear), back, there)
+    return jnp.sum(upcast_to_f32(out).reshape(tokens, k, -1) * gates[:, :, None], axis=1).astype(x.dtype)
 
 
 def _places(
@@ -289,3 +296,6 @@ _moved.defvjp(
     lambda rows, there, back: (_moved(rows, there, back), (there, back)),
     lambda places, grad: (_moved(grad, places[1], places[0]), None, None),
 )
+
+
+FEED_FORWARD = FeedForward(parameters, apply, cost, _idle)
