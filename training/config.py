@@ -37,7 +37,8 @@ def merge(full: ConfigDict, partial: ConfigDict, where: str) -> None:
     Raises:
       BadInput: a key is unknown, or has another name now, or its value is of another type.
     """
-    _merge(full, partial, where, {**RENAMED, **family_of(full.task).RENAMED}, "")
+    of_family = family_of(full.task).RENAMED if "task" in full else {}
+    _merge(full, partial, where, {**RENAMED, **of_family}, "")
 
 
 def _merge(full: Any, partial: Any, where: str, names: Mapping[str, str], prefix: str) -> None:

@@ -51,7 +51,10 @@ def semantic(config: ConfigDict) -> dict[str, Any]:
     learning rate) is always there, whether it was given or derived.
     """
     neutral = default_values(config.task, config.model.get("name"))
-    values = {key: value for key, value in flatten(config.to_dict()).items() if plain(value) != plain(neutral.get(key))}
+    given = {
+        key: value for key, value in flatten(config.to_dict()).items() if value is not None
+    }  # None: nobody reads it
+    values = {key: value for key, value in given.items() if plain(value) != plain(neutral.get(key))}
     derived, unused = config.derived, transforms.unused(config)
     unused += () if derived.get("teacher") else ("teacher",)
     left_out = (*indifferent(config.task), *(f"schedule.{key}" for key in WARMUP), *unused)

@@ -261,7 +261,10 @@ def test_a_markov_language_is_learnt_to_its_entropy(tmp_path):
         ({"model.dropout": 1.5}, r"model.dropout: must be in \[0, 1\)"),
         ({"model.name": "decoderr"}, r"model.name: no 'decoderr'.* decoder"),
         ({"model.name": "lstm"}, r"model.heads is not used by lstm \(it uses depth, width, tied, stateful\)"),
-        ({**LSTM, "model.stateful": True, "gradient_accumulation_steps": 2}, "model.stateful: .* from micro-batch to micro-batch"),
+        (
+            {**LSTM, "model.stateful": True, "gradient_accumulation_steps": 2},
+            "model.stateful: .* from micro-batch to micro-batch",
+        ),
         ({**LSTM, "model.stateful": True, "replicas.count": 2}, "model.stateful: .* which replicas would share out"),
         (
             {
