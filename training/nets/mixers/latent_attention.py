@@ -1,0 +1,135 @@
+"""Multi-head latent attention: keys and values of all heads are made of one narrow latent, which alone is cached.
+
+Parameters (d width, H heads of h features, r kv_latent_width, e rope_width; a head's queries and keys have h features of
+content and e that rotary positions rotate, and all heads share these e features of the keys):
+
+    query/kernel        (d, H (h + e)), or {query_down (d, q), query_norm (q), query_up (q, H (h + e))} of a query latent
+    kv_down/kernel      (d, r + e)     the latent, and the rotated features of the keys
+    kv_norm/scale       (r)
+    kv_up/kernel        (r, H 2 h)     keys, then values, of each head
+    out/kernel          (H h, d)
+
+The cache holds r + e numbers a token, in place of 2 H h. New tokens attend over the latents themselves: a head's key
+projection is applied to its queries instead, and its value projection to the mixed latents.
+
+Source: DeepSeek-AI 2024, arXiv 2405.04434, section 2.1.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from training.errors import BadInput
+from training.nets.attention import attend
+from training.nets.block_config import BlockConfig
+from training.nets.initial import Leaf, Leaves, Params
+from training.nets.layers import linear, projection, rms_norm, rotate
+from training.nets.mixers.attention import append, causal_pairs, visible_keys
+from training.nets.mixers.mixer import Context, MixerCost, SequenceMixer, Stream
+from training.nets.primitives import upcast_to_f32
+
+# kv_latent_width 0: four head widths, as in DeepSeek-V2; query_latent_width 0: queries have no latent; rope_width 0: half a
+# head width.
+OPTIONS: dict[str, Any] = {"kv_latent_width": 0, "query_latent_width": 0, "rope_width": 0}
+Heads = Float[Array, "batch length heads features"]
+Cache = dict[str, Array]  # "latent" [batch, length, r] and "rotated" [batch, length, e]
+
+
+def _widths(config: BlockConfig) -> tuple[int, int, int]:
+    """Features of the key-value latent, of the query latent and of the rotated part."""
+    options = config.options(OPTIONS)
+    kv = options["kv_latent_width"] or 4 * config.head_width
+    return kv, options["query_latent_width"], options["rope_width"] or max(2, config.head_width // 4 * 2)
+
+
+def _parameters(config: BlockConfig) -> Leaves:
+    (kv, q, rope), d, h = _widths(config), config.width, config.heads * config.head_width
+    queries = config.heads * (config.head_width + rope)
+    tree: Leaves = {"query": projection(d, queries, ("embed", "heads"), config.bias)}
+    if q:
+        down, up = projection(d, q, ("embed", None), config.bias), projection(q, queries, (None, "heads"), config.bias)
+        tree = {"query_down": down, "query_norm": {"scale": Leaf((q,), (None,), offset=1.0)}, "query_up": up}
+    return tree | {
+        "kv_down": projection(d, kv + rope, ("embed", None), config.bias),
+        "kv_norm": {"scale": Leaf((kv,), (None,), offset=1.0)},
+        "kv_up": projection(kv, 2 * h, (None, "heads")),
+        "out": projection(h, d, ("heads", "embed"), config.bias, config.residual_scale),
+    }
+
+
+def _queries(config: BlockConfig, p: Params, x: Stream, context: Context) -> tuple[Heads, Heads]:
+    """The content of every head's queries, and their rotated features."""
+    if "query_down" in p:
+        latent = rms_norm(linear(p["query_down"], x), p["query_norm"]["scale"], config.norm_eps)
+        q = linear(p["query_up"], latent)
+    else:
+        q = linear(p["query"], x)
+    content, rotated = jnp.split(q.reshape(*x.shape[:2], config.heads, -1), [config.head_width], axis=-1)
+    return content, _rotated(config, rotated, context)
+
+
+def _latents(config: BlockConfig, p: Params, x: Stream, context: Context) -> tuple[Stream, Stream]:
+    """The latent of keys and values, normalised, and the rotated features of the keys."""
+    latent, rotated = jnp.split(linear(p["kv_down"], x), [_widths(config)[0]], axis=-1)
+    latent = rms_norm(latent, p["kv_norm"]["scale"], config.norm_eps)
+    return latent, _rotated(config, rotated[:, :, None], context)[:, :, 0]
+
+
+def _rotated(config: BlockConfig, x: Heads, context: Context) -> Heads:
+    rope = _widths(config)[2]
+    return rotate(x, *context.angles[rope]) if rope in context.angles else x
+
+
+def _apply(config: BlockConfig, p: Params, x: Stream, context: Context) -> Stream:
+    q = jnp.concatenate(_queries(config, p, x, context), axis=-1)
+    latent, rotated = _latents(config, p, x, context)
+    k, v = jnp.split(linear(p["kv_up"], latent).reshape(*x.shape[:2], config.heads, -1), 2, axis=-1)
+    shared = jnp.broadcast_to(rotated[:, :, None], (*k.shape[:3], rotated.shape[-1]))
+    k = jnp.concatenate([k, shared], axis=-1)
+    y = attend(q, k, v, context.segments, context.attention, context.causal, context.bias)
+    return linear(p["out"], y.reshape(*x.shape[:2], -1))
+
+
+def _extend(config: BlockConfig, p: Params, x: Stream, context: Context, cache: Cache) -> tuple[Stream, Cache]:
+    (content, q), new = _queries(config, p, x, context), _latents(config, p, x, context)
+    latent, rotated = (
+        append(cache[name], rows, context) for name, rows in zip(("latent", "rotated"), new, strict=True)
+    )
+    kernel = p["kv_up"]["kernel"].astype(x.dtype).reshape(latent.shape[-1], config.heads, 2, config.head_width)
+    scores = jnp.einsum("bqhd,rhd,bkr->bhqk", content, kernel[:, :, 0], latent)
+    scores = upcast_to_f32(scores + jnp.einsum("bqhe,bke->bhqk", q, rotated))
+    scores *= (config.head_width + q.shape[-1]) ** -0.5
+    visible = visible_keys(context, latent.shape[1])
+    weights = jax.nn.softmax(jnp.where(visible, scores, -1e30)).astype(x.dtype)
+    y = jnp.einsum("bhqk,bkr,rhd->bqhd", weights, latent, kernel[:, :, 1])
+    return linear(p["out"], y.reshape(*x.shape[:2], -1)), {"latent": latent, "rotated": rotated}
+
+
+def _empty_cache(config: BlockConfig, batch: int, length: int, dtype: str) -> Cache:
+    kv, _, rope = _widths(config)
+    return {"latent": jnp.zeros((batch, length, kv), dtype), "rotated": jnp.zeros((batch, length, rope), dtype)}
+
+
+def _cost(config: BlockConfig, length: int) -> MixerCost:
+    (kv, q, rope), d, h = _widths(config), config.width, config.heads * config.head_width
+    keys = h + config.heads * rope
+    queries = q * (d + keys) if q else d * keys
+    pair = 2.0 * (keys + h)
+    projections = 2.0 * length * (queries + d * (kv + rope) + kv * 2 * h + h * d)
+    return MixerCost(projections, 2.0 * length * h * d, length**2 * pair, causal_pairs(length) * pair)
+
+
+def _check(config: BlockConfig) -> None:
+    if config.qk_norm:
+        raise BadInput("model.qk_norm: latent attention normalises its latents instead")
+    if min(config.options(OPTIONS).values()) < 0 or _widths(config)[2] % 2:
+        raise BadInput(
+            "model.rope_width: the widths of latent attention are positive, and that of rotary positions is even"
+        )
+
+
+MIXER = SequenceMixer(
+    _parameters, _apply, _extend, _empty_cache, _cost, OPTIONS, rope_width=lambda c: _widths(c)[2], check=_check
+)
