@@ -1,6 +1,6 @@
 """The encoder: transformer blocks that see both ways, with a head for masked tokens or one for classes (Devlin et al. 2018).
 
-Parameters (L layers, d width; the blocks are those of `training/nets/blocks.py`):
+Parameters (L layers, d width; the blocks are those of `training/nets/stack.py`):
 
     embed/embedding                    (V + 2, d)       the tokenizer's symbols, then "masked" and "what is this?"
     position/embedding                 (length, d)      learned positions only

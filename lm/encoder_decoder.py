@@ -3,7 +3,7 @@
 With the defaults it is T5's (Raffel et al. 2019): norms before the branches, relative positions, no biases. With
 `norm_position="post"`, layer norms with biases and `positions="sinusoidal"` it is the original one (Vaswani et al. 2017).
 
-Parameters (L layers, d width, h heads; the blocks are those of `training/nets/blocks.py`):
+Parameters (L layers, d width, h heads; the blocks are those of `training/nets/stack.py`):
 
     embed/embedding                      (V, d)       of both sides; V with the sentinels
     position/embedding                   (length, d)  learned positions only

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int, UInt
 
 from lm import tokenizer as tokenizers
-from lm.windows import Windows
+from lm.token_windows import Windows
 from training.cache import check
 from training.errors import BadInput
 from training.files import read_object

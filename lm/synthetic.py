@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, UInt
 
+from lm.token_windows import Windows
 from lm.tokenizer import token_dtype
-from lm.windows import Windows
 from training.cache import digest
 from training.errors import BadInput
 from training.permutation import fold, uniforms

@@ -1,6 +1,6 @@
 """The vision transformer (Dosovitskiy et al. 2020): patches as tokens, pre-norm blocks with full attention, one pool.
 
-Parameters (L layers, d width, n patches of p x p x c; the blocks are those of `training/nets/blocks.py`, with biases):
+Parameters (L layers, d width, n patches of p x p x c; the blocks are those of `training/nets/stack.py`, with biases):
 
     patch/{kernel,bias}                (p p c, d)
     class_token/embedding              (1, d)           pool "token" only

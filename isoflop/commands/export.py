@@ -104,10 +104,10 @@ def _tokenizer_hash(run: Path) -> str | None:
 
 def _layout(run: Path, config: Any, step: int, folder: Path, flags: absl_flags.FlagValues) -> dict[str, Any]:
     """A folder that transformers loads."""
-    from lm import published
+    from lm import hf_import_export
 
     for name in ("batch", "length"):
         if flags[name].value is not None:
             raise BadInput(f"--{name}: of stablehlo alone")
-    written = published.export(run, config, step, flags.format, folder)
+    written = hf_import_export.export(run, config, step, flags.format, folder)
     return written | {"summary": f"{written['parameters']:,} parameters for {written['architecture']} of transformers"}

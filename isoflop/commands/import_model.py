@@ -46,7 +46,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     from ml_collections import ConfigDict
 
     from isoflop import config_file
-    from lm import published
+    from lm import hf_import_export
     from training.files import new_folder
 
     source, target = Path(args[0]), Path(flags.workdir)
@@ -54,7 +54,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     if "design" in config or config.task != "lm":
         raise BadInput(f"--config: {flags.config} is no config of one run of a language model")
     with new_folder(target) as folder:
-        config = published.adopt(source, target, folder, config, flags.tokenizer, flags.length)
+        config = hf_import_export.adopt(source, target, folder, config, flags.tokenizer, flags.length)
     derived = config.derived
     payload = {
         "run": str(target),

@@ -10,7 +10,7 @@ from jaxtyping import Int, Integer
 from ml_collections import ConfigDict
 
 from lm import tokens
-from lm.windows import segments
+from lm.token_windows import segments
 from training.task import Arrays, Model
 
 

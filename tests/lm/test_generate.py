@@ -24,7 +24,7 @@ MODELS = {
     "parallel, gated": compose(
         Decoder, **SHAPE, kv_heads=1, parallel_block=True, activation="swiglu", qk_norm=True, tied=False
     ),
-    "gated linear": compose(Decoder, **SHAPE | {"heads": 1}, kv_heads=1, positions="none", mixer="linear"),
+    "gated linear": compose(Decoder, **SHAPE | {"heads": 1}, kv_heads=1, positions="none", pattern=("gated_linear",)),
     "experts": compose(
         Decoder, **SHAPE, kv_heads=2, experts=4, experts_per_token=2, capacity_factor=0.5, shared_experts=1
     ),

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from lm import published
+from lm import hf_import_export
 from training.nets.block_config import clone
 
 REASON = "needs the extra `parity` (torch and transformers)"
@@ -31,9 +31,9 @@ def logits_of(reference):
 
 
 def imported(reference, folder):
-    """What `lm.published` reads of a model that transformers saved."""
+    """What `lm.hf_import_export` reads of a model that transformers saved."""
     reference.save_pretrained(folder)
-    return published.read(folder)
+    return hf_import_export.read(folder)
 
 
 def same_logits(found, reference):

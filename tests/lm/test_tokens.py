@@ -13,7 +13,7 @@ from hypothesis import given, strategies as st
 
 from lm import packing, store, tokenizer, tokens
 from lm.store import open_store
-from lm.windows import segments
+from lm.token_windows import segments
 from training import cache
 from training.errors import BadInput
 

@@ -50,7 +50,9 @@ def _thin_first_backward(residuals: tuple[Array, Array], grad: Array) -> tuple[A
     return grad @ kernel.T, kernel_gradient(x, grad)
 
 
-def kernel_gradient(x: Float[Array, "rows fan_in"], grad: Float[Array, "rows fan_out"]) -> Float[Array, "fan_in fan_out"]:
+def kernel_gradient(
+    x: Float[Array, "rows fan_in"], grad: Float[Array, "rows fan_out"]
+) -> Float[Array, "fan_in fan_out"]:
     """The gradient of the kernel of a product, of its input and that of its output; see `_thin_first`."""
     swapped = x.shape[1] > grad.shape[1]
     left, right = (grad, x) if swapped else (x, grad)

@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from lm import interchange, models, objectives, tokenizer as tokenizers, tokens
+from lm import hf_layouts, models, objectives, tokenizer as tokenizers, tokens
 from lm.decoder import Decoder
 from training import cache, checkpoint, config as configs, identity, load, mesh as meshes, record
 from training.errors import BadInput
@@ -27,7 +27,7 @@ class Published(NamedTuple):
     """What a folder holds.
 
     Attributes:
-      layout: a name in `interchange.LAYOUTS`.
+      layout: a name in `hf_layouts.LAYOUTS`.
       model: what it is here.
       length: the longest text it is meant for.
       params: its parameters, float32.
@@ -51,7 +51,7 @@ def export(run: Path, config: ConfigDict, step: int, layout: str, folder: Path) 
       run: a run directory.
       config: of the run.
       step: of its checkpoint.
-      layout: a name in `interchange.LAYOUTS`.
+      layout: a name in `hf_layouts.LAYOUTS`.
       folder: an empty one.
 
     Raises:
@@ -62,7 +62,7 @@ def export(run: Path, config: ConfigDict, step: int, layout: str, folder: Path) 
     if config.quantize.activations:
         raise BadInput(f"--format={layout}: no layout rounds activations, as quantize.activations does")
     model: Any = objectives.of(config).network(config)
-    theirs = interchange.written(layout, model, config.data.seq_len)
+    theirs = hf_layouts.written(layout, model, config.data.seq_len)
     variables = jax.eval_shape(lambda key: model.init(key, method="parameters"), jax.random.key(0))
     params = load.parameters(run, config, variables, step)
     kept = run / tokens.KEPT
@@ -74,7 +74,7 @@ def export(run: Path, config: ConfigDict, step: int, layout: str, folder: Path) 
         "run_id": config.derived.run_id,
         "step": step,
         "format": layout,
-        "architecture": interchange.LAYOUTS[layout].architecture,
+        "architecture": hf_layouts.LAYOUTS[layout].architecture,
         "parameters": total,
         "sha256": {name: cache.sha256(folder / name) for name in (CONFIG, WEIGHTS)},
     }
@@ -84,7 +84,7 @@ def write(folder: Path, layout: str, model: Decoder, params: Any, config: dict[s
     """Write weights and config."""
     from safetensors.numpy import save_file
 
-    save_file(interchange.to_theirs(layout, model, params), folder / WEIGHTS, metadata={"format": "pt"})
+    save_file(hf_layouts.to_theirs(layout, model, params), folder / WEIGHTS, metadata={"format": "pt"})
     write_json(folder / CONFIG, config)
 
 
@@ -109,11 +109,11 @@ def read(folder: Path) -> Published:
     if not folder.is_dir():
         raise BadInput(f"{folder}: no folder")
     where = folder / CONFIG
-    layout, model, length = interchange.understood(read_object(where, "model_type"), str(where))
+    layout, model, length = hf_layouts.understood(read_object(where, "model_type"), str(where))
     names, arrays = _weights(folder), {}
     for name in names:
         arrays |= _arrays(folder / name)
-    params = interchange.to_ours(layout, model, arrays, str(folder / names[0]))
+    params = hf_layouts.to_ours(layout, model, arrays, str(folder / names[0]))
     files = {name: cache.sha256(folder / name) for name in (CONFIG, *names)}
     return Published(layout, model, length, params, files)
 
@@ -203,7 +203,7 @@ def _shortened(found: Published, length: int) -> Published:
 
 def _describe(config: ConfigDict, found: Published) -> None:
     """What a run's config says of a model that was found."""
-    kind = interchange.LAYOUTS[found.layout].kind
+    kind = hf_layouts.LAYOUTS[found.layout].kind
     fields = {key: field(found.model, key, value) for key, value in models.KINDS[kind].options.items()}
     config.model = models.defaults()
     config.model.update({"name": kind, **fields})

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from lm import interchange, published, tokenizer as tokenizers
+from lm import hf_import_export, hf_layouts, tokenizer as tokenizers
 from lm.decoder import Decoder
 from training.errors import BadInput
 from training.nets.block_config import clone, compose
@@ -36,7 +36,7 @@ def spread(model, seed=0):
 def folder(request, tmp_path):
     """A folder in each layout."""
     name, model = request.param, MODELS[request.param]
-    published.write(tmp_path, name, model, spread(model), interchange.written(name, model, 16))
+    hf_import_export.write(tmp_path, name, model, spread(model), hf_layouts.written(name, model, 16))
     return tmp_path
 
 
@@ -48,13 +48,13 @@ def changed(folder, **keys):
 
 def refused(folder):
     with pytest.raises(BadInput) as error:
-        published.read(folder)
+        hf_import_export.read(folder)
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
 def test_out_and_in_is_the_same_model_bit_for_bit(folder):
-    found = published.read(folder)
+    found = hf_import_export.read(folder)
     model = MODELS[found.layout]
     assert found.model == model and found.length == 16
     jax.tree.map(np.testing.assert_array_equal, found.params, spread(model))
@@ -63,18 +63,18 @@ def test_out_and_in_is_the_same_model_bit_for_bit(folder):
 
 def test_every_parameter_has_one_place(folder):
     """A change of any of ours changes one array of theirs, or as many as there are layers and experts."""
-    found = published.read(folder)
-    rows = interchange.LAYOUTS[found.layout].rows(found.model)
+    found = hf_import_export.read(folder)
+    rows = hf_layouts.LAYOUTS[found.layout].rows(found.model)
     ours = [name for row in rows for name in row.ours]
     assert len(set(ours)) == len(ours) == len(jax.tree.leaves(found.params))
-    arrays = interchange.to_theirs(found.layout, found.model, found.params)
+    arrays = hf_layouts.to_theirs(found.layout, found.model, found.params)
     assert sum(array.size for array in arrays.values()) == sum(leaf.size for leaf in jax.tree.leaves(found.params))
 
 
 def test_several_files_half_precision_and_a_model_without_its_head(tmp_path):
     """As the first GPT-2 was published: without the prefix, and with masks among the arrays."""
     model = MODELS["gpt2"]
-    arrays = interchange.to_theirs("gpt2", model, spread(model))
+    arrays = hf_layouts.to_theirs("gpt2", model, spread(model))
     arrays = {name.removeprefix("transformer."): a.astype(ml_dtypes.bfloat16) for name, a in arrays.items()}
     arrays["h.0.attn.bias"] = np.ones((1, 1, 16, 16), ml_dtypes.bfloat16)
     half, names = len(arrays) // 2, sorted(arrays)
@@ -82,9 +82,9 @@ def test_several_files_half_precision_and_a_model_without_its_head(tmp_path):
         save_file({name: arrays[name] for name in part}, tmp_path / f"model-{i}.safetensors")
     index = {name: f"model-{int(i >= half)}.safetensors" for i, name in enumerate(names)}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
-    (tmp_path / "config.json").write_text(json.dumps(interchange.written("gpt2", model, 16)))
+    (tmp_path / "config.json").write_text(json.dumps(hf_layouts.written("gpt2", model, 16)))
     changed(tmp_path, n_inner=20, tie_word_embeddings="gone", scale_attn_weights="gone")
-    found = published.read(tmp_path)
+    found = hf_import_export.read(tmp_path)
     assert found.model == model and len(found.files) == 3
     expected = jax.tree.map(lambda a: a.astype(ml_dtypes.bfloat16).astype(np.float32), spread(model))
     jax.tree.map(np.testing.assert_array_equal, found.params, expected)
@@ -122,7 +122,7 @@ def test_what_does_not_fit_is_named(folder, keys, message):
 )
 def test_settings_that_have_no_key_here_are_refused(tmp_path, name, keys, message):
     model = MODELS[name]
-    published.write(tmp_path, name, model, spread(model), interchange.written(name, model, 16))
+    hf_import_export.write(tmp_path, name, model, spread(model), hf_layouts.written(name, model, 16))
     changed(tmp_path, **keys)
     assert message in refused(tmp_path)
 
@@ -144,7 +144,7 @@ def test_settings_that_have_no_key_here_are_refused(tmp_path, name, keys, messag
 )
 def test_what_a_layout_cannot_say_is_refused_by_its_key(name, changes, key):
     with pytest.raises(BadInput, match=key):
-        interchange.written(name, clone(MODELS[name], **changes), 16)
+        hf_layouts.written(name, clone(MODELS[name], **changes), 16)
 
 
 def test_pickles_are_not_read_and_damage_is_named(folder):

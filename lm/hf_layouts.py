@@ -1,7 +1,7 @@
 """Decoders in the layouts of GPT-2, Llama and Mixtral of `transformers`, both ways: what they call our keys and parameters.
 
 A layout is two tables, and each is read from left to right and from right to left: keys of the config, and rows of
-parameters. Folders in these layouts are read and written by `lm.published`.
+parameters. Folders in these layouts are read and written by `lm.hf_import_export`.
 """
 
 import re
