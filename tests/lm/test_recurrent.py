@@ -17,6 +17,7 @@ from training.cost import count_products
 from training.errors import BadInput
 from training.nets import recurrence
 from training.nets.block_config import compose
+from training.nets.mixers import gated_linear
 
 KEY = jax.random.key(0)
 TOKENS = np.random.default_rng(0).integers(0, 19, (4, 12)).astype(np.int32)
@@ -93,16 +94,16 @@ def test_torch(cell):
 
 
 def test_the_linear_scan_equals_a_loop():
-    gate, forget, value = jax.random.normal(KEY, (3, 2, 9, 2, 5))
+    gate, forget, value = jax.random.normal(KEY, (3, 2, 9, 10))
     starts = np.zeros((2, 9), bool)
     starts[1, 4] = True
-    before = jax.random.normal(jax.random.key(1), (2, 2, 5))
-    out, last = recurrence.gated_linear(gate, forget, value, jnp.asarray(starts), before)
-    scales = 2.0 * 256.0 ** (np.arange(10) / 9).reshape(2, 5)
+    before = jax.random.normal(jax.random.key(1), (2, 10))
+    out, last = gated_linear.recurrence(gate, forget, value, jnp.asarray(starts), before)
+    scales = 2.0 * 256.0 ** (np.arange(10) / 9)
     h, expected = np.array(before), []
     for t in range(9):
         f = 1 / (1 + np.exp(-(np.array(forget[:, t]) + np.log(scales - 1))))
-        h = np.where(starts[:, t, None, None], 0, h)
+        h = np.where(starts[:, t, None], 0, h)
         h = f * h + (1 - f) * np.array(value[:, t])
         expected.append(np.array(jax.nn.silu(gate[:, t])) * h)
     np.testing.assert_allclose(out, np.stack(expected, 1), rtol=1e-4, atol=1e-5)

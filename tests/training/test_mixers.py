@@ -47,8 +47,8 @@ def decoder(*pattern, **changes):
 
 @functools.lru_cache
 def params_of(model):
-    """Of more than the usual scale, and without zeros: what is not used would show."""
-    drawn = jit(lambda: nn.meta.unbox(model.init(KEY, 1.5, method="parameters"))["params"])()
+    """Without zeros: what is not used would show."""
+    drawn = jit(lambda: nn.meta.unbox(model.init(KEY, method="parameters"))["params"])()
     return jax.tree.map(lambda p: p + 0.1 * jax.random.normal(KEY, p.shape), drawn)
 
 
