@@ -74,6 +74,7 @@ TRUTHS = {
         r: (0.5, 40, 0.05, 0.25, low, 0.2, -0.15, high, 0.2)
         for r, low, high in (("n", 1e8, 2e9), ("d", 6e9, 6e10), ("c", 5e18, 5e20))
     },
+    "bounded": (1.7, 10.8, 40.0, 45.0, 0.5, 0.34, 0.28, 0.7, 0.9),
     "data_constrained": (520.82, 1487.7, 1.86914, 0.3527, 0.3527, 15.387756, 5.309743),
     "shape": (3, 2e3, 2e5, 0.05, 0.7, 0.5, 0.3),
     "width_depth": (1.2, 8, 2, 500, 0.5, 0.7, 0.3),
@@ -439,3 +440,55 @@ def test_shipped_laws_keep_their_declarations(name):
     loss = np.exp(log_predictions(law, truth_of(name)[None], columns)[0])
     check_law(law, columns, loss)
     check_starts(law, columns, starting_points(law, columns, loss, np.ones(len(loss))))
+
+
+def bounded_constants(**changed):
+    known = {
+        "E": 1.7,
+        "L0": 10.8,
+        "a": 40.0,
+        "b": 45.0,
+        "c": 0.5,
+        "alpha": 0.34,
+        "beta": 0.28,
+        "gamma": 0.7,
+        "delta": 0.9,
+    }
+    return known | changed
+
+
+def test_the_bounded_law_lies_between_its_floor_and_an_uninformed_guess():
+    law, runs = (
+        find("bounded"),
+        {"n": np.array([1e-3, 1e8, 1e30]), "d": np.full(3, 1e10), "unique_tokens": np.full(3, 1e9)},
+    )
+    loss = law.value(bounded_constants(), runs)
+    assert loss[0] == pytest.approx(10.8, rel=0.05), "no capacity"
+    assert loss[2] == pytest.approx(10.8, rel=1e-3), "nothing but over-fitting"
+    assert 1.7 < loss[1] < 10.8
+
+
+def test_the_bounded_law_is_chinchillas_with_much_unique_data_and_far_from_its_bound():
+    law, chinchilla, far = find("bounded"), find("chinchilla"), 1e7
+    n, d = np.array([1e8, 1e9]), np.array([1e10, 4e10])
+    p = bounded_constants(L0=far, a=400.0 / far, b=410.0 / far, c=0.0)
+    expected = chinchilla.value({"A": 400.0, "B": 410.0, "E": 1.7, "alpha": 0.34, "beta": 0.28}, {"n": n, "d": d})
+    assert law.value(p, {"n": n, "d": d, "unique_tokens": d}) == pytest.approx(expected, rel=1e-5)
+
+
+def test_more_repeats_of_few_tokens_make_a_large_model_worse():
+    """Over-fitting: with 1e8 unique tokens the larger of two models ends above the smaller one."""
+    p, value = bounded_constants(), find("bounded").value
+    few = value(p, {"n": np.array([1e8, 1e10]), "d": np.full(2, 1e10), "unique_tokens": np.full(2, 1e8)})
+    many = value(p, {"n": np.array([1e8, 1e10]), "d": np.full(2, 1e10), "unique_tokens": np.full(2, 1e12)})
+    assert few[1] > few[0] and many[1] < many[0]
+
+
+@pytest.mark.parametrize(
+    ("above", "law", "error"), [(9.25e20, "data_constrained", 0.0714), (9.25e20, "bounded", 0.046)]
+)
+def test_forecasts_of_repeated_runs(published, above, law, error):
+    """Mean error of the law above the cut, fitted to the 195 runs below; as the README says."""
+    table = laws.load(published / "data_constrained_c4.csv", n="params", d="tokens")
+    held = table.fit(law, resamples=0, holdout_above=above).report.holdout
+    assert held.n == 101 and held.mean_abs_rel_error == pytest.approx(error, abs=0.002)

@@ -39,4 +39,33 @@ DATA_CONSTRAINED = Law(
     linear=("E",),
 )
 
-LAWS = (DATA_CONSTRAINED,)
+
+def _bounded_value(p, x):
+    """Terms of size, training and over-fitting, bounded between E and L0."""
+    unique = minimum(x["unique_tokens"], x["d"])
+    terms = p["a"] * power(x["n"], -p["alpha"]) + p["b"] * power(x["d"], -p["beta"])
+    terms = terms + p["c"] * power(x["n"], p["gamma"]) * power(unique, -p["delta"])
+    return p["E"] + (p["L0"] - p["E"]) * terms / (1 + terms)
+
+
+BOUNDED = Law(
+    name="bounded",
+    formula="L(N, D, U) = E + (L0 - E) h / (1 + h), h = a / N^alpha + b / D^beta + c N^gamma / U^delta",
+    source="arXiv 2605.09189: terms of size, training and over-fitting on unique data; L0 is the loss of an uninformed "
+    "guess, known by the kind of loss (log of the vocabulary): hold it with fixed",
+    columns=("n", "d", "unique_tokens"),
+    params=(
+        Param("E", "irreducible loss", 0.0, 20.0, "linear", starts=(0.5, 1.5)),
+        Param("L0", "loss of an uninformed guess", 0.1, 100.0, starts=(10.8,)),
+        Param("a", "weight of the size term", 1e-6, 1e15, starts=(3.0, 100.0)),
+        Param("b", "weight of the training term", 1e-6, 1e15, starts=(10.0, 1e3)),
+        Param("c", "weight of the over-fitting term", 1e-15, 1e15, starts=(1e-2, 1.0, 100.0)),
+        exponent("alpha", "exponent of size", 0.2, 0.4),
+        exponent("beta", "exponent of training", 0.2, 0.4),
+        exponent("gamma", "exponent of size in over-fitting", 0.3, 0.8),
+        exponent("delta", "exponent of unique data in over-fitting", 0.5, 1.0),
+    ),
+    value=_bounded_value,
+)
+
+LAWS = (DATA_CONSTRAINED, BOUNDED)
