@@ -309,7 +309,7 @@ def _body(config: BlockConfig, kind: Kind, context: Context) -> Callable[..., tu
     return body if policy is None else jax.checkpoint(body, policy=policy, prevent_cse=not config.scan)
 
 
-def _by_layer(metrics: list[Metrics]) -> Metrics:
+def _by_layer(metrics: list[dict[str, Float[Array, " repetitions"]]]) -> Metrics:
     """Metrics [repetitions] of each position of a pattern, in the order of the layers."""
     if len(metrics) == 1 or not metrics[0]:
         return metrics[0]

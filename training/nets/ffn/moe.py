@@ -266,7 +266,7 @@ def _sorted(
 
 def _places(
     chosen: Int[Array, " choices"], experts: int, size: int
-) -> tuple[Int[Array, " rows"], Int[Array, " choices"], Int[Array, " experts+1"]]:
+) -> tuple[Int[Array, " rows"], Int[Array, " choices"], Int[Array, " begins"]]:
     """Choices sorted by expert, in rows of which each expert has a multiple of `size`.
 
     Returns:

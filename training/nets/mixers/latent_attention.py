@@ -33,7 +33,8 @@ from training.nets.primitives import upcast_to_f32
 # kv_latent_width 0: four head widths, as in DeepSeek-V2; query_latent_width 0: queries have no latent; rope_width 0: half a
 # head width.
 OPTIONS: dict[str, Any] = {"kv_latent_width": 0, "query_latent_width": 0, "rope_width": 0}
-Heads = Float[Array, "batch length heads features"]
+Heads = Float[Array, "batch length heads _"]
+Latent = Float[Array, "batch length _"]
 Cache = dict[str, Array]  # "latent" [batch, length, r] and "rotated" [batch, length, e]
 
 
@@ -70,7 +71,7 @@ def _queries(config: BlockConfig, p: Params, x: Stream, context: Context) -> tup
     return content, _rotated(config, rotated, context)
 
 
-def _latents(config: BlockConfig, p: Params, x: Stream, context: Context) -> tuple[Stream, Stream]:
+def _latents(config: BlockConfig, p: Params, x: Stream, context: Context) -> tuple[Latent, Latent]:
     """The latent of keys and values, normalised, and the rotated features of the keys."""
     latent, rotated = jnp.split(linear(p["kv_down"], x), [_widths(config)[0]], axis=-1)
     latent = rms_norm(latent, p["kv_norm"]["scale"], config.norm_eps)
