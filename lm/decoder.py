@@ -204,8 +204,8 @@ def top(model: Decoder) -> Leaves:
 def logits(
     states: Float[Array, "*rows width"], head: Float[Array, "vocab width"], dtype: str
 ) -> Float[Array, "*rows vocab"]:
-    """The product of hidden states and the head, accumulated in `dtype`."""
-    return layers.product(states, head.T, dtype)
+    """The product of hidden states and the head in the dtype of the states, accumulated in `dtype`."""
+    return layers.product(states, head.T.astype(states.dtype), dtype)
 
 
 def embed(
@@ -223,15 +223,15 @@ def embed(
       BadInput: more tokens than learned positions.
     """
     dtype = model.compute_dtype
-    x = params["embed"]["embedding"].astype(dtype)[tokens]
+    x = layers.embedded(params["embed"]["embedding"], tokens, dtype)
     if model.positions == "learned":
         if positions.shape[-1] > model.max_length:
             raise BadInput(f"{positions.shape[-1]} tokens are more than the {model.max_length} learned positions")
-        x += params["position"]["embedding"].astype(dtype)[positions]
+        x += layers.embedded(params["position"]["embedding"], positions, dtype)
     if model.positions == "sinusoidal":
         x = model.width**0.5 * x + layers.sinusoids(positions, model.width).astype(dtype)
     return constrain(x, "batch", "length", None)
 
 
 def _head(model: Decoder, params: Params) -> Float[Array, "vocab width"]:
-    return params["embed" if model.tied else "head"]["embedding"].astype(model.compute_dtype)
+    return params["embed" if model.tied else "head"]["embedding"]

@@ -128,7 +128,7 @@ class Encoder(nn.Module):
         head = params["masked"]
         x = layers.ACTIVATIONS[self.blocks.activation][0](linear(head["transform"], x))
         x = norm(self.blocks, head["norm"], x)
-        return x, params["embed"]["embedding"].astype(self.compute_dtype), head["bias"]
+        return x, params["embed"]["embedding"], head["bias"]
 
     def classify(
         self,

@@ -190,14 +190,14 @@ class EncoderDecoder(nn.Module):
             self.relative_attention_max_distance,
             side == "decoder",
         )
-        table = params[f"{side}_relative"]["embedding"].astype(self.compute_dtype)
-        return jnp.moveaxis(table[buckets], -1, 0)[None]
+        added = layers.embedded(params[f"{side}_relative"]["embedding"], buckets, self.compute_dtype)
+        return jnp.moveaxis(added, -1, 0)[None]
 
     def _final(self, params: Params, side: str, x: Array) -> Array:
         return norm(self.blocks, params[f"{side}_norm"], x) if self.blocks.norm_position == "pre" else x
 
     def _head(self, params: Params) -> Float[Array, "vocab width"]:
-        return params["embed" if self.tied else "head"]["embedding"].astype(self.compute_dtype)
+        return params["embed" if self.tied else "head"]["embedding"]
 
 
 def check(model: EncoderDecoder) -> None:

@@ -102,8 +102,8 @@ class Recurrent(nn.Module):
         starts = None
         if segments is not None:
             starts = jnp.pad(segments[:, 1:] != segments[:, :-1], ((0, 0), (1, 0)))
-        embedding = self.width**0.5 * params["embed"]["embedding"].astype(self.compute_dtype)
-        x = drop(embedding[tokens], -1, 0)
+        x = self.width**0.5 * layers.embedded(params["embed"]["embedding"], tokens, self.compute_dtype)
+        x = drop(x, -1, 0)
         after = []
         for layer in range(self.depth):
             p = jax.tree.map(lambda leaf, layer=layer: leaf[layer], params["layers"])
@@ -111,7 +111,7 @@ class Recurrent(nn.Module):
             x, last = cells(CELLS[self.cell], p, constrain(x, "batch", None, None), starts, before)
             x = drop(x, layer, 0)
             after.append(last)
-        head = params["embed" if self.tied else "head"]["embedding"].astype(self.compute_dtype)
+        head = params["embed" if self.tied else "head"]["embedding"]
         return x, head, dict(zip(names, map(jnp.stack, zip(*after, strict=True)), strict=True))
 
     def extend(self, tokens: Int[Array, "batch new"], cache: Cache) -> tuple[Float[Array, "batch new vocab"], Cache]:

@@ -125,7 +125,11 @@ class PairModel:
         states, head = apply({"params": params}, source, read, seen, dropout, method="hidden")
         nats, normaliser = cross_entropy(states, head, predicted, self.network.logit_dtype)
         # The mean of all logits is one product with the mean row of the head.
-        evenly = normaliser - (states @ jnp.mean(head, axis=0)).astype(jnp.float32) if self.smooth else nats
+        evenly = (
+            normaliser - (states @ jnp.mean(head, axis=0).astype(states.dtype)).astype(jnp.float32)
+            if self.smooth
+            else nats
+        )
         return nats, evenly, counted
 
 

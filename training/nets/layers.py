@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int
 
 from training import mesh
@@ -84,6 +85,37 @@ def projection(
     kernel = {"kernel": Leaf((rows, columns), axes, scale * rows**-0.5)}
     return kernel | ({"bias": Leaf((columns,), axes[1:])} if bias else {})
 
+
+# Embeddings -------------------------------------------------------------------------------------------------------------
+
+FEW_ROWS = 1024  # up to which a table is read by a product: adding gradients to few rows is slow where many add at once
+
+
+def embedded(table: Float[Array, "rows width"], ids: Int[Array, "*shape"], dtype: str) -> Float[Array, "*shape width"]:
+    """Rows of a table in `dtype`; the table's gradient is summed in its own dtype, however many ids are equal."""
+    if mesh.platform() == "cpu" or table.shape[0] > FEW_ROWS:
+        return table[ids].astype(dtype)
+    return _by_product(table, ids, dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _by_product(table: Array, ids: Array, dtype: str) -> Array:
+    """The rows as a product with a matrix of zeros and ones, which is exact."""
+    return jax.nn.one_hot(ids, table.shape[0], dtype=dtype) @ table.astype(dtype)
+
+
+def _by_product_forward(table: Array, ids: Array, dtype: str) -> tuple[Array, tuple[Array, Array]]:
+    return _by_product(table, ids, dtype), (table, ids)
+
+
+def _by_product_backward(dtype: str, residuals: tuple[Array, Array], grad: Array) -> tuple[Array, np.ndarray]:
+    table, ids = residuals
+    ones = jax.nn.one_hot(ids.reshape(-1), table.shape[0], dtype=dtype)
+    sums = jnp.matmul(ones.T, grad.reshape(-1, grad.shape[-1]), preferred_element_type=table.dtype)
+    return sums, np.zeros(ids.shape, jax.dtypes.float0)
+
+
+_by_product.defvjp(_by_product_forward, _by_product_backward)
 
 # Norms ------------------------------------------------------------------------------------------------------------------
 
