@@ -255,7 +255,7 @@ def test_a_prefix_is_read_and_the_rest_predicted(texts, tmp_path):
     result, curve = losses(texts, tmp_path / "one", **changes)
     assert curve[-1] < 0.8 * curve[0] and result["bits_per_byte"] > 0
     assert result["eval_tokens"] == 16 * len(built(full).sample)
-    with pytest.raises(BadInput, match=r"data\.segments: an encoder-decoder sees all"):
+    with pytest.raises(BadInput, match=r"data\.document_masking: an encoder-decoder sees all"):
         configs.resolve(config(texts, **PAIRED, **{"data.document_masking": True}))
 
 
