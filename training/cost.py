@@ -28,6 +28,9 @@ class Cost:
       from_data: FLOPs of the forward products of which one factor is the data, or made of whole numbers: nobody needs its
         gradient.
       teacher: FLOPs of the forward products of a teacher, which is not trained.
+      routing: FLOPs of the forward products that only send tokens to experts ("dispatch", whose one factor is made of whole
+        numbers) and bring them back ("combine"): work of one implementation, not of the model, so `flops_exact` leaves it
+        out.
     """
 
     params: Mapping[str, int]
@@ -39,6 +42,7 @@ class Cost:
     recompute: float = 0.0
     from_data: float = 0.0
     teacher: float = 0.0
+    routing: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def params_total(self) -> int:
@@ -87,9 +91,14 @@ class Cost:
         return 3.0 * sum(self.forward_causal.values()) - self.from_data + self.teacher
 
     @property
+    def flops_routing(self) -> float:
+        """Training products that only move tokens to experts and back."""
+        return 2.0 * self.routing.get("dispatch", 0.0) + 3.0 * self.routing.get("combine", 0.0)
+
+    @property
     def flops_hardware(self) -> float:
-        """Training products with those that rematerialisation repeats."""
-        return self.flops_exact + self.recompute
+        """Training products with those that rematerialisation repeats and those that only move tokens."""
+        return self.flops_exact + self.recompute + self.flops_routing
 
 
 @dataclasses.dataclass(frozen=True)

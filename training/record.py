@@ -254,6 +254,7 @@ def result(
         "flops_forward": examples * cost.flops_forward,
         "flops_backward": examples * cost.flops_backward,
         "flops_teacher": examples * cost.teacher,
+        "flops_routing": examples * cost.flops_routing,
         "flops_hardware": examples * cost.flops_hardware,
         "flops_exact_causal": examples * cost.flops_exact_causal,
         "tokens": tokens,

@@ -225,7 +225,8 @@ def test_costs_are_those_of_the_tree_and_the_jaxpr(model, length):
         - size(routed) * (model.blocks.moe.experts - model.blocks.moe.experts_per_token) // model.blocks.moe.experts
     )
     loss = total(model, TOKENS[:3, : length + 1])
-    assert count_products(jax.make_jaxpr(loss)(tree)) == 3 * said.flops_forward
+    assert count_products(jax.make_jaxpr(loss)(tree)) == 3 * (said.flops_forward + sum(said.routing.values()))
+    assert (said.flops_routing > 0) == (model.blocks.moe.capacity_factor > 0)
     counted = count_products(jax.make_jaxpr(jax.grad(loss))(tree))
     assert counted == pytest.approx(3 * said.flops_hardware, rel=1e-12)
 

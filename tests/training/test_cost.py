@@ -1,5 +1,7 @@
 """Costs by convention, peaks, and the count of products in a jaxpr."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -30,6 +32,9 @@ def test_conventions():
     assert (COST.flops_forward, COST.flops_backward, COST.flops_exact) == (640, 1280, 1920)
     assert COST.flops_exact_causal == 3 * 622
     assert COST.flops_hardware == 1925
+    moved = dataclasses.replace(COST, routing={"dispatch": 10.0, "combine": 10.0})
+    assert moved.flops_exact == COST.flops_exact and moved.flops_forward == COST.flops_forward
+    assert moved.flops_routing == 2 * 10 + 3 * 10 and moved.flops_hardware == 1925 + 50
 
 
 def test_products_are_counted_inside_every_nesting():
