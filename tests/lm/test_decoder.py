@@ -183,6 +183,55 @@ def test_options_change_the_function():
         assert abs(forward(clone(shallow, **change), params) - base).max() > 1e-3, change
 
 
+def defined(model, params, tokens):
+    """The decoder without positions, in float64, head by head: Vaswani et al. 2017 with the options of `BlockConfig`."""
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    config = model.blocks
+    heads, kv_heads, width = config.heads, config.kv_heads, config.width // config.heads
+
+    def rms(x, scale):
+        return x / np.sqrt(np.mean(x**2, axis=-1, keepdims=True) + config.norm_eps) * scale
+
+    def attend(p, x):
+        q, k, v = (x @ p[name]["kernel"] for name in ("query", "key", "value"))
+        out = np.zeros_like(q)
+        for h in range(heads):
+            own, shared = (slice(i * width, (i + 1) * width) for i in (h, h // (heads // kv_heads)))
+            queries, keys = q[:, own], k[:, shared]
+            if config.qk_norm:
+                queries, keys = rms(queries, p["query_norm"]["scale"]), rms(keys, p["key_norm"]["scale"])
+            scores = np.where(np.tri(len(x), dtype=bool), queries @ keys.T / np.sqrt(width), -np.inf)
+            weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+            out[:, own] = weights / weights.sum(axis=1, keepdims=True) @ v[:, shared]
+        return out @ p["out"]["kernel"]
+
+    def mlp(p, x):
+        y = x @ p["up"]["kernel"]
+        return (0.5 * y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))) @ p["down"]["kernel"]
+
+    x = p["embed"]["embedding"][tokens]
+    for layer in range(config.depth):
+        block = jax.tree.map(lambda leaf, layer=layer: leaf[layer], p["blocks"])
+        y = rms(x, block["attention_norm"]["scale"])
+        if config.parallel_block:  # both read one norm
+            x = x + attend(block["attention"], y) + mlp(block["mlp"], y)
+        else:
+            x = x + attend(block["attention"], y)
+            x = x + mlp(block["mlp"], rms(x, block["mlp_norm"]["scale"]))
+    return rms(x, p["final_norm"]["scale"]) @ p["embed"]["embedding"].T
+
+
+@pytest.mark.parametrize("qk_norm", [False, True])
+@pytest.mark.parametrize("parallel_block", [False, True])
+def test_equals_an_independent_definition(parallel_block, qk_norm):
+    model = clone(BASE, positions="none", parallel_block=parallel_block, qk_norm=qk_norm)
+    params = initial(model, 2.0)
+    keys = iter(jax.random.split(KEY, 99))  # scales of norms that are not one
+    params = jax.tree.map(lambda leaf: leaf * (1 + 0.3 * jax.random.normal(next(keys), leaf.shape)), params)
+    for tokens, logits in zip(TOKENS, forward(model, params), strict=True):
+        np.testing.assert_allclose(logits, defined(model, params, tokens), atol=1e-4)
+
+
 def test_logits_are_hidden_states_times_the_head():
     for model in (BASE, FULL):
         params = initial(model)
