@@ -65,8 +65,8 @@ def prepare(what: str, name: str, builder: Any) -> None:
         raise Absent(f"{what} {name}: TFDS prepares it with Apache Beam, which is not installed")
     if not importlib.util.find_spec("tensorflow") and _reads_with_tensorflow(builder):
         raise Absent(
-            f"{what} {name}: TFDS prepares it with TensorFlow, which is not installed; nothing was downloaded "
-            "(pip install tensorflow, or prepare it elsewhere and give that folder as data_dir)"
+            f"{what} {name}: not in {builder.data_dir}, and TFDS prepares it with TensorFlow, which is not installed; "
+            "nothing was downloaded (pip install tensorflow, or prepare it elsewhere and give that folder as data_dir)"
         )
     for host in sorted({urlparse(url).hostname or "" for url in builder.url_infos or ()} - {""})[:1]:
         try:

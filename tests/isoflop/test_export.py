@@ -119,8 +119,6 @@ def test_a_program_runs_where_there_is_only_jax_and_numpy(runs, tmp_path, capsys
     record = said(capsys, "export", run, f"--out={tmp_path / 'exported'}")
     check = """
 import sys
-from training.nets.block_config import clone
-from training.nets.block_config import clone
 ours = {"flax", "optax", "orbax", "lm", "vision", "training", "isoflop", "ml_collections", "safetensors", "tokenizers"}
 assert not ours & {name.split(".")[0] for name in sys.modules}, ours & set(sys.modules)
 np.save("logits.npy", logits)
@@ -158,7 +156,7 @@ def test_learned_positions_bound_the_length(runs, tmp_path, capsys):
 
 def test_a_fixed_size_is_the_only_one(runs, tmp_path, capsys):
     argv = ("export", runs("gated_linear"), f"--out={tmp_path / 'out'}", "--platforms=cpu", "--batch=2")
-    assert "--length: a gated linear recurrence is compiled for one length" in said(capsys, *argv, code=2)
+    assert "--length: gated_linear is compiled for one length; give it" in said(capsys, *argv, code=2)
     said(capsys, *argv, "--length=9")
     model, params = network(runs("gated_linear"))
     call, tokens = loaded(tmp_path / "out"), drawn(2, 9)

@@ -79,7 +79,7 @@ def test_large_scores_do_not_overflow():
 
 @pytest.mark.parametrize("implementation", ["blocked", "xla"])
 def test_scores_and_their_softmax_are_float32_in_half_precision(implementation):
-    """Scores of up to a hundred, which bfloat16 would round by a quarter: their weights would be wrong by tens of percent."""
+    """Scores of up to a hundred, which bfloat16 rounds by up to a quarter: weights would be wrong by tens of percent."""
     q, k, v, ids = arrays(64, width=16, scale=3.0)
     half = [a.astype(jnp.bfloat16) for a in (q, k, v)]
     out = attention.attend(*half, ids, implementation)  # without jit, for a compiler may leave out roundings

@@ -388,6 +388,7 @@ def test_catalogue_says_what_is_missing(tmp_path, monkeypatch):
     data_dir = str(tmp_path / "tfds")
     assert datasets.head(section(tmp_path, "cifar10", data_dir=data_dir)) == ((32, 32, 3), 10)
     assert "dataset mnist: not in " in refused(tmp_path, "mnist", data_dir=data_dir)
+    monkeypatch.setattr(opening.importlib.util, "find_spec", lambda name: name == "tensorflow" or None)
     assert "cannot be reached to download it" in refused(tmp_path, "cifar10", data_dir=data_dir)
     assert not Path(data_dir).exists()
 
