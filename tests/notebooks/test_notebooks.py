@@ -171,7 +171,7 @@ def test_fit_a_law_finds_predicts_and_measures(executed):
     found = json.loads(executed.cells[-1].outputs[0].text)
     runs = pd.read_parquet(FOLDER / "data" / "demo" / "runs.parquet")
     top = runs[runs["budget"] == runs["budget"].max()]
-    assert found["law"] == "chinchilla" and found["approaches"] == 4
+    assert found["law"] == "chinchilla" and found["approaches"] == 5
     assert found["unseen"] == top["budget"].iloc[0]
     assert found["runs"] == (runs["status"] == "completed").sum() - (top["status"] == "completed").sum()
     assert found["measured"] == pytest.approx(top.groupby("params_total")["loss"].mean().min())
