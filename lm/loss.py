@@ -57,10 +57,8 @@ def _of_rows_forward(dtype: str, rows: Array, head: Array, bias: Array | None, l
     largest = jnp.max(scores, axis=-1, keepdims=True)
     powers = jnp.exp(scores - largest)
     total = jnp.sum(powers, axis=-1)
-    below = jnp.sum(
-        jnp.where(_is_label(scores, labels), largest - scores, 0), axis=-1
-    )  # of the target, from the largest
-    return (jnp.log(total) + below, jnp.log(total) + largest[:, 0]), (rows, head, bias, labels, powers, total)
+    gap = jnp.sum(jnp.where(_is_label(scores, labels), largest - scores, 0), axis=-1)  # largest logit less the target's
+    return (jnp.log(total) + gap, jnp.log(total) + largest[:, 0]), (rows, head, bias, labels, powers, total)
 
 
 def _of_rows_backward(dtype: str, residuals: Any, grads: tuple[Array, Array]) -> tuple[Any, ...]:

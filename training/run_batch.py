@@ -79,9 +79,8 @@ class RunBatch:
             data.check_divisible(run.config, self.mesh)
         self._same_data = not self._alone and len({_data_key(run.config) for run in runs}) == 1
         self.compile_seconds, self.compiles = 0.0, 0
-        self._trains: dict[
-            tuple[int, bool], compilation.Program
-        ] = {}  # by steps a call, and whether batches are shared
+        # By steps a call, and whether the runs share their batches.
+        self._trains: dict[tuple[int, bool], compilation.Program] = {}
         self._executables: dict[tuple[int, bool], jax.stages.Compiled] = {}
         self.programs = self._programs(1, self._same_data)
         self._compile([0] * len(runs))

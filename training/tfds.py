@@ -8,6 +8,7 @@ import inspect
 import io
 import re
 import socket
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -83,8 +84,12 @@ def prepare(what: str, name: str, builder: Any) -> None:
 
 
 def _reads_with_tensorflow(builder: Any) -> bool:
-    """Whether the code of a builder calls TensorFlow, which TFDS would find out after the download."""
-    code = ast.parse(inspect.getsource(inspect.getmodule(type(builder))))  # type: ignore[arg-type]
+    """Whether the code of a builder calls TensorFlow, which TFDS would find out after the download; False where its code
+    cannot be read."""
+    try:
+        code = ast.parse(inspect.getsource(sys.modules[type(builder).__module__]))
+    except (KeyError, OSError, TypeError):
+        return False
     return any(isinstance(node, ast.Name) and node.id == "tf" for node in ast.walk(code))
 
 

@@ -545,3 +545,8 @@ def test_a_corpus_that_needs_tensorflow_is_refused_before_anything_is_fetched(tm
     assert "TensorFlow, which is not installed; nothing was downloaded" in refused(
         name, tmp_path, data_dir=str(tmp_path)
     )
+
+
+def test_a_builder_whose_code_cannot_be_read_is_not_refused():
+    assert not opening._reads_with_tensorflow(type("Builder", (), {"__module__": "builtins"})())
+    assert not opening._reads_with_tensorflow(type("Builder", (), {"__module__": "nowhere"})())

@@ -142,3 +142,19 @@ def test_linear_maps_of_one_input_are_each_linear(rows):
     merged = jax.value_and_grad(functools.partial(loss, each=layers.linears), (0, 1))(maps, x)
     apart = jax.value_and_grad(lambda maps, x: loss(maps, x, lambda ps, x: [layers.linear(p, x) for p in ps]), (0, 1))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), merged, apart(maps, x))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("shape", [(5,), (2, 7)])
+def test_rows_by_a_product_are_those_of_the_table(monkeypatch, dtype, shape):
+    """As small tables are read where devices are no CPUs: equal rows, and gradients summed in float32."""
+    table, ids = jax.random.normal(jax.random.key(0), (11, 6)), jax.random.randint(jax.random.key(1), shape, 0, 11)
+    weight = jax.random.normal(jax.random.key(2), (*shape, 6)).astype(dtype)
+    total = lambda table: jnp.sum(weight.astype(jnp.float32) * layers.embedded(table, ids, dtype))
+    rows, gradient = layers.embedded(table, ids, dtype), jax.grad(total)(table)
+    monkeypatch.setattr(layers.mesh, "platform", lambda: "tpu")
+    assert "gather" not in str(jax.make_jaxpr(total)(table)) and "dot_general" in str(jax.make_jaxpr(total)(table))
+    np.testing.assert_array_equal(layers.embedded(table, ids, dtype), rows)
+    by_product = jax.grad(total)(table)
+    assert by_product.dtype == jnp.float32
+    np.testing.assert_allclose(by_product, gradient, atol=1e-6)

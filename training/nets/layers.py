@@ -100,8 +100,9 @@ def embedded(table: Float[Array, "rows width"], ids: Int[Array, "*shape"], dtype
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _by_product(table: Array, ids: Array, dtype: str) -> Array:
-    """The rows as a product with a matrix of zeros and ones, which is exact."""
-    return jax.nn.one_hot(ids, table.shape[0], dtype=dtype) @ table.astype(dtype)
+    """The rows as a product with a matrix of zeros and ones: exact, where the factors are not rounded to bfloat16 first."""
+    ones = jax.nn.one_hot(ids, table.shape[0], dtype=dtype)
+    return jnp.matmul(ones, table.astype(dtype), precision=jax.lax.Precision.HIGHEST)
 
 
 def _by_product_forward(table: Array, ids: Array, dtype: str) -> tuple[Array, tuple[Array, Array]]:
@@ -111,7 +112,8 @@ def _by_product_forward(table: Array, ids: Array, dtype: str) -> tuple[Array, tu
 def _by_product_backward(dtype: str, residuals: tuple[Array, Array], grad: Array) -> tuple[Array, np.ndarray]:
     table, ids = residuals
     ones = jax.nn.one_hot(ids.reshape(-1), table.shape[0], dtype=dtype)
-    sums = jnp.matmul(ones.T, grad.reshape(-1, grad.shape[-1]), preferred_element_type=table.dtype)
+    rows = grad.reshape(-1, grad.shape[-1])
+    sums = jnp.matmul(ones.T, rows, precision=jax.lax.Precision.HIGHEST, preferred_element_type=table.dtype)
     return sums, np.zeros(ids.shape, jax.dtypes.float0)
 
 

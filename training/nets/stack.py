@@ -190,8 +190,8 @@ def extend(config: BlockConfig, params: Params, x: Stream, context: Context, cac
     """As `apply`, of tokens that continue those in the caches; returns the longer caches."""
     longer: Caches = {}
     for part in segments(config):
-        x, kept, _ = _run(config, part, params, x, context, caches)
-        longer |= kept
+        x, of_part, _ = _run(config, part, params, x, context, caches)
+        longer |= of_part
     return x, longer
 
 
@@ -293,8 +293,8 @@ def _run(
             x, output = bodies[position](p, x, cache, part.first + layer)
             single[position].append(output)
         outputs = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers) for layers in single]
-    kept = dict(zip(part.names, (cache for cache, _ in outputs), strict=True))
-    return x, kept, _by_layer([metrics for _, metrics in outputs])
+    longer = dict(zip(part.names, (cache for cache, _ in outputs), strict=True))
+    return x, longer, _by_layer([metrics for _, metrics in outputs])
 
 
 def _body(config: BlockConfig, kind: Kind, context: Context) -> Callable[..., tuple[Stream, Any]]:
