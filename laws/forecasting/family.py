@@ -46,6 +46,16 @@ class Frame(NamedTuple):
         return Frame(*(part[which] for part in self))
 
 
+def unchanged(points: Points) -> Points:
+    """Draws are proposed in the coordinates of the priors."""
+    return points
+
+
+def unchanged_back(sampled: Points) -> tuple[Points, Float[np.ndarray, "problems samples"]]:
+    """The same the other way, with log volumes of zero."""
+    return sampled, np.zeros(sampled.shape[:-1])
+
+
 class Family(NamedTuple):
     """A family of functions of some variables.
 
@@ -53,11 +63,17 @@ class Family(NamedTuple):
         coordinates: names, the last being the log scale of the errors of log loss.
         log_losses: predicted log losses, (problems, samples, rows).
         slopes: their derivatives in the coordinates, (problems, samples, rows, coordinates); that in the scale is zero.
+        to_sampling: coordinates in which draws are proposed, where the posterior is nearly elliptical. They leave those
+            that priors hold as they are.
+        from_sampling: its inverse, with the log of the volume that a unit of volume has among the coordinates; minus
+            infinity where there is no point.
     """
 
     coordinates: tuple[str, ...]
     log_losses: Callable[[Frame, Points, Inputs], np.ndarray]
     slopes: Callable[[Frame, Points, Inputs], np.ndarray]
+    to_sampling: Callable[[Points], Points] = unchanged
+    from_sampling: Callable[[Points], tuple[Points, np.ndarray]] = unchanged_back
 
 
 def column(points: Points, i: int) -> Float[np.ndarray, "problems samples 1"]:

@@ -29,6 +29,7 @@ LARGEST_SHARE = 0.02  # of one draw in all: importance weights are truncated (Io
 MOVES, MOVED_ROWS = (4, 60), 1500  # steps of the Markov chains: fewer where there are many rows, and tails are thin
 STRETCH = 2.0  # most by which a step stretches or shrinks the distance to another draw
 INFLATED = 1.1  # variance of an adapted proposal over that of the draws
+DIFFERENCE = 1e-5  # of coordinates, in derivatives of their transformation
 
 
 class Prior(NamedTuple):
@@ -122,6 +123,19 @@ def _log_density(problems: Problems, points: Points) -> Float[np.ndarray, "probl
     return np.where(np.isfinite(density), density, -np.inf)
 
 
+def _sampled_density(problems: Problems, sampled: Points) -> Float[np.ndarray, "problems samples"]:
+    """Log density of the posterior of the coordinates in which draws are proposed.
+
+    Args:
+        problems: the problems.
+        sampled: those coordinates.
+    """
+    with np.errstate(all="ignore"):
+        points, log_volume = problems.family.from_sampling(sampled)
+        density = log_density(problems, points) + log_volume
+    return np.where(np.isfinite(density), density, -np.inf)
+
+
 def _scoring(problems: Problems, points: Float[np.ndarray, "problems coordinates"]):
     """Gradients of the log density, and its expected curvature (Fisher information of the rows, and of the prior)."""
     every = points[:, None]
@@ -199,6 +213,30 @@ def modes(problems: Problems, starts: Float[np.ndarray, "problems coordinates"])
     return Mode(point, value, centre, curvature)
 
 
+def _proposal(problems: Problems, mode: Mode) -> tuple[np.ndarray, np.ndarray]:
+    """Centre and root of the covariance of the first proposals, in the coordinates in which draws are proposed.
+
+    Args:
+        problems: the problems.
+        mode: of each.
+
+    Raises:
+        ValueError: a coordinate is held that these do not leave as it is.
+    """
+    family, free, width = problems.family, problems.free, mode.point.shape[1]
+    centre = family.to_sampling(mode.centre)
+    if not np.allclose(centre[~free], mode.centre[~free]):
+        raise ValueError("a prior holds a coordinate that is not one of those in which draws are proposed")
+    shift = DIFFERENCE * np.eye(width)
+    ahead, behind = (family.from_sampling(centre[:, None] + sign * shift)[0] for sign in (1, -1))
+    derivative = (ahead - behind) / (2 * DIFFERENCE)  # (problems, sampled coordinates, coordinates)
+    curvature = derivative @ mode.curvature @ np.swapaxes(derivative, 1, 2)
+    both = free[:, :, None] & free[:, None, :]
+    curvatures, directions = np.linalg.eigh(np.where(both, curvature, np.eye(width)))
+    # The symmetric root: unlike the eigenvectors it leaves a held coordinate apart from the others.
+    return centre, directions / np.sqrt(np.maximum(curvatures, WIDEST**-2))[:, None] @ np.swapaxes(directions, 1, 2)
+
+
 def sample(problems: Problems, mode: Mode, count: int, seed: int, rounds: int = ROUNDS) -> Points:
     """Draws of every problem's posterior: importance sampling with proposals that adapt, then steps of a Markov chain.
 
@@ -216,10 +254,7 @@ def sample(problems: Problems, mode: Mode, count: int, seed: int, rounds: int = 
     tables, width = mode.point.shape
     free = problems.free
     keep = np.where(free, 1.0, 0.0)
-    curvatures, directions = np.linalg.eigh(mode.curvature)
-    # The symmetric root: unlike the eigenvectors it leaves a held coordinate apart from the others.
-    root = directions / np.sqrt(np.maximum(curvatures, WIDEST**-2))[:, None] @ np.swapaxes(directions, 1, 2)
-    centre = mode.centre
+    centre, root = _proposal(problems, mode)
     for left in range(rounds, -1, -1):
         standard = rng.standard_normal((1, count, width)) * np.sqrt(
             PROPOSAL_NU / rng.chisquare(PROPOSAL_NU, (1, count, 1))
@@ -229,7 +264,7 @@ def sample(problems: Problems, mode: Mode, count: int, seed: int, rounds: int = 
         points = np.where(free[:, None], points, problems.mean[:, None])
         dimensions = free.sum(axis=1)[:, None]
         proposed = -(PROPOSAL_NU + dimensions) / 2 * np.log1p(np.sum(step**2, axis=2) / PROPOSAL_NU)
-        share = _shares(log_density(problems, points) - proposed)
+        share = _shares(_sampled_density(problems, points) - proposed)
         if left:
             centre = np.einsum("ps,psk->pk", share, points)
             off = points - centre[:, None]
@@ -238,7 +273,8 @@ def sample(problems: Problems, mode: Mode, count: int, seed: int, rounds: int = 
             root = np.linalg.cholesky(spread + hold + 1e-9 * np.eye(width))
     chosen = rng.permutation(_systematic(share, rng.uniform()), axis=1)
     particles = np.take_along_axis(points, chosen[:, :, None], axis=1)
-    return _moved(problems, particles, int(np.clip(MOVED_ROWS / problems.log_loss.shape[1], *MOVES)), rng)
+    moved = _moved(problems, particles, int(np.clip(MOVED_ROWS / problems.log_loss.shape[1], *MOVES)), rng)
+    return problems.family.from_sampling(moved)[0]
 
 
 def _moved(problems: Problems, points: Points, steps: int, rng: np.random.Generator) -> Points:
@@ -248,7 +284,7 @@ def _moved(problems: Problems, points: Points, steps: int, rng: np.random.Genera
 
     Args:
         problems: the problems.
-        points: where the chains begin.
+        points: where the chains begin, in the coordinates in which draws are proposed.
         steps: of each chain.
         rng: of the moves, the same for every problem.
 
@@ -258,13 +294,13 @@ def _moved(problems: Problems, points: Points, steps: int, rng: np.random.Genera
     half = points.shape[1] // 2
     dimensions = problems.free.sum(axis=1)[:, None]
     parts = [points[:, :half].copy(), points[:, half : 2 * half].copy()]
-    density = [log_density(problems, part) for part in parts]
+    density = [_sampled_density(problems, part) for part in parts]
     for step in range(2 * steps):
         this, other = step % 2, 1 - step % 2
         partner = parts[other][:, rng.permutation(half)]
         stretch = (1 + (STRETCH - 1) * rng.uniform(size=(1, half))) ** 2 / STRETCH
         tried = partner + stretch[..., None] * (parts[this] - partner)
-        new = log_density(problems, tried)
+        new = _sampled_density(problems, tried)
         with np.errstate(invalid="ignore"):
             gain = (dimensions - 1) * np.log(stretch) + new - density[this]
         accepted = np.log(rng.uniform(size=(1, half))) < gain

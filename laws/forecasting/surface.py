@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from laws.forecasting.family import Family, Frame, Inputs, Points, column
+from laws.forecasting.surface_sampling import from_sampling, to_sampling
 
 # The coordinates, in order. ``size`` and ``data`` are what the two terms would each add alone at the centre of the runs,
 # and ``floor`` is E; all three relative to the least loss. ``scale`` is that of the errors of log loss.
@@ -96,4 +97,4 @@ def constants(frame: Frame, points: Points) -> dict[str, Float[np.ndarray, "prob
     }
 
 
-SURFACE = Family(COORDINATES, log_losses, slopes)
+SURFACE = Family(COORDINATES, log_losses, slopes, to_sampling, from_sampling)
