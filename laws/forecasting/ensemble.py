@@ -21,6 +21,7 @@ def members_of(
     prior: Prior,
     seed: int,
     along_ladder: bool = False,
+    by_surfaces: bool = False,
 ) -> list[Member]:
     """The law first, and the forms beside it; where these are surfaces, the law itself has a weight of zero.
 
@@ -31,6 +32,7 @@ def members_of(
         prior: of the coupled surface.
         seed: of the draws of surfaces.
         along_ladder: whether the law is that of the frontier, of runs whose parameters and tokens are in step.
+        by_surfaces: whether surfaces forecast in any case, where the law stands in for one that is not determined.
     """
     zero = np.zeros(len(fits.params))
     of_law = Member(fits.law.name, fits.law, fits.params, draws, zero, zero, zero)
@@ -40,7 +42,7 @@ def members_of(
             "along the ladder", fits.columns["c"], np.exp(fits.log_loss[0]), prior, fits.config, seed, weight
         )
         return [of_law, along]
-    if not is_surface(fits):
+    if not (by_surfaces or is_surface(fits)):
         return model_average(fits, draws, errors())
     return [of_law, *surface_members(fits, prior, seed)]
 

@@ -99,7 +99,8 @@ class Predictor:
         columns = valid(given)
         if "c" not in columns and {"n", "d"} <= set(columns):
             columns["c"] = columns["d"] * np.exp(self.cost.log_flops_per_token(np.log(columns["n"])))
-        missing = [variable for variable in self.law.needed if variable not in columns]
+        needed = dict.fromkeys([*self.law.needed, *(name for form in self.rivals for name in form.law.needed)])
+        missing = [variable for variable in needed if variable not in columns]
         if missing:
             needed, flags = " and ".join(missing), " ".join(map(value_flag, missing))
             raise InputError(f"law '{self.law.name}' needs {needed} for a prediction", flag=flags)

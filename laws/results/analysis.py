@@ -18,7 +18,6 @@ from laws.forecasting.member import pooled_inflation
 from laws.forecasting.mixture import Predictor
 from laws.forecasting.priors import prior_of
 from laws.forecasting.surface_check import surface_check
-from laws.forecasting.surface_ensemble import is_surface
 from laws.inference.allocation import derive
 from laws.inference.methods import IntervalMethod
 from laws.inference.noise import interval
@@ -259,7 +258,7 @@ def _model_average(fit: FittedTable) -> ModelAverage:
             level=settings.level,
             seed=settings.seed,
         )
-        if is_surface(fit.fits)
+        if fit.by_surfaces
         else None,
     )
 

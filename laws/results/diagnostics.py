@@ -111,6 +111,8 @@ def _rivals(report: FitReport) -> list[FitWarning]:
     before = config.law_weight
     if report.model_average.prior is not None:
         before = config.coupled_weight if report.law == COUPLED.name else 1 - config.coupled_weight
+        if all(form.law != report.law for form in forms[1:]):  # it stands in for a law that is not determined
+            return []
     others = [form for form in forms if form.law != report.law or form.label != forms[0].label]
     if not others or weight >= config.outdone_share * before:
         return []

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from laws.base.errors import InputError
+from laws.base.errors import FitFailed, InputError
 from laws.base.uncertainty_config import UncertaintyConfig
 from laws.data.curves import Curves
 from laws.data.grouping import budget_groups
@@ -24,6 +24,7 @@ from laws.forecasting.frontier import LAW as ALONG_LADDER
 from laws.forecasting.member import Member, pooled_inflation
 from laws.forecasting.mixture import Predictor
 from laws.forecasting.priors import PriorName, prior_of
+from laws.forecasting.surface_ensemble import is_surface
 from laws.inference.methods import IntervalMethod
 from laws.inference.noise import RunNoise, noise_of
 from laws.inference.resampling import (
@@ -125,7 +126,7 @@ class FittedTable(NamedTuple):
         spread: noise, resampled constants and rival forms.
         target: FLOPs at which best size and loss are derived; None for a law without an optimum.
         predictor: what predictions need.
-        asked: name of the law that was asked for; another than the fitted one on a ladder.
+        asked: name of the law that was asked for; another than the fitted one where the runs do not determine it.
     """
 
     settings: FitSettings
@@ -144,6 +145,11 @@ class FittedTable(NamedTuple):
     def law(self) -> Law:
         """The law, without the constants that are held."""
         return self.optimum.law
+
+    @property
+    def by_surfaces(self) -> bool:
+        """Whether forecasts are those of surfaces under a prior, which also stand in for a law that is not determined."""
+        return is_surface(self.fits) or (self.law.name != self.asked and self.predictor.ladder is None)
 
     @property
     def train(self) -> Table:
@@ -172,12 +178,14 @@ def fit_table(table: Table, law: Law, settings: FitSettings) -> FittedTable:
     if ladder is not None:
         law = LAWS[ALONG_LADDER]
     weight, train = weights_of(table, fitted_rows, objective), table.take(fitted_rows)
-    method = method_for(settings.ci_method, train.runs, len(law.params), objective, uncertainty)
-    optimum = estimate(law, table, objective, settings.delta, weight)
+    optimum = _estimate(law, table, weight, settings)
+    law = optimum.law
     stratum = budget_groups(train.values["c"]) if "c" in train.values else None
+    method = method_for(settings.ci_method, train.runs, len(law.params), objective, uncertainty)
     fits = DesignFits.of(optimum, train, weight[fitted_rows], stratum, uncertainty)
     noise = noise_of(optimum, table, weight, uncertainty)
-    spread = _spread(fits, noise, method, settings, ladder is not None)
+    stands_in = ladder is None and law.name != asked
+    spread = _spread(fits, noise, method, settings, ladder is not None, stands_in)
     return FittedTable(
         settings=settings,
         table=table,
@@ -196,6 +204,42 @@ def fit_table(table: Table, law: Law, settings: FitSettings) -> FittedTable:
 def splits_compute(law: Law) -> bool:
     """Whether a law is one of ours, of parameters and tokens alone and free: a ladder does not determine its constants."""
     return law.has_compute_optimum and law.columns == ("n", "d") and not law.fixed and LAWS.get(law.name) is law
+
+
+def simpler_law(law: Law, values: Mapping[str, Float[np.ndarray, " rows"]]) -> Law | None:
+    """The law that runs may determine where they do not determine one of parameters and tokens; None if there is none.
+
+    Args:
+        law: the one of parameters and tokens.
+        values: variable -> numbers of the fitted rows.
+    """
+    if not splits_compute(law):
+        return None
+    for variable, other in (("n", "d"), ("d", "n")):
+        if len(np.unique(values[variable])) == 1:
+            return LAWS[f"power_offset_{other}"]
+    return LAWS["chinchilla"] if law.name == "coupled" else None
+
+
+def _estimate(law: Law, table: Table, weight: Float[np.ndarray, " rows"], settings: FitSettings) -> PointEstimate:
+    """The point estimate of a law, or of a simpler one where the runs do not determine it: surfaces then forecast.
+
+    Args:
+        law: what was asked for.
+        table: all rows.
+        weight: what each row counts.
+        settings: of the fit; without resamples there are no surfaces.
+
+    Raises:
+        FitFailed: no start reached an optimum, of the simpler law neither.
+    """
+    try:
+        return estimate(law, table, settings.objective, settings.delta, weight)
+    except FitFailed:
+        simpler = simpler_law(law, table.take(weight > 0).values) if settings.resamples else None
+        if simpler is None:
+            raise
+        return _estimate(simpler, table, weight, settings)
 
 
 def _rows_to_fit(table: Table, holdout_above: float | None) -> Bool[np.ndarray, " rows"]:
@@ -217,9 +261,23 @@ def _target(law: Law, table: Table, target: float | None) -> float | None:
 
 
 def _spread(
-    fits: DesignFits, noise: RunNoise, method: IntervalMethod, settings: FitSettings, along_ladder: bool
+    fits: DesignFits,
+    noise: RunNoise,
+    method: IntervalMethod,
+    settings: FitSettings,
+    along_ladder: bool,
+    stands_in: bool,
 ) -> Spread:
-    """Resampled constants of the law, and the forms that its forecasts mix."""
+    """Resampled constants of the law, and the forms that its forecasts mix.
+
+    Args:
+        fits: the law's fit.
+        noise: of one run.
+        method: of the intervals.
+        settings: of the fit.
+        along_ladder: whether the law is that of a ladder.
+        stands_in: whether it stands in for a law of n and d that the runs do not determine.
+    """
     if not settings.resamples:
         return Spread(noise, None, None, [])
     left = leave_one_out(fits)
@@ -229,7 +287,8 @@ def _spread(
         fits, left, np.array([noise.deviation]), noise.dof, fits.config.member_draws, rng
     )
     prior = prior_of(settings.prior, settings.prior_without)
-    return Spread(noise, left, drawn, members_of(fits, drawn.params[None], errors, prior, settings.seed, along_ladder))
+    forms = members_of(fits, drawn.params[None], errors, prior, settings.seed, along_ladder, stands_in)
+    return Spread(noise, left, drawn, forms)
 
 
 def _predictor(

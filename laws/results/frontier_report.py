@@ -12,7 +12,6 @@ from laws.data.grouping import frontier
 from laws.forecasting.frontier import FEWEST_POINTS, frontier_member
 from laws.forecasting.prediction import predict_compute
 from laws.forecasting.priors import prior_of
-from laws.forecasting.surface_ensemble import is_surface
 from laws.inference.resampling import DesignFits
 from laws.results.fitting import FittedTable
 from laws.results.form_reports import frontier_predictor, rival_report
@@ -46,7 +45,7 @@ def frontier_report(fit: FittedTable, approaches: Mapping[str, ApproachReport]) 
         fit: a law fitted to a table.
         approaches: of its report.
     """
-    if not fit.spread.forms or not is_surface(fit.fits) or "c" not in fit.fits.columns:
+    if not fit.spread.forms or fit.target is None or not fit.by_surfaces or "c" not in fit.fits.columns:
         return None
     settings, points = fit.settings, frontier_points(fit.fits, approaches)
     if not points:
@@ -59,7 +58,6 @@ def frontier_report(fit: FittedTable, approaches: Mapping[str, ApproachReport]) 
     equal = np.full(1, 1 / len(members))
     report = FrontierReport(tuple(rival_report(replace(form, weight=equal)) for form in members), points)
     try:
-        assert fit.target is not None
         forecast = predict_compute(fit.predictor.beside(frontier_predictor(fit.predictor, report.forms)), fit.target)
     except FitFailed:
         return report

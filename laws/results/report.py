@@ -76,7 +76,8 @@ class FitReport:
         frontier: the law of the frontier beside the surfaces.
         ladder: the line of runs whose parameters and tokens are in step, where another law was asked for than could be
             fitted.
-        asked_law: the law that was asked for.
+        asked_law: the law that was asked for; without a ladder another than the fitted one only where the runs do not
+            determine it, and forecasts are those of surfaces under their prior.
         warnings: in the order in which they matter.
         sensitivity: the fit under other choices, where that was asked for.
         floor_profile: forecasts at the target with the floor held, likewise.

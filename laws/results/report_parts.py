@@ -414,6 +414,7 @@ class WarningKind(StrEnum):
     APPROACH_2_BIAS = "approach_2_bias"
     APPROACHES_DISAGREE = "approaches_disagree"
     IN_STEP = "in_step"
+    NOT_DETERMINED = "not_determined"
     FRONTIER_DISAGREES = "frontier_disagrees"
     PRIOR_CONTRADICTED = "prior_contradicted"
     FLOOR_ABOVE_REACHED = "floor_above_reached"

@@ -246,7 +246,7 @@ class FitResult:
     def _variables(self, frame: pd.DataFrame | Mapping[str, Any]) -> dict[str, Float[np.ndarray, " rows"]]:
         """Variables that the law reads, from columns called as the variables or as in the fitted table."""
         columns, lengths = {}, {}
-        for variable in CORE if self.report.ladder is not None else (*self.law.columns, "c"):
+        for variable in dict.fromkeys((*self.law.columns, *(CORE if self.predictor.of_surfaces else ("c",)))):
             for column in (variable, self.report.columns.get(variable, variable), VARIABLES[variable].column):
                 if column in frame:
                     columns[variable] = numbers_of(frame[column], f"column '{column}'")

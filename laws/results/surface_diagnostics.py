@@ -20,6 +20,20 @@ def in_step(report: FitReport) -> list[FitWarning]:
     return [FitWarning(WarningKind.IN_STEP, text)]
 
 
+def not_determined(report: FitReport) -> list[FitWarning]:
+    """A law of n and d that the runs do not determine, in whose place a simpler one is fitted."""
+    if report.ladder is not None or report.asked_law in (None, report.law):
+        return []
+    same = [variable for variable in ("n", "d") if report.ranges[variable][0] == report.ranges[variable][1]]
+    why = f" ({same[0]} is the same in all of them)" if same else ""
+    unknown = f"how the loss depends on {same[0]}" if same else "what tells the two apart"
+    text = (
+        f"the runs do not determine law '{report.asked_law}'{why}; fitted is '{report.law}'. Forecasts are those of the "
+        f"surfaces, in which the prior alone says {unknown}"
+    )
+    return [FitWarning(WarningKind.NOT_DETERMINED, text)]
+
+
 def frontier_disagrees(report: FitReport) -> list[FitWarning]:
     """Surfaces and the law of the frontier that forecast different losses at the target."""
     beside = report.frontier
@@ -109,6 +123,7 @@ def ratio_identifies_nothing(report: FitReport) -> list[FitWarning]:
 
 SURFACE_CHECKS = (
     in_step,
+    not_determined,
     frontier_disagrees,
     prior_contradicted,
     floor_above_reached,
