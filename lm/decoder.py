@@ -79,7 +79,7 @@ class Decoder(nn.Module):
 
     @nn.compact
     def parameters(self, init_scale: Float[Array, ""] | float = 1.0) -> dict[str, Any]:
-        """The parameter tree; under `init(key, init_scale, method="parameters")` it is drawn, and nothing else is run.
+        """The parameter tree, drawn; see `training.nets.initial.variables`.
 
         Args:
           init_scale: factor of every initial standard deviation; may be traced.
@@ -89,16 +89,18 @@ class Decoder(nn.Module):
 
     def __call__(
         self,
+        params: Params,
         tokens: Int[Array, "batch length"],
         segments: Int[Array, "batch length"] | None = None,
         dropout: Dropout | None = None,
     ) -> Float[Array, "batch length vocab"]:
         """Logits of each next token; arguments as in `hidden`."""
-        states, head = self.hidden(tokens, segments, dropout)
+        states, head = self.hidden(params, tokens, segments, dropout)
         return logits(states, head, self.logit_dtype)
 
     def hidden(
         self,
+        params: Params,
         tokens: Int[Array, "batch length"],
         segments: Int[Array, "batch length"] | None = None,
         dropout: Dropout | None = None,
@@ -106,30 +108,33 @@ class Decoder(nn.Module):
         """The final hidden states and the head, in the compute dtype, whose product are the logits.
 
         Args:
+          params: the parameters, unboxed.
           tokens: ids below `vocab_size`.
           segments: ids of the document of each token: attention stays within them and positions restart; None: one.
           dropout: (key, rate), used by models with `dropout`; None: nothing is dropped.
         """
-        return self._states(tokens, segments, dropout, training=False)[:2]
+        return self._states(params, tokens, segments, dropout, training=False)[:2]
 
     def routed(
         self,
+        params: Params,
         tokens: Int[Array, "batch length"],
         segments: Int[Array, "batch length"] | None = None,
         dropout: Dropout | None = None,
     ) -> tuple[Float[Array, "batch length width"], Float[Array, "vocab width"], stack.Metrics]:
         """As `hidden`, in training, where experts have their capacity; and metrics of the routing of every layer that has
         experts, see `training.nets.ffn.moe.routing_metrics`."""
-        return self._states(tokens, segments, dropout, training=True)
+        return self._states(params, tokens, segments, dropout, training=True)
 
     def _states(
         self,
+        params: Params,
         tokens: Int[Array, "batch length"],
         segments: Int[Array, "batch length"] | None,
         dropout: Dropout | None,
         training: bool,
     ) -> tuple[Float[Array, "batch length width"], Float[Array, "vocab width"], stack.Metrics]:
-        params, length = self.parameters(), tokens.shape[1]
+        length = tokens.shape[1]
         drop = layers.dropper(dropout if self.dropout else None)
         positions = jnp.arange(length, dtype=jnp.int32) if segments is None else layers.positions_in_segments(segments)
         context = self._context(positions, segments=segments, drop=drop, training=training)
@@ -141,14 +146,17 @@ class Decoder(nn.Module):
         choice, rotary = self.attention_choice, self.rope_theta if self.positions == "rotary" else None
         return stack.context(self.blocks, positions, rotary, attention=choice.name if choice else "", **fields)
 
-    def extend(self, tokens: Int[Array, "batch new"], cache: Cache) -> tuple[Float[Array, "batch new vocab"], Cache]:
+    def extend(
+        self, params: Params, tokens: Int[Array, "batch new"], cache: Cache
+    ) -> tuple[Float[Array, "batch new vocab"], Cache]:
         """Logits of tokens that continue those in a cache, and the longer cache.
 
         Args:
+          params: the parameters, unboxed.
           tokens: the next tokens; the cache must have room for them.
           cache: from `empty_cache` or an earlier call.
         """
-        params, new = self.parameters(), tokens.shape[1]
+        new = tokens.shape[1]
         positions = cache["length"] + jnp.arange(new, dtype=jnp.int32)
         context = self._context(positions, cached=cache["length"], span=cache["span"])
         # One compiled repetition, whatever `scan` says: a sampler compiles for a few short steps.

@@ -26,7 +26,7 @@ from training.errors import BadInput
 from training.nets import costs, initial, layers, stack
 from training.nets.attention import Choice, choose
 from training.nets.block_config import BlockConfig
-from training.nets.initial import Leaf, Leaves, count
+from training.nets.initial import Leaf, Leaves, Params, count
 from training.nets.layers import Dropout, linear, norm, norm_leaves
 
 SPECIAL = (
@@ -85,6 +85,7 @@ class Encoder(nn.Module):
 
     def hidden(
         self,
+        params: Params,
         tokens: Int[Array, "batch length"],
         segments: Int[Array, "batch length"] | None = None,
         dropout: Dropout | None = None,
@@ -92,12 +93,13 @@ class Encoder(nn.Module):
         """The final states, in the compute dtype.
 
         Args:
+          params: the parameters, unboxed.
           tokens: ids below `vocab_size + SPECIAL`.
           segments: tokens see those of an equal id alone, and positions restart with it (a pad has an id of its own);
             None: one.
           dropout: (key, rate), used by models with `dropout`; None: nothing is dropped.
         """
-        params, config, length = self.parameters(), self.blocks, tokens.shape[1]
+        config, length = self.blocks, tokens.shape[1]
         drop = layers.dropper(dropout if self.dropout else None)
         positions = jnp.arange(length, dtype=jnp.int32) if segments is None else layers.positions_in_segments(segments)
         rotary = self.rope_theta if self.positions == "rotary" else None
@@ -111,6 +113,7 @@ class Encoder(nn.Module):
 
     def masked(
         self,
+        params: Params,
         tokens: Int[Array, "batch length"],
         places: Int[Array, "batch masked"],
         segments: Int[Array, "batch length"] | None = None,
@@ -119,11 +122,12 @@ class Encoder(nn.Module):
         """States of the masked tokens, the head (the embedding) and its bias, whose product and sum are the logits.
 
         Args:
+          params: the parameters, unboxed.
           tokens: as in `hidden`, with what is masked already hidden.
           places: of the masked tokens.
           segments, dropout: as in `hidden`.
         """
-        params, states = self.parameters(), self.hidden(tokens, segments, dropout)
+        states = self.hidden(params, tokens, segments, dropout)
         x = jnp.take_along_axis(states, places[..., None], axis=1)
         head = params["masked"]
         x = layers.ACTIVATIONS[self.blocks.activation][0](linear(head["transform"], x))
@@ -132,26 +136,27 @@ class Encoder(nn.Module):
 
     def classify(
         self,
+        params: Params,
         tokens: Int[Array, "batch length"],
         segments: Int[Array, "batch length"] | None = None,
         dropout: Dropout | None = None,
     ) -> Float[Array, "batch classes"]:
         """Logits of the classes of whole texts, read off the first token; arguments as in `hidden`."""
-        params = self.parameters()
         drop = layers.dropper(dropout if self.dropout else None)
-        pooled = self.pooled(tokens, segments, dropout)
+        pooled = self.pooled(params, tokens, segments, dropout)
         x = drop(pooled, self.blocks.depth, 0).astype(self.logit_dtype)
         return linear(params["classifier"], x)
 
     def pooled(
         self,
+        params: Params,
         tokens: Int[Array, "batch length"],
         segments: Int[Array, "batch length"] | None = None,
         dropout: Dropout | None = None,
     ) -> Float[Array, "batch width"]:
         """One vector a text, made of the first token's state; arguments as in `hidden`."""
-        states = self.hidden(tokens, segments, dropout)
-        return jnp.tanh(linear(self.parameters()["pooler"], states[:, 0]))
+        states = self.hidden(params, tokens, segments, dropout)
+        return jnp.tanh(linear(params["pooler"], states[:, 0]))
 
 
 def check(model: Encoder) -> None:

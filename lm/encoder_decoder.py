@@ -104,16 +104,21 @@ class EncoderDecoder(nn.Module):
         return initial.parameters(self, _top(self), stacks, init_scale, self.param_dtype)
 
     def encode(
-        self, source: Int[Array, "batch source"], seen: Seen | None = None, dropout: Dropout | None = None
+        self,
+        params: Params,
+        source: Int[Array, "batch source"],
+        seen: Seen | None = None,
+        dropout: Dropout | None = None,
     ) -> Float[Array, "batch source width"]:
         """What the encoder makes of a source.
 
         Args:
+          params: the parameters, unboxed.
           source: ids below `symbols`.
           seen: which tokens are no pads; None: all.
           dropout: (key, rate), used by models with `dropout`; None: nothing is dropped.
         """
-        params, positions = self.parameters(), jnp.arange(source.shape[1], dtype=jnp.int32)
+        positions = jnp.arange(source.shape[1], dtype=jnp.int32)
         drop = layers.dropper(dropout if self.dropout else None)
         segments = None if seen is None else jnp.where(seen, 0, -1)
         bias = self._bias(params, "encoder", positions, positions)
@@ -124,6 +129,7 @@ class EncoderDecoder(nn.Module):
 
     def hidden(
         self,
+        params: Params,
         source: Int[Array, "batch source"],
         target: Int[Array, "batch target"],
         seen: Seen | None = None,
@@ -132,13 +138,13 @@ class EncoderDecoder(nn.Module):
         """The final states of the target, and the head, whose product are the logits of each next token.
 
         Args:
-          source, seen: as in `encode`.
+          params, source, seen: as in `encode`.
           target: what the decoder reads; pads at its end reach nothing before them.
           dropout: as in `encode`.
         """
-        params, positions = self.parameters(), jnp.arange(target.shape[1], dtype=jnp.int32)
+        positions = jnp.arange(target.shape[1], dtype=jnp.int32)
         read, written = (None, None) if dropout is None else [(key, dropout[1]) for key in jax.random.split(dropout[0])]
-        memory = self.encode(source, seen, read)
+        memory = self.encode(params, source, seen, read)
         drop = layers.dropper(written if self.dropout else None)
         bias = self._bias(params, "decoder", positions, positions)
         fields = {"bias": bias, "drop": drop, "memory": memory, "visible_memory": seen}
@@ -146,19 +152,21 @@ class EncoderDecoder(nn.Module):
         x = self._run("decoder", params, x, self._context(self.decoder_blocks, positions, **fields))
         return self._final(params, "decoder", x), self._head(params)
 
-    def begin(self, source: Int[Array, "batch source"], seen: Seen, length: int) -> Cache:
+    def begin(self, params: Params, source: Int[Array, "batch source"], seen: Seen, length: int) -> Cache:
         """A cache of what was read, with room for a target of `length` tokens; arguments as of `encode`."""
-        params, config = self.parameters(), self.decoder_blocks
-        memory = self.encode(source, seen)
+        config = self.decoder_blocks
+        memory = self.encode(params, source, seen)
         caches = stack.empty_caches(config, source.shape[0], length, self.compute_dtype)
         for name, p in stack.parameters_of(config, params, "decoder_").items():
             remembered = jax.vmap(lambda p: cross_attention.remember(config, p, memory))(p["cross"])
             caches[name] |= {"memory": remembered}
         return {"layers": caches, "seen": seen, "length": jnp.zeros((), jnp.int32), "span": jnp.int32(length)}
 
-    def extend(self, tokens: Int[Array, "batch new"], cache: Cache) -> tuple[Float[Array, "batch new vocab"], Cache]:
+    def extend(
+        self, params: Params, tokens: Int[Array, "batch new"], cache: Cache
+    ) -> tuple[Float[Array, "batch new vocab"], Cache]:
         """Logits of target tokens that continue those in a cache from `begin`, and the longer cache."""
-        params, new = self.parameters(), tokens.shape[1]
+        new = tokens.shape[1]
         positions = cache["length"] + jnp.arange(new, dtype=jnp.int32)
         room = jax.tree.leaves(cache["layers"][next(iter(cache["layers"]))]["mixer"])[0].shape[2]
         bias = self._bias(params, "decoder", positions, jnp.arange(room))

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from lm import models, objectives, tokens
 from lm.decoder import logits
 from training.errors import BadInput
+from training.nets import initial
 from training.nets.block_config import clone
 from training.nets.mixers import MIXERS
 from training.task import Forward, Input
@@ -45,7 +46,7 @@ def forward(config: ConfigDict, batch: int | None, length: int | None) -> Forwar
     bounds = tuple(f"{symbol} <= {longest}" for symbol in symbols) if longest else ()
     if longest and length is not None and length > longest:
         raise BadInput(f"--length: {length} tokens are more than the {longest} learned positions")
-    variables = jax.eval_shape(lambda key: model.init(key, method="parameters"), jax.random.key(0))
+    variables = initial.abstract(model)
     return Forward(apply, inputs, output, variables, bounds, {"symbols": _symbols(model, config)})
 
 
@@ -63,7 +64,7 @@ Role = tuple[
 def _causal(model: Any) -> Role:
     def apply(params: Any, stats: Any, read: jax.Array) -> jax.Array:
         del stats  # a carried state is that of the training batch
-        return model.apply({"params": params}, read)
+        return model(params, read)
 
     return apply, ("tokens",), ("batch", "length", "vocabulary")
 
@@ -76,9 +77,9 @@ def _encoder(model: Any) -> Role:
         places = jnp.arange(read.shape[1], dtype=jnp.int32)
         segments = jnp.where(places < lengths[:, None], 0, -1)
         if model.classes:
-            return model.apply({"params": params}, read, segments, method="classify")
+            return model.classify(params, read, segments)
         every = jnp.broadcast_to(places, read.shape)
-        states, head, bias = model.apply({"params": params}, read, every, segments, method="masked")
+        states, head, bias = model.masked(params, read, every, segments)
         return logits(states, head, model.logit_dtype) + bias.astype(model.logit_dtype)
 
     output = ("batch", "classes") if model.classes else ("batch", "length", "vocabulary")
@@ -89,7 +90,7 @@ def _encoder_decoder(model: Any) -> Role:
     def apply(params: Any, stats: Any, source: jax.Array, lengths: jax.Array, target: jax.Array) -> jax.Array:
         del stats
         seen = jnp.arange(source.shape[1]) < lengths[:, None]
-        states, head = model.apply({"params": params}, source, target, seen, method="hidden")
+        states, head = model.hidden(params, source, target, seen)
         return logits(states, head, model.logit_dtype)
 
     return apply, ("source", "lengths", "target"), ("batch", "length", "vocabulary")

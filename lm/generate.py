@@ -102,7 +102,7 @@ def _generate(
 ) -> Array:
     """Tokens [batch, total] filled in; the first `known` columns hold prompts in every row."""
     batch, total = tokens.shape
-    extend = functools.partial(model.apply, {"params": params}, method="extend")
+    extend = functools.partial(model.extend, params)
     cache = model.empty_cache(batch, total, window)
     logits, cache = extend(tokens[:, :known], cache)
     row_keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch))

@@ -16,6 +16,7 @@ from lm.decoder import Decoder
 from training import cache, checkpoint, config as configs, identity, load, mesh as meshes, record
 from training.errors import BadInput
 from training.files import read_object, write_json
+from training.nets import initial
 from training.nets.block_config import field
 from training.state import State
 
@@ -63,7 +64,7 @@ def export(run: Path, config: ConfigDict, step: int, layout: str, folder: Path) 
         raise BadInput(f"--format={layout}: no layout rounds activations, as quantize.activations does")
     model: Any = objectives.of(config).network(config)
     theirs = hf_layouts.written(layout, model, config.data.seq_len)
-    variables = jax.eval_shape(lambda key: model.init(key, method="parameters"), jax.random.key(0))
+    variables = initial.abstract(model)
     params = load.parameters(run, config, variables, step)
     kept = run / tokens.KEPT
     if kept.is_file():

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import jax
 import numpy as np
 
 from lm.decoder import Decoder
 from training import checkpoint
 from training.errors import BadInput
+from training.nets import initial
 from training.nets.block_config import compose, field
 
 
@@ -298,7 +298,7 @@ def to_ours(name: str, model: Decoder, theirs: Mapping[str, np.ndarray], where: 
     Raises:
       BadInput: an array is missing, is of another shape, or is nothing of this model.
     """
-    variables: Any = jax.eval_shape(lambda key: model.init(key, method="parameters"), jax.random.key(0))
+    variables = initial.abstract(model)
     expected, rows = checkpoint.named(nn.meta.unbox(variables["params"])), LAYOUTS[name].rows(model)
     base = rows[0].theirs.partition(".")[0] + "."
     if not any(key.startswith(base) for key in theirs):  # of the model without its head

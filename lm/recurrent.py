@@ -27,7 +27,7 @@ from training.cost import Cost
 from training.errors import BadInput
 from training.mesh import constrain
 from training.nets import initial, layers
-from training.nets.initial import Leaf, Leaves, count
+from training.nets.initial import Leaf, Leaves, Params, count
 from training.nets.layers import Dropout
 from training.nets.recurrence import CELLS, cells
 
@@ -65,16 +65,18 @@ class Recurrent(nn.Module):
 
     def __call__(
         self,
+        params: Params,
         tokens: Int[Array, "batch length"],
         segments: Int[Array, "batch length"] | None = None,
         dropout: Dropout | None = None,
     ) -> Float[Array, "batch length vocab"]:
         """Logits of each next token; arguments as in `hidden`."""
-        states, head = self.hidden(tokens, segments, dropout)
+        states, head = self.hidden(params, tokens, segments, dropout)
         return logits(states, head, self.logit_dtype)
 
     def hidden(
         self,
+        params: Params,
         tokens: Int[Array, "batch length"],
         segments: Int[Array, "batch length"] | None = None,
         dropout: Dropout | None = None,
@@ -82,22 +84,24 @@ class Recurrent(nn.Module):
         """The final hidden states and the head, whose product are the logits, from a state of zero.
 
         Args:
+          params: the parameters, unboxed.
           tokens: ids below `vocab_size`.
           segments: ids of the document of each token: the state is set to zero where one begins; None: one document.
           dropout: (key, rate), used by models with `dropout`; None: nothing is dropped.
         """
-        out, head, _ = self.carried(tokens, segments, dropout, self.empty_cache(tokens.shape[0]))
+        out, head, _ = self.carried(params, tokens, segments, dropout, self.empty_cache(tokens.shape[0]))
         return out, head
 
     def carried(
         self,
+        params: Params,
         tokens: Int[Array, "batch length"],
         segments: Int[Array, "batch length"] | None,
         dropout: Dropout | None,
         cache: Cache,
     ) -> tuple[Float[Array, "batch length width"], Float[Array, "vocab width"], Cache]:
         """As `hidden`, from the state of a cache; returns that after the last token too."""
-        params, names = self.parameters(), sorted(cache)
+        names = sorted(cache)
         drop = layers.dropper(dropout if self.dropout else None)
         starts = None
         if segments is not None:
@@ -114,9 +118,11 @@ class Recurrent(nn.Module):
         head = params["embed" if self.tied else "head"]["embedding"]
         return x, head, dict(zip(names, map(jnp.stack, zip(*after, strict=True)), strict=True))
 
-    def extend(self, tokens: Int[Array, "batch new"], cache: Cache) -> tuple[Float[Array, "batch new vocab"], Cache]:
+    def extend(
+        self, params: Params, tokens: Int[Array, "batch new"], cache: Cache
+    ) -> tuple[Float[Array, "batch new vocab"], Cache]:
         """Logits of tokens that continue those in a cache, and the cache after them."""
-        states, head, after = self.carried(tokens, None, None, cache)
+        states, head, after = self.carried(params, tokens, None, None, cache)
         return logits(states, head, self.logit_dtype), after
 
     def empty_cache(self, batch: int, length: int | None = None, span: Any = None) -> Cache:

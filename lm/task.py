@@ -1,6 +1,5 @@
 """Language modelling as a family: what the engine and the sweeps need of it, and nothing else."""
 
-import functools
 import math
 from typing import Any
 
@@ -65,7 +64,7 @@ def validate(config: ConfigDict) -> None:
         raise BadInput(f"teacher.run: {config.model.name} learns from no teacher; models that continue a text do")
     early_stopping.check(config.early_stopping.metric, objective.METRICS)
     objective.cost(config)
-    transfer.check_names(config, functools.partial(objective.network(config).init, method="parameters"))
+    transfer.check_names(config, objective.network(config))
 
 
 def scaled_hparams(config: ConfigDict, n: int, d: float) -> dict[str, float | int]:

@@ -36,13 +36,10 @@ def search(
     batch = source.shape[0]
     seen = jnp.arange(source.shape[1]) < lengths[:, None]
 
-    def apply(*args: Any, method: str) -> Any:
-        return model.apply({"params": params}, *args, method=method)
-
     def spread(x: Array, axis: int) -> Array:
         return jnp.repeat(x, beams, axis=axis)
 
-    cache = apply(source, seen, new, method="begin")
+    cache = model.begin(params, source, seen, new)
     cache |= {"layers": jax.tree.map(lambda x: spread(x, 1), cache["layers"]), "seen": spread(cache["seen"], 0)}
     scores = jnp.where(jnp.arange(beams) == 0, 0.0, -jnp.inf) + jnp.zeros((batch, 1))
     tokens = jnp.full((batch, beams, new), end, source.dtype)
@@ -54,7 +51,7 @@ def search(
 
     def step(state: Any) -> Any:
         place, tokens, scores, last, ended, cache = state
-        logits, cache = apply(last.reshape(-1, 1), cache, method="extend")
+        logits, cache = model.extend(params, last.reshape(-1, 1), cache)
         logp = jax.nn.log_softmax(logits[:, 0, : model.vocab_size].astype(jnp.float32)).reshape(batch, beams, -1)
         symbols = logp.shape[-1]
         # What has ended goes on with `end` alone, at no cost.

@@ -77,7 +77,8 @@ def _train_together(sessions: Sequence[RunSession]) -> None:
                 session.fail(error)
         while live := [session for session in sessions if session.running]:
             began, n = time.perf_counter(), min(session.steps_per_call for session in live)
-            metrics = batch.step(_steps(sessions), n)
+            done = _steps(sessions)
+            metrics = batch.step(batch.batches(done, n), batch.learning_rates(done, n))
             share = (time.perf_counter() - began) / len(live)
             for i, session in enumerate(sessions):
                 if session.running:

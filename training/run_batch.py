@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Float
 from ml_collections import ConfigDict
 
 from training import allocator, compilation, data, evaluation, memory, mesh as meshes, schedule, step as steps
@@ -124,16 +125,44 @@ class RunBatch:
         self._stacked = stacked([self.state(i) for i in chosen], self.programs.shardings)
         self._separate = [None] * self.size
 
-    def step(self, at: Sequence[int | None], n: int) -> list[Fetch]:
-        """Take n steps of every run in one call, and wait for the call before.
+    def batches(self, at: Sequence[int | None], n: int) -> dict[str, jax.Array]:
+        """The next n batches of every run: arrays [n, batch, ...], [runs, n, batch, ...] where runs have data of their own.
 
         Args:
-          at: the step that each run has reached; None: it has ended.
+          at: the step that each run has reached; None: it has ended, and is stepped on the data of another, since a step
+            of fewer runs would have to be compiled.
           n: steps.
-        Returns:
-          For each run what fetches its metrics of the call, [n] each.
         """
-        metrics = self._step_alone(at[0] or 0, n) if self._alone else self._step_all(at, n)
+        spare = next(i for i, step in enumerate(at) if step is not None)
+        chosen = [(spare, at[spare]) if step is None else (i, step) for i, step in enumerate(at)]
+        tasks, begin = [self._runs[i].task for i, _ in chosen], [step or 0 for _, step in chosen]
+        if self._alone or self._same_data:
+            return data.batches(tasks[0], self._runs[0].shapes, self.mesh, begin[0], n)
+        return data.packed(tasks, self._runs[0].shapes, self.mesh, begin, n)
+
+    def learning_rates(self, at: Sequence[int | None], n: int) -> Float[np.ndarray, "runs steps"]:
+        """The learning rates of the next n steps of every run, 0 of one that has ended; arguments as of `batches`."""
+        lr = np.zeros((self.size, n), np.float32)
+        for row, run, step in zip(lr, self._runs, at, strict=True):
+            row[:] = 0.0 if step is None else run.lr_schedule[step : step + n]
+        return lr
+
+    def step(self, batches: dict[str, jax.Array], lr: Float[np.ndarray, "runs steps"]) -> list[Fetch]:
+        """Take as many steps of every run as `lr` is long in one compiled call, and wait for the call before.
+
+        Args:
+          batches: from `batches`.
+          lr: from `learning_rates`.
+        Returns:
+          For each run what fetches its metrics of the call, [steps] each.
+        """
+        train, n = self._executable, lr.shape[1]
+        if self._alone:
+            (run,), state = self._runs, self._separate[0]
+            self._separate[0] = None  # its buffers are taken over
+            self._separate[0], metrics = train(n, False)(state, batches, lr[0], self._seeds[0], run.hyper)
+        else:
+            self._stacked, metrics = train(n, self._same_data)(self._stacked, batches, lr, self._seeds, self._hyper)
         fetch = functools.lru_cache(1)(lambda: {name: np.asarray(values) for name, values in metrics.items()})
         previous, self._pending = self._pending, fetch
         if previous is not None:
@@ -141,33 +170,6 @@ class RunBatch:
         if self._alone:
             return [fetch]
         return [functools.partial(_of_run, fetch, i) for i in range(self.size)]
-
-    def _step_alone(self, at: int, n: int) -> dict[str, jax.Array]:
-        (run,), train, state = self._runs, self._executable(n, False), self._separate[0]
-        batch = data.batches(run.task, run.shapes, self.mesh, at, n)
-        lr, seed = run.lr_schedule[at : at + n], np.int32(run.config.seed)
-        self._separate[0] = None  # its buffers are taken over
-        self._separate[0], metrics = train(state, batch, lr, seed, run.hyper)
-        return metrics
-
-    def _step_all(self, at: Sequence[int | None], n: int) -> dict[str, jax.Array]:
-        # A run that has ended is stepped too, with a learning rate of 0 on another's data: a step of fewer runs would
-        # have to be compiled.
-        spare = next(i for i, step in enumerate(at) if step is not None)
-        lr = np.zeros((self.size, n), np.float32)
-        for row, run, step in zip(lr, self._runs, at, strict=True):
-            row[:] = 0.0 if step is None else run.lr_schedule[step : step + n]
-        chosen = [(spare, at[spare]) if step is None else (i, step) for i, step in enumerate(at)]
-        tasks, begin = [self._runs[i].task for i, _ in chosen], [step or 0 for _, step in chosen]
-        shapes = self._runs[0].shapes
-        if self._same_data:
-            batch = data.batches(tasks[0], shapes, self.mesh, begin[0], n)
-        else:
-            batch = data.packed(tasks, shapes, self.mesh, begin, n)
-        self._stacked, metrics = self._executable(n, self._same_data)(
-            self._stacked, batch, lr, self._seeds, self._hyper
-        )
-        return metrics
 
     def _compile(self, at: Sequence[int | None]) -> None:
         """Compile what the runs will call from where they are, and count what no run's record has reported yet: a shape

@@ -5,7 +5,7 @@ Patterns are regular expressions of a parameter's whole path, as in `head/.*` or
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 from training import async_sgd, checkpoint, replicas
 from training.errors import BadInput
 from training.files import read_object
+from training.nets import initial
 from training.nets.primitives import upcast_to_f32
 from training.state import State
 from training.transforms import lora
@@ -174,15 +175,15 @@ def _check_reinit(reinit: list[re.Pattern[str]], *trees: Any) -> None:
             raise BadInput(f"init_from.reinit: no parameter matches {pattern.pattern!r}")
 
 
-def check_names(config: Any, init: Callable[[jax.Array], Any]) -> None:
+def check_names(config: Any, model: nn.Module) -> None:
     """Raise BadInput where `init_from.reinit`, `optimizer.lr_multipliers` or `lora.targets` match no parameter.
 
     Args:
       config: complete.
-      init: key -> the variables of its model, boxed.
+      model: of the config.
     """
     if config.init_from.reinit or config.optimizer.lr_multipliers or config.lora.rank:
-        boxed = dict(jax.eval_shape(init, jax.random.key(0)))
+        boxed = dict(initial.abstract(model))
         if config.lora.rank:
             lora.added(boxed["params"], config.lora.targets, lambda name, leaf: {})
         variables = nn.meta.unbox(boxed)

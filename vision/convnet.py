@@ -53,10 +53,15 @@ class ConvNet(layers.Classifier):
         return parameters(self, leaves(self), {}, init_scale, self.param_dtype)
 
     def features(
-        self, images: layers.Images, key: Array | None = None, rates: layers.Rates | None = None, train: bool = False
+        self,
+        variables: layers.Variables,
+        images: layers.Images,
+        key: Array | None = None,
+        rates: layers.Rates | None = None,
+        train: bool = False,
     ) -> tuple[Float[Array, "batch width"], Any]:
         """The dense layer, as in `layers.Classifier`."""
-        params = self.parameters()
+        params = variables["params"]
         drop = dropper((key, rates["dropout"]) if self.dropout and key is not None and rates else None)
         x = images.astype(self.compute_dtype)
         for layer in range(1, self.depth + 1):

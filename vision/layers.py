@@ -1,6 +1,7 @@
 """Convolutions, their norms and pools, and the head: pure functions of arrays (batch, height, width, channels)."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -19,6 +20,7 @@ EPS = 1e-5
 GROUPS = 32  # of channels, or the most that divide them (Wu and He 2018)
 
 Images = Float[Array, "batch height width channels"]
+Variables = Mapping[str, Any]  # collections by name: "params", and "batch_stats"
 Rates = dict[str, Array]  # of what is dropped in training, by name
 
 
@@ -26,11 +28,17 @@ class Classifier(nn.Module):
     """What every model of images shares: features, then one linear head. Hashable: equal models share compiled steps."""
 
     def features(
-        self, images: Images, key: Array | None = None, rates: Rates | None = None, train: bool = False
+        self,
+        variables: Variables,
+        images: Images,
+        key: Array | None = None,
+        rates: Rates | None = None,
+        train: bool = False,
     ) -> tuple[Float[Array, "batch width"], Any]:
         """One vector an image, which the head reads, and the running statistics after this batch ({}: there are none).
 
         Args:
+          variables: "params" and, of models with batch norm, "batch_stats", unboxed.
           images: normalised pixels.
           key: of what is dropped; None: nothing is.
           rates: "dropout" and "stochastic_depth", each read by models that have it.
@@ -39,7 +47,7 @@ class Classifier(nn.Module):
         raise NotImplementedError
 
     def parameters(self, init_scale: Float[Array, ""] | float = 1.0) -> dict[str, Any]:
-        """The parameter tree; under `init(key, init_scale, method="parameters")` it is drawn, and nothing else is run."""
+        """The parameter tree, drawn; see `training.nets.initial.variables`."""
         raise NotImplementedError
 
     def filters(self, params: Any) -> Float[np.ndarray, "height width channels filters"] | None:
@@ -57,19 +65,24 @@ class Classifier(nn.Module):
         return kernel.reshape(*sides, channels, -1)
 
     def classify(
-        self, images: Images, key: Array | None = None, rates: Rates | None = None, train: bool = False
+        self,
+        variables: Variables,
+        images: Images,
+        key: Array | None = None,
+        rates: Rates | None = None,
+        train: bool = False,
     ) -> tuple[Float[Array, "batch classes"], Any]:
         """Logits and the running statistics after this batch; arguments as in `features`."""
-        vectors, stats = self.features(images, key, rates, train)
-        p, dtype = self.parameters()["head"], jnp.dtype(self.logit_dtype)  # type: ignore[attr-defined]
+        vectors, stats = self.features(variables, images, key, rates, train)
+        p, dtype = variables["params"]["head"], jnp.dtype(self.logit_dtype)  # type: ignore[attr-defined]
         product = jnp.dot(vectors, p["kernel"].astype(vectors.dtype), preferred_element_type=dtype)
         return product + p["bias"].astype(dtype), stats
 
     def __call__(
-        self, images: Images, key: Array | None = None, rates: Rates | None = None
+        self, variables: Variables, images: Images, key: Array | None = None, rates: Rates | None = None
     ) -> Float[Array, "batch classes"]:
         """Logits with running statistics; arguments as in `features`."""
-        return self.classify(images, key, rates)[0]
+        return self.classify(variables, images, key, rates)[0]
 
 
 def head(width: int, classes: int) -> dict[str, Leaf]:

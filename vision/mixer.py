@@ -24,7 +24,7 @@ from training.cost import Cost
 from training.errors import BadInput
 from training.nets import layers
 from training.nets.initial import Leaf, parameters
-from vision.layers import Classifier, Images, Rates, cut, head
+from vision.layers import Classifier, Images, Rates, Variables, cut, head
 
 NORM_EPS = 1e-6
 
@@ -74,10 +74,15 @@ class Mixer(Classifier):
         return parameters(self, top(self), stacks, init_scale, self.param_dtype)
 
     def features(
-        self, images: Images, key: Array | None = None, rates: Rates | None = None, train: bool = False
+        self,
+        variables: Variables,
+        images: Images,
+        key: Array | None = None,
+        rates: Rates | None = None,
+        train: bool = False,
     ) -> tuple[Float[Array, "batch width"], Any]:
         """The mean of the tokens, as in `layers.Classifier`."""
-        params = self.parameters()
+        params = variables["params"]
         drop = layers.dropper((key, rates["dropout"]) if self.dropout and key is not None and rates else None)
         x = layers.linear(params["patch"], cut(images.astype(self.compute_dtype), self.patch))
         for layer in range(self.depth):

@@ -45,10 +45,15 @@ class MLP(layers.Classifier):
         return parameters(self, leaves(self), {}, init_scale, self.param_dtype)
 
     def features(
-        self, images: layers.Images, key: Array | None = None, rates: layers.Rates | None = None, train: bool = False
+        self,
+        variables: layers.Variables,
+        images: layers.Images,
+        key: Array | None = None,
+        rates: layers.Rates | None = None,
+        train: bool = False,
     ) -> tuple[Float[Array, "batch width"], Any]:
         """The last hidden layer, as in `layers.Classifier`."""
-        params = self.parameters()
+        params = variables["params"]
         drop = dropper((key, rates["dropout"]) if self.dropout and key is not None and rates else None)
         x = images.astype(self.compute_dtype).reshape(len(images), -1)
         for layer in range(self.depth):

@@ -93,10 +93,15 @@ class ResNet(layers.Classifier):
         return parameters(self, params, {}, init_scale, self.param_dtype)
 
     def features(
-        self, images: layers.Images, key: Array | None = None, rates: layers.Rates | None = None, train: bool = False
+        self,
+        variables: layers.Variables,
+        images: layers.Images,
+        key: Array | None = None,
+        rates: layers.Rates | None = None,
+        train: bool = False,
     ) -> tuple[Float[Array, "batch width"], Any]:
         """The mean over places of the last block, as in `layers.Classifier`."""
-        params, stats = self.parameters(), nn.meta.unbox(self.variables.get("batch_stats", {}))
+        params, stats = variables["params"], variables.get("batch_stats", {})
         if images.shape[1:] != self.image:
             raise BadInput(f"images of {images.shape[1:]} do not fit a model of {self.image}")
         after: dict[str, Any] = {}

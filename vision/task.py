@@ -1,7 +1,6 @@
 """Image classification as a family: what the engine and the sweeps need of it, and nothing else."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from ml_collections import ConfigDict
 from training import classification, early_stopping, transfer
 from training.cost import Cost
 from training.errors import BadInput
+from training.nets import initial
 from training.task import Arrays, Forward, Input
 from vision import augment, datasets, figures, models, probe, rules as named_rules
 from vision.augment import Augment
@@ -73,7 +73,7 @@ def validate(config: ConfigDict) -> None:
     early_stopping.check(config.early_stopping.metric, classification.METRICS)
     built: Any = classifier(config)
     augment.check(augment.from_config(config.data.augment), *built.image[:2])
-    transfer.check_names(config, functools.partial(built.init, method="parameters"))
+    transfer.check_names(config, built)
 
 
 def scaled_hparams(config: ConfigDict, n: int, d: float) -> dict[str, float | int]:
@@ -127,7 +127,7 @@ def forward(config: ConfigDict, batch: int | None, length: int | None) -> Forwar
     def apply(params: Any, stats: Any, images: jax.Array) -> jax.Array:
         return model.score(params, stats, {"image": images})
 
-    variables = jax.eval_shape(lambda key: found.init(key, method="parameters"), jax.random.key(0))
+    variables = initial.abstract(found)
     image = Input("images", "uint8", ("b" if batch is None else batch, *found.image))
     return Forward(apply, (image,), ("batch", "classes"), variables, facts={"classes": list(data.classes)})
 
@@ -149,7 +149,7 @@ class ImageModel:
 
     def init(self, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
         """Boxed variables; `hyper["init_scale"]` multiplies every initial standard deviation."""
-        return self.classifier.init(key, hyper["init_scale"], method="parameters")
+        return initial.variables(self.classifier, key, hyper["init_scale"])
 
     def loss(self, params: Any, stats: Any, batch: Any, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
         """Cross-entropy in nats with the targets as augmentation and smoothing leave them, summed over images, and
@@ -161,9 +161,7 @@ class ImageModel:
         targets = augment.smooth(targets, hyper["label_smoothing"])
         rates = {name: hyper[name] for name in models.DROPS}
         variables = {"params": params, **stats}
-        logits, stats = self.classifier.apply(  # type: ignore[misc]
-            variables, self.normalised(images), dropped, rates, True, method="classify"
-        )
+        logits, stats = self.classifier.classify(variables, self.normalised(images), dropped, rates, True)
         logits = logits.astype(jnp.float32)
         total = -jnp.sum(targets * jax.nn.log_softmax(logits))
         right = jnp.sum(jnp.argmax(logits, axis=1) == jnp.argmax(targets, axis=1))
@@ -173,7 +171,7 @@ class ImageModel:
     def score(self, params: Any, stats: Any, batch: Any) -> jax.Array:
         """Logits [batch, classes], with running statistics and nothing dropped."""
         images = self.normalised(batch["image"].astype(jnp.float32) / 255)
-        return self.classifier.apply({"params": params, **stats}, images).astype(jnp.float32)  # type: ignore[union-attr]
+        return self.classifier({"params": params, **stats}, images).astype(jnp.float32)  # type: ignore[union-attr]
 
     def normalised(self, images: jax.Array) -> jax.Array:
         """Pixels in [0, 1] as the model wants them: of mean 0 and deviation 1 over the dataset, by channel."""
@@ -240,7 +238,7 @@ class VisionTask:
         @jax.jit
         def features(images: jax.Array) -> jax.Array:
             pixels = self.model.normalised(images.astype(jnp.float32) / 255)
-            found: Any = self.model.classifier.apply({"params": params, **stats}, pixels, method="features")
+            found: Any = self.model.classifier.features({"params": params, **stats}, pixels)
             return found[0]
 
         classes = len(self._data.classes)
@@ -257,7 +255,7 @@ class VisionTask:
         if hasattr(found, "attention_maps"):
             images = self._final.images(np.arange(min(SHOWN, self._final.count)))
             pixels = self.model.normalised(jnp.asarray(images, jnp.float32) / 255)
-            maps = found.apply({"params": params, **stats}, pixels, method="attention_maps")
+            maps = found.attention_maps({"params": params, **stats}, pixels)
             before = int(found.pool == "token")
             received = np.asarray(maps).mean(axis=(2, 3))[..., before : before + found.grid[0] * found.grid[1]]
             made["attention"] = figures.attention(images / 255, received.reshape(*received.shape[:2], *found.grid))

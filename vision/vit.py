@@ -35,7 +35,7 @@ from training.nets.initial import Leaf, Leaves, Params, count
 from training.nets.layers import Drop, dropper, linear, linears, norm, norm_leaves, rms_norm
 from training.nets.mixers import attention
 from training.nets.mixers.mixer import Context
-from vision.layers import Classifier, Images, Rates, cut, head
+from vision.layers import Classifier, Images, Rates, Variables, cut, head
 
 POOLS = ("token", "mean", "attention")
 POSITIONS = ("learned", "sincos")
@@ -113,19 +113,24 @@ class ViT(Classifier):
         return initial.parameters(self, top(self), stack.stacks(self.blocks), init_scale, self.param_dtype)
 
     def features(
-        self, images: Images, key: Array | None = None, rates: Rates | None = None, train: bool = False
+        self,
+        variables: Variables,
+        images: Images,
+        key: Array | None = None,
+        rates: Rates | None = None,
+        train: bool = False,
     ) -> tuple[Float[Array, "batch width"], Any]:
         """The pooled tokens, as in `layers.Classifier`."""
         del train
-        params, config = self.parameters(), self.blocks
+        params, config = variables["params"], self.blocks
         drop = _dropper(self, key, rates, images.shape[0])
         x = drop(_embed(self, params, images), -1, 0)
         x, _ = stack.apply(config, stack.parameters_of(config, params), x, self._context(drop))
         return _pool(self, params, norm(config, params["final_norm"], x)), {}
 
-    def attention_maps(self, images: Images) -> Float[Array, "depth batch heads length length"]:
+    def attention_maps(self, variables: Variables, images: Images) -> Float[Array, "depth batch heads length length"]:
         """The softmax of every block's attention: how much each token (last axis but one) takes from each."""
-        params, config, maps = self.parameters(), self.blocks, []
+        params, config, maps = variables["params"], self.blocks, []
         context, x = self._context(dropper(None)), _embed(self, params, images)
         for layer in range(config.depth):
             p = jax.tree.map(lambda leaf, layer=layer: leaf[layer], params["blocks"])

@@ -98,10 +98,10 @@ def _written(
 
 def _model(folder: Path, step: int | None) -> tuple[Any, Any, Any, int, str]:
     """The model of a run, its parameters, its tokenizer, its context length, and its role."""
-    import jax
 
     from lm import models, objectives
     from training import load
+    from training.nets import initial
 
     config = load.config_of(folder)
     if config.task != "lm":
@@ -111,7 +111,7 @@ def _model(folder: Path, step: int | None) -> tuple[Any, Any, Any, int, str]:
         raise BadInput(f"{folder}: generate needs a model that writes text, an {config.model.name} does not")
     tokenizer = _tokenizer(folder, config.data)
     model = objectives.of(config).network(config)
-    variables = jax.eval_shape(lambda key: model.init(key, method="parameters"), jax.random.key(0))
+    variables = initial.abstract(model)
     return model, load.parameters(folder, config, variables, step), tokenizer, config.data.seq_len, role
 
 

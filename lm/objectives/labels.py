@@ -18,6 +18,7 @@ from lm.store import Split, TokenStore
 from training import classification
 from training.cost import Cost
 from training.errors import BadInput
+from training.nets import initial
 from training.permutation import batch as order
 from training.task import Arrays
 
@@ -107,7 +108,7 @@ class LabelModel:
 
     def init(self, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
         """Boxed variables; `hyper["init_scale"]` multiplies every initial standard deviation."""
-        return self.network.init(key, hyper["init_scale"], method="parameters")
+        return initial.variables(self.network, key, hyper["init_scale"])
 
     def loss(self, params: Any, stats: Any, batch: Any, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
         """Nats summed over texts, and how many were right; see `training.task.Model.loss`."""
@@ -124,9 +125,7 @@ class LabelModel:
         return self._logits(params, batch, None)
 
     def _logits(self, params: Any, batch: Any, dropout: Any) -> jax.Array:
-        logits: Any = self.network.apply(
-            {"params": params}, batch["tokens"], batch["segments"], dropout, method="classify"
-        )
+        logits: Any = self.network.classify(params, batch["tokens"], batch["segments"], dropout)
         return logits.astype(jnp.float32)
 
 

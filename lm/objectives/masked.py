@@ -20,6 +20,7 @@ from lm.loss import by_document, cross_entropy, z_penalty
 from lm.objectives.stream import StreamTask, available
 from training.cost import Cost
 from training.errors import BadInput
+from training.nets import initial
 from training.permutation import fold, uniforms
 from training.task import Arrays
 
@@ -102,7 +103,7 @@ class MaskedModel:
 
     def init(self, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
         """Boxed variables; `hyper["init_scale"]` multiplies every initial standard deviation."""
-        return self.network.init(key, hyper["init_scale"], method="parameters")
+        return initial.variables(self.network, key, hyper["init_scale"])
 
     def loss(self, params: Any, stats: Any, batch: Any, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
         """Nats summed over hidden tokens, with z-loss on top; see `training.task.Model.loss`."""
@@ -119,9 +120,8 @@ class MaskedModel:
         return self._nats(params, batch, None)[0]
 
     def _nats(self, params: Any, batch: Any, dropout: Any) -> tuple[jax.Array, jax.Array]:
-        apply: Any = self.network.apply
-        states, head, bias = apply(
-            {"params": params}, batch["tokens"], batch["places"], batch.get("segments"), dropout, method="masked"
+        states, head, bias = self.network.masked(
+            params, batch["tokens"], batch["places"], batch.get("segments"), dropout
         )
         return cross_entropy(states, head, batch["targets"], self.network.logit_dtype, bias)
 

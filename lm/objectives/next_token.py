@@ -14,8 +14,10 @@ from lm import models, teachers, tokens
 from lm.decoder import Decoder
 from lm.loss import by_document, cross_entropy, divergence, z_penalty
 from lm.objectives.stream import StreamTask, available
+from lm.recurrent import Recurrent
 from training.cost import Cost
 from training.errors import BadInput
+from training.nets import initial
 from training.nets.ffn import moe
 from training.task import Arrays
 
@@ -80,9 +82,9 @@ class LanguageModel:
 
     def init(self, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
         """Boxed variables; `hyper["init_scale"]` multiplies every initial standard deviation."""
-        variables: Any = self.network.init(key, hyper["init_scale"], method="parameters")
+        variables = initial.variables(self.network, key, hyper["init_scale"])
         if self.teacher:  # in place of what is loaded
-            theirs: Any = jax.eval_shape(lambda: self.teacher.init(key, 1.0, method="parameters"))  # type: ignore[union-attr]
+            theirs = initial.abstract(self.teacher)
             variables = {**variables, "teacher": jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), theirs["params"])}
         if not self.carried:
             return variables
@@ -110,8 +112,7 @@ class LanguageModel:
         sums = {"loss": reported, "weight": jnp.float32(predicted.nats.size)}
         if self.teacher:
             read, ids = batch["tokens"].astype(jnp.int32)[:, :-1], batch.get("segments")
-            apply: Any = self.teacher.apply
-            their_states, their_head = apply({"params": taught}, read, ids, None, method="hidden")
+            their_states, their_head = self.teacher.hidden(taught, read, ids)
             dtype, temperature = self.network.logit_dtype, hyper["temperature"]
             apart = jnp.sum(divergence(predicted.states, predicted.head, their_states, their_head, temperature, dtype))
             total = (1 - hyper["teacher"]) * reported + hyper["teacher"] * apart
@@ -130,19 +131,19 @@ class LanguageModel:
 
     def _predict(self, params: Any, batch: Any, dropout: Any, stats: Any, training: bool) -> Predicted:
         window, ids, routing = batch["tokens"].astype(jnp.int32), batch.get("segments"), {}
-        apply: Any = self.network.apply
         if stats:
+            recurrent = cast(Recurrent, self.network)
             kept = ~(stats["carry"]["ended"] | batch["fresh"])[None, :, None]
             state = {name: jnp.where(kept, part, 0) for name, part in stats["carry"]["state"].items()}
-            states, head, state = apply({"params": params}, window[:, :-1], ids, dropout, state, method="carried")
+            states, head, state = recurrent.carried(params, window[:, :-1], ids, dropout, state)
             last = window[:, -2]
             stats = {
                 "carry": {"state": state, "ended": jnp.zeros_like(last, bool) if self.end is None else last == self.end}
             }
         elif training and self.mixture:
-            states, head, routing = apply({"params": params}, window[:, :-1], ids, dropout, method="routed")
+            states, head, routing = cast(Decoder, self.network).routed(params, window[:, :-1], ids, dropout)
         else:
-            states, head = apply({"params": params}, window[:, :-1], ids, dropout, method="hidden")
+            states, head = self.network.hidden(params, window[:, :-1], ids, dropout)
         nats, normaliser = cross_entropy(states, head, window[:, 1:], self.network.logit_dtype)
         return Predicted(nats, normaliser, states, head, stats, routing)
 

@@ -17,6 +17,7 @@ from lm.loss import by_document, cross_entropy
 from lm.store import Split, TokenStore
 from training.cost import Cost
 from training.errors import BadInput
+from training.nets import initial
 from training.permutation import batch as order
 from training.task import Arrays
 
@@ -92,7 +93,7 @@ class PairModel:
 
     def init(self, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
         """Boxed variables; `hyper["init_scale"]` multiplies every initial standard deviation."""
-        return self.network.init(key, hyper["init_scale"], method="parameters")
+        return initial.variables(self.network, key, hyper["init_scale"])
 
     def loss(self, params: Any, stats: Any, batch: Any, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
         """Nats summed over target tokens, smoothed in the total alone; see `training.task.Model.loss`."""
@@ -121,8 +122,7 @@ class PairModel:
         if "source_length" in batch:
             seen = jnp.arange(source.shape[1]) < batch["source_length"][:, None]
             counted = (jnp.arange(predicted.shape[1]) < batch["target_length"][:, None]).astype(jnp.float32)
-        apply: Any = self.network.apply
-        states, head = apply({"params": params}, source, read, seen, dropout, method="hidden")
+        states, head = self.network.hidden(params, source, read, seen, dropout)
         nats, normaliser = cross_entropy(states, head, predicted, self.network.logit_dtype)
         # The mean of all logits is one product with the mean row of the head.
         evenly = (

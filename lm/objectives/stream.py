@@ -32,6 +32,8 @@ class StreamTask(abc.ABC):
     """One resolved run on windows of running text.
 
     Attributes:
+      seed: of the order of the training windows. The store's own seed splits and shuffles documents; the run's seed draws
+        the order of batches too, so that runs which differ in it alone measure the noise of everything random in a run.
       end: the end-of-document symbol where documents in a window are kept apart, else None.
     """
 
@@ -39,17 +41,12 @@ class StreamTask(abc.ABC):
 
     def __init__(self, config: ConfigDict):
         self.config = config
+        self.seed = (config.seed << 32) + config.data.seed
         self.text = tokens.prepare(config.data)
         self.train, self.eval = self.text.split("train"), self.text.split("eval")
         self.train.need(config.batch_size, config.data.seq_len)
         self.sample = self.eval.eval_sample(config.evaluation.tokens, config.data.seq_len)
         self.end = self.text.end if document_masking(config.data) else None
-
-    @property
-    def seed(self) -> int:
-        """Of the order of the training windows. The store's own seed splits and shuffles documents; the run's seed draws
-        the order of batches too, so that runs which differ in it alone measure the noise of everything random in a run."""
-        return (self.config.seed << 32) + self.config.data.seed
 
     def hyper(self) -> dict[str, float]:
         """Scalars of the model that never recompile it."""

@@ -1,6 +1,5 @@
 """`isoflop export` and `isoflop import`: what leaves the project gives the same numbers elsewhere, and comes back."""
 
-import functools
 import json
 import subprocess
 import sys
@@ -127,7 +126,7 @@ np.save("logits.npy", logits)
     done = subprocess.run(run_there, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     model, params = network(run)
-    expected = jax.jit(model.apply)({"params": params}, tokens)
+    expected = jax.jit(model)(params, tokens)
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, atol=1e-5)
     assert LOADING.strip() in (Path(__file__).parents[2] / "README.md").read_text()
     assert record["run_id"] == load.config_of(run).derived.run_id and record["step"] == 3
@@ -141,10 +140,10 @@ np.save("logits.npy", logits)
 def test_any_batch_and_length_give_the_logits_of_the_run(runs, tmp_path, capsys, name):
     said(capsys, "export", runs(name), f"--out={tmp_path / 'out'}", "--platforms=cpu")
     model, params = network(runs(name))
-    call, apply = loaded(tmp_path / "out"), jax.jit(model.apply)
+    call, apply = loaded(tmp_path / "out"), jax.jit(model)
     for rows, length in ((1, 24), (3, 7)):
         tokens = drawn(rows, length)
-        np.testing.assert_allclose(call(tokens), apply({"params": params}, tokens), atol=1e-5)
+        np.testing.assert_allclose(call(tokens), apply(params, tokens), atol=1e-5)
 
 
 def test_learned_positions_bound_the_length(runs, tmp_path, capsys):
@@ -160,7 +159,7 @@ def test_a_fixed_size_is_the_only_one(runs, tmp_path, capsys):
     said(capsys, *argv, "--length=9")
     model, params = network(runs("gated_linear"))
     call, tokens = loaded(tmp_path / "out"), drawn(2, 9)
-    np.testing.assert_allclose(call(tokens), jax.jit(model.apply)({"params": params}, tokens), atol=1e-5)
+    np.testing.assert_allclose(call(tokens), jax.jit(model)(params, tokens), atol=1e-5)
     with pytest.raises(ValueError, match="shape"):
         call(drawn(3, 9))
 
@@ -171,7 +170,7 @@ def test_an_encoder_tells_every_token_and_pads_change_nothing(runs, tmp_path, ca
     call, tokens = loaded(tmp_path / "out"), drawn(2, 11)
     found = call(tokens, np.array([11, 6], np.int32))
     every = np.broadcast_to(np.arange(11), (2, 11))
-    states, head, bias = jax.jit(functools.partial(model.apply, method="masked"))({"params": params}, tokens, every)
+    states, head, bias = jax.jit(model.masked)(params, tokens, every)
     np.testing.assert_allclose(found[0], (states @ head.T + bias)[0], atol=1e-5)
     tokens[1, 6:] = 0
     np.testing.assert_allclose(call(tokens, np.array([11, 6], np.int32))[1, :6], found[1, :6], atol=1e-5)
@@ -205,7 +204,7 @@ def test_an_encoder_decoder_reads_a_source(runs, tmp_path, capsys):
     model, params = network(runs("encoder_decoder"))
     source, target, lengths = drawn(2, 9), drawn(2, 5), np.array([9, 4], np.int32)
     seen = np.arange(9) < lengths[:, None]
-    states, head = jax.jit(functools.partial(model.apply, method="hidden"))({"params": params}, source, target, seen)
+    states, head = jax.jit(model.hidden)(params, source, target, seen)
     found = loaded(tmp_path / "out")(source, lengths, target)
     np.testing.assert_allclose(found, states @ head.T, atol=1e-5)
 
@@ -243,7 +242,7 @@ def test_what_is_exported_is_what_the_model_computes_with(tmp_path, capsys):
     variables = states.boxed(family_of("lm").build(full).model, steps.hyper(full, family_of("lm").build(full)))
     params = load.parameters(run, full, variables)
     tokens = drawn(2, 8)
-    expected = jax.jit(clone(model, attention="xla").apply)({"params": params}, tokens)
+    expected = jax.jit(clone(model, attention="xla"))(params, tokens)
     np.testing.assert_allclose(loaded(tmp_path / "out")(tokens), expected, atol=1e-5)
     refused = said(capsys, "export", run, f"--out={tmp_path / 'llama'}", "--format=llama", code=2)
     assert "quantize.activations" in refused
@@ -289,7 +288,7 @@ def test_transformers_gives_the_same_logits(runs, tmp_path, capsys, name):
     tokens, (model, params) = drawn(3, 24), network(runs(name))
     with torch.no_grad():
         theirs = reference(torch.as_tensor(tokens, dtype=torch.long)).logits.numpy()
-    np.testing.assert_allclose(theirs, jax.jit(model.apply)({"params": params}, tokens), atol=1e-4)
+    np.testing.assert_allclose(theirs, jax.jit(model)(params, tokens), atol=1e-4)
 
 
 @pytest.fixture(scope="module")

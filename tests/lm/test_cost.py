@@ -44,7 +44,7 @@ def size(tree):
 
 def forward(model, length, batch=1):
     tokens = jnp.zeros((batch, length), jnp.int32)
-    return jax.make_jaxpr(lambda p: model.apply({"params": p}, tokens))(parameters_unboxed(model))
+    return jax.make_jaxpr(lambda p: model(p, tokens))(parameters_unboxed(model))
 
 
 def parameters_unboxed(model):
@@ -55,7 +55,7 @@ def loss(model, length, batch=1):
     tokens = jnp.zeros((batch, length), jnp.int32)
 
     def total(p):
-        states, head = model.apply({"params": p}, tokens, method="hidden")
+        states, head = model.hidden(p, tokens)
         return jnp.sum(cross_entropy(states, head, tokens)[0])
 
     return jax.grad(total)

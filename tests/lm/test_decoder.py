@@ -36,16 +36,16 @@ def initial(model, scale=1.0, seed=0):
 
 @functools.lru_cache
 def jitted(model):
-    return jit(model.apply)
+    return jit(model)
 
 
 def forward(model, params, tokens=TOKENS, segments=None, dropout=None):
-    return jitted(model)({"params": params}, tokens, segments, dropout)
+    return jitted(model)(params, tokens, segments, dropout)
 
 
 def loss_and_gradient(model, params, segments=None):
     def loss(p):
-        states, head = model.apply({"params": p}, TOKENS[:, :-1], segments, method="hidden")
+        states, head = model.hidden(p, TOKENS[:, :-1], segments)
         return cross_entropy(states, head, TOKENS[:, 1:])[0].mean()
 
     return jit(jax.value_and_grad(loss))(params)
@@ -117,11 +117,6 @@ def test_the_initial_scale_is_an_input():
         thrice["blocks"]["mlp"]["up"]["kernel"], 3 * once["blocks"]["mlp"]["up"]["kernel"], rtol=1e-6
     )
     assert (thrice["final_norm"]["scale"] == 1).all()
-
-
-def test_linen_init_gives_the_same_values():
-    params = nn.meta.unbox(jit(BASE.init)(KEY, TOKENS))["params"]
-    jax.tree.map(np.testing.assert_array_equal, params, initial(BASE))
 
 
 @functools.lru_cache
@@ -235,7 +230,7 @@ def test_equals_an_independent_definition(parallel_block, qk_norm):
 def test_logits_are_hidden_states_times_the_head():
     for model in (BASE, FULL):
         params = initial(model)
-        states, head = jit(functools.partial(model.apply, method="hidden"))({"params": params}, TOKENS)
+        states, head = jit(model.hidden)(params, TOKENS)
         assert head.shape == (19, 16) and states.shape == (4, 12, 16)
         np.testing.assert_allclose(forward(model, params), states @ head.T, atol=1e-5)
     np.testing.assert_array_equal(head, params["head"]["embedding"])
@@ -244,7 +239,7 @@ def test_logits_are_hidden_states_times_the_head():
 def test_dropout_is_structure_and_its_rate_an_input():
     model = clone(BASE, dropout=True)
     params = initial(model)
-    apply = jit(lambda rate, seed: model.apply({"params": params}, TOKENS, None, (jax.random.key(seed), rate)))
+    apply = jit(lambda rate, seed: model(params, TOKENS, None, (jax.random.key(seed), rate)))
     still = forward(model, params)
     np.testing.assert_allclose(apply(0.0, 0), still, atol=1e-6)
     assert abs(apply(0.3, 0) - still).max() > 0.01
@@ -268,13 +263,13 @@ def test_half_precision_computes_in_half_and_keeps_float32_parameters():
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
     logits = forward(half, params)
     assert logits.dtype == jnp.float32
-    states, _ = jax.eval_shape(functools.partial(half.apply, method="hidden"), {"params": params}, TOKENS)
+    states, _ = jax.eval_shape(half.hidden, params, TOKENS)
     assert states.dtype == jnp.bfloat16
     difference = abs(logits - forward(BASE, params)).max()
     assert 1e-4 < difference < 0.15
     stored = jax.eval_shape(functools.partial(clone(BASE, param_dtype="bfloat16").init, method="parameters"), KEY)
     assert {leaf.dtype for leaf in jax.tree.leaves(stored)} == {jnp.dtype("bfloat16")}
-    assert jax.eval_shape(clone(BASE, logit_dtype="bfloat16").apply, {"params": params}, TOKENS).dtype == jnp.bfloat16
+    assert jax.eval_shape(clone(BASE, logit_dtype="bfloat16"), params, TOKENS).dtype == jnp.bfloat16
 
 
 @pytest.mark.parametrize(
@@ -291,7 +286,7 @@ def test_gradients_agree_with_finite_differences(model):
         params = jit(lambda: nn.meta.unbox(double.init(KEY, 1.5, method="parameters"))["params"])()
 
         def loss(p):
-            states, head = double.apply({"params": p}, TOKENS[:2, :-1], SEGMENTS[:2, :-1], method="hidden")
+            states, head = double.hidden(p, TOKENS[:2, :-1], SEGMENTS[:2, :-1])
             return cross_entropy(states, head, TOKENS[:2, 1:], "float64")[0].sum()
 
         value, gradient = jit(jax.value_and_grad(loss))(params)
@@ -348,4 +343,4 @@ def test_contradictions_are_refused(change, message):
 
 def test_learned_positions_end():
     with pytest.raises(BadInput, match="learned positions"):
-        jax.eval_shape(FULL.apply, {"params": initial(FULL)}, np.zeros((1, 13), np.int32))
+        jax.eval_shape(FULL, initial(FULL), np.zeros((1, 13), np.int32))

@@ -39,7 +39,7 @@ def params_of(model):
 
 
 def apply(model, method, *args):
-    return model.apply({"params": params_of(model)}, *args, method=method)
+    return getattr(model, method)(params_of(model), *args)
 
 
 def outputs(model, tokens, segments=None):
@@ -161,8 +161,8 @@ def test_costs_are_those_of_the_tree_and_the_gradient_jaxpr(name, remat):
 
     def loss(params):
         if model.classes:
-            return model.apply({"params": params}, TOKENS[:1], method="classify").sum()
-        states, head, bias = model.apply({"params": params}, TOKENS[:1], PLACES[:1], method="masked")
+            return model.classify(params, TOKENS[:1]).sum()
+        states, head, bias = model.masked(params, TOKENS[:1], PLACES[:1])
         return cross_entropy(states, head, TOKENS[:1, :3], bias=bias)[0].sum()
 
     assert count_products(jax.make_jaxpr(loss)(params)) == said.flops_forward
@@ -186,8 +186,8 @@ def test_a_mesh_changes_no_value(name):
 
     def loss(params):
         if model.classes:
-            return jax.nn.log_softmax(model.apply({"params": params}, TOKENS, method="classify"))[:, 0].mean()
-        states, head, bias = model.apply({"params": params}, TOKENS, PLACES, method="masked")
+            return jax.nn.log_softmax(model.classify(params, TOKENS))[:, 0].mean()
+        states, head, bias = model.masked(params, TOKENS, PLACES)
         return cross_entropy(states, head, TOKENS[:, :3], bias=bias)[0].mean()
 
     alone = jax.jit(jax.value_and_grad(loss))(params_of(model))
@@ -201,15 +201,15 @@ def test_a_mesh_changes_no_value(name):
 def test_dropout_drops_in_training_alone():
     model = clone(BASE, dropout=True)
     rate = (jax.random.key(3), jnp.float32(0.5))
-    dropped = model.apply({"params": params_of(BASE)}, TOKENS, PLACES, None, rate, method="masked")[0]
-    kept = model.apply({"params": params_of(BASE)}, TOKENS, PLACES, None, None, method="masked")[0]
+    dropped = model.masked(params_of(BASE), TOKENS, PLACES, None, rate)[0]
+    kept = model.masked(params_of(BASE), TOKENS, PLACES, None, None)[0]
     assert np.abs(dropped - kept).max() > 0.1
     np.testing.assert_array_equal(kept, apply(BASE, "masked", TOKENS, PLACES)[0])
 
 
 def test_training_starts_at_the_log_of_the_classes():
     params = nn.meta.unbox(CLASSES.init(KEY, method="parameters"))["params"]
-    np.testing.assert_array_equal(CLASSES.apply({"params": params}, TOKENS, method="classify"), 0.0)
+    np.testing.assert_array_equal(CLASSES.classify(params, TOKENS), 0.0)
 
 
 def test_bad_shapes_are_named():

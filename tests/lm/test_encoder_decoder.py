@@ -53,7 +53,7 @@ def params_of(model):
 @functools.lru_cache
 def forward(model):
     def logits(params, source, target, seen):
-        states, head = model.apply({"params": params}, source, target, seen, method="hidden")
+        states, head = model.hidden(params, source, target, seen)
         return states @ head.T
 
     return lambda source, target, seen=SEEN: np.array(jax.jit(logits)(params_of(model), source, target, seen))
@@ -180,10 +180,10 @@ def test_pads_are_not_seen_and_targets_see_what_came_before(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_a_cached_target_has_the_logits_of_a_whole_one(name):
     model = MODELS[name]
-    bound = functools.partial(model.apply, {"params": params_of(model)})
-    cache, parts = bound(SOURCE, SEEN, 9, method="begin"), []
+    params = params_of(model)
+    cache, parts = model.begin(params, SOURCE, SEEN, 9), []
     for part in (TARGET[:, :4], TARGET[:, 4:5], TARGET[:, 5:]):
-        logits, cache = bound(part, cache, method="extend")
+        logits, cache = model.extend(params, part, cache)
         parts.append(logits)
     np.testing.assert_allclose(np.concatenate(parts, axis=1), forward(model)(SOURCE, TARGET), atol=2e-4)
 
@@ -233,7 +233,7 @@ def test_costs_are_those_of_the_tree_and_the_gradient_jaxpr(name, remat):
     assert said.params_total == sum(leaf.size for leaf in jax.tree.leaves(params))
 
     def loss(params):
-        states, head = model.apply({"params": params}, SOURCE[:1], TARGET[:1], method="hidden")
+        states, head = model.hidden(params, SOURCE[:1], TARGET[:1])
         return cross_entropy(states, head, TARGET[:1])[0].sum()
 
     assert count_products(jax.make_jaxpr(loss)(params)) == said.flops_forward
@@ -247,7 +247,7 @@ def test_switches_and_meshes_change_no_value(name):
     model, mesh = MODELS[name], meshes.build({"data": 2, "fsdp": 2, "tensor": 2})
 
     def loss(model, params):
-        states, head = model.apply({"params": params}, SOURCE, TARGET, SEEN, method="hidden")
+        states, head = model.hidden(params, SOURCE, TARGET, SEEN)
         return cross_entropy(states, head, TARGET)[0].mean()
 
     def graded(model, params):

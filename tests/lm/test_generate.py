@@ -49,11 +49,11 @@ def test_cached_logits_equal_the_uncached_forward_pass(name):
     model = MODELS[name]
     params = params_of(model)
     tokens = jax.random.randint(KEY, (3, 12), 0, model.vocab_size)
-    whole = jit(model.apply)({"params": params}, tokens)
-    extend = jit(functools.partial(model.apply, method="extend"))
+    whole = jit(model)(params, tokens)
+    extend = jit(model.extend)
     cache, parts = model.empty_cache(3, 12), []
     for start in (0, 4, 8):
-        logits, cache = extend({"params": params}, tokens[:, start : start + 4], cache)
+        logits, cache = extend(params, tokens[:, start : start + 4], cache)
         parts.append(logits)
     np.testing.assert_allclose(jnp.concatenate(parts, axis=1), whole, atol=2e-5)
     assert int(cache.get("length", 12)) == 12
@@ -65,7 +65,7 @@ def test_greedy_generation_is_the_argmax_of_the_uncached_pass(name):
     params = params_of(model)
     prompts = [[3, 1, 4], [1, 5, 9, 2, 6, 5], [7]]
     rows = generate(model, params, prompts, 10, key=KEY, temperature=0.0)
-    likeliest = jit(lambda tokens: model.apply({"params": params}, tokens)[0].argmax(-1))
+    likeliest = jit(lambda tokens: model(params, tokens)[0].argmax(-1))
     for prompt, row in zip(prompts, rows, strict=True):
         expected = np.zeros(16, np.int32)
         expected[: len(prompt)] = prompt
@@ -100,7 +100,7 @@ def test_a_window_forgets_what_lies_before_it():
     first = generate(model, params, [[1, 2, 3, 4]], 8, key=KEY, temperature=0.0, window=2)
     other = generate(model, params, [[9, 8, 3, 4]], 8, key=KEY, temperature=0.0, window=2)
     assert first[0][4:].tolist() == other[0][4:].tolist()
-    whole = jit(model.apply)({"params": params}, jnp.array([[3, 4]]))
+    whole = jit(model)(params, jnp.array([[3, 4]]))
     assert int(whole[0, -1].argmax()) == first[0][4]
 
 

@@ -40,7 +40,7 @@ def initial(model):
 
 def total(model, tokens=TOKENS):
     def loss(params):
-        states, head, told = model.apply({"params": params}, tokens[:, :-1], method="routed")
+        states, head, told = model.routed(params, tokens[:, :-1])
         nats = jnp.sum(cross_entropy(states, head, tokens[:, 1:])[0])
         return nats + sum(jnp.sum(told[name]) for name in models.PENALTIES)
 
@@ -109,7 +109,7 @@ def test_one_expert_is_the_dense_model(change):
 
     def loss(model, method):
         def nats(params):
-            states, head, *_ = model.apply({"params": params}, TOKENS[:, :-1], method=method)
+            states, head, *_ = getattr(model, method)(params, TOKENS[:, :-1])
             return jnp.sum(cross_entropy(states, head, TOKENS[:, 1:])[0])
 
         return nats
@@ -139,12 +139,12 @@ def test_speed_switches_change_neither_initial_values_nor_results(switches):
 def test_half_precision_routes_in_float32():
     half = clone(BASE, compute_dtype="bfloat16")
     params = initial(BASE)
-    states, _, told = jax.eval_shape(functools.partial(half.apply, method="routed"), {"params": params}, TOKENS)
+    states, _, told = jax.eval_shape(half.routed, params, TOKENS)
     assert states.dtype == jnp.bfloat16 and all(leaf.dtype == jnp.float32 for leaf in told.values())
     assert {name: leaf.shape for name, leaf in told.items()} == dict.fromkeys(
         ("load_balancing_loss", "router_z_loss", "dropped"), (2,)
     )
-    difference = abs(jit(half.apply)({"params": params}, TOKENS) - jit(BASE.apply)({"params": params}, TOKENS))
+    difference = abs(jit(half)(params, TOKENS) - jit(BASE)(params, TOKENS))
     assert 1e-4 < difference.mean() < 0.1
 
 
@@ -154,10 +154,10 @@ def test_the_rest_of_the_decoder_goes_with_it():
     segments = np.repeat([[0] * 5 + [1] * 7], 8, axis=0).astype(np.int32)
     model = clone(BASE, parallel_block=True, dropout=True)
     params = initial(model)
-    apart = jit(model.apply)({"params": params}, TOKENS, segments)
-    alone = jit(model.apply)({"params": params}, TOKENS[:, 5:])
+    apart = jit(model)(params, TOKENS, segments)
+    alone = jit(model)(params, TOKENS[:, 5:])
     np.testing.assert_allclose(apart[:, 5:], alone, atol=1e-5)
-    dropped = jit(model.apply)({"params": params}, TOKENS, segments, (KEY, jnp.float32(0.5)))
+    dropped = jit(model)(params, TOKENS, segments, (KEY, jnp.float32(0.5)))
     assert abs(dropped - apart).max() > 0.1
 
 

@@ -235,7 +235,7 @@ def test_smoothing_is_that_of_even_labels(texts, languages):
     hyper = {"dropout": 0.0, "label_smoothing": np.float32(0.3)}
     total, (sums, _) = task.model.loss(params, {}, batch, jax.random.key(0), hyper)
     seen = np.arange(32) < batch["source_length"][:, None]
-    states, head = network.apply({"params": params}, batch["source"], batch["read"], seen, method="hidden")
+    states, head = network.hidden(params, batch["source"], batch["read"], seen)
     logp = np.array(jax.nn.log_softmax(states @ head.T))
     labels = 0.7 * np.eye(290)[batch["predicted"]] + 0.3 / 290
     counted = np.arange(32) < batch["target_length"][:, None]

@@ -1,7 +1,5 @@
 """The decoder against transformers: with the same weights, GPT-2, Llama and Mixtral give the same logits."""
 
-import functools
-
 import jax
 import numpy as np
 import pytest
@@ -37,8 +35,8 @@ def imported(reference, folder):
 
 
 def same_logits(found, reference):
-    apply = jax.jit(found.model.apply)
-    np.testing.assert_allclose(apply({"params": found.params}, TOKENS), logits_of(reference), atol=1e-4)
+    apply = jax.jit(found.model)
+    np.testing.assert_allclose(apply(found.params, TOKENS), logits_of(reference), atol=1e-4)
 
 
 GPT2 = {
@@ -99,7 +97,7 @@ def test_mixtral(tmp_path, dispatch):
     with torch.no_grad():
         routers = reference(torch.as_tensor(TOKENS[:1], dtype=torch.long), output_router_logits=True).router_logits
     loss = transformers.models.mixtral.modeling_mixtral.load_balancing_loss_func
-    told = jax.jit(functools.partial(model.apply, method="routed"))({"params": params}, TOKENS[:1])[2]
+    told = jax.jit(model.routed)(params, TOKENS[:1])[2]
     theirs = [float(loss((router,), 5, 2)) / 2 for router in routers]
     np.testing.assert_allclose(told["load_balancing_loss"] / TOKENS.shape[1], theirs, rtol=1e-4)
     z = [float(torch.logsumexp(router, dim=-1).square().mean()) for router in routers]

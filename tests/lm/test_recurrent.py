@@ -42,7 +42,7 @@ def params_of(model):
 
 
 def forward(model, tokens, segments=None):
-    return model.apply({"params": params_of(model)}, tokens, segments)
+    return model(params_of(model), tokens, segments)
 
 
 def test_the_tree_is_as_documented():
@@ -89,7 +89,7 @@ def test_torch(cell):
             for name, value in own.items():
                 getattr(theirs, f"{name}_l{layer}").copy_(torch.as_tensor(value.copy()))
         expected = theirs(torch.as_tensor(4 * np.array(params["embed"]["embedding"][TOKENS])))[0].numpy()
-    states, _ = model.apply({"params": params}, TOKENS, method="hidden")
+    states, _ = model.hidden(params, TOKENS)
     np.testing.assert_allclose(states, expected, atol=1e-4)
 
 
@@ -125,10 +125,10 @@ def test_tokens_see_what_came_before_within_their_document(name):
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_carried_state_goes_on_where_the_last_window_ended(cell):
     model = model_of(cell)
-    whole, head = model.apply({"params": params_of(model)}, TOKENS, method="hidden")
+    whole, head = model.hidden(params_of(model), TOKENS)
     cache, parts = model.empty_cache(4), []
     for half in (TOKENS[:, :5], TOKENS[:, 5:]):
-        states, same, cache = model.apply({"params": params_of(model)}, half, None, None, cache, method="carried")
+        states, same, cache = model.carried(params_of(model), half, None, None, cache)
         parts.append(states)
     np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, atol=1e-5)
     np.testing.assert_array_equal(same, head)
@@ -143,7 +143,7 @@ def test_costs_are_those_of_the_tree_and_the_gradient_jaxpr(name):
     assert said.params_total - said.params_non_embedding == 19 * 16
 
     def loss(params):
-        states, head = model.apply({"params": params}, TOKENS[:1], method="hidden")
+        states, head = model.hidden(params, TOKENS[:1])
         return cross_entropy(states, head, TOKENS[:1])[0].sum()
 
     assert count_products(jax.make_jaxpr(loss)(params)) == said.flops_forward
@@ -155,7 +155,7 @@ def test_a_mesh_changes_no_value(name):
     model, mesh = EVERY[name], meshes.build({"data": 2, "fsdp": 2, "tensor": 2})
 
     def loss(params):
-        states, head = model.apply({"params": params}, TOKENS, SEGMENTS, method="hidden")
+        states, head = model.hidden(params, TOKENS, SEGMENTS)
         return cross_entropy(states, head, TOKENS)[0].mean()
 
     alone = jax.jit(jax.value_and_grad(loss))(params_of(model))
@@ -171,11 +171,11 @@ def test_dropout_leaves_states_alone_and_the_mean_as_it_is():
     params = params_of(model)
     rate = (jax.random.key(3), jnp.float32(0.5))
     cache = model.empty_cache(4)
-    dropped, _, after = model.apply({"params": params}, TOKENS, None, rate, cache, method="carried")
+    dropped, _, after = model.carried(params, TOKENS, None, rate, cache)
     assert 0.3 < float((dropped == 0).mean()) < 0.7
     assert float((after["state0"] == 0).mean()) == 0
-    kept = model.apply({"params": params}, TOKENS, None, None, cache, method="carried")[0]
-    np.testing.assert_array_equal(kept, model.apply({"params": params}, TOKENS, method="hidden")[0])
+    kept = model.carried(params, TOKENS, None, None, cache)[0]
+    np.testing.assert_array_equal(kept, model.hidden(params, TOKENS)[0])
 
 
 def test_shapes_that_cannot_be_are_named():

@@ -24,9 +24,9 @@ for options in ({}, {"scan": True, "remat": "full", "bias": True, "norm": "layer
     def loss(key):
         params = nn.meta.unbox(model.init(key, method="parameters"))["params"]
         cache = model.empty_cache(2, 10)
-        model.apply({"params": params}, tokens, cache, method="extend")
-        states, head, _ = model.apply({"params": params}, tokens, tokens // 3, method="routed")
-        return jax.grad(lambda p: model.apply({"params": p}, tokens).sum())(params)
+        model.extend(params, tokens, cache)
+        states, head, _ = model.routed(params, tokens, tokens // 3)
+        return jax.grad(lambda p: model(p, tokens).sum())(params)
     jax.eval_shape(loss, jax.random.key(0))
 """
 

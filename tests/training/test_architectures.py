@@ -66,12 +66,12 @@ def test_the_example_trains_and_continues_texts(tmp_path):
     assert said.params_total == sum(leaf.size for leaf in jax.tree.leaves(params))
 
     def total(params):
-        return jnp.sum(jnp.sin(model.apply({"params": params}, TOKENS[:1])))
+        return jnp.sum(jnp.sin(model(params, TOKENS[:1])))
 
     assert count_products(jax.make_jaxpr(jax.grad(total))(params)) == said.flops_exact
-    whole, cache, parts = model.apply({"params": params}, TOKENS), model.empty_cache(2, 12), []
+    whole, cache, parts = model(params, TOKENS), model.empty_cache(2, 12), []
     for start, end in ((0, 7), (7, 8), (8, 12)):
-        logits, cache = model.apply({"params": params}, TOKENS[:, start:end], cache, method="extend")
+        logits, cache = model.extend(params, TOKENS[:, start:end], cache)
         parts.append(logits)
     np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, atol=1e-4)
 

@@ -206,12 +206,12 @@ def model_of(name, **changes):
 
 
 def apply(model, params, *args, method="__call__"):
-    return jit(functools.partial(model.apply, method=method))({"params": params}, *args)
+    return jit(getattr(model, method))(params, *args)
 
 
 def loss(model):
     def nats(params):
-        states, head, metrics = model.apply({"params": params}, TOKENS[:, :-1], SEGMENTS[:, :-1], method="routed")
+        states, head, metrics = model.routed(params, TOKENS[:, :-1], SEGMENTS[:, :-1])
         logp = jax.nn.log_softmax(states @ head.T)
         total = -jnp.mean(jnp.take_along_axis(logp, TOKENS[:, 1:, None], axis=-1))
         return total + 0.01 * sum(map(jnp.sum, metrics.values()))
@@ -275,7 +275,7 @@ def test_costs_are_those_of_the_tree_and_the_gradient_jaxpr(name, remat):
     assert said.params_total == sum(leaf.size for leaf in jax.tree.leaves(params))
 
     def total(params):
-        states, head, _ = model.apply({"params": params}, TOKENS[:1, :-1], method="routed")
+        states, head, _ = model.routed(params, TOKENS[:1, :-1])
         return jnp.sum(jnp.sin(states @ head.T))
 
     assert count_products(jax.make_jaxpr(total)(params)) == said.flops_forward

@@ -44,10 +44,10 @@ def test_parameters_and_products_are_those_counted(model):
     said, images = models.cost(name, model), jnp.zeros((1, *model.image))
     params = nn.meta.unbox(jax.eval_shape(functools.partial(model.init, method="parameters"), jax.random.key(0)))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == said.params_total
-    assert count_products(jax.make_jaxpr(model.apply)(params, images)) == said.flops_forward
+    assert count_products(jax.make_jaxpr(model)(params, images)) == said.flops_forward
 
     def total(params, x):
-        return model.apply(params, x).sum()
+        return model(params, x).sum()
 
     assert count_products(needed(jax.value_and_grad(total), params, images)) == said.flops_exact
 

@@ -65,7 +65,7 @@ def test_first_layers_are_seen_and_attention_sums_to_one(tmp_path):
         figures.filters(kernel).savefig(tmp_path / "filters.png")
     images = jax.random.normal(jax.random.key(1), (2, 8, 4, 3))
     variables = {"params": params}
-    maps = model.apply(variables, images, method="attention_maps")
+    maps = model.attention_maps(variables, images)
     assert maps.shape == (2, 2, 2, 9, 9)
     np.testing.assert_allclose(maps.sum(-1), 1, atol=1e-5)
     figures.attention(np.full((2, 8, 4, 3), 0.5), np.asarray(maps).mean((2, 3))[..., 1:].reshape(2, 2, 4, 2)).savefig(

@@ -41,11 +41,11 @@ def test_parameters_and_products_are_those_counted(kind, norm):
     images = jnp.zeros((1, 24, 20, 3))
     variables, said = jax.eval_shape(functools.partial(model.init, method="parameters"), jax.random.key(0)), cost(model)
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == said.params_total
-    forward = jax.make_jaxpr(lambda v, x: model.apply(v, x))(nn.meta.unbox(variables), images)
+    forward = jax.make_jaxpr(lambda v, x: model(v, x))(nn.meta.unbox(variables), images)
     assert count_products(forward) == said.flops_forward
 
     def total(params, rest, x):
-        return model.apply({**rest, "params": params}, x, train=True, method="classify")[0].sum()
+        return model.classify({**rest, "params": params}, x, train=True)[0].sum()
 
     plain = nn.meta.unbox(variables)
     assert count_products(needed(jax.value_and_grad(total), plain["params"], plain, images)) == said.flops_exact
@@ -81,14 +81,14 @@ def test_blocks_begin_as_the_identity(kind):
         return tree | {"stage1": stage}
 
     few = {name: cut(tree) for name, tree in variables.items()}
-    one, other = (m.apply(v, IMAGES, method="features")[0] for m, v in ((deep, variables), (shallow, few)))
+    one, other = (m.features(v, IMAGES)[0] for m, v in ((deep, variables), (shallow, few)))
     np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 def test_running_statistics_are_those_of_the_whole_batch():
     model = ResNet(**SMALL, momentum=0.9)
     variables = drawn(model, random=True)
-    logits, stats = jax.jit(functools.partial(model.apply, train=True, method="classify"))(variables, IMAGES)
+    logits, stats = jax.jit(functools.partial(model.classify, train=True))(variables, IMAGES)
     # The stem's: its input is the images themselves.
     from vision.layers import conv
 
@@ -98,16 +98,16 @@ def test_running_statistics_are_those_of_the_whole_batch():
     np.testing.assert_allclose(new["var"], 0.9 * old["var"] + 0.1 * out.var(0, ddof=1), rtol=1e-4)
     assert jax.tree.structure(stats) == jax.tree.structure({"batch_stats": variables["batch_stats"]})
     # With running ones, an example does not depend on the others; with the batch's own, it does.
-    alone, together = (model.apply(variables, x)[0] for x in (IMAGES[:1], IMAGES))
+    alone, together = (model(variables, x)[0] for x in (IMAGES[:1], IMAGES))
     np.testing.assert_allclose(alone, together, atol=1e-4)
-    assert np.abs(model.apply(variables, IMAGES[:1], train=True, method="classify")[0] - logits[0]).max() > 1e-3
+    assert np.abs(model.classify(variables, IMAGES[:1], train=True)[0] - logits[0]).max() > 1e-3
 
 
 def test_stochastic_depth_drops_whole_branches_and_keeps_the_mean():
     model = ResNet(**SMALL, stochastic_depth=True, norm="group")
     variables, rates = drawn(model, random=True), {"stochastic_depth": jnp.float32(0.5)}
-    apply = jax.jit(lambda key, rates: model.apply(variables, IMAGES, key, rates, True, method="features")[0])
-    plain = model.apply(variables, IMAGES, method="features")[0]
+    apply = jax.jit(lambda key, rates: model.features(variables, IMAGES, key, rates, True)[0])
+    plain = model.features(variables, IMAGES)[0]
     np.testing.assert_allclose(apply(jax.random.key(0), {"stochastic_depth": jnp.float32(0)}), plain, rtol=1e-4)
     draws = np.stack([apply(jax.random.key(i), rates) for i in range(60)])
     # Of three blocks the first is never dropped, the others with 1/4 and 1/2: four outcomes an example.
@@ -131,7 +131,7 @@ def test_contradictions_are_refused(changes, message):
 def test_wrong_images_and_names_are_refused():
     model = ResNet(**SMALL)
     with pytest.raises(BadInput, match=r"images of \(10, 10, 3\) do not fit a model of \(12, 10, 3\)"):
-        model.apply(drawn(model), IMAGES[:, :10])
+        model(drawn(model), IMAGES[:, :10])
     with pytest.raises(BadInput, match="no '19'; known: 18, 34, 50, 20, 56"):
         variant("19")
 
@@ -195,7 +195,7 @@ def test_torch(kind, train):
             x = relu(norm(x, "final_norm"))
         head = variables["params"]["head"]
         expected = x.mean((2, 3)) @ tensor(head["kernel"]) + tensor(head["bias"])
-    logits, stats = model.apply(variables, IMAGES, train=train, method="classify")
+    logits, stats = model.classify(variables, IMAGES, train=train)
     np.testing.assert_allclose(logits, expected.numpy(), rtol=1e-4, atol=1e-4)
     for path, layer in kept.items():
         found = functools.reduce(lambda tree, name: tree[name], path, stats["batch_stats"])

@@ -33,7 +33,7 @@ def test_parameters_and_products_are_those_counted(pool, more):
     params = drawn(model)
     said = cost(model)
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == said.params_total
-    jaxpr = jax.make_jaxpr(lambda p, x: model.apply({"params": p}, x))(params, IMAGES[:1])
+    jaxpr = jax.make_jaxpr(lambda p, x: model({"params": p}, x))(params, IMAGES[:1])
     assert count_products(jaxpr) == said.flops_forward
 
 
@@ -54,18 +54,18 @@ def test_variants_fit_their_heads():
 def test_patches_matter_and_registers_are_not_read(pool):
     model = compose(ViT, **SMALL, pool=pool, registers=1)
     params = drawn(model)
-    logits = model.apply({"params": params}, IMAGES)
+    logits = model({"params": params}, IMAGES)
     assert logits.shape == (3, 7)
     for patch in range(6):
         row, column = divmod(patch, 2)
         moved = IMAGES.at[:, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4].add(1.0)
-        assert np.abs(model.apply({"params": params}, moved) - logits).max() > 1e-4
+        assert np.abs(model({"params": params}, moved) - logits).max() > 1e-4
     # Without positions, a pool over patches does not know their order; with them it does.
     swapped = jnp.concatenate([IMAGES[:, 4:8], IMAGES[:, :4], IMAGES[:, 8:]], axis=1)
     without_position = params | {"position": {"embedding": jnp.zeros_like(params["position"]["embedding"])}}
-    same = functools.partial(model.apply, {"params": without_position})
+    same = functools.partial(model, {"params": without_position})
     np.testing.assert_allclose(same(swapped), same(IMAGES), atol=1e-5)
-    assert np.abs(model.apply({"params": params}, swapped) - logits).max() > 1e-5
+    assert np.abs(model({"params": params}, swapped) - logits).max() > 1e-5
 
 
 def test_speed_switches_change_nothing():
@@ -74,7 +74,7 @@ def test_speed_switches_change_nothing():
     for switches in ({}, {"scan": True}, {"scan": True, "remat": "dots"}, {"attention": "xla"}):
         other = clone(model, **switches)
         assert jax.tree.all(jax.tree.map(jnp.array_equal, drawn(other), params))
-        value = jax.value_and_grad(lambda p, m=other: jnp.sum(m.apply({"params": p}, IMAGES) ** 2))(params)
+        value = jax.value_and_grad(lambda p, m=other: jnp.sum(m({"params": p}, IMAGES) ** 2))(params)
         reference = reference or value
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-4), value, reference)
 
@@ -82,8 +82,8 @@ def test_speed_switches_change_nothing():
 def test_stochastic_depth_drops_whole_branches_of_an_example_and_keeps_the_mean():
     model = compose(ViT, **SMALL, stochastic_depth=True)
     params, rates = drawn(model), {"stochastic_depth": jnp.float32(0.5)}
-    apply = jax.jit(lambda key, rates: model.apply({"params": params}, IMAGES, key, rates))
-    plain = model.apply({"params": params}, IMAGES)
+    apply = jax.jit(lambda key, rates: model({"params": params}, IMAGES, key, rates))
+    plain = model({"params": params}, IMAGES)
     np.testing.assert_allclose(apply(jax.random.key(0), {"stochastic_depth": jnp.float32(0)}), plain, atol=1e-5)
     draws = np.stack([apply(jax.random.key(i), rates) for i in range(40)])
     # Only the last of two blocks is dropped: its two branches are there or not, so an example has at most four outcomes.
@@ -115,7 +115,7 @@ def test_contradictions_are_refused(changes, message):
 def test_wrong_images_and_names_are_refused():
     model = compose(ViT, **SMALL)
     with pytest.raises(BadInput, match=r"images of \(8, 8, 3\) do not fit a model of \(12, 8, 3\)"):
-        model.apply({"params": drawn(model)}, IMAGES[:, :8])
+        model({"params": drawn(model)}, IMAGES[:, :8])
     for name in ("X/16", "B", "B/x"):
         with pytest.raises(BadInput, match="known: Ti, S, B, L"):
             variant(name)
@@ -171,7 +171,7 @@ def test_transformers():
     images = np.random.default_rng(0).normal(size=(2, 24, 24, 3)).astype(np.float32)
     with torch.no_grad():
         expected = reference(torch.as_tensor(images).permute(0, 3, 1, 2)).logits.numpy()
-    np.testing.assert_allclose(model.apply({"params": params}, images), expected, atol=1e-4)
+    np.testing.assert_allclose(model({"params": params}, images), expected, atol=1e-4)
 
 
 @pytest.mark.slow
@@ -182,7 +182,7 @@ def test_xla_counts_the_same_at_the_size_of_s():
     images = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
 
     def total(params, images):
-        return jnp.sum(model.apply({"params": params}, images) ** 2)
+        return jnp.sum(model({"params": params}, images) ** 2)
 
     found = jax.jit(jax.value_and_grad(total)).lower(params, images).compile().cost_analysis()["flops"]
     assert found == pytest.approx(cost(model).flops_exact, rel=0.05)

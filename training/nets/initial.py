@@ -1,6 +1,7 @@
 """Initial values: a tree of leaves that say what they are, drawn at once and boxed with their logical axes."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -30,6 +31,22 @@ def count(leaves: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(leaves))
 
 
+def variables(module: nn.Module, key: Array, init_scale: Float[Array, ""] | float = 1.0) -> Any:
+    """The initial variables of a module by collection, each leaf boxed with its logical axes.
+
+    Args:
+      module: has a compact method `parameters`, which draws them and computes nothing.
+      key: random.
+      init_scale: factor of every initial standard deviation; may be traced.
+    """
+    return module.init(key, init_scale, method="parameters")
+
+
+def abstract(module: nn.Module) -> Any:
+    """As `variables`, shapes alone."""
+    return jax.eval_shape(functools.partial(variables, module), jax.random.key(0))
+
+
 def parameters(
     module: nn.Module,
     leaves: dict[str, Any],
@@ -37,7 +54,7 @@ def parameters(
     scale: Float[Array, ""] | float,
     dtype: str,
 ) -> dict[str, Any]:
-    """The parameter tree of a module, unboxed; drawn under `init`, read otherwise. To be called in a compact method.
+    """The parameter tree of a module, drawn. To be called in a compact method, under `Module.init`.
 
     Args:
       leaves: trees of `Leaf` by name; each is drawn with a key of its own, in the order of the names.
@@ -45,9 +62,6 @@ def parameters(
       scale: factor of every initial standard deviation; may be traced.
       dtype: of the values.
     """
-    # Reading the variables directly spares a trace of the initialisers in every apply.
-    if not module.is_initializing():
-        return nn.meta.unbox(module.variables["params"])
     tree = {name: module.param(name, draw, tree, scale, dtype) for name, tree in leaves.items()}
     return tree | {
         name: module.param(name, draw_stack, layer, depth, scale, dtype) for name, (layer, depth) in stacks.items()
