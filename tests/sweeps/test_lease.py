@@ -8,6 +8,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -66,6 +67,21 @@ def elsewhere(monkeypatch):
     return go
 
 
+@pytest.fixture
+def clock(monkeypatch):
+    """The clock that leases are measured by, in a list: it stands until a test moves it."""
+    now = [1000.0]
+    monkeypatch.setattr(lease, "_now", lambda: now[0])
+    return now
+
+
+def until(condition):
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 def left_behind(run: Path, seconds: float = 0.0) -> None:
     """A lease whose holder has died, by a process of its own on this machine."""
     code = (
@@ -98,19 +114,20 @@ def test_on_one_machine_the_dead_are_replaced_at_once(tmp_path):
 
 
 def test_from_another_machine_a_holder_is_believed_until_it_has_been_still_for_the_life_of_a_lease(
-    tmp_path, elsewhere, monkeypatch
+    tmp_path, elsewhere, clock, monkeypatch
 ):
     left_behind(tmp_path)
     elsewhere("there")
     monkeypatch.setattr(time, "time", lambda: 1e12)  # the date proves nothing
-    began = time.monotonic()
-    while True:
+    began = clock[0]
+    for still in (0.0, 0.5, 0.99):
+        clock[0] = began + still * LIFE
         with lease.claim(tmp_path) as held:
-            if held:
-                break
+            assert not held
         assert lease.is_undecided(tmp_path)
-        time.sleep(0.05)
-    assert LIFE <= time.monotonic() - began < 3 * LIFE
+    clock[0] = began + 1.01 * LIFE
+    with lease.claim(tmp_path) as held:
+        assert held
     assert not lease.is_undecided(tmp_path)
 
 
@@ -155,24 +172,27 @@ def test_a_directory_that_cannot_be_written_for_a_while_loses_nothing_and_for_lo
         monkeypatch.setattr(os, "replace", replace)
 
 
-def test_a_holder_whose_writes_hang_leaves_before_another_may_take_over(tmp_path, monkeypatch):
-    lost = []
-    monkeypatch.setattr(lease, "leave", lambda lease: lost.append(time.monotonic()))
-    replace = os.replace
+def test_a_holder_whose_writes_hang_leaves_before_another_may_take_over(tmp_path, clock, monkeypatch):
+    assert lease.GUARD_SHARE + 1 / lease.RENEWALS < 1  # it is looked for once in an interval of renewals
+    lost, hanging, go_on, replace = [], threading.Event(), threading.Event(), os.replace
+    monkeypatch.setattr(lease, "leave", lost.append)
 
     def hang(*given):
-        time.sleep(1.5 * LIFE)
+        hanging.set()
+        go_on.wait()
         replace(*given)
 
     with lease.claim(tmp_path) as held:
         assert held
         monkeypatch.setattr(os, "replace", hang)
-        began = time.monotonic()
-        while not lost:
-            time.sleep(0.01)
-        assert lost[0] - began < 1.1 * LIFE
+        assert hanging.wait(60)
+        clock[0] += 0.99 * lease.GUARD_SHARE * LIFE
+        time.sleep(3 * LIFE / lease.RENEWALS)
+        assert not lost
+        clock[0] += 0.02 * lease.GUARD_SHARE * LIFE
+        until(lambda: lost)
         monkeypatch.setattr(os, "replace", replace)
-        time.sleep(1.5 * LIFE)
+        go_on.set()
 
 
 def test_one_who_was_slow_to_take_a_run_takes_no_generation_that_was_there(tmp_path, elsewhere, monkeypatch):
@@ -209,26 +229,26 @@ def test_a_life_that_is_none_is_refused(tmp_path, monkeypatch, text):
         pass
 
 
-def test_a_beat_long_after_the_last_look_is_no_sign_of_life(tmp_path, elsewhere, monkeypatch):
+def test_a_beat_long_after_the_last_look_is_no_sign_of_life(tmp_path, elsewhere, clock):
     left_behind(tmp_path)
     elsewhere("there")
     with lease.claim(tmp_path) as held:
         assert not held
     file = tmp_path / "leases" / "00000001"
     later = json.loads(file.read_text()) | {"beat": 7}
-    time.sleep(1.2 * LIFE)
+    clock[0] += 1.2 * LIFE
     file.write_text(json.dumps(later))  # it beat once more before it died
     with lease.claim(tmp_path) as held:
         assert not held and lease.is_undecided(tmp_path)
 
 
-def test_a_file_that_is_torn_is_that_of_a_holder_who_is_not_known(tmp_path):
+def test_a_file_that_is_torn_is_that_of_a_holder_who_is_not_known(tmp_path, clock):
     with lease.claim(tmp_path):
         pass
     (tmp_path / "leases" / "00000001").write_text('{"worker": "ab')
     with lease.claim(tmp_path) as held:
         assert not held
-    time.sleep(1.1 * LIFE)
+    clock[0] += 1.1 * LIFE
     with lease.claim(tmp_path) as held:
         assert held
 

@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 
@@ -231,7 +230,7 @@ def test_one_compile_serves_runs_that_differ_in_scalars(tmp_path):
     loop.run(toy.config(), tmp_path / "first")
     changes = {"seed": 3, "optimizer.learning_rate": 0.1, "optimizer.weight_decay": 0.3, "schedule.name": "wsd"}
     second = loop.run(toy.config(**changes, **{"duration.steps": 31}), tmp_path / "second")
-    assert second["compile_seconds"] < 0.05
+    assert second["compiles"] == 0 and second["compile_seconds"] == 0
 
 
 RESTLESS = {
@@ -587,8 +586,7 @@ def test_a_signal_saves_and_stops(tmp_path):
     for _ in range(5):
         process.stdout.readline()
     process.send_signal(signal.SIGTERM)
-    started = time.monotonic()
     _, errors = process.communicate(timeout=60)
-    assert b"stopped by SIGTERM at step" in errors and time.monotonic() - started < 30
+    assert b"stopped by SIGTERM at step" in errors
     assert checkpoint.saved_steps(tmp_path) and not (tmp_path / "result.json").exists()
     assert signals.Interrupted(signal.SIGTERM, 3).exit_code == 143

@@ -238,7 +238,8 @@ def test_the_record_counts_what_is_sent(tmp_path):
 def test_one_compile_serves_every_interval_and_outer_rate(tmp_path):
     loop.run(toy.config(**DILOCO), tmp_path / "first")
     changes = {"replicas.every": 3, "replicas.outer.lr": 0.5, "replicas.outer.momentum": 0.5}
-    assert loop.run(toy.config(**DILOCO | changes), tmp_path / "second")["compile_seconds"] < 0.05
+    second = loop.run(toy.config(**DILOCO | changes), tmp_path / "second")
+    assert second["compiles"] == 0 and second["compile_seconds"] == 0
 
 
 def test_identity():
