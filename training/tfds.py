@@ -124,10 +124,15 @@ def refused(what: str, name: str, error: Exception) -> BadInput:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the notes that TFDS writes for interactive use; errors still come as exceptions."""
+    """Silence the notes that TFDS writes for interactive use; errors still come as exceptions.
+
+    Nor does a builder look for its description in TFDS's bucket: that is off by default, but leaves an empty temporary
+    folder behind.
+    """
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()
+    tfds.core.DatasetInfo.initialize_from_bucket = lambda self: None
     verbosity = absl_logging.get_verbosity()
     absl_logging.set_verbosity(absl_logging.ERROR)
     try:
