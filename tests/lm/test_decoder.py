@@ -311,8 +311,8 @@ def test_a_mesh_changes_no_value():
     split = {axis for sharding in jax.tree.leaves(placed) for axis in jax.tree.leaves(tuple(sharding.spec)) if axis}
     assert split == {"fsdp", "tensor"}
     with jax.set_mesh(mesh):
-        init = jit(lambda key: nn.meta.unbox(model.init(key, method="parameters"))["params"], out_shardings=placed)
-        sharded = init(KEY)
+        init = lambda key, scale: nn.meta.unbox(model.init(key, scale, method="parameters"))["params"]
+        sharded = jit(init, out_shardings=placed)(KEY, 1.0)
         jax.tree.map(np.testing.assert_array_equal, sharded, params)
         ours = loss_and_gradient(model, sharded, SEGMENTS[:, :-1])
     assert_close(jax.device_get(ours), jax.device_get(reference_gradient()), 1e-5)

@@ -151,7 +151,7 @@ def test_a_labelled_run_learns_its_topics_from_a_parent(texts, tmp_path):
     tuned, curve = losses(texts, tmp_path / "tuned", True, **changes, **start, **{"init_from.step": 30})
     assert tuned["accuracy"] > 0.5 and tuned["parent"] == f"{parent['run_id']}:30"
     _, many = losses(texts, tmp_path / "many", True, **changes, **start, **{"init_from.step": 30, **WIDE})
-    np.testing.assert_allclose(many[:30], curve[:30], rtol=1e-3)  # later steps magnify the order of the sums
+    np.testing.assert_allclose(many[:18], curve[:18], rtol=2e-5)  # later steps magnify the order of the sums
     with pytest.raises(BadInput, match=r"init_from\.run: .*parent has the tokenizer_hash [0-9a-f]{64}, and this run"):
         losses(texts, tmp_path / "other", **{"init_from.run": str(tmp_path / "parent"), "data.tokenizer": "bpe:301"})
     with pytest.raises(BadInput, match=r"init_from\.run: .* missing classifier/bias; missing classifier/kernel"):

@@ -46,10 +46,15 @@ def decoder(*pattern, **changes):
 
 
 @functools.lru_cache
+def initial(model):
+    return jax.device_get(jit(lambda: nn.meta.unbox(model.init(KEY, method="parameters"))["params"])())
+
+
+@functools.lru_cache
 def params_of(model):
     """Without zeros: what is not used would show."""
-    drawn = jit(lambda: nn.meta.unbox(model.init(KEY, method="parameters"))["params"])()
-    return jax.tree.map(lambda p: p + 0.1 * jax.random.normal(KEY, p.shape), drawn)
+    rng = np.random.default_rng(2)
+    return jax.tree.map(lambda p: p + 0.1 * rng.normal(size=p.shape).astype(np.float32), initial(model))
 
 
 # Definitions ------------------------------------------------------------------------------------------------------------
@@ -205,8 +210,13 @@ def model_of(name, **changes):
     return decoder(*pattern, **options | changes)
 
 
+@functools.lru_cache
+def program(model, method):
+    return jit(getattr(model, method))
+
+
 def apply(model, params, *args, method="__call__"):
-    return jit(getattr(model, method))(params, *args)
+    return program(model, method)(params, *args)
 
 
 def loss(model):
@@ -220,9 +230,13 @@ def loss(model):
 
 
 @functools.lru_cache
+def graded(name):
+    return jit(jax.value_and_grad(loss(model_of(name))))
+
+
+@functools.lru_cache
 def reference(name):
-    model = model_of(name)
-    return jax.device_get(jit(jax.value_and_grad(loss(model)))(params_of(model)))
+    return jax.device_get(graded(name)(params_of(model_of(name))))
 
 
 def assert_close(left, right):
@@ -238,11 +252,11 @@ def test_documents_and_caches(name):
     whole, packed = apply(model, params, TOKENS), apply(model, params, TOKENS, SEGMENTS)
     np.testing.assert_allclose(packed[1], whole[1], atol=2e-4)
     for start, end in ((0, 6), (6, 15), (15, 21)):
-        # What follows a sequence does not reach back into it, so one length serves all.
-        alone = apply(model, params, np.roll(TOKENS[:1], -start, axis=1))
+        # What follows a sequence does not reach back into it, so one shape serves all.
+        alone = apply(model, params, np.roll(TOKENS, -start, axis=1))
         np.testing.assert_allclose(packed[0, start:end], alone[0, : end - start], atol=2e-4)
     cache, parts = model.empty_cache(2, 21), []
-    for start, end in ((0, 10), (10, 11), (11, 12), (12, 21)):
+    for start, end in ((0, 9), (9, 10), (10, 11), (11, 12), (12, 21)):
         logits, cache = apply(model, params, TOKENS[:, start:end], cache, method="extend")
         parts.append(logits)
     np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, atol=2e-4)
@@ -251,10 +265,7 @@ def test_documents_and_caches(name):
 @pytest.mark.parametrize("name", MODELS)
 def test_switches_change_neither_initial_values_nor_results(name):
     plain, model = model_of(name), model_of(name, scan=True, remat="full")
-    first, second = (
-        jit(lambda m=m: nn.meta.unbox(m.init(KEY, method="parameters"))["params"])() for m in (plain, model)
-    )
-    jax.tree.map(np.testing.assert_array_equal, first, second)
+    jax.tree.map(np.testing.assert_array_equal, initial(plain), initial(model))
     assert_close(jit(jax.value_and_grad(loss(model)))(params_of(plain)), reference(name))
 
 
@@ -285,14 +296,11 @@ def test_costs_are_those_of_the_tree_and_the_gradient_jaxpr(name, remat):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_training_reduces_the_loss(name):
-    model = model_of(name)
-    params = jit(lambda: nn.meta.unbox(model.init(KEY, method="parameters"))["params"])()
-    step = jit(jax.value_and_grad(loss(model)))
-    losses = []
+    params, losses = initial(model_of(name)), []
     for _ in range(8):
-        value, grads = step(params)
+        value, grads = jax.device_get(graded(name)(params))
         losses.append(float(value))
-        norm = np.sqrt(sum(float(jnp.sum(g * g)) for g in jax.tree.leaves(grads)))
+        norm = np.sqrt(sum(np.sum(g * g) for g in jax.tree.leaves(grads)))
         params = jax.tree.map(lambda p, g, n=norm: p - 0.3 * g / n, params, grads)
     assert losses[-1] < losses[0] - 0.3
 

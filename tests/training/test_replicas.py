@@ -101,6 +101,14 @@ def initial(config):
     return nn.meta.unbox(toy.build(config).model.init(rng.key(config.seed, "init"), {}))["params"]
 
 
+def initial_state(config):
+    """As a run begins with it."""
+    task, grid = toy.build(config), mesh.build(config.mesh)
+    scalars, shapes = step.hyper(config, task), data.shapes(task, config.batch_size)
+    programs = step.programs(step.recipe(task.model, config), grid, 1, shapes, tuple(scalars))
+    return programs.init(np.int32(config.seed), scalars)
+
+
 @pytest.mark.parametrize(
     ("count", "every", "outer", "lr", "momentum"),
     [
@@ -138,10 +146,7 @@ def test_devices_and_micro_batches_leave_the_losses(tmp_path):
 
 
 def test_replicas_lie_along_their_axis():
-    config = resolve(toy.config(**DILOCO, **{"mesh.replica": 4, "mesh.tensor": 2}))
-    task, grid = toy.build(config), mesh.build(config.mesh)
-    scalars, shapes = step.hyper(config, task), data.shapes(task, config.batch_size)
-    state = step.programs(step.recipe(task.model, config), grid, 1, shapes, tuple(scalars)).init(np.int32(0), scalars)
+    state = initial_state(resolve(toy.config(**DILOCO, **{"mesh.replica": 4, "mesh.tensor": 2})))
     assert state.params["kernel"].sharding.spec == PartitionSpec("fsdp", "tensor")
     for tree in (state.replicas.params, state.replicas.moments.mu):
         assert tree["kernel"].shape == (4, 4, 8)
@@ -197,7 +202,7 @@ def test_what_is_frozen_stays_bit_for_bit(tmp_path):
     changes = {"replicas.count": 3, "batch_size": 15, "mesh.data": 1, "duration.steps": 9, "replicas.every": 2}
     changes |= {"replicas.outer.name": "nesterov", "optimizer.lr_multipliers": (("kernel", 0.0),)}
     loop.run(toy.config(**changes), tmp_path)
-    first = initial(resolve(toy.config()))
+    first = initial_state(resolve(toy.config(**changes))).params
     same(params(tmp_path)["kernel"], first["kernel"])
     assert not np.array_equal(params(tmp_path)["head"], first["head"])
 
