@@ -34,12 +34,21 @@ MODELS = {"bert": BASE, "pre-norm": PRE, "classes": CLASSES}
 @functools.lru_cache
 def params_of(model):
     # More than the usual scale, and no zeros: what is not used would show.
-    drawn = nn.meta.unbox(model.init(KEY, 3.0, method="parameters"))["params"]
-    return jax.tree.map(lambda p: p + 0.1 * jax.random.normal(KEY, p.shape), drawn)
+    @jax.jit
+    def drawn():
+        params = nn.meta.unbox(model.init(KEY, 3.0, method="parameters"))["params"]
+        return jax.tree.map(lambda p: p + 0.1 * jax.random.normal(KEY, p.shape), params)
+
+    return drawn()
+
+
+@functools.lru_cache
+def program(model, method):
+    return jax.jit(getattr(model, method))
 
 
 def apply(model, method, *args):
-    return getattr(model, method)(params_of(model), *args)
+    return program(model, method)(params_of(model), *args)
 
 
 def outputs(model, tokens, segments=None):
@@ -201,15 +210,15 @@ def test_a_mesh_changes_no_value(name):
 def test_dropout_drops_in_training_alone():
     model = clone(BASE, dropout=True)
     rate = (jax.random.key(3), jnp.float32(0.5))
-    dropped = model.masked(params_of(BASE), TOKENS, PLACES, None, rate)[0]
-    kept = model.masked(params_of(BASE), TOKENS, PLACES, None, None)[0]
+    dropped = program(model, "masked")(params_of(BASE), TOKENS, PLACES, None, rate)[0]
+    kept = program(model, "masked")(params_of(BASE), TOKENS, PLACES)[0]
     assert np.abs(dropped - kept).max() > 0.1
     np.testing.assert_array_equal(kept, apply(BASE, "masked", TOKENS, PLACES)[0])
 
 
 def test_training_starts_at_the_log_of_the_classes():
-    params = nn.meta.unbox(CLASSES.init(KEY, method="parameters"))["params"]
-    np.testing.assert_array_equal(CLASSES.classify(params, TOKENS), 0.0)
+    params = jax.jit(lambda: nn.meta.unbox(CLASSES.init(KEY, method="parameters"))["params"])()
+    np.testing.assert_array_equal(program(CLASSES, "classify")(params, TOKENS), 0.0)
 
 
 def test_bad_shapes_are_named():

@@ -46,8 +46,12 @@ MODELS = {"t5": T5, "t5 1.1": GATED, "original": ORIGINAL, "rotary": MODERN}
 @functools.lru_cache
 def params_of(model):
     # More than the usual scale, and no zeros: what is not used would show.
-    drawn = nn.meta.unbox(model.init(KEY, 2.0, method="parameters"))["params"]
-    return jax.tree.map(lambda p: p + 0.1 * jax.random.normal(KEY, p.shape), drawn)
+    @jax.jit
+    def drawn():
+        params = nn.meta.unbox(model.init(KEY, 2.0, method="parameters"))["params"]
+        return jax.tree.map(lambda p: p + 0.1 * jax.random.normal(KEY, p.shape), params)
+
+    return drawn()
 
 
 @functools.lru_cache
@@ -181,9 +185,10 @@ def test_pads_are_not_seen_and_targets_see_what_came_before(name):
 def test_a_cached_target_has_the_logits_of_a_whole_one(name):
     model = MODELS[name]
     params = params_of(model)
-    cache, parts = model.begin(params, SOURCE, SEEN, 9), []
+    cache, parts = jax.jit(lambda params: model.begin(params, SOURCE, SEEN, 9))(params), []
+    extend = jax.jit(model.extend)
     for part in (TARGET[:, :4], TARGET[:, 4:5], TARGET[:, 5:]):
-        logits, cache = model.extend(params, part, cache)
+        logits, cache = extend(params, part, cache)
         parts.append(logits)
     np.testing.assert_allclose(np.concatenate(parts, axis=1), forward(model)(SOURCE, TARGET), atol=2e-4)
 

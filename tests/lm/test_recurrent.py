@@ -38,11 +38,16 @@ EVERY = {cell: model_of(cell) for cell in CELLS} | {"gated_linear": LINEAR}
 @functools.lru_cache
 def params_of(model):
     # More than the usual scale: what is not used would show.
-    return nn.meta.unbox(model.init(KEY, 3.0, method="parameters"))["params"]
+    return jax.jit(lambda: nn.meta.unbox(model.init(KEY, 3.0, method="parameters"))["params"])()
+
+
+@functools.lru_cache
+def program(model, method="__call__"):
+    return jax.jit(getattr(model, method))
 
 
 def forward(model, tokens, segments=None):
-    return model(params_of(model), tokens, segments)
+    return program(model)(params_of(model), tokens, segments)
 
 
 def test_the_tree_is_as_documented():
@@ -125,10 +130,10 @@ def test_tokens_see_what_came_before_within_their_document(name):
 @pytest.mark.parametrize("cell", CELLS)
 def test_a_carried_state_goes_on_where_the_last_window_ended(cell):
     model = model_of(cell)
-    whole, head = model.hidden(params_of(model), TOKENS)
+    whole, head = program(model, "hidden")(params_of(model), TOKENS)
     cache, parts = model.empty_cache(4), []
     for half in (TOKENS[:, :5], TOKENS[:, 5:]):
-        states, same, cache = model.carried(params_of(model), half, None, None, cache)
+        states, same, cache = program(model, "carried")(params_of(model), half, None, None, cache)
         parts.append(states)
     np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, atol=1e-5)
     np.testing.assert_array_equal(same, head)

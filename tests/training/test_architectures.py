@@ -61,7 +61,7 @@ def test_the_example_trains_and_continues_texts(tmp_path):
     result = loop.run(full, tmp_path / "run")
     assert result["status"] == "completed" and result["loss"] < 1.5
     model = models.build(full.model, full.precision, 256, 32)
-    params = nn.meta.unbox(model.init(jax.random.key(0), method="parameters"))["params"]
+    params = jax.jit(lambda: nn.meta.unbox(model.init(jax.random.key(0), method="parameters"))["params"])()
     said = cost(model, 12)
     assert said.params_total == sum(leaf.size for leaf in jax.tree.leaves(params))
 
@@ -69,9 +69,10 @@ def test_the_example_trains_and_continues_texts(tmp_path):
         return jnp.sum(jnp.sin(model(params, TOKENS[:1])))
 
     assert count_products(jax.make_jaxpr(jax.grad(total))(params)) == said.flops_exact
-    whole, cache, parts = model(params, TOKENS), model.empty_cache(2, 12), []
-    for start, end in ((0, 7), (7, 8), (8, 12)):
-        logits, cache = model.extend(params, TOKENS[:, start:end], cache)
+    whole, cache, parts = jax.jit(model)(params, TOKENS), model.empty_cache(2, 12), []
+    extend = jax.jit(model.extend)
+    for start, end in ((0, 5), (5, 6), (6, 7), (7, 12)):
+        logits, cache = extend(params, TOKENS[:, start:end], cache)
         parts.append(logits)
     np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, atol=1e-4)
 

@@ -54,10 +54,10 @@ def test_gradients_of_norms_are_those_of_their_definitions(shape):
         return x / jnp.sqrt(jnp.mean(jnp.square(x), -1, keepdims=True) + 1e-3) * scale + bias
 
     for norm, centre in ((layers.layer_norm, True), (lambda x, s, b, eps: layers.rms_norm(x, s, eps) + b, False)):
-        ours = jax.grad(lambda *a, n=norm: jnp.sum(weights * n(*a, 1e-3)), (0, 1, 2))(x, SCALE, BIAS)
-        derived = jax.grad(lambda *a, c=centre: jnp.sum(weights * defined(*a, c)), (0, 1, 2))(x, SCALE, BIAS)
+        ours = jax.jit(jax.grad(lambda *a, n=norm: jnp.sum(weights * n(*a, 1e-3)), (0, 1, 2)))(x, SCALE, BIAS)
+        derived = jax.jit(jax.grad(lambda *a, c=centre: jnp.sum(weights * defined(*a, c)), (0, 1, 2)))(x, SCALE, BIAS)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), ours, derived)
-        together = jax.vmap(jax.grad(lambda x, s, n=norm: jnp.sum(weights * n(x, s, BIAS, 1e-3))), (None, 0))
+        together = jax.jit(jax.vmap(jax.grad(lambda x, s, n=norm: jnp.sum(weights * n(x, s, BIAS, 1e-3))), (None, 0)))
         once, twice = together(x, jnp.stack([SCALE, 2 * SCALE]))
         np.testing.assert_allclose(once, derived[0], rtol=1e-4, atol=1e-4)
         np.testing.assert_allclose(twice, 2 * derived[0], rtol=1e-4, atol=1e-4)

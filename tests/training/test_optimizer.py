@@ -121,9 +121,11 @@ def test_adafactor_treats_each_layer_of_a_stack_as_a_matrix_of_its_own():
     grads = [drawn() for _ in range(4)]
     transform = optimizer.build("adafactor", axes, **optimizer.TABLE["adafactor"].options)
     state, updates = transform.init(params), None
+    update = jax.jit(transform.update)
     for g in grads:
-        updates, state = transform.update(g, state, params)
+        updates, state = update(g, state, params)
 
+    @jax.jit
     def alone(params, grads):
         reference = optax.adafactor(1.0, clipping_threshold=1.0, decay_rate=0.8)
         state, found = reference.init(params), None

@@ -1,5 +1,7 @@
 """Masks and rounding between the trained parameters and the model: what they leave, and what the record says of it."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,7 +29,12 @@ PARAMS = {
 def cut(plan, share=0.0, params=PARAMS, masks=None):
     masks = prune.masks(plan, params, AXES) if masks is None else masks
     hyper = {"sparsity": share, "prune_begin": 0.0, "prune_end": 0.0, "prune_every": 1.0}
-    return prune.updated(plan, masks, params, AXES, jnp.float32(0), {k: jnp.float32(v) for k, v in hyper.items()})
+    return updated(plan, masks, params, {k: jnp.float32(v) for k, v in hyper.items()})
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def updated(plan, masks, params, hyper):
+    return prune.updated(plan, masks, params, AXES, jnp.float32(0), hyper)
 
 
 @given(st.floats(0, 0.99))

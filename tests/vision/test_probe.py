@@ -1,5 +1,7 @@
 """The few-shot probe against its definition, and figures of what a model looks at."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -59,13 +61,14 @@ def test_first_layers_are_seen_and_attention_sums_to_one(tmp_path):
         ): (2, 2, 3, 8),
     }
     for model, shape in shapes.items():
-        params = nn.meta.unbox(model.init(jax.random.key(0), 1.0, method="parameters"))["params"]
+        init = jax.jit(functools.partial(model.init, method="parameters"))
+        params = nn.meta.unbox(init(jax.random.key(0), 1.0))["params"]
         kernel = model.filters(params)
         assert kernel is not None and kernel.shape == shape
         figures.filters(kernel).savefig(tmp_path / "filters.png")
     images = jax.random.normal(jax.random.key(1), (2, 8, 4, 3))
     variables = {"params": params}
-    maps = model.attention_maps(variables, images)
+    maps = jax.jit(model.attention_maps)(variables, images)
     assert maps.shape == (2, 2, 2, 9, 9)
     np.testing.assert_allclose(maps.sum(-1), 1, atol=1e-5)
     figures.attention(np.full((2, 8, 4, 3), 0.5), np.asarray(maps).mean((2, 3))[..., 1:].reshape(2, 2, 4, 2)).savefig(

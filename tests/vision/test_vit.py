@@ -54,18 +54,19 @@ def test_variants_fit_their_heads():
 def test_patches_matter_and_registers_are_not_read(pool):
     model = compose(ViT, **SMALL, pool=pool, registers=1)
     params = drawn(model)
-    logits = model({"params": params}, IMAGES)
+    apply = jax.jit(lambda params, images: model({"params": params}, images))
+    logits = apply(params, IMAGES)
     assert logits.shape == (3, 7)
     for patch in range(6):
         row, column = divmod(patch, 2)
         moved = IMAGES.at[:, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4].add(1.0)
-        assert np.abs(model({"params": params}, moved) - logits).max() > 1e-4
+        assert np.abs(apply(params, moved) - logits).max() > 1e-4
     # Without positions, a pool over patches does not know their order; with them it does.
     swapped = jnp.concatenate([IMAGES[:, 4:8], IMAGES[:, :4], IMAGES[:, 8:]], axis=1)
     without_position = params | {"position": {"embedding": jnp.zeros_like(params["position"]["embedding"])}}
-    same = functools.partial(model, {"params": without_position})
+    same = functools.partial(apply, without_position)
     np.testing.assert_allclose(same(swapped), same(IMAGES), atol=1e-5)
-    assert np.abs(model({"params": params}, swapped) - logits).max() > 1e-5
+    assert np.abs(apply(params, swapped) - logits).max() > 1e-5
 
 
 def test_speed_switches_change_nothing():
@@ -74,7 +75,7 @@ def test_speed_switches_change_nothing():
     for switches in ({}, {"scan": True}, {"scan": True, "remat": "dots"}, {"attention": "xla"}):
         other = clone(model, **switches)
         assert jax.tree.all(jax.tree.map(jnp.array_equal, drawn(other), params))
-        value = jax.value_and_grad(lambda p, m=other: jnp.sum(m({"params": p}, IMAGES) ** 2))(params)
+        value = jax.jit(jax.value_and_grad(lambda p, m=other: jnp.sum(m({"params": p}, IMAGES) ** 2)))(params)
         reference = reference or value
         jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=2e-4, atol=2e-4), value, reference)
 
@@ -83,7 +84,7 @@ def test_stochastic_depth_drops_whole_branches_of_an_example_and_keeps_the_mean(
     model = compose(ViT, **SMALL, stochastic_depth=True)
     params, rates = drawn(model), {"stochastic_depth": jnp.float32(0.5)}
     apply = jax.jit(lambda key, rates: model({"params": params}, IMAGES, key, rates))
-    plain = model({"params": params}, IMAGES)
+    plain = jax.jit(model)({"params": params}, IMAGES)
     np.testing.assert_allclose(apply(jax.random.key(0), {"stochastic_depth": jnp.float32(0)}), plain, atol=1e-5)
     draws = np.stack([apply(jax.random.key(i), rates) for i in range(40)])
     # Only the last of two blocks is dropped: its two branches are there or not, so an example has at most four outcomes.
