@@ -131,11 +131,20 @@ def _ladder() -> tuple[np.ndarray, np.ndarray]:
     return runs["n"], runs["d"]
 
 
-DESIGNS = {"isoflop": _isoflop, "ladder": _ladder}
+def _wide() -> tuple[np.ndarray, np.ndarray]:
+    compute = np.repeat(np.geomspace(1e18, 1e20, 6), 7)
+    n = _sizes(compute) * np.tile(np.geomspace(0.1, 10, 7), 6)
+    return n, compute / (6 * n)
+
+
+DESIGNS = {"isoflop": _isoflop, "ladder": _ladder, "wide": _wide}
 NOISES = (0.003, 0.01)
 CELLS = [
-    *itertools.product(("chinchilla", "asymmetric", "coupled", "data_constrained", "misspecified"), DESIGNS, NOISES),
+    *itertools.product(
+        ("chinchilla", "asymmetric", "coupled", "data_constrained", "misspecified"), ("isoflop", "ladder"), NOISES
+    ),
     *itertools.product(("broken",), ("isoflop",), NOISES),
+    *itertools.product(("coupled",), ("wide",), NOISES),  # sizes up to ten times off the best, either way
 ]
 
 

@@ -306,7 +306,29 @@ def _sensitivity(report: "FitReport") -> list[Any]:
     for row in report.sensitivity:
         cells = [row.reason] if row.reason else [f"{row.a:.4f}", f"{row.n:.4g}", f"{row.loss:.5g}"]
         table.add_row(row.kind, row.choice, *cells)
-    return ["", table, "", *_floors(report)]
+    return ["", table, "", *_floors(report), *_mixture_by_floor(report)]
+
+
+def _mixture_by_floor(report: "FitReport") -> list[Any]:
+    """What the mixture of surfaces forecasts for the target, by the interval in which the floor lies."""
+    from rich.table import Table
+
+    if not report.floor_forecast:
+        return []
+    table = Table(
+        box=None, pad_edge=False, title="the mixture's forecast by E, each part of equal weight", title_justify="left"
+    )
+    for title in ("E", "median", "N*", "mean loss", ""):
+        table.add_column(title, justify="right")
+    for part in report.floor_forecast:
+        ends = (
+            f"{part.floor_low:.4g} to {part.floor_high:.4g}",
+            f"{part.floor:.4g}",
+            f"{part.n:.4g}",
+            f"{part.loss:.5g}",
+        )
+        table.add_row(*ends, _span((part.low, part.high)))
+    return [table, ""]
 
 
 def _floors(report: "FitReport") -> list[Any]:

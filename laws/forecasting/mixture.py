@@ -198,6 +198,16 @@ class Predictor:
         slopes = {name: mixed(name, np.asarray) for name in ("a", "b")}
         return Allocation(**{name: np.exp(values) for name, values in logs.items()}, **slopes)
 
+    def floors(self, compute) -> Float[np.ndarray, "draws budgets"]:
+        """The floor E of every draw of ``allocation``, in the same order.
+
+        Args:
+            compute: training FLOPs; near the largest fitted run other forms count than far below.
+        """
+        columns = {"c": np.atleast_1d(compute)}
+        tiled = lambda form: np.tile(form.draws[:, [form.law.names.index("E")]], (1, len(columns["c"])))
+        return self._mixed(columns, tiled)
+
     def forecast_allocation(self, compute) -> tuple[Allocation, Allocation]:
         """Compute-optimal sizes as they are forecast, and under every draw.
 

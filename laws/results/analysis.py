@@ -14,6 +14,7 @@ from laws.data.groups import with_groups
 from laws.data.table import Exclusion, Table
 from laws.estimation.estimate import PointEstimate
 from laws.forecasting.backtest import Backtest, backtest
+from laws.forecasting.floor_forecast import floor_forecasts
 from laws.forecasting.member import pooled_inflation
 from laws.forecasting.mixture import Predictor
 from laws.forecasting.priors import prior_of
@@ -137,6 +138,7 @@ def _report(fit: FittedTable) -> FitReport:
         created_at=time.time(),
         ladder=predictor.ladder,
         asked_law=fit.asked,
+        floor_forecast=() if fit.target is None else floor_forecasts(predictor, fit.target),
     )
 
 

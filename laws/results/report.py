@@ -15,6 +15,7 @@ from laws.data.ladder import Ladder
 from laws.data.table import Exclusion
 from laws.data.token_cost import TokenCost
 from laws.forecasting.backtest import Backtest
+from laws.forecasting.floor_forecast import FloorForecast
 from laws.inference.noise import RunNoise
 from laws.results.report_parts import (
     ApproachReport,
@@ -81,6 +82,7 @@ class FitReport:
         warnings: in the order in which they matter.
         sensitivity: the fit under other choices, where that was asked for.
         floor_profile: forecasts at the target with the floor held, likewise.
+        floor_forecast: forecasts of the target by the mixture of surfaces, where the floor lies in an interval.
         groups: efficiencies of groups of runs that share the law, where that was asked for.
         command: how it was made, where that is known.
         schema: number of this layout.
@@ -128,6 +130,7 @@ class FitReport:
     warnings: tuple[FitWarning, ...] = ()
     sensitivity: tuple[SensitivityRow, ...] = ()
     floor_profile: tuple[FloorPoint, ...] = ()
+    floor_forecast: tuple[FloorForecast, ...] = ()
     groups: Groups | None = None
     command: str | None = None
     schema: int = SCHEMA

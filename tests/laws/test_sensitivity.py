@@ -1,6 +1,7 @@
 """What the answer owes to choices: every row is a fit of its own, and conventions keep the run that they describe."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 import pytest
@@ -97,13 +98,33 @@ def test_the_forecast_by_floor_passes_through_the_fit_and_rises(with_surfaces, t
     report = dataclasses.replace(fitted.report, floor_profile=points)
     path = dataclasses.replace(fitted, report=report).save(tmp_path / "fit.json")
     axes = laws.read_fit(path).plot.floor()
-    assert axes.get_xlabel() == "$E$ that is held"
+    assert axes.get_xlabel() == "$E$"
+    labels = axes.get_legend_handles_labels()[1]
+    assert {"surfaces, by $E$", "law, $E$ held, inside its profile interval"} <= set(labels)
     assert laws.read_fit(path).report.floor_profile == points
 
 
+def test_the_mixtures_forecast_by_floor_is_that_of_its_draws(with_surfaces):
+    """Against the surfaces' own draws in fit.json, weighed by hand: E halves at its weighted median, and the loss rises."""
+    _, _, fitted = with_surfaces
+    parts = fitted.report.floor_forecast
+    forecast = fitted.forecast(compute=1e12)
+    assert sum(part.weight for part in parts) == pytest.approx(1)
+    assert all(part.floor_low <= part.floor <= part.floor_high and part.low < part.loss < part.high for part in parts)
+    assert all(here.floor_high == there.floor_low for here, there in itertools.pairwise(parts))
+    losses = np.array([part.loss for part in parts])
+    assert losses[0] < forecast.value < losses[-1] and np.corrcoef(losses, np.arange(len(losses)))[0, 1] > 0.8
+    surfaces = [form for form in fitted.report.model_average.forms if form.noise]
+    floors = np.concatenate([form.samples["E"] for form in surfaces])
+    weight = np.concatenate([np.full(len(form.noise), form.weight / len(form.noise)) for form in surfaces])
+    order = np.argsort(floors)
+    middle = floors[order][np.searchsorted(np.cumsum(weight[order]), 0.5 * weight.sum())]
+    assert parts[len(parts) // 2].floor_low == pytest.approx(middle, rel=0.03)
+
+
 def test_a_fit_without_floors_has_no_figure_of_them(with_surfaces):
-    table, _, fitted = with_surfaces
+    table, _, _ = with_surfaces
     with pytest.raises(InputError, match="the fit has no forecast by floor"):
-        fitted.plot.floor()
+        table.fit("chinchilla", resamples=0).plot.floor()
     with pytest.raises(InputError, match="has no floor E"):
         floor_profile(table.fit("power_c", resamples=0), table)
