@@ -20,7 +20,7 @@ from laws.uses.calibration import Calibration, CalibrationRow
 
 ALL = {
     "isoflop", "loss_vs_compute", "optimum_vs_compute", "surface", "residuals", "learning_curves", "profiles", "clouds",
-    "backtest",
+    "backtest", "floor",
 }  # fmt: skip
 
 
