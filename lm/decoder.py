@@ -29,9 +29,10 @@ from training.mesh import constrain
 from training.nets import initial, layers, stack
 from training.nets.attention import Choice, choose
 from training.nets.block_config import BlockConfig, replace
-from training.nets.initial import Leaf, Leaves, Params
+from training.nets.initial import Leaf, Leaves
 from training.nets.layers import Dropout, norm, norm_leaves
 from training.nets.mixers.mixer import Context
+from training.types import Params
 
 POSITIONS = ("rotary", "learned", "sinusoidal", "none")
 ATTENTION = ("attention", "local_attention", "latent_attention")  # mixers that the choice of an implementation concerns
@@ -78,7 +79,7 @@ class Decoder(nn.Module):
         return choose(self.blocks.attention, self.blocks.head_width, self.compute_dtype, plain=plain)
 
     @nn.compact
-    def parameters(self, init_scale: Float[Array, ""] | float = 1.0) -> dict[str, Any]:
+    def parameters(self, init_scale: Float[Array, ""] | float = 1.0) -> Params:
         """The parameter tree, drawn; see `training.nets.initial.variables`.
 
         Args:

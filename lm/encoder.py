@@ -14,8 +14,6 @@ Initial values: kernels are normal with standard deviation 1 / sqrt(fan in), emb
 zero, so that training starts at log(classes). BERT's embedding of token types is left out: nothing here has two of them.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -26,8 +24,9 @@ from training.errors import BadInput
 from training.nets import costs, initial, layers, stack
 from training.nets.attention import Choice, choose
 from training.nets.block_config import BlockConfig
-from training.nets.initial import Leaf, Leaves, Params, count
+from training.nets.initial import Leaf, Leaves, count
 from training.nets.layers import Dropout, linear, norm, norm_leaves
+from training.types import Params
 
 SPECIAL = (
     2  # symbols behind those of the tokenizer: in place of a masked token, and before a text that is to be classified
@@ -78,7 +77,7 @@ class Encoder(nn.Module):
         return choose(self.blocks.attention, self.blocks.head_width, self.compute_dtype)
 
     @nn.compact
-    def parameters(self, init_scale: Float[Array, ""] | float = 1.0) -> dict[str, Any]:
+    def parameters(self, init_scale: Float[Array, ""] | float = 1.0) -> Params:
         """The parameter tree, as in `lm.decoder.Decoder.parameters`."""
         check(self)
         return initial.parameters(self, _top(self), stack.stacks(self.blocks), init_scale, self.param_dtype)

@@ -30,10 +30,11 @@ from training.errors import BadInput
 from training.nets import costs, initial, layers, stack
 from training.nets.attention import Choice, choose
 from training.nets.block_config import BlockConfig, replace
-from training.nets.initial import Leaf, Leaves, Params, count
+from training.nets.initial import Leaf, Leaves, count
 from training.nets.layers import Dropout, norm, norm_leaves
 from training.nets.mixers import cross_attention
 from training.nets.mixers.mixer import Context
+from training.types import Params
 
 POSITIONS = ("relative", *decoder.POSITIONS)
 Seen = Bool[Array, "batch source"]
@@ -97,7 +98,7 @@ class EncoderDecoder(nn.Module):
         return choose(self.blocks.attention, self.blocks.head_width, self.compute_dtype)
 
     @nn.compact
-    def parameters(self, init_scale: Float[Array, ""] | float = 1.0) -> dict[str, Any]:
+    def parameters(self, init_scale: Float[Array, ""] | float = 1.0) -> Params:
         """The parameter tree, as in `lm.decoder.Decoder.parameters`."""
         check(self)
         stacks = stack.stacks(self.encoder_blocks, "encoder_") | stack.stacks(self.decoder_blocks, "decoder_")

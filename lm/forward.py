@@ -18,6 +18,7 @@ from training.nets import initial
 from training.nets.block_config import clone
 from training.nets.mixers import MIXERS
 from training.task import Forward, Input
+from training.types import Collections, Params
 
 
 def forward(config: ConfigDict, batch: int | None, length: int | None) -> Forward:
@@ -62,7 +63,7 @@ Role = tuple[
 
 
 def _causal(model: Any) -> Role:
-    def apply(params: Any, stats: Any, read: jax.Array) -> jax.Array:
+    def apply(params: Params, stats: Collections, read: jax.Array) -> jax.Array:
         del stats  # a carried state is that of the training batch
         return model(params, read)
 
@@ -72,7 +73,7 @@ def _causal(model: Any) -> Role:
 def _encoder(model: Any) -> Role:
     """Logits of every token, as if it were hidden; or of the classes of a text."""
 
-    def apply(params: Any, stats: Any, read: jax.Array, lengths: jax.Array) -> jax.Array:
+    def apply(params: Params, stats: Collections, read: jax.Array, lengths: jax.Array) -> jax.Array:
         del stats
         places = jnp.arange(read.shape[1], dtype=jnp.int32)
         segments = jnp.where(places < lengths[:, None], 0, -1)
@@ -87,7 +88,9 @@ def _encoder(model: Any) -> Role:
 
 
 def _encoder_decoder(model: Any) -> Role:
-    def apply(params: Any, stats: Any, source: jax.Array, lengths: jax.Array, target: jax.Array) -> jax.Array:
+    def apply(
+        params: Params, stats: Collections, source: jax.Array, lengths: jax.Array, target: jax.Array
+    ) -> jax.Array:
         del stats
         seen = jnp.arange(source.shape[1]) < lengths[:, None]
         states, head = model.hidden(params, source, target, seen)

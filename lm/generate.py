@@ -12,11 +12,12 @@ from jaxtyping import Array, Float, Int
 from lm.decoder import Decoder
 from lm.models import Model
 from training.errors import BadInput
+from training.types import Params
 
 
 def generate(
     model: Model,
-    params: Any,
+    params: Params,
     prompts: Sequence[Sequence[int]],
     new: int,
     *,
@@ -64,7 +65,7 @@ def generate(
     rows = np.asarray(
         _generate(model, int(lengths.min()), params, tokens, lengths, key, settings, span, stop, drawable)
     )
-    return [_cut(row, length, new, end) for row, length in zip(rows, lengths, strict=True)]
+    return [_cut(row, int(length), new, end) for row, length in zip(rows, lengths, strict=True)]
 
 
 def pick(
@@ -91,7 +92,7 @@ def pick(
 def _generate(
     model: Model,
     known: int,
-    params: Any,
+    params: Params,
     tokens: Array,
     lengths: Array,
     key: Array,

@@ -13,12 +13,13 @@ from ml_collections import ConfigDict
 
 from lm import hf_layouts, models, objectives, tokenizer as tokenizers, tokens
 from lm.decoder import Decoder
-from training import cache, checkpoint, config as configs, identity, load, mesh as meshes, record
+from training import cache, checkpoint, config as configs, environment as environments, identity, load, mesh as meshes
 from training.errors import BadInput
 from training.files import read_object, write_json
 from training.nets import initial
 from training.nets.block_config import field
 from training.state import State
+from training.types import Params
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 TOKENIZER, TOKENIZER_CONFIG = "tokenizer.json", "tokenizer_config.json"
@@ -81,7 +82,7 @@ def export(run: Path, config: ConfigDict, step: int, layout: str, folder: Path) 
     }
 
 
-def write(folder: Path, layout: str, model: Decoder, params: Any, config: dict[str, Any]) -> None:
+def write(folder: Path, layout: str, model: Decoder, params: Params, config: dict[str, Any]) -> None:
     """Write weights and config."""
     from safetensors.numpy import save_file
 
@@ -236,7 +237,7 @@ def _write_run(folder: Path, config: ConfigDict, found: Published, tokenizer: to
     text = tokens.prepare(config.data).facts()["tokenizer_hash"] if tokenizer is None else tokenizer.hash
     facts = {"tokenizer_hash": text, "vocab_size": found.model.vocab_size, "seq_len": found.length}
     imported = {"layout": found.layout, "sha256": found.files}
-    environment = record.environment(config, meshes.build({"data": 1}), **facts, imported=imported)
+    environment = environments.of(config, meshes.build({"data": 1}), **facts, imported=imported)
     write_json(folder / "environment.json", environment)
     saved = checkpoint.Checkpoints(folder)
     dtype = config.precision.params

@@ -16,6 +16,7 @@ from training import checkpoint
 from training.errors import BadInput
 from training.nets import initial
 from training.nets.block_config import compose, field
+from training.types import Params
 
 
 class Row(NamedTuple):
@@ -231,7 +232,7 @@ def written(name: str, model: Decoder, length: int) -> dict[str, Any]:
     }
 
 
-def to_theirs(name: str, model: Decoder, params: Any) -> dict[str, np.ndarray]:
+def to_theirs(name: str, model: Decoder, params: Params) -> dict[str, np.ndarray]:
     """Their arrays of the parameters of one of our models, in float32."""
     ours, made = checkpoint.named(params), {}
     for row in LAYOUTS[name].rows(model):

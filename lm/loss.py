@@ -12,6 +12,8 @@ from lm.decoder import logits
 from training.nets.layers import product_gradients
 from training.nets.primitives import upcast_to_f32
 
+Residuals = tuple[Array, Array, Array | None, Array, Array, Array]  # rows, head, bias, labels, powers and their sum
+
 
 def cross_entropy(
     states: Float[Array, "batch length width"],
@@ -50,7 +52,9 @@ def _of_rows(
     return _of_rows_forward(dtype, rows, head, bias, labels)[0]
 
 
-def _of_rows_forward(dtype: str, rows: Array, head: Array, bias: Array | None, labels: Array) -> tuple[Any, Any]:
+def _of_rows_forward(
+    dtype: str, rows: Array, head: Array, bias: Array | None, labels: Array
+) -> tuple[tuple[Array, Array], Residuals]:
     scores = upcast_to_f32(logits(rows, head.astype(rows.dtype), dtype))
     if bias is not None:
         scores = scores + upcast_to_f32(bias)
@@ -61,7 +65,7 @@ def _of_rows_forward(dtype: str, rows: Array, head: Array, bias: Array | None, l
     return (jnp.log(total) + gap, jnp.log(total) + largest[:, 0]), (rows, head, bias, labels, powers, total)
 
 
-def _of_rows_backward(dtype: str, residuals: Any, grads: tuple[Array, Array]) -> tuple[Any, ...]:
+def _of_rows_backward(dtype: str, residuals: Residuals, grads: tuple[Array, Array]) -> tuple[Any, ...]:
     """Gradients of the logits: softmax times the sum of both, less that of the nats at the label."""
     del dtype
     rows, head, bias, labels, powers, total = residuals

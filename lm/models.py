@@ -2,8 +2,9 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
+import flax.linen as nn
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
@@ -19,8 +20,11 @@ from training.nets.block_config import compose
 from training.nets.mixers import MIXERS
 from training.nets.recurrence import CELLS
 from training.registry import ModelKind, chosen, option_types
+from training.types import Option
 
-MIXER_OPTIONS: dict[str, Any] = {key: value for mixer in MIXERS.values() for key, value in mixer.options.items()}
+M = TypeVar("M", bound=nn.Module)
+
+MIXER_OPTIONS: dict[str, Option] = {key: value for mixer in MIXERS.values() for key, value in mixer.options.items()}
 # Keys that `chosen` leaves alone; a pattern of mixers, and what they read, are checked by `_mixers`.
 COMMON = {"name", "size", "dropout", "z_loss", "init_scale", "pattern", "dense_layers", *MIXER_OPTIONS}
 Causal = Decoder | Recurrent
@@ -40,9 +44,9 @@ RENAMED = {
 }
 
 
-SHAPE: dict[str, Any] = {"depth": None, "width": None, "mlp_width": None}
-SWITCHES: dict[str, Any] = {"scan": False, "remat": "none"}  # of speed: same values, same tree
-BLOCKS: dict[str, Any] = {
+SHAPE: dict[str, Option] = {"depth": None, "width": None, "mlp_width": None}
+SWITCHES: dict[str, Option] = {"scan": False, "remat": "none"}  # of speed: same values, same tree
+BLOCKS: dict[str, Option] = {
     **SHAPE,
     "norm": "rms",
     "norm_eps": 1e-5,
@@ -52,7 +56,7 @@ BLOCKS: dict[str, Any] = {
     "parallel_block": False,
     **SWITCHES,
 }
-ATTENTION: dict[str, Any] = {
+ATTENTION: dict[str, Option] = {
     "heads": None,
     "kv_heads": None,
     "positions": "rotary",
@@ -60,7 +64,7 @@ ATTENTION: dict[str, Any] = {
     "qk_norm": False,
     "attention": "auto",
 }
-T5: dict[str, Any] = {
+T5: dict[str, Option] = {
     **SHAPE,
     "encoder_depth": None,
     "heads": None,
@@ -80,7 +84,7 @@ T5: dict[str, Any] = {
     "sentinels": 0,  # symbols for what is cut out of running text; 0: its second half is predicted from the first
     **SWITCHES,
 }
-BERT: dict[str, Any] = {
+BERT: dict[str, Option] = {
     **SHAPE,
     "heads": None,
     "norm_position": "post",
@@ -95,7 +99,7 @@ BERT: dict[str, Any] = {
     "mask_fraction": 0.15,  # of the tokens, where masked ones are predicted
     **SWITCHES,
 }
-MIXTURE: dict[str, Any] = {
+MIXTURE: dict[str, Option] = {
     "experts": 8,
     "experts_per_token": 2,
     "shared_experts": 0,
@@ -110,26 +114,26 @@ PENALTIES = {"load_balancing_loss": "load_balancing_loss_weight", "router_z_loss
 # Options of a kind that are no fields of its module.
 SCALARS = {"label_smoothing", "mask_fraction", "stateful", *PENALTIES.values()}
 PATTERNED = ("decoder", "moe")  # kinds whose sequence mixers the config names
-GATED_LINEAR: dict[str, Any] = {"pattern": ("gated_linear",), "heads": 1, "kv_heads": 1, "positions": "none"}
+GATED_LINEAR: dict[str, Option] = {"pattern": ("gated_linear",), "heads": 1, "kv_heads": 1, "positions": "none"}
 
 
-def _length(options: Mapping[str, Any], seq_len: int) -> int:
+def _length(options: Mapping[str, Option], seq_len: int) -> int:
     """Rows of the table of learned positions."""
     return seq_len if options["positions"] == "learned" else 0
 
 
-def _composed(module: type[Any], options: Mapping[str, Any], vocab_size: int, seq_len: int, **fields: Any) -> Any:
+def _composed(module: type[M], options: Mapping[str, Option], vocab_size: int, seq_len: int, **fields: Option) -> M:
     options = {key: value for key, value in options.items() if key not in SCALARS}
     fields |= {"vocab_size": vocab_size, "max_length": _length(options, seq_len)}
     return compose(module, **options, **fields)
 
 
-_decoder, _encoder, _encoder_decoder = (
-    functools.partial(_composed, module) for module in (Decoder, Encoder, EncoderDecoder)
-)
+_decoder = functools.partial(_composed, Decoder)
+_encoder = functools.partial(_composed, Encoder)
+_encoder_decoder = functools.partial(_composed, EncoderDecoder)
 
 
-def _decoder_shape(options: Mapping[str, Any], size: float | None, vocab_size: int, seq_len: int) -> dict[str, int]:
+def _decoder_shape(options: Mapping[str, Option], size: float | None, vocab_size: int, seq_len: int) -> dict[str, int]:
     def count(shape: dict[str, int]) -> int:
         return sum(costs.parameters(_decoder({**options, **shape}, vocab_size, seq_len)).values())
 
@@ -141,14 +145,14 @@ def _decoder_cost(model: Decoder, seq_len: int, predicted: int) -> Cost:
     return costs.cost(model, seq_len)
 
 
-def _mixture(options: Mapping[str, Any], *data: Any, **fields: Any) -> Decoder:
+def _mixture(options: Mapping[str, Any], vocab_size: int, seq_len: int, **fields: Option) -> Decoder:
     for key in PENALTIES.values():
         if options[key] < 0:
             raise BadInput(f"model.{key}: must not be negative, got {options[key]}")
-    return _decoder(options, *data, **fields)
+    return _decoder(options, vocab_size, seq_len, **fields)
 
 
-def _encoder_shape(options: Mapping[str, Any], size: float | None, vocab_size: int, seq_len: int) -> dict[str, int]:
+def _encoder_shape(options: Mapping[str, Option], size: float | None, vocab_size: int, seq_len: int) -> dict[str, int]:
     def count(shape: dict[str, int]) -> int:
         return encoder.cost(_encoder({**options, **shape}, vocab_size, seq_len), seq_len, 0).params_total
 
@@ -201,7 +205,7 @@ def _recurrent(cell: str) -> ModelKind:
     return ModelKind(options, build, shape, recurrent.check, recurrent.cost, "causal", RATES.get(cell, 1.0))
 
 
-def _fixed(build: Callable[..., Any], fixed: dict[str, Any]) -> Callable[..., Any]:
+def _fixed(build: Callable[..., Any], fixed: Mapping[str, Option]) -> Callable[..., Any]:
     """`build` or `shape` of a kind with options that its config does not have."""
     return lambda options, *data, **fields: build({**options, **fixed}, *data, **fields)
 
@@ -249,7 +253,7 @@ def defaults() -> ConfigDict:
     )
 
 
-def options(model: Any, vocab_size: int, seq_len: int) -> dict[str, Any]:
+def options(model: ConfigDict, vocab_size: int, seq_len: int) -> dict[str, Option]:
     """All that the named model reads, filled in: what is given, then what follows from the size, then its defaults.
 
     Args:
@@ -271,7 +275,7 @@ def options(model: Any, vocab_size: int, seq_len: int) -> dict[str, Any]:
     return {key: shape[key] if value is None else value for key, value in full.items()}
 
 
-def _mixers(model: Any) -> tuple[dict[str, tuple[str, ...]], dict[str, Any]]:
+def _mixers(model: ConfigDict) -> tuple[dict[str, tuple[str, ...]], dict[str, Option]]:
     """The pattern of a config as an option, empty where its kind has its own, and the options of the mixers in it.
 
     Raises:
@@ -291,7 +295,7 @@ def _mixers(model: Any) -> tuple[dict[str, tuple[str, ...]], dict[str, Any]]:
     return {"pattern": pattern} if model.name in PATTERNED else {}, options
 
 
-def build(model: Any, precision: Any, vocab_size: int, seq_len: int, **fields: Any) -> Model:
+def build(model: ConfigDict, precision: ConfigDict, vocab_size: int, seq_len: int, **fields: Option) -> Model:
     """The module of a resolved config; `fields` are further ones of the module.
 
     Raises:

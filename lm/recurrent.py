@@ -27,9 +27,10 @@ from training.cost import Cost
 from training.errors import BadInput
 from training.mesh import constrain
 from training.nets import initial, layers
-from training.nets.initial import Leaf, Leaves, Params, count
+from training.nets.initial import Leaf, Leaves, count
 from training.nets.layers import Dropout
 from training.nets.recurrence import CELLS, cells
+from training.types import Params
 
 
 class Recurrent(nn.Module):
@@ -57,7 +58,7 @@ class Recurrent(nn.Module):
     logit_dtype: str = "float32"
 
     @nn.compact
-    def parameters(self, init_scale: Float[Array, ""] | float = 1.0) -> dict[str, Any]:
+    def parameters(self, init_scale: Float[Array, ""] | float = 1.0) -> Params:
         """The parameter tree, as in `lm.decoder.Decoder.parameters`."""
         check(self)
         stacks = {"layers": (_layer(self), self.depth)}

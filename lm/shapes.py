@@ -8,8 +8,7 @@ widths wide, or 8/3 where it is gated, which makes the counts equal (Shazeer 202
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 from training.errors import BadInput
 from training.nets import sizes
@@ -30,6 +29,17 @@ STANDARD: dict[str, tuple[int, int, int, int, int]] = {
     "llama-7b": (32, 4096, 32, 32, 11008),
     "llama3-8b": (32, 4096, 32, 8, 14336),
 }
+
+
+class Given(NamedTuple):
+    """What a config says of a shape; None: it is left open."""
+
+    depth: int | None
+    width: int | None
+    heads: int | None
+    kv_heads: int | None
+    mlp_width: int | None
+    activation: str
 
 
 def standard(name: str) -> dict[str, int]:
@@ -54,7 +64,7 @@ def shape_for(size: float | None, options: Mapping[str, Any], count: Callable[[d
     Raises:
       BadInput: the size is below the smallest shape or beyond the largest, nothing is left open, or heads do not fit.
     """
-    model = SimpleNamespace(**{name: options.get(name) for name in (*SHAPE, "activation")})
+    model = Given(**{name: options.get(name) for name in SHAPE}, activation=options["activation"])
     if size is None:
         if model.width is None:
             raise BadInput("model: give a size or a width")
@@ -65,7 +75,7 @@ def shape_for(size: float | None, options: Mapping[str, Any], count: Callable[[d
     return sizes.nearest(size, shapes, count)
 
 
-def _dial(model: Any) -> Iterator[tuple[int, int]]:
+def _dial(model: Given) -> Iterator[tuple[int, int]]:
     if model.width is not None:
         yield from ((model.width, depth) for depth in range(LEAST_DEPTH, MOST_DEPTH + 1))
     else:
@@ -84,13 +94,13 @@ def _depth(width: int) -> int:
     return max(LEAST_DEPTH, round(width / ASPECT))
 
 
-def _fits(model: Any, width: int) -> bool:
+def _fits(model: Given, width: int) -> bool:
     return (
         bool(sizes.head_counts(width, model.kv_heads or 1)) if model.heads is None else width % (2 * model.heads) == 0
     )
 
 
-def _complete(model: Any, width: int, depth: int) -> dict[str, int]:
+def _complete(model: Given, width: int, depth: int) -> dict[str, int]:
     if not _fits(model, width):
         raise BadInput(f"model: no even head width fits width {width}, heads {model.heads}, kv_heads {model.kv_heads}")
     heads = model.heads or sizes.heads(width, model.kv_heads or 1)

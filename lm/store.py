@@ -18,6 +18,7 @@ from lm.token_windows import Windows
 from training.cache import check
 from training.errors import BadInput
 from training.files import read_object
+from training.types import Record
 
 FORMAT = 1
 SPLITS = ("train", "eval")
@@ -127,7 +128,7 @@ class TokenStore:
         """Raw bytes of text behind each symbol, 0 for the end symbol."""
         return self.tokenizer.token_bytes
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Record:
         """Entries of a run's record."""
         return {key: self.manifest[key] for key in FACTS} | {
             "unique_tokens": self.manifest["splits"]["train"]["tokens"],

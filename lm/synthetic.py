@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int, UInt
+from ml_collections import ConfigDict
 
 from lm.token_windows import Windows
 from lm.tokenizer import token_dtype
 from training.cache import digest
 from training.errors import BadInput
 from training.permutation import fold, uniforms
+from training.types import Record
 
 VERSION = 1
 CONTEXTS = 4096  # at most: the stationary distribution is solved densely
@@ -171,7 +173,7 @@ class Markov:
     def tokenizer(self) -> Any:
         raise BadInput("corpus markov: its symbols spell no text")
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Record:
         """Entries of a run's record; `unique_tokens` is None: the stream never ends."""
         language = {"version": VERSION, **dataclasses.asdict(self.chain)}
         return {
@@ -198,7 +200,7 @@ class Markov:
         }
 
 
-def from_config(data: Any) -> Markov:
+def from_config(data: ConfigDict) -> Markov:
     """The corpus `markov` of a config's section `data`: `symbols` (16), `order` (1) and `language` (0) in corpus_args.
 
     Raises:

@@ -1,7 +1,7 @@
 """Language modelling as a family: what the engine and the sweeps need of it, and nothing else."""
 
 import math
-from typing import Any
+from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -12,6 +12,7 @@ from training import early_stopping, transfer
 from training.cost import Cost
 from training.errors import BadInput
 from training.task import Forward, Task
+from training.types import Option, Record
 
 # Keys that change how fast or where a run goes, never what it computes.
 INDIFFERENT = (
@@ -39,12 +40,12 @@ def defaults() -> ConfigDict:
     )
 
 
-def model_options(name: str | None) -> dict[str, Any]:
+def model_options(name: str | None) -> Mapping[str, Option]:
     """The options of the named model with their defaults."""
     return {**models.KINDS[name].options, **models.MIXER_OPTIONS} if name in models.KINDS else {}
 
 
-def shape_for(config: ConfigDict) -> dict[str, Any]:
+def shape_for(config: ConfigDict) -> dict[str, Option]:
     """The options of the named model: given, of the target size, or its defaults."""
     return models.options(config.model, tokens.vocab_size(config.data), config.data.seq_len)
 
@@ -83,7 +84,7 @@ def available(config: ConfigDict) -> int | None:
     return objectives.of(config).available(config)
 
 
-def prepare(config: ConfigDict, verify: bool) -> dict[str, Any]:
+def prepare(config: ConfigDict, verify: bool) -> Record:
     """Build the corpus's tokens ahead of time; returns what they hold."""
     text = tokens.prepare(config.data, verify=verify)
     splits = {name: text.split(name) for name in ("train", "eval")}

@@ -1,7 +1,6 @@
 """Teachers: models of other runs, whose predictions a model learns (Hinton et al. 2015, arXiv 1503.02531)."""
 
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -9,6 +8,7 @@ from lm import models, tokens
 from training import load
 from training.errors import BadInput
 from training.files import read_object
+from training.types import Record
 
 
 def config_of(config: ConfigDict) -> ConfigDict:
@@ -34,7 +34,7 @@ def network(config: ConfigDict) -> models.Causal:
     return models.build(theirs.model, precision, symbols[0], theirs.data.seq_len)  # type: ignore[return-value]
 
 
-def facts(config: ConfigDict) -> dict[str, Any]:
+def facts(config: ConfigDict) -> Record:
     """Record entries: the teacher's parameters and training tokens, and its loss where its run has ended."""
     run = Path(config.teacher.run)
     found = read_object(run / "result.json") if (run / "result.json").is_file() else {}

@@ -2,7 +2,6 @@
 
 import re
 from pathlib import Path
-from typing import Any
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -37,12 +36,12 @@ def defaults() -> ConfigDict:
     )
 
 
-def cache_dir(data: Any) -> Path:
+def cache_dir(data: ConfigDict) -> Path:
     """The folder under which corpora and stores are kept."""
     return cache.folder(data.cache_dir)
 
 
-def vocab_size(data: Any) -> int:
+def vocab_size(data: ConfigDict) -> int:
     """Rows of the embedding of a config's section `data`, whether or not anything is prepared yet.
 
     Rows beyond the symbols of the tokenizer take part in the softmax and are never targets.
@@ -57,7 +56,7 @@ def vocab_size(data: Any) -> int:
     return symbols if data.vocab_size is None else data.vocab_size
 
 
-def prepare(data: Any, show: bool = True, verify: bool = False) -> TokenStore | synthetic.Markov:
+def prepare(data: ConfigDict, show: bool = True, verify: bool = False) -> TokenStore | synthetic.Markov:
     """The tokens of a config's section `data`: opened where they are there, else built first.
 
     Of several processes that ask for one store, one builds and the others wait for it.
@@ -104,7 +103,7 @@ def keep(text: TokenStore | synthetic.Markov, folder: Path) -> None:
         text.tokenizer.save(folder / KEPT)
 
 
-def _given(data: Any, tokenizer: tokenizers.Tokenizer | None, verify: bool) -> TokenStore:
+def _given(data: ConfigDict, tokenizer: tokenizers.Tokenizer | None, verify: bool) -> TokenStore:
     """The store in the folder `data.corpus_args.path`, whatever the cache holds."""
     if not data.corpus_args.path:
         raise BadInput("data.corpus_args.path: corpus store needs it, the folder of a prepared store")

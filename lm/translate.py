@@ -8,12 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lm.encoder_decoder import EncoderDecoder
+from training.types import Params
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5, 6))
 def search(
     model: EncoderDecoder,
-    params: Any,
+    params: Params,
     source: Int[Array, "batch source"],
     lengths: Int[Array, " batch"],
     new: int,

@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from sweeps import plan as plans
 from sweeps.measure import MIN_TIMING_SECONDS, Measurement, measure
-from training import cache, memory, record
+from training import cache, environment, memory
 from training.cores import usable_cores
 from training.files import read_json, write_json
 
@@ -98,5 +98,5 @@ def _even(runs: int, devices: int) -> int:
 
 def _measurements_file(config: ConfigDict) -> Path:
     """Where what was measured of a shape is kept."""
-    machine = [device.device_kind for device in jax.devices()], len(usable_cores()), record.versions()
+    machine = [device.device_kind for device in jax.devices()], len(usable_cores()), environment.versions()
     return cache.folder() / "packs" / f"{plans.digest([plans.compile_key(config), machine])}.json"

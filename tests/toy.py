@@ -91,6 +91,10 @@ def available(config):
     return 4096
 
 
+def prepare(config, verify):
+    raise BadInput("data: drawn as it is read")
+
+
 def build(config):
     return ToyTask(config)
 

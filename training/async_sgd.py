@@ -8,27 +8,34 @@ The server's optimizer takes it as it comes, and the worker fetches the new para
 a step are those that the worker saw. Everything is a function of (seed, step), and one worker alone is plain training.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import TypeVar, no_type_check
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Int, Key
+from ml_collections import ConfigDict
 
 from training import replicas, rng
 from training.errors import BadInput
 from training.state import State
+from training.types import Batch, Metrics, Params, Record
+
+T = TypeVar("T")
 
 ORDERS = ("round_robin", "random")
 
 
+@no_type_check
 class Workers(flax.struct.PyTreeNode):
     """What workers hold: the step at which each fetched its parameters [W], and these, with an axis [W] in front."""
 
-    fetched: Any
-    params: Any
+    fetched: Int[Array, " workers"]
+    params: Params
 
 
-def check(config: Any) -> None:
+def check(config: ConfigDict) -> None:
     """Raise BadInput where the section `async_sgd` contradicts itself or others."""
     section = config.async_sgd
     if section.workers < 1:
@@ -49,7 +56,14 @@ def follow(state: State) -> State:
     return state.replace(workers=state.workers.replace(params=_copies(state.params, len(state.workers.fetched))))
 
 
-def step(order: str, inner: Any, state: State, batch: Any, seed: Any, key: jax.Array) -> tuple[State, dict[str, Any]]:
+def step(
+    order: str,
+    inner: Callable[[State, Batch, Key[Array, ""], Params], tuple[State, Metrics]],
+    state: State,
+    batch: Batch,
+    seed: Int[Array, ""],
+    key: jax.Array,
+) -> tuple[State, Metrics]:
     """One step of the server.
 
     Args:
@@ -71,7 +85,7 @@ def step(order: str, inner: Any, state: State, batch: Any, seed: Any, key: jax.A
     return after.replace(workers=workers), metrics | {"staleness": staleness}
 
 
-def record(config: Any, params: int, steps: int) -> dict[str, Any]:
+def record(config: ConfigDict, params: int, steps: int) -> Record:
     """Record entries: the workers, and the bytes each sends as gradients, which are those that it fetches as parameters."""
     count = config.async_sgd.workers
     if count == 1:
@@ -80,5 +94,5 @@ def record(config: Any, params: int, steps: int) -> dict[str, Any]:
     return {"server_workers": count, "server_order": config.async_sgd.order, "communicated_bytes": sent}
 
 
-def _copies(tree: Any, count: int) -> Any:
+def _copies(tree: T, count: int) -> T:
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), tree)

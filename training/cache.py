@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from training.errors import BadInput
 from training.files import locked, read_json, write_json
+from training.types import Record
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -37,7 +38,7 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def describe(path: Path) -> dict[str, Any]:
+def describe(path: Path) -> Record:
     """A manifest's entry for a file: name, size in bytes, hash."""
     return {"file": path.name, "size": path.stat().st_size, "sha256": sha256(path)}
 

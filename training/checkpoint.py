@@ -13,18 +13,26 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, PyTree
 
 from training import mesh as meshes
 from training.errors import BadInput
 from training.state import State
+from training.types import Collections, Params
+
+T = TypeVar("T")
+Parts = dict[str, PyTree[Array]]  # of a checkpoint
+AbstractParts = dict[str, PyTree[jax.ShapeDtypeStruct]]
+
 
 FOLDER = "checkpoints"
 DAMAGED = ".damaged"
@@ -32,11 +40,24 @@ SLICE = 1 << 20  # bytes: several devices that hold one array share in writing i
 NO_ROOM = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
 
+@runtime_checkable
+class Stored(Protocol):
+    """What is known of an array without its values."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def dtype(self) -> np.dtype: ...
+
+
+StoredParts = dict[str, PyTree[Stored]]
+
+
 class Damaged(BadInput):
     """A checkpoint that is not as it was saved."""
 
 
-def _orbax() -> Any:
+def _orbax() -> ModuleType:
     # Half a second of imports that a command which opens no checkpoint need not pay.
     from orbax.checkpoint import v1
 
@@ -124,7 +145,7 @@ class Checkpoints:
         previous = self.latest()
         if previous == step:
             return
-        metrics: dict[str, Any] = {} if score is None else {"score": score}
+        metrics: dict[str, float] = {} if score is None else {"score": score}
         if self._keep_every and step // self._keep_every > (previous or 0) // self._keep_every:
             metrics["marked"] = 1
         with _saving(self._folder):
@@ -188,7 +209,7 @@ class Checkpoints:
                 self._manager.close()
 
 
-def load_params(run: Path, step: int | None = None, mesh: Mesh | None = None, name: str = "params") -> Any:
+def load_params(run: Path, step: int | None = None, mesh: Mesh | None = None, name: str = "params") -> Params:
     """The parameters of a run, from nothing but its path.
 
     Args:
@@ -205,7 +226,7 @@ def load_params(run: Path, step: int | None = None, mesh: Mesh | None = None, na
     return found
 
 
-def load_part(run: Path, name: str, step: int | None = None, mesh: Mesh | None = None) -> Any:
+def load_part(run: Path, name: str, step: int | None = None, mesh: Mesh | None = None) -> Collections:
     """One part of a run's state, "params", "ema" or "stats"; {} where the run kept none. Arguments as in `load_params`."""
     steps = saved_steps(run)
     if not steps:
@@ -239,18 +260,18 @@ def damaged_steps(run: Path) -> list[int]:
     return sorted(int(path.name.removesuffix(DAMAGED)) for path in (run / FOLDER).glob(f"*{DAMAGED}"))
 
 
-def _parts(state: State) -> dict[str, Any]:
+def _parts(state: State) -> Parts | AbstractParts:
     return {
         "params": state.params,
         "rest": {name: leaf for name, leaf in named(state).items() if not name.startswith(("params/", "teacher/"))},
     }
 
 
-def _summed(parts: dict[str, Any]) -> dict[str, Any]:
+def _summed(parts: Parts) -> Parts:
     return {**parts, "sums": {name: _sums(tree) for name, tree in parts.items()}}
 
 
-def _sums(tree: Any) -> jax.Array:
+def _sums(tree: PyTree[Array]) -> jax.Array:
     """The words of each leaf summed modulo 2^32 [leaves]: integers, so that no layout over devices changes them."""
     if jax.default_backend() != "cpu" or jax.process_count() > 1:
         return _summed_there(tree)
@@ -265,7 +286,7 @@ def _summed_here(leaf: np.ndarray) -> np.uint32:
 
 
 @jax.jit
-def _summed_there(tree: Any) -> jax.Array:
+def _summed_there(tree: PyTree[Array]) -> jax.Array:
     def of(leaf: jax.Array) -> jax.Array:
         if leaf.dtype == jnp.bool_:
             return jnp.sum(leaf, dtype=jnp.uint32)
@@ -277,18 +298,18 @@ def _summed_there(tree: Any) -> jax.Array:
     )
 
 
-def named(tree: Any, prefix: str = "") -> dict[str, Any]:
+def named(tree: PyTree[T], prefix: str = "") -> dict[str, T]:
     """The leaves of a tree by their path, as in "blocks/mlp/up/kernel"."""
     return {prefix + name_of(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
 
 
-def name_of(path: Any) -> str:
+def name_of(path: jax.tree_util.KeyPath) -> str:
     """The name of a leaf from its path."""
     return "/".join(str(getattr(e, "key", getattr(e, "name", getattr(e, "idx", e)))) for e in path)
 
 
-def nested(flat: dict[str, Any]) -> dict[str, Any]:
-    tree: dict[str, Any] = {}
+def nested(flat: Mapping[str, T]) -> dict[str, PyTree[T]]:
+    tree: dict[str, PyTree[T]] = {}
     for name, leaf in flat.items():
         *folders, last = name.split("/")
         node = tree
@@ -298,15 +319,15 @@ def nested(flat: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def _with_sharding(leaf: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+def _with_sharding(leaf: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
 
 
-def _abstract(stored: Any, sharding: Any) -> jax.ShapeDtypeStruct:
+def _abstract(stored: Stored, sharding: jax.sharding.Sharding) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(stored.shape, stored.dtype, sharding=sharding)
 
 
-def _metadata(path: Path) -> dict[str, Any]:
+def _metadata(path: Path) -> StoredParts:
     try:
         stored = _orbax().checkpointables_metadata(path).metadata
         parts = {"params": stored["params"], "rest": stored["rest"]}
@@ -319,7 +340,7 @@ def _metadata(path: Path) -> dict[str, Any]:
     return parts
 
 
-def _load(path: Path, wanted: dict[str, Any], stored: dict[str, Any]) -> dict[str, Any]:
+def _load(path: Path, wanted: AbstractParts, stored: StoredParts) -> Parts:
     """The wanted parts of a checkpoint whose metadata is `stored`, found to be as they were saved."""
     where = jax.tree.leaves(wanted)[0].sharding
     whole = NamedSharding(where.mesh, PartitionSpec()) if isinstance(where, NamedSharding) else where
@@ -343,7 +364,7 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def _read(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+def _read(path: Path, wanted: AbstractParts) -> Parts:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
         try:
@@ -354,7 +375,7 @@ def _read(path: Path, wanted: dict[str, Any]) -> dict[str, Any]:
     raise Damaged(f"checkpoint {path}: damaged, its arrays cannot be read ({failure})")
 
 
-def _compare(path: Path, wanted: dict[str, Any], stored: dict[str, Any]) -> None:
+def _compare(path: Path, wanted: AbstractParts, stored: StoredParts) -> None:
     """Raise with every leaf that is missing, extra or of another shape or type."""
     ours = {**named(wanted["params"], "params/"), **wanted["rest"]}
     theirs = {**named(stored["params"], "params/"), **stored["rest"]}

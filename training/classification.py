@@ -1,9 +1,9 @@
 """What is said of a classifier over a whole set, from its logits: on the host, in float64."""
 
-from typing import Any
-
 import numpy as np
 from jaxtyping import Float, Int
+
+from training.types import Record
 
 METRICS = (  # of a summary
     *("loss", "loss_sem", "accuracy", "error", "top5", "precision", "recall", "f1"),
@@ -75,7 +75,7 @@ def calibration_error(logp: Float[np.ndarray, "examples classes"], right: np.nda
     return float(np.abs(gap).sum() / len(right))
 
 
-def details(logits: Logits, labels: Labels, names: tuple[str, ...]) -> dict[str, Any]:
+def details(logits: Logits, labels: Labels, names: tuple[str, ...]) -> Record:
     """The summary, with precision, recall and F1 of every class and the confusion matrix."""
     table = confusion(logits, labels)
     rows = {name: values.tolist() for name, values in per_class(table).items()}

@@ -9,7 +9,7 @@ import socket
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 
@@ -23,7 +23,7 @@ PATIENCE, POLL = 300.0, 0.02  # seconds: until what another process compiles is 
 _hits: list[str] = []  # programs that this process has read from the cache
 
 
-def _hear(event: str, **_: Any) -> None:
+def _hear(event: str, **_: object) -> None:
     if event == "/jax/compilation_cache/cache_hits":
         _hits.append(event)
 
@@ -136,6 +136,7 @@ class Program:
         return Path(folder) / f"{text.hexdigest()}.made"
 
 
+@runtime_checkable
 class Jitted(Protocol):
     """What can be lowered, as `training.step.Jitted`."""
 

@@ -65,7 +65,7 @@ def _type_of(section: ConfigDict, key: str) -> str:
     return getattr(field.get_type(), "__name__", "another type")
 
 
-def resolve(config: Any) -> ConfigDict:
+def resolve(config: ConfigDict) -> ConfigDict:
     """The config with everything derivable filled in, and a section `derived`; idempotent, locked.
 
     The order: the model's shape from `model.size`, N from the shape, D from the duration, then batch, learning rate and
@@ -119,7 +119,7 @@ def resolve(config: Any) -> ConfigDict:
     return config.lock()
 
 
-def _validate(config: Any) -> None:
+def _validate(config: ConfigDict) -> None:
     optimizer.options(config.optimizer)
     schedule.options(config.schedule)
     transfer.check(config.optimizer.lr_multipliers)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 
-import jax
 import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -10,6 +9,7 @@ from ml_collections import ConfigDict
 from training import mesh as meshes, replicas
 from training.errors import BadInput
 from training.task import Task
+from training.types import ArrayOrNumpy
 
 Shapes = tuple[tuple[str, tuple[int, ...], np.dtype], ...]
 
@@ -20,7 +20,7 @@ def shapes(task: Task, batch_size: int) -> Shapes:
     return tuple((name, (batch_size, *array.shape[1:]), array.dtype) for name, array in first.items())
 
 
-def batches(task: Task, shapes: Shapes, mesh: Mesh, step: int, n: int) -> dict[str, jax.Array]:
+def batches(task: Task, shapes: Shapes, mesh: Mesh, step: int, n: int) -> dict[str, ArrayOrNumpy]:
     """Batches of several steps as global arrays [n, batch, ...], split over the batch axis.
 
     Args:
@@ -44,7 +44,7 @@ def batches(task: Task, shapes: Shapes, mesh: Mesh, step: int, n: int) -> dict[s
     return {name: meshes.place(rows(name), (n, *shape), mesh, batch_axis=1) for name, shape, _ in shapes}
 
 
-def packed(tasks: Sequence[Task], shapes: Shapes, mesh: Mesh, starts: Sequence[int], n: int) -> dict[str, jax.Array]:
+def packed(tasks: Sequence[Task], shapes: Shapes, mesh: Mesh, starts: Sequence[int], n: int) -> dict[str, ArrayOrNumpy]:
     """The n batches of each of several runs, from its own step on, as global arrays [runs, n, batch, ...].
 
     Args:

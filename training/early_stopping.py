@@ -5,8 +5,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from training import checkpoint, record
+from training import checkpoint
 from training.errors import BadInput
+from training.lines import read_metrics
 
 LOWER = ("loss", "error", "bits_per_byte", "calibration_error")  # every other metric is better when higher
 
@@ -47,7 +48,7 @@ def judge(run: Path, step: int, metric: str, patience: int) -> Verdict | None:
       metric: name, as in `score`.
       patience: evaluations in a row without a better one that end a run; 0: none do.
     """
-    lines = [line for line in record.read_metrics(run) if line["step"] <= step and f"eval/{metric}" in line]
+    lines = [line for line in read_metrics(run) if line["step"] <= step and f"eval/{metric}" in line]
     if not lines:
         return None
     scores = [score({metric: line[f"eval/{metric}"]}, metric) for line in lines]

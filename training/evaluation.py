@@ -2,18 +2,21 @@
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import PyTree
+from ml_collections import ConfigDict
 
 from training import mesh as meshes, step as steps, transforms
 from training.compilation import Program
 from training.nets.rounding import parsed
+from training.optimizer import Axes
 from training.state import State
 from training.task import Arrays, Model, Task
 from training.transforms import lora, quantize
+from training.types import ArrayOrNumpy, Collections, Evaluation, HostScalars, Outputs, Params
 
 
 class Stopped(RuntimeError):
@@ -22,13 +25,13 @@ class Stopped(RuntimeError):
 
 def evaluate(
     task: Task,
-    params: Any,
-    stats: Any,
+    params: Params,
+    stats: Collections,
     mesh: Mesh,
     matmul: str = "default",
     final: bool = True,
     stop: Sequence[int] = (),
-) -> dict[str, Any]:
+) -> Evaluation:
     """The metrics of the task's evaluation set, the last partial batch included; or of the set that a run may choose by.
 
     Batch size and devices change the result by no more than rounding: the task sums what the batches return on the host,
@@ -38,7 +41,7 @@ def evaluate(
       Stopped: something came to lie in `stop` meanwhile.
     """
 
-    def until_stopped() -> Iterator[Any]:
+    def until_stopped() -> Iterator[Outputs]:
         for batch_scores in scores(task, params, stats, mesh, matmul, final):
             if stop:
                 raise Stopped
@@ -47,7 +50,7 @@ def evaluate(
     return task.summarize(until_stopped(), final)
 
 
-def eval_params(transform: transforms.Transforms, axes: Any, state: State, hyper: Mapping[str, Any]) -> Any:
+def eval_params(transform: transforms.Transforms, axes: PyTree[Axes], state: State, hyper: HostScalars) -> Params:
     """The parameters that a model is evaluated with: their running mean where one is kept, merged, rounded as in training.
 
     Args:
@@ -62,7 +65,7 @@ def eval_params(transform: transforms.Transforms, axes: Any, state: State, hyper
     return jax.jit(functools.partial(transforms.forward_params, transform, axes=axes))(params, hyper=hyper)
 
 
-def after_training(task: Task, config: Any, axes: Any, state: State, mesh: Mesh) -> list[dict[str, Any]]:
+def after_training(task: Task, config: ConfigDict, axes: PyTree[Axes], state: State, mesh: Mesh) -> list[Evaluation]:
     """The same of the weights rounded to each format of `quantize.post` after training: its name, bits, bytes, metrics."""
     params = state.params if state.ema is None else state.ema
     records = []
@@ -71,8 +74,8 @@ def after_training(task: Task, config: Any, axes: Any, state: State, mesh: Mesh)
         few = jax.jit(functools.partial(quantize.weights, axes=axes, roles=tuple(config.quantize.roles)))
         scored = evaluate(task, few(params, rounding=rounding), state.stats, mesh, config.precision.matmul)
         sizes = transforms.sizes(state.params, axes, state.masks)
-        size = transforms.bytes_of(sizes, tuple(config.quantize.roles), rounding.bits)
-        records.append({"format": name, "bits_post": rounding.bits, "size_bytes": size, **scored})
+        size = transforms.bytes_of(sizes, tuple(config.quantize.roles), float(rounding.bits))
+        records.append({"format": name, "bits_post": float(rounding.bits), "size_bytes": size, **scored})
     return records
 
 
@@ -91,8 +94,8 @@ def programs(task: Task, recipe: steps.Recipe, train: steps.Programs, mesh: Mesh
 
 
 def scores(
-    task: Task, params: Any, stats: Any, mesh: Mesh, matmul: str = "default", final: bool = True
-) -> Iterator[Any]:
+    task: Task, params: Params, stats: Collections, mesh: Mesh, matmul: str = "default", final: bool = True
+) -> Iterator[Outputs]:
     """What the model's `score` says of every batch; those of batch i are fetched after batch i+1 is dispatched."""
     mesh = meshes.folded(mesh)
     score, pending = steps.Jitted(_scorer(task.model, mesh), (), mesh, matmul), None
@@ -106,10 +109,10 @@ def scores(
 
 
 @functools.lru_cache(maxsize=64)
-def _scorer(model: Model, mesh: Mesh) -> Any:
+def _scorer(model: Model, mesh: Mesh) -> jax.stages.Wrapped:
     """The evaluation step of a model: (params, stats, batch) -> scores, gathered whole on every device."""
     return jax.jit(model.score, out_shardings=meshes.replicated(mesh))
 
 
-def _placed(batch: Arrays, mesh: Mesh) -> dict[str, Any]:
+def _placed(batch: Arrays, mesh: Mesh) -> Mapping[str, ArrayOrNumpy]:
     return {name: meshes.place(array.__getitem__, array.shape, mesh) for name, array in batch.items()}

@@ -18,6 +18,7 @@ from training import cache, checkpoint
 from training.errors import BadInput
 from training.files import write_json
 from training.task import Forward
+from training.types import Collections, Params, Record
 
 PROGRAM, WEIGHTS, RECORD = "model.stablehlo", "weights.npz", "export.json"
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -33,7 +34,7 @@ def check_platforms(platforms: Sequence[str]) -> None:
 
 
 def program(
-    forward: Forward, params: Any, stats: Any, platforms: Sequence[str], matmul: str = "default"
+    forward: Forward, params: Params, stats: Collections, platforms: Sequence[str], matmul: str = "default"
 ) -> tuple[jax_export.Exported, dict[str, np.ndarray]]:
     """The exported function `(weights, *inputs) -> logits`, and the weights.
 
@@ -62,7 +63,7 @@ def program(
     return exported, weights
 
 
-def save(folder: Path, exported: jax_export.Exported, weights: dict[str, np.ndarray], record: dict[str, Any]) -> None:
+def save(folder: Path, exported: jax_export.Exported, weights: dict[str, np.ndarray], record: Record) -> None:
     """Write an artifact into a folder; `record` is what `export.json` says of where it comes from.
 
     Args:

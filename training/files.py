@@ -38,7 +38,7 @@ def clear_temporaries(folder: Path, name: str = "*") -> None:
             file.unlink(missing_ok=True)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write JSON atomically; NaN and infinities are refused, since other readers refuse them too."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")
 

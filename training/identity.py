@@ -7,6 +7,7 @@ A new key whose default leaves the computation as it was changes no identity; a 
 import functools
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -15,6 +16,7 @@ from training import transforms
 from training.defaults import defaults
 from training.errors import BadInput
 from training.task import resolve as family_of
+from training.types import Option
 
 SCHEMA = 1  # version of the defaults that an identity leaves out
 
@@ -44,7 +46,7 @@ def indifferent(task: str) -> tuple[str, ...]:
     return (*INDIFFERENT, *family_of(task).INDIFFERENT)
 
 
-def semantic(config: ConfigDict) -> dict[str, Any]:
+def semantic(config: ConfigDict) -> dict[str, Option]:
     """The keys of a resolved config that differ from their defaults, flat (`model.width`: 256), and what is derived of them.
 
     A key of the section `model` is compared with the default of the named model; one without a default (a width, a
@@ -63,7 +65,7 @@ def semantic(config: ConfigDict) -> dict[str, Any]:
     return meaning | {key: value for key, value in of_derived.items() if value is not None}
 
 
-def default_values(task: str, model: str | None) -> dict[str, Any]:
+def default_values(task: str, model: str | None) -> dict[str, Option]:
     """The defaults of all keys, flat: the engine's, the family's and those of the named model."""
     family = family_of(task)
     values = _of_the_engine() | flatten(family.defaults().to_dict())
@@ -71,11 +73,11 @@ def default_values(task: str, model: str | None) -> dict[str, Any]:
 
 
 @functools.cache
-def _of_the_engine() -> dict[str, Any]:
+def _of_the_engine() -> dict[str, Option]:
     return flatten(defaults().to_dict())
 
 
-def of_model(config: ConfigDict) -> dict[str, Any]:
+def of_model(config: ConfigDict) -> dict[str, object]:
     """The section `model` as it is stored, without what is no part of a run's identity."""
     left_out = indifferent(config.task)
     return {key: plain(value) for key, value in config.model.items() if not under(f"model.{key}", left_out)}
@@ -87,19 +89,19 @@ def run_id(config: ConfigDict) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def check_schema(derived: Any, where: str) -> None:
+def check_schema(derived: ConfigDict, where: str) -> None:
     """Raise BadInput where a config was resolved with the defaults of another schema."""
     schema = derived.get("schema")
     if schema != SCHEMA:
         raise BadInput(f"{where}: its config has the schema {schema}, this version reads {SCHEMA}")
 
 
-def changes(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+def changes(old: Mapping[str, Option], new: Mapping[str, Option]) -> list[str]:
     """The keys by which two semantic configs differ."""
     return sorted(key for key in old.keys() | new.keys() if plain(old.get(key)) != plain(new.get(key)))
 
 
-def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(tree: Mapping[str, object], prefix: str = "") -> dict[str, Any]:
     """A nested dict with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
@@ -107,7 +109,7 @@ def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> object:
     """A value as JSON has it, with lists for tuples."""
     return [plain(one) for one in value] if isinstance(value, tuple | list) else value
 

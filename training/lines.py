@@ -65,5 +65,5 @@ def last_attempts(steps: np.ndarray, attempts: np.ndarray) -> np.ndarray:
     return kept[np.argsort(steps[kept], kind="stable")]
 
 
-def _whole(value: Any) -> bool:
+def _whole(value: object) -> bool:
     return type(value) is int and abs(value) < LARGEST

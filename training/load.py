@@ -2,7 +2,6 @@
 
 import functools
 from pathlib import Path
-from typing import Any
 
 import jax
 from jax.sharding import Mesh
@@ -15,6 +14,7 @@ from training.files import read_object
 from training.state import State
 from training.task import resolve as family_of
 from training.transforms import lora
+from training.types import Params, Variables
 
 
 def config_of(run: Path) -> ConfigDict:
@@ -40,7 +40,9 @@ def config_of(run: Path) -> ConfigDict:
     return config
 
 
-def parameters(run: Path, config: Any, variables: Any, step: int | None = None, mesh: Mesh | None = None) -> Any:
+def parameters(
+    run: Path, config: ConfigDict, variables: Variables, step: int | None = None, mesh: Mesh | None = None
+) -> Params:
     """The parameters of a checkpoint, their running mean where one was kept, low-rank factors merged, rounded where
     the run rounds them.
 
@@ -62,7 +64,7 @@ def parameters(run: Path, config: Any, variables: Any, step: int | None = None, 
     )
 
 
-def teacher(state: State, config: Any, variables: Any, shardings: State, mesh: Mesh) -> State:
+def teacher(state: State, config: ConfigDict, variables: Variables, shardings: State, mesh: Mesh) -> State:
     """The state with the parameters of the teacher that a config names; as it is where it names none.
 
     Args:

@@ -3,8 +3,9 @@
 import contextlib
 import functools
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -29,7 +30,7 @@ def tensorboard(workdir: Path) -> Iterator[Logger]:
             held.callback(opened.close)
             return opened
 
-        def observe(step: int, metrics: dict[str, Any]) -> None:
+        def observe(step: int, metrics: Mapping[str, object]) -> None:
             for name, value in _numbers(metrics).items():
                 writer().add_scalar(name, value, step)
 
@@ -37,7 +38,7 @@ def tensorboard(workdir: Path) -> Iterator[Logger]:
 
 
 @contextlib.contextmanager
-def wandb(workdir: Path, config: dict[str, Any], name: str) -> Iterator[Logger]:
+def wandb(workdir: Path, config: Mapping[str, object], name: str) -> Iterator[Logger]:
     """Log to Weights & Biases from the first logged step on, as the environment says (WANDB_PROJECT, ...).
 
     A run that goes on keeps its id.
@@ -67,7 +68,7 @@ def profiler(workdir: Path) -> Iterator[Logger]:
             jax.profiler.stop_trace()
             state.update(running=False, done=True)
 
-    def observe(step: int, metrics: dict[str, Any]) -> None:
+    def observe(step: int, metrics: Mapping[str, object]) -> None:
         del step, metrics
         if state["running"]:
             stop()
@@ -81,12 +82,12 @@ def profiler(workdir: Path) -> Iterator[Logger]:
         stop()
 
 
-def _library(module: str, extra: str) -> Any:
+def _library(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
         raise BadInput(f"--{extra}: {module} is not installed; pip install 'isoflop[{extra}]'") from error
 
 
-def _numbers(metrics: dict[str, Any]) -> dict[str, float]:
+def _numbers(metrics: Mapping[str, object]) -> dict[str, float]:
     return {name: float(value) for name, value in metrics.items() if isinstance(value, int | float)}

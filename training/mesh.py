@@ -7,7 +7,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from ml_collections import ConfigDict
 
 from training.errors import BadInput
 
@@ -42,7 +43,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 }
 
 
-def build(sizes: Mapping[str, int], devices: list[Any] | None = None) -> Mesh:
+def build(sizes: Mapping[str, int] | ConfigDict, devices: list[Any] | None = None) -> Mesh:
     """The mesh of `sizes` (by axis of `AXES`, 1 where there is no entry; one may be -1: all devices that are left).
 
     Raises:
@@ -111,12 +112,12 @@ def partition(names: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh)
     return _divisible(spec(*names), shape, mesh)
 
 
-def _divisible(partition: PartitionSpec, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+def _divisible(partition: PartitionSpec, shape: tuple[int, ...], mesh: Mesh | AbstractMesh) -> PartitionSpec:
     split = zip(partition, shape, strict=True)
     return PartitionSpec(*(entry if size % _ways(entry, mesh) == 0 else None for entry, size in split))
 
 
-def _ways(entry: str | tuple[str, ...] | None, mesh: Mesh) -> int:
+def _ways(entry: str | tuple[str, ...] | None, mesh: Mesh | AbstractMesh) -> int:
     names = () if entry is None else (entry,) if isinstance(entry, str) else entry
     return math.prod(mesh.shape[name] for name in names)
 
@@ -131,7 +132,7 @@ def constrain(x: jax.Array, *logical: str | None) -> jax.Array:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
         return x
-    return jax.lax.with_sharding_constraint(x, _divisible(spec(*logical), x.shape, mesh))  # type: ignore[arg-type]
+    return jax.lax.with_sharding_constraint(x, _divisible(spec(*logical), x.shape, mesh))
 
 
 def ways(logical: str) -> int:

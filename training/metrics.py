@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from training.record import RunDirectory, finite, read_metrics
+from training.lines import read_metrics
+from training.run_directory import RunDirectory, finite
 
 Logger = Callable[[int, dict[str, Any]], None]  # called with (step, metrics) at every logged step
 Fetch = Callable[[], dict[str, np.ndarray]]  # waits for the metrics of a call, [steps of the call] each

@@ -7,18 +7,24 @@ l1 |p| + l2 p^2 / 2 on the same roles enter the gradient before it is clipped; t
 """
 
 import itertools
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jaxtyping import Array, Float, PyTree
+from ml_collections import ConfigDict
 from optax import contrib
 
 from training.errors import BadInput
 from training.nets.primitives import upcast_to_f32
 from training.registry import chosen
+from training.types import Floats
+
+T = TypeVar("T")
 
 ROLES = ("matrix", "embedding", "vector")
 SHARED = {
@@ -39,7 +45,7 @@ class Optimizer(NamedTuple):
     """`build(axes, **options)` gives the transformation of gradients into u; `axes` is the tree of logical axes."""
 
     build: Callable[..., optax.GradientTransformation]
-    options: dict[str, Any]
+    options: dict[str, float]
     weight_decay: float
 
 
@@ -52,7 +58,7 @@ class Axes(NamedTuple):
     names: tuple[str | None, ...]
 
 
-def axes_of(boxed: Any) -> Any:
+def axes_of(boxed: PyTree[nn.LogicallyPartitioned]) -> PyTree[Axes]:
     """The tree of `Axes` of a tree of boxed parameters."""
     return jax.tree.map(lambda leaf: Axes(leaf.names), boxed, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
 
@@ -66,11 +72,11 @@ def role(axes: Axes) -> str:
     return "matrix" if len(names) >= 2 else "vector"
 
 
-def _map(fn: Callable[[Axes], Any], axes: Any) -> Any:
+def _map(fn: Callable[[Axes], T], axes: PyTree[Axes]) -> PyTree[T]:
     return jax.tree.map(fn, axes, is_leaf=lambda x: isinstance(x, Axes))
 
 
-def _muon(axes: Any, momentum: float, b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+def _muon(axes: PyTree[Axes], momentum: float, b1: float, b2: float, eps: float) -> optax.GradientTransformation:
     # Without dimension numbers optax sends stacked (layers, in, out) kernels to Adam; every axis but those of stacks and
     # the last is reduced over.
     def dimensions(leaf: Axes) -> contrib.MuonDimensionNumbers | None:
@@ -93,7 +99,7 @@ def _muon(axes: Any, momentum: float, b1: float, b2: float, eps: float) -> optax
     return optax.chain(muon, optax.scale(-1.0))
 
 
-def _adafactor(axes: Any, decay_rate: float, eps: float) -> optax.GradientTransformation:
+def _adafactor(axes: PyTree[Axes], decay_rate: float, eps: float) -> optax.GradientTransformation:
     return _of_each_layer(
         axes,
         optax.chain(
@@ -104,7 +110,7 @@ def _adafactor(axes: Any, decay_rate: float, eps: float) -> optax.GradientTransf
     )
 
 
-def _of_each_layer(axes: Any, inner: optax.GradientTransformation) -> optax.GradientTransformation:
+def _of_each_layer(axes: PyTree[Axes], inner: optax.GradientTransformation) -> optax.GradientTransformation:
     """A transformation whose statistics are those of one matrix, applied to each matrix of a stack by itself.
 
     Args:
@@ -112,15 +118,17 @@ def _of_each_layer(axes: Any, inner: optax.GradientTransformation) -> optax.Grad
       inner: treats every leaf alone. Arrays in its state are stacked as the leaf is; scalars, such as a count, are shared.
     """
 
-    def stacked(state: Any) -> Any:
+    def stacked(state: PyTree[Array | jax.ShapeDtypeStruct]) -> PyTree[int | None]:
         return jax.tree.map(lambda x: 0 if x.ndim else None, state)
 
     def lifted(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-        def init(params: Any) -> Any:
+        def init(params: PyTree[Array]) -> PyTree[Array]:
             one = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape[1:], p.dtype), params)
             return jax.vmap(inner.init, out_axes=stacked(jax.eval_shape(inner.init, one)))(params)
 
-        def update(updates: Any, state: Any, params: Any = None) -> Any:
+        def update(
+            updates: PyTree[Array], state: PyTree[Array], params: PyTree[Array] | None = None
+        ) -> tuple[PyTree[Array], PyTree[Array]]:
             state_axes = stacked(state)
             return jax.vmap(inner.update, (0, state_axes, 0), (0, state_axes))(updates, state, params)
 
@@ -137,10 +145,12 @@ def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransforma
     """The same computed, and its moments kept, in float32 at least: in bfloat16 a second moment that moves by less than one
     part in 256 a step stands still."""
 
-    def upcast(tree: Any) -> Any:
+    def upcast(tree: Floats) -> Floats:
         return jax.tree.map(upcast_to_f32, tree)
 
-    def update(updates: Any, state: Any, params: Any = None) -> Any:
+    def update(
+        updates: PyTree[Array], state: PyTree[Array], params: PyTree[Array] | None = None
+    ) -> tuple[PyTree[Array], PyTree[Array]]:
         return inner.update(upcast(updates), state, upcast(params))
 
     return optax.GradientTransformation(lambda params: inner.init(upcast(params)), update)
@@ -162,7 +172,7 @@ TABLE: dict[str, Optimizer] = {
 }
 
 
-def options(config: Mapping[str, Any]) -> dict[str, Any]:
+def options(config: ConfigDict) -> dict[str, float]:
     """The options of the named optimizer.
 
     Raises:
@@ -178,18 +188,20 @@ def options(config: Mapping[str, Any]) -> dict[str, Any]:
     return found
 
 
-def weight_decay(config: Mapping[str, Any]) -> float:
+def weight_decay(config: ConfigDict) -> float:
     """The weight decay of the config, or the named optimizer's own."""
     given = config["weight_decay"]
     return TABLE[config["name"]].weight_decay if given is None else given
 
 
-def build(name: str, axes: Any, **own: Any) -> optax.GradientTransformation:
+def build(name: str, axes: PyTree[Axes], **own: float) -> optax.GradientTransformation:
     """The transformation that turns clipped gradients into updates u, in float32, before learning rate and decay."""
     return _in_float32(TABLE[name].build(axes, **own))
 
 
-def penalised(grads: Any, params: Any, axes: Any, roles: tuple[str, ...], l1: jax.Array, l2: jax.Array) -> Any:
+def penalised(
+    grads: Floats, params: Floats, axes: PyTree[Axes], roles: tuple[str, ...], l1: jax.Array, l2: jax.Array
+) -> Floats:
     """The gradients with those of the penalties l1 |p| + l2 p^2 / 2 on the parameters of these roles."""
 
     def leaf(axis: Axes, g: jax.Array, p: jax.Array) -> jax.Array:
@@ -198,14 +210,14 @@ def penalised(grads: Any, params: Any, axes: Any, roles: tuple[str, ...], l1: ja
     return jax.tree.map(leaf, axes, grads, params, is_leaf=lambda x: isinstance(x, Axes))
 
 
-def clipped(grads: Any, limit: jax.Array) -> tuple[Any, jax.Array]:
+def clipped(grads: Floats, limit: jax.Array) -> tuple[Floats, Float[Array, ""]]:
     """Gradients scaled to a global norm of at most `limit` (infinity: never), and the norm before, summed in float32."""
     norm = optax.tree.norm(jax.tree.map(upcast_to_f32, grads))
     factor = jnp.minimum(1.0, limit / jnp.maximum(norm, 1e-30))
     return jax.tree.map(lambda g: g * factor.astype(g.dtype), grads), norm
 
 
-def running_mean(mean: Any, params: Any, decay: jax.Array, count: jax.Array) -> Any:
+def running_mean(mean: Floats, params: Floats, decay: jax.Array, count: jax.Array) -> Floats:
     """The exponential running mean of the parameters after so many steps, in float32, without weight on where it began:
     mean + (1 - decay) / (1 - decay^count) * (p - mean), as Adam corrects its moments (Kingma and Ba 2015, section 3).
 
@@ -220,15 +232,21 @@ def running_mean(mean: Any, params: Any, decay: jax.Array, count: jax.Array) -> 
 
 
 def apply(
-    params: Any, updates: Any, axes: Any, roles: tuple[str, ...], lr: jax.Array, decay: jax.Array, factors: Any = None
-) -> Any:
+    params: Floats,
+    updates: Floats,
+    axes: PyTree[Axes],
+    roles: tuple[str, ...],
+    lr: jax.Array,
+    decay: jax.Array,
+    factors: PyTree[np.ndarray] | None = None,
+) -> Floats:
     """One update, p - lr * f * (u + decay * m * p), in the precision of the parameters.
 
     Args:
       factors: f by parameter, as `training.transfer.lr_multipliers` makes them; None: 1.
     """
 
-    def leaf(axis: Axes, p: jax.Array, u: jax.Array, factor: Any = None) -> jax.Array:
+    def leaf(axis: Axes, p: jax.Array, u: jax.Array, factor: np.ndarray | None = None) -> jax.Array:
         step = u.astype(jnp.float32)
         if role(axis) in roles:
             step = step + decay * p

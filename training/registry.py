@@ -1,10 +1,13 @@
 """Registries: tables of named things, the options that each reads of its config section, and the models of a family."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from ml_collections import ConfigDict
 
 from training.cost import Cost
 from training.errors import BadInput, nearest
+from training.types import Option
 
 
 class ModelKind(NamedTuple):
@@ -22,17 +25,25 @@ class ModelKind(NamedTuple):
       variant: the options of a published shape by name; None: there are none.
     """
 
-    options: Mapping[str, Any]
+    options: Mapping[str, Option]
     build: Callable[..., Any]
-    shape: Callable[..., dict[str, Any]]
-    check: Callable[[Any], None]
+    shape: Callable[..., Mapping[str, Option]]
+    check: Callable[..., None]
     cost: Callable[..., Cost]
     role: str = ""
     lr_multiplier: float = 1.0
-    variant: Callable[[str], dict[str, Any]] | None = None
+    variant: Callable[[str], Mapping[str, Option]] | None = None
 
 
-def chosen(section: str, table: Mapping[str, Any], config: Mapping[str, Any], common: set[str]) -> dict[str, Any]:
+@runtime_checkable
+class HasOptions(Protocol):
+    """A row of a table that has options, with their defaults."""
+
+    @property
+    def options(self) -> Mapping[str, Option]: ...
+
+
+def chosen(section: str, table: Mapping[str, HasOptions], config: ConfigDict, common: set[str]) -> dict[str, Any]:
     """The options of the row of `table` that `config.name` names: those given, else the row's own defaults.
 
     Args:

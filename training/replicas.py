@@ -11,24 +11,30 @@ synchronisations; `State.moments` belong to the outer optimizer. `State.replicas
 every leaf, laid along the mesh axis `replica`.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Key, Shaped
+from ml_collections import ConfigDict
 
 from training import mesh as meshes
 from training.errors import BadInput
 from training.registry import chosen
 from training.state import State
+from training.types import Batch, Metrics, Record, Scalars
+
+ReplicaStep = Callable[[State, Batch, Key[Array, ""]], tuple[State, Metrics]]
+
+T = TypeVar("T")
 
 
 class Outer(NamedTuple):
     """`build(momentum)` gives the transformation of the outer gradient, which the outer learning rate then scales."""
 
-    build: Callable[[Any], optax.GradientTransformation]
+    build: Callable[[float | Float[Array, ""]], optax.GradientTransformation]
     options: dict[str, float]
 
 
@@ -46,14 +52,14 @@ class Scheme(NamedTuple):
     outer: str
 
 
-def scheme(config: Any) -> Scheme | None:
+def scheme(config: ConfigDict) -> Scheme | None:
     """The scheme of a config; None where one replica and no outer optimizer leave plain training."""
     section = config.replicas
     plain = section.count == 1 and section.outer.name == "average"
     return None if plain else Scheme(section.count, section.outer.name)
 
 
-def check(config: Any) -> None:
+def check(config: ConfigDict) -> None:
     """Raise BadInput where the section `replicas` contradicts itself or others."""
     section = config.replicas
     options = chosen("replicas.outer", TABLE, section.outer, {"name"})
@@ -77,7 +83,7 @@ def check(config: Any) -> None:
         )
 
 
-def check_split(config: Any, ways: int) -> None:
+def check_split(config: ConfigDict, ways: int) -> None:
     """Raise BadInput where replicas do not split evenly over `ways` of the mesh axis (-1: not known yet), or the batch
     over the replicas."""
     count, parts = config.replicas.count, config.gradient_accumulation_steps
@@ -88,7 +94,7 @@ def check_split(config: Any, ways: int) -> None:
         raise BadInput(f"batch_size: {config.batch_size} does not split over {count} replicas{of}")
 
 
-def hyper(config: Any) -> dict[str, float]:
+def hyper(config: ConfigDict) -> dict[str, float]:
     """The scalars of a synchronisation that enter the step as arrays."""
     if scheme(config) is None:
         return {}
@@ -114,7 +120,12 @@ def follow(state: State) -> State:
 
 
 def step(
-    scheme: Scheme, inner: Callable[..., Any], state: State, batch: Any, key: jax.Array, hyper: Mapping[str, jax.Array]
+    scheme: Scheme,
+    inner: ReplicaStep,
+    state: State,
+    batch: Batch,
+    key: jax.Array,
+    hyper: Scalars,
 ) -> tuple[State, dict[str, Float[Array, ""]]]:
     """One step of every replica, and a synchronisation where one is due.
 
@@ -127,7 +138,7 @@ def step(
       The next state, and the mean of each metric over the replicas.
     """
 
-    def one(replica: State, batch: Any, key: jax.Array) -> tuple[State, Any]:
+    def one(replica: State, batch: Batch, key: jax.Array) -> tuple[State, Metrics]:
         after, metrics = inner(replica.replace(teacher=state.teacher), batch, key)  # they share their teacher
         return after.replace(teacher=None), metrics
 
@@ -141,7 +152,7 @@ def step(
     return state, jax.tree.map(lambda m: jnp.mean(m, axis=0), metrics)
 
 
-def synchronised(scheme: Scheme, state: State, hyper: Mapping[str, jax.Array]) -> State:
+def synchronised(scheme: Scheme, state: State, hyper: Scalars) -> State:
     """The state after a step of the outer optimizer, from which all replicas go on."""
 
     def gradient(p: jax.Array, copies: jax.Array) -> jax.Array:
@@ -157,7 +168,7 @@ def synchronised(scheme: Scheme, state: State, hyper: Mapping[str, jax.Array]) -
     return follow(state.replace(params=params, stats=stats, moments=moments))
 
 
-def record(config: Any, params: int, steps: int) -> dict[str, Any]:
+def record(config: ConfigDict, params: int, steps: int) -> Record:
     """Record entries of the replicas after `steps` steps.
 
     `communicated_bytes` is what each replica sends over the run, and receives as well: 2 (M - 1) / M of the parameters, in
@@ -176,7 +187,7 @@ def record(config: Any, params: int, steps: int) -> dict[str, Any]:
     }
 
 
-def _each(inner: Callable[..., Any], count: int) -> Callable[..., Any]:
+def _each(inner: ReplicaStep, count: int) -> ReplicaStep:
     if count > 1:
         return jax.vmap(inner, spmd_axis_name="replica")
 
@@ -186,10 +197,10 @@ def _each(inner: Callable[..., Any], count: int) -> Callable[..., Any]:
     return alone
 
 
-def _copies(tree: Any, count: int) -> Any:
+def _copies(tree: T, count: int) -> T:
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), tree)
 
 
-def _shared(x: Float[Array, "batch ..."], count: int) -> Float[Array, "replica rows ..."]:
+def _shared(x: Shaped[Array, "batch ..."], count: int) -> Shaped[Array, "replica rows ..."]:
     x = x.reshape(count, x.shape[0] // count, *x.shape[1:])
     return meshes.constrain(x, "replica", "batch", *(None,) * (x.ndim - 2))

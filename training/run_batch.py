@@ -19,6 +19,7 @@ from training import allocator, compilation, data, evaluation, memory, mesh as m
 from training.metrics import Fetch
 from training.state import State
 from training.task import Task
+from training.types import ArrayOrNumpy
 
 _reported: "WeakSet[compilation.Program]" = WeakSet()  # train steps whose compilation is in the record of a run
 
@@ -125,7 +126,7 @@ class RunBatch:
         self._stacked = stacked([self.state(i) for i in chosen], self.programs.shardings)
         self._separate = [None] * self.size
 
-    def batches(self, at: Sequence[int | None], n: int) -> dict[str, jax.Array]:
+    def batches(self, at: Sequence[int | None], n: int) -> dict[str, ArrayOrNumpy]:
         """The next n batches of every run: arrays [n, batch, ...], [runs, n, batch, ...] where runs have data of their own.
 
         Args:
@@ -147,7 +148,7 @@ class RunBatch:
             row[:] = 0.0 if step is None else run.lr_schedule[step : step + n]
         return lr
 
-    def step(self, batches: dict[str, jax.Array], lr: Float[np.ndarray, "runs steps"]) -> list[Fetch]:
+    def step(self, batches: dict[str, ArrayOrNumpy], lr: Float[np.ndarray, "runs steps"]) -> list[Fetch]:
         """Take as many steps of every run as `lr` is long in one compiled call, and wait for the call before.
 
         Args:

@@ -14,10 +14,12 @@ from ml_collections import ConfigDict
 from training import (
     checkpoint,
     early_stopping,
+    environment as environments,
     evaluation,
     hosts,
     load,
     record,
+    run_directory,
     state as states,
     step as steps,
     transfer,
@@ -110,7 +112,7 @@ class RunSession:
         """
         config = resolve(self.spec.config)
         self._directory = self._resources.enter_context(
-            record.open_run(self.spec.workdir, config, self.spec.allow_change)
+            run_directory.open_run(self.spec.workdir, config, self.spec.allow_change)
         )
         if (result := self._directory.result()) is not None:
             self._close(result)
@@ -138,7 +140,7 @@ class RunSession:
         """
         config, programs = self.inputs.config, batch.programs
         self._batch, self._index, self._stop = batch, index, stop
-        self._environment = record.environment(config, batch.mesh, **self.inputs.task.facts())
+        self._environment = environments.of(config, batch.mesh, **self.inputs.task.facts())
         self._axes, self._total = states.axes(programs.variables), config.derived.steps
         self.step, state = self._checkpoints.newest(programs.abstract, programs.shardings)
         if state is None:

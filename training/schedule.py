@@ -1,10 +1,11 @@
 """Learning-rate schedules by name, as one array a run: made on the host, so that none is ever compiled in."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from training.errors import BadInput
 from training.registry import chosen
@@ -47,7 +48,7 @@ TABLE: dict[str, Schedule] = {
 }
 
 
-def options(config: Mapping[str, Any]) -> dict[str, Any]:
+def options(config: ConfigDict) -> dict[str, float | str]:
     """The options of the named schedule, its own defaults where the config says None.
 
     Raises:
@@ -62,7 +63,7 @@ def check_warmup(name: str, warmup_steps: int) -> None:
         raise BadInput(f"schedule.name: {name} needs a warmup of at least one step, got {warmup_steps}")
 
 
-def values(config: Mapping[str, Any], steps: int, warmup_steps: int) -> np.ndarray:
+def values(config: ConfigDict, steps: int, warmup_steps: int) -> np.ndarray:
     """The schedule as a fraction of the peak for each step.
 
     Args:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, no_type_check
 
 import flax.linen as nn
 import flax.struct
@@ -11,12 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Int, PyTree
 
 from training import mesh as meshes, optimizer as optimizers, rng
 from training.nets.primitives import upcast_to_f32
+from training.optimizer import Axes
 from training.task import Model
+from training.types import Collections, HostScalars, Masks, Params, Scalars, Variables
 
 
+@no_type_check
 class State(flax.struct.PyTreeNode):
     """Everything a run needs to go on.
 
@@ -27,13 +31,13 @@ class State(flax.struct.PyTreeNode):
     front, or None; `workers` are those of `training.async_sgd`, or None.
     """
 
-    step: Any
-    params: Any
-    stats: Any
-    moments: Any
-    ema: Any
-    masks: Any = None
-    teacher: Any = None
+    step: Int[Array, ""]
+    params: Params
+    stats: Collections
+    moments: PyTree[Array]
+    ema: Params | None
+    masks: Masks = None
+    teacher: Params | None = None
     replicas: Any = None
     workers: Any = None
 
@@ -42,10 +46,10 @@ def init(
     model: Model,
     transform: optax.GradientTransformation,
     ema: bool,
-    seed: Any,
-    hyper: Mapping[str, Any],
-    masks: Callable[[Any], Any] = lambda params: None,
-    unbox: Callable[[Any], Any] = nn.meta.unbox,
+    seed: Int[Array, ""] | int,
+    hyper: Scalars,
+    masks: Callable[[Params], Masks] = lambda params: None,
+    unbox: Callable[[Variables], Variables] = nn.meta.unbox,
 ) -> State:
     """The state at step 0: a pure function of the seed.
 
@@ -71,12 +75,12 @@ def init(
     )
 
 
-def boxed(model: Model, hyper: Mapping[str, Any]) -> Any:
+def boxed(model: Model, hyper: HostScalars | Mapping[str, jax.ShapeDtypeStruct]) -> Variables:
     """The abstract variables of a model, each leaf boxed with its logical axes."""
     return jax.eval_shape(model.init, jax.eval_shape(lambda: rng.key(0, "init")), hyper)
 
 
-def shardings(abstract: State, boxed: State, variables: Any, mesh: Mesh) -> State:
+def shardings(abstract: State, boxed: State, variables: Variables, mesh: Mesh) -> State:
     """The sharding of every leaf of a state.
 
     What the optimizer makes of a parameter and what replicas and workers hold of it carry its logical axes, and lie as it
@@ -89,13 +93,19 @@ def shardings(abstract: State, boxed: State, variables: Any, mesh: Mesh) -> Stat
       variables: of the model, boxed.
     """
 
-    def place(names: tuple[str | None, ...], ahead: tuple[str | None, ...], leaf: Any) -> NamedSharding:
+    def place(
+        names: tuple[str | None, ...], ahead: tuple[str | None, ...], leaf: jax.ShapeDtypeStruct
+    ) -> NamedSharding:
         shape = leaf.shape[len(ahead) :]
         partition = meshes.partition(names, shape, mesh) if len(names) == len(shape) else ()
         return NamedSharding(mesh, PartitionSpec(*ahead, *partition))
 
-    def place_all(tree: Any, *ahead: str | None) -> Any:
-        def of_box(box: Any) -> Any:  # which holds an array, or nothing where the optimizer leaves the parameter out
+    def place_all(
+        tree: PyTree[nn.LogicallyPartitioned | jax.ShapeDtypeStruct], *ahead: str | None
+    ) -> PyTree[NamedSharding]:
+        def of_box(
+            box: nn.LogicallyPartitioned | jax.ShapeDtypeStruct,
+        ) -> PyTree[NamedSharding]:  # which holds an array, or nothing where the optimizer leaves the parameter out
             return jax.tree.map(functools.partial(place, getattr(box, "names", ()), ahead), nn.meta.unbox(box))
 
         return jax.tree.map(of_box, tree, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
@@ -104,7 +114,7 @@ def shardings(abstract: State, boxed: State, variables: Any, mesh: Mesh) -> Stat
     params, masks = placed["params"], abstract.masks
     if masks is not None:
         masks = jax.tree.map(lambda m, where: None if m is None else where, masks, params, is_leaf=lambda x: x is None)
-    return State(
+    return abstract.replace(
         step=meshes.replicated(mesh),
         params=params,
         stats={name: collection for name, collection in placed.items() if name not in ("params", "teacher")},
@@ -117,12 +127,12 @@ def shardings(abstract: State, boxed: State, variables: Any, mesh: Mesh) -> Stat
     )
 
 
-def axes(variables: Any) -> Any:
+def axes(variables: Variables) -> PyTree[Axes]:
     """The tree of logical axes of the parameters among boxed variables."""
     return optimizers.axes_of(variables["params"])
 
 
-def finite(tree: Any) -> bool:
+def finite(tree: PyTree[Array]) -> bool:
     """Whether all floating-point values of a tree of arrays are finite."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.floating)]
     if jax.default_backend() == "cpu" and jax.process_count() == 1:  # on the host, where nothing is compiled for it

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -13,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, Key
+from jax.typing import ArrayLike, DTypeLike
+from jaxtyping import Array, Float, Int, Key, PyTree
+from ml_collections import ConfigDict
 
 from training import (
     async_sgd,
@@ -25,13 +27,14 @@ from training import (
     transfer,
     transforms,
 )
+from training.optimizer import Axes
 from training.replicas import Scheme
 from training.state import State
 from training.task import Model, Task
 from training.transforms import lora, prune
+from training.types import ArrayOrNumpy, Batch, Collections, HostScalars, Loss, Metrics, Params, Scalars, Variables
 
-Batch = Mapping[str, Array]  # [batch, ...] each
-Scalars = Mapping[str, Float[Array, ""]]
+Sums = tuple[Metrics, Collections, Params]  # over micro-batches: for the metrics, of the collections, and of gradients
 
 
 class Recipe(NamedTuple):
@@ -39,7 +42,7 @@ class Recipe(NamedTuple):
 
     model: Model
     optimizer: str
-    options: tuple[tuple[str, Any], ...]  # of the optimizer
+    options: tuple[tuple[str, float], ...]  # of the optimizer
     weight_decay_roles: tuple[str, ...]
     ema: bool
     penalty: bool
@@ -64,13 +67,13 @@ class Jitted:
       options: of the compiler.
     """
 
-    function: Any
-    arguments: tuple[Any, ...]
+    function: jax.stages.Wrapped
+    arguments: tuple[PyTree[jax.ShapeDtypeStruct | ArrayOrNumpy], ...]
     mesh: Mesh
     matmul: str
     options: dict[str, str | bool] | None = None
 
-    def __call__(self, *arguments: Any) -> Any:
+    def __call__(self, *arguments: PyTree[ArrayLike]) -> Any:
         with _settings(self.matmul, self.mesh):
             return self.function(*arguments)
 
@@ -95,10 +98,10 @@ class Programs(NamedTuple):
     train: Jitted
     shardings: State
     abstract: State
-    variables: Any
+    variables: Variables
 
 
-def recipe(model: Model, config: Any) -> Recipe:
+def recipe(model: Model, config: ConfigDict) -> Recipe:
     """The recipe of a model under a resolved config."""
     return Recipe(
         model=lora.wrapped(model, config.lora),
@@ -119,11 +122,11 @@ def recipe(model: Model, config: Any) -> Recipe:
     )
 
 
-def _tupled(factor: Any) -> float | tuple[float, ...]:
-    return tuple(float(one) for one in factor) if isinstance(factor, list | tuple) else float(factor)
+def _tupled(factor: float | Sequence[float]) -> float | tuple[float, ...]:
+    return tuple(float(one) for one in factor) if isinstance(factor, Sequence) else float(factor)
 
 
-def hyper(config: Any, task: Task) -> dict[str, np.float32]:
+def hyper(config: ConfigDict, task: Task) -> dict[str, np.float32]:
     """The scalars that enter a step as arrays: the optimizer's, those of replicas and the task's own."""
     values = {
         "weight_decay": config.optimizer.weight_decay,
@@ -141,14 +144,14 @@ def hyper(config: Any, task: Task) -> dict[str, np.float32]:
 def train_step(
     recipe: Recipe,
     transform: optax.GradientTransformation,
-    axes: Any,
+    axes: PyTree[Axes],
     state: State,
     batch: Batch,
     lr: Float[Array, ""],
     key: Key[Array, ""],
     hyper: Scalars,
-    grad_params: Any = None,
-) -> tuple[State, dict[str, Float[Array, ""]]]:
+    grad_params: Params | None = None,
+) -> tuple[State, Metrics]:
     """One optimizer step, of the run or of one of its replicas.
 
     Args:
@@ -186,14 +189,14 @@ def train_step(
         state.params, updates, axes, recipe.weight_decay_roles, lr, hyper["weight_decay"], factors
     )
     ema = state.ema
-    if recipe.ema:
+    if ema is not None:
         ema = optimizers.running_mean(ema, params, hyper["ema"], state.step + 1)
     metrics = {name: value / weight for name, value in sums.items()} | {"grad_norm": norm}
     after = state.replace(step=state.step + 1, params=params, stats=stats, moments=moments, ema=ema)
     return pruned(recipe, axes, after, hyper), metrics
 
 
-def pruned(recipe: Recipe, axes: Any, state: State, hyper: Mapping[str, Any]) -> State:
+def pruned(recipe: Recipe, axes: PyTree[Axes], state: State, hyper: Scalars) -> State:
     """The state with its masks cut anew where the schedule says so, and its parameters zero where they are cut."""
     plan = recipe.transforms.prune
     if plan is None:
@@ -203,7 +206,7 @@ def pruned(recipe: Recipe, axes: Any, state: State, hyper: Mapping[str, Any]) ->
     return state.replace(params=prune.applied(state.params, masks), ema=ema, masks=masks)
 
 
-def first_masks(recipe: Recipe, programs: Programs, state: State, hyper: Mapping[str, Any]) -> State:
+def first_masks(recipe: Recipe, programs: Programs, state: State, hyper: HostScalars) -> State:
     """The state before the first step, cut where the schedule of pruning cuts then."""
     if recipe.transforms.prune is None:
         return state
@@ -214,21 +217,21 @@ def first_masks(recipe: Recipe, programs: Programs, state: State, hyper: Mapping
 def scheme_step(
     recipe: Recipe,
     transform: optax.GradientTransformation,
-    axes: Any,
+    axes: PyTree[Axes],
     state: State,
     batch: Batch,
     lr: Float[Array, ""],
     seed: Int[Array, ""],
     hyper: Scalars,
-) -> tuple[State, dict[str, Float[Array, ""]]]:
+) -> tuple[State, Metrics]:
     """One step of the run: `train_step` alone, of each replica, or of a parameter server with the gradient of a worker.
 
     Args: as in `train_step`; dropout is drawn from (seed, "dropout", step).
     """
 
     def inner(
-        state: State, batch: Batch, key: Key[Array, ""], grad_params: Any = None
-    ) -> tuple[State, dict[str, Float[Array, ""]]]:
+        state: State, batch: Batch, key: Key[Array, ""], grad_params: Params | None = None
+    ) -> tuple[State, Metrics]:
         return train_step(recipe, transform, axes, state, batch, lr, key, hyper, grad_params)
 
     key = rng.key(seed, "dropout", state.step)
@@ -240,14 +243,14 @@ def scheme_step(
 
 
 def _accumulated(
-    differentiate: Callable[..., Any],
+    differentiate: Callable[[Params, Collections, Batch, Key[Array, ""], Scalars], tuple[Loss, Params]],
     parts: int,
-    grad_params: Any,
-    collections: Any,
+    grad_params: Params,
+    collections: Collections,
     batch: Batch,
     key: Key[Array, ""],
     hyper: Scalars,
-) -> tuple[dict[str, Float[Array, ""]], Any, Any]:
+) -> Sums:
     """Sums and gradients over micro-batches, one after another in a scan; every micro-batch spans all devices.
 
     The same step as that of the whole batch only where an example's loss depends on no other and nothing is drawn: each
@@ -261,7 +264,7 @@ def _accumulated(
         x = jnp.moveaxis(x.reshape(x.shape[0] // parts, parts, *x.shape[1:]), 1, 0)
         return meshes.constrain(x, None, "batch", *(None,) * (x.ndim - 2))
 
-    def body(carry: Any, part: Any) -> Any:
+    def body(carry: Sums, part: tuple[Int[Array, ""], Batch]) -> tuple[Sums, None]:
         index, micro = part
         (_, (sums, stats)), grads = differentiate(
             grad_params, collections, micro, jax.random.fold_in(key, index), hyper
@@ -279,7 +282,7 @@ def _accumulated(
 def train_steps(
     recipe: Recipe,
     transform: optax.GradientTransformation,
-    axes: Any,
+    axes: PyTree[Axes],
     state: State,
     batches: Batch,
     lr: Float[Array, " steps"],
@@ -303,7 +306,7 @@ def train_steps(
         state, metrics = scheme_step(recipe, transform, axes, state, batch, lr[0], seed, hyper)
         return state, jax.tree.map(lambda m: m[None], metrics)
 
-    def body(state: State, inputs: tuple[Batch, Float[Array, ""]]) -> Any:
+    def body(state: State, inputs: tuple[Batch, Float[Array, ""]]) -> tuple[State, Metrics]:
         batch, lr = inputs
         return scheme_step(recipe, transform, axes, state, batch, lr, seed, hyper)
 
@@ -315,7 +318,7 @@ def programs(
     recipe: Recipe,
     mesh: Mesh,
     steps: int,
-    batch: tuple[tuple[str, tuple[int, ...], Any], ...],
+    batch: tuple[tuple[str, tuple[int, ...], DTypeLike], ...],
     names: tuple[str, ...],
     runs: int = 1,
     shared: bool = False,
@@ -335,7 +338,7 @@ def programs(
     one = _initialisation(recipe, mesh, names)
     axes, ahead = states.axes(one.variables), () if runs == 1 else ("run",)
 
-    def packed(tree: Any) -> Any:
+    def packed(tree: PyTree[jax.ShapeDtypeStruct]) -> PyTree[jax.ShapeDtypeStruct]:
         """The same with the axis of runs in front, where there is one."""
         if runs == 1:
             return tree
@@ -346,7 +349,9 @@ def programs(
             tree,
         )
 
-    def placed(shape: tuple[int, ...], dtype: Any, *partition: Any) -> Any:
+    def placed(
+        shape: tuple[int, ...], dtype: DTypeLike, *partition: str | tuple[str, ...] | None
+    ) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, dtype, sharding=NamedSharding(mesh, PartitionSpec(*partition)))
 
     state = packed(jax.tree.map(lambda x, where: placed(x.shape, x.dtype, *where.spec), one.abstract, one.shardings))
@@ -378,7 +383,7 @@ def _initialisation(recipe: Recipe, mesh: Mesh, names: tuple[str, ...]) -> Progr
     transform = _transform(recipe, axes, variables)
     masks = functools.partial(transforms.masks, recipe.transforms, axes)
 
-    def initial_state(seed: Any, hyper: Any, boxed: bool = False) -> State:
+    def initial_state(seed: Int[Array, ""], hyper: Scalars, boxed: bool = False) -> State:
         options = (lambda params: None, lambda variables: variables) if boxed else (masks, nn.meta.unbox)
         state = states.init(recipe.model, transform, recipe.ema, seed, hyper, *options)
         state = state if recipe.replicas is None else replicas.initial(recipe.replicas, state)
@@ -402,7 +407,7 @@ def _options(recipe: Recipe) -> dict[str, str | bool] | None:
     return {"xla_gpu_deterministic_ops": True} if recipe.deterministic else None
 
 
-def _transform(recipe: Recipe, axes: Any, variables: Any) -> optax.GradientTransformation:
+def _transform(recipe: Recipe, axes: PyTree[Axes], variables: Variables) -> optax.GradientTransformation:
     """The optimizer's transformation; parameters that are frozen beside low-rank factors have no moments."""
     if not isinstance(recipe.model, lora.Lora):
         return optimizers.build(recipe.optimizer, axes, **dict(recipe.options))

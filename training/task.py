@@ -4,7 +4,7 @@ import dataclasses
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from training.cost import Cost
 from training.errors import BadInput, nearest
+from training.types import Batch, Collections, HostScalars, Loss, Option, Outputs, Params, Record, Scalars, Variables
 
 FAMILIES = ("lm", "vision")
 
@@ -43,19 +44,20 @@ class Forward:
     apply: Callable[..., jax.Array]
     inputs: tuple[Input, ...]
     output: tuple[str, ...]
-    variables: Any
+    variables: Variables
     bounds: tuple[str, ...] = ()
-    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+    facts: Record = dataclasses.field(default_factory=dict)
 
 
+@runtime_checkable
 class Model(Protocol):
     """The compiled part of a task: pure functions of a frozen, hashable value; equal models share compiled steps."""
 
-    def init(self, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
+    def init(self, key: jax.Array, hyper: HostScalars) -> Variables:
         """Variables {"params": ..., other collections}, each leaf boxed with its logical axes."""
         ...
 
-    def loss(self, params: Any, stats: Any, batch: Any, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
+    def loss(self, params: Params, stats: Collections, batch: Batch, key: jax.Array, hyper: Scalars) -> Loss:
         """(total, (sums, stats)): the SUM of what is minimised over the batch's weight, and sums for the metrics; `stats`
         are the model's other collections, and among those that enter, not those that leave, a "teacher" where it has one.
 
@@ -64,11 +66,12 @@ class Model(Protocol):
         nothing is drawn and an example's loss depends on no other, for each micro-batch has a key of its own."""
         ...
 
-    def score(self, params: Any, stats: Any, batch: Any) -> Any:
+    def score(self, params: Params, stats: Collections, batch: Batch) -> Outputs:
         """What an evaluation keeps of each example of a batch: arrays whose first axis is the batch."""
         ...
 
 
+@runtime_checkable
 class Task(Protocol):
     """One resolved run: its model, its data and its evaluation."""
 
@@ -89,11 +92,11 @@ class Task(Protocol):
         checkpoint by it. A family for which nothing is chosen may use one set for both."""
         ...
 
-    def summarize(self, outputs: Iterable[Any], final: bool = True) -> dict[str, float | int | str | None]:
+    def summarize(self, outputs: Iterable[Outputs], final: bool = True) -> dict[str, float | int | str | None]:
         """Record entries of an evaluation, "loss" and "loss_sem" among them, from the scores of all batches."""
         ...
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Record:
         """Record entries known before training: hashes, vocabulary, unique tokens."""
         ...
 
@@ -102,6 +105,7 @@ class Task(Protocol):
         ...
 
 
+@runtime_checkable
 class Family(Protocol):
     """A module such as `lm.task`.
 
@@ -123,12 +127,12 @@ class Family(Protocol):
         """The config sections that the family adds to the engine's."""
         ...
 
-    def model_options(self, name: str | None) -> Mapping[str, Any]:
+    def model_options(self, name: str | None) -> Mapping[str, Option]:
         """The keys of the section `model` that the named model reads, with its defaults: None where a value follows from
         others; {} where there is no such model."""
         ...
 
-    def shape_for(self, config: ConfigDict) -> dict[str, Any]:
+    def shape_for(self, config: ConfigDict) -> dict[str, Option]:
         """Values for the keys of the section `model` that are None: those that bring the parameter count nearest to
         `model.size`, or that follow from the keys that are given, or the named model's defaults."""
         ...
@@ -158,7 +162,7 @@ class Family(Protocol):
         """Unique training examples of the data, None where it never ends."""
         ...
 
-    def prepare(self, config: ConfigDict, verify: bool) -> dict[str, Any]:
+    def prepare(self, config: ConfigDict, verify: bool) -> Record:
         """Build the dataset of the section `data` ahead of time, or with `verify` hash all of what is there.
 
         Returns "name", "path" (None where nothing lies on disk), "data_hash", "splits" {name: {what: count, None where

@@ -7,13 +7,14 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from jaxtyping import Array, Float, PyTree
+from ml_collections import ConfigDict
 
 from training import async_sgd, checkpoint, replicas
 from training.errors import BadInput
@@ -22,11 +23,10 @@ from training.nets import initial
 from training.nets.primitives import upcast_to_f32
 from training.state import State
 from training.transforms import lora
+from training.types import AbstractParams, Collections, Params, Rules, Value, Variables
 
-Rules = tuple[tuple[str, float | tuple[float, ...]], ...]  # pattern -> factor, or one factor a layer of a stack
 
-
-def parent(section: Any) -> str | None:
+def parent(section: ConfigDict) -> str | None:
     """The identity of the checkpoint that a config's section `init_from` names: "run_id:step"; None where it names none.
 
     Raises:
@@ -41,7 +41,7 @@ def parent(section: Any) -> str | None:
     return identity(section, "init_from")
 
 
-def located(run: str, model: Mapping[str, Any]) -> str:
+def located(run: str, model: Mapping[str, object]) -> str:
     """The run directory that `init_from.run` names: itself, or of a sweep directory the run that has the same model.
 
     Args:
@@ -66,7 +66,7 @@ def located(run: str, model: Mapping[str, Any]) -> str:
     return str(found[0])
 
 
-def tokens_before(section: Any) -> float:
+def tokens_before(section: ConfigDict) -> float:
     """Training tokens behind the parameters that a config's section `init_from` names, its parent's parents' among them."""
     if not section.run:
         return 0.0
@@ -76,13 +76,13 @@ def tokens_before(section: Any) -> float:
     return theirs.get("parent_tokens", 0.0) + per_step * step
 
 
-def trained(params: Any, rules: Rules) -> int:
+def trained(params: Params | AbstractParams, rules: Rules) -> int:
     """How many parameters learn: those whose factor is not 0."""
     moved = jax.tree.map(lambda p, f: p.size * np.count_nonzero(f) // f.size, params, lr_multipliers(params, rules))
     return int(sum(jax.tree.leaves(moved)))
 
 
-def identity(section: Any, name: str) -> str | None:
+def identity(section: ConfigDict, name: str) -> str | None:
     """The identity of the checkpoint of `run` and `step` in a config's section: "run_id:step"; None where it names none.
 
     Raises:
@@ -100,7 +100,7 @@ def identity(section: Any, name: str) -> str | None:
     return f"{read_object(run / 'config.json', 'task')['derived']['run_id']}:{step}"
 
 
-def check_shared(config: Any, facts: Mapping[str, Any]) -> None:
+def check_shared(config: ConfigDict, facts: Mapping[str, Value]) -> None:
     """Raise BadInput where a run that a config names was trained with another value of these facts."""
     for name in ("init_from", "teacher"):
         run = config[name].run
@@ -110,7 +110,7 @@ def check_shared(config: Any, facts: Mapping[str, Any]) -> None:
                 raise BadInput(f"{name}.run: {run} has the {fact} {there.get(fact)}, and this run {value}")
 
 
-def check_teacher(section: Any) -> None:
+def check_teacher(section: ConfigDict) -> None:
     """Raise BadInput where a config's section `teacher` asks for what cannot be."""
     identity(section, "teacher")
     if not 0 < section.weight <= 1:
@@ -119,7 +119,7 @@ def check_teacher(section: Any) -> None:
         raise BadInput(f"teacher.temperature: must be positive, got {section.temperature}")
 
 
-def initialise(state: State, section: Any, shardings: State, mesh: Mesh) -> State:
+def initialise(state: State, section: ConfigDict, shardings: State, mesh: Mesh) -> State:
     """The state at step 0 with the parameters (their running mean where one was kept) and statistics of another run.
 
     Args:
@@ -146,7 +146,7 @@ def initialise(state: State, section: Any, shardings: State, mesh: Mesh) -> Stat
     return state
 
 
-def _taken(ours: Any, theirs: Any, reinit: list[re.Pattern[str]], run: Path) -> Any:
+def _taken(ours: Collections, theirs: Collections, reinit: list[re.Pattern[str]], run: Path) -> Collections:
     stored = checkpoint.named(theirs)
     problems, found = [], []
     paths, tree = jax.tree_util.tree_flatten_with_path(ours)
@@ -168,14 +168,14 @@ def _taken(ours: Any, theirs: Any, reinit: list[re.Pattern[str]], run: Path) -> 
     return jax.tree.unflatten(tree, found)
 
 
-def _check_reinit(reinit: list[re.Pattern[str]], *trees: Any) -> None:
+def _check_reinit(reinit: list[re.Pattern[str]], *trees: Variables) -> None:
     names = [name for tree in trees for name in checkpoint.named(tree)]
     for pattern in reinit:
         if not any(map(pattern.fullmatch, names)):
             raise BadInput(f"init_from.reinit: no parameter matches {pattern.pattern!r}")
 
 
-def check_names(config: Any, model: nn.Module) -> None:
+def check_names(config: ConfigDict, model: nn.Module) -> None:
     """Raise BadInput where `init_from.reinit`, `optimizer.lr_multipliers` or `lora.targets` match no parameter.
 
     Args:
@@ -194,7 +194,7 @@ def check_names(config: Any, model: nn.Module) -> None:
         lr_multipliers(params, config.optimizer.lr_multipliers)
 
 
-def check(rules: Rules) -> None:
+def check(rules: Iterable[object]) -> None:
     """Raise BadInput where the rules of `optimizer.lr_multipliers` are none."""
     for rule in rules:
         if not isinstance(rule, Sequence) or isinstance(rule, str) or len(rule) != 2 or not isinstance(rule[0], str):
@@ -205,7 +205,7 @@ def check(rules: Rules) -> None:
                 raise BadInput(f"optimizer.lr_multipliers: {rule[0]!r} wants a factor of at least 0, got {factor!r}")
 
 
-def lr_multipliers(params: Any, rules: Rules) -> Any:
+def lr_multipliers(params: Params | AbstractParams, rules: Rules) -> PyTree[Float[np.ndarray, "..."]]:
     """The factor of each parameter's learning rate: that of the first rule whose pattern matches its path, else 1.
 
     Args:
@@ -218,7 +218,7 @@ def lr_multipliers(params: Any, rules: Rules) -> Any:
     """
     patterns, used = [(_compiled(pattern, "optimizer.lr_multipliers"), factor) for pattern, factor in rules], set()
 
-    def one(path: Any, leaf: Any) -> np.ndarray:
+    def one(path: jax.tree_util.KeyPath, leaf: Array | jax.ShapeDtypeStruct) -> np.ndarray:
         name = checkpoint.name_of(path)
         for pattern, factor in patterns:
             if pattern.fullmatch(name):

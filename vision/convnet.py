@@ -9,7 +9,6 @@ normal with standard deviation sqrt(2 / fan in), the head zero.
 
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -17,8 +16,9 @@ from jaxtyping import Array, Float
 
 from training.cost import Cost
 from training.errors import BadInput
-from training.nets.initial import Leaf, parameters
+from training.nets.initial import Leaf, Leaves, parameters
 from training.nets.layers import dropper, linear
+from training.types import Collections, Params
 from vision import layers
 
 PADDINGS = {"valid": 0, "same": 1}  # pixels of zero border
@@ -48,7 +48,7 @@ class ConvNet(layers.Classifier):
     logit_dtype: str = "float32"
 
     @nn.compact
-    def parameters(self, init_scale: Float[Array, ""] | float = 1.0) -> dict[str, Any]:
+    def parameters(self, init_scale: Float[Array, ""] | float = 1.0) -> Params:
         """The parameter tree, as in `layers.Classifier`."""
         return parameters(self, leaves(self), {}, init_scale, self.param_dtype)
 
@@ -59,7 +59,7 @@ class ConvNet(layers.Classifier):
         key: Array | None = None,
         rates: layers.Rates | None = None,
         train: bool = False,
-    ) -> tuple[Float[Array, "batch width"], Any]:
+    ) -> tuple[Float[Array, "batch features"], Collections]:
         """The dense layer, as in `layers.Classifier`."""
         params = variables["params"]
         drop = dropper((key, rates["dropout"]) if self.dropout and key is not None and rates else None)
@@ -95,7 +95,7 @@ def convolutions(model: ConvNet) -> Iterator[tuple[int, int, tuple[int, int]]]:
         height, width, channels = height // 2, width // 2, outputs
 
 
-def leaves(model: ConvNet) -> dict[str, Any]:
+def leaves(model: ConvNet) -> Leaves:
     """The initial parameters."""
     tree, features = {}, 0
     for layer, (inputs, outputs, sides) in enumerate(convolutions(model), 1):

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,13 +13,14 @@ from training import mesh
 from training.nets import cpu
 from training.nets.initial import Leaf
 from training.nets.primitives import correlate, upcast_to_f32
+from training.types import Collections, Params
 
 NORMS = ("batch", "group")
 EPS = 1e-5
 GROUPS = 32  # of channels, or the most that divide them (Wu and He 2018)
 
 Images = Float[Array, "batch height width channels"]
-Variables = Mapping[str, Any]  # collections by name: "params", and "batch_stats"
+Variables = Mapping[str, Collections]  # collections by name: "params", and "batch_stats"
 Rates = dict[str, Array]  # of what is dropped in training, by name
 
 
@@ -34,7 +34,7 @@ class Classifier(nn.Module):
         key: Array | None = None,
         rates: Rates | None = None,
         train: bool = False,
-    ) -> tuple[Float[Array, "batch width"], Any]:
+    ) -> tuple[Float[Array, "batch features"], Collections]:
         """One vector an image, which the head reads, and the running statistics after this batch ({}: there are none).
 
         Args:
@@ -46,11 +46,11 @@ class Classifier(nn.Module):
         """
         raise NotImplementedError
 
-    def parameters(self, init_scale: Float[Array, ""] | float = 1.0) -> dict[str, Any]:
+    def parameters(self, init_scale: Float[Array, ""] | float = 1.0) -> Params:
         """The parameter tree, drawn; see `training.nets.initial.variables`."""
         raise NotImplementedError
 
-    def filters(self, params: Any) -> Float[np.ndarray, "height width channels filters"] | None:
+    def filters(self, params: Params) -> Float[np.ndarray, "height width channels filters"] | None:
         """What the first layer correlates images with; None: nothing that can be seen."""
         kernels = [params[name]["kernel"] for name in ("stem", "conv1") if name in params]
         if kernels:
@@ -71,7 +71,7 @@ class Classifier(nn.Module):
         key: Array | None = None,
         rates: Rates | None = None,
         train: bool = False,
-    ) -> tuple[Float[Array, "batch classes"], Any]:
+    ) -> tuple[Float[Array, "batch classes"], Collections]:
         """Logits and the running statistics after this batch; arguments as in `features`."""
         vectors, stats = self.features(variables, images, key, rates, train)
         p, dtype = variables["params"]["head"], jnp.dtype(self.logit_dtype)  # type: ignore[attr-defined]
@@ -114,14 +114,16 @@ def cut(images: Images, patch: int) -> Float[Array, "batch patches pixels"]:
     return jnp.swapaxes(grid, 2, 3).reshape(batch, (height // patch) * (width // patch), -1)
 
 
-def conv(x: Images, kernel: Float[Array, "size size channels outputs"], stride: int = 1, border: int = -1) -> Images:
+def conv(
+    x: Images, kernel: Float[Array, "size size channels outputs"], stride: int = 1, border: int = -1
+) -> Float[Array, "batch rows columns outputs"]:
     """Correlation with a kernel over a zero border; by default of half its size, so that the stride divides the sides."""
     border = (kernel.shape[0] - 1) // 2 if border < 0 else border
     apply = cpu.conv if mesh.platform() == "cpu" else correlate
     return apply(x, kernel.astype(x.dtype), stride, border)
 
 
-def max_pool(x: Images, size: int, stride: int, border: int = 0) -> Images:
+def max_pool(x: Images, size: int, stride: int, border: int = 0) -> Float[Array, "batch rows columns channels"]:
     """The largest value of every window; what is left over at the far edge is not read."""
     if mesh.platform() == "cpu":
         return cpu.max_pool(x, size, stride, border)
@@ -136,7 +138,9 @@ def norm_leaves(kind: str, channels: int, scale: float = 1.0) -> tuple[dict[str,
     return params, stats if kind == "batch" else {}
 
 
-def norm(kind: str, p: Any, stats: Any, x: Images, train: bool, momentum: float) -> tuple[Images, Any]:
+def norm(
+    kind: str, p: Params, stats: Collections, x: Images, train: bool, momentum: float
+) -> tuple[Images, Collections]:
     """Batch or group norm, computed in float32, and the running statistics after it.
 
     Batch norm (Ioffe and Szegedy 2015) uses the mean and variance over the whole batch in training (over each micro-batch

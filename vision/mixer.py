@@ -13,8 +13,6 @@ Initial values: kernels are normal with standard deviation 1 / sqrt(fan in), tho
 sqrt(2 L); the head is zero.
 """
 
-from typing import Any
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -23,7 +21,8 @@ from jaxtyping import Array, Float
 from training.cost import Cost
 from training.errors import BadInput
 from training.nets import layers
-from training.nets.initial import Leaf, parameters
+from training.nets.initial import Leaf, Leaves, parameters
+from training.types import Collections, Params
 from vision.layers import Classifier, Images, Rates, Variables, cut, head
 
 NORM_EPS = 1e-6
@@ -68,7 +67,7 @@ class Mixer(Classifier):
         return (self.image[0] // self.patch) * (self.image[1] // self.patch)
 
     @nn.compact
-    def parameters(self, init_scale: Float[Array, ""] | float = 1.0) -> dict[str, Any]:
+    def parameters(self, init_scale: Float[Array, ""] | float = 1.0) -> Params:
         """The parameter tree, as in `layers.Classifier`."""
         stacks = {"blocks": (block(self), self.depth)}
         return parameters(self, top(self), stacks, init_scale, self.param_dtype)
@@ -80,7 +79,7 @@ class Mixer(Classifier):
         key: Array | None = None,
         rates: Rates | None = None,
         train: bool = False,
-    ) -> tuple[Float[Array, "batch width"], Any]:
+    ) -> tuple[Float[Array, "batch features"], Collections]:
         """The mean of the tokens, as in `layers.Classifier`."""
         params = variables["params"]
         drop = layers.dropper((key, rates["dropout"]) if self.dropout and key is not None and rates else None)
@@ -93,11 +92,11 @@ class Mixer(Classifier):
         return jnp.mean(_norm(params["final_norm"], x), axis=1), {}
 
 
-def _norm(p: Any, x: Array) -> Array:
+def _norm(p: Params, x: Array) -> Array:
     return layers.layer_norm(x, p["scale"], p["bias"], NORM_EPS)
 
 
-def _mlp(p: Any, x: Array) -> Array:
+def _mlp(p: Params, x: Array) -> Array:
     return layers.linear(p["down"], layers.gelu(layers.linear(p["up"], x)))
 
 
@@ -124,7 +123,7 @@ def check(model: Mixer) -> None:
             raise BadInput(f"model.patch: {model.patch} does not divide the image's {side} pixels")
 
 
-def top(model: Mixer) -> dict[str, Any]:
+def top(model: Mixer) -> Leaves:
     """The parameters outside the blocks."""
     pixels, d = model.patch**2 * model.image[2], model.width
     return {
@@ -134,11 +133,11 @@ def top(model: Mixer) -> dict[str, Any]:
     }
 
 
-def block(model: Mixer) -> dict[str, Any]:
+def block(model: Mixer) -> Leaves:
     """The parameters of one block."""
     residual = (2 * model.depth) ** -0.5
 
-    def mlp(outer: int, inner: int, axis: str | None) -> dict[str, Any]:
+    def mlp(outer: int, inner: int, axis: str | None) -> Leaves:
         up = {"kernel": Leaf((outer, inner), (axis, "mlp"), outer**-0.5), "bias": Leaf((inner,), ("mlp",))}
         down = {"kernel": Leaf((inner, outer), ("mlp", axis), residual * inner**-0.5), "bias": Leaf((outer,), (axis,))}
         return {"up": up, "down": down}

@@ -5,7 +5,6 @@ standard deviation sqrt(2 / fan in), the head zero.
 """
 
 import math
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,8 +12,9 @@ from jaxtyping import Array, Float
 
 from training.cost import Cost
 from training.errors import BadInput
-from training.nets.initial import parameters
+from training.nets.initial import Leaves, parameters
 from training.nets.layers import dropper, linear
+from training.types import Collections, Params
 from vision import layers
 
 
@@ -40,7 +40,7 @@ class MLP(layers.Classifier):
     logit_dtype: str = "float32"
 
     @nn.compact
-    def parameters(self, init_scale: Float[Array, ""] | float = 1.0) -> dict[str, Any]:
+    def parameters(self, init_scale: Float[Array, ""] | float = 1.0) -> Params:
         """The parameter tree, as in `layers.Classifier`."""
         return parameters(self, leaves(self), {}, init_scale, self.param_dtype)
 
@@ -51,7 +51,7 @@ class MLP(layers.Classifier):
         key: Array | None = None,
         rates: layers.Rates | None = None,
         train: bool = False,
-    ) -> tuple[Float[Array, "batch width"], Any]:
+    ) -> tuple[Float[Array, "batch features"], Collections]:
         """The last hidden layer, as in `layers.Classifier`."""
         params = variables["params"]
         drop = dropper((key, rates["dropout"]) if self.dropout and key is not None and rates else None)
@@ -68,7 +68,7 @@ def check(model: MLP) -> None:
             raise BadInput(f"model.{field}: must be at least 1, got {getattr(model, field)}")
 
 
-def leaves(model: MLP) -> dict[str, Any]:
+def leaves(model: MLP) -> Leaves:
     """The initial parameters."""
     sides = [math.prod(model.image)] + [model.width] * model.depth
     hidden = {f"hidden{i + 1}": layers.dense(*sides[i : i + 2]) for i in range(model.depth)}

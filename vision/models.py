@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -12,6 +12,7 @@ from training.errors import BadInput
 from training.nets import sizes
 from training.nets.block_config import compose
 from training.registry import ModelKind, chosen, option_types
+from training.types import Option
 from vision import convnet, mixer, mlp, resnet, vit
 from vision.convnet import ConvNet
 from vision.layers import Classifier
@@ -20,20 +21,23 @@ from vision.mlp import MLP
 from vision.resnet import ResNet
 from vision.vit import ViT
 
+M = TypeVar("M", bound=Classifier)
+Complete = Callable[[dict[str, Any]], dict[str, int]]  # of the options of a model: what follows from the others
+
 COMMON = {"name", "size", "variant", "dropout", "stochastic_depth", "label_smoothing", "init_scale"}
 DROPS = ("dropout", "stochastic_depth")
 WIDEST = 65_536
 Image = tuple[int, int, int]  # height, width and channels
-MODULES: dict[str, type[Any]] = {"mlp": MLP, "convnet": ConvNet, "resnet": ResNet, "vit": ViT, "mixer": Mixer}
+MODULES: dict[str, type[Classifier]] = {"mlp": MLP, "convnet": ConvNet, "resnet": ResNet, "vit": ViT, "mixer": Mixer}
 COUNTS = ("width", "depth", "heads", "mlp_width", "token_width", "patch", "stages")
 
 
-def _built(module: type[Any], options: Mapping[str, Any], image: Image, classes: int, **fields: Any) -> Any:
+def _built(module: Callable[..., M], options: Mapping[str, Option], image: Image, classes: int, **fields: Option) -> M:
     """A module whose fields are the options."""
     return module(classes=classes, image=image, **{key: _plain(value) for key, value in options.items()}, **fields)
 
 
-def _vit(options: Mapping[str, Any], image: Image, classes: int, **fields: Any) -> ViT:
+def _vit(options: Mapping[str, Any], image: Image, classes: int, **fields: Option) -> ViT:
     return compose(ViT, classes=classes, image=image, **vit.BLOCKS, **options, **fields)
 
 
@@ -42,25 +46,25 @@ def _depth(width: int) -> int:
     return max(2, min(round(width / 16), 12), round(width / 64))
 
 
-def _vit_shape(options: dict[str, Any]) -> dict[str, Any]:
+def _vit_shape(options: dict[str, Any]) -> dict[str, int]:
     """Of a width: the depth; heads as in `training.nets.sizes`; an MLP of four widths."""
     width = options["width"]
     return {"depth": _depth(width), "heads": options["heads"] or sizes.heads(width), "mlp_width": 4 * width}
 
 
-def _mixer_shape(options: dict[str, Any]) -> dict[str, Any]:
+def _mixer_shape(options: dict[str, Any]) -> dict[str, int]:
     """Of a width: as many blocks as a vision transformer has, and the proportions of the published models."""
     width = options["width"]
     return {"depth": _depth(width), "mlp_width": 4 * width, "token_width": max(1, width // 2)}
 
 
 def _kind(
-    module: type[Any],
-    options: Mapping[str, Any],
+    module: type[Classifier],
+    options: Mapping[str, Option],
     check: Callable[[Any], None],
     cost: Callable[[Any], Cost],
-    complete: Callable[[dict[str, Any]], dict[str, Any]] = lambda options: {},
-    variant: Callable[[str], dict[str, Any]] | None = None,
+    complete: Complete = lambda options: {},
+    variant: Callable[[str], Mapping[str, Option]] | None = None,
 ) -> ModelKind:
     """A row of the table.
 
@@ -74,13 +78,13 @@ def _kind(
     """
     build = _vit if module is ViT else functools.partial(_built, module)
 
-    def shape(given: Mapping[str, Any], size: float | None, *data: Any) -> dict[str, Any]:
+    def shape(given: Mapping[str, Option], size: float | None, image: Image, classes: int) -> dict[str, Option]:
         if size is None:
             return _complete(options, complete, given)
         if "width" in given:
             raise BadInput("model.size: the width is given, so no size is left to choose")
         shapes = (_complete(options, complete, {**given, "width": width}) for width in _widths())
-        return sizes.nearest(size, shapes, lambda shape: cost(build(shape, *data)).params_total)
+        return sizes.nearest(size, shapes, lambda shape: cost(build(shape, image, classes)).params_total)
 
     return ModelKind(options, build, shape, check, cost, "classifier", variant=variant)
 
@@ -153,7 +157,7 @@ def defaults() -> ConfigDict:
     )
 
 
-def options(model: Any, image: Image, classes: int) -> dict[str, Any]:
+def options(model: ConfigDict, image: Image, classes: int) -> dict[str, Option]:
     """All that the named model reads, filled in: what is given or its variant has, then its size, its defaults.
 
     Args:
@@ -177,14 +181,14 @@ def options(model: Any, image: Image, classes: int) -> dict[str, Any]:
             raise BadInput(f"model.{key}: wants whole numbers of at least 1, got {given[key]!r}")
     if model.variant is not None:
         given |= _published(kind, model, given)
-    return kind.shape(given, model.size, image, classes)
+    return dict(kind.shape(given, model.size, image, classes))
 
 
-def _published(kind: ModelKind, model: Any, given: dict[str, Any]) -> dict[str, Any]:
+def _published(kind: ModelKind, model: ConfigDict, given: dict[str, Option]) -> dict[str, Option]:
     """The options of the config's variant, which no option that is given contradicts."""
     if kind.variant is None:
         raise BadInput(f"model.variant: {model.name} has no published shapes; give model.width")
-    shape = kind.variant(model.variant)
+    shape = dict(kind.variant(model.variant))
     other = [key for key in shape if key in given and _plain(given[key]) != shape[key]]
     if other:
         has, gives = (", ".join(f"{key}={values[key]}" for key in other) for values in (shape, given))
@@ -192,7 +196,7 @@ def _published(kind: ModelKind, model: Any, given: dict[str, Any]) -> dict[str, 
     return shape
 
 
-def build(model: Any, precision: Any, image: Image, classes: int) -> Classifier:
+def build(model: ConfigDict, precision: ConfigDict, image: Image, classes: int) -> Classifier:
     """The module of a resolved config.
 
     Raises:
@@ -211,13 +215,11 @@ def cost(name: str, built: Classifier) -> Cost:
     return KINDS[name].cost(built)
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Option) -> Option:
     return tuple(value) if isinstance(value, list) else value
 
 
-def _complete(
-    options: Mapping[str, Any], complete: Callable[[dict[str, Any]], dict[str, Any]], given: Mapping[str, Any]
-) -> dict[str, Any]:
+def _complete(options: Mapping[str, Option], complete: Complete, given: Mapping[str, Option]) -> dict[str, Option]:
     full = {**options, **given}
     follows = complete(full)
     return {key: follows.get(key) if value is None else value for key, value in full.items()}

@@ -20,11 +20,12 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from training.cost import Cost
 from training.errors import BadInput
-from training.nets.initial import Leaf, draw, parameters
+from training.nets.initial import Leaf, Leaves, draw, parameters
+from training.types import Collections, Option, Params
 from vision import layers
 
 STEMS = ("cifar", "imagenet")
@@ -83,7 +84,7 @@ class ResNet(layers.Classifier):
     logit_dtype: str = "float32"
 
     @nn.compact
-    def parameters(self, init_scale: Float[Array, ""] | float = 1.0) -> dict[str, Any]:
+    def parameters(self, init_scale: Float[Array, ""] | float = 1.0) -> Params:
         """The parameter tree, as in `layers.Classifier`; running statistics are drawn beside it."""
         params, stats = leaves(self)
         if self.is_initializing():
@@ -99,12 +100,12 @@ class ResNet(layers.Classifier):
         key: Array | None = None,
         rates: layers.Rates | None = None,
         train: bool = False,
-    ) -> tuple[Float[Array, "batch width"], Any]:
+    ) -> tuple[Float[Array, "batch features"], Collections]:
         """The mean over places of the last block, as in `layers.Classifier`."""
         params, stats = variables["params"], variables.get("batch_stats", {})
         if images.shape[1:] != self.image:
             raise BadInput(f"images of {images.shape[1:]} do not fit a model of {self.image}")
-        after: dict[str, Any] = {}
+        after: dict[str, PyTree[Array]] = {}
         drop = _dropper(self, key, rates)
 
         def normed(x: Array, *path: str) -> Array:
@@ -162,7 +163,7 @@ def _dropper(model: ResNet, key: Array | None, rates: layers.Rates | None) -> An
     return drop
 
 
-def variant(name: str) -> dict[str, Any]:
+def variant(name: str) -> dict[str, Option]:
     """The shape of a published network: "50".
 
     Raises:
@@ -215,10 +216,10 @@ def convolutions(model: ResNet) -> Iterator[Convolution]:
             sides, channels = after, outer
 
 
-def leaves(model: ResNet) -> tuple[dict[str, Any], dict[str, Any]]:
+def leaves(model: ResNet) -> tuple[Leaves, Leaves]:
     """The initial parameters and running statistics."""
-    params: dict[str, Any] = {}
-    stats: dict[str, Any] = {}
+    params: Leaves = {}
+    stats: Leaves = {}
     last = "conv3" if model.bottleneck else "conv2"
     outputs = 0
     for path, size, inputs, outputs, _, _ in convolutions(model):
@@ -249,7 +250,7 @@ def cost(model: ResNet) -> Cost:
     return Cost(params, ("stem",), products, products, tokens_per_example=1, from_data=products["stem"])
 
 
-def _count(tree: Any) -> int:
+def _count(tree: PyTree[Leaf]) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 

@@ -16,6 +16,7 @@ from training.cost import Cost
 from training.errors import BadInput
 from training.nets import initial
 from training.task import Arrays, Forward, Input
+from training.types import Batch, Collections, HostScalars, Loss, Option, Params, Record, Scalars, Variables
 from vision import augment, datasets, figures, models, probe, rules as named_rules
 from vision.augment import Augment
 from vision.layers import Classifier
@@ -41,12 +42,12 @@ def defaults() -> ConfigDict:
     return ConfigDict({"model": models.defaults(), "data": data, "evaluation": {"split": "test", "batch_size": 256}})
 
 
-def model_options(name: str | None) -> dict[str, Any]:
+def model_options(name: str | None) -> Mapping[str, Option]:
     """The options of the named model with their defaults."""
     return dict(models.KINDS[name].options) if name in models.KINDS else {}
 
 
-def shape_for(config: ConfigDict) -> dict[str, Any]:
+def shape_for(config: ConfigDict) -> dict[str, Option]:
     """The options of the named model: given, of its variant, of the target size, or its defaults."""
     return models.options(config.model, *datasets.head(config.data))
 
@@ -91,7 +92,7 @@ def available(config: ConfigDict) -> int | None:
     return datasets.load(config.data).split("train").size
 
 
-def prepare(config: ConfigDict, verify: bool) -> dict[str, Any]:
+def prepare(config: ConfigDict, verify: bool) -> Record:
     """Prepare the dataset ahead of time; returns what it holds."""
     return datasets.prepare(config.data, verify)
 
@@ -124,7 +125,7 @@ def forward(config: ConfigDict, batch: int | None, length: int | None) -> Forwar
     data = datasets.load(config.data)
     model = ImageModel(found, data.mean, data.std, augment.from_config(config.data.augment))
 
-    def apply(params: Any, stats: Any, images: jax.Array) -> jax.Array:
+    def apply(params: Params, stats: Collections, images: jax.Array) -> jax.Array:
         return model.score(params, stats, {"image": images})
 
     variables = initial.abstract(found)
@@ -147,11 +148,11 @@ class ImageModel:
     std: tuple[float, ...]
     augment: Augment
 
-    def init(self, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
+    def init(self, key: jax.Array, hyper: HostScalars) -> Variables:
         """Boxed variables; `hyper["init_scale"]` multiplies every initial standard deviation."""
         return initial.variables(self.classifier, key, hyper["init_scale"])
 
-    def loss(self, params: Any, stats: Any, batch: Any, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
+    def loss(self, params: Params, stats: Collections, batch: Batch, key: jax.Array, hyper: Scalars) -> Loss:
         """Cross-entropy in nats with the targets as augmentation and smoothing leave them, summed over images, and
         how many of the batch were right; see `training.task.Model.loss`."""
         images = batch["image"].astype(jnp.float32) / 255
@@ -168,7 +169,7 @@ class ImageModel:
         sums = {"loss": total, "accuracy": right.astype(jnp.float32), "weight": jnp.float32(len(images))}
         return total, (sums, stats)
 
-    def score(self, params: Any, stats: Any, batch: Any) -> jax.Array:
+    def score(self, params: Params, stats: Collections, batch: Batch) -> jax.Array:
         """Logits [batch, classes], with running statistics and nothing dropped."""
         images = self.normalised(batch["image"].astype(jnp.float32) / 255)
         return self.classifier({"params": params, **stats}, images).astype(jnp.float32)  # type: ignore[union-attr]
@@ -219,9 +220,7 @@ class VisionTask:
             "eval_examples": split.count,
         }
 
-    def details(
-        self, outputs: Iterable[np.ndarray], final: bool = True
-    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def details(self, outputs: Iterable[np.ndarray], final: bool = True) -> tuple[Record, dict[str, np.ndarray]]:
         """All that is said of an evaluation, and its predictions as columns with a row an image."""
         logits, labels = self._scored(outputs, final)
         chances = np.exp(classification.log_probabilities(logits))
@@ -232,7 +231,7 @@ class VisionTask:
             **classification.details(logits, labels, self._data.classes),
         }, columns
 
-    def probe(self, params: Any, stats: Any, shots: int) -> dict[str, float]:
+    def probe(self, params: Params, stats: Collections, shots: int) -> dict[str, float]:
         """Accuracy on the reported set of a linear classifier on frozen features, from so many training images a class."""
 
         @jax.jit
@@ -244,7 +243,7 @@ class VisionTask:
         classes = len(self._data.classes)
         return {f"probe_{shots}_shot": probe.few_shot(features, self._train, self._final, classes, shots)}  # type: ignore[arg-type]
 
-    def figures(self, params: Any, stats: Any, outputs: Iterable[np.ndarray]) -> dict[str, Any]:
+    def figures(self, params: Params, stats: Collections, outputs: Iterable[np.ndarray]) -> dict[str, Any]:
         """Confusions, and where the model has them, first-layer filters and attention on some of the images."""
         logits, labels = self._scored(outputs, final=True)
         made = {"confusion": figures.confusion(classification.confusion(logits, labels), self._data.classes)}
@@ -261,7 +260,7 @@ class VisionTask:
             made["attention"] = figures.attention(images / 255, received.reshape(*received.shape[:2], *found.grid))
         return made
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Record:
         """Record entries of the dataset and the attention chosen."""
         found: Any = self.model.classifier
         per_example = models.cost(self._config.model.name, found).tokens_per_example

@@ -16,7 +16,6 @@ sqrt(2 L); tokens, registers and positions normal with 0.02; the head is zero, s
 """
 
 import dataclasses
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -31,10 +30,11 @@ from training.nets import costs, initial, stack
 from training.nets.attention import Choice, choose
 from training.nets.block_config import BlockConfig
 from training.nets.ffn import mlp
-from training.nets.initial import Leaf, Leaves, Params, count
-from training.nets.layers import Drop, dropper, linear, linears, norm, norm_leaves, rms_norm
+from training.nets.initial import Leaf, Leaves, count
+from training.nets.layers import Drop, Layer, dropper, linear, linears, norm, norm_leaves, rms_norm
 from training.nets.mixers import attention
 from training.nets.mixers.mixer import Context
+from training.types import Collections, Params
 from vision.layers import Classifier, Images, Rates, Variables, cut, head
 
 POOLS = ("token", "mean", "attention")
@@ -107,7 +107,7 @@ class ViT(Classifier):
         return choose(self.blocks.attention, self.blocks.head_width, self.compute_dtype)
 
     @nn.compact
-    def parameters(self, init_scale: Float[Array, ""] | float = 1.0) -> dict[str, Any]:
+    def parameters(self, init_scale: Float[Array, ""] | float = 1.0) -> Params:
         """The parameter tree, as in `layers.Classifier`."""
         check(self)
         return initial.parameters(self, top(self), stack.stacks(self.blocks), init_scale, self.param_dtype)
@@ -119,7 +119,7 @@ class ViT(Classifier):
         key: Array | None = None,
         rates: Rates | None = None,
         train: bool = False,
-    ) -> tuple[Float[Array, "batch width"], Any]:
+    ) -> tuple[Float[Array, "batch features"], Collections]:
         """The pooled tokens, as in `layers.Classifier`."""
         del train
         params, config = variables["params"], self.blocks
@@ -292,7 +292,7 @@ def _dropper(model: ViT, key: Array | None, rates: Rates | None, batch: int) -> 
     if not model.stochastic_depth:
         return elements
 
-    def drop(x: Array, layer: Any, place: int) -> Array:
+    def drop(x: Array, layer: Layer, place: int) -> Array:
         x = elements(x, layer, place)
         if isinstance(layer, int) and layer < 0:
             return x

@@ -24,10 +24,10 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     import jax
 
     from lm.tokens import cache_dir
-    from training import compilation, cost, record
+    from training import compilation, cost, environment
 
     device = jax.devices()[0]
-    problems = record.warnings_of() + foreign_packages()
+    problems = environment.warnings_of() + foreign_packages()
     peak = cost.peak_flops(device.device_kind, "bfloat16")
     payload = {
         "backend": jax.default_backend(),
@@ -35,9 +35,9 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         "num_devices": jax.device_count(),
         "num_processes": jax.process_count(),
         "peak_bfloat16_flops": peak,
-        "versions": {"isoflop": importlib.metadata.version("isoflop"), **record.versions()},
+        "versions": {"isoflop": importlib.metadata.version("isoflop"), **environment.versions()},
         "matmul_precision": str(jax.config.jax_default_matmul_precision or "default"),
-        "git_revision": record.git_revision(),
+        "git_revision": environment.git_revision(),
         "cache": str(_data_cache(cache_dir)),
         "compilation_cache": str(compilation.folder()),
         "problems": problems,

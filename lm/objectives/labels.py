@@ -19,8 +19,10 @@ from training import classification
 from training.cost import Cost
 from training.errors import BadInput
 from training.nets import initial
+from training.nets.layers import Dropout
 from training.permutation import batch as order
 from training.task import Arrays
+from training.types import Batch, Collections, HostScalars, Loss, Params, Record, Scalars, Variables
 
 METRICS = classification.METRICS
 PAD = -1  # the segment of what fills a text up
@@ -54,7 +56,7 @@ def labelled(config: ConfigDict) -> Labelled:
 
 
 @functools.lru_cache(maxsize=4)
-def _read(path: Any, data_hash: str, tokenizer: str) -> Labelled:
+def _read(path: Path, data_hash: str, tokenizer: str) -> Labelled:
     """Read once a process: every point of a plan asks for the number of classes."""
     del data_hash, tokenizer  # a store built anew is another key
     store = tokens.open_store(path)
@@ -106,11 +108,11 @@ class LabelModel:
 
     network: Encoder
 
-    def init(self, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
+    def init(self, key: jax.Array, hyper: HostScalars) -> Variables:
         """Boxed variables; `hyper["init_scale"]` multiplies every initial standard deviation."""
         return initial.variables(self.network, key, hyper["init_scale"])
 
-    def loss(self, params: Any, stats: Any, batch: Any, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
+    def loss(self, params: Params, stats: Collections, batch: Batch, key: jax.Array, hyper: Scalars) -> Loss:
         """Nats summed over texts, and how many were right; see `training.task.Model.loss`."""
         dropout = (key, hyper["dropout"]) if self.network.dropout else None
         logits = self._logits(params, batch, dropout)
@@ -119,12 +121,12 @@ class LabelModel:
         sums = {"loss": total, "accuracy": right.astype(jnp.float32), "weight": jnp.float32(len(logits))}
         return total, (sums, stats)
 
-    def score(self, params: Any, stats: Any, batch: Any) -> jax.Array:
+    def score(self, params: Params, stats: Collections, batch: Batch) -> jax.Array:
         """Logits [batch, classes]."""
         del stats
         return self._logits(params, batch, None)
 
-    def _logits(self, params: Any, batch: Any, dropout: Any) -> jax.Array:
+    def _logits(self, params: Params, batch: Batch, dropout: Dropout | None) -> jax.Array:
         logits: Any = self.network.classify(params, batch["tokens"], batch["segments"], dropout)
         return logits.astype(jnp.float32)
 
@@ -174,9 +176,7 @@ class LabelTask:
             "eval_examples": len(self._sample),
         }
 
-    def details(
-        self, outputs: Iterable[np.ndarray], final: bool = True
-    ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    def details(self, outputs: Iterable[np.ndarray], final: bool = True) -> tuple[Record, dict[str, np.ndarray]]:
         """All that is said of an evaluation, and its predictions as columns with a row a text."""
         del final
         logits, labels = self._scored(outputs)
@@ -185,7 +185,7 @@ class LabelTask:
         columns["p"] = np.exp(classification.log_probabilities(logits).max(axis=1))
         return {"eval_set": self._eval.name, **classification.details(logits, labels, self._data.classes)}, columns
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Record:
         """Record entries of the corpus, the tokenizer and the attention chosen."""
         choice = self.model.network.attention_choice
         return {

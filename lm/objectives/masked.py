@@ -5,8 +5,7 @@ as another symbol, 10% as they are; all three are functions of (seed, k), and fo
 """
 
 import dataclasses
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -21,8 +20,10 @@ from lm.objectives.stream import StreamTask, available
 from training.cost import Cost
 from training.errors import BadInput
 from training.nets import initial
+from training.nets.layers import Dropout
 from training.permutation import fold, uniforms
 from training.task import Arrays
+from training.types import Batch, Collections, HostScalars, Loss, Params, Scalars, Variables
 
 __all__ = ["MaskedModel", "MaskedTask", "available", "build", "corrupt", "cost", "network"]
 
@@ -101,11 +102,11 @@ class MaskedModel:
     network: Encoder
     z_loss: bool
 
-    def init(self, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
+    def init(self, key: jax.Array, hyper: HostScalars) -> Variables:
         """Boxed variables; `hyper["init_scale"]` multiplies every initial standard deviation."""
         return initial.variables(self.network, key, hyper["init_scale"])
 
-    def loss(self, params: Any, stats: Any, batch: Any, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
+    def loss(self, params: Params, stats: Collections, batch: Batch, key: jax.Array, hyper: Scalars) -> Loss:
         """Nats summed over hidden tokens, with z-loss on top; see `training.task.Model.loss`."""
         dropout = (key, hyper["dropout"]) if self.network.dropout else None
         nats, normaliser = self._nats(params, batch, dropout)
@@ -114,12 +115,12 @@ class MaskedModel:
             total = reported + jnp.sum(z_penalty(normaliser, hyper["z_loss"]))
         return total, ({"loss": reported, "weight": jnp.float32(nats.size)}, stats)
 
-    def score(self, params: Any, stats: Any, batch: Any) -> jax.Array:
+    def score(self, params: Params, stats: Collections, batch: Batch) -> jax.Array:
         """Nats of each hidden token [batch, masked]."""
         del stats
         return self._nats(params, batch, None)[0]
 
-    def _nats(self, params: Any, batch: Any, dropout: Any) -> tuple[jax.Array, jax.Array]:
+    def _nats(self, params: Params, batch: Batch, dropout: Dropout | None) -> tuple[jax.Array, jax.Array]:
         states, head, bias = self.network.masked(
             params, batch["tokens"], batch["places"], batch.get("segments"), dropout
         )

@@ -1,8 +1,8 @@
 """Next-token prediction over windows of a stream of text."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple, cast
+from collections.abc import Iterable
+from typing import NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -19,7 +19,9 @@ from training.cost import Cost
 from training.errors import BadInput
 from training.nets import initial
 from training.nets.ffn import moe
+from training.nets.layers import Dropout
 from training.task import Arrays
+from training.types import Batch, Collections, Evaluation, HostScalars, Loss, Params, Record, Scalars, Variables
 
 __all__ = ["LanguageModel", "LanguageTask", "available", "build", "cost", "network"]
 
@@ -58,7 +60,7 @@ class Predicted(NamedTuple):
     normaliser: jax.Array
     states: jax.Array
     head: jax.Array
-    stats: Any
+    stats: Collections
     routing: dict[str, jax.Array]
 
 
@@ -80,7 +82,7 @@ class LanguageModel:
     carried: int = 0
     teacher: models.Causal | None = None
 
-    def init(self, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
+    def init(self, key: jax.Array, hyper: HostScalars) -> Variables:
         """Boxed variables; `hyper["init_scale"]` multiplies every initial standard deviation."""
         variables = initial.variables(self.network, key, hyper["init_scale"])
         if self.teacher:  # in place of what is loaded
@@ -100,7 +102,7 @@ class LanguageModel:
         """Whether the model has experts."""
         return isinstance(self.network, Decoder) and self.network.blocks.moe is not None
 
-    def loss(self, params: Any, stats: Any, batch: Any, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
+    def loss(self, params: Params, stats: Collections, batch: Batch, key: jax.Array, hyper: Scalars) -> Loss:
         """Nats summed over tokens; in the total alone a teacher's part, z-loss, and what keeps the experts of every layer
         even (see `training.nets.ffn.moe.routing_metrics`, whose means over layers are metrics); as
         `training.task.Model.loss`."""
@@ -124,12 +126,14 @@ class LanguageModel:
         sums |= {f"moe/{name}": jnp.mean(layers) for name, layers in predicted.routing.items()}
         return total, (sums, predicted.stats)
 
-    def score(self, params: Any, stats: Any, batch: Any) -> jax.Array:
+    def score(self, params: Params, stats: Collections, batch: Batch) -> jax.Array:
         """Nats of each predicted token [batch, length]; a recurrent state starts from zero in every window."""
         del stats
         return self._predict(params, batch, None, {}, training=False).nats
 
-    def _predict(self, params: Any, batch: Any, dropout: Any, stats: Any, training: bool) -> Predicted:
+    def _predict(
+        self, params: Params, batch: Batch, dropout: Dropout | None, stats: Collections, training: bool
+    ) -> Predicted:
         window, ids, routing = batch["tokens"].astype(jnp.int32), batch.get("segments"), {}
         if stats:
             recurrent = cast(Recurrent, self.network)
@@ -165,7 +169,7 @@ class LanguageTask(StreamTask):
         taught = {"teacher": section.weight, "temperature": section.temperature} if section.run else {}
         return super().hyper() | {name: float(self.config.model[name]) for name in own} | taught
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Record:
         """Record entries of the text, of a teacher, and of the experts, whose granularity is how many times an expert would
         fit into an MLP of four widths (Krajewski et al. 2024)."""
         facts = super().facts() | (teachers.facts(self.config) if self.config.teacher.run else {})
@@ -199,7 +203,7 @@ class LanguageTask(StreamTask):
         del final
         return self._summary(self._scored(outputs))
 
-    def details(self, outputs: Iterable[np.ndarray], final: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
+    def details(self, outputs: Iterable[np.ndarray], final: bool = True) -> tuple[Evaluation, dict[str, np.ndarray]]:
         """All that is said of an evaluation, and each token of its sample as columns: its window, its place there, nats."""
         del final
         nats = self._scored(outputs)
@@ -213,7 +217,7 @@ class LanguageTask(StreamTask):
     def _scored(self, outputs: Iterable[np.ndarray]) -> np.ndarray:
         return np.concatenate([np.asarray(part, np.float64) for part in outputs])[: len(self.sample)]
 
-    def _summary(self, nats: np.ndarray) -> dict[str, Any]:
+    def _summary(self, nats: np.ndarray) -> Evaluation:
         length = self.config.data.seq_len
         raw_bytes = int(self.text.token_bytes[self._windows()[:, 1:]].sum()) * self.eval.byte_ratio
         return {

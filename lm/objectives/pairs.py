@@ -1,9 +1,8 @@
 """Targets from sources (translation): teacher forcing, label smoothing, BLEU and chrF of what is written greedily."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +17,21 @@ from lm.store import Split, TokenStore
 from training.cost import Cost
 from training.errors import BadInput
 from training.nets import initial
+from training.nets.layers import Dropout
 from training.permutation import batch as order
 from training.task import Arrays
+from training.types import (
+    Batch,
+    Collections,
+    Evaluation,
+    HostScalars,
+    Loss,
+    Outputs,
+    Params,
+    Record,
+    Scalars,
+    Variables,
+)
 
 METRICS = ("loss", "loss_sem", "bits_per_byte", "bleu", "chrf")
 
@@ -91,11 +103,11 @@ class PairModel:
     smooth: bool
     writes: bool
 
-    def init(self, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
+    def init(self, key: jax.Array, hyper: HostScalars) -> Variables:
         """Boxed variables; `hyper["init_scale"]` multiplies every initial standard deviation."""
         return initial.variables(self.network, key, hyper["init_scale"])
 
-    def loss(self, params: Any, stats: Any, batch: Any, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
+    def loss(self, params: Params, stats: Collections, batch: Batch, key: jax.Array, hyper: Scalars) -> Loss:
         """Nats summed over target tokens, smoothed in the total alone; see `training.task.Model.loss`."""
         dropout = (key, hyper["dropout"]) if self.network.dropout else None
         nats, evenly, counted = self._nats(params, batch, dropout)
@@ -105,7 +117,7 @@ class PairModel:
             total = (1 - share) * reported + share * jnp.sum(evenly * counted)
         return total, ({"loss": reported, "weight": jnp.sum(counted)}, stats)
 
-    def score(self, params: Any, stats: Any, batch: Any) -> dict[str, jax.Array]:
+    def score(self, params: Params, stats: Collections, batch: Batch) -> dict[str, jax.Array]:
         """Nats of each target token [batch, length], zero where there is none, and the greedy target where one is wanted."""
         del stats
         nats, _, counted = self._nats(params, batch, None)
@@ -115,7 +127,7 @@ class PairModel:
             scores["text"] = translate.search(self.network, params, source, batch["source_length"], new, self.end)
         return scores
 
-    def _nats(self, params: Any, batch: Any, dropout: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def _nats(self, params: Params, batch: Batch, dropout: Dropout | None) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Nats of each token, those that an even distribution over the symbols would cost, and which tokens count."""
         source, read, predicted = (batch[name].astype(jnp.int32) for name in ("source", "read", "predicted"))
         seen, counted = None, jnp.ones(predicted.shape, jnp.float32)
@@ -169,11 +181,13 @@ class PairTask:
             part = self._sample[start : start + size]
             yield self._arrays(self._eval, np.concatenate([part, np.repeat(self._sample[:1], size - len(part))]))
 
-    def summarize(self, outputs: Iterable[Any], final: bool = True) -> dict[str, float | int | str | None]:
+    def summarize(self, outputs: Iterable[Outputs], final: bool = True) -> dict[str, float | int | str | None]:
         """Loss in nats a target token, bits per byte of the targets, BLEU and chrF of the greedy targets."""
         return self._summary(*self._scored(outputs))
 
-    def details(self, outputs: Iterable[Any], final: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
+    def details(
+        self, outputs: Iterable[Outputs], final: bool = True
+    ) -> tuple[Evaluation, dict[str, list[str] | np.ndarray]]:
         """All that is said of an evaluation, and its sources, targets and translations as columns."""
         del final
         nats, written, references = self._scored(outputs)
@@ -181,7 +195,7 @@ class PairTask:
         columns = {"source": sources, "target": references, "written": written, "nats": nats.sum(axis=1)}
         return self._summary(nats, written, references), columns
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Record:
         """Record entries of the corpus, the tokenizer and the attention chosen; `pairs_left_out` are too long."""
         choice, length = self.model.network.attention_choice, self._config.data.seq_len
         return {
@@ -209,7 +223,7 @@ class PairTask:
         made["target_length"] = np.array([len(target) + 1 for target in targets], np.int32)
         return made
 
-    def _scored(self, outputs: Iterable[Any]) -> tuple[np.ndarray, list[str], list[str]]:
+    def _scored(self, outputs: Iterable[Outputs]) -> tuple[np.ndarray, list[str], list[str]]:
         """Nats of the sample, and the texts that were written and those that were wanted."""
         parts, count, end = list(outputs), len(self._sample), self._store.end
         nats = np.concatenate([np.asarray(part["nats"], np.float64) for part in parts])[:count]
@@ -221,7 +235,7 @@ class PairTask:
             [decode(row) for row in self._eval.texts(self._sample, 1)],
         )
 
-    def _summary(self, nats: np.ndarray, written: list[str], references: list[str]) -> dict[str, Any]:
+    def _summary(self, nats: np.ndarray, written: list[str], references: list[str]) -> Evaluation:
         import sacrebleu
 
         lengths = np.array([len(text) + 1 for text in self._eval.texts(self._sample, 1)])

@@ -1,7 +1,6 @@
 """The prefix task on running text: half of a window is read, the other half predicted (Raffel et al. 2019, 3.2.1)."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -13,6 +12,7 @@ from lm.objectives.stream import StreamTask, available
 from training.cost import Cost
 from training.errors import BadInput
 from training.task import Arrays
+from training.types import Outputs
 
 __all__ = ["PrefixTask", "available", "build", "cost", "network"]
 
@@ -65,7 +65,7 @@ class PrefixTask(StreamTask):
         del numbers
         return self._arrays(windows)
 
-    def summarize(self, outputs: Iterable[Any], final: bool = True) -> dict[str, float | int | str | None]:
+    def summarize(self, outputs: Iterable[Outputs], final: bool = True) -> dict[str, float | int | str | None]:
         """Token-weighted loss in nats, its standard error by document, and bits per byte of the predicted text."""
         del final
         length = self.config.data.seq_len

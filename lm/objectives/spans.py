@@ -6,7 +6,6 @@ spans are a function of (seed, k), and for the evaluation of the window alone.
 """
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Integer
@@ -20,6 +19,7 @@ from training.cost import Cost
 from training.errors import BadInput
 from training.permutation import fold, uniforms
 from training.task import Arrays
+from training.types import Outputs
 
 __all__ = ["SpanTask", "available", "build", "corrupt", "cost", "network"]
 
@@ -131,7 +131,7 @@ class SpanTask(StreamTask):
         """The windows as they are cut in every evaluation of every run."""
         return self._arrays(windows, fold(0, 2), numbers)
 
-    def summarize(self, outputs: Iterable[Any], final: bool = True) -> dict[str, float | int | str | None]:
+    def summarize(self, outputs: Iterable[Outputs], final: bool = True) -> dict[str, float | int | str | None]:
         """Loss in nats a token of the targets, sentinels among them, and its standard error by document."""
         del final
         nats = np.concatenate([np.asarray(part["nats"], np.float64) for part in outputs])[: len(self.sample)]

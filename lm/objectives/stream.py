@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from lm import tokens
 from lm.token_windows import segments
 from training.task import Arrays, Model
+from training.types import Record
 
 
 def available(config: ConfigDict) -> int | None:
@@ -65,7 +66,7 @@ class StreamTask(abc.ABC):
     def shown(self, numbers: Int[np.ndarray, " rows"], windows: Integer[np.ndarray, "rows length+1"]) -> Arrays:
         """What the model is shown of windows of the evaluation split."""
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Record:
         """Record entries of the corpus, the tokenizer and the attention chosen."""
         config, network = self.config, getattr(self.model, "network", None)
         choice, windows = getattr(network, "attention_choice", None), _windows(self.train, config)

@@ -10,8 +10,9 @@ from ml_collections import ConfigDict
 
 from isoflop import cli
 from lm.loss import divergence
-from training import checkpoint, config as configs, loop, record
+from training import checkpoint, config as configs, loop
 from training.errors import BadInput
+from training.lines import read_metrics
 from training.signals import Interrupted
 
 
@@ -104,7 +105,7 @@ def test_a_student_learns_what_its_teacher_says(taught, tmp_path):
     assert student["teacher"] == f"{theirs['run_id']}:80" and student["run_id"] != scratch["run_id"]
     assert student["teacher_loss"] == theirs["loss"] and student["teacher_params"] == theirs["params_total"]
     assert theirs["loss"] < student["loss"] < scratch["loss"] + 0.03
-    lines = record.read_metrics(tmp_path / "student")
+    lines = read_metrics(tmp_path / "student")
     assert lines[-1]["distill_kl"] < 0.5 * lines[0]["distill_kl"]
     extra = student["flops_exact"] - scratch["flops_exact"]
     assert extra == pytest.approx(theirs["flops_forward"] / theirs["examples"] * student["examples"])
@@ -122,7 +123,7 @@ def test_a_model_that_is_its_own_teacher_has_nothing_to_learn(taught, tmp_path, 
     own = {"model.width": 32, "teacher.run": folder, "init_from.run": folder, "duration.steps": 2, "log.every": 1}
     loop.run(config(**own, **apart), tmp_path)
     assert "teacher" not in checkpoint_names(tmp_path)
-    assert record.read_metrics(tmp_path)[0]["distill_kl"] == pytest.approx(0, abs=1e-5)
+    assert read_metrics(tmp_path)[0]["distill_kl"] == pytest.approx(0, abs=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,10 @@ from lm import models, rules, task as family
 from lm.cost import cost
 from lm.decoder import Decoder
 from lm.loss import cross_entropy
-from training import config as configs, identity, loop, mesh as meshes, record
+from training import config as configs, identity, loop, mesh as meshes
 from training.cost import count_products
 from training.errors import BadInput
+from training.lines import read_metrics
 from training.nets.block_config import clone, compose
 
 KEY = jax.random.key(0)
@@ -267,7 +268,7 @@ def config(tmp_path, **changes):
 def test_a_run_records_what_its_experts_did(tmp_path):
     full = config(tmp_path, **{"model.capacity_factor": 0.5})
     result = loop.run(full, tmp_path / "run")
-    lines = record.read_metrics(tmp_path / "run")
+    lines = read_metrics(tmp_path / "run")
     assert result["status"] == "completed" and result["loss"] < 1.0 < lines[0]["loss"]
     assert result["params_active"] == result["params_total"] - 2 * 2 * 16 * 16
     assert result["flops_6nd_active"] == 6 * result["params_active"] * result["tokens"]
@@ -304,7 +305,7 @@ def test_accumulation_and_meshes_leave_the_losses(tmp_path):
         loop.run(config(tmp_path, **{"model.capacity_factor": 1.0, "duration.steps": 6, **changes}), tmp_path / name)
         return [
             (line["loss"], line["moe/load_balancing_loss"], line["moe/dropped"])
-            for line in record.read_metrics(tmp_path / name)
+            for line in read_metrics(tmp_path / name)
         ]
 
     wide = {"mesh.data": 2, "mesh.expert": 2, "mesh.tensor": 2, "gradient_accumulation_steps": 2}
@@ -315,7 +316,7 @@ def test_experts_of_replicas_train_alike_on_any_mesh(tmp_path):
     def losses(name, **changes):
         apart = {"replicas.count": 2, "replicas.every": 3, "replicas.outer.name": "nesterov", "duration.steps": 4}
         loop.run(config(tmp_path, **apart, **changes), tmp_path / name)
-        return [(line["loss"], line["moe/load_balancing_loss"]) for line in record.read_metrics(tmp_path / name)]
+        return [(line["loss"], line["moe/load_balancing_loss"]) for line in read_metrics(tmp_path / name)]
 
     wide = {"mesh.replica": 2, "mesh.data": 2, "mesh.expert": 2}
     np.testing.assert_allclose(losses("wide", **wide), losses("one"), rtol=1e-4, atol=1e-6)

@@ -13,8 +13,9 @@ from ml_collections import ConfigDict
 
 from lm import objectives, task as family
 from lm.objectives import spans as spans_of
-from training import config as configs, evaluation, identity, load, loop, mesh as meshes, record
+from training import config as configs, evaluation, identity, load, loop, mesh as meshes
 from training.errors import BadInput
+from training.lines import read_metrics
 
 TOPICS = {
     "food": ["bread", "salt", "soup", "plum"],
@@ -113,7 +114,7 @@ def losses(texts, path, labelled=False, **changes):
     full = config(texts, labelled, **changes)
     result = loop.run(full, path)
     assert set(objectives.of(full).METRICS) <= result.keys()  # what may decide when to stop
-    return result, [line["loss"] for line in record.read_metrics(path)]
+    return result, [line["loss"] for line in read_metrics(path)]
 
 
 def test_a_masked_run_goes_from_text_to_record_on_any_mesh(texts, tmp_path):
@@ -220,7 +221,7 @@ def test_a_translation_is_learnt_and_scored(texts, languages, tmp_path):
 def test_pairs_train_alike_on_any_mesh_and_smoothing_is_not_reported(texts, languages, tmp_path):
     def curve(name, **changes):
         loop.run(translated(texts, languages, **changes), tmp_path / name)
-        return [line["loss"] for line in record.read_metrics(tmp_path / name)]
+        return [line["loss"] for line in read_metrics(tmp_path / name)]
 
     one = curve("one")
     np.testing.assert_allclose(curve("many", **WIDE), one, rtol=2e-5)

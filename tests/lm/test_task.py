@@ -11,8 +11,9 @@ from ml_collections import ConfigDict
 
 from isoflop import cli
 from lm import objectives, task as family
-from training import config as configs, evaluation, loop, mesh as meshes, record
+from training import config as configs, evaluation, loop, mesh as meshes
 from training.errors import BadInput
+from training.lines import read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +131,7 @@ def test_a_carried_state_goes_on_after_a_cut(text, tmp_path):
         loop.run(full, tmp_path / "cut", loggers=[cut])
     result = loop.run(full, tmp_path / "cut")
     assert 0 < result["continued_from"] < 17 and result["loss"] == whole["loss"]
-    assert record.read_metrics(tmp_path / "cut")[-1]["loss"] == record.read_metrics(tmp_path / "whole")[-1]["loss"]
+    assert read_metrics(tmp_path / "cut")[-1]["loss"] == read_metrics(tmp_path / "whole")[-1]["loss"]
 
 
 def test_a_carried_state_is_that_of_the_row_s_last_window(text):
@@ -176,7 +177,7 @@ def losses(text, tmp_path_factory):
     def losses(**changes):
         path = tmp_path_factory.mktemp("run")
         loop.run(config(text, **{"mesh.data": 1, **changes}), path)
-        return [line["loss"] for line in record.read_metrics(path)]
+        return [line["loss"] for line in read_metrics(path)]
 
     return losses
 

@@ -15,7 +15,7 @@ from benchmarks import reach
 from isoflop.cli import main
 from sweeps import collect, collect_cache, curves, status, sweep_dir
 from training.errors import BadInput
-from training.record import read_metrics
+from training.lines import read_metrics
 
 RUNS, LINES = 200, 20
 TABLES = ("runs.parquet", "curves.parquet")

@@ -7,7 +7,7 @@ import pytest
 
 from sweeps import design as d, lease, plan as plans, plan_storage, run_batching, sweep_dir, worker, worker_process
 from sweeps.worker_job import WorkerJob
-from training import record, run_batch, step
+from training import run_batch, run_directory, step
 
 
 @pytest.fixture
@@ -29,13 +29,13 @@ def served(sweep, **options):
 
 
 def test_a_signal_that_comes_too_late_for_a_run_stops_the_worker_after_it(sweep, monkeypatch):
-    finish = record.RunDirectory.finish
+    finish = run_directory.RunDirectory.finish
 
     def signalled(directory, result):
         os.kill(os.getpid(), signal.SIGTERM)
         finish(directory, result)
 
-    monkeypatch.setattr(record.RunDirectory, "finish", signalled)
+    monkeypatch.setattr(run_directory.RunDirectory, "finish", signalled)
     stopped, events = served(sweep)
     assert stopped == signal.SIGTERM and [event for event, _ in events] == ["begin", "end"]
     assert sorted(states(sweep)) == ["completed", "missing", "missing"]

@@ -7,9 +7,10 @@ import optax
 import pytest
 import toy
 
-from training import checkpoint, identity, loop, record, rng, schedule
+from training import checkpoint, identity, loop, rng, schedule
 from training.config import resolve
 from training.errors import BadInput
+from training.lines import read_metrics
 
 FOUR = {"async_sgd.workers": 4, "mesh.data": 1}
 
@@ -64,13 +65,13 @@ def test_gradients_are_those_of_what_the_worker_fetched(tmp_path, changes):
     loop.run(toy.config(**changes), tmp_path)
     theta, ages = reference(toy.config(**changes))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), params(tmp_path), theta)
-    assert [line["staleness"] for line in record.read_metrics(tmp_path)] == ages
+    assert [line["staleness"] for line in read_metrics(tmp_path)] == ages
     assert max(ages) >= changes["async_sgd.workers"] - 1
 
 
 def test_workers_that_deliver_by_turns_are_one_less_than_their_number_behind(tmp_path):
     result = loop.run(toy.config(**FOUR), tmp_path)
-    ages = [line["staleness"] for line in record.read_metrics(tmp_path)]
+    ages = [line["staleness"] for line in read_metrics(tmp_path)]
     assert ages[:4] == [0, 1, 2, 3] and set(ages[3:]) == {3}
     assert (result["server_workers"], result["server_order"]) == (4, "round_robin")
     assert result["communicated_bytes"] == result["steps"] * result["params_total"] * 4 / 4
@@ -85,7 +86,7 @@ def test_devices_micro_batches_and_calls_leave_the_losses(tmp_path):
         "calls": {"steps_per_call": 7},
     }.items():
         loop.run(toy.config(**FOUR | changes), tmp_path / name)
-        losses[name] = [line["loss"] for line in record.read_metrics(tmp_path / name)]
+        losses[name] = [line["loss"] for line in read_metrics(tmp_path / name)]
         np.testing.assert_allclose(losses[name], losses["one"], rtol=1e-5, err_msg=name)
 
 
@@ -100,7 +101,7 @@ def test_a_cut_run_continues_bit_for_bit(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         loop.run(config, tmp_path / "cut", loggers=[cut])
     assert loop.run(config, tmp_path / "cut")["loss"] == whole["loss"]
-    losses = [[line["loss"] for line in record.read_metrics(tmp_path / name)] for name in ("whole", "cut")]
+    losses = [[line["loss"] for line in read_metrics(tmp_path / name)] for name in ("whole", "cut")]
     assert losses[0] == losses[1]
 
 
@@ -109,7 +110,7 @@ def test_every_worker_begins_with_the_parameters_of_another_run(tmp_path):
     still = {"optimizer.learning_rate": 1e-30, "optimizer.weight_decay": 0.0, "init_from.run": str(tmp_path / "parent")}
     loop.run(toy.config(**FOUR, **still), tmp_path / "run")
     plain = loop.run(toy.config(**still), tmp_path / "plain")
-    first = [record.read_metrics(tmp_path / name)[5]["loss"] for name in ("run", "plain")]
+    first = [read_metrics(tmp_path / name)[5]["loss"] for name in ("run", "plain")]
     assert first[0] == pytest.approx(first[1], rel=1e-5)
     assert plain["server_workers"] == 1
 

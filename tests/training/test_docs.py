@@ -11,8 +11,9 @@ import pytest
 import toy
 from ml_collections import ConfigDict
 
-from training import checkpoint, config as configs, loop, optimizer, record, run_batch, schedule, step as steps
+from training import checkpoint, config as configs, loop, optimizer, run_batch, schedule, step as steps
 from training.config import resolve
+from training.lines import read_metrics
 
 ROOT = Path(loop.__file__).parents[1]
 PAGE = (ROOT / "docs" / "engine.md").read_text()
@@ -77,7 +78,7 @@ def test_the_plain_loop_is_a_run(tmp_path):
     config = toy.config(**{"mesh.data": 2})
     state, losses = scope["train"](config)
     loop.run(config, tmp_path)
-    assert losses == [line["loss"] for line in record.read_metrics(tmp_path)]
+    assert losses == [line["loss"] for line in read_metrics(tmp_path)]
     jax.tree.map(np.testing.assert_array_equal, state.params, checkpoint.load_params(tmp_path))
 
 

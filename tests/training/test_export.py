@@ -57,7 +57,7 @@ def test_short_dtypes_are_stored_in_one_of_numpys_own_and_computed_in_theirs():
 
 def test_other_collections_go_along_and_bounds_hold():
     given = (task.Input("x", "float32", ("b",)),)
-    forward = task.Forward(lambda p, stats, x: x * p["w"] + stats["s"]["mean"], given, ("batch",), None, ("b <= 2",))
+    forward = task.Forward(lambda p, stats, x: x * p["w"] + stats["s"]["mean"], given, ("batch",), {}, ("b <= 2",))
     exported, weights = export.program(forward, {"w": np.float32(2)}, {"s": {"mean": np.float32(1)}}, ["cpu"])
     assert set(weights) == {"params/w", "s/mean"}
     np.testing.assert_array_equal(exported.call(weights, np.ones(2, np.float32)), [3, 3])

@@ -12,7 +12,7 @@ from training import loop
 from training.config import resolve
 from training.errors import BadInput
 from training.files import locked, new_folder
-from training.record import read_metrics
+from training.lines import read_metrics
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ from training import (
     loop,
     memory,
     mesh,
-    record,
+    run_directory,
     run_session,
     signals,
     step,
@@ -35,11 +35,12 @@ from training import (
 from training.config import resolve
 from training.cores import compute_threads
 from training.errors import BadInput
+from training.lines import read_metrics
 
 
 def metrics(path):
     drop = ("seconds", "attempt")
-    return [{k: v for k, v in line.items() if k not in drop} for line in record.read_metrics(path)]
+    return [{k: v for k, v in line.items() if k not in drop} for line in read_metrics(path)]
 
 
 def params(path, **which):
@@ -246,7 +247,7 @@ def test_patience_ends_a_run_with_the_parameters_of_the_best_evaluation(tmp_path
     whole = loop.run(
         toy.config(**RESTLESS, **{"checkpoint.keep_every": 1, "checkpoint.every_steps": 1}), tmp_path / "a"
     )
-    lines = [line for line in record.read_metrics(tmp_path / "a") if f"eval/{metric}" in line]
+    lines = [line for line in read_metrics(tmp_path / "a") if f"eval/{metric}" in line]
     scores = [-line["eval/loss"] if metric == "loss" else line["eval/within"] for line in lines]
     ends = next(i for i in range(3, 24) if max(scores[i - 2 : i + 1]) <= max(scores[: i - 2]))
     best = int(np.argmax(scores[: ends + 1]))
@@ -298,7 +299,7 @@ def test_a_run_that_is_cut_at_its_end_ends_as_one_that_was_not(tmp_path, monkeyp
 
     with monkeypatch.context() as patch, contextlib.suppress(Cut, signals.Interrupted):
         if cut == "record":
-            patch.setattr(record.RunDirectory, "finish", once)
+            patch.setattr(run_directory.RunDirectory, "finish", once)
         if cut == "evaluation":
             patch.setattr(evaluation, "evaluate", lambda *given: once() if given[5] else evaluate(*given))
         loop.run(config, tmp_path / "cut", loggers=[signalled] if cut == "signal" else [])
@@ -538,9 +539,9 @@ def test_a_run_that_goes_on_keeps_its_batches(tmp_path, change):
 def test_a_workdir_of_a_live_run_is_refused(tmp_path):
     config = resolve(toy.config())
     with (
-        record.open_run(tmp_path, config),
+        run_directory.open_run(tmp_path, config),
         pytest.raises(BadInput, match=rf"locked by a live run \(process {os.getpid()}\)"),
-        record.open_run(tmp_path, config),
+        run_directory.open_run(tmp_path, config),
     ):
         pass
 

@@ -13,7 +13,7 @@ from training.errors import BadInput
 from training.identity import run_id
 from training.optimizer import Axes
 from training.signals import Interrupted
-from training.task import resolve as family_of
+from training.task import Model, resolve as family_of
 from training.transforms import lora
 
 WIDTH = 11
@@ -57,11 +57,11 @@ def test_factors_lie_beside_matrices_of_stacks_too():
     box = lambda shape, names: nn.LogicallyPartitioned(jnp.ones(shape), names)
     tree = {"mlp": {"kernel": box((3, 8, 6), ("layers", "embed", "mlp")), "bias": box((3, 6), ("layers", "mlp"))}}
 
-    class Fixed:
+    class Fixed(Model):
         def init(self, key, hyper):
             return {"params": tree}
 
-    made = lora.Lora(Fixed(), 2, (".*kernel",)).init(jax.random.key(0), {"lora_alpha": jnp.float32(8)})  # type: ignore[arg-type]
+    made = lora.Lora(Fixed(), 2, (".*kernel",)).init(jax.random.key(0), {"lora_alpha": jnp.float32(8)})
     found = made["params"]["mlp"]
     shapes = {name: leaf.value.shape for name, leaf in found.items() if "lora" in name}
     assert shapes == {"kernel_lora_in": (3, 8, 2), "kernel_lora_out": (3, 2, 6), "kernel_lora_scale": (3,)}

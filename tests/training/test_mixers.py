@@ -16,7 +16,7 @@ from training.errors import BadInput
 from training.nets import stack
 from training.nets.block_config import BlockConfig, compose
 from training.nets.mixers import MIXERS
-from training.nets.mixers.gated_delta import unit_lower_inverse
+from training.nets.mixers.chunks import unit_lower_inverse
 
 KEY = jax.random.key(0)
 TOKENS = np.random.default_rng(0).integers(0, 19, (2, 21)).astype(np.int32)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import toy
 
-from training import loop, record, step
+from training import loop, record, run_directory, step
 from training.config import resolve
 from training.metrics import Diverged, MetricLog
 
@@ -47,7 +47,7 @@ def test_flops_are_told_forward_backward_and_with_what_is_computed_again():
 
 
 def test_a_last_good_step_whose_gradient_is_not_finite_can_be_written(tmp_path):
-    meter = MetricLog(record.RunDirectory(tmp_path), 0, 9, 10, np.ones(9, np.float32), 16)
+    meter = MetricLog(run_directory.RunDirectory(tmp_path), 0, 9, 10, np.ones(9, np.float32), 16)
     meter.put(0, lambda: {"loss": np.array([2.0, 1.0, np.nan]), "grad_norm": np.array([3.0, np.inf, np.nan])})
     with pytest.raises(Diverged) as raised:
         meter.flush()

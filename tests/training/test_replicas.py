@@ -16,7 +16,6 @@ from training import (
     identity,
     loop,
     mesh,
-    record,
     replicas,
     rng,
     schedule,
@@ -24,6 +23,7 @@ from training import (
 )
 from training.config import resolve
 from training.errors import BadInput
+from training.lines import read_metrics
 from training.state import State
 
 DILOCO = {"replicas.count": 4, "replicas.every": 5, "replicas.outer.name": "nesterov", "mesh.data": 1}
@@ -55,7 +55,7 @@ def test_averaging_at_every_step_is_data_parallel_training(tmp_path, monkeypatch
         toy.config(**linear, **{"replicas.count": 4, "mesh.replica": 4, "mesh.data": 2}), tmp_path / "apart"
     )
     close(params(tmp_path / "apart"), params(tmp_path / "plain"))
-    losses = [[line["loss"] for line in record.read_metrics(tmp_path / name)] for name in ("plain", "apart")]
+    losses = [[line["loss"] for line in read_metrics(tmp_path / name)] for name in ("plain", "apart")]
     np.testing.assert_allclose(*losses, rtol=1e-5)
     assert apart["num_devices"] == 8 and apart["loss"] == pytest.approx(plain["loss"], rel=1e-5)
 
@@ -138,7 +138,7 @@ def test_devices_and_micro_batches_leave_the_losses(tmp_path):
     losses, ids = {}, set()
     for name, changes in runs.items():
         result = loop.run(toy.config(**DILOCO | changes), tmp_path / name)
-        losses[name] = [*(line["loss"] for line in record.read_metrics(tmp_path / name)), result["loss"]]
+        losses[name] = [*(line["loss"] for line in read_metrics(tmp_path / name)), result["loss"]]
         np.testing.assert_allclose(losses[name], losses["one"], rtol=2e-5, err_msg=name)
         ids |= {result["run_id"]} if name != "parts" else set()
         assert result["num_devices"] == np.prod([changes.get(f"mesh.{axis}", 1) for axis in mesh.AXES])
@@ -167,7 +167,7 @@ def test_a_run_cut_within_a_round_continues_bit_for_bit(tmp_path, stride):
         loop.run(config, tmp_path / "cut", loggers=[cut])
     result = loop.run(config, tmp_path / "cut")
     assert result["continued_from"] % 5 and result["loss"] == whole["loss"]
-    losses = [[line["loss"] for line in record.read_metrics(tmp_path / name)] for name in ("whole", "cut")]
+    losses = [[line["loss"] for line in read_metrics(tmp_path / name)] for name in ("whole", "cut")]
     assert losses[0] == losses[1]
     same(params(tmp_path / "cut"), params(tmp_path / "whole"))
 
@@ -181,7 +181,7 @@ def test_the_outer_parameters_are_the_runs(tmp_path):
     same(steps[5], steps[6])
     assert not np.array_equal(steps[4]["kernel"], steps[5]["kernel"])
     assert not np.array_equal(steps[7]["kernel"], steps[8]["kernel"])  # the last step synchronises too
-    evaluated = [line["eval/loss"] for line in record.read_metrics(tmp_path / "run") if "eval/loss" in line]
+    evaluated = [line["eval/loss"] for line in read_metrics(tmp_path / "run") if "eval/loss" in line]
     assert evaluated[0] == evaluated[3] != evaluated[4] == evaluated[6]
     task, grid = toy.build(resolve(config)), mesh.build({"data": 1, "fsdp": 1, "tensor": 1})
     assert result["loss"] == pytest.approx(evaluation.evaluate(task, steps[8], {}, grid)["loss"], rel=1e-5)

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import toy
 
-from training import checkpoint, loop, record, run_batch, run_session, signals, step
+from training import checkpoint, loop, run_batch, run_session, signals, step
 from training.errors import BadInput
+from training.lines import read_metrics
 
 OWN = {"wall_seconds", "train_seconds", "compile_seconds", "compiles", "pack", "tokens_per_second", "ended_at", "mfu"}
 OWN |= {"num_devices"}
@@ -33,7 +34,7 @@ def jobs(folder: Path, *changes, **each):
 def metrics(run):
     return [
         {name: value for name, value in line.items() if name not in ("seconds", "attempt")}
-        for line in record.read_metrics(run)
+        for line in read_metrics(run)
     ]
 
 

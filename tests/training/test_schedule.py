@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
+from ml_collections import ConfigDict
 
 from training import schedule
 
@@ -19,7 +20,7 @@ def config(name, **options):
         "boundaries",
         "factor",
     )
-    return {"name": name, **dict.fromkeys(keys), **options}
+    return ConfigDict({"name": name, **dict.fromkeys(keys), **options})
 
 
 @given(st.sampled_from(sorted(schedule.TABLE)), st.integers(10, 300), st.floats(0.02, 0.5))

@@ -144,11 +144,12 @@ def test_formats_after_training_are_evaluated_one_by_one(toy, tmp_path):
 
 
 def test_each_output_has_its_scale():
-    rounded = quantize.weights(PARAMS, AXES, ("matrix",), parsed("int2", "k"))
+    params = jax.tree.map(jnp.asarray, PARAMS)
+    rounded = quantize.weights(params, AXES, ("matrix",), parsed("int2", "k"))
     for name in ("stack", "head"):
         ratio = np.abs(np.asarray(rounded[name])) / np.abs(PARAMS[name]).max(axis=-2, keepdims=True)
         assert ((ratio == 0) | np.isclose(ratio, 1)).all()
-    assert rounded["norm"] is PARAMS["norm"]
+    assert rounded["norm"] is params["norm"]
     assert quantize.summed(Axes(("vocab", "embed"))) == (1,)
 
 

@@ -14,11 +14,11 @@ from training import (
     evaluation,
     loop,
     mesh as meshes,
-    record,
     step as steps,
 )
 from training.config import complete, resolve
 from training.errors import BadInput
+from training.lines import read_metrics
 from training.task import resolve as family_of
 
 
@@ -114,7 +114,7 @@ def test_what_chooses_is_not_what_is_reported(tmp_path):
     changes = {"data.validation": 0.2, "log.evaluate_every": 2, "model.name": "mlp", "model.stages": None}
     changes |= {"early_stopping.patience": 5, "early_stopping.metric": "accuracy"}
     found = loop.run(config(**changes), tmp_path)
-    lines = [line for line in record.read_metrics(tmp_path) if "eval/loss" in line]
+    lines = [line for line in read_metrics(tmp_path) if "eval/loss" in line]
     assert [line["step"] for line in lines] == [2, 4, 6]
     assert {line["eval/set"] for line in lines} == {"dataset digits (validation)"}
     assert found["eval_set"] == "dataset digits (test)"

@@ -138,3 +138,29 @@ def attend_cache(
     if v.shape[-1] != k.shape[-1]:
         return _attend(q, k, v, visible)
     return jax.nn.dot_product_attention(q, k, v, bias=bias, mask=visible[None, None], implementation="xla")
+
+
+def attend_latents(
+    content: Float[Array, "batch new heads width"],
+    rotated: Float[Array, "batch new heads rope"],
+    latents: Float[Array, "batch length rank"],
+    shared: Float[Array, "batch length rope"],
+    kernel: Float[Array, "rank heads 2 width"],
+    visible: Bool[Array, "new length"],
+) -> Float[Array, "batch new heads width"]:
+    """Attention of new queries over a cache of latents, of which `kernel` makes the keys and values of every head: applied
+    to the queries, and to the mixed latents, in place of the latents themselves.
+
+    Args:
+      content: of the queries.
+      rotated: features of the queries that rotary positions have turned.
+      latents: of the cache.
+      shared: rotated features of the keys, which all heads share.
+      kernel: of the keys, then of the values.
+      visible: which keys a query sees.
+    """
+    scores = jnp.einsum("bqhd,rhd,bkr->bhqk", content, kernel[:, :, 0], latents)
+    scores = upcast_to_f32(scores + jnp.einsum("bqhe,bke->bhqk", rotated, shared))
+    scores *= (content.shape[-1] + rotated.shape[-1]) ** -0.5
+    weights = jax.nn.softmax(jnp.where(visible, scores, -1e30)).astype(content.dtype)
+    return jnp.einsum("bhqk,bkr,rhd->bqhd", weights, latents, kernel[:, :, 1])

@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from training.nets.primitives import correlate, upcast_to_f32
@@ -21,7 +22,7 @@ from training.nets.primitives import correlate, upcast_to_f32
 
 
 def product(
-    x: Float[Array, "*rows fan_in"], kernel: Float[Array, "fan_in fan_out"], dtype: Any = None
+    x: Float[Array, "*rows fan_in"], kernel: Float[Array, "fan_in fan_out"], dtype: DTypeLike | None = None
 ) -> Float[Array, "*rows fan_out"]:
     """As `training.nets.layers.product`, over rows: the weight gradient of a product with more dimensions makes XLA
     transpose a copy of the activations."""

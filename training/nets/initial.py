@@ -4,12 +4,14 @@ import dataclasses
 import functools
 import math
 from collections.abc import Mapping
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from training.types import Params, Variables
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,16 +24,15 @@ class Leaf:
     offset: float = 0.0
 
 
-Leaves = dict[str, Any]  # a tree of `Leaf` by name
-Params = Mapping[str, Any]  # a tree of arrays by name
+Leaves = dict[str, PyTree[Leaf]]  # by name
 
 
-def count(leaves: Any) -> int:
+def count(leaves: PyTree[Leaf]) -> int:
     """Parameters in a tree of `Leaf`."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(leaves))
 
 
-def variables(module: nn.Module, key: Array, init_scale: Float[Array, ""] | float = 1.0) -> Any:
+def variables(module: nn.Module, key: Array, init_scale: Float[Array, ""] | np.float32 | float = 1.0) -> Variables:
     """The initial variables of a module by collection, each leaf boxed with its logical axes.
 
     Args:
@@ -42,18 +43,18 @@ def variables(module: nn.Module, key: Array, init_scale: Float[Array, ""] | floa
     return module.init(key, init_scale, method="parameters")
 
 
-def abstract(module: nn.Module) -> Any:
+def abstract(module: nn.Module) -> Variables:
     """As `variables`, shapes alone."""
     return jax.eval_shape(functools.partial(variables, module), jax.random.key(0))
 
 
 def parameters(
     module: nn.Module,
-    leaves: dict[str, Any],
-    stacks: dict[str, tuple[Any, int]],
+    leaves: Leaves,
+    stacks: Mapping[str, tuple[Leaves, int]],
     scale: Float[Array, ""] | float,
     dtype: str,
-) -> dict[str, Any]:
+) -> Params:
     """The parameter tree of a module, drawn. To be called in a compact method, under `Module.init`.
 
     Args:
@@ -68,22 +69,26 @@ def parameters(
     }
 
 
-def draw(key: Array, leaves: Any, scale: Float[Array, ""] | float, dtype: str) -> Any:
+def draw(
+    key: Array, leaves: PyTree[Leaf], scale: Float[Array, ""] | float, dtype: str
+) -> PyTree[nn.LogicallyPartitioned]:
     """Boxed initial values of a tree of `Leaf`; `scale` multiplies every standard deviation and may be traced."""
     return _boxed(_draw(key, leaves, scale, dtype), leaves, ())
 
 
-def draw_stack(key: Array, leaves: Any, depth: int, scale: Float[Array, ""] | float, dtype: str) -> Any:
+def draw_stack(
+    key: Array, leaves: PyTree[Leaf], depth: int, scale: Float[Array, ""] | float, dtype: str
+) -> PyTree[nn.LogicallyPartitioned]:
     """As `draw`, with a leading axis "layers"; a layer's values depend on its index, not on how many there are."""
 
-    def layer(index: Array) -> Any:
+    def layer(index: Array) -> PyTree[Array]:
         return _draw(jax.random.fold_in(key, index), leaves, scale, dtype)
 
     # One layer after another, so that beside the stack only one layer's draws are in memory.
     return _boxed(jax.lax.map(layer, jnp.arange(depth, dtype=jnp.uint32)), leaves, ("layers",))
 
 
-def _draw(key: Array, leaves: Any, scale: Array | float, dtype: str) -> Any:
+def _draw(key: Array, leaves: PyTree[Leaf], scale: Array | float, dtype: str) -> PyTree[Array]:
     """One flat normal draw, cut into the leaves: a draw for each would cost more compilation than a train step."""
     flat, tree = jax.tree.flatten(leaves)
     sizes = [math.prod(leaf.shape) if leaf.std else 0 for leaf in flat]
@@ -98,5 +103,5 @@ def _draw(key: Array, leaves: Any, scale: Array | float, dtype: str) -> Any:
     return jax.tree.unflatten(tree, values)
 
 
-def _boxed(values: Any, leaves: Any, leading: tuple[str, ...]) -> Any:
+def _boxed(values: PyTree[Array], leaves: PyTree[Leaf], leading: tuple[str, ...]) -> PyTree[nn.LogicallyPartitioned]:
     return jax.tree.map(lambda leaf, value: nn.LogicallyPartitioned(value, (*leading, *leaf.axes)), leaves, values)

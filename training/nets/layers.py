@@ -6,29 +6,31 @@ Activations are [batch, length, width]. Where the devices of the mesh are CPUs, 
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from training import mesh
 from training.nets import cpu
 from training.nets.block_config import BlockConfig
-from training.nets.initial import Leaf, Leaves, Params
+from training.nets.initial import Leaf, Leaves
 from training.nets.primitives import upcast_to_f32
 from training.nets.rounding import rounded
+from training.types import Params
 
 NORMS = ("rms", "layer")
 Dropout = tuple[Array, Array]  # a key and a rate
-Drop = Callable[[Array, Any, int], Array]  # of an activation, at a layer and a place in it
+Layer = Int[Array, ""] | int  # index of a block, which may be traced
+Drop = Callable[[Array, Layer, int], Array]  # of an activation, at a layer and a place in it
 
 # Linear maps ------------------------------------------------------------------------------------------------------------
 
 
 def product(
-    x: Float[Array, "*rows fan_in"], kernel: Float[Array, "fan_in fan_out"], dtype: Any = None
+    x: Float[Array, "*rows fan_in"], kernel: Float[Array, "fan_in fan_out"], dtype: DTypeLike | None = None
 ) -> Float[Array, "*rows fan_out"]:
     """x times a kernel, accumulated in `dtype`, by default that of both."""
     if mesh.platform() == "cpu":
@@ -253,7 +255,7 @@ def dropout(x: Float[Array, "*shape"], key: Array, rate: Float[Array, ""]) -> Fl
     return jnp.where(keep, x / (1.0 - rate).astype(x.dtype), jnp.zeros((), x.dtype))
 
 
-def no_drop(x: Array, layer: Any, place: int) -> Array:
+def no_drop(x: Array, layer: Layer, place: int) -> Array:
     """The identity, where nothing is dropped."""
     del layer, place
     return x

@@ -1,7 +1,7 @@
 """Recurrent cells over the length of a sequence, step by step."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +9,9 @@ from jaxtyping import Array, Bool, Float
 
 from training.mesh import constrain
 from training.nets.primitives import upcast_to_f32
+from training.types import Params
 
+Bias = Float[Array, " width"] | None
 State = tuple[Array, ...]  # of one layer, each [batch, width], float32; the first is what the next layer reads
 Starts = Bool[Array, "batch length"]
 
@@ -27,22 +29,23 @@ class Cell(NamedTuple):
 
     gates: tuple[str, ...]
     parts: int
-    step: Callable[[State, Array, Array, Any], State]
+    step: Callable[[State, Array, Array, Bias], State]
     hidden_bias: bool = False
 
 
-def _rnn(state: State, x: Array, h: Array, bias: Any) -> State:
+def _rnn(state: State, x: Array, h: Array, bias: Bias) -> State:
     del state, bias
     return (jnp.tanh(x[0] + h[0]),)
 
 
-def _gru(state: State, x: Array, h: Array, bias: Any) -> State:
+def _gru(state: State, x: Array, h: Array, bias: Bias) -> State:
+    assert bias is not None
     reset, update = jax.nn.sigmoid(x[0] + h[0]), jax.nn.sigmoid(x[1] + h[1])
     new = jnp.tanh(x[2] + reset * (h[2] + bias))
     return (new + update * (state[0] - new),)
 
 
-def _lstm(state: State, x: Array, h: Array, bias: Any) -> State:
+def _lstm(state: State, x: Array, h: Array, bias: Bias) -> State:
     del bias
     enter, keep, new, show = x + h
     memory = jax.nn.sigmoid(keep) * state[1] + jax.nn.sigmoid(enter) * jnp.tanh(new)
@@ -57,7 +60,7 @@ CELLS: dict[str, Cell] = {
 
 
 def cells(
-    cell: Cell, p: Any, x: Float[Array, "batch length width"], starts: Starts | None, state: State
+    cell: Cell, p: Params, x: Float[Array, "batch length width"], starts: Starts | None, state: State
 ) -> tuple[Float[Array, "batch length width"], State]:
     """A layer of cells over a sequence: one product with the inputs of all steps, then one with the state a step.
 
@@ -77,7 +80,9 @@ def cells(
     inputs = jnp.einsum("btd,dgh->tgbh", x, entering, preferred_element_type=bias.dtype) + bias
     hidden = upcast_to_f32(p["bias"]["hidden"]) if cell.hidden_bias else None
 
-    def step(state: State, now: Any) -> tuple[State, Array]:
+    def step(
+        state: State, now: tuple[Float[Array, "gates batch width"], Bool[Array, " batch"] | None]
+    ) -> tuple[State, Array]:
         entered, start = now
         if start is not None:
             state = tuple(jnp.where(start[:, None], jnp.zeros((), part.dtype), part) for part in state)

@@ -7,7 +7,7 @@ never recompiles.
 """
 
 import re
-from typing import Any
+from typing import no_type_check
 
 import flax.struct
 import jax
@@ -20,10 +20,11 @@ FLOATS = {"fp8": "float8_e4m3fn", "fp8_e5m2": "float8_e5m2"}
 MOST = 16  # bits of an integer
 
 
+@no_type_check
 class Rounding(flax.struct.PyTreeNode):
     """How values are rounded: `bits` of an integer, an array, in a stack one a layer; or the `dtype` of a float."""
 
-    bits: Any
+    bits: Float[Array, "..."] | float
     dtype: str | None = flax.struct.field(pytree_node=False, default=None)
 
 

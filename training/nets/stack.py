@@ -12,7 +12,7 @@ A block (d width; shapes without the layers), of a mixer whose branch is, say, "
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +23,14 @@ from training.mesh import constrain
 from training.nets import layers
 from training.nets.block_config import BlockConfig
 from training.nets.ffn import FEED_FORWARDS, moe
-from training.nets.initial import Leaves, Params
-from training.nets.layers import Drop, norm, norm_leaves
+from training.nets.initial import Leaves
+from training.nets.layers import Drop, Layer, norm, norm_leaves
 from training.nets.mixers import MIXERS, attention, cross_attention
 from training.nets.mixers.mixer import Context, LayerCache, Stream
+from training.types import Params
 
 NORM_POSITIONS = ("pre", "post")
-REMAT: dict[str, Any] = {
+REMAT: dict[str, Callable[..., bool] | None] = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.save_from_both_policies(
@@ -40,6 +41,8 @@ REMAT: dict[str, Any] = {
 
 Metrics = dict[str, Float[Array, " layers"]]
 Caches = dict[str, LayerCache]  # of each stack, with a leading axis of layers
+LayerOutput = tuple[LayerCache, dict[str, Float[Array, ""]]]  # the longer cache of a block, and its metrics
+T = TypeVar("T")
 
 
 class Kind(NamedTuple):
@@ -206,7 +209,7 @@ def empty_caches(config: BlockConfig, batch: int, length: int, dtype: str) -> Ca
 
 
 def block(
-    config: BlockConfig, kind: Kind, p: Params, x: Stream, context: Context, layer: Any, cache: LayerCache = None
+    config: BlockConfig, kind: Kind, p: Params, x: Stream, context: Context, layer: Layer, cache: LayerCache = None
 ) -> tuple[Stream, LayerCache, dict[str, Float[Array, ""]]]:
     """One block.
 
@@ -253,7 +256,7 @@ def block(
 
 
 def _add(
-    config: BlockConfig, p: Params, x: Stream, branch: Callable[[Stream], Stream], drop: Drop, layer: Any, place: int
+    config: BlockConfig, p: Params, x: Stream, branch: Callable[[Stream], Stream], drop: Drop, layer: Layer, place: int
 ) -> Stream:
     """The stream with what a branch adds to it, normalised before or after."""
     if config.norm_position == "post":
@@ -269,7 +272,9 @@ def _run(
     trees = [(params[name], None if caches is None else caches[name]) for name in part.names]
     bodies = [_body(config, kind, context) for kind in part.kinds]
 
-    def repetition(x: Stream, layers: Sequence[Any], first: Any) -> tuple[Stream, list[Any]]:
+    def repetition(
+        x: Stream, layers: Sequence[tuple[Params, LayerCache]], first: Layer
+    ) -> tuple[Stream, list[LayerOutput]]:
         outputs = []
         for position, (body, (p, cache)) in enumerate(zip(bodies, layers, strict=False)):
             x, output = body(p, x, cache, first + position if position else first)
@@ -286,7 +291,7 @@ def _run(
             outputs[:rest] = [_append(many, one) for many, one in zip(outputs, more, strict=False)]
     else:
         split = [_unstack(tree, part.layers(position)) for position, tree in enumerate(trees)]
-        single: list[list[Any]] = [[] for _ in part.kinds]
+        single: list[list[LayerOutput]] = [[] for _ in part.kinds]
         for layer in range(part.count):
             position = layer % period
             p, cache = split[position][layer // period]
@@ -297,10 +302,12 @@ def _run(
     return x, longer, _by_layer([metrics for _, metrics in outputs])
 
 
-def _body(config: BlockConfig, kind: Kind, context: Context) -> Callable[..., tuple[Stream, Any]]:
+def _body(
+    config: BlockConfig, kind: Kind, context: Context
+) -> Callable[[Params, Stream, LayerCache, Layer], tuple[Stream, LayerOutput]]:
     """(parameters, x, cache, layer) -> x, (cache, metrics), of one block that is computed again as the config says."""
 
-    def body(p: Params, x: Stream, cache: LayerCache, layer: Any) -> tuple[Stream, Any]:
+    def body(p: Params, x: Stream, cache: LayerCache, layer: Layer) -> tuple[Stream, LayerOutput]:
         x, cache, metrics = block(config, kind, p, x, context, layer, cache)
         return x, (cache, metrics)
 
@@ -322,15 +329,15 @@ def _by_layer(metrics: list[dict[str, Float[Array, " repetitions"]]]) -> Metrics
     return jax.tree.map(ordered, *metrics)
 
 
-def _layers(stacked: Any, index: int | slice) -> Any:
+def _layers(stacked: T, index: int | slice) -> T:
     return jax.tree.map(lambda leaf: leaf[index], stacked)
 
 
-def _append(stacked: Any, single: Any) -> Any:
+def _append(stacked: T, single: T) -> T:
     return jax.tree.map(lambda many, one: jnp.concatenate([many, one[None]]), stacked, single)
 
 
-def _unstack(stack: Any, depth: int) -> list[Any]:
+def _unstack(stack: T, depth: int) -> list[T]:
     """The layers of a stack; unlike with indexing, the gradient is one concatenation, not a sum of padded arrays."""
     leaves, tree = jax.tree.flatten(stack)
     parts = [jax.lax.split(leaf, (1,) * depth, axis=0) for leaf in leaves]

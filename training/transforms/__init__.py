@@ -5,17 +5,19 @@ recipe) and its scalars (arrays, so that a sweep over sparsity or bits compiles 
 """
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Key, PyTree
+from ml_collections import ConfigDict
 
 from training.nets.rounding import Rounding, parsed
 from training.optimizer import Axes, role
 from training.transforms import lora, prune, quantize
 from training.transforms.prune import Prune
 from training.transforms.quantize import Quantize
+from training.types import Batch, Collections, Loss, LossFunction, Masks, Params, Record, Scalars
 
 
 class Transforms(NamedTuple):
@@ -25,7 +27,7 @@ class Transforms(NamedTuple):
     quantize: Quantize | None = None
 
 
-def of(config: Any) -> Transforms:
+def of(config: ConfigDict) -> Transforms:
     """What a config asks for.
 
     Raises:
@@ -34,7 +36,7 @@ def of(config: Any) -> Transforms:
     return Transforms(prune.of(config.prune), quantize.of(config.quantize))
 
 
-def unused(config: Any) -> tuple[str, ...]:
+def unused(config: ConfigDict) -> tuple[str, ...]:
     """The sections of a config that ask for nothing."""
     found = of(config)
     asked = {"prune": found.prune is not None, "quantize": found.quantize is not None or bool(config.quantize.post)}
@@ -42,7 +44,7 @@ def unused(config: Any) -> tuple[str, ...]:
     return tuple(name for name, wanted in asked.items() if not wanted)
 
 
-def hyper(config: Any) -> dict[str, float]:
+def hyper(config: ConfigDict) -> dict[str, float]:
     """The scalars of what a resolved config asks for."""
     found = of(config)
     made: dict[str, float] = {}
@@ -55,24 +57,22 @@ def hyper(config: Any) -> dict[str, float]:
     return made
 
 
-def masks(found: Transforms, axes: Any, params: Any) -> Any:
+def masks(found: Transforms, axes: PyTree[Axes], params: Params) -> Masks:
     """Those of the parameters that may be cut, of which none is yet; None: nothing is ever cut."""
     return prune.masks(found.prune, params, axes) if found.prune else None
 
 
-def within(
-    found: Transforms, loss: Callable[..., Any], axes: Any, masks: Any, hyper: Mapping[str, jax.Array]
-) -> Callable[..., Any]:
+def within(found: Transforms, loss: LossFunction, axes: PyTree[Axes], masks: Masks, hyper: Scalars) -> LossFunction:
     """A model's loss as a function of the parameters that are trained."""
 
-    def masked(params: Any, *rest: Any) -> Any:
+    def masked(params: Params, stats: Collections, batch: Batch, key: Key[Array, ""], scalars: Scalars) -> Loss:
         cut = params if masks is None else prune.applied(params, masks)
-        return loss(forward_params(found, cut, axes, hyper), *rest)
+        return loss(forward_params(found, cut, axes, hyper), stats, batch, key, scalars)
 
     return masked
 
 
-def forward_params(found: Transforms, params: Any, axes: Any, hyper: Mapping[str, jax.Array]) -> Any:
+def forward_params(found: Transforms, params: Params, axes: PyTree[Axes], hyper: Scalars) -> Params:
     """What the model computes with, of parameters that are zero where they are cut."""
     plan = found.quantize
     if plan and plan.weights is not None:
@@ -96,7 +96,7 @@ class Size(NamedTuple):
         return math.prod(self.shape) if self.left is None else self.left
 
 
-def sizes(params: Any, axes: Any, masks: Any) -> list[Size]:
+def sizes(params: Params, axes: PyTree[Axes], masks: Masks) -> list[Size]:
     """What is left of every parameter."""
     names = jax.tree.leaves(axes, is_leaf=lambda x: isinstance(x, Axes))
     kept = [None] * len(names) if masks is None else jax.tree.leaves(masks, is_leaf=lambda x: x is None)
@@ -106,7 +106,7 @@ def sizes(params: Any, axes: Any, masks: Any) -> list[Size]:
     ]
 
 
-def facts(config: Any, params: Any, axes: Any, masks: Any) -> dict[str, Any]:
+def facts(config: ConfigDict, params: Params, axes: PyTree[Axes], masks: Masks) -> Record:
     """Record entries: how many parameters are not cut, bits, bytes.
 
     `density` is the share that is left of the parameters that may be cut; for `size_bytes` see `bytes_of`.
@@ -114,7 +114,8 @@ def facts(config: Any, params: Any, axes: Any, masks: Any) -> dict[str, Any]:
     found, every = of(config).quantize, sizes(lora.merged(params), lora.plain(axes), masks)
     section = config.quantize
     bits = {
-        name: parsed(section[name], "").bits if section[name] else quantize.OFF for name in ("weights", "activations")
+        name: float(parsed(section[name], "").bits) if section[name] else quantize.OFF
+        for name in ("weights", "activations")
     }
     subject = [size for size in every if size.left is not None]
     density = sum(size.nonzero for size in subject) / sum(math.prod(size.shape) for size in subject) if subject else 1.0

@@ -18,17 +18,21 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from ml_collections import ConfigDict
 
 from training.errors import BadInput
 from training.optimizer import STACKS
 from training.task import Model
+from training.types import Batch, Collections, HostScalars, Loss, Outputs, Params, Rules, Scalars, Variables
 
 IN, OUT, SCALE = "_lora_in", "_lora_out", "_lora_scale"
 LEARNS = rf".*({IN}|{OUT})"
 OWN = rf".*({IN}|{OUT}|{SCALE})"
 
 
-def check(config: Any) -> None:
+def check(config: ConfigDict) -> None:
     """Raise BadInput where the section `lora` contradicts itself or others."""
     section = config.lora
     if section.rank < 0:
@@ -56,12 +60,12 @@ def check(config: Any) -> None:
             raise BadInput(f"lora.rank: does not go with {name}")
 
 
-def rules(section: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+def rules(section: ConfigDict, given: Rules) -> Rules:
     """The rules of `optimizer.lr_multipliers`: beside the factors, only that learns which the config gives a factor."""
     return ((LEARNS, 1.0), *given, (".*", 0.0)) if section.rank else given
 
 
-def wrapped(model: Model, section: Any) -> Model:
+def wrapped(model: Model, section: ConfigDict) -> Model:
     """The model with factors beside the parameters that a config's section `lora` names; itself where it names none."""
     return Lora(model, section.rank, tuple(section.targets)) if section.rank else model
 
@@ -92,7 +96,7 @@ class Lora:
     rank: int
     targets: tuple[str, ...]
 
-    def init(self, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
+    def init(self, key: jax.Array, hyper: HostScalars) -> Variables:
         """The model's variables, boxed, with factors: A is drawn, B is zero.
 
         Raises:
@@ -103,15 +107,17 @@ class Lora:
         params = added(variables["params"], self.targets, lambda name, leaf: self._factors(name, leaf, scale, key))
         return variables | {"params": params}
 
-    def loss(self, params: Any, stats: Any, batch: Any, key: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
+    def loss(self, params: Params, stats: Collections, batch: Batch, key: jax.Array, hyper: Scalars) -> Loss:
         """As the merged model's."""
         return self.model.loss(merged(params), stats, batch, key, hyper)
 
-    def score(self, params: Any, stats: Any, batch: Any) -> Any:
+    def score(self, params: Params, stats: Collections, batch: Batch) -> Outputs:
         """As the merged model's."""
         return self.model.score(merged(params), stats, batch)
 
-    def _factors(self, name: str, leaf: Any, scale: jax.Array, key: jax.Array) -> dict[str, Any]:
+    def _factors(
+        self, name: str, leaf: nn.LogicallyPartitioned, scale: Float[Array, ""] | np.float32 | float, key: jax.Array
+    ) -> dict[str, nn.LogicallyPartitioned]:
         """What lies beside one matrix, by the end of its name."""
         value, names = leaf.value, leaf.names
         *stack, inputs, outputs = value.shape
@@ -153,7 +159,7 @@ def added(params: Any, targets: tuple[str, ...], factors: Callable[[str, Any], d
     return made
 
 
-def _matrix(leaf: Any) -> bool:
+def _matrix(leaf: nn.LogicallyPartitioned) -> bool:
     """Whether it has two dimensions behind those of stacks."""
     inner = [name not in STACKS for name in leaf.names]
     return sum(inner) == 2 and all(inner[-2:])

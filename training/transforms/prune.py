@@ -5,16 +5,17 @@ and a weight that has been cut stays so. Compute is counted as if nothing were c
 """
 
 import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
+from ml_collections import ConfigDict
 
 from training.errors import BadInput
 from training.optimizer import ROLES, STACKS, Axes, role
+from training.types import ArrayOrNumpy, Masks, Params, Scalars
 
 SCOPES = ("global", "layer")
 
@@ -27,7 +28,7 @@ class Prune(NamedTuple):
     roles: tuple[str, ...]
 
 
-def of(section: Any) -> Prune | None:
+def of(section: ConfigDict) -> Prune | None:
     """What a config's section `prune` asks for; None: nothing.
 
     Raises:
@@ -55,20 +56,20 @@ def of(section: Any) -> Prune | None:
     return Prune(section.scope, pattern, tuple(section.roles)) if section.sparsity or pattern else None
 
 
-def hyper(section: Any, steps: int) -> dict[str, float]:
+def hyper(section: ConfigDict, steps: int) -> dict[str, float]:
     """The scalars, which enter a step as arrays: the final share of zeros, and when, in steps."""
     begin, end = round(section.begin * steps), round(section.end * steps)
     return {"sparsity": section.sparsity, "prune_begin": begin, "prune_end": end, "prune_every": section.every}
 
 
-def masks(prune: Prune, params: Any, axes: Any) -> Any:
+def masks(prune: Prune, params: Params, axes: PyTree[Axes]) -> Masks:
     """A mask of all ones for each parameter that may be cut; None for the others.
 
     Raises:
       BadInput: m does not divide the inputs of a parameter, or there is none to be cut.
     """
 
-    def leaf(names: Axes, p: jax.Array) -> jax.Array | None:
+    def leaf(names: Axes, p: ArrayOrNumpy) -> jax.Array | None:
         if role(names) not in prune.roles:
             return None
         if prune.pattern and p.shape[_inputs(names)] % prune.pattern[1]:
@@ -83,12 +84,12 @@ def masks(prune: Prune, params: Any, axes: Any) -> Any:
     return made
 
 
-def applied(params: Any, masks: Any) -> Any:
+def applied(params: Params, masks: Masks) -> Params:
     """The parameters, zero where they are cut."""
     return jax.tree.map(lambda mask, p: p if mask is None else jnp.where(mask, p, 0), masks, params, is_leaf=_none)
 
 
-def updated(prune: Prune, masks: Any, params: Any, axes: Any, step: jax.Array, hyper: Mapping[str, jax.Array]) -> Any:
+def updated(prune: Prune, masks: Masks, params: Params, axes: PyTree[Axes], step: jax.Array, hyper: Scalars) -> Masks:
     """The masks after `step` steps: cut anew where the schedule has a cut, else as they were."""
     begin, end, every = (hyper[f"prune_{name}"] for name in ("begin", "end", "every"))
     since = step - begin
@@ -97,7 +98,7 @@ def updated(prune: Prune, masks: Any, params: Any, axes: Any, step: jax.Array, h
     return jax.lax.cond(due, lambda: _cut(prune, masks, params, axes, share), lambda: masks)
 
 
-def sparsity(hyper: Mapping[str, jax.Array], step: jax.Array) -> Float[Array, ""]:
+def sparsity(hyper: Scalars, step: jax.Array) -> Float[Array, ""]:
     """The share of zeros after `step` steps."""
     begin, end = hyper["prune_begin"], hyper["prune_end"]
     left = 1 - jnp.clip((step - begin) / jnp.maximum(end - begin, 1), 0, 1)
@@ -105,7 +106,7 @@ def sparsity(hyper: Mapping[str, jax.Array], step: jax.Array) -> Float[Array, ""
     return jnp.where(step >= end, hyper["sparsity"], gradual)
 
 
-def _cut(prune: Prune, masks: Any, params: Any, axes: Any, share: jax.Array) -> Any:
+def _cut(prune: Prune, masks: Masks, params: Params, axes: PyTree[Axes], share: jax.Array) -> Masks:
     sizes = jax.tree.map(
         lambda mask, p: None if mask is None else jnp.where(mask, jnp.abs(p), -1.0), masks, params, is_leaf=_none
     )
@@ -155,9 +156,9 @@ def _inputs(axes: Axes) -> int:
     return len(axes.names) - 2
 
 
-def _axes(x: Any) -> bool:
+def _axes(x: object) -> bool:
     return isinstance(x, Axes)
 
 
-def _none(x: Any) -> bool:
+def _none(x: object) -> bool:
     return x is None

@@ -7,10 +7,13 @@ trained are the weights in full precision (Jacob et al. 2017, arXiv 1712.05877);
 from typing import Any, NamedTuple
 
 import jax
+from jaxtyping import Array, PyTree
+from ml_collections import ConfigDict
 
 from training.errors import BadInput
 from training.nets.rounding import Rounding, parsed, rounded
 from training.optimizer import ROLES, STACKS, Axes, role
+from training.types import Params
 
 OFF = 16.0  # what a record says of the bits of what is not rounded
 
@@ -23,7 +26,7 @@ class Quantize(NamedTuple):
     roles: tuple[str, ...]
 
 
-def of(section: Any) -> Quantize | None:
+def of(section: ConfigDict) -> Quantize | None:
     """What a config's section `quantize` asks for in training; None: nothing.
 
     Raises:
@@ -45,16 +48,16 @@ def of(section: Any) -> Quantize | None:
     return Quantize(weights, activations, tuple(section.roles))
 
 
-def hyper(section: Any) -> dict[str, float]:
+def hyper(section: ConfigDict) -> dict[str, float]:
     """The bits, which enter a step as arrays."""
     names = {"bits_weights": section.weights, "bits_activations": section.activations}
-    return {key: parsed(name, "").bits if name else OFF for key, name in names.items()}
+    return {key: float(parsed(name, "").bits) if name else OFF for key, name in names.items()}
 
 
-def weights(params: Any, axes: Any, roles: tuple[str, ...], rounding: Rounding) -> Any:
+def weights(params: Params, axes: PyTree[Axes], roles: tuple[str, ...], rounding: Rounding) -> Params:
     """The parameters of these roles rounded, each output with a scale of its own."""
 
-    def leaf(names: Axes, p: jax.Array) -> jax.Array:
+    def leaf(names: Axes, p: Array) -> Array:
         if role(names) not in roles:
             return p
         return rounded(p, rounding, summed(names))
@@ -69,7 +72,7 @@ def summed(axes: Axes) -> tuple[int, ...]:
     return tuple(i for i in inner if i not in kept)
 
 
-def activations(params: Any, axes: Any, roles: tuple[str, ...], rounding: Rounding) -> Any:
+def activations(params: Params, axes: PyTree[Axes], roles: tuple[str, ...], rounding: Rounding) -> Params:
     """The parameters with how the inputs of each linear map of these roles are rounded, which `nets.layers.linear` reads.
 
     Raises:

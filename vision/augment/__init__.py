@@ -83,7 +83,7 @@ def defaults() -> ConfigDict:
     return ConfigDict(Augment()._asdict())
 
 
-def from_config(section: Any) -> Augment:
+def from_config(section: ConfigDict) -> Augment:
     """The augmentation of a config section.
 
     Raises:
@@ -264,7 +264,14 @@ def _beta(uniform: Float[Array, " batch"], alpha: float) -> Float[Array, " batch
     return jnp.interp(uniform, places, betaincinv(alpha, alpha, places))
 
 
-def _rectangle(height: int, width: int, top: Any, bottom: Any, left: Any, right: Any) -> Bool[Array, "batch h w 1"]:
+def _rectangle(
+    height: int,
+    width: int,
+    top: Float[Array, " batch"],
+    bottom: Float[Array, " batch"],
+    left: Float[Array, " batch"],
+    right: Float[Array, " batch"],
+) -> Bool[Array, "batch h w 1"]:
     """Where a pixel lies in the rectangle of its image; ends are left out."""
     y, x = jnp.arange(height)[:, None, None], jnp.arange(width)[:, None]
     top, bottom, left, right = map(wide, (top, bottom, left, right))

@@ -12,15 +12,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Shaped
 
 Images = Float[Array, "batch height width channels"]
+Scalar = Float[Array, "..."] | float  # of every image, or one for all
+Row = tuple[Scalar, Scalar, Scalar]
 
 
 def affine(
-    rotate: Any = 0.0,
-    shear_y: Any = 0.0,
-    shear_x: Any = 0.0,
-    zoom: Any = 1.0,
-    translate_y: Any = 0.0,
-    translate_x: Any = 0.0,
+    rotate: Scalar = 0.0,
+    shear_y: Scalar = 0.0,
+    shear_x: Scalar = 0.0,
+    zoom: Scalar = 1.0,
+    translate_y: Scalar = 0.0,
+    translate_x: Scalar = 0.0,
 ) -> Float[Array, "*batch 3 3"]:
     """Zooms images, shears, rotates and translates them, in this order. What `resample` needs is the way back: from the
     place of a pixel in the result to its place in the image, both (row, column, 1) from the centre.
@@ -39,7 +41,7 @@ def affine(
     return _matrix(*((down, right, -down * translate_y - right * translate_x) for down, right in back))
 
 
-def window(tall: Any, broad: Any, down: Any, right: Any) -> Float[Array, "*batch 3 3"]:
+def window(tall: Scalar, broad: Scalar, down: Scalar, right: Scalar) -> Float[Array, "*batch 3 3"]:
     """A window of the image is stretched over the whole of it, as the way back like that of `affine`.
 
     Both are measured between the centres of their outer pixels, so that `resample` never reads beyond the image.
@@ -113,7 +115,7 @@ WITHOUT: dict[str, Callable[[Images], Any]] = {
 }
 
 
-def enhance(name: str, images: Images, amount: Any) -> Images:
+def enhance(name: str, images: Images, amount: Scalar) -> Images:
     """More of a property in `WITHOUT`, or less of it: -1 takes it away, 1 doubles the distance from where it is not."""
     return jnp.clip(images + amount * (images - WITHOUT[name](images)), 0, 1)
 
@@ -198,7 +200,7 @@ def then(first: Float[Array, "*batch 3 3"], second: Float[Array, "*batch 3 3"]) 
     return jnp.matmul(first, second, precision="highest")  # places are pixels: three digits do not do
 
 
-def _matrix(*rows: tuple[Any, Any, Any]) -> Float[Array, "*batch 3 3"]:
+def _matrix(*rows: Row) -> Float[Array, "*batch 3 3"]:
     entries = jnp.broadcast_arrays(*(jnp.float32(entry) for row in (*rows, (0, 0, 1)) for entry in row))
     return jnp.stack(entries, axis=-1).reshape(*entries[0].shape, 3, 3)
 

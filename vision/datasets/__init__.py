@@ -6,17 +6,18 @@ To add one, write a function (arguments, cache folder) -> Source and give it a r
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from training import cache
 from training.errors import BadInput, nearest
+from training.types import Record
 from vision.datasets import catalogue, cut, fashion, folder, glyphs, packaged, procedural, store
 from vision.datasets.dataset import Dataset, Split
 from vision.datasets.procedural import Procedural
-from vision.datasets.source import Source
+from vision.datasets.source import Arguments, Source
 
 __all__ = ["Dataset", "Procedural", "Split", "defaults", "head", "load", "open_source", "prepare"]
 
@@ -32,7 +33,7 @@ class Row:
     """
 
     summary: str
-    source: Callable[[Mapping[str, Any], Path], Source | Procedural]
+    source: Callable[[Arguments, Path], Source] | Callable[[Mapping[str, Any], Path], Procedural]
     arguments: tuple[str, ...] = ()
 
 
@@ -72,14 +73,14 @@ def defaults() -> ConfigDict:
     )
 
 
-def open_source(data: Any) -> Source | Procedural:
+def open_source(data: ConfigDict) -> Source | Procedural:
     """The dataset that a config's section `data` names, before anything is prepared.
 
     Raises:
       BadInput: there is no such dataset, or an argument that it does not read.
     """
     name = data.dataset
-    given = {key: value for key, value in data.dataset_args.items() if value is not None}
+    given = cast(Arguments, {key: value for key, value in data.dataset_args.items() if value is not None})
     row = DATASETS.get(name)
     allowed = row.arguments if row else catalogue.ARGUMENTS
     for key in given:
@@ -88,12 +89,13 @@ def open_source(data: Any) -> Source | Procedural:
                 raise BadInput(f"data.dataset: no dataset {name!r}{guess}")
             reads = f"it reads {', '.join(allowed)}" if allowed else "it reads none"
             raise BadInput(f"data.dataset_args.{key}: dataset {name} has no such argument ({reads})")
-    if given.get("size", 1) < 1:
-        raise BadInput(f"data.dataset_args.size: must be at least 1, got {given['size']}")
+    size = given.get("size")
+    if size is not None and size < 1:
+        raise BadInput(f"data.dataset_args.size: must be at least 1, got {size}")
     return row.source(given, cache.folder(data.cache_dir)) if row else catalogue.source(name, given, DATASETS)
 
 
-def head(data: Any) -> tuple[tuple[int, int, int], int]:
+def head(data: ConfigDict) -> tuple[tuple[int, int, int], int]:
     """Height, width and channels of an image, and the number of classes; nothing is fetched or prepared.
 
     Raises:
@@ -103,7 +105,7 @@ def head(data: Any) -> tuple[tuple[int, int, int], int]:
     return source.image, len(source.classes)
 
 
-def load(data: Any, show: bool = True, verify: bool = False) -> Dataset:
+def load(data: ConfigDict, show: bool = True, verify: bool = False) -> Dataset:
     """The dataset of a config's section `data`, prepared first where it is not there yet.
 
     Args:
@@ -121,7 +123,7 @@ def load(data: Any, show: bool = True, verify: bool = False) -> Dataset:
     return cut.cut(store.prepare(source, cache.folder(data.cache_dir) / "images", show, verify), data)
 
 
-def prepare(data: Any, verify: bool = False) -> dict[str, Any]:
+def prepare(data: ConfigDict, verify: bool = False) -> Record:
     """What `isoflop prepare` shows of a config's section `data`, prepared first where it is not there yet; see
     `training.task.Family.prepare`."""
     found = load(data, verify=verify)

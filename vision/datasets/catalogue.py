@@ -1,6 +1,6 @@
 """Image datasets of TFDS's catalogue (mnist, cifar10, imagenet2012, ...), opened without TensorFlow."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -9,13 +9,13 @@ from PIL import Image
 from training import tfds
 from training.errors import BadInput, nearest
 from vision.datasets import pixels
-from vision.datasets.source import Examples, Source
+from vision.datasets.source import Arguments, Examples, Source
 
 ARGUMENTS = ("size", "train_split", "test_split", "image_key", "label_key", "data_dir")
 HELD_OUT = ("test", "validation")  # the first that has labels; ImageNet's test split has none
 
 
-def source(name: str, args: Mapping[str, Any], known: Iterable[str]) -> Source:
+def source(name: str, args: Arguments, known: Iterable[str]) -> Source:
     """A catalogue dataset with an image and a label.
 
     Args:

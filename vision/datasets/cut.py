@@ -1,10 +1,10 @@
 """A prepared dataset cut into training, validation and test images: stratified by class, nested, named by a seed."""
 
 import hashlib
-from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Int32
+from ml_collections import ConfigDict
 
 from training import cache
 from training.errors import BadInput
@@ -16,7 +16,7 @@ TEST = 0.2  # share of the images of a dataset without an official split
 PURPOSES = {"data.test": 0, "data.validation": 1, "data.limit": 2, "data.folds": 3}
 
 
-def cut(store: Store, data: Any) -> Dataset:
+def cut(store: Store, data: ConfigDict) -> Dataset:
     """The dataset of a config's section `data`.
 
     Raises:
@@ -76,7 +76,7 @@ def cut(store: Store, data: Any) -> Dataset:
     )
 
 
-def check(data: Any) -> None:
+def check(data: ConfigDict) -> None:
     """Raise BadInput where the keys of the section contradict each other, whatever the images."""
     for key in ("test", "validation"):
         if data[key] is not None and not 0 <= data[key] < 1:
@@ -125,7 +125,7 @@ def _part(labels: np.ndarray, members: np.ndarray, share: float, key: str, seed:
     return np.sort(ordered[:count]), np.sort(ordered[count:])
 
 
-def _fold(labels: np.ndarray, members: np.ndarray, data: Any) -> tuple[np.ndarray, np.ndarray]:
+def _fold(labels: np.ndarray, members: np.ndarray, data: ConfigDict) -> tuple[np.ndarray, np.ndarray]:
     """Fold `data.fold`, and the other folds; each holds every class in proportion, to within one image."""
     smallest = np.bincount(labels[members])
     smallest = int(smallest[smallest > 0].min())
@@ -137,7 +137,7 @@ def _fold(labels: np.ndarray, members: np.ndarray, data: Any) -> tuple[np.ndarra
     return np.sort(by_class[held]), np.sort(by_class[~held])
 
 
-def _limited(labels: np.ndarray, members: np.ndarray, classes: int, data: Any) -> np.ndarray:
+def _limited(labels: np.ndarray, members: np.ndarray, classes: int, data: ConfigDict) -> np.ndarray:
     """The first images of the order; a smaller limit is a part of a larger one."""
     if data.limit > len(members):
         raise BadInput(f"data.limit: {data.limit} images, but there are {len(members)} to train on")

@@ -11,6 +11,7 @@ from jaxtyping import Int, Int32, UInt8
 
 from training import permutation
 from training.errors import BadInput
+from training.types import Record
 
 Rows = slice | Int[np.ndarray, " rows"]
 
@@ -130,7 +131,7 @@ class Dataset:
             raise BadInput(self.missing.get(name) or f"dataset {self.name}: no split {name!r}")
         return self.splits[name]
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Record:
         """Entries of a run's record; `train_images` is None where they never end."""
         sizes = {f"{name}_images": self.splits[name].size if name in self.splits else 0 for name in SPLITS}
         return {

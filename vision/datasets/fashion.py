@@ -3,9 +3,7 @@
 import gzip
 import hashlib
 import zlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -14,7 +12,7 @@ from PIL import Image
 from training.debian import fetch
 from training.errors import BadInput
 from vision.datasets.pixels import fit
-from vision.datasets.source import Examples, Source, of_arrays
+from vision.datasets.source import Arguments, Examples, Source, of_arrays
 
 PACKAGE = "dataset-fashion-mnist"
 FOLDER = "usr/share/datasets/fashion-mnist"
@@ -34,7 +32,7 @@ SIDE = 28  # pixels, as they come
 UNSIGNED_BYTES = 8  # the type code of IDX files that hold pixels and labels
 
 
-def source(args: Mapping[str, Any], cache_dir: Path) -> Source:
+def source(args: Arguments, cache_dir: Path) -> Source:
     """The dataset `fashion`: 60,000 and 10,000 images, the official split.
 
     Args:

@@ -1,15 +1,15 @@
 """A folder of image files, one subfolder a class."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from training import cache
 from training.errors import BadInput
+from training.types import Value
 from vision.datasets import pixels
-from vision.datasets.source import Examples, Source
+from vision.datasets.source import Arguments, Examples, Source
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 TRAIN, TEST = "train", ("test", "val")
@@ -17,7 +17,7 @@ TRAIN, TEST = "train", ("test", "val")
 Files = dict[str, list[tuple[Path, int]]]  # split -> files with their labels
 
 
-def source(args: Mapping[str, Any], cache_dir: Path) -> Source:
+def source(args: Arguments, cache_dir: Path) -> Source:
     """The dataset `folder`, known by the names, sizes and times of its files.
 
     Args:
@@ -56,7 +56,7 @@ def source(args: Mapping[str, Any], cache_dir: Path) -> Source:
 
         return Examples(len(named), read)
 
-    def identity() -> Any:
+    def identity() -> Value:
         stats = [(path, path.stat()) for split in files.values() for path, _ in split]
         states = [[str(path.relative_to(root)), stat.st_size, stat.st_mtime_ns] for path, stat in stats]
         made = {} if channels is None else {"channels": channels}

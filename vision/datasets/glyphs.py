@@ -1,9 +1,8 @@
 """Letters and digits in many typefaces, rendered from Debian's fonts: 62 classes, tested on families never seen."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -12,7 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from training import cache
 from training.debian import VERSION, fetch
 from training.errors import BadInput
-from vision.datasets.source import Examples, Source, of_arrays
+from training.types import Value
+from vision.datasets.source import Arguments, Examples, Source, of_arrays
 
 CLASSES = tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789")
 SIZE = 32  # pixels, by default
@@ -31,7 +31,7 @@ quattrocento quicksand roboto-slab sil-gentium-basic
 PACKAGES = tuple(f"fonts-{name}" for name in TEXT_FONTS.split())
 
 
-def source(args: Mapping[str, Any], cache_dir: Path) -> Source:
+def source(args: Arguments, cache_dir: Path) -> Source:
     """The dataset `glyphs`, known by the fonts' files.
 
     Args:
@@ -52,7 +52,7 @@ def source(args: Mapping[str, Any], cache_dir: Path) -> Source:
             return [Path(args["path"]).expanduser()]
         return [fetch(name, cache_dir, "data.dataset_args.packages") for name in names]
 
-    def identity() -> Any:
+    def identity() -> Value:
         if "path" not in args:
             return {folder.name: (folder / VERSION).read_text() for folder in folders()}
         return {path.name: cache.sha256(path) for path in fonts(folders())}

@@ -3,15 +3,14 @@
 import dataclasses
 import importlib.util
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from training import cache
 from training.errors import Absent, BadInput
-from vision.datasets.source import Examples, Source, of_arrays
+from vision.datasets.source import Arguments, Examples, Source, of_arrays
 
 DIGITS = tuple("0123456789")
 
@@ -47,11 +46,11 @@ TABLES = (
 )
 
 
-def opener(table: Table) -> Callable[[Mapping[str, Any], Path], Source]:
+def opener(table: Table) -> Callable[[Arguments, Path], Source]:
     """The source of a packaged dataset."""
     image = (table.side, table.side, 1)
 
-    def source(args: Mapping[str, Any], cache_dir: Path) -> Source:
+    def source(args: Arguments, cache_dir: Path) -> Source:
         return Source(
             table.name,
             image,

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Float32, Int, Int32, UInt8
+from ml_collections import ConfigDict
 from scipy.special import ndtri
 
 from training import cache
@@ -298,7 +299,7 @@ def source(args: Mapping[str, Any], cache_dir: Path) -> Procedural:
     return Procedural(**args)
 
 
-def dataset(world: Procedural, data: Any, cache_dir: Path) -> Dataset:
+def dataset(world: Procedural, data: ConfigDict, cache_dir: Path) -> Dataset:
     """The dataset of a config's section `data`; its Bayes error is estimated once and kept in the cache.
 
     Raises:

@@ -2,15 +2,31 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 from jaxtyping import Int, Int32, UInt8
+
+from training.types import Value
 
 Read = Callable[
     [Int[np.ndarray, " rows"]],
     tuple[UInt8[np.ndarray, "rows height width channels"], Int32[np.ndarray, " rows"]],
 ]
+
+
+class Arguments(TypedDict, total=False):
+    """What a config's `data.dataset_args` can give: each dataset reads some of these."""
+
+    path: str
+    packages: str
+    size: int
+    channels: int
+    train_split: str
+    test_split: str
+    image_key: str
+    label_key: str
+    data_dir: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,7 +57,7 @@ class Source:
     name: str
     image: tuple[int, int, int]
     classes: tuple[str, ...]
-    identity: Callable[[], Any]
+    identity: Callable[[], Value]
     examples: Callable[[], Mapping[str, Examples]]
 
 

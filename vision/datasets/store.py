@@ -11,7 +11,7 @@ squares by channel, so that the mean of any part of a split costs nothing.
 import dataclasses
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from jaxtyping import Int, Int32, UInt8
 from training import cache
 from training.errors import BadInput
 from training.files import read_object, write_json
+from training.types import Value
 from vision.datasets.source import Examples, Source
 
 FORMAT = 1
@@ -98,7 +99,7 @@ def prepare(source: Source, folder: Path, show: bool = True, verify: bool = Fals
     return Store(path, manifest)
 
 
-def _build(path: Path, source: Source, definition: Mapping[str, Any], show: bool) -> None:
+def _build(path: Path, source: Source, definition: Mapping[str, Value], show: bool) -> None:
     splits = source.examples()
     each = int(np.prod(source.image))
     needed = sum(split.count for split in splits.values()) * each
@@ -114,7 +115,9 @@ def _build(path: Path, source: Source, definition: Mapping[str, Any], show: bool
         write_json(partial / "manifest.json", {**definition, "splits": entries})
 
 
-def _write_split(partial: Path, name: str, source: Source, examples: Examples, advance: Any) -> list[Path]:
+def _write_split(
+    partial: Path, name: str, source: Source, examples: Examples, advance: Callable[[int], None]
+) -> list[Path]:
     """Append a split's arrays block by block, from where an earlier build stopped."""
     if not examples.count:
         raise BadInput(f"dataset {source.name}: its split {name!r} is empty")

@@ -121,10 +121,10 @@ class _Injector:
                 continue
             self._patched.add(name)
             setattr(module, function, self._announced(getattr(module, function), moment))
-        record = sys.modules.get("training.record")
-        if record is not None and "record" not in self._patched and hasattr(record, "RunDirectory"):
-            self._patched.add("record")
-            record.RunDirectory.log = self._torn(record.RunDirectory.log)
+        directory = sys.modules.get("training.run_directory")
+        if directory is not None and "run_directory" not in self._patched and hasattr(directory, "RunDirectory"):
+            self._patched.add("run_directory")
+            directory.RunDirectory.log = self._torn(directory.RunDirectory.log)
 
     def _announced(self, function, moment):
         def announced(*args, **kwargs):

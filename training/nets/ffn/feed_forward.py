@@ -6,8 +6,9 @@ from typing import NamedTuple
 from jaxtyping import Array, Float
 
 from training.nets.block_config import BlockConfig
-from training.nets.initial import Leaves, Params
+from training.nets.initial import Leaves
 from training.nets.mixers.mixer import Context, Stream
+from training.types import Params
 
 Metrics = dict[str, Float[Array, ""]]
 

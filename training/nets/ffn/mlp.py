@@ -6,9 +6,10 @@ from jaxtyping import Array
 
 from training.nets.block_config import BlockConfig
 from training.nets.ffn.feed_forward import FeedForward, FeedForwardCost, Metrics
-from training.nets.initial import Leaves, Params
+from training.nets.initial import Leaves
 from training.nets.layers import ACTIVATIONS, linear, projection
 from training.nets.mixers.mixer import Context, Stream
+from training.types import Params
 
 
 def parameters(config: BlockConfig, hidden: int | None = None) -> Leaves:

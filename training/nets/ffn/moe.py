@@ -32,10 +32,11 @@ from training.nets.attention import Choice
 from training.nets.block_config import BlockConfig, MoEConfig
 from training.nets.ffn import mlp
 from training.nets.ffn.feed_forward import FeedForward, FeedForwardCost, Metrics
-from training.nets.initial import Leaf, Leaves, Params, count
+from training.nets.initial import Leaf, Leaves, count
 from training.nets.layers import projection
 from training.nets.mixers.mixer import Context, Stream
 from training.nets.primitives import upcast_to_f32
+from training.types import Params
 
 DISPATCHES = ("auto", "blocked", "ragged")
 

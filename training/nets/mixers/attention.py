@@ -13,14 +13,16 @@ from jaxtyping import Array, Float
 from training.errors import BadInput
 from training.nets.attention import attend, attend_cache
 from training.nets.block_config import BlockConfig
-from training.nets.initial import Leaf, Leaves, Params
+from training.nets.initial import Leaf, Leaves
 from training.nets.layers import linear, linears, projection, rms_norm, rotate
 from training.nets.mixers.mixer import Context, MixerCost, SequenceMixer, Stream
+from training.types import Params
 
 WINDOW = {"window": 128}
 Heads = Float[Array, "batch length heads head_width"]
 KVHeads = Float[Array, "batch length kv_heads head_width"]
-Cache = tuple[KVHeads, KVHeads]
+CachedHeads = Float[Array, "batch cached kv_heads head_width"]
+Cache = tuple[CachedHeads, CachedHeads]
 
 
 def parameters(config: BlockConfig) -> Leaves:
@@ -45,9 +47,15 @@ def project(config: BlockConfig, p: Params, x: Stream, context: Context) -> tupl
     if config.qk_norm:
         q = rms_norm(q, p["query_norm"]["scale"], config.norm_eps)
         k = rms_norm(k, p["key_norm"]["scale"], config.norm_eps)
-    if config.head_width in context.angles:
-        q, k = (rotate(part, *context.angles[config.head_width]) for part in (q, k))
-    return q, k, v
+    return rotate_at(q, context), rotate_at(k, context), v
+
+
+def rotate_at(
+    x: Float[Array, "batch length heads width"], context: Context
+) -> Float[Array, "batch length heads width"]:
+    """Features turned by the rotary positions of the context, where it has some for their width."""
+    width = x.shape[-1]
+    return rotate(x, *context.angles[width]) if width in context.angles else x
 
 
 def maps(config: BlockConfig, p: Params, x: Stream, context: Context) -> Float[Array, "batch heads length length"]:

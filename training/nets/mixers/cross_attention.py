@@ -4,9 +4,9 @@ from jaxtyping import Array, Float
 
 from training.nets.attention import attend_memory
 from training.nets.block_config import BlockConfig
-from training.nets.initial import Params
 from training.nets.layers import linear, linears, rms_norm
 from training.nets.mixers.mixer import Context, MixerCost, Stream
+from training.types import Params
 
 Memory = Float[Array, "batch memory width"]
 Remembered = tuple[Float[Array, "batch memory heads head_width"], Float[Array, "batch memory heads head_width"]]

@@ -9,17 +9,18 @@ Parameters: those of attention without shared keys, whose queries are the output
 value, out}/{kernel, bias} (d, d).
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from training.nets.block_config import BlockConfig
-from training.nets.initial import Leaves, Params
+from training.nets.initial import Leaves
 from training.nets.layers import linear, linears, projection
 from training.nets.mixers.mixer import Context, MixerCost, SequenceMixer, Stream
 from training.nets.primitives import upcast_to_f32
+from training.types import Params
+
+Pair = tuple[Float[Array, "..."], Float[Array, "..."]]  # what is kept, and what enters
 
 State = Float[Array, "batch width"]
 
@@ -62,7 +63,7 @@ def recurrence(
     if state is not None:
         enter = enter.at[:, 0].add(keep[:, 0] * state)
 
-    def both(left: Any, right: Any) -> Any:
+    def both(left: Pair, right: Pair) -> Pair:
         return left[0] * right[0], right[0] * left[1] + right[1]
 
     _, h = jax.lax.associative_scan(both, (keep, enter), axis=1)

@@ -15,26 +15,23 @@ projection is applied to its queries instead, and its value projection to the mi
 Source: DeepSeek-AI 2024, arXiv 2405.04434, section 2.1.
 """
 
-from typing import Any
-
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from training.errors import BadInput
-from training.nets.attention import attend
+from training.nets.attention import attend, attend_latents
 from training.nets.block_config import BlockConfig
-from training.nets.initial import Leaf, Leaves, Params
-from training.nets.layers import linear, projection, rms_norm, rotate
-from training.nets.mixers.attention import append, causal_pairs, visible_keys
+from training.nets.initial import Leaf, Leaves
+from training.nets.layers import linear, projection, rms_norm
+from training.nets.mixers.attention import append, causal_pairs, rotate_at, visible_keys
 from training.nets.mixers.mixer import Context, MixerCost, SequenceMixer, Stream
-from training.nets.primitives import upcast_to_f32
+from training.types import Params
 
-# kv_latent_width 0: four head widths, as in DeepSeek-V2; query_latent_width 0: queries have no latent; rope_width 0: half a
-# head width.
-OPTIONS: dict[str, Any] = {"kv_latent_width": 0, "query_latent_width": 0, "rope_width": 0}
+# 0 stands for four head widths (as in DeepSeek-V2), for queries without a latent, and for half a head width.
+OPTIONS: dict[str, int] = {"kv_latent_width": 0, "query_latent_width": 0, "rope_width": 0}
 Heads = Float[Array, "batch length heads _"]
 Latent = Float[Array, "batch length _"]
+CACHED = ("latent", "rotated")
 Cache = dict[str, Array]  # "latent" [batch, length, r] and "rotated" [batch, length, e]
 
 
@@ -68,19 +65,14 @@ def _queries(config: BlockConfig, p: Params, x: Stream, context: Context) -> tup
     else:
         q = linear(p["query"], x)
     content, rotated = jnp.split(q.reshape(*x.shape[:2], config.heads, -1), [config.head_width], axis=-1)
-    return content, _rotated(config, rotated, context)
+    return content, rotate_at(rotated, context)
 
 
 def _latents(config: BlockConfig, p: Params, x: Stream, context: Context) -> tuple[Latent, Latent]:
     """The latent of keys and values, normalised, and the rotated features of the keys."""
     latent, rotated = jnp.split(linear(p["kv_down"], x), [_widths(config)[0]], axis=-1)
     latent = rms_norm(latent, p["kv_norm"]["scale"], config.norm_eps)
-    return latent, _rotated(config, rotated[:, :, None], context)[:, :, 0]
-
-
-def _rotated(config: BlockConfig, x: Heads, context: Context) -> Heads:
-    rope = _widths(config)[2]
-    return rotate(x, *context.angles[rope]) if rope in context.angles else x
+    return latent, rotate_at(rotated[:, :, None], context)[:, :, 0]
 
 
 def _apply(config: BlockConfig, p: Params, x: Stream, context: Context) -> Stream:
@@ -95,16 +87,9 @@ def _apply(config: BlockConfig, p: Params, x: Stream, context: Context) -> Strea
 
 def _extend(config: BlockConfig, p: Params, x: Stream, context: Context, cache: Cache) -> tuple[Stream, Cache]:
     (content, q), new = _queries(config, p, x, context), _latents(config, p, x, context)
-    latent, rotated = (
-        append(cache[name], rows, context) for name, rows in zip(("latent", "rotated"), new, strict=True)
-    )
+    latent, rotated = (append(cache[name], rows, context) for name, rows in zip(CACHED, new, strict=True))
     kernel = p["kv_up"]["kernel"].astype(x.dtype).reshape(latent.shape[-1], config.heads, 2, config.head_width)
-    scores = jnp.einsum("bqhd,rhd,bkr->bhqk", content, kernel[:, :, 0], latent)
-    scores = upcast_to_f32(scores + jnp.einsum("bqhe,bke->bhqk", q, rotated))
-    scores *= (config.head_width + q.shape[-1]) ** -0.5
-    visible = visible_keys(context, latent.shape[1])
-    weights = jax.nn.softmax(jnp.where(visible, scores, -1e30)).astype(x.dtype)
-    y = jnp.einsum("bhqk,bkr,rhd->bqhd", weights, latent, kernel[:, :, 1])
+    y = attend_latents(content, q, latent, rotated, kernel, visible_keys(context, latent.shape[1]))
     return linear(p["out"], y.reshape(*x.shape[:2], -1)), {"latent": latent, "rotated": rotated}
 
 
@@ -127,7 +112,7 @@ def _check(config: BlockConfig) -> None:
         raise BadInput("model.qk_norm: latent attention normalises its latents instead")
     if min(config.options(OPTIONS).values()) < 0 or _widths(config)[2] % 2:
         raise BadInput(
-            "model.rope_width: the widths of latent attention are positive, and that of rotary positions is even"
+            "model.rope_width: widths of latent attention are positive, and that of rotary positions is even"
         )
 
 

@@ -10,65 +10,50 @@ Parameters (d width, E = ssm_expand d inner features, in heads of as many as tho
     {B, C}/kernel (d, n)                              {dt_bias, a, D} (heads)
     dt/kernel (d, heads)                              norm/scale (E), out/kernel (E, d)
 
-Initial step sizes lie between 0.001 and 0.1, evenly in their logs over the heads, and decay rates exp(a) between 1 and 16,
-evenly too and in another order: constants that `dt_bias` and `a` are added to, which begin at zero.
-
 Source: Dao and Gu 2024, arXiv 2405.21060, sections 5 to 7; listing 1 for the chunks.
 """
-
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from training.errors import BadInput
 from training.nets.block_config import BlockConfig
-from training.nets.initial import Leaf, Leaves, Params
+from training.nets.initial import Leaf, Leaves
 from training.nets.layers import linear, linears, projection, rms_norm
-from training.nets.mixers.mixer import Context, MixerCost, SequenceMixer, Stream
-from training.nets.mixers.recurrent import causal_conv, chunked, decays, last_taps, starts
+from training.nets.mixers.chunks import chunked, decays, joined
+from training.nets.mixers.mixer import Context, MixerCost, Stream
+from training.nets.mixers.recurrent import Cache, Memory, conv_leaf, convolved, mixer, rate_leaves, rates, starts
 from training.nets.primitives import upcast_to_f32
+from training.types import Params
 
-OPTIONS: dict[str, Any] = {"state_width": 64, "ssm_expand": 2, "conv_width": 4, "chunk_size": 64}
-Cache = dict[str, Array]  # "state" [batch, heads, n, p], float32, and "x", "B", "C": the last tokens before convolution
+OPTIONS = {"state_width": 64, "ssm_expand": 2, "conv_width": 4, "chunk_size": 64}
 
 
-def _shape(config: BlockConfig) -> tuple[int, int, int, int]:
-    """Inner features, heads of as many features as those of attention, state width and taps."""
+def _shape(config: BlockConfig) -> tuple[int, int, int]:
+    """Inner features, heads of as many features as those of attention, and state width."""
     options = config.options(OPTIONS)
     inner = options["ssm_expand"] * config.width
-    return inner, inner // config.head_width, options["state_width"], options["conv_width"]
+    return inner, inner // config.head_width, options["state_width"]
+
+
+def _memory(config: BlockConfig) -> Memory:
+    inner, heads, n = _shape(config)
+    taps = config.options(OPTIONS)["conv_width"]
+    return Memory({"x": inner, "B": n, "C": n}, taps, (heads, n, inner // heads))
 
 
 def _parameters(config: BlockConfig) -> Leaves:
-    d, (inner, heads, n, taps) = config.width, _shape(config)
-    vector = Leaf((heads,), (None,))
-
-    def conv(channels: int, axis: str | None) -> Leaf:
-        return Leaf((taps, channels), ("gates", axis), (3 * taps) ** -0.5)
-
+    d, taps, (inner, heads, n) = config.width, _memory(config).taps, _shape(config)
     return {
         **{name: projection(d, inner, ("embed", "mlp")) for name in ("z", "x")},
         **{name: projection(d, n, ("embed", None)) for name in ("B", "C")},
+        **rate_leaves(heads),
         "dt": projection(d, heads, ("embed", None)),
-        "conv": {"x": conv(inner, "mlp"), "B": conv(n, None), "C": conv(n, None)},
-        "dt_bias": vector,
-        "a": vector,
+        "conv": {"x": conv_leaf(taps, inner, "mlp"), "B": conv_leaf(taps, n, None), "C": conv_leaf(taps, n, None)},
         "D": Leaf((heads,), (None,), offset=1.0),
         "norm": {"scale": Leaf((inner,), (None,), offset=1.0)},
         "out": projection(inner, d, ("mlp", "embed"), scale=config.residual_scale),
     }
-
-
-def rates(p: Params, dt: Float[Array, "batch length heads"]) -> tuple[Array, Array]:
-    """Step sizes, and logs of the decays, of every token and head in float32."""
-    place = (jnp.arange(dt.shape[-1], dtype=jnp.float32) + 0.5) / dt.shape[-1]
-    initial = 0.001 * 100.0**place
-    # The inverse of softplus; the multiples of the golden ratio spread evenly in another order than the steps.
-    step = jax.nn.softplus(upcast_to_f32(dt) + upcast_to_f32(p["dt_bias"]) + initial + jnp.log(-jnp.expm1(-initial)))
-    rate = jnp.exp(upcast_to_f32(p["a"])) * (1 + 15 * jnp.mod(place * dt.shape[-1] * 0.618034, 1.0))
-    return step, -step * rate
 
 
 def ssd(
@@ -106,34 +91,24 @@ def ssd(
 
     state, before = jax.lax.scan(across, state, (jnp.moveaxis(decay.whole, 1, 0), jnp.moveaxis(entered, 1, 0)))
     y += jnp.einsum("bcin,cbhnp->bcihp", C, before) * decay.into[..., None]
-    return y.reshape(y.shape[0], -1, *y.shape[3:])[:, :length], state
+    return joined(y, length), state
 
 
 def _run(config: BlockConfig, p: Params, x: Stream, context: Context, cache: Cache | None) -> tuple[Stream, Cache]:
-    inner, heads, n, _ = _shape(config)
-    names = ("x", "B", "C")
-    z, dt, *parts = linears([p[name] for name in ("z", "dt", *names)], x)
-    before = {} if cache is None else cache
-    mixed = [causal_conv(part, p["conv"][k], context, before.get(k)) for k, part in zip(names, parts, strict=True)]
+    inner, heads, _ = _shape(config)
+    z, dt, *parts = linears([p[name] for name in ("z", "dt", "x", "B", "C")], x)
+    (entering, B, C), state, tokens = convolved(_memory(config), p["conv"], parts, context, cache)
     step, log_decay = rates(p, dt)
-    values = upcast_to_f32(mixed[0]).reshape(*x.shape[:2], heads, -1)
-    state = jnp.zeros((x.shape[0], heads, n, inner // heads), jnp.float32) if cache is None else cache["state"]
+    values = upcast_to_f32(entering).reshape(*x.shape[:2], heads, -1)
     chunk = config.options(OPTIONS)["chunk_size"]
-    y, state = ssd(values * step[..., None], log_decay, mixed[1], mixed[2], starts(context), state, chunk)
+    y, state = ssd(values * step[..., None], log_decay, B, C, starts(context), state, chunk)
     y = (y + upcast_to_f32(p["D"])[:, None] * values).reshape(*x.shape[:2], inner).astype(x.dtype)
     y = linear(p["out"], rms_norm(y * jax.nn.silu(z), p["norm"]["scale"], config.norm_eps))
-    after = {k: last_taps(before[k], part) for k, part in zip(names, parts, strict=True)} if before else {}
-    return y, after | {"state": state}
-
-
-def _empty_cache(config: BlockConfig, batch: int, length: int, dtype: str) -> Cache:
-    inner, heads, n, taps = _shape(config)
-    tokens = {name: jnp.zeros((batch, taps - 1, width), dtype) for name, width in (("x", inner), ("B", n), ("C", n))}
-    return tokens | {"state": jnp.zeros((batch, heads, n, inner // heads), jnp.float32)}
+    return y, tokens | {"state": state}
 
 
 def _cost(config: BlockConfig, length: int) -> MixerCost:
-    d, (inner, heads, n, _) = config.width, _shape(config)
+    d, (inner, heads, n) = config.width, _shape(config)
     size = min(config.options(OPTIONS)["chunk_size"], length)
     count = -(-length // size)
     pairs, states = 2.0 * count * size * (n + inner), 4.0 * count * size * n * inner
@@ -141,20 +116,4 @@ def _cost(config: BlockConfig, length: int) -> MixerCost:
     return MixerCost(projections, 2.0 * length * inner * d, pairs * size + states, pairs * (size + 1) / 2 + states)
 
 
-def _check(config: BlockConfig) -> None:
-    for name, value in config.options(OPTIONS).items():
-        if value < (2 if name == "conv_width" else 1):
-            raise BadInput(f"model.{name}: must be at least {2 if name == 'conv_width' else 1}, got {value}")
-
-
-MIXER = SequenceMixer(
-    parameters=_parameters,
-    apply=lambda config, p, x, context: _run(config, p, x, context, None)[0],
-    extend=_run,
-    empty_cache=_empty_cache,
-    cost=_cost,
-    options=OPTIONS,
-    branch="mamba2",
-    check=_check,
-    fixed_length=True,
-)
+MIXER = mixer("mamba2", _parameters, _memory, _run, _cost, OPTIONS)

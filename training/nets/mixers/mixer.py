@@ -2,16 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from training.nets.block_config import BlockConfig
-from training.nets.initial import Leaves, Params
+from training.nets.initial import Leaves
 from training.nets.layers import Drop, no_drop
+from training.types import Params
 
 Stream = Float[Array, "batch length width"]
-LayerCache = Any  # a tree of arrays: what a mixer keeps of the tokens before
+LayerCache = PyTree[Array]  # what a mixer keeps of the tokens before; None: there are none
 Angles = tuple[Float[Array, "*rows length 1 half"], Float[Array, "*rows length 1 half"]]  # cosines and sines
 
 
@@ -85,7 +86,7 @@ class SequenceMixer(NamedTuple):
     extend: Callable[[BlockConfig, Params, Stream, Context, LayerCache], tuple[Stream, LayerCache]]
     empty_cache: Callable[[BlockConfig, int, int, str], LayerCache]
     cost: Callable[[BlockConfig, int], MixerCost]
-    options: Mapping[str, Any]
+    options: Mapping[str, int]
     branch: str = "attention"
     rope_width: Callable[[BlockConfig], int] = lambda config: 0
     check: Callable[[BlockConfig], None] = lambda config: None
