@@ -64,10 +64,10 @@ def _held(fitted: FitResult, axes: Axes) -> None:
     """Loss of the law with E held."""
     points = fitted.report.floor_profile
     axes.plot([point.floor for point in points], [point.loss for point in points], color=LAW, linewidth=1.2, zorder=2)
-    for inside, face, label in ((True, LAW, "inside its profile interval"), (False, "white", "outside")):
+    for inside, face, label in ((True, LAW, "in its interval"), (False, "white", "outside it")):
         chosen = [point for point in points if (point.inside is not False) == inside]
         if chosen:
             axes.plot(
                 [point.floor for point in chosen], [point.loss for point in chosen], "o", color=LAW, markersize=5,
-                markerfacecolor=face, zorder=3, label=f"law, $E$ held, {label}",
+                markerfacecolor=face, zorder=3, label=f"law, $E$ held {label}",
             )  # fmt: skip

@@ -100,7 +100,7 @@ def test_the_forecast_by_floor_passes_through_the_fit_and_rises(with_surfaces, t
     axes = laws.read_fit(path).plot.floor()
     assert axes.get_xlabel() == "$E$"
     labels = axes.get_legend_handles_labels()[1]
-    assert {"surfaces, by $E$", "law, $E$ held, inside its profile interval"} <= set(labels)
+    assert {"surfaces, by $E$", "law, $E$ held in its interval"} <= set(labels)
     assert laws.read_fit(path).report.floor_profile == points
 
 
