@@ -23,8 +23,8 @@ demo: install
 	$(BIN)/python -m isoflop study --config=configs/lm/demo.py --workdir=$(WORKDIR)
 
 test: install
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow' tests --ignore=tests/laws --ignore=tests/notebooks
-	XLA_FLAGS=--xla_backend_optimization_level=3 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'not slow' tests/laws tests/notebooks
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not slow' tests --ignore=tests/laws --ignore=tests/notebooks
+	XLA_FLAGS=--xla_backend_optimization_level=3 $(BIN)/python -m pytest -q -n 2 --dist worksteal -m 'not slow' tests/laws tests/notebooks
 
 test-slow: install
 	$(BIN)/python -m pytest -q -m slow

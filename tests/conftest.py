@@ -4,16 +4,11 @@ import gc
 import os
 from pathlib import Path
 
+import compiler_flags
+
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-flags = os.environ.get("XLA_FLAGS", "")
-if "host_platform_device_count" not in flags:
-    flags += " --xla_force_host_platform_device_count=8"
-# Most of the time would go into optimising what runs once; not so of fits, for which the Makefile gives another level.
-# XLA's older emitter of loops, in one piece, compiles in a quarter of the time; at another level it is the default one.
-if "backend_optimization_level" not in flags:
-    flags += " --xla_backend_optimization_level=0"
-    flags += " --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-os.environ["XLA_FLAGS"] = flags.strip()
+if compiler_flags.DEVICES not in os.environ.get("XLA_FLAGS", ""):
+    os.environ["XLA_FLAGS"] = compiler_flags.EIGHT_DEVICES
 os.environ.setdefault("ISOFLOP_CACHE", str(Path(__file__).parents[1] / "runs" / "cache"))
 
 import jax

@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import compiler_flags
 import pytest
 
 TESTS = Path(__file__).parents[1]
@@ -34,7 +35,7 @@ class Bench:
         self.environment = os.environ | {
             "PYTHONPATH": f"{site}:{TESTS.parent}",
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "",
+            "XLA_FLAGS": compiler_flags.ONE_DEVICE,
             "ISOFLOP_LEASE_SECONDS": "6",
         }
 

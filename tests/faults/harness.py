@@ -28,6 +28,10 @@ import pyarrow.parquet as pq
 from training.lines import read_metrics
 
 ROOT, SITE = Path(__file__).parents[2], Path(__file__).parent / "site"
+# What runs for seconds is not worth optimising; the older emitter of loops, in one piece, compiles quickest.
+XLA_FLAGS = (
+    "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+)
 GRACE = 75.0  # seconds after which what a killed launcher left must be gone: its workers save first
 LIMIT = 300.0  # seconds of one command
 # What depends on the clock, on how often a run was cut, or on where it ran.
@@ -140,7 +144,7 @@ class Scene:
             "ISOFLOP_CACHE": str(self.cache),
             "ISOFLOP_MARK": self.mark,
             "JAX_PLATFORMS": "cpu",
-            "XLA_FLAGS": "--xla_backend_optimization_level=0",
+            "XLA_FLAGS": XLA_FLAGS,
             "PYTHONPATH": os.pathsep.join([str(SITE), str(ROOT)]),
             "PYTHONDONTWRITEBYTECODE": "1",
         }

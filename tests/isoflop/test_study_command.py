@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import compiler_flags
 import pandas as pd
 import pytest
 
@@ -27,7 +28,7 @@ def isoflop(*argv):
 
 @pytest.mark.slow
 def test_a_study_goes_from_a_config_to_a_score_once(tmp_path, monkeypatch):
-    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setenv("XLA_FLAGS", compiler_flags.ONE_DEVICE)
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     monkeypatch.chdir(tmp_path)
     Path("study.py").write_text(STUDY)

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import compiler_flags
 import pytest
 
 from isoflop.cli import main
@@ -46,7 +47,7 @@ def files(monkeypatch, tmp_path):
     """The family and two config files in an empty folder."""
     family.install()
     monkeypatch.setattr(cost_estimate, "COMMAND", family.COST_ESTIMATE)
-    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setenv("XLA_FLAGS", compiler_flags.ONE_DEVICE)
     monkeypatch.setenv("ISOFLOP_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     monkeypatch.chdir(tmp_path)

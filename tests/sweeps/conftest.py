@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+import compiler_flags
 import fake as family
 
 from sweeps import design as d, plan as plans
@@ -17,7 +18,7 @@ from sweeps import design as d, plan as plans
 def fake(monkeypatch, tmp_path):
     """The family, installed; workers see one device and a cache of their own."""
     family.install()
-    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.setenv("XLA_FLAGS", compiler_flags.ONE_DEVICE)
     monkeypatch.setenv("JAX_PLATFORMS", "cpu")
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
     return family

@@ -283,7 +283,8 @@ def test_patience_ends_a_run_with_the_parameters_of_the_best_evaluation(tmp_path
 @pytest.mark.parametrize("patience", [3, 24])
 def test_a_run_that_is_cut_at_its_end_ends_as_one_that_was_not(tmp_path, monkeypatch, patience, cut):
     """Where patience runs out, and at the last step: by a signal, in the evaluation of the end, and after its checkpoint."""
-    config = toy.config(**RESTLESS, **{"early_stopping.patience": patience, "checkpoint.every_steps": 2})
+    few = {"checkpoint.every_steps": 5, "mesh.data": 1}
+    config = toy.config(**RESTLESS, **few, **{"early_stopping.patience": patience})
     whole = loop.run(config, tmp_path / "whole")
     assert whole["best_step"] < whole["steps"] and (whole["steps"] == 24) == (patience == 24)
     evaluate, raised = evaluation.evaluate, []
