@@ -72,7 +72,7 @@ def test_every_cell_can_be_set_up():
         reach = setting.targets["c"].max() / setting.columns["c"].max()
         assert reach == pytest.approx(100)
         assert len(setting.targets["n"]) == len(coverage.FACTORS) * len(coverage.ASIDE)
-        assert 16 <= len(setting.columns["n"]) <= 30
+        assert 16 <= len(setting.columns["n"]) <= 42
 
 
 def test_interval_cells_report_every_method(tmp_path):
