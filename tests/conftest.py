@@ -12,9 +12,17 @@ if compiler_flags.DEVICES not in os.environ.get("XLA_FLAGS", ""):
 os.environ.setdefault("ISOFLOP_CACHE", str(Path(__file__).parents[1] / "runs" / "cache"))
 
 import jax
+import jaxtyping
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
+# Types and shapes, axes by name, are checked at every call in what is traced; arrays of the host pass. Not in all modules:
+# to decorate functions inside functions and to walk large trees takes six times as long as the trace alone.
+CHECKED = ("training.nets", "training.step", "training.optimizer", "training.state", "training.transforms")
+CHECKED += ("training.replicas", "training.async_sgd", "lm.loss", "lm.decoder")
+jaxtyping.Array = jax.Array | np.ndarray | np.generic
+jaxtyping.install_import_hook(CHECKED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 from training import compilation
 
 jax.devices()  # eight of them, before a test sets other flags for processes of its own
