@@ -1,7 +1,7 @@
 """What a transformer stack is made of: one frozen configuration, composed into every model that has blocks."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 
@@ -71,7 +71,7 @@ class BlockConfig:
     cross_attention: bool = False
     pattern: tuple[str, ...] = ("attention",)
     moe: MoEConfig | None = None
-    mixer_options: tuple[tuple[str, Any], ...] = ()
+    mixer_options: Mapping[str, int] | Iterable[tuple[str, int]] = ()
     attention: str = "auto"
     scan: bool = False
     remat: str = "none"
@@ -92,7 +92,7 @@ class BlockConfig:
         writers = (3 if self.cross_attention else 2) * self.depth
         return writers**-0.5 if self.norm_position == "pre" else 1.0
 
-    def options(self, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    def options(self, defaults: Mapping[str, int]) -> dict[str, int]:
         """A mixer's options: those given, else its defaults."""
         given = dict(self.mixer_options)
         return {name: given.get(name, default) for name, default in defaults.items()}

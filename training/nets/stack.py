@@ -316,8 +316,8 @@ def _body(
     return body if policy is None else jax.checkpoint(body, policy=policy, prevent_cse=not config.scan)
 
 
-def _by_layer(metrics: list[dict[str, Float[Array, " repetitions"]]]) -> Metrics:
-    """Metrics [repetitions] of each position of a pattern, in the order of the layers."""
+def _by_layer(metrics: list[dict[str, Float[Array, " _"]]]) -> Metrics:
+    """Metrics [repetitions] of each position of a pattern, which may differ by one, in the order of the layers."""
     if len(metrics) == 1 or not metrics[0]:
         return metrics[0]
     longest = max(len(values) for values in metrics[0].values())
