@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKDIR ?= runs/demo
 
-.PHONY: demo test test-slow test-all lint bench install clean
+.PHONY: demo test test-slow test-topologies test-all lint bench install clean
 
 install: $(STAMP)
 
@@ -28,6 +28,12 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -q -m slow
+
+# What the compilers of TPUs and GPUs say of every family, on devices that are not there: 1.3 GB of wheels.
+test-topologies: install
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt libtpu nvidia-cudnn-cu13
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --no-deps jax-cuda13-plugin jax-cuda13-pjrt
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -m slow tests/topologies
 
 # JAX differs between Python versions; each gets an environment of its own.
 test-all:

@@ -1,6 +1,7 @@
 """The loss of a language model: one number a token, in float32, and its mean over documents."""
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -9,10 +10,12 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lm.decoder import logits
+from training import mesh as meshes
 from training.nets.layers import product_gradients
 from training.nets.primitives import upcast_to_f32
 
 Residuals = tuple[Array, Array, Array | None, Array, Array, Array]  # rows, head, bias, labels, powers and their sum
+LOGITS_SHARE = 1 / 24  # of a device's memory, beyond which logits are made in parts
 
 
 def cross_entropy(
@@ -34,10 +37,32 @@ def cross_entropy(
       logit_dtype: the dtype that the logits are accumulated in.
       bias: added to the logits of each position; None: nothing.
     """
+    count = chunks(*targets.shape, head.shape[0])
+    if count > 1:
+        # Each device its own rows: the head is gathered once and its gradient summed over devices once, not for every part.
+        in_chunks: Any = _in_chunks
+        of_rows = lambda s, t, whole: in_chunks(logit_dtype, count, s, *whole, t)
+        return meshes.by_rows(of_rows, (states, targets), (head, bias))
     rows = states.reshape(-1, states.shape[-1])
     found: Any = _of_rows(logit_dtype, rows, head, bias, targets.reshape(-1))
     nats, normaliser = (of_rows.reshape(targets.shape) for of_rows in found)
     return nats, normaliser
+
+
+def chunks(batch: int, length: int, vocab: int) -> int:
+    """In how many parts, by position, the logits of a batch are made, none kept for the backward pass; 1: as a whole.
+
+    A whole takes fewer cycles, so that parts are made only where the float32 logits of a device exceed `LOGITS_SHARE` of
+    its memory; then of a quarter of that each.
+    """
+    memory = meshes.device_memory()
+    if memory is None:
+        return 1
+    held = 4.0 * batch * length * vocab / (meshes.ways("batch") * meshes.ways("vocab"))
+    if held <= LOGITS_SHARE * memory:
+        return 1
+    wanted = math.ceil(held / (LOGITS_SHARE * memory / 4))
+    return next(count for count in range(wanted, length + 1) if length % count == 0) if wanted < length else length
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -78,6 +103,59 @@ def _of_rows_backward(dtype: str, residuals: Residuals, grads: tuple[Array, Arra
 
 
 _of_rows.defvjp(_of_rows_forward, _of_rows_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def _in_chunks(
+    dtype: str,
+    count: int,
+    states: Float[Array, "batch length width"],
+    head: Float[Array, "vocab width"],
+    bias: Float[Array, " vocab"] | None,
+    targets: Int[Array, "batch length"],
+) -> tuple[Float[Array, "batch length"], Float[Array, "batch length"]]:
+    """`cross_entropy` of `count` parts of the positions, one after another; the backward pass makes their logits again."""
+    return _in_chunks_forward(dtype, count, states, head, bias, targets)[0]
+
+
+def _in_chunks_forward(
+    dtype: str, count: int, states: Array, head: Array, bias: Array | None, targets: Array
+) -> tuple[Any, Any]:
+    def one(part: tuple[Array, Array]) -> tuple[Array, Array]:
+        rows, labels = part
+        found, _ = _of_rows_forward(dtype, rows.reshape(-1, rows.shape[-1]), head, bias, labels.reshape(-1))
+        return tuple(x.reshape(labels.shape) for x in found)  # type: ignore[return-value]
+
+    found = jax.lax.map(one, (_split(states, count), _split(targets, count)))
+    return tuple(_joined(x) for x in found), (states, head, bias, targets)
+
+
+def _in_chunks_backward(dtype: str, count: int, residuals: Any, grads: tuple[Array, Array]) -> tuple[Any, ...]:
+    states, head, bias, targets = residuals
+
+    def one(sums: Any, part: tuple[Array, ...]) -> tuple[Any, Array]:
+        rows, labels, *of_part = part
+        _, kept = _of_rows_forward(dtype, rows.reshape(-1, rows.shape[-1]), head, bias, labels.reshape(-1))
+        of_rows, of_head, of_bias, _ = _of_rows_backward(dtype, kept, tuple(x.reshape(-1) for x in of_part))  # type: ignore[arg-type]
+        return jax.tree.map(jnp.add, sums, (of_head, of_bias)), of_rows.reshape(rows.shape)
+
+    zero = jax.tree.map(jnp.zeros_like, (head, bias))
+    inputs = (states, targets, *grads)
+    (of_head, of_bias), of_states = jax.lax.scan(one, zero, tuple(_split(x, count) for x in inputs))
+    return _joined(of_states), of_head, of_bias, np.zeros(targets.shape, jax.dtypes.float0)
+
+
+_in_chunks.defvjp(_in_chunks_forward, _in_chunks_backward)
+
+
+def _split(x: Array, count: int) -> Array:
+    """[batch, length, ...] as [count, batch, length / count, ...]; the batch, which devices share, stays whole."""
+    return jnp.moveaxis(x.reshape(x.shape[0], count, x.shape[1] // count, *x.shape[2:]), 1, 0)
+
+
+def _joined(x: Array) -> Array:
+    x = jnp.moveaxis(x, 0, 1)
+    return x.reshape(x.shape[0], -1, *x.shape[3:])
 
 
 def _is_label(scores: Float[Array, "rows vocab"], labels: Int[Array, " rows"]) -> Bool[Array, "rows vocab"]:

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from lm import forward as forwards, models, objectives, rules as named_rules, tokens
+from lm import corpora, forward as forwards, models, objectives, rules as named_rules, tokens
+from lm.objectives.stream import document_masking
 from lm.store import TokenStore
 from training import early_stopping, transfer
 from training.cost import Cost
-from training.errors import BadInput
+from training.errors import Absent, BadInput
 from training.task import Forward, Task
 from training.types import Option, Record
 
@@ -102,6 +103,22 @@ def prepare(config: ConfigDict, verify: bool) -> Record:
 def build(config: ConfigDict) -> Task:
     """The task of a resolved config; prepares its corpus where that has not been done."""
     return objectives.of(config).build(config)
+
+
+def stand_in(config: ConfigDict) -> ConfigDict:
+    """The config with a synthetic language in place of its text: as many rows of the embedding, documents as masked.
+
+    Raises:
+      Absent: it reads more than running text.
+    """
+    if corpora.paired(config.data.corpus, config.data.corpus_args):
+        raise Absent(f"data.corpus: {config.data.corpus} is not on this machine, and no synthetic text has its labels")
+    other = ConfigDict(config.copy_and_resolve_references())
+    with other.unlocked():
+        other.data.vocab_size = tokens.vocab_size(config.data)
+        other.data.document_masking = document_masking(config.data)
+        other.data.corpus, other.data.corpus_args = "markov", tokens.defaults().corpus_args
+    return other.lock()
 
 
 def forward(config: ConfigDict, batch: int | None, length: int | None) -> Forward:

@@ -108,7 +108,7 @@ def test_the_processes_of_one_run_find_each_other(name):
         ["isoflop", "train", *[w.replace("$(JOB_COMPLETION_INDEX)", "0") for w in container(name)["args"]]]
     )
     devices = spec["completions"] * next(iter(container(name)["resources"]["limits"].values()))
-    assert values.config.mesh.fsdp == devices
+    assert devices % values.config.mesh.fsdp == 0 and values.config.mesh.data == -1
     if name == "run.yaml":
         assert values.num_processes == spec["completions"]
         host, _, port = values.coordinator.partition(":")

@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
-from training import async_sgd, identity, optimizer, replicas, schedule, transfer, transforms
+from training import async_sgd, compiler_options, identity, optimizer, replicas, schedule, transfer, transforms
 from training.defaults import RENAMED, defaults, renamed
 from training.errors import BadInput, nearest
 from training.task import Family, resolve as family_of
@@ -142,6 +142,10 @@ def _validate(config: ConfigDict) -> None:
             raise BadInput(f"precision.{key}: {config.precision[key]!r} is not one of {', '.join(DTYPES)}")
     if config.precision.matmul not in MATMUL:
         raise BadInput(f"precision.matmul: {config.precision.matmul!r} is not one of {', '.join(MATMUL)}")
+    if config.compiler_options not in compiler_options.PRESETS:
+        raise BadInput(
+            f"compiler_options: {config.compiler_options!r} is not one of {', '.join(compiler_options.PRESETS)}"
+        )
     for key in ("gradient_accumulation_steps", "steps_per_call", "batch_size"):
         if config[key] is not None and config[key] < 1:
             raise BadInput(f"{key}: must be at least 1, got {config[key]}")

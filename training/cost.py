@@ -12,6 +12,8 @@ from typing import Any
 
 from jax.extend import core
 
+from training.accelerators import by_kind
+
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
@@ -101,37 +103,6 @@ class Cost:
         return self.flops_exact + self.recompute + self.flops_routing
 
 
-@dataclasses.dataclass(frozen=True)
-class Peak:
-    """Dense peak FLOP/s of one chip without sparsity, by compute dtype, and where it is stated."""
-
-    flops: Mapping[str, float]
-    source: str
-
-
-_H100 = "NVIDIA H100 Tensor Core GPU datasheet (SXM; halves of the figures with sparsity)"
-_H200 = "NVIDIA H200 Tensor Core GPU datasheet (SXM; halves of the figures with sparsity)"
-_A100 = "NVIDIA A100 Tensor Core GPU datasheet"
-_HOPPER = {"bfloat16": 989.4e12, "float16": 989.4e12, "tensorfloat32": 494.7e12, "float32": 66.9e12}
-_AMPERE = {"bfloat16": 312e12, "float16": 312e12, "tensorfloat32": 156e12, "float32": 19.5e12}
-
-# `Device.device_kind` as JAX reports it, lower case. A chip that reports its halves as devices is not listed here.
-PEAKS: dict[str, Peak] = {
-    "nvidia h100 80gb hbm3": Peak(_HOPPER, _H100),
-    "nvidia h200": Peak(_HOPPER, _H200),
-    "nvidia a100-sxm4-40gb": Peak(_AMPERE, _A100),
-    "nvidia a100-sxm4-80gb": Peak(_AMPERE, _A100),
-    "nvidia a100-pcie-40gb": Peak(_AMPERE, _A100),
-    "nvidia a100 80gb pcie": Peak(_AMPERE, _A100),
-    "tpu v4": Peak({"bfloat16": 275e12}, "Google Cloud TPU documentation, TPU v4"),
-    "tpu v5 lite": Peak({"bfloat16": 197e12}, "Google Cloud TPU documentation, TPU v5e"),
-    "tpu v5e": Peak({"bfloat16": 197e12}, "Google Cloud TPU documentation, TPU v5e"),
-    "tpu v5": Peak({"bfloat16": 459e12}, "Google Cloud TPU documentation, TPU v5p"),
-    "tpu v5p": Peak({"bfloat16": 459e12}, "Google Cloud TPU documentation, TPU v5p"),
-    "tpu v6 lite": Peak({"bfloat16": 918e12}, "Google Cloud TPU documentation, TPU v6e"),
-    "tpu v6e": Peak({"bfloat16": 918e12}, "Google Cloud TPU documentation, TPU v6e"),
-}
-
 _FLOAT32_RUNS_AS = {
     "default": "tensorfloat32",
     "tensorfloat32": "tensorfloat32",
@@ -150,10 +121,10 @@ def peak_flops(device_kind: str, compute: str, matmul: str = "default") -> float
       matmul: `jax_default_matmul_precision`. On NVIDIA chips float32 products run as TensorFloat-32 by default; only
         "highest" and "float32" keep them whole. Float32 made of several bfloat16 passes, as on TPUs, has no figure.
     """
-    peak = PEAKS.get(device_kind.lower())
-    if peak is None:
+    chip = by_kind(device_kind)
+    if chip is None:
         return None
-    return peak.flops.get(_FLOAT32_RUNS_AS.get(matmul, "") if compute == "float32" else compute)
+    return chip.peak.get(_FLOAT32_RUNS_AS.get(matmul, "") if compute == "float32" else compute)
 
 
 def mfu(flops: float, seconds: float, devices: int, peak: float | None) -> float | None:

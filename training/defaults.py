@@ -39,6 +39,7 @@ def defaults() -> ConfigDict:
             # Micro-batches a step: each has draws, and statistics of batch norm, of its own.
             "gradient_accumulation_steps": 1,
             "steps_per_call": 1,  # optimizer steps in one jitted call: fewer dispatches for tiny models
+            "compiler_options": "tuned",  # or "default": see training.compiler_options
             "deterministic": False,  # on GPUs: only operations whose result repeats bit for bit, as on CPUs they all do
             # Exactly one; flops are exact training FLOPs (products, full attention).
             "duration": {
@@ -107,7 +108,15 @@ def defaults() -> ConfigDict:
             },
             # Workers of a parameter server, whose gradients are those of parameters fetched earlier.
             "async_sgd": {"workers": 1, "order": "round_robin"},
-            "mesh": {"replica": 1, "data": -1, "fsdp": 1, "expert": 1, "tensor": 1},
+            "mesh": {
+                "replica": 1,
+                "data": -1,
+                "fsdp": 1,
+                "expert": 1,
+                "tensor": 1,
+                "dcn_axis": placeholder(str),  # lies over the network between slices or nodes; None: see training.mesh
+                "allow_replicated": False,  # parameters that mesh.fsdp does not divide, beyond 2% of all
+            },
             "checkpoint": {
                 "every_steps": 0,
                 "every_minutes": 5.0,

@@ -80,8 +80,12 @@ def after_training(task: Task, config: ConfigDict, axes: PyTree[Axes], state: St
 
 
 def programs(task: Task, recipe: steps.Recipe, train: steps.Programs, mesh: Mesh) -> list[Program]:
-    """What a run's evaluations will call, for it to be compiled beside the train step; nothing where that is seen only
-    once there are parameters to evaluate."""
+    """As `jitted`, to be compiled beside the train step."""
+    return [Program(score.lower()) for score in jitted(task, recipe, train, mesh)]
+
+
+def jitted(task: Task, recipe: steps.Recipe, train: steps.Programs, mesh: Mesh) -> list[steps.Jitted]:
+    """What a run's evaluations will call; nothing where that is seen only once there are parameters to evaluate."""
     batch = next(iter(task.eval_batches()), None)
     if batch is None or recipe.transforms.quantize is not None or recipe.model != task.model or jax.process_count() > 1:
         return []
@@ -89,8 +93,8 @@ def programs(task: Task, recipe: steps.Recipe, train: steps.Programs, mesh: Mesh
         lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), train.abstract, train.shardings
     )
     mesh, params = meshes.folded(mesh), state.params if state.ema is None else state.ema
-    score = steps.Jitted(_scorer(task.model, mesh), (params, state.stats, _placed(batch, mesh)), mesh, recipe.matmul)
-    return [Program(score.lower())]
+    inputs = (params, state.stats, _abstract(batch, mesh))
+    return [steps.Jitted(_scorer(task.model, mesh), inputs, mesh, recipe.matmul)]
 
 
 def scores(
@@ -112,6 +116,14 @@ def scores(
 def _scorer(model: Model, mesh: Mesh) -> jax.stages.Wrapped:
     """The evaluation step of a model: (params, stats, batch) -> scores, gathered whole on every device."""
     return jax.jit(model.score, out_shardings=meshes.replicated(mesh))
+
+
+def _abstract(batch: Arrays, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of `_placed`, on devices that may not be there."""
+    return {
+        name: jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=meshes.rows_sharding(array.shape, mesh))
+        for name, array in batch.items()
+    }
 
 
 def _placed(batch: Arrays, mesh: Mesh) -> Mapping[str, ArrayOrNumpy]:

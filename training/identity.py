@@ -24,6 +24,7 @@ SCHEMA = 1  # version of the defaults that an identity leaves out
 INDIFFERENT = (
     "steps_per_call",
     "deterministic",
+    "compiler_options",
     "mesh",
     "checkpoint",
     "log",

@@ -85,6 +85,7 @@ class RunBatch:
         self._trains: dict[tuple[int, bool], compilation.Program] = {}
         self._executables: dict[tuple[int, bool], jax.stages.Compiled] = {}
         self.programs = self._programs(1, self._same_data)
+        meshes.check_split(self.programs.variables["params"], self.mesh, first.config.mesh.allow_replicated)
         self._compile([0] * len(runs))
         allocator.tidy()
         self._hyper = {name: np.stack([run.hyper[name] for run in runs]) for name in first.hyper}

@@ -19,6 +19,7 @@ from ml_collections import ConfigDict
 
 from training import (
     async_sgd,
+    compiler_options,
     mesh as meshes,
     optimizer as optimizers,
     replicas,
@@ -51,6 +52,7 @@ class Recipe(NamedTuple):
     gradient_accumulation_steps: int
     matmul: str
     deterministic: bool
+    compiler_options: str = "tuned"
     replicas: Scheme | None = None
     workers: tuple[int, str] = (1, "")  # of a parameter server, and the order in which they deliver
 
@@ -117,6 +119,7 @@ def recipe(model: Model, config: ConfigDict) -> Recipe:
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         matmul=config.precision.matmul,
         deterministic=config.deterministic,
+        compiler_options=config.compiler_options,
         replicas=replicas.scheme(config),
         workers=(config.async_sgd.workers, config.async_sgd.order if config.async_sgd.workers > 1 else ""),
     )
@@ -368,9 +371,9 @@ def programs(
         in_shardings=jax.tree.map(lambda x: x.sharding, inputs),
         out_shardings=(jax.tree.map(lambda x: x.sharding, state), NamedSharding(mesh, PartitionSpec(*ahead))),
         donate_argnums=0,
-        compiler_options=_options(recipe),
+        compiler_options=_options(recipe, mesh),
     )
-    return one._replace(train=Jitted(train, inputs, mesh, recipe.matmul, _options(recipe)))
+    return one._replace(train=Jitted(train, inputs, mesh, recipe.matmul, _options(recipe, mesh)))
 
 
 @functools.lru_cache(maxsize=64)
@@ -392,8 +395,8 @@ def _initialisation(recipe: Recipe, mesh: Mesh, names: tuple[str, ...]) -> Progr
     abstract = jax.eval_shape(initial_state, scalar, hyper)
     boxed = jax.eval_shape(functools.partial(initial_state, boxed=True), scalar, hyper)
     placed = states.shardings(abstract, boxed, variables, mesh)
-    function = jax.jit(initial_state, out_shardings=placed, compiler_options=_options(recipe))
-    init = Jitted(function, (scalar, hyper), mesh, recipe.matmul, _options(recipe))
+    function = jax.jit(initial_state, out_shardings=placed, compiler_options=_options(recipe, mesh))
+    init = Jitted(function, (scalar, hyper), mesh, recipe.matmul, _options(recipe, mesh))
     return Programs(init, init, placed, abstract, variables)
 
 
@@ -403,8 +406,8 @@ def _settings(matmul: str, mesh: Mesh) -> Iterator[None]:
         yield
 
 
-def _options(recipe: Recipe) -> dict[str, str | bool] | None:
-    return {"xla_gpu_deterministic_ops": True} if recipe.deterministic else None
+def _options(recipe: Recipe, mesh: Mesh) -> dict[str, str | bool] | None:
+    return compiler_options.of(mesh, recipe.compiler_options, recipe.deterministic)
 
 
 def _transform(recipe: Recipe, axes: PyTree[Axes], variables: Variables) -> optax.GradientTransformation:

@@ -173,6 +173,14 @@ class Family(Protocol):
         """The task of a resolved config; opens its data."""
         ...
 
+    def stand_in(self, config: ConfigDict) -> ConfigDict:
+        """A resolved config whose batches have the same shapes and whose data needs nothing on this machine, to compile for.
+
+        Raises:
+          Absent: there is none.
+        """
+        ...
+
     def forward(self, config: ConfigDict, batch: int | None, length: int | None) -> Forward:
         """The model of a resolved config as a function of arrays, for `isoflop export`; None: of any size."""
         ...

@@ -8,6 +8,7 @@ from rich.console import Group
 from rich.table import Table
 
 from isoflop.cli import Output
+from isoflop.commands import _topology
 from isoflop.commands._sweep_flags import define_points, planned
 from isoflop.commands._tables import duration
 from sweeps import cost_estimate, placement, plan as plans
@@ -18,6 +19,8 @@ from training.errors import Absent, BadInput
 EXAMPLE = """
 isoflop plan --config=configs/lm/demo.py
 isoflop plan --config=configs/lm/demo.py --config.base.model.depth=3 --where='budget<=1e11' --memory=false
+isoflop plan --config=configs/lm/ladder.py:1b --topology=v5p:4x4x4 --price_per_device_hour=4.2
+isoflop plan --config=configs/lm/ladder.py:1b --topology=h100:8 --search=mesh,remat
 """
 CONFIG = True
 COLUMNS = {
@@ -59,6 +62,7 @@ def define(flags: absl_flags.FlagValues) -> None:
     )
     absl_flags.DEFINE_string("workdir", None, "Take the speed from the records of this sweep.", flag_values=flags)
     absl_flags.DEFINE_integer("workers", None, "Workers that share the hours; default as in sweep.", flag_values=flags)
+    _topology.define(flags)
 
 
 def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
@@ -66,6 +70,8 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     if args:
         raise BadInput(f"plan takes no operands, got {args[0]!r}")
     plan = planned(flags)
+    if flags.topology is not None:
+        return _topology.run(flags, plan)
     workers = flags.workers
     if workers is not None and workers < 1:
         raise BadInput(f"--workers: must be at least 1, got {workers}")

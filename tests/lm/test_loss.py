@@ -8,6 +8,7 @@ from jax.test_util import check_grads
 
 from lm import loss
 from lm.loss import z_penalty
+from training import hlo, mesh as meshes
 
 cross_entropy = jax.jit(loss.cross_entropy, static_argnums=3)
 KEY = jax.random.key(0)
@@ -95,3 +96,56 @@ def test_gradient_of_a_float32_head_is_summed_in_float32():
     softmax /= softmax.sum(1, keepdims=True)
     expected = (softmax - np.eye(4)[0]).T @ rows
     np.testing.assert_allclose(found, expected, atol=2e-3 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_parts_of_the_positions_give_the_loss_and_gradients_of_the_whole(count):
+    bias = jax.random.normal(jax.random.key(3), (11,))
+    states = jax.random.normal(KEY, (2, 10, 8))
+    targets = jax.random.randint(jax.random.key(2), (2, 10), 0, 11)
+    weight = jnp.arange(20.0).reshape(2, 10)
+
+    def total(function, *inputs):
+        nats, normaliser = function(*inputs)
+        return jnp.sum(weight * nats) + jnp.sum(normaliser**2), (nats, normaliser)
+
+    whole = lambda s, h, b: loss.cross_entropy(s, h, targets, "float32", b)
+    parts = lambda s, h, b: loss._in_chunks("float32", count, s, h, b, targets)
+    ours, expected = (
+        jax.jit(jax.grad(lambda *x, f=f: total(f, *x), (0, 1, 2), has_aux=True))(states, HEAD, bias)
+        for f in (parts, whole)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-4), ours, expected)
+
+
+def test_logits_are_made_in_parts_only_where_memory_asks_for_it(monkeypatch):
+    assert loss.chunks(64, 2048, 131_072) == 1  # nothing is known of this machine's devices
+    monkeypatch.setattr(loss.meshes, "device_memory", lambda: 96 * 2.0**30)
+    assert loss.chunks(8, 2048, 50_304) == 1  # 3.1 of 4 GiB
+    assert loss.chunks(8, 2048, 131_072) == 8  # 8 GiB, in parts of 1
+    assert loss.chunks(8, 3, 2**31) == 3
+    monkeypatch.setattr(loss.meshes, "ways", lambda axis: {"batch": 4, "vocab": 1}[axis])
+    assert loss.chunks(8, 2048, 131_072) == 1
+
+
+def test_parts_of_the_positions_are_those_of_each_devices_rows(monkeypatch):
+    """On a mesh, with the head split over it: the same loss and gradients, and one sum over devices of the head's."""
+    states = jax.random.normal(KEY, (8, 12, 16))
+    head = jax.random.normal(jax.random.key(1), (24, 16))
+    targets = jax.random.randint(jax.random.key(2), (8, 12), 0, 24)
+    grid = meshes.build({"data": 2, "fsdp": 2, "tensor": 2})
+    where = lambda *axes: jax.NamedSharding(grid, jax.P(*axes))
+
+    def total(states, head):
+        nats, normaliser = loss.cross_entropy(states, head, targets)
+        return jnp.sum(nats) + jnp.sum(normaliser**2)
+
+    expected = jax.jit(jax.value_and_grad(total, (0, 1)))(states, head)
+    monkeypatch.setattr(loss, "chunks", lambda batch, length, vocab: 4)
+    split = jax.jit(jax.value_and_grad(total, (0, 1)), in_shardings=(where(("data", "fsdp")), where("tensor", "fsdp")))
+    with jax.set_mesh(grid):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-4), split(states, head), expected)
+        program = hlo.computations(split.lower(states, head).compile().as_text())
+    rows = hlo.collectives(program, hlo.executions(program), grid)
+    over_rows = [row for row in rows if set(row.axes) & {"data", "fsdp"} and row.kind != "all-gather"]
+    assert sum(row.ring_bytes for row in over_rows) < 2 * head.nbytes

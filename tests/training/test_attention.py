@@ -1,12 +1,15 @@
 """Attention implementations against a plain definition, and the choice among them."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from training import mesh as meshes
 from training.errors import BadInput
-from training.nets import attention
+from training.nets import attention, tpu
 from training.nets.attention import choose
 
 KEY = jax.random.key(0)
@@ -69,6 +72,35 @@ def test_gradients_of_the_implementations_agree(segmented, length, kv_heads, cau
         np.testing.assert_allclose(ours, reference, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("length", "kv_heads", "causal", "window", "segmented"),
+    [(128, 4, True, 0, False), (128, 2, True, 0, True), (200, 1, True, 40, True), (150, 2, False, 0, False)],
+)
+def test_splash_attention_is_attention(length, kv_heads, causal, window, segmented):
+    """The kernel of TPUs by JAX's interpreter: values and gradients, lengths that are no multiple of its blocks too."""
+    q, k, v, ids = arrays(length, kv_heads=kv_heads, width=128, scale=0.5)
+    ids = ids if segmented else None
+    weight = jax.random.normal(jax.random.key(3), q.shape)
+
+    def total(attend, *inputs):
+        out = attend(*inputs)
+        return jnp.sum(weight * out), out
+
+    ours = functools.partial(total, lambda *x: tpu.attend(*x, ids, causal, window, interpret=True))
+    plain = functools.partial(total, lambda *x: attention.attend(*x, ids, "xla", causal, window=window))
+    found, reference = (jax.jit(jax.grad(f, (0, 1, 2), has_aux=True))(q, k, v) for f in (ours, plain))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), found, reference)
+
+
+@pytest.mark.parametrize("kv_heads", [2, 1])
+def test_splash_attention_is_split_over_rows_and_heads(kv_heads):
+    """Fewer key heads than the axis of heads among them."""
+    q, k, v, ids = arrays(128, kv_heads=kv_heads, width=128, scale=0.5)
+    with jax.set_mesh(meshes.build({"data": 2, "tensor": 2})):
+        out = jax.jit(lambda *x: tpu.attend(*x, True, 0, interpret=True))(q, k, v, ids)
+    np.testing.assert_allclose(out, definition(q, k, v, ids), atol=1e-4)
+
+
 def test_large_scores_do_not_overflow():
     q, k, v, _ = arrays(8, scale=60.0)
     for implementation in ("blocked", "xla"):
@@ -105,6 +137,9 @@ def test_scores_and_their_softmax_are_float32_in_half_precision(implementation):
         ("auto", 20, "bfloat16", "gpu", "xla"),
         ("auto", 256, "bfloat16", "gpu", "xla"),
         ("auto", 64, "bfloat16", "tpu", "xla"),
+        ("auto", 128, "bfloat16", "tpu", "splash"),
+        ("auto", 256, "float32", "tpu", "splash"),
+        ("xla", 128, "bfloat16", "tpu", "xla"),
         ("xla", 64, "bfloat16", "gpu", "xla"),
         ("blocked", 64, "float32", "tpu", "blocked"),
         ("cudnn", 64, "bfloat16", "gpu", "cudnn"),
@@ -121,7 +156,13 @@ def test_the_choice_says_why():
 
 @pytest.mark.parametrize(
     ("requested", "platform", "message"),
-    [("cudnn", "cpu", "platform is cpu"), ("cudnn", "gpu", "float32"), ("flash", "cpu", "flash")],
+    [
+        ("cudnn", "cpu", "platform is cpu"),
+        ("cudnn", "gpu", "float32"),
+        ("flash", "cpu", "flash"),
+        ("splash", "cpu", "platform is cpu"),
+        ("splash", "tpu", "not a multiple of 128"),
+    ],
 )
 def test_what_cannot_run_is_refused(requested, platform, message):
     with pytest.raises(BadInput, match=message):

@@ -8,10 +8,10 @@ from jaxtyping import Array, Bool, Float, Int
 
 from training import mesh
 from training.errors import BadInput
-from training.nets import cpu
+from training.nets import cpu, tpu
 from training.nets.primitives import upcast_to_f32
 
-IMPLEMENTATIONS = ("auto", "blocked", "xla", "cudnn")
+IMPLEMENTATIONS = ("auto", "blocked", "xla", "cudnn", "splash")
 
 
 class Choice(NamedTuple):
@@ -35,18 +35,28 @@ def choose(requested: str, head_width: int, dtype: str, platform: str | None = N
       BadInput: there is no such implementation, or it cannot run this platform, dtype or head width.
     """
     platform = mesh.platform() if platform is None else platform
-    obstacle = _cudnn_obstacle(head_width, dtype, platform, plain)
     if requested not in IMPLEMENTATIONS:
         raise BadInput(f"attention: {requested!r} is not one of {', '.join(IMPLEMENTATIONS)}")
-    if requested == "cudnn" and obstacle:
-        raise BadInput(f"attention: cudnn cannot run here: {obstacle}")
+    obstacles = {"cudnn": _cudnn_obstacle, "splash": _splash_obstacle}
+    name = (
+        {"cpu": "blocked", "gpu": "cudnn", "tpu": "splash"}.get(platform, "xla") if requested == "auto" else requested
+    )
+    obstacle = obstacles[name](head_width, dtype, platform, plain) if name in obstacles else ""
     if requested != "auto":
-        return Choice(requested, "as configured")
-    if platform == "cpu":
-        return Choice("blocked", "auto on cpu")
-    if platform == "gpu":
-        return Choice("xla", f"auto on gpu: no cudnn, {obstacle}") if obstacle else Choice("cudnn", "auto on gpu")
-    return Choice("xla", f"auto on {platform}")
+        if obstacle:
+            raise BadInput(f"attention: {name} cannot run here: {obstacle}")
+        return Choice(name, "as configured")
+    return (
+        Choice("xla", f"auto on {platform}: no {name}, {obstacle}") if obstacle else Choice(name, f"auto on {platform}")
+    )
+
+
+def _splash_obstacle(head_width: int, dtype: str, platform: str, plain: bool) -> str:
+    if platform != "tpu":
+        return f"the platform is {platform}"
+    if head_width % tpu.LANES:
+        return f"the head width {head_width} is not a multiple of {tpu.LANES}"
+    return "" if plain else "values are of another width than keys"
 
 
 def _cudnn_obstacle(head_width: int, dtype: str, platform: str, plain: bool) -> str:
@@ -78,13 +88,15 @@ def attend(
       k: keys.
       v: values.
       segments: tokens attend only to tokens of an equal id; None: all one segment.
-      implementation: "blocked", "xla" or "cudnn", the name in a `Choice`.
+      implementation: "blocked", "xla", "cudnn" or "splash", the name in a `Choice`.
       causal: whether a query sees the keys at or before it only.
       bias: added to the scores (queries before keys), by the implementation "xla" alone; None: nothing.
       window: of causal attention, how many keys up to its own position a query sees; 0: all.
     """
     assert bias is None or implementation == "xla"
     assert causal or not window
+    if implementation == "splash":
+        return tpu.attend(q, k, v, segments, causal, window)
     if implementation == "blocked":
         return cpu.attend(q, k, v, segments, causal, window)
     mask = None if segments is None else (segments[:, None, :, None] == segments[:, None, None, :])

@@ -56,6 +56,32 @@ def linear(p: Params, x: Float[Array, "*rows fan_in"]) -> Float[Array, "*rows fa
     return _biased(p, product(x, p["kernel"].astype(x.dtype)))
 
 
+def to_heads(
+    parameters: Sequence[Params], x: Float[Array, "batch length fan_in"], width: int
+) -> list[Float[Array, "batch length heads {width}"]]:
+    """`linears`, cut into heads of `width` features.
+
+    Off CPUs one product makes heads and features two dimensions, which the compiler may lay out as attention reads them;
+    cut afterwards, every array is copied.
+    """
+    if mesh.platform() == "cpu" or any("inputs" in p for p in parameters):
+        return [part.reshape(*x.shape[:2], -1, width) for part in linears(parameters, x)]
+    kernels = [p["kernel"].astype(x.dtype).reshape(x.shape[-1], -1, width) for p in parameters]
+    parts = [jnp.einsum("btd,dhw->bthw", x, kernel) for kernel in kernels]
+    return [
+        part + p["bias"].astype(x.dtype).reshape(-1, width) if "bias" in p else part
+        for p, part in zip(parameters, parts, strict=True)
+    ]
+
+
+def from_heads(p: Params, x: Float[Array, "batch length heads width"]) -> Float[Array, "batch length fan_out"]:
+    """`linear` of the features of all heads; see `to_heads`."""
+    if mesh.platform() == "cpu" or "inputs" in p:
+        return linear(p, x.reshape(*x.shape[:2], -1))
+    kernel = p["kernel"].astype(x.dtype).reshape(*x.shape[2:], -1)
+    return _biased(p, jnp.einsum("bthw,hwd->btd", x, kernel))
+
+
 def linears(parameters: Sequence[Params], x: Float[Array, "*rows fan_in"]) -> list[Array]:
     """`linear` of one input with each of these."""
     split = mesh.ways("heads") * mesh.ways("kv") > 1 or any("inputs" in p for p in parameters)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array
 
 from training.nets.block_config import BlockConfig
@@ -27,7 +28,8 @@ def parameters(config: BlockConfig, hidden: int | None = None) -> Leaves:
 def apply(config: BlockConfig, p: Params, x: Array, linear: Callable[[Params, Array], Array] = linear) -> Array:
     """The MLP of each token; `linear` is its product with a kernel."""
     activation, gated = ACTIVATIONS[config.activation]
-    y = activation(linear(p["gate"], x)) * linear(p["up"], x) if gated else activation(linear(p["up"], x))
+    hidden = checkpoint_name(linear(p["up"], x), "mlp")
+    y = activation(checkpoint_name(linear(p["gate"], x), "mlp")) * hidden if gated else activation(hidden)
     return linear(p["down"], y)
 
 

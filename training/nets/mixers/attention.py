@@ -8,13 +8,14 @@ import functools
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from training.errors import BadInput
 from training.nets.attention import attend, attend_cache
 from training.nets.block_config import BlockConfig
 from training.nets.initial import Leaf, Leaves
-from training.nets.layers import linear, linears, projection, rms_norm, rotate
+from training.nets.layers import from_heads, projection, rms_norm, rotate, to_heads
 from training.nets.mixers.mixer import Context, MixerCost, SequenceMixer, Stream
 from training.types import Params
 
@@ -42,12 +43,12 @@ def parameters(config: BlockConfig) -> Leaves:
 
 def project(config: BlockConfig, p: Params, x: Stream, context: Context) -> tuple[Heads, KVHeads, KVHeads]:
     """Queries, keys and values by head, normalised and rotated as the config and the context say."""
-    parts = linears([p[name] for name in ("query", "key", "value")], x)
-    q, k, v = (part.reshape(*x.shape[:2], -1, config.head_width) for part in parts)
+    q, k, v = to_heads([p[name] for name in ("query", "key", "value")], x, config.head_width)
     if config.qk_norm:
         q = rms_norm(q, p["query_norm"]["scale"], config.norm_eps)
         k = rms_norm(k, p["key_norm"]["scale"], config.norm_eps)
-    return rotate_at(q, context), rotate_at(k, context), v
+    q, k, v = (checkpoint_name(part, "qkv") for part in (rotate_at(q, context), rotate_at(k, context), v))
+    return q, k, v
 
 
 def rotate_at(
@@ -68,7 +69,7 @@ def _apply(local: bool, config: BlockConfig, p: Params, x: Stream, context: Cont
     q, k, v = project(config, p, x, context)
     window = _window(local, config)
     y = attend(q, k, v, context.segments, context.attention, context.causal, context.bias, window)
-    return linear(p["out"], y.reshape(*x.shape[:2], -1))
+    return from_heads(p["out"], y)
 
 
 def _extend(
@@ -78,7 +79,7 @@ def _extend(
     keys, values = (append(old, rows, context) for old, rows in zip(cache, new, strict=True))
     visible = visible_keys(context, keys.shape[1], _window(local, config))
     y = attend_cache(q, keys, values, visible, context.bias)
-    return linear(p["out"], y.reshape(*x.shape[:2], -1)), (keys, values)
+    return from_heads(p["out"], y), (keys, values)
 
 
 def append(old: Array, new: Array, context: Context) -> Array:

@@ -1,0 +1,242 @@
+"""What the compilers of TPUs and GPUs say of a run's train step, on devices that are not there.
+
+The step and the evaluation that a run would call are compiled for a named topology (`training.topology`). Memory is the
+compiler's; its estimate of cycles (TPUs) leaves out transfers between devices, Pallas kernels and stalls, so that the model
+FLOPs utilisation made of it is an upper bound. Nothing is timed.
+"""
+
+import dataclasses
+import itertools
+import math
+import re
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from sweeps.plan import configure
+from training import data, evaluation, hlo, mesh as meshes, step as steps
+from training.config import resolve
+from training.errors import Absent, BadInput
+from training.nets.stack import REMAT
+from training.task import Task, resolve as family_of
+from training.topology import Topology
+
+TENSOR = 8  # the largest tensor axis that a search tries
+MIB = 2**20
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """One run on one topology.
+
+    Attributes:
+        topology: its name.
+        devices: how many it has.
+        mesh: sizes of the axes that are larger than one.
+        batch_size: examples of a step.
+        remat: what the backward pass computes again, where the model has that key.
+        params: parameters.
+        fits: whether the compiler, or for GPUs the device's memory, takes the step.
+        refusal: what the compiler said where it does not.
+        argument_bytes: state and batch of one device.
+        temporary_bytes: what a step holds beside them.
+        evaluation_bytes: arguments and temporaries of an evaluation.
+        limit_bytes: of one device.
+        cycles: estimated by the compiler; None: it estimates none.
+        seconds: of a step, by its cycles.
+        mfu: model FLOPs utilisation in that time, transfers and kernels left out.
+        kernels: Pallas kernels in a step by name, which have no estimate, and how often each runs.
+        collectives: by kind and mesh axes.
+        traffic: ring bytes of a device along the axis "fsdp", over those of two gathers and one scatter of the parameters.
+        left_whole: bytes of parameters that no axis of the mesh splits although one should, by name.
+        compile_seconds: on this machine.
+    """
+
+    topology: str
+    devices: int
+    mesh: dict[str, int]
+    batch_size: int
+    remat: str | None
+    params: int
+    fits: bool
+    refusal: str | None
+    argument_bytes: float | None
+    temporary_bytes: float | None
+    evaluation_bytes: float | None
+    limit_bytes: float | None
+    cycles: float | None
+    seconds: float | None
+    mfu: float | None
+    kernels: dict[str, float]
+    collectives: list[dict[str, Any]]
+    traffic: float | None
+    left_whole: dict[str, int]
+    compile_seconds: float
+
+    @property
+    def total_bytes(self) -> float:
+        """Arguments and temporaries of a step on one device."""
+        return (self.argument_bytes or 0.0) + (self.temporary_bytes or 0.0)
+
+
+def report(config: ConfigDict, topology: Topology) -> Report:
+    """Compile the step of a resolved config for a topology.
+
+    Args:
+        config: of the run; where its text is not on this machine, symbols of the same vocabulary take its place.
+        topology: devices to compile for.
+
+    Raises:
+        BadInput: the mesh or the batch does not fit the devices.
+    """
+    task, chip = _task(config), topology.accelerator
+    mesh = meshes.build(config.mesh, topology.devices)
+    data.check_divisible(config, mesh)
+    recipe, shapes = steps.recipe(task.model, config), data.shapes(task, config.batch_size)
+    cost = family_of(config.task).cost(config)
+    began = time.perf_counter()
+    programs = steps.programs(recipe, mesh, 1, shapes, tuple(steps.hyper(config, task)))
+    known: dict[str, Any] = {
+        "topology": topology.name,
+        "devices": mesh.size,
+        "mesh": {axis: size for axis, size in mesh.shape.items() if size > 1},
+        "batch_size": config.batch_size,
+        "remat": config.model.get("remat"),
+        "params": cost.params_total,
+        "limit_bytes": chip.memory,
+        "left_whole": meshes.left_whole(programs.variables["params"], mesh),
+    }
+    try:
+        train = programs.train.lower().compile()
+        scored = [program.lower().compile() for program in evaluation.jitted(task, recipe, programs, mesh)]
+    except RuntimeError as error:
+        if "cuDNN not found" in str(error):
+            raise Absent(
+                "model.attention: cudnn needs nvidia-cudnn-cu13 (isoflop[aot-gpu]) to be compiled for"
+            ) from error
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        nothing: dict[str, Any] = dict.fromkeys(
+            ("argument_bytes", "temporary_bytes", "evaluation_bytes", "cycles", "seconds", "mfu", "traffic")
+        )
+        return Report(
+            **known, **nothing, fits=False, refusal=_refusal(str(error)), kernels={}, collectives=[],
+            compile_seconds=time.perf_counter() - began,
+        )  # fmt: skip
+    seconds = time.perf_counter() - began
+    memory: Any = train.memory_analysis()
+    program = hlo.computations(train.as_text() or "")
+    times = hlo.executions(program)
+    cycles, transfers = hlo.cycles(program, times), hlo.collectives(program, times, mesh)
+    step_seconds = cycles / chip.clock if cycles and chip.clock else None
+    peak = chip.peak.get(config.precision.compute)
+    flops = cost.flops_exact_causal * config.batch_size / mesh.size
+    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+    return Report(
+        **known,
+        fits=chip.memory is None or held <= chip.memory,
+        refusal=None,
+        argument_bytes=memory.argument_size_in_bytes,
+        temporary_bytes=memory.temp_size_in_bytes,
+        evaluation_bytes=max((_held(one) for one in scored), default=None),
+        cycles=cycles,
+        seconds=step_seconds,
+        mfu=flops / step_seconds / peak if step_seconds and peak else None,
+        kernels=hlo.kernels(program, times),
+        collectives=[dataclasses.asdict(row) for row in transfers],
+        traffic=_traffic(transfers, programs, mesh, config.precision.compute),
+        compile_seconds=seconds,
+    )
+
+
+def largest_batch(config: ConfigDict, topology: Topology) -> Report:
+    """The report of the largest batch that fits: examples of a device are doubled until the compiler refuses, then the
+    gap is halved once. Memory is not monotone in the batch near the limit, so every batch is compiled.
+
+    Raises:
+        BadInput: not even one example a device fits.
+    """
+    ways = meshes.batch_ways(meshes.build(config.mesh, topology.devices)) * config.replicas.count
+    ways *= config.gradient_accumulation_steps
+    best, size = None, 1
+    while (found := report(_changed(config, {"batch_size": size * ways}), topology)).fits:
+        best, size = found, 2 * size
+    if best is None:
+        raise BadInput(f"--fit=batch: {ways} examples, one a device, do not fit {topology.name}: {found.refusal}")
+    between = 3 * size // 4
+    if between * ways > best.batch_size:
+        found = report(_changed(config, {"batch_size": between * ways}), topology)
+        best = found if found.fits else best
+    return best
+
+
+def search(config: ConfigDict, topology: Topology, over: Sequence[str]) -> list[Report]:
+    """Reports of the meshes and policies of rematerialisation that are asked for, best first: those that fit, by estimated
+    seconds, else by memory.
+
+    Args:
+        config: of the run.
+        topology: devices to compile for.
+        over: "mesh", "remat", or both.
+    """
+    wide = list(_meshes(config, len(topology.devices))) if "mesh" in over else [{}]
+    policies = [{"model.remat": name} for name in REMAT] if "remat" in over and "remat" in config.model else [{}]
+    reports = []
+    for axes, policy in itertools.product(wide, policies):
+        try:
+            reports.append(report(_changed(config, axes | policy), topology))
+        except BadInput:  # the batch or the heads do not divide
+            continue
+    if not reports:
+        raise BadInput(f"--search: no mesh of {topology.name} divides batch_size {config.batch_size}")
+    return sorted(reports, key=lambda r: (not r.fits, r.seconds or 0.0, r.total_bytes))
+
+
+def _meshes(config: ConfigDict, devices: int) -> Iterator[dict[str, int]]:
+    """Sizes of the axes data, fsdp and tensor whose product is the number of devices."""
+    heads = config.model.get("heads") or 1
+    for tensor in (n for n in (1, 2, 4, TENSOR) if heads % n == 0 and devices % n == 0):
+        for fsdp in (n for n in range(1, devices // tensor + 1) if devices // tensor % n == 0):
+            yield {"mesh.tensor": tensor, "mesh.fsdp": fsdp, "mesh.data": devices // tensor // fsdp}
+
+
+def _task(config: ConfigDict) -> Task:
+    family = family_of(config.task)
+    try:
+        return family.build(config)
+    except Absent:
+        return family.build(family.stand_in(config))
+
+
+def _changed(config: ConfigDict, overrides: dict[str, Any]) -> ConfigDict:
+    """A resolved config with other values, its shape and rates kept."""
+    return resolve(configure(config, overrides))
+
+
+def _held(compiled: Any) -> float:
+    memory = compiled.memory_analysis()
+    return memory.argument_size_in_bytes + memory.temp_size_in_bytes
+
+
+def _refusal(message: str) -> str:
+    match = re.search(r"Ran out of memory[^.]*\.[^.]*\.|Used [\d.]+\w of [\d.]+\w hbm[^.]*\.[^.]*", message)
+    return " ".join((match[0] if match else message.splitlines()[0]).split())
+
+
+def _traffic(transfers: Sequence[hlo.Collective], programs: steps.Programs, mesh: Any, compute: str) -> float | None:
+    """Ring bytes along "fsdp", over two gathers and one scatter of what it splits, in the dtype of the products."""
+    size = mesh.shape["fsdp"]
+    if size == 1:
+        return None
+    parameters = zip(jax.tree.leaves(programs.abstract.params), jax.tree.leaves(programs.shardings.params), strict=True)
+    split = 0.0
+    for leaf, where in parameters:
+        names = {name for entry in where.spec for name in ((entry,) if isinstance(entry, str) else entry or ())}
+        if "fsdp" in names:
+            others = math.prod(mesh.shape[name] for name in names - {"fsdp"})
+            split += math.prod(leaf.shape) / others * hlo.BYTES["bf16" if compute == "bfloat16" else "f32"]
+    sent = sum(row.ring_bytes for row in transfers if "fsdp" in row.axes)
+    return sent / (3 * split * (size - 1) / size) if split else None

@@ -1,0 +1,85 @@
+"""What the compilers of TPUs and GPUs say of a step: small models of every family, on devices that are not there.
+
+Slow: `make test-topologies` installs the compilers and runs this folder. Nothing here runs on a device.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+COMPILERS = {"v5e:4x4": "libtpu", "h100:8": "jax_plugins.xla_cuda13"}
+DECODER = {"model.name": "decoder", "model.heads": 2, "model.width": 256, "model.depth": 2}
+LM = {
+    "decoder": DECODER,
+    "experts": {**DECODER, "model.name": "moe", "model.experts": 4},
+    "linear": {"model.name": "gated_linear", "model.width": 256, "model.depth": 2},
+    "lstm": {"model.name": "lstm", "model.width": 256, "model.depth": 1},
+    "encoder": {**DECODER, "model.name": "encoder"},
+    "encoder-decoder": {**DECODER, "model.name": "encoder_decoder"},
+}
+VISION = {
+    "vit": {"model.name": "vit", "model.width": 256, "model.depth": 2, "model.heads": 2, "model.patch": 4},
+    "resnet": {"model.name": "resnet", "model.variant": "20"},
+}
+SCRIPT = """
+import dataclasses, json, sys
+import jax
+jax.config.update("jax_platforms", "cpu")
+from ml_collections import ConfigDict
+from sweeps import compiled_for
+from training import config as configs, topology
+config = configs.resolve(configs.complete(ConfigDict(json.loads(sys.argv[1]))))
+print(json.dumps(dataclasses.asdict(compiled_for.report(config, topology.resolve(sys.argv[2])))))
+"""
+
+
+def compiled(config, name):
+    """The report of a config, by a process of its own: this one has devices."""
+    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    run = [sys.executable, "-c", SCRIPT, json.dumps(config), name]
+    done = subprocess.run(run, capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "involuntary" not in done.stderr.lower(), done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def nested(flat):
+    tree = {}
+    for key, value in flat.items():
+        *path, last = key.split(".")
+        inside = tree
+        for part in path:
+            inside = inside.setdefault(part, {})
+        inside[last] = value
+    return tree
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", COMPILERS)
+@pytest.mark.parametrize("family", [*LM, *VISION])
+def test_every_family_compiles_and_is_split(family, topology):
+    if importlib.util.find_spec(COMPILERS[topology].partition(".")[0]) is None:
+        pytest.skip(f"the compiler of {topology} is not installed (make test-topologies)")
+    devices = 16 if topology == "v5e:4x4" else 8
+    text = {"task": "lm", "data.corpus": "stdlib", "data.seq_len": 256, "data.vocab_size": 512}
+    images = {"task": "vision", "data.dataset": "star"}
+    shared = {
+        "batch_size": 4 * devices,
+        "duration.steps": 3,
+        "mesh.data": 1,
+        "mesh.fsdp": devices,
+        "precision.compute": "bfloat16",
+    }
+    report = compiled(nested((text | LM[family] if family in LM else images | VISION[family]) | shared), topology)
+    assert report["fits"] and report["left_whole"] == {}
+    assert report["temporary_bytes"] > 0 and (report["cycles"] or topology != "v5e:4x4")
+    kinds = {row["kind"] for row in report["collectives"]}
+    assert kinds & {"all-gather", "all-reduce", "reduce-scatter"}
+    if family == "decoder" and topology == "v5e:4x4":
+        assert report["traffic"] <= 1.2 and any("splash" in name for name in report["kernels"])
