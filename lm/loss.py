@@ -37,7 +37,8 @@ def cross_entropy(
       logit_dtype: the dtype that the logits are accumulated in.
       bias: added to the logits of each position; None: nothing.
     """
-    count = chunks(*targets.shape, head.shape[0])
+    batch, length = targets.shape
+    count = chunks(batch, length, head.shape[0])
     if count > 1:
         # Each device its own rows: the head is gathered once and its gradient summed over devices once, not for every part.
         in_chunks: Any = _in_chunks
