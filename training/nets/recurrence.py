@@ -75,7 +75,8 @@ def cells(
     bias = jnp.stack([upcast_to_f32(p["bias"][gate]) for gate in cell.gates])[:, None]
     # Gates beside each other in one product: (width, gates, width), whose last axis alone is split over devices.
     entering, kernel = (jnp.swapaxes(p[name]["kernel"].astype(x.dtype), 0, 1) for name in ("input", "recurrent"))
-    # Gathered once, not at every step; split over three mesh axes its gradients came out wrong (XLA of jax 0.10.2).
+    # Gathered once, not at every step; split over two mesh axes, its gradients or even the loss come out wrong (jax 0.10.2,
+    # findings/jax_scan_of_a_sharded_kernel.sh).
     kernel = constrain(kernel, None, None, "mlp")
     inputs = jnp.einsum("btd,dgh->tgbh", x, entering, preferred_element_type=bias.dtype) + bias
     hidden = upcast_to_f32(p["bias"]["hidden"]) if cell.hidden_bias else None
