@@ -19,8 +19,8 @@ from hypothesis import HealthCheck, settings
 
 # Types and shapes, axes by name, are checked at every call in what is traced; arrays of the host pass. Not in all modules:
 # to decorate functions inside functions and to walk large trees takes six times as long as the trace alone.
-CHECKED = ("training.nets", "training.step", "training.optimizer", "training.state", "training.transforms")
-CHECKED += ("training.replicas", "training.async_sgd", "lm.loss", "lm.decoder")
+CHECKED = ("training.nets.stack", "training.nets.attention", "training.nets.ffn.moe", "training.step")
+CHECKED += ("training.optimizer", "lm.loss", "lm.decoder")
 jaxtyping.Array = jax.Array | np.ndarray | np.generic
 jaxtyping.install_import_hook(CHECKED, "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 from training import compilation

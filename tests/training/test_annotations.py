@@ -6,22 +6,22 @@ import pytest
 
 from lm import loss
 from training import optimizer
-from training.nets import layers
+from training.nets import attention
 
-X = jnp.ones((2, 3))
+HEADS = jnp.ones((2, 3, 1, 8))  # batch, length, heads, width
 
 
 @pytest.mark.parametrize(
     "call",
     [
-        lambda: layers.rms_norm(X, jnp.ones(4), 1e-5),
-        lambda: layers.linear({"kernel": jnp.ones((4, 5))}, X),
+        lambda: attention.attend(HEADS, HEADS[..., :4], HEADS, None, "xla"),
+        lambda: attention.attend(HEADS, HEADS[:, :2], HEADS, None, "xla"),
         lambda: loss.cross_entropy(jnp.ones((2, 3, 4)), jnp.ones((7, 4)), jnp.ones((2, 3))),
         lambda: optimizer.clipped({"kernel": jnp.ones(3, jnp.int32)}, jnp.float32(1)),
     ],
     ids=[
-        "a scale of another width",
-        "a kernel of other inputs",
+        "keys of another width",
+        "keys of another length",
         "targets that are no integers",
         "gradients of integers",
     ],
