@@ -68,7 +68,7 @@ def test_every_family_compiles_and_is_split(family, topology):
         pytest.skip(f"the compiler of {topology} is not installed (make test-topologies)")
     devices = 16 if topology == "v5e:4x4" else 8
     text = {"task": "lm", "data.corpus": "stdlib", "data.seq_len": 256, "data.vocab_size": 512}
-    images = {"task": "vision", "data.dataset": "star"}
+    images = {"task": "vision", "data.dataset": "procedural"}
     shared = {
         "batch_size": 4 * devices,
         "duration.steps": 3,
