@@ -4,6 +4,7 @@ A name is ACCELERATOR:SHAPE, the shape that of a TPU slice (`v5p:4x4x4`), the GP
 (`b200:2x8`); `*2` at its end makes it two slices that a network joins (`v5e:16x16*2`).
 """
 
+import importlib.util
 import os
 import re
 from collections.abc import Sequence
@@ -79,8 +80,6 @@ def _missing(platform: str) -> str:
 
 
 def _installed(module: str) -> bool:
-    import importlib.util
-
     return importlib.util.find_spec(module) is not None
 
 
