@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash, splash_attention_mask
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Int
 
@@ -72,6 +71,12 @@ def _local(
     interpret: bool,
 ) -> Float[Array, "batch heads length width"]:
     """Attention of one device's rows and heads: one call of the kernel for each key head and its queries."""
+    # Pallas takes 0.3 s to import, which no other platform needs.
+    from jax.experimental.pallas.ops.tpu.splash_attention import (
+        splash_attention_kernel as splash,
+        splash_attention_mask,
+    )
+
     batch, heads, length, width = q.shape
     group = heads // k.shape[1]
     square = (length, length)
@@ -81,7 +86,7 @@ def _local(
         mask = (splash_attention_mask.CausalMask if causal else splash_attention_mask.FullMask)(square)
     kernel = splash.make_splash_mqa_single_device(
         splash_attention_mask.MultiHeadMask([mask] * group),
-        block_sizes=_blocks(length),
+        block_sizes=splash.BlockSizes(**_blocks(length)),
         residual_checkpoint_name="attention",
         interpret=interpret,
     )
@@ -93,12 +98,9 @@ def _local(
     return out.reshape(q.shape)
 
 
-def _blocks(length: int) -> splash.BlockSizes:
+def _blocks(length: int) -> dict[str, Any]:
     """The largest blocks up to `BLOCK` that divide the length."""
     block = max(size for size in range(LANES, min(BLOCK, length) + 1, LANES) if length % size == 0)
     compute = block if block <= BLOCK_COMPUTE or block % BLOCK_COMPUTE else BLOCK_COMPUTE
-    return splash.BlockSizes(
-        block_q=block, block_kv=block, block_kv_compute=compute,
-        block_q_dkv=block, block_kv_dkv=block, block_kv_dkv_compute=compute,
-        block_q_dq=block, block_kv_dq=block,
-    )  # fmt: skip
+    names = ("block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq")
+    return dict.fromkeys(names, block) | {"block_kv_compute": compute, "block_kv_dkv_compute": compute}
