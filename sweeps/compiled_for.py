@@ -153,20 +153,25 @@ def report(config: ConfigDict, topology: Topology) -> Report:
 
 
 def largest_batch(config: ConfigDict, topology: Topology) -> Report:
-    """The report of the largest batch that fits: examples of a device are doubled until the compiler refuses, then the
-    gap is halved once. Memory is not monotone in the batch near the limit, so every batch is compiled.
+    """The report of the largest batch that fits: from the config's on it is doubled until the compiler refuses, or halved
+    until it does not, then the gap is halved once. Memory is not monotone in the batch near the limit, so every batch is
+    compiled.
 
     Raises:
         BadInput: not even one example a device fits.
     """
     ways = meshes.batch_ways(meshes.build(config.mesh, topology.devices)) * config.replicas.count
     ways *= config.gradient_accumulation_steps
-    best, size = None, 1
-    while (found := report(_changed(config, {"batch_size": size * ways}), topology)).fits:
-        best, size = found, 2 * size
-    if best is None:
-        raise BadInput(f"--fit=batch: {ways} examples, one a device, do not fit {topology.name}: {found.refusal}")
-    between = 3 * size // 4
+    size = max(config.batch_size // ways, 1)
+    best = found = report(_changed(config, {"batch_size": size * ways}), topology)
+    grows = found.fits
+    while found.fits == grows and (grows or size > 1):
+        best, size = found, 2 * size if grows else size // 2
+        found = report(_changed(config, {"batch_size": size * ways}), topology)
+    best = best if grows else found
+    if not best.fits:
+        raise BadInput(f"--fit=batch: {ways} examples, one a device, do not fit {topology.name}: {best.refusal}")
+    between = 3 * best.batch_size // (2 * ways)
     if between * ways > best.batch_size:
         found = report(_changed(config, {"batch_size": between * ways}), topology)
         best = found if found.fits else best
