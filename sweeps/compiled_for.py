@@ -70,7 +70,7 @@ class Report:
     cycles: float | None
     seconds: float | None
     mfu: float | None
-    kernels: dict[str, float]
+    kernels: dict[str, int]
     collectives: list[dict[str, Any]]
     traffic: float | None
     left_whole: dict[str, int]
@@ -134,10 +134,9 @@ def report(config: ConfigDict, topology: Topology) -> Report:
     step_seconds = cycles / chip.clock if cycles and chip.clock else None
     peak = chip.peak.get(config.precision.compute)
     flops = cost.flops_exact_causal * config.batch_size / mesh.size
-    held = memory.argument_size_in_bytes + memory.temp_size_in_bytes
     return Report(
         **known,
-        fits=chip.memory is None or held <= chip.memory,
+        fits=chip.memory is None or _held(train) <= chip.memory,
         refusal=None,
         argument_bytes=memory.argument_size_in_bytes,
         temporary_bytes=memory.temp_size_in_bytes,
@@ -189,14 +188,16 @@ def search(config: ConfigDict, topology: Topology, over: Sequence[str]) -> list[
     """
     wide = list(_meshes(config, len(topology.devices))) if "mesh" in over else [{}]
     policies = [{"model.remat": name} for name in REMAT] if "remat" in over and "remat" in config.model else [{}]
-    reports = []
+    reports, refusal = [], ""
     for axes, policy in itertools.product(wide, policies):
         try:
             reports.append(report(_changed(config, axes | policy), topology))
-        except BadInput:  # the batch or the heads do not divide
-            continue
+        except Absent:
+            raise
+        except BadInput as error:  # the batch or the heads do not divide
+            refusal = str(error)
     if not reports:
-        raise BadInput(f"--search: no mesh of {topology.name} divides batch_size {config.batch_size}")
+        raise BadInput(f"--search: no choice can be compiled for {topology.name}; the last: {refusal}")
     return sorted(reports, key=lambda r: (not r.fits, r.seconds or 0.0, r.total_bytes))
 
 
@@ -239,7 +240,7 @@ def _traffic(transfers: Sequence[hlo.Collective], programs: steps.Programs, mesh
     parameters = zip(jax.tree.leaves(programs.abstract.params), jax.tree.leaves(programs.shardings.params), strict=True)
     split = 0.0
     for leaf, where in parameters:
-        names = {name for entry in where.spec for name in ((entry,) if isinstance(entry, str) else entry or ())}
+        names = {name for entry in where.spec for name in meshes.axes_of(entry)}
         if "fsdp" in names:
             others = math.prod(mesh.shape[name] for name in names - {"fsdp"})
             split += math.prod(leaf.shape) / others * hlo.BYTES["bf16" if compute == "bfloat16" else "f32"]

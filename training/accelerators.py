@@ -187,6 +187,8 @@ ACCELERATORS: dict[str, Accelerator] = {
     ),
 }
 
+COMPILED = tuple(name for name, chip in ACCELERATORS.items() if chip.compiler is not None)
+
 
 def by_kind(device_kind: str) -> Accelerator | None:
     """The accelerator that reports itself as `device_kind` (`jax.Device.device_kind`); None: not in the table."""

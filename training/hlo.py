@@ -54,7 +54,7 @@ class Collective:
 
     kind: str
     axes: tuple[str, ...]
-    count: float
+    count: int
     ring_bytes: float
 
 
@@ -91,8 +91,8 @@ def executions(program: dict[str, list[Instruction]]) -> Counter[str]:
     """How often each computation runs in a call of the program; the branches of a conditional count as if all ran."""
     times: Counter[str] = Counter()
 
-    def visit(name: str, count: float) -> None:
-        times[name] += count  # type: ignore[assignment]
+    def visit(name: str, count: int) -> None:
+        times[name] += count
         for instruction in program[name]:
             inner = count
             if instruction.operation == "while":
@@ -144,7 +144,7 @@ def cycles(program: dict[str, list[Instruction]], times: Counter[str]) -> float 
     return float(sum(found)) if found else None
 
 
-def kernels(program: dict[str, list[Instruction]], times: Counter[str]) -> dict[str, float]:
+def kernels(program: dict[str, list[Instruction]], times: Counter[str]) -> dict[str, int]:
     """Pallas kernels by name, and how often each runs in a call."""
     found: Counter[str] = Counter()
     for name, instructions in program.items():

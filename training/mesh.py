@@ -159,7 +159,7 @@ def partition(names: Sequence[str | None], shape: Sequence[int], mesh: Mesh) -> 
         free = [i for i in others if shape[i] % (_ways(kept[i], mesh) * _ways(entry, mesh)) == 0]
         if free and _ways(entry, mesh) > 1:
             chosen = max(free, key=lambda i: shape[i])
-            kept[chosen] = (*_names(kept[chosen]), *_names(entry))
+            kept[chosen] = (*axes_of(kept[chosen]), *axes_of(entry))
     return PartitionSpec(*kept)
 
 
@@ -173,8 +173,8 @@ def left_whole(abstract: Any, mesh: Mesh) -> dict[str, int]:
     found = {}
     leaves = jax.tree_util.tree_leaves_with_path(abstract, is_leaf=lambda x: isinstance(x, nn.LogicallyPartitioned))
     for path, leaf in leaves:
-        used = {name for entry in partition(leaf.names, leaf.value.shape, mesh) for name in _names(entry)}
-        wanted = {name for entry in spec(*leaf.names) for name in _names(entry) if mesh.shape[name] > 1}
+        used = {name for entry in partition(leaf.names, leaf.value.shape, mesh) for name in axes_of(entry)}
+        wanted = {name for entry in spec(*leaf.names) for name in axes_of(entry) if mesh.shape[name] > 1}
         if wanted - used:
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             found[name] = math.prod(leaf.value.shape) * leaf.value.dtype.itemsize
@@ -218,10 +218,11 @@ def _divisible(partition: PartitionSpec, shape: tuple[int, ...], mesh: Mesh | Ab
 
 
 def _ways(entry: str | tuple[str, ...] | None, mesh: Mesh | AbstractMesh) -> int:
-    return math.prod(mesh.shape[name] for name in _names(entry))
+    return math.prod(mesh.shape[name] for name in axes_of(entry))
 
 
-def _names(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+def axes_of(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The mesh axes of one entry of a `PartitionSpec`."""
     return () if entry is None else (entry,) if isinstance(entry, str) else entry
 
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from jax.experimental import topologies
 
-from training.accelerators import ACCELERATORS, Accelerator, GpuTarget
+from training.accelerators import ACCELERATORS, COMPILED, Accelerator, GpuTarget
 from training.errors import Absent, BadInput, nearest
 
 EXTRAS = {"tpu": "aot-tpu", "gpu": "aot-gpu"}
@@ -47,9 +47,8 @@ def resolve(name: str) -> Topology:
       4
     """
     chip, _, shape = name.partition(":")
-    known = [key for key, accelerator in ACCELERATORS.items() if accelerator.compiler is not None]
-    if chip not in known:
-        raise BadInput(f"--topology: no accelerator {chip!r}{nearest(chip, known)} (known: {', '.join(known)})")
+    if chip not in COMPILED:
+        raise BadInput(f"--topology: no accelerator {chip!r}{nearest(chip, COMPILED)} (known: {', '.join(COMPILED)})")
     if not re.fullmatch(r"\d+(x\d+){0,2}(\*\d+)?", shape):
         raise BadInput(
             f"--topology: {name!r} is no ACCELERATOR:SHAPE, as in v5p:4x4x4, h100:8, b200:2x8 or v5e:16x16*2"

@@ -103,10 +103,10 @@ def build(config: ConfigDict) -> "VisionTask":
 
 
 def stand_in(config: ConfigDict) -> ConfigDict:
-    """The config with drawn images of the same size and as many classes.
+    """Nothing stands in for images that are not there.
 
     Raises:
-      Absent: no such images are drawn.
+      Absent: always.
     """
     raise Absent(f"data.dataset: {config.data.dataset} is not on this machine")
 

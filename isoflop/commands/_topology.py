@@ -10,7 +10,7 @@ from rich.table import Table
 from isoflop.cli import Output
 from isoflop.commands._tables import duration
 from sweeps import cost_estimate, plan as plans
-from training.accelerators import ACCELERATORS
+from training.accelerators import COMPILED
 from training.errors import BadInput
 
 SEARCHED = ("mesh", "remat")
@@ -19,12 +19,11 @@ GIB = 2**30
 
 def define(flags: absl_flags.FlagValues) -> None:
     """The flags that only concern devices that are not there."""
-    known = ", ".join(name for name, chip in ACCELERATORS.items() if chip.compiler is not None)
     absl_flags.DEFINE_string(
         "topology",
         None,
         "Compile every distinct shape for devices that are not there, as in v5p:4x4x4, v5e:16x16*2 (two slices), h100:8 or "
-        f"b200:2x8 (nodes x GPUs). Accelerators: {known}.",
+        f"b200:2x8 (nodes x GPUs). Accelerators: {', '.join(COMPILED)}.",
         flag_values=flags,
     )
     absl_flags.DEFINE_enum(
@@ -71,7 +70,7 @@ def run(flags: absl_flags.FlagValues, plan: plans.Plan) -> Output:
             reports = [compiled_for.report(config, found)]
         rows += [_row(report, config.derived.steps, price) for report in reports]
     payload = {"name": plan.name, "topology": flags.topology, "runs": len(plan.points), "shapes": rows}
-    return Output(payload, _text(payload, price))
+    return Output(payload, _text(payload))
 
 
 def _row(report: Any, steps: int, price: float | None) -> dict[str, Any]:
@@ -81,7 +80,7 @@ def _row(report: Any, steps: int, price: float | None) -> dict[str, Any]:
     return dataclasses.asdict(report) | {"steps": steps, "hours": hours, "price": dollars}
 
 
-def _text(payload: dict[str, Any], price: float | None) -> Any:
+def _text(payload: dict[str, Any]) -> Any:
     table = Table(box=None, pad_edge=False)
     for name in (
         "N",

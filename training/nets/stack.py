@@ -37,7 +37,7 @@ REMAT: dict[str, Callable[..., bool] | None] = {
         jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
         jax.checkpoint_policies.save_only_these_names("expert"),  # projections too, though stacked
     ),
-    # Queries, keys and values, what attention puts out, and the hidden features of MLPs before their activation.
+    # Queries, keys and values, what splash attention puts out, and the hidden features of MLPs before their activation.
     "named": jax.checkpoint_policies.save_only_these_names("qkv", "attention", "mlp", "expert"),
 }
 
