@@ -2,7 +2,8 @@
 
 import functools
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,8 @@ from training.nets.layers import product_gradients
 from training.nets.primitives import upcast_to_f32
 
 Residuals = tuple[Array, Array, Array | None, Array, Array, Array]  # rows, head, bias, labels, powers and their sum
+Arrays = tuple[Any, ...]
+OfRows = Callable[[Arrays, Arrays, Arrays, Arrays], Arrays]  # a loss of rows, see `_in_parts`
 LOGITS_SHARE = 1 / 24  # of a device's memory, beyond which logits are made in parts
 
 
@@ -40,10 +43,7 @@ def cross_entropy(
     batch, length = targets.shape
     count = chunks(batch, length, head.shape[0])
     if count > 1:
-        # Each device its own rows: the head is gathered once and its gradient summed over devices once, not for every part.
-        in_chunks: Any = _in_chunks
-        of_rows = lambda s, t, whole: in_chunks(logit_dtype, count, s, *whole, t)
-        return meshes.by_rows(of_rows, (states, targets), (head, bias))
+        return _by_parts(functools.partial(_nats_of_rows, logit_dtype), count, (states,), (head, bias), (targets,), ())
     rows = states.reshape(-1, states.shape[-1])
     found: Any = _of_rows(logit_dtype, rows, head, bias, targets.reshape(-1))
     nats, normaliser = (of_rows.reshape(targets.shape) for of_rows in found)
@@ -106,52 +106,82 @@ def _of_rows_backward(dtype: str, residuals: Residuals, grads: tuple[Array, Arra
 _of_rows.defvjp(_of_rows_forward, _of_rows_backward)
 
 
+def _nats_of_rows(dtype: str, rows: Arrays, whole: Arrays, fixed_rows: Arrays, fixed: Arrays) -> Arrays:
+    """`_of_rows` as `_in_parts` calls it."""
+    del fixed
+    found: Any = _of_rows(dtype, *rows, *whole, *fixed_rows)
+    return found
+
+
+def _by_parts(of_rows: OfRows, count: int, rows: Arrays, whole: Arrays, fixed_rows: Arrays, fixed: Arrays) -> Any:
+    """`_in_parts` of each device's own rows: what is whole is gathered once, and its gradient summed over devices once, not
+    for every part."""
+    split, in_parts = len(rows), cast(Any, _in_parts)
+
+    def local(*arguments: Any) -> Any:
+        *by_position, (every, unlearnt) = arguments
+        return in_parts(of_rows, count, tuple(by_position[:split]), every, tuple(by_position[split:]), unlearnt)
+
+    return meshes.by_rows(local, (*rows, *fixed_rows), (whole, fixed))
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def _in_chunks(
-    dtype: str,
-    count: int,
-    states: Float[Array, "batch length width"],
-    head: Float[Array, "vocab width"],
-    bias: Float[Array, " vocab"] | None,
-    targets: Int[Array, "batch length"],
-) -> tuple[Float[Array, "batch length"], Float[Array, "batch length"]]:
-    """`cross_entropy` of `count` parts of the positions, one after another; the backward pass makes their logits again."""
-    return _in_chunks_forward(dtype, count, states, head, bias, targets)[0]
+def _in_parts(
+    of_rows: OfRows, count: int, rows: Arrays, whole: Arrays, fixed_rows: Arrays, fixed: Arrays
+) -> tuple[Float[Array, "batch length"], ...]:
+    """A loss of `count` parts of the positions, one after another; the backward pass makes the logits of each again.
+
+    Args:
+      of_rows: (rows, whole, fixed_rows, fixed) -> values of each row, of arrays whose positions are merged into rows.
+      count: divides the length.
+      rows: arrays [batch, length, ...] that are learnt.
+      whole: arrays that every position needs, learnt; their gradients are summed in float32.
+      fixed_rows, fixed: the same of which no gradient is taken.
+    """
+    return _in_parts_forward(of_rows, count, rows, whole, fixed_rows, fixed)[0]
 
 
-def _in_chunks_forward(
-    dtype: str, count: int, states: Array, head: Array, bias: Array | None, targets: Array
+def _in_parts_forward(
+    of_rows: OfRows, count: int, rows: Arrays, whole: Arrays, fixed_rows: Arrays, fixed: Arrays
 ) -> tuple[Any, Any]:
-    def one(part: tuple[Array, Array]) -> tuple[Array, Array]:
-        rows, labels = part
-        found, _ = _of_rows_forward(dtype, rows.reshape(-1, rows.shape[-1]), head, bias, labels.reshape(-1))
-        return tuple(x.reshape(labels.shape) for x in found)  # type: ignore[return-value]
+    def one(part: tuple[Arrays, Arrays]) -> Any:
+        shape = part[0][0].shape[:2]
+        found = of_rows(_merged(part[0]), whole, _merged(part[1]), fixed)
+        return jax.tree.map(lambda x: x.reshape(shape), found)
 
-    found = jax.lax.map(one, (_split(states, count), _split(targets, count)))
-    return tuple(_joined(x) for x in found), (states, head, bias, targets)
-
-
-def _in_chunks_backward(dtype: str, count: int, residuals: Any, grads: tuple[Array, Array]) -> tuple[Any, ...]:
-    states, head, bias, targets = residuals
-
-    def one(sums: Any, part: tuple[Array, ...]) -> tuple[Any, Array]:
-        rows, labels, *of_part = part
-        _, kept = _of_rows_forward(dtype, rows.reshape(-1, rows.shape[-1]), head, bias, labels.reshape(-1))
-        of_rows, of_head, of_bias, _ = _of_rows_backward(dtype, kept, tuple(x.reshape(-1) for x in of_part))  # type: ignore[arg-type]
-        return jax.tree.map(jnp.add, sums, (of_head, of_bias)), of_rows.reshape(rows.shape)
-
-    zero = jax.tree.map(jnp.zeros_like, (head, bias))
-    inputs = (states, targets, *grads)
-    (of_head, of_bias), of_states = jax.lax.scan(one, zero, tuple(_split(x, count) for x in inputs))
-    return _joined(of_states), of_head, of_bias, np.zeros(targets.shape, jax.dtypes.float0)
+    found = jax.lax.map(one, (_split(rows, count), _split(fixed_rows, count)))
+    return jax.tree.map(_joined, found), (rows, whole, fixed_rows, fixed)
 
 
-_in_chunks.defvjp(_in_chunks_forward, _in_chunks_backward)
+def _in_parts_backward(of_rows: OfRows, count: int, residuals: Any, grads: Any) -> tuple[Any, ...]:
+    rows, whole, fixed_rows, fixed = residuals
+    precise = jax.tree.map(upcast_to_f32, whole)
+
+    def one(sums: Any, part: tuple[Any, ...]) -> tuple[Any, Any]:
+        learnt, unlearnt, of_part = part
+        _, pull = jax.vjp(lambda r, w: of_rows(r, w, _merged(unlearnt), fixed), _merged(learnt), precise)
+        of_merged, of_whole = pull(jax.tree.map(lambda x: x.reshape(-1), of_part))
+        shaped = jax.tree.map(lambda x, like: x.reshape(like.shape), of_merged, learnt)
+        return jax.tree.map(jnp.add, sums, of_whole), shaped
+
+    inputs = tuple(_split(x, count) for x in (rows, fixed_rows, grads))
+    sums, of_rows_grads = jax.lax.scan(one, jax.tree.map(jnp.zeros_like, precise), inputs)
+    of_whole = jax.tree.map(lambda total, like: total.astype(like.dtype), sums, whole)
+    return jax.tree.map(_joined, of_rows_grads), of_whole, None, None
 
 
-def _split(x: Array, count: int) -> Array:
+_in_parts.defvjp(_in_parts_forward, _in_parts_backward)
+
+
+def _merged(arrays: Arrays) -> Arrays:
+    """[batch, length, ...] as [batch * length, ...]."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), arrays)
+
+
+def _split(arrays: Arrays, count: int) -> Arrays:
     """[batch, length, ...] as [count, batch, length / count, ...]; the batch, which devices share, stays whole."""
-    return jnp.moveaxis(x.reshape(x.shape[0], count, x.shape[1] // count, *x.shape[2:]), 1, 0)
+    of_parts = lambda x: jnp.moveaxis(x.reshape(x.shape[0], count, x.shape[1] // count, *x.shape[2:]), 1, 0)
+    return jax.tree.map(of_parts, arrays)
 
 
 def _joined(x: Array) -> Array:
@@ -174,20 +204,64 @@ def divergence(
     """Nats of the divergence of a model's prediction from its teacher's, both at a temperature, times its square.
 
     The square keeps the gradient as large as that of the cross-entropy at any temperature (Hinton et al. 2015, arXiv
-    1503.02531, section 2). No gradient flows to the teacher.
+    1503.02531, section 2). No gradient flows to the teacher and the temperature; that of the logits is in the dtype of the
+    states, as in `cross_entropy`. Where memory asks for it the logits of both are made in parts, see `chunks`.
 
     Args:
       states, head: of the model, as in `cross_entropy`.
       teacher_states, teacher_head: of its teacher, with the same vocabulary.
       temperature: that divides the logits of both; may be traced.
     """
-    rows, taught = (x.reshape(-1, x.shape[-1]) for x in (states, jax.lax.stop_gradient(teacher_states)))
-    ours = jax.nn.log_softmax(upcast_to_f32(logits(rows, head, logit_dtype)) / temperature)
-    theirs = jax.nn.log_softmax(
-        upcast_to_f32(logits(taught, jax.lax.stop_gradient(teacher_head), logit_dtype)) / temperature
-    )
-    nats = jnp.sum(jnp.exp(theirs) * (theirs - ours), axis=-1)
-    return (jnp.square(temperature) * nats).reshape(states.shape[:-1])
+    teacher_states, teacher_head, temperature = jax.lax.stop_gradient((teacher_states, teacher_head, temperature))
+    batch, length, _ = states.shape
+    count = chunks(batch, length, 2 * head.shape[0])  # the logits of both
+    of_rows = functools.partial(_nats_apart_of_rows, logit_dtype)
+    arguments = (states,), (head,), (teacher_states,), (teacher_head, jnp.asarray(temperature))
+    if count > 1:
+        return _by_parts(of_rows, count, *arguments)[0]
+    learnt, whole, taught, fixed = arguments
+    return of_rows(_merged(learnt), whole, _merged(taught), fixed)[0].reshape(states.shape[:-1])
+
+
+def _nats_apart_of_rows(dtype: str, rows: Arrays, whole: Arrays, fixed_rows: Arrays, fixed: Arrays) -> Arrays:
+    """`_apart_of_rows` as `_in_parts` calls it."""
+    found: Any = _apart_of_rows(dtype, *rows, *whole, *fixed_rows, *fixed)
+    return (found,)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _apart_of_rows(
+    dtype: str,
+    rows: Float[Array, "rows width"],
+    head: Float[Array, "vocab width"],
+    taught: Float[Array, "rows teacher_width"],
+    teacher_head: Float[Array, "vocab teacher_width"],
+    temperature: Float[Array, ""],
+) -> Float[Array, " rows"]:
+    """`divergence` of rows of hidden states."""
+    return _apart_forward(dtype, rows, head, taught, teacher_head, temperature)[0]
+
+
+def _apart_forward(
+    dtype: str, rows: Array, head: Array, taught: Array, teacher_head: Array, temperature: Array
+) -> tuple[Array, tuple[Array, ...]]:
+    ours = jax.nn.log_softmax(upcast_to_f32(logits(rows, head, dtype)) / temperature)
+    theirs = jax.nn.log_softmax(upcast_to_f32(logits(taught, teacher_head, dtype)) / temperature)
+    probabilities = jnp.exp(theirs)
+    nats = jnp.sum(probabilities * (theirs - ours), axis=-1)
+    return jnp.square(temperature) * nats, (rows, head, jnp.exp(ours) - probabilities, temperature)
+
+
+def _apart_backward(dtype: str, residuals: tuple[Array, ...], grad: Array) -> tuple[Any, ...]:
+    """Gradients of the logits: the temperature times the difference of the two predictions."""
+    del dtype
+    rows, head, difference, temperature = residuals
+    slopes = (difference * (temperature * grad)[:, None]).astype(rows.dtype)
+    of_rows, of_head = product_gradients(rows, head.astype(rows.dtype).T, slopes)
+    return of_rows.astype(rows.dtype), of_head.T.astype(head.dtype), None, None, None
+
+
+_apart_of_rows.defvjp(_apart_forward, _apart_backward)
 
 
 def z_penalty(

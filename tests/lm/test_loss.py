@@ -1,5 +1,9 @@
 """The loss against its definition in float64."""
 
+import functools
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,7 +114,8 @@ def test_parts_of_the_positions_give_the_loss_and_gradients_of_the_whole(count):
         return jnp.sum(weight * nats) + jnp.sum(normaliser**2), (nats, normaliser)
 
     whole = lambda s, h, b: loss.cross_entropy(s, h, targets, "float32", b)
-    parts = lambda s, h, b: loss._in_chunks("float32", count, s, h, b, targets)
+    of_rows = functools.partial(loss._nats_of_rows, "float32")
+    parts = lambda s, h, b: loss._in_parts(of_rows, count, (s,), (h, b), (targets,), ())
     ours, expected = (
         jax.jit(jax.grad(lambda *x, f=f: total(f, *x), (0, 1, 2), has_aux=True))(states, HEAD, bias)
         for f in (parts, whole)
@@ -149,3 +154,80 @@ def test_parts_of_the_positions_are_those_of_each_devices_rows(monkeypatch):
     rows = hlo.collectives(program, hlo.executions(program), grid)
     over_rows = [row for row in rows if set(row.axes) & {"data", "fsdp"} and row.kind != "all-gather"]
     assert sum(row.ring_bytes for row in over_rows) < 2 * head.nbytes
+
+
+TEACHER = jax.random.normal(jax.random.key(4), (8, 12, 6)), jax.random.normal(jax.random.key(5), (24, 6))
+STUDENT = jax.random.normal(KEY, (8, 12, 16)), jax.random.normal(jax.random.key(1), (24, 16))
+WEIGHT = jax.random.normal(jax.random.key(6), (8, 12))
+
+
+def apart(states, head, temperature=2.0, dtype="float32"):
+    """A weighted sum of the divergence from the teacher, and the divergence."""
+    nats = loss.divergence(states, head, *(x.astype(states.dtype) for x in TEACHER), temperature, dtype)
+    return jnp.sum(WEIGHT * nats), nats
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_the_divergence_is_that_of_two_predictions_in_float64(temperature):
+    found = apart(*STUDENT, temperature)[1]
+    ours, theirs = (
+        scores - np.log(np.exp(scores).sum(-1, keepdims=True))
+        for scores in (
+            np.asarray(states, np.float64) @ np.asarray(head, np.float64).T / temperature
+            for states, head in (STUDENT, TEACHER)
+        )
+    )
+    expected = temperature**2 * (np.exp(theirs) * (theirs - ours)).sum(-1)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_of_the_divergence_against_finite_differences_in_float64():
+    with jax.enable_x64(True):
+        states, head = (np.asarray(x, np.float64) for x in STUDENT)
+        total = lambda s, h: jnp.sum(jnp.sin(apart(s, h, 2.0, "float64")[1]))
+        check_grads(total, (states, head), order=1, modes=["rev"])
+
+
+def test_nothing_is_learnt_by_the_teacher_and_the_temperature():
+    whole = lambda *x: jnp.sum(loss.divergence(*STUDENT, *x))
+    grads = jax.grad(whole, (0, 1, 2))(*TEACHER, 2.0)
+    assert not any(map(jnp.any, grads))
+
+
+@pytest.mark.parametrize("sizes", [{}, {"data": 2, "fsdp": 4}, {"data": 2, "fsdp": 2, "tensor": 2}])
+def test_parts_of_the_divergence_give_the_value_and_gradients_of_the_whole(monkeypatch, sizes):
+    step = jax.value_and_grad(apart, (0, 1), has_aux=True)
+    expected = jax.jit(step)(*STUDENT)
+    monkeypatch.setattr(loss, "chunks", lambda batch, length, vocab: 4)
+    grid = meshes.build(sizes, jax.devices()[: math.prod(sizes.values())])
+    where = lambda *axes: jax.NamedSharding(grid, jax.P(*axes))
+    with jax.set_mesh(grid):
+        split = jax.jit(step, in_shardings=(where(("data", "fsdp")), where("tensor", "fsdp")))
+        found = split(*STUDENT)
+        program = split.lower(*STUDENT).compile().as_text()
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6 * np.abs(b).max()), found, expected)
+    if not sizes:  # the largest array of the vocabulary is that of a part
+        shapes = [tuple(map(int, found.split(","))) for found in re.findall(r"f32\[([\d,]+)\]", program)]
+        assert max(math.prod(shape) for shape in shapes if 24 in shape and 16 not in shape) == 8 * 3 * 24
+
+
+def test_the_gradient_of_a_half_precision_head_is_summed_over_parts_in_float32(monkeypatch):
+    """1,024 parts whose gradients of the head are equal: a sum in bfloat16 would stop early."""
+    states = jnp.broadcast_to(STUDENT[0][:1, :1], (1, 1024, 16)).astype(jnp.bfloat16)
+    taught = jnp.broadcast_to(TEACHER[0][:1, :1], (1, 1024, 6)).astype(jnp.bfloat16)
+    heads = [head.astype(jnp.bfloat16) for head in (STUDENT[1], TEACHER[1])]
+    total = lambda head, length: jnp.sum(loss.divergence(states[:, :length], head, taught[:, :length], heads[1], 1.0))
+    one = 1024 * jax.grad(total)(heads[0], 1).astype(jnp.float32)
+    monkeypatch.setattr(loss, "chunks", lambda batch, length, vocab: length)
+    found = jax.grad(total)(heads[0], 1024)
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found.astype(jnp.float32), one, rtol=1e-2, atol=1e-3 * np.abs(one).max())
+
+
+def test_the_logits_of_a_student_and_its_teacher_are_counted_together(monkeypatch):
+    held = 4.0 * 8 * 12 * 24  # bytes of the logits of one
+    monkeypatch.setattr(loss.meshes, "device_memory", lambda: 1.5 * held / loss.LOGITS_SHARE)
+    assert loss.chunks(8, 12, 24) == 1
+    assert "scan" in str(jax.make_jaxpr(lambda *x: apart(*x)[0])(*STUDENT))
+    monkeypatch.setattr(loss.meshes, "device_memory", lambda: 2.5 * held / loss.LOGITS_SHARE)
+    assert "scan" not in str(jax.make_jaxpr(lambda *x: apart(*x)[0])(*STUDENT))
