@@ -217,18 +217,40 @@ def _bytes(shape: str) -> float:
 
 
 def _groups(text: str, devices: int) -> list[list[int]]:
-    """The groups of devices that a collective joins."""
-    if match := re.search(r"replica_groups=\[([\d,]+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", text):
-        shape, source = ([int(n) for n in part.split(",")] for part in match.groups()[:2])
-        order = np.arange(math.prod(source)).reshape(source)
-        if match[3]:
-            order = order.transpose([int(n) for n in match[3].split(",")])
-        return order.reshape(shape[0], -1).tolist()
+    """The groups of devices that a collective joins, in any of the notations of XLA.
+
+    Raises:
+      ValueError: the notation is another one.
+    """
+    if match := re.search(
+        r"replica_groups=mesh\[([^\]]+)\](?:, device_ids=\(([^)]*(?:\([\d,]+\))?)\))? \{([^}]*)\}", text
+    ):
+        axes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", match[1])}
+        order = _iota(match[2]) if match[2] else np.arange(math.prod(axes.values()))
+        joined = re.findall(r"'(\w+)'", match[3])
+        if not set(joined) <= set(axes) or order.size != math.prod(axes.values()):
+            raise ValueError(f"groups of devices in an unknown notation: {match[0]}")
+        others = [name for name in axes if name not in joined]
+        positions = [list(axes).index(name) for name in (*others, *joined)]
+        rows = order.reshape(tuple(axes.values())).transpose(positions)
+        return rows.reshape(-1, math.prod(axes[name] for name in joined)).tolist()
+    if match := re.search(r"replica_groups=\[([\d,]+)\]<=(\[[\d,]+\](?:T\([\d,]+\))?)", text):
+        rows = int(match[1].split(",")[0])
+        return _iota(match[2]).reshape(rows, -1).tolist()
     if match := re.search(r"replica_groups=\{(\{[\d,{} ]*\})\}", text):
         return [[int(n) for n in group.split(",")] for group in re.findall(r"\{([\d, ]+)\}", match[1])]
     if match := re.search(r"source_target_pairs=\{(\{[\d,{} ]*\})\}", text):
         return [[int(n) for n in pair.split(",")] for pair in re.findall(r"\{([\d, ]+)\}", match[1])]
+    if match := re.search(r"replica_groups=(?!\{\})\S+", text):
+        raise ValueError(f"groups of devices in an unknown notation: {match[0]}")
     return [list(range(devices))]
+
+
+def _iota(text: str) -> np.ndarray:
+    """Device numbers written as `[4,16]T(1,0)`: those of an array of this shape, its axes transposed, flat."""
+    shape, _, axes = text.strip("[").partition("]")
+    order = np.arange(math.prod(int(n) for n in shape.split(","))).reshape([int(n) for n in shape.split(",")])
+    return (order.transpose([int(n) for n in axes[2:-1].split(",")]) if axes else order).reshape(-1)
 
 
 def _axes(groups: Sequence[Sequence[int]], mesh: Mesh) -> tuple[str, ...]:

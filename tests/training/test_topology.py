@@ -144,6 +144,37 @@ def test_loops_count_as_often_as_they_run():
     assert hlo.cycles(hlo.computations("ENTRY %main () -> f32[] {\n  ROOT %a = f32[] constant(1)\n}"), times) is None
 
 
+NOTATIONS = {
+    "replica_groups={{0,1,2,3},{4,5,6,7}}": ("fsdp",),
+    "replica_groups={{0,4},{1,5},{2,6},{3,7}}": ("data",),
+    "replica_groups=[2,4]<=[8]": ("fsdp",),
+    "replica_groups=[4,2]<=[2,4]T(1,0)": ("data",),
+    "replica_groups=mesh['axis_0'=4,'axis_1'=1,'axis_2'=2], device_ids=([2,4]T(1,0)) {'axis_0'}": ("fsdp",),
+    "replica_groups=mesh['axis_0'=4,'axis_1'=1,'axis_2'=2], device_ids=([2,4]T(1,0)) {'axis_2'}": ("data",),
+    "replica_groups=mesh['axis_0'=2,'axis_1'=4], device_ids=([8]) {'axis_1'}": ("fsdp",),
+    "replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_0'}": ("data",),
+    "replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_0','axis_1'}": ("data", "fsdp"),
+    "replica_groups={}": ("data", "fsdp"),
+}
+
+
+@pytest.mark.parametrize("notation", NOTATIONS)
+def test_groups_of_devices_are_read_in_every_notation(notation):
+    grid = meshes.build({"data": 2, "fsdp": 4})
+    line = f"  ROOT %sum = f32[8]{{0}} all-reduce(%p), channel_id=1, {notation}, use_global_device_ids=true"
+    program = hlo.computations(f"ENTRY %main (p: f32[8]) -> f32[8] {{\n{line}\n}}")
+    (row,) = hlo.collectives(program, hlo.executions(program), grid)
+    size = math.prod(grid.shape[axis] for axis in NOTATIONS[notation])
+    assert row.axes == NOTATIONS[notation] and row.ring_bytes == 2 * 32 * (size - 1) / size
+
+
+def test_groups_in_a_notation_not_known_are_an_error():
+    line = "  ROOT %sum = f32[8]{0} all-reduce(%p), replica_groups=torus['x'=8] {'x'}"
+    program = hlo.computations(f"ENTRY %main (p: f32[8]) -> f32[8] {{\n{line}\n}}")
+    with pytest.raises(ValueError, match="unknown notation"):
+        hlo.collectives(program, hlo.executions(program), meshes.build({"data": 8}))
+
+
 def test_collectives_are_told_by_kind_axis_and_bytes_on_the_ring():
     grid = meshes.build({"data": 2, "fsdp": 4})
     program = hlo.computations(PROGRAM)
