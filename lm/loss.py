@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,9 @@ def cross_entropy(
     batch, length = targets.shape
     count = chunks(batch, length, head.shape[0])
     if count > 1:
-        return _by_parts(functools.partial(_nats_of_rows, logit_dtype), count, (states,), (head, bias), (targets,), ())
+        in_parts: Any = _in_parts
+        of_rows = functools.partial(_nats_of_rows, logit_dtype)
+        return in_parts(of_rows, count, (states,), (head, bias), (targets,), ())
     rows = states.reshape(-1, states.shape[-1])
     found: Any = _of_rows(logit_dtype, rows, head, bias, targets.reshape(-1))
     nats, normaliser = (of_rows.reshape(targets.shape) for of_rows in found)
@@ -113,23 +115,14 @@ def _nats_of_rows(dtype: str, rows: Arrays, whole: Arrays, fixed_rows: Arrays, f
     return found
 
 
-def _by_parts(of_rows: OfRows, count: int, rows: Arrays, whole: Arrays, fixed_rows: Arrays, fixed: Arrays) -> Any:
-    """`_in_parts` of each device's own rows: what is whole is gathered once, and its gradient summed over devices once, not
-    for every part."""
-    split, in_parts = len(rows), cast(Any, _in_parts)
-
-    def local(*arguments: Any) -> Any:
-        *by_position, (every, unlearnt) = arguments
-        return in_parts(of_rows, count, tuple(by_position[:split]), every, tuple(by_position[split:]), unlearnt)
-
-    return meshes.by_rows(local, (*rows, *fixed_rows), (whole, fixed))
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _in_parts(
     of_rows: OfRows, count: int, rows: Arrays, whole: Arrays, fixed_rows: Arrays, fixed: Arrays
 ) -> tuple[Float[Array, "batch length"], ...]:
     """A loss of `count` parts of the positions, one after another; the backward pass makes the logits of each again.
+
+    Each device does its own rows: what is whole is gathered once, and its gradient is summed over devices once, not for
+    every part.
 
     Args:
       of_rows: (rows, whole, fixed_rows, fixed) -> values of each row, of arrays whose positions are merged into rows.
@@ -144,30 +137,38 @@ def _in_parts(
 def _in_parts_forward(
     of_rows: OfRows, count: int, rows: Arrays, whole: Arrays, fixed_rows: Arrays, fixed: Arrays
 ) -> tuple[Any, Any]:
-    def one(part: tuple[Arrays, Arrays]) -> Any:
-        shape = part[0][0].shape[:2]
-        found = of_rows(_merged(part[0]), whole, _merged(part[1]), fixed)
-        return jax.tree.map(lambda x: x.reshape(shape), found)
+    def of_device(rows: Arrays, fixed_rows: Arrays, every: tuple[Arrays, Arrays]) -> Any:
+        def one(part: tuple[Arrays, Arrays]) -> Any:
+            shape = part[0][0].shape[:2]
+            found = of_rows(_merged(part[0]), every[0], _merged(part[1]), every[1])
+            return jax.tree.map(lambda x: x.reshape(shape), found)
 
-    found = jax.lax.map(one, (_split(rows, count), _split(fixed_rows, count)))
-    return jax.tree.map(_joined, found), (rows, whole, fixed_rows, fixed)
+        return jax.tree.map(_joined, jax.lax.map(one, (_split(rows, count), _split(fixed_rows, count))))
+
+    found = meshes.by_rows(of_device, (rows, fixed_rows), (whole, fixed))
+    return found, (rows, whole, fixed_rows, fixed)
 
 
 def _in_parts_backward(of_rows: OfRows, count: int, residuals: Any, grads: Any) -> tuple[Any, ...]:
     rows, whole, fixed_rows, fixed = residuals
-    precise = jax.tree.map(upcast_to_f32, whole)
 
-    def one(sums: Any, part: tuple[Any, ...]) -> tuple[Any, Any]:
-        learnt, unlearnt, of_part = part
-        _, pull = jax.vjp(lambda r, w: of_rows(r, w, _merged(unlearnt), fixed), _merged(learnt), precise)
-        of_merged, of_whole = pull(jax.tree.map(lambda x: x.reshape(-1), of_part))
-        shaped = jax.tree.map(lambda x, like: x.reshape(like.shape), of_merged, learnt)
-        return jax.tree.map(jnp.add, sums, of_whole), shaped
+    def of_device(rows: Arrays, fixed_rows: Arrays, grads: Any, every: tuple[Arrays, Arrays]) -> Any:
+        precise = jax.tree.map(upcast_to_f32, every[0])
 
-    inputs = tuple(_split(x, count) for x in (rows, fixed_rows, grads))
-    sums, of_rows_grads = jax.lax.scan(one, jax.tree.map(jnp.zeros_like, precise), inputs)
+        def one(sums: Any, part: tuple[Any, ...]) -> tuple[Any, Any]:
+            learnt, unlearnt, of_part = part
+            _, pull = jax.vjp(lambda r, w: of_rows(r, w, _merged(unlearnt), every[1]), _merged(learnt), precise)
+            of_merged, of_whole = pull(jax.tree.map(lambda x: x.reshape(-1), of_part))
+            shaped = jax.tree.map(lambda x, like: x.reshape(like.shape), of_merged, learnt)
+            return jax.tree.map(jnp.add, sums, of_whole), shaped
+
+        inputs = tuple(_split(x, count) for x in (rows, fixed_rows, grads))
+        sums, of_rows_grads = jax.lax.scan(one, jax.tree.map(jnp.zeros_like, precise), inputs)
+        return jax.tree.map(_joined, of_rows_grads), sums
+
+    of_rows_grads, sums = meshes.by_rows(of_device, (rows, fixed_rows, grads), (whole, fixed), sum_axis=1)
     of_whole = jax.tree.map(lambda total, like: total.astype(like.dtype), sums, whole)
-    return jax.tree.map(_joined, of_rows_grads), of_whole, None, None
+    return of_rows_grads, of_whole, None, None
 
 
 _in_parts.defvjp(_in_parts_forward, _in_parts_backward)
@@ -218,7 +219,8 @@ def divergence(
     of_rows = functools.partial(_nats_apart_of_rows, logit_dtype)
     arguments = (states,), (head,), (teacher_states,), (teacher_head, jnp.asarray(temperature))
     if count > 1:
-        return _by_parts(of_rows, count, *arguments)[0]
+        in_parts: Any = _in_parts
+        return in_parts(of_rows, count, *arguments)[0]
     learnt, whole, taught, fixed = arguments
     return of_rows(_merged(learnt), whole, _merged(taught), fixed)[0].reshape(states.shape[:-1])
 

@@ -168,12 +168,19 @@ def collectives(program: dict[str, list[Instruction]], times: Counter[str], mesh
     """
     counts: Counter[tuple[str, tuple[str, ...]]] = Counter()
     sent: defaultdict[tuple[str, tuple[str, ...]], float] = defaultdict(float)
+    fused = {name for body in program.values() for i in body if i.operation == "fusion" for name in i.called}
+    channels: set[str] = set()
     for name, instructions in program.items():
         scattered = _scatters(program, name)
         for instruction in instructions:
             kind = instruction.operation.removesuffix("-start")
             if kind not in COLLECTIVES or not times[name]:
                 continue
+            channel = re.search(r"channel_id=(\d+)", instruction.text)
+            if channel and name in fused:  # a collective that goes on beside several fusions stands in each of them
+                if channel[1] in channels:
+                    continue
+                channels.add(channel[1])
             groups = _groups(instruction.text, mesh.size)
             size, axes = max(map(len, groups), default=1), _axes(groups, mesh)
             if size < 2:

@@ -1,5 +1,6 @@
 """One mesh and one rule table: which mesh axes each logical axis of a parameter or activation is split over."""
 
+import functools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -7,6 +8,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
@@ -258,25 +260,49 @@ def device_memory() -> float | None:
     return None if chip is None else chip.memory
 
 
-def by_rows(fn: Callable[..., Any], rows: tuple[jax.Array, ...], whole: Any) -> Any:
+def by_rows(fn: Callable[..., Any], rows: tuple[Any, ...], whole: Any, sum_axis: int | None = None) -> Any:
     """`fn(*rows, whole)` of each device's own rows, on the mesh of the surrounding `jax.set_mesh`.
 
-    For what the compiler would not split by rows, such as sorting them, where each row's result depends on the row alone.
+    For what the compiler would not split by rows, such as sorting them, where each row's result depends on the row alone;
+    and for sums over rows, such as gradients of a table, which it would leave whole on every device.
 
     Args:
-      rows: arrays whose first axis is the batch, or the batch's tokens.
+      fn: where `sum_axis` is given it returns (results of rows, sums over rows), whose sums are added over devices.
+      rows: trees of arrays whose first axis is the batch, or the batch's tokens.
       whole: a tree of arrays that every device needs all of.
+      sum_axis: of each sum, which "fsdp" then splits where it divides it: half as much goes over the ring.
     """
     mesh, axes = jax.sharding.get_abstract_mesh(), RULES["batch"]
     assert isinstance(axes, tuple)
-    if mesh.empty or mesh.size == 1 or len(rows[0]) % _ways(axes, mesh):  # type: ignore[arg-type]
+    if mesh.empty or mesh.size == 1 or len(jax.tree.leaves(rows)[0]) % _ways(axes, mesh):  # type: ignore[arg-type]
         return fn(*rows, whole)
     split, every = PartitionSpec(axes), PartitionSpec()
-    specs = (*(split for _ in rows), every)
     # Manual over "run" and "replica" too: `vmap(spmd_axis_name=...)` puts those axes in front, and `check_vma` cannot see
     # them, so that it is off.
-    names = {*axes, "run", "replica"}
-    return jax.shard_map(fn, in_specs=specs, out_specs=split, axis_names=names, check_vma=False)(*rows, whole)
+    manual: Any = {"axis_names": {*axes, "run", "replica"}, "check_vma": False}
+    specs = (*(split for _ in rows), every)
+    if sum_axis is None:
+        return jax.shard_map(fn, in_specs=specs, out_specs=split, **manual)(*rows, whole)
+
+    _, shapes = jax.eval_shape(fn, *rows, whole)
+    scattered = jax.tree.map(lambda x: x.ndim > sum_axis and x.shape[sum_axis] % mesh.shape["fsdp"] == 0, shapes)
+
+    def summed(*arguments: Any) -> Any:
+        results, sums = fn(*arguments)
+        return results, jax.tree.map(functools.partial(_added, axes, sum_axis), sums, scattered)
+
+    of_sums = jax.tree.map(lambda is_split: PartitionSpec(*[None] * sum_axis, "fsdp") if is_split else every, scattered)
+    return jax.shard_map(summed, in_specs=specs, out_specs=(split, of_sums), **manual)(*rows, whole)
+
+
+def _added(axes: tuple[str, ...], axis: int, total: jax.Array, is_split: bool) -> jax.Array:
+    """The sum over devices; of one that "fsdp" splits, the device's shard. A first axis is cut where a last one, whose
+    shards do not fill the tiles of a TPU, would be summed whole."""
+    if not is_split:
+        return jax.lax.psum(total, axes)
+    shard = jax.lax.psum_scatter(jnp.moveaxis(total, axis, 0), "fsdp", tiled=True)
+    others = tuple(name for name in axes if name != "fsdp")
+    return jax.lax.psum(jnp.moveaxis(shard, 0, axis), others)
 
 
 def place(rows: Any, shape: tuple[int, ...], mesh: Mesh, batch_axis: int = 0, axis: str = "rows") -> Any:

@@ -154,6 +154,7 @@ def test_parts_of_the_positions_are_those_of_each_devices_rows(monkeypatch):
     rows = hlo.collectives(program, hlo.executions(program), grid)
     over_rows = [row for row in rows if set(row.axes) & {"data", "fsdp"} and row.kind != "all-gather"]
     assert sum(row.ring_bytes for row in over_rows) < 2 * head.nbytes
+    assert ("reduce-scatter", ("fsdp",)) in {(row.kind, row.axes) for row in over_rows}
 
 
 TEACHER = jax.random.normal(jax.random.key(4), (8, 12, 6)), jax.random.normal(jax.random.key(5), (24, 6))

@@ -6,8 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 from jax.test_util import check_grads
 
+from training import hlo, mesh as meshes
 from training.nets import layers
 
 KEY = jax.random.key(0)
@@ -158,3 +160,25 @@ def test_rows_by_a_product_are_those_of_the_table(monkeypatch, dtype, shape):
     by_product = jax.grad(total)(table)
     assert by_product.dtype == jnp.float32
     np.testing.assert_allclose(by_product, gradient, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "sizes, width", [({"data": 2, "fsdp": 4}, 16), ({"fsdp": 4, "tensor": 2}, 16), ({"fsdp": 8}, 12)]
+)
+def test_the_gradient_of_a_split_table_is_scattered(sizes, width):
+    """Equal to one device's; no sum of the whole table goes over the axis that splits it."""
+    grid = meshes.build({"data": 1} | sizes)
+    keys = jax.random.split(jax.random.key(0), 3)
+    table, weight = jax.random.normal(keys[0], (40, width)), jax.random.normal(keys[1], (16, 5, width))
+    ids = jax.random.randint(keys[2], (16, 5), 0, 7)
+    total = lambda table, ids, weight: jnp.sum(weight * layers.embedded(table, ids, "float32"))
+    expected = jax.grad(total)(table, ids, weight)
+    with jax.set_mesh(grid):
+        rows = NamedSharding(grid, meshes.spec("batch"))
+        placed = [jax.device_put(x, rows) for x in (ids, weight)]
+        split = jax.device_put(table, NamedSharding(grid, meshes.partition(("vocab", "embed"), table.shape, grid)))
+        program = jax.jit(jax.grad(total)).lower(split, *placed).compile()
+        np.testing.assert_allclose(program(split, *placed), expected, rtol=1e-6, atol=1e-6)
+    text = hlo.computations(program.as_text())
+    kinds = {row.kind for row in hlo.collectives(text, hlo.executions(text), grid) if "fsdp" in row.axes}
+    assert ("reduce-scatter" in kinds and "all-reduce" not in kinds) == (width % sizes["fsdp"] == 0)

@@ -168,6 +168,20 @@ def test_groups_of_devices_are_read_in_every_notation(notation):
     assert row.axes == NOTATIONS[notation] and row.ring_bytes == 2 * 32 * (size - 1) / size
 
 
+def test_a_collective_beside_several_fusions_is_one():
+    """TPU compilers write an asynchronous gather into every fusion that runs beside it, under one channel."""
+    gather = "all-gather(%x), channel_id=3, replica_groups=[1,8]<=[8], dimensions={0}"
+    fusions = "".join(
+        f"%part.{i} (x: f32[1,4]) -> f32[8,4] {{\n  ROOT %gathered.{i} = f32[8,4]{{1,0}} {gather}\n}}\n\n"
+        for i in range(3)
+    )
+    calls = "".join(f"  %c.{i} = f32[8,4]{{1,0}} fusion(%p), kind=kCustom, calls=%part.{i}\n" for i in range(3))
+    text = f"{fusions}ENTRY %main (p: f32[1,4]) -> f32[8,4] {{\n{calls}}}"
+    program = hlo.computations(text)
+    (row,) = hlo.collectives(program, hlo.executions(program), meshes.build({"data": 8}))
+    assert (row.count, row.ring_bytes) == (1, 8 * 4 * 4 * 7 / 8)
+
+
 def test_groups_in_a_notation_not_known_are_an_error():
     line = "  ROOT %sum = f32[8]{0} all-reduce(%p), replica_groups=torus['x'=8] {'x'}"
     program = hlo.computations(f"ENTRY %main (p: f32[8]) -> f32[8] {{\n{line}\n}}")

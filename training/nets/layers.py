@@ -121,9 +121,31 @@ FEW_ROWS = 1024  # up to which a table is read by a product: adding gradients to
 
 def embedded(table: Float[Array, "rows width"], ids: Int[Array, "*shape"], dtype: str) -> Float[Array, "*shape width"]:
     """Rows of a table in `dtype`; the table's gradient is summed in its own dtype, however many ids are equal."""
-    if mesh.platform() == "cpu" or table.shape[0] > FEW_ROWS:
-        return table[ids].astype(dtype)
-    return _by_product(table, ids, dtype)
+    if mesh.platform() != "cpu" and table.shape[0] <= FEW_ROWS:
+        return _by_product(table, ids, dtype)
+    return _by_index(table, ids, dtype) if mesh.ways("embed") > 1 else table[ids].astype(dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _by_index(table: Array, ids: Array, dtype: str) -> Array:
+    """The rows of a table whose columns FSDP splits: sums of gradients are scattered, where they would be whole on every
+    device."""
+    return table[ids].astype(dtype)
+
+
+def _by_index_forward(table: Array, ids: Array, dtype: str) -> tuple[Array, tuple[Array, Array]]:
+    return _by_index(table, ids, dtype), (table, ids)
+
+
+def _by_index_backward(dtype: str, residuals: tuple[Array, Array], grad: Array) -> tuple[Array, np.ndarray]:
+    del dtype
+    table, ids = residuals
+    add = lambda ids, grad, _: ((), jnp.zeros(table.shape, table.dtype).at[ids].add(grad.astype(table.dtype)))
+    _, sums = mesh.by_rows(add, (ids, grad), (), sum_axis=1)
+    return sums, np.zeros(ids.shape, jax.dtypes.float0)
+
+
+_by_index.defvjp(_by_index_forward, _by_index_backward)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
