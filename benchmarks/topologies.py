@@ -32,6 +32,16 @@ SHARED = {
     "evaluation": {"tokens": 524_288, "batch_size": 256},
     "precision": {"compute": "bfloat16"},
 }
+SEVEN = {"depth": 32, "width": 4096, "heads": 32, "kv_heads": 8, "mlp_width": 14_336, "activation": "swiglu"}
+SEVENTY = {
+    "depth": 80,
+    "width": 8192,
+    "heads": 64,
+    "kv_heads": 8,
+    "mlp_width": 28_672,
+    "activation": "swiglu",
+    "remat": "full",
+}
 # Topology, mesh, changes of the model, changes of the rest.
 CASES: dict[str, tuple[str, dict[str, int], dict[str, Any], dict[str, Any]]] = {
     "1.4b-v5p-slice": ("v5p:4x4x4", {"data": 1, "fsdp": 64}, {}, {}),
@@ -39,6 +49,18 @@ CASES: dict[str, tuple[str, dict[str, int], dict[str, Any], dict[str, Any]]] = {
     "1.4b-v5p-plane-full": ("v5p:4x4x4", {"data": 4, "fsdp": 16}, {"remat": "full"}, {}),
     "1.7b-v5p-plane-vocabulary": ("v5p:4x4x4", {"data": 4, "fsdp": 16}, {}, {"data": {"vocab_size": 131_072}}),
     "1.3b-v5e": ("v5e:16x16", {"data": 16, "fsdp": 16}, {"width": 1920, "heads": 15}, {}),
+    "7b-v5p": ("v5p:8x8x16", {"data": 16, "fsdp": 64}, SEVEN, {"batch_size": 2048, "evaluation": {"batch_size": 1024}}),
+    "7b-v6e": ("v6e:16x16", {"data": 16, "fsdp": 16}, SEVEN | {"remat": "full"}, {}),
+    "7b-h100": ("h100:8x8", {"data": 8, "fsdp": 8}, SEVEN | {"remat": "full"}, {"batch_size": 128}),
+    "70b-v5p": (
+        "v5p:8x8x16",
+        {"data": 16, "fsdp": 64},
+        SEVENTY,
+        {"batch_size": 1024, "evaluation": {"batch_size": 1024}},
+    ),
+    "70b-v6e": ("v6e:16x16", {"data": 1, "fsdp": 256}, SEVENTY, {"batch_size": 256}),
+    "70b-h100": ("h100:8x8", {"data": 1, "fsdp": 64}, SEVENTY, {"batch_size": 64}),
+    "1.4b-v5p-plane-unrolled": ("v5p:4x4x4", {"data": 4, "fsdp": 16}, {"scan": False}, {}),
 }
 
 
@@ -46,8 +68,8 @@ def config_of(case: str) -> tuple[ConfigDict, topology.Topology]:
     """The resolved config of a case and its devices."""
     name, mesh, model, rest = CASES[case]
     given = SHARED | {"model": MODEL | model, "mesh": mesh}
-    for section, changes in rest.items():
-        given[section] = {**SHARED[section], **changes}  # type: ignore[dict-item]
+    for key, changes in rest.items():
+        given[key] = {**SHARED[key], **changes} if isinstance(changes, dict) else changes  # type: ignore[dict-item]
     return configs.resolve(configs.complete(ConfigDict(given))), topology.resolve(name)
 
 
