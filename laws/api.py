@@ -67,7 +67,8 @@ class Runs(Table):
             prior_without: sources that the public prior leaves out (``laws.forecasting.priors.SOURCES``): those of
                 these runs, where they are published.
             group: column of groups of runs (optimizers, corpora, architectures) that share the law, each with factors of
-                its own on size and data: ``fit.groups`` are their efficiencies.
+                its own on size and data: ``fit.groups`` are their efficiencies. Such a fit forecasts by its law alone, not
+                by the mixture of surfaces (``prior`` has no effect), each group by its number in a column ``group``.
 
         Returns:
             the fit.

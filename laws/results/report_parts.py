@@ -420,6 +420,7 @@ class WarningKind(StrEnum):
     FLOOR_ABOVE_REACHED = "floor_above_reached"
     FLOOR_NEAR_BEST = "floor_near_best"
     RATIO_IDENTIFIES_NOTHING = "ratio_identifies_nothing"
+    FORECAST_OF_GROUPS = "forecast_of_groups"
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What a reader must know of the surfaces behind a forecast: the prior contradicted, floors, and the spread of D / N."""
+"""What a reader must know of surfaces behind a forecast: prior contradicted, floors, spread of D / N, or none for groups."""
 
 from __future__ import annotations
 
@@ -121,6 +121,18 @@ def ratio_identifies_nothing(report: FitReport) -> list[FitWarning]:
     return [FitWarning(WarningKind.RATIO_IDENTIFIES_NOTHING, text)]
 
 
+def forecast_of_groups(report: FitReport) -> list[FitWarning]:
+    """A law shared by groups of runs: the surfaces have no groups, and do not forecast in its place."""
+    if report.groups is None:
+        return []
+    numbers = ", ".join(f"{number} is {entry.group}" for number, entry in enumerate(report.groups.efficiencies))
+    text = (
+        f"forecasts are those of law '{report.groups.law}' as the groups share it, not of the mixture of surfaces: no prior "
+        f"enters and no other form is mixed in; each is of one group, by its number ({numbers})"
+    )
+    return [FitWarning(WarningKind.FORECAST_OF_GROUPS, text)]
+
+
 SURFACE_CHECKS = (
     in_step,
     not_determined,
@@ -129,4 +141,5 @@ SURFACE_CHECKS = (
     floor_above_reached,
     floor_near_best,
     ratio_identifies_nothing,
+    forecast_of_groups,
 )

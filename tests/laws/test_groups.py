@@ -15,6 +15,7 @@ from laws.inference.noise import interval, residual_scale
 from laws.inference.resampling import DesignFits, draw_bootstrap_errors, leave_one_out, wild_refits
 from laws.model.forms import find
 from laws.model.grouped import grouped
+from laws.results.report_parts import WarningKind
 
 TRUTH = {"A": 400.0, "B": 410.0, "E": 1.7, "alpha": 0.34, "beta": 0.28}
 FACTORS = {"adamw": (1.0, 1.0), "muon": (1.3, 1.6), "soap": (0.9, 1.2)}
@@ -105,6 +106,21 @@ def test_a_fit_with_groups_is_written_and_read(fit, tmp_path, capsys):
     assert cli.main([*argv, "--group_a=adamw"]) == 2
     assert cli.main([*argv, "--group_a=adamw", "--group_b=mun"]) == 2
     assert "no group is called 'mun'" in capsys.readouterr().err
+
+
+def test_a_fit_with_groups_says_that_the_surfaces_do_not_forecast(fit):
+    """Their forecasts are those of the shared law, whatever the prior; each is asked for by the number of its group."""
+    (warning,) = (warning for warning in fit.warnings if warning.kind == WarningKind.FORECAST_OF_GROUPS)
+    assert "law 'chinchilla' as the groups share it" in str(warning)
+    assert "0 is adamw, 1 is muon, 2 is soap" in str(warning)
+    assert fit.report.model_average.surface is None
+    weak = load(runs(noise=0.002)).fit("chinchilla", group="optimizer", resamples=60, prior="weak")
+    ahead = pd.DataFrame({"n": [1e10], "d": [1e12], "group": [1]})
+    assert weak.get_prediction(ahead).summary_frame().equals(fit.get_prediction(ahead).summary_frame())
+    with pytest.raises(InputError, match="needs group for a prediction"):
+        fit.predict(ahead[["n", "d"]])
+    plain = load(runs(factors={"adamw": (1.0, 1.0)})).fit(resamples=0)
+    assert WarningKind.FORECAST_OF_GROUPS not in {warning.kind for warning in plain.warnings}
 
 
 def test_the_command_fits_groups(tmp_path, capsys):
