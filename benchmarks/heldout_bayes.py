@@ -1,4 +1,4 @@
-"""Contenders with priors: the additive law sampled by numpyro, and a Gaussian process around it by scikit-learn."""
+"""A contender with priors: the additive law sampled by numpyro."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ import numpy as np
 
 from benchmarks import heldout_power_sums as power_sums
 from benchmarks.heldout_cases import Points, Rows
-from benchmarks.heldout_forecasts import RunForecasts, quantile_ends, student_ends
+from benchmarks.heldout_forecasts import RunForecasts, quantile_ends
 from laws.base.x64 import float64
 
 CHAINS, WARM_UP, SAMPLES = 2, 400, 400
 ROWS_STEP = 64  # tables are padded to multiples of this, so that few shapes are compiled
 STUDENT_DOF = 4.0  # of the errors of log loss
 NOISE_DRAWS = 10
-LENGTHS = (0.3, 100.0)  # range of the lengths of the process, in standard deviations of log N and log D
 SEED = 0
 
 
@@ -74,27 +73,3 @@ def nuts(rows: Rows, points: Points) -> RunForecasts:
     errors = rng.standard_t(STUDENT_DOF, (NOISE_DRAWS, *predicted.shape)) * np.exp(drawn["log_noise"])[:, None]
     draws = np.exp(predicted + errors).reshape(-1, len(points))
     return RunForecasts(np.exp(np.median(predicted, axis=0)), quantile_ends(draws))
-
-
-def gaussian_process(rows: Rows, points: Points) -> RunForecasts:
-    """A squared-exponential process of standardised log N and log D on the log residuals of variable projection.
-
-    The variance ahead is that of the process, its noise, and that of the constants of the law by linearisation.
-    """
-    process = importlib.import_module("sklearn.gaussian_process")
-    kernels = process.kernels
-    law = power_sums.fit(power_sums.drivers(rows), rows.loss, power_sums.Objective.SQUARES)
-    known, ahead = (np.log(np.stack([part.n, part.d], axis=1)) for part in (rows, points))
-    centre, spread = known.mean(axis=0), known.std(axis=0)
-    spread = np.where(spread > 0, spread, 1.0)
-    scale = law.residual.std()
-    kernel = kernels.ConstantKernel(1.0, (1e-3, 1e3)) * kernels.RBF([1.0, 1.0], LENGTHS)
-    regression = process.GaussianProcessRegressor(
-        kernel + kernels.WhiteKernel(0.5, (1e-4, 1e1)), n_restarts_optimizer=2, random_state=SEED
-    )
-    regression.fit((known - centre) / spread, law.residual / scale)
-    residual, deviation = regression.predict((ahead - centre) / spread, return_std=True)
-    mean, of_constants, _ = power_sums.linearised(law, power_sums.drivers(points))
-    total = np.hypot(scale * deviation, of_constants)
-    predicted = mean + scale * residual
-    return RunForecasts(np.exp(predicted), student_ends(predicted, total, max(len(rows) - len(law.params), 1)))

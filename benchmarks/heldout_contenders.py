@@ -6,24 +6,18 @@ shows the reason. A median is what the contender prints as its forecast; ends ar
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import warnings
-from functools import cache
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from jaxtyping import Float
 
-import laws
 from benchmarks import heldout_power_sums as power_sums
 from benchmarks.heldout_approach2 import approach2
-from benchmarks.heldout_bayes import gaussian_process, nuts
+from benchmarks.heldout_bayes import nuts
 from benchmarks.heldout_cases import Kind, Points, Rows, budgets
 from benchmarks.heldout_earlier import earlier, version_of_kept
 from benchmarks.heldout_forecasts import (
-    LEVELS,
     CannotForecast,
     Contender,
     RunForecasts,
@@ -31,54 +25,13 @@ from benchmarks.heldout_forecasts import (
     quantile_ends,
     student_ends,
 )
+from benchmarks.heldout_isoflop import isoflop, sources_of_laws
 from benchmarks.heldout_peer import PEER, simple_scaling_laws
-from laws.base.errors import FitFailed, InputError
-from laws.forecasting.priors import SOURCES
+from benchmarks.heldout_processes import around_additive, around_coupled, around_isoflop
 
 RESAMPLES = 200
 NOISE_DRAWS = 20  # of a run's residual, for every resample
 SEED = 0
-
-
-@cache
-def sources_of_laws() -> str:
-    """Hash of the package that is judged."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(laws.__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:16]
-
-
-def isoflop(rows: Rows, points: Points) -> RunForecasts:
-    """What this package prints: its default fit, the value of ``get_prediction`` and its interval of one run.
-
-    The public prior leaves out the source of the table.
-    """
-    known = power_sums.drivers(rows)
-    columns = {**known, "c": rows.c, "loss": rows.loss, "run": rows.run}
-    try:
-        table = laws.load(
-            pd.DataFrame(columns),
-            n="n" if "n" in known else None,
-            d="d",
-            c="c",
-            loss="loss",
-            run="run",
-            keep_copies=True,
-            check_units=False,
-        )
-        of_public = points.source in {source.name for source in SOURCES}
-        fit = table.fit(
-            "chinchilla" if "n" in known else "power_offset_d",
-            seed=SEED,
-            prior_without=(points.source,) if of_public else (),
-        )
-        prediction = fit.get_prediction(pd.DataFrame({**power_sums.drivers(points), "c": points.c}))
-    except (InputError, FitFailed) as error:
-        raise CannotForecast(str(error)) from error
-    frames = [prediction.summary_frame(level) for level in LEVELS]
-    ends = [[frame["run_ci_lower"], frame["run_ci_upper"]] for frame in frames]
-    return RunForecasts(frames[0]["mean"].to_numpy(), np.array(ends, np.float64))
 
 
 def scipy_huber(rows: Rows, points: Points) -> RunForecasts:
@@ -146,7 +99,11 @@ CONTENDERS = {
     ),
     "nuts": Contender("additive law with weak priors, sampled by numpyro", nuts, needs="numpyro"),
     "gaussian_process": Contender(
-        "Gaussian process of log N and log D around the additive law", gaussian_process, needs="sklearn"
+        "Gaussian process of log N and log D around the additive law", around_additive, needs="sklearn"
+    ),
+    "process_coupled": Contender("the same around the coupled law", around_coupled, needs="sklearn"),
+    "process_isoflop": Contender(
+        "the same around this package's forecasts", around_isoflop, needs="sklearn", version=sources_of_laws
     ),
     "frontier_power_law": Contender("power law of C through the best runs", frontier_power_law, BOTH),
     "best_so_far": Contender("lowest fitted loss, no interval", best_so_far, BOTH),
