@@ -118,7 +118,7 @@ def kept_or_rolled(case: Case, work: Path) -> RolledCase | str:
     """
     path = work / f"{case.name}.json"
     stamp = {"version": sources_of_laws(), "fingerprint": case.fingerprint}
-    made = json.loads(path.read_text()) if path.exists() else {}
+    made: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     if {key: made.get(key) for key in stamp} != stamp:
         began = time.process_time()
         try:
