@@ -16,10 +16,12 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from absl import flags as absl_flags
+
+from training.files import refuse_object_storage
 
 COMMANDS = {
     "doctor": "check devices, versions, precision and cache",
@@ -158,6 +160,12 @@ def _dispatch(name: str, argv: list[str]) -> Output | None:
         argv = define_config(values, argv)
     _check_values(values, argv)
     args = values([name, *argv])[1:]
+    given = {f"--{flag}": values[flag].value for flag in values if flag not in ("config", "config_words")}
+    if takes_config:
+        from training.identity import flatten
+
+        given |= {f"--config.{key}": value for key, value in flatten(values["config"].value.to_dict()).items()}  # type: ignore[union-attr]
+    _check_paths({**given, "operand": args})
     output = command.run(values, args)
     if values["json"].value:
         print(json.dumps(output.payload, indent=2, default=_jsonable, allow_nan=False))
@@ -182,6 +190,21 @@ def _check_values(values: absl_flags.FlagValues, argv: list[str]) -> None:
             return
         if argument.startswith("-") and following.startswith("--") and name in values and not values[name].boolean:
             raise Usage(f"--{name} takes a value, and is followed by {following} (--{name}=VALUE)")
+
+
+def _check_paths(given: Mapping[str, Any]) -> None:
+    """Refuse a path of object storage, except as the folder of a data set, which its own library reads.
+
+    Args:
+        given: values of flags, of keys of the config, and operands, by what they are called.
+
+    Raises:
+        BadInput: names the flag, the key or the operand.
+    """
+    for name, value in given.items():
+        if name.rpartition(".")[2] != "data_dir":
+            for each in value if isinstance(value, list | tuple) else (value,):
+                refuse_object_storage(name, each)
 
 
 def module_of(name: str) -> Any:

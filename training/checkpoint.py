@@ -1,4 +1,4 @@
-"""Checkpoints through Orbax: the only module that imports it.
+"""Checkpoints through Orbax.
 
 A checkpoint is `<run>/checkpoints/<step>/` with three parts: `params`, which load from nothing but the path, `rest`, the
 other leaves of the state by their path, and `sums`, a 32-bit checksum of each leaf that is verified when it is restored. The
@@ -19,15 +19,14 @@ from types import ModuleType
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import Mesh, Sharding
 from jaxtyping import Array, PyTree
 
-from training import mesh as meshes
+from training import agreement, checksums, mesh as meshes
 from training.errors import BadInput
 from training.state import State
-from training.types import Collections, Params
+from training.types import AbstractParams, Collections, Params
 
 T = TypeVar("T")
 Parts = dict[str, PyTree[Array]]  # of a checkpoint
@@ -36,6 +35,9 @@ AbstractParts = dict[str, PyTree[jax.ShapeDtypeStruct]]
 
 FOLDER = "checkpoints"
 DAMAGED = ".damaged"
+CHUNK = (
+    1 << 26
+)  # bytes that are read at once: what one device saved is read by many without any of them holding it whole
 SLICE = 1 << 20  # bytes: several devices that hold one array share in writing it, but in no smaller slices
 NO_ROOM = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG))
 
@@ -123,7 +125,10 @@ class Checkpoints:
         folder = (run / FOLDER).absolute()  # Orbax refuses relative paths
         folder.mkdir(parents=True, exist_ok=True)
         self._folder, self._keep_every = folder, keep_every
-        arrays = ocp.options.ArrayOptions.Saving(min_slice_bytes_for_replica_parallel=SLICE)
+        saving = ocp.options.ArrayOptions.Saving
+        arrays = saving(
+            min_slice_bytes_for_replica_parallel=SLICE, storage_options=saving.StorageOptions(chunk_byte_size=CHUNK)
+        )
         self._manager = ocp.training.Checkpointer(
             folder,
             context=ocp.Context(array_options=ocp.options.ArrayOptions(saving=arrays)),
@@ -168,7 +173,7 @@ class Checkpoints:
         Raises:
           BadInput: a checkpoint is of another model.
         """
-        while (step := self.latest()) is not None:
+        while (step := agreement.of_first("checkpoints", self.latest)) is not None:
             try:
                 return step, self.restore(step, abstract, shardings)
             except Damaged as error:
@@ -193,9 +198,10 @@ class Checkpoints:
         abstract, shardings = abstract.replace(teacher=None), shardings.replace(teacher=None)
         wanted = _parts(jax.tree.map(_with_sharding, abstract, shardings))
         path = Path(self._manager.directory) / str(step)
-        stored = _metadata(path)
-        _compare(path, wanted, stored)
-        parts = _load(path, wanted, stored)
+        with agreement.all_succeed(f"checkpoint of step {step}"):
+            stored = _metadata(path)
+            _compare(path, wanted, stored)
+        parts = _load(path, wanted, stored, meshes.replicated(jax.tree.leaves(wanted)[0].sharding.mesh))
         leaves = {**named(parts["params"], "params/"), **parts["rest"]}
         paths, structure = jax.tree_util.tree_flatten_with_path(abstract)
         return jax.tree.unflatten(structure, [leaves[name_of(key)] for key, _ in paths])
@@ -209,7 +215,13 @@ class Checkpoints:
                 self._manager.close()
 
 
-def load_params(run: Path, step: int | None = None, mesh: Mesh | None = None, name: str = "params") -> Params:
+def load_params(
+    run: Path,
+    step: int | None = None,
+    mesh: Mesh | None = None,
+    name: str = "params",
+    like: PyTree[Array] | AbstractParams | None = None,
+) -> Params:
     """The parameters of a run, from nothing but its path.
 
     Args:
@@ -217,16 +229,23 @@ def load_params(run: Path, step: int | None = None, mesh: Mesh | None = None, na
       step: of the checkpoint; the newest by default.
       mesh: where to put them, whole on every device; by default the first device.
       name: "params", or "ema" where the run kept a running mean.
+      like: arrays, real or abstract, by whose shardings those of the same name and shape are laid out as they are read.
     Raises:
       BadInput: there is no such checkpoint, or it is damaged.
     """
-    found = load_part(run, name, step, mesh)
+    found = load_part(run, name, step, mesh, like)
     if not found:
         raise BadInput(f"the run {run} kept no {name!r}")
     return found
 
 
-def load_part(run: Path, name: str, step: int | None = None, mesh: Mesh | None = None) -> Collections:
+def load_part(
+    run: Path,
+    name: str,
+    step: int | None = None,
+    mesh: Mesh | None = None,
+    like: PyTree[Array] | AbstractParams | None = None,
+) -> Collections:
     """One part of a run's state, "params", "ema" or "stats"; {} where the run kept none. Arguments as in `load_params`."""
     steps = saved_steps(run)
     if not steps:
@@ -235,16 +254,26 @@ def load_part(run: Path, name: str, step: int | None = None, mesh: Mesh | None =
     if chosen not in steps:
         raise BadInput(f"no checkpoint of step {chosen} in {run / FOLDER} (there are: {', '.join(map(str, steps))})")
     path = (run / FOLDER / str(chosen)).absolute()
-    where = meshes.replicated(mesh) if mesh else jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    stored = _metadata(path)
+    whole = meshes.replicated(mesh) if mesh else jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    stored, targets = _metadata(path), {} if like is None else named(like)
+
+    def placed(key: str, leaf: Stored) -> jax.ShapeDtypeStruct:
+        target = targets.get(key)
+        if target is None or tuple(target.shape) != tuple(leaf.shape):
+            return _abstract(leaf, whole)
+        return _abstract(leaf, target.sharding)
+
     if name == "params":
-        wanted = {"params": jax.tree.map(lambda m: _abstract(m, where), stored["params"])}
-        return _load(path, wanted, stored)["params"]
+        params = jax.tree_util.tree_map_with_path(lambda key, leaf: placed(name_of(key), leaf), stored["params"])
+        return _load(path, {"params": params}, stored, whole)["params"]
     prefix = f"{name}/"
-    if not any(key.startswith(prefix) for key in stored["rest"]):
+    wanted = {
+        key: placed(key.removeprefix(prefix), leaf) if key.startswith(prefix) else _orbax().PLACEHOLDER
+        for key, leaf in stored["rest"].items()
+    }
+    if not any(key.startswith(prefix) for key in wanted):
         return {}
-    found = {key: _abstract(leaf, where) for key, leaf in stored["rest"].items()}
-    leaves = _load(path, {"rest": found}, stored)["rest"]
+    leaves = _load(path, {"rest": wanted}, stored, whole)["rest"]
     return nested({key.removeprefix(prefix): leaf for key, leaf in leaves.items() if key.startswith(prefix)})
 
 
@@ -268,34 +297,7 @@ def _parts(state: State) -> Parts | AbstractParts:
 
 
 def _summed(parts: Parts) -> Parts:
-    return {**parts, "sums": {name: _sums(tree) for name, tree in parts.items()}}
-
-
-def _sums(tree: PyTree[Array]) -> jax.Array:
-    """The words of each leaf summed modulo 2^32 [leaves]: integers, so that no layout over devices changes them."""
-    if jax.default_backend() != "cpu" or jax.process_count() > 1:
-        return _summed_there(tree)
-    return jax.device_put(np.array([_summed_here(np.asarray(leaf)) for leaf in jax.tree.leaves(tree)], np.uint32))
-
-
-def _summed_here(leaf: np.ndarray) -> np.uint32:
-    """On the host, where the arrays are: it takes less than to compile the same."""
-    if leaf.dtype == np.bool_:
-        return leaf.sum(dtype=np.uint32)
-    return np.ascontiguousarray(leaf).reshape(-1).view(f"u{min(leaf.dtype.itemsize, 4)}").sum(dtype=np.uint32)
-
-
-@jax.jit
-def _summed_there(tree: PyTree[Array]) -> jax.Array:
-    def of(leaf: jax.Array) -> jax.Array:
-        if leaf.dtype == jnp.bool_:
-            return jnp.sum(leaf, dtype=jnp.uint32)
-        bits = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint32}[leaf.dtype.itemsize]
-        return jnp.sum(jax.lax.bitcast_convert_type(leaf, bits), dtype=jnp.uint32)
-
-    return (
-        jnp.stack([of(leaf) for leaf in jax.tree.leaves(tree)]) if jax.tree.leaves(tree) else jnp.zeros(0, jnp.uint32)
-    )
+    return {**parts, "sums": {name: checksums.sums(tree) for name, tree in parts.items()}}
 
 
 def named(tree: PyTree[T], prefix: str = "") -> dict[str, T]:
@@ -340,15 +342,22 @@ def _metadata(path: Path) -> StoredParts:
     return parts
 
 
-def _load(path: Path, wanted: AbstractParts, stored: StoredParts) -> Parts:
-    """The wanted parts of a checkpoint whose metadata is `stored`, found to be as they were saved."""
-    where = jax.tree.leaves(wanted)[0].sharding
-    whole = NamedSharding(where.mesh, PartitionSpec()) if isinstance(where, NamedSharding) else where
+def _load(path: Path, wanted: AbstractParts, stored: StoredParts, whole: Sharding) -> Parts:
+    """The wanted parts of a checkpoint, found to be as they were saved; what is no array in `wanted` is not read.
+
+    Args:
+      path: of the checkpoint.
+      wanted: parts.
+      stored: its metadata.
+      whole: where the checksums are put.
+    """
     told = jax.tree.map(lambda s: _abstract(s, whole), {"sums": stored["sums"]}) if "sums" in stored else {}
     parts = _read(path, wanted | told)
-    sums = parts.pop("sums", {})
+    expected = parts.pop("sums", {})
     for name, tree in parts.items():
-        if name in sums and not np.array_equal(np.asarray(_sums(tree)), np.asarray(sums[name])):
+        read = [i for i, leaf in enumerate(jax.tree.leaves(wanted[name])) if isinstance(leaf, jax.ShapeDtypeStruct)]
+        leaves = [jax.tree.leaves(tree)[i] for i in read]
+        if name in expected and not np.array_equal(checksums.sums(leaves), np.asarray(expected[name])[read]):
             raise Damaged(f"checkpoint {path}: damaged, its {name} are not those that were saved")
     return parts
 
@@ -358,7 +367,7 @@ def _is_whole(path: Path) -> bool:
     try:
         stored, where = _metadata(path), jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         parts = {name: stored[name] for name in ("params", "rest")}
-        _load(path, jax.tree.map(lambda leaf: _abstract(leaf, where), parts), stored)
+        _load(path, jax.tree.map(lambda leaf: _abstract(leaf, where), parts), stored, where)
     except Damaged:
         return False
     return True

@@ -15,7 +15,20 @@ from typing import Any
 from training.errors import BadInput
 
 LOCKLESS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP)  # of file systems that know no locks
+OBJECT_STORAGE = re.compile(r"(gs|s3|az|abfss?|wasbs?|hdfs):/")  # one slash is left of two once it was a Path
 TEMPORARY = re.compile(r"\..+\.[0-9a-f]{32}")  # what a file is called until it is whole
+
+
+def refuse_object_storage(name: str, value: object) -> None:
+    """Raise BadInput where the value of a flag or key is a path of object storage, which would be taken for a local folder.
+
+    Records are appended to, locked and renamed, none of which object storage can do.
+    """
+    if OBJECT_STORAGE.match(str(value)):
+        raise BadInput(
+            f"{name}: {value} is object storage, which is neither read nor written: name a folder of a local or shared "
+            "file system, and copy from or to it (gcloud storage rsync, aws s3 sync)"
+        )
 
 
 def write_text(path: Path, text: str) -> None:

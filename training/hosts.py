@@ -11,10 +11,9 @@ import socket
 import subprocess
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
-import numpy as np
 
 from training.errors import BadInput, RunFailed
 
@@ -151,16 +150,6 @@ def _report(host: str, port: int, where: Process, seconds: float) -> None:
             raise RunFailed(f"--coordinator: {wrong}")
         return
     raise RunFailed(f"--coordinator: process 0 did not answer at {where.coordinator} within {seconds:g} s")
-
-
-def all_reduce_max(*values: float) -> tuple[float, ...]:
-    """The largest of each value over all processes, in each of them."""
-    if jax.process_count() == 1:
-        return values
-    from jax.experimental import multihost_utils
-
-    found: Any = multihost_utils.process_allgather(np.asarray(values, np.float32))
-    return tuple(float(value) for value in np.max(found, axis=0))
 
 
 def _first_node(nodes: str) -> str:

@@ -3,18 +3,19 @@
 import functools
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from training import checkpoint, identity, optimizer, transforms
+from training import checkpoint, identity, mesh as meshes, optimizer, transforms
 from training.config import complete, fill
 from training.errors import BadInput
 from training.files import read_object
 from training.state import State
 from training.task import resolve as family_of
 from training.transforms import lora
-from training.types import Params, Variables
+from training.types import AbstractParams, Params, Variables
 
 
 def config_of(run: Path) -> ConfigDict:
@@ -51,17 +52,26 @@ def parameters(
       config: of the run, resolved.
       variables: of its model, boxed with their logical axes; abstract.
       step: of the checkpoint; the newest by default.
-      mesh: where to put them, whole on every device; by default the first device.
+      mesh: where to put them, split by their logical axes as they are read; by default the first device.
     Raises:
       BadInput: there is no such checkpoint, or it is damaged.
     """
-    params = lora.merged(checkpoint.load_part(run, "ema", step, mesh) or checkpoint.load_params(run, step, mesh))
+    like = None if mesh is None else _abstract(variables["params"], mesh)
+    params = lora.merged(
+        checkpoint.load_part(run, "ema", step, mesh, like) or checkpoint.load_params(run, step, mesh, like=like)
+    )
     transform, axes = transforms.of(config), optimizer.axes_of(variables["params"])
     if transform.quantize is None:
         return params
     return jax.jit(functools.partial(transforms.forward_params, transform, axes=axes))(
         params, hyper=transforms.hyper(config)
     )
+
+
+def _abstract(boxed: AbstractParams, mesh: Mesh) -> AbstractParams:
+    """Boxed parameters as shapes with the shardings that they have on a mesh."""
+    place = lambda leaf, where: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where)
+    return jax.tree.map(place, nn.meta.unbox(boxed), meshes.shardings(boxed, mesh))
 
 
 def teacher(state: State, config: ConfigDict, variables: Variables, shardings: State, mesh: Mesh) -> State:

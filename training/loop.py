@@ -12,6 +12,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from training import agreement
+from training.files import refuse_object_storage
 from training.metrics import Logger
 from training.run_batch import RunBatch
 from training.run_session import RunSession, RunSpec
@@ -32,6 +34,7 @@ def run(
       BadInput: a config, workdir, checkpoint or corpus that does not fit.
       Interrupted: stopped by a signal, after saving a checkpoint.
     """
+    refuse_object_storage("workdir", workdir)
     (outcome,) = train([RunSpec(config, Path(workdir), tuple(loggers), allow_change, extra or {})])
     if isinstance(outcome, Exception):
         raise outcome
@@ -67,7 +70,8 @@ def _train_together(sessions: Sequence[RunSession]) -> None:
         return
     with stoppable() as stop:
         try:
-            batch = RunBatch([session.inputs for session in sessions])
+            with agreement.all_succeed("compilation"):
+                batch = RunBatch([session.inputs for session in sessions])
             for i, session in enumerate(sessions):
                 with session.isolated():
                     session.begin(batch, i, stop)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -12,11 +13,11 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from training import (
+    agreement,
     checkpoint,
     early_stopping,
     environment as environments,
     evaluation,
-    hosts,
     load,
     record,
     run_directory,
@@ -110,18 +111,22 @@ class RunSession:
         Raises:
           BadInput: config, directory, data or the runs that the config names do not fit.
         """
-        config = resolve(self.spec.config)
-        self._directory = self._resources.enter_context(
-            run_directory.open_run(self.spec.workdir, config, self.spec.allow_change)
-        )
-        if (result := self._directory.result()) is not None:
+        with agreement.all_succeed(f"workdir {self.spec.workdir}"):
+            config = resolve(self.spec.config)
+            self._directory = self._resources.enter_context(
+                run_directory.open_run(self.spec.workdir, config, self.spec.allow_change)
+            )
+        if (result := agreement.of_first("result.json", self._directory.result)) is not None:
             self._close(result)
             return
         self._family = family_of(config.task)
-        task = self._family.build(config)
-        facts = task.facts()
-        transfer.check_shared(config, {name: facts[name] for name in self._family.INHERITED})
-        self._directory.check_data(facts)
+        with agreement.all_succeed("data"):
+            task = self._family.build(config)
+            facts = task.facts()
+            transfer.check_shared(config, {name: facts[name] for name in self._family.INHERITED})
+            self._directory.check_data(facts)
+        hashes = {name: facts.get(name) for name in ("data_hash", "tokenizer_hash")}
+        agreement.check_equal({"the config's run_id": config.derived.run_id, **hashes})
         keep = config.checkpoint
         best = max(keep.keep_best, 1) if config.early_stopping.patience else keep.keep_best
         self._checkpoints = checkpoint.Checkpoints(self._directory.path, keep.keep_last, best, keep.keep_every)
@@ -219,7 +224,6 @@ class RunSession:
             scores = self._evaluate(self._state, final=False)
             score = early_stopping.score(scores, config.early_stopping.metric)
             self._directory.log(step, **{f"eval/{name.removeprefix('eval_')}": value for name, value in scores.items()})
-            hosts.all_reduce_max(0.0)  # the line is there for all hosts to judge by
             self._best = self._judge()
             if self._best and (self._best.exhausted or step == self._total):
                 return  # `_finish` saves the best of all steps in the place of this one
@@ -309,7 +313,11 @@ class RunSession:
         section = self.inputs.config.early_stopping
         if not section.patience:
             return None
-        return early_stopping.judge(self._directory.path, self.step, section.metric, section.patience)
+        judge = functools.partial(
+            early_stopping.judge, self._directory.path, self.step, section.metric, section.patience
+        )
+        found = agreement.of_first("metrics.jsonl", judge)
+        return None if found is None else early_stopping.Verdict(*found)
 
     def _agree(self, n: int) -> tuple[float, Sequence[int]]:
         """Minutes since the last save, and the number of the signal that came, if any; hosts do at a step what any of them
@@ -319,7 +327,7 @@ class RunSession:
             return minutes, stop  # as it is now: a signal may come while the run is evaluated
         if not self._crossed(n, self.inputs.config.log.every):
             return 0.0, ()
-        minutes, number = hosts.all_reduce_max(minutes, stop[0] if stop else 0)
+        minutes, number = agreement.largest(minutes, stop[0] if stop else 0)
         return minutes, [int(number)] if number else ()
 
     def _crossed(self, n: int, every: int) -> bool:

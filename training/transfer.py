@@ -3,6 +3,7 @@
 Patterns are regular expressions of a parameter's whole path, as in `head/.*` or `blocks/attention/.*`.
 """
 
+import functools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -134,10 +135,11 @@ def initialise(state: State, section: ConfigDict, shardings: State, mesh: Mesh) 
         return state
     run, reinit = Path(section.run), [_compiled(pattern, "init_from.reinit") for pattern in section.reinit]
     _check_reinit(reinit, state.params, state.stats)
-    kept = {name: checkpoint.load_part(run, name, section.step, mesh) for name in ("params", "ema", "stats")}
+    part = functools.partial(checkpoint.load_part, run, step=section.step, mesh=mesh)
+    kept = part("ema", like=state.params) or part("params", like=state.params)
     drawn = [*reinit, re.compile(lora.OWN)]  # the factors of another run are merged into what they adapt
-    params = _taken(state.params, lora.merged(kept["ema"] or kept["params"]), drawn, run)
-    stats = _taken(state.stats, kept["stats"], reinit, run)
+    params = _taken(state.params, lora.merged(kept), drawn, run)
+    stats = _taken(state.stats, part("stats", like=state.stats), reinit, run)
     params, stats = jax.device_put((params, stats), (shardings.params, shardings.stats))
     ema = None if state.ema is None else jax.tree.map(lambda p: jnp.copy(upcast_to_f32(p)), params)
     state = state.replace(params=params, stats=stats, ema=ema)

@@ -1,7 +1,7 @@
 """Decoders of 60 million to 7 billion parameters on C4 (TFDS), in bfloat16, for TPU slices and GPU nodes.
 
     isoflop plan --config=configs/lm/ladder.py:1b-v5p --topology=v5p:4x4x4
-    isoflop train --config=configs/lm/ladder.py:1b-v5p --workdir=gs://... --distributed=tpu
+    isoflop train --config=configs/lm/ladder.py:1b-v5p --workdir=/shared/1b --distributed=tpu
 
 The argument is SIZE or SIZE-ACCELERATOR (v5e, v5p, v6e, h100). Every width is a multiple of 128 and every head has 128
 features, so that FSDP over 16 or 64 devices divides all kernels and attention runs as a kernel. `data=-1` takes the devices

@@ -43,6 +43,15 @@ def line(capsys, *argv):
         (["plan", SMALL, "--config.model.widht=3"], "unknown key 'widht'; did you mean 'width'?"),
         (["plan", SMALL, "--config.modle.width=3"], "unknown key 'modle'; did you mean 'model'?"),
         (["plan", SMALL, "--config.model.width=wide"], "--config.model.width=wide"),
+        (
+            ["train", SMALL, "--workdir=gs://bucket/run"],
+            "--workdir: gs://bucket/run is object storage, which is neither",
+        ),
+        (
+            ["train", SMALL, "--workdir=x", "--config.teacher.run=s3://b/t"],
+            "--config.teacher.run: s3://b/t is object stor",
+        ),
+        (["evaluate", "s3://bucket/run"], "operand: s3://bucket/run is object storage"),
         (["plan", SMALL, "--config.model.size=100"], "below the smallest shape"),
         (["plan", SMALL, "--config.duration.flops=1e9"], "got flops, tokens_per_param"),
         (["plan", SMALL, "--config.optimizer.name=adamx"], "no 'adamx'; did you mean 'adam"),

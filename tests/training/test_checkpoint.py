@@ -204,3 +204,11 @@ def test_what_eight_devices_hold_is_saved_without_compiling(tmp_path, monkeypatc
     monkeypatch.setattr(checkpoint.Checkpoints, "save", watched)
     loop.run(toy.config(), tmp_path)
     assert checkpoint.saved_steps(tmp_path) and not heard
+
+
+def test_a_run_on_object_storage_is_refused_before_a_local_folder_of_its_name_is_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for path in ("gs://bucket/run", Path("s3://bucket/run")):
+        with pytest.raises(BadInput, match="^workdir: .*bucket/run is object storage"):
+            loop.run(toy.config(), path)
+    assert not list(tmp_path.iterdir())
