@@ -9,7 +9,7 @@ import functools
 import math
 import time
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -18,7 +18,7 @@ LEARNING_RATE, B1, B2, EPS, DECAY, CLIP = 3e-4, 0.9, 0.95, 1e-8, 0.1, 1.0
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """A decoder and its batch."""
+    """A decoder and its batch; products in `dtype`, parameters in float32."""
 
     depth: int
     width: int
@@ -26,6 +26,7 @@ class Shape:
     length: int
     batch: int
     vocab: int
+    dtype: str = "float32"
     unit: ClassVar[str] = "tokens"
 
     @property
@@ -49,6 +50,7 @@ class Shape:
         return compose(
             Decoder, vocab_size=self.vocab, depth=self.depth, width=self.width, heads=self.heads,
             mlp_width=4 * self.width, norm="layer", positions="learned", max_length=self.length, activation="gelu",
+            compute_dtype=self.dtype,
         )  # fmt: skip
 
 
@@ -58,8 +60,21 @@ SHAPES = {
     "large": Shape(depth=6, width=384, heads=6, length=256, batch=16, vocab=4096),
 }
 
-# Runs one step and returns the loss of the step before the update, once it is known.
-Step = Callable[[], float]
+Step = Callable[[], Any]  # runs one step; `item()` of what it returns waits for the loss before the update
+
+
+class Built(NamedTuple):
+    """A step that can be timed.
+
+    Attributes:
+      step: runs one.
+      compile_seconds: that it took to compile.
+      compiled_bytes: of its arguments and temporaries, as XLA has them; None: not known.
+    """
+
+    step: Step
+    compile_seconds: float
+    compiled_bytes: int | None = None
 
 
 def tokens(shape: Shape) -> np.ndarray:
@@ -67,8 +82,8 @@ def tokens(shape: Shape) -> np.ndarray:
     return np.random.default_rng(0).integers(0, shape.vocab, (shape.batch, shape.length + 1)).astype(np.int32)
 
 
-def engine(model: Any, extra: dict[str, float], data: dict[str, np.ndarray]) -> tuple[Step, float]:
-    """The step that the engine compiles for a model with its own scalars; returns it with the seconds of compilation."""
+def engine(model: Any, extra: dict[str, float], data: dict[str, np.ndarray]) -> Built:
+    """The step that the engine compiles for a model with its own scalars."""
     import jax
 
     from training import compilation, mesh as meshes, optimizer as optimizers
@@ -98,15 +113,15 @@ def engine(model: Any, extra: dict[str, float], data: dict[str, np.ndarray]) -> 
     rates, seed = np.array([LEARNING_RATE], np.float32), np.int32(0)
     state, batch = init(seed, hyper), {name: jax.device_put(array[None]) for name, array in data.items()}
 
-    def run() -> float:
+    def run() -> Any:
         nonlocal state
         state, metrics = train(state, batch, rates, seed, hyper)
-        return metrics["loss"].item()
+        return metrics["loss"]
 
-    return run, train.seconds + init.seconds
+    return Built(run, train.seconds + init.seconds, train.memory_bytes)
 
 
-def ours(shape: Shape) -> tuple[Step, float]:
+def ours(shape: Shape) -> Built:
     """The engine's step of our decoder."""
     from lm.objectives.next_token import LanguageModel
 
@@ -114,7 +129,7 @@ def ours(shape: Shape) -> tuple[Step, float]:
     return engine(LanguageModel(shape.decoder, None, False), constants, {"tokens": tokens(shape)})
 
 
-def plain(shape: Shape) -> tuple[Step, float]:
+def plain(shape: Shape) -> Built:
     """A plain linen model and optax step, as JAX codebases write them today."""
     import flax.linen as nn
     import jax
@@ -167,15 +182,51 @@ def plain(shape: Shape) -> tuple[Step, float]:
     step = jax.jit(update, donate_argnums=(0, 1)).lower(params, moments, data).compile()
     seconds = time.perf_counter() - started
 
-    def run() -> float:
+    def run() -> Any:
         nonlocal params, moments
         params, moments, loss = step(params, moments, data)
-        return loss.item()  # type: ignore[union-attr]
+        return loss
 
-    return run, seconds
+    return Built(run, seconds)
 
 
-def torch_gpt(shape: Shape, compiled: bool) -> tuple[Step, float]:
+def torch_step(shape: Any, model: Any, loss: Callable[[Any], Any], compiled: bool, device: str) -> Built:
+    """A step of PyTorch's AdamW, fused where the device is a GPU.
+
+    Args:
+      shape: of the model; its dtype is that of autocast.
+      model: on the CPU.
+      loss: of the model called as a function, compiled or not.
+      compiled: whether it is.
+      device: where it is trained.
+    """
+    import torch
+    from torch import nn
+
+    model = model.to(device)
+    groups = [
+        {"params": [p for p in model.parameters() if (p.ndim > 1) == decayed], "weight_decay": DECAY * decayed}
+        for decayed in (True, False)
+    ]
+    optimizer = torch.optim.AdamW(groups, LEARNING_RATE, (B1, B2), EPS, fused=None if device == "cpu" else True)
+    forward = torch.compile(model) if compiled else model
+
+    def run() -> Any:
+        with torch.autocast(device, torch.bfloat16, enabled=shape.dtype == "bfloat16"):
+            value = loss(forward)
+        optimizer.zero_grad(set_to_none=True)
+        value.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
+        optimizer.step()
+        return value.detach()
+
+    started = time.perf_counter()
+    if compiled:
+        run().item()
+    return Built(run, time.perf_counter() - started)
+
+
+def torch_gpt(shape: Shape, compiled: bool, device: str = "cpu") -> Built:
     """A plain PyTorch GPT with the library's fused attention."""
     import torch
     from torch import nn
@@ -210,47 +261,29 @@ def torch_gpt(shape: Shape, compiled: bool) -> tuple[Step, float]:
                     nn.init.normal_(weight, std=0.02)
 
         def forward(self, ids: Any, targets: Any) -> Any:
-            x = self.embed(ids) + self.position(torch.arange(shape.length))
+            x = self.embed(ids) + self.position(torch.arange(shape.length, device=ids.device))
             for block in self.blocks:
                 x = block(x)
             logits = F.linear(self.norm(x), self.embed.weight)
             return F.cross_entropy(logits.view(-1, shape.vocab), targets.reshape(-1))
 
     torch.manual_seed(0)
-    model = Model()
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim == 1]
-    groups = [{"params": decayed, "weight_decay": DECAY}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, LEARNING_RATE, (B1, B2), EPS)
-    data = torch.as_tensor(tokens(shape), dtype=torch.long)
+    data = torch.as_tensor(tokens(shape), dtype=torch.long, device=device)
     ids, targets = data[:, :-1].contiguous(), data[:, 1:].contiguous()
-    forward = torch.compile(model) if compiled else model
-
-    def run() -> float:
-        loss = forward(ids, targets)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
-        return loss.item()
-
-    started = time.perf_counter()
-    if compiled:
-        run()
-    return run, time.perf_counter() - started
+    return torch_step(shape, Model(), lambda forward: forward(ids, targets), compiled, device)
 
 
-def matmul_peak() -> tuple[Step, float]:
+def matmul_peak() -> Built:
     """No model: the float32 product of two square matrices of 4,096, whose rate is the machine's peak."""
     import jax
     import jax.numpy as jnp
 
     square = jnp.ones((4096, 4096), jnp.float32)
     product = jax.jit(jnp.matmul).lower(square, square).compile()
-    return lambda: product(square, square)[0, 0].item(), 0.0
+    return Built(lambda: product(square, square)[0, 0], 0.0)
 
 
-CONTENDERS: dict[str, Callable[[Shape], tuple[Step, float]]] = {
+CONTENDERS: dict[str, Callable[[Shape], Built]] = {
     "ours": ours,
     "plain": plain,
     "torch_eager": lambda shape: torch_gpt(shape, compiled=False),

@@ -13,20 +13,23 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from benchmarks.contenders import B1, B2, CLIP, DECAY, EPS, LEARNING_RATE, Step, engine, matmul_peak
+from benchmarks.contenders import B1, B2, CLIP, DECAY, EPS, LEARNING_RATE, Built, engine, matmul_peak, torch_step
 
-IMAGE, CLASSES, MEAN, STD = (28, 28, 1), 10, 0.286, 0.353
+MEAN, STD = 0.286, 0.353
 
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """A classifier and its batch; depth 0: the convolutional network."""
+    """A classifier and its batch; depth 0: the convolutional network, on Fashion-MNIST's shape alone."""
 
     batch: int
     depth: int = 0
     width: int = 32
     heads: int = 1
     patch: int = 4
+    image: tuple[int, int, int] = (28, 28, 1)
+    classes: int = 10
+    dtype: str = "float32"
     unit: ClassVar[str] = "images"
 
     @property
@@ -52,30 +55,32 @@ def classifier(shape: Images) -> Any:
     from vision.vit import BLOCKS, ViT
 
     if not shape.depth:
-        return ConvNet(CLASSES, IMAGE, depth=3, width=shape.width)
+        return ConvNet(shape.classes, shape.image, depth=3, width=shape.width)
     return compose(
-        ViT, classes=CLASSES, image=IMAGE, patch=shape.patch, depth=shape.depth, width=shape.width, heads=shape.heads,
-        mlp_width=4 * shape.width, **BLOCKS,
+        ViT, classes=shape.classes, image=shape.image, compute_dtype=shape.dtype, patch=shape.patch, depth=shape.depth,
+        width=shape.width, heads=shape.heads, mlp_width=4 * shape.width, **BLOCKS,
     )  # fmt: skip
 
 
 def data(shape: Images) -> dict[str, np.ndarray]:
     """A batch of random images."""
     rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (shape.batch, *IMAGE)).astype(np.uint8)
-    return {"image": images, "label": rng.integers(0, CLASSES, shape.batch).astype(np.int32)}
+    images = rng.integers(0, 256, (shape.batch, *shape.image)).astype(np.uint8)
+    return {"image": images, "label": rng.integers(0, shape.classes, shape.batch).astype(np.int32)}
 
 
-def ours(shape: Images) -> tuple[Step, float]:
+def ours(shape: Images) -> Built:
     """The engine's step of our classifier."""
     from vision.augment import Augment
     from vision.task import ImageModel
 
     constants = {"dropout": 0.0, "stochastic_depth": 0.0, "label_smoothing": 0.0, "init_scale": 1.0}
-    return engine(ImageModel(classifier(shape), (MEAN,), (STD,), Augment()), constants, data(shape))
+    channels = shape.image[-1]
+    model = ImageModel(classifier(shape), (MEAN,) * channels, (STD,) * channels, Augment())
+    return engine(model, constants, data(shape))
 
 
-def plain(shape: Images) -> tuple[Step, float]:
+def plain(shape: Images) -> Built:
     """Plain linen layers and an optax step."""
     import flax.linen as nn
     import jax
@@ -100,13 +105,13 @@ def plain(shape: Images) -> tuple[Step, float]:
                 for layer, channels in enumerate((shape.width, 2 * shape.width, 2 * shape.width)):
                     x = nn.relu(nn.Conv(channels, (3, 3), padding="VALID")(x))
                     x = nn.max_pool(x, (2, 2), (2, 2)) if layer < 2 else x
-                return nn.Dense(CLASSES)(nn.relu(nn.Dense(2 * shape.width)(x.reshape(len(x), -1))))
+                return nn.Dense(shape.classes)(nn.relu(nn.Dense(2 * shape.width)(x.reshape(len(x), -1))))
             size = (shape.patch, shape.patch)
             x = nn.Conv(shape.width, size, size, "VALID")(x).reshape(len(x), -1, shape.width)
             x = x + self.param("position", nn.initializers.normal(0.02), x.shape[1:])
             for _ in range(shape.depth):
                 x = Block()(x)
-            return nn.Dense(CLASSES)(nn.LayerNorm()(x).mean(axis=1))
+            return nn.Dense(shape.classes)(nn.LayerNorm()(x).mean(axis=1))
 
     model, batch = Model(), {name: jnp.asarray(array) for name, array in data(shape).items()}
     decayed = functools.partial(jax.tree.map, lambda p: p.ndim > 1)
@@ -128,15 +133,15 @@ def plain(shape: Images) -> tuple[Step, float]:
     step = jax.jit(update, donate_argnums=(0, 1)).lower(params, moments, batch).compile()
     seconds = time.perf_counter() - started
 
-    def run() -> float:
+    def run() -> Any:
         nonlocal params, moments
         params, moments, loss = step(params, moments, batch)
-        return loss.item()  # type: ignore[union-attr]
+        return loss
 
-    return run, seconds
+    return Built(run, seconds)
 
 
-def torch_net(shape: Images, compiled: bool) -> tuple[Step, float]:
+def torch_net(shape: Images, compiled: bool, device: str = "cpu") -> Built:
     """The same of PyTorch's layers."""
     import torch
     from torch import nn
@@ -157,10 +162,10 @@ def torch_net(shape: Images, compiled: bool) -> tuple[Step, float]:
     class Transformer(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.patch = nn.Conv2d(1, shape.width, shape.patch, shape.patch)
-            self.position = nn.Parameter(0.02 * torch.randn((IMAGE[0] // shape.patch) ** 2, shape.width))
+            self.patch = nn.Conv2d(shape.image[-1], shape.width, shape.patch, shape.patch)
+            self.position = nn.Parameter(0.02 * torch.randn((shape.image[0] // shape.patch) ** 2, shape.width))
             self.blocks = nn.Sequential(*(Block() for _ in range(shape.depth)))
-            self.norm, self.head = nn.LayerNorm(shape.width), nn.Linear(shape.width, CLASSES)
+            self.norm, self.head = nn.LayerNorm(shape.width), nn.Linear(shape.width, shape.classes)
 
         def forward(self, x: Any) -> Any:
             x = self.patch(x).flatten(2).transpose(1, 2) + self.position
@@ -170,34 +175,25 @@ def torch_net(shape: Images, compiled: bool) -> tuple[Step, float]:
         a, b = shape.width, 2 * shape.width
         first = [nn.Conv2d(1, a, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(a, b, 3), nn.ReLU(), nn.MaxPool2d(2)]
         return nn.Sequential(
-            *first, nn.Conv2d(b, b, 3), nn.ReLU(), nn.Flatten(), nn.Linear(9 * b, b), nn.ReLU(), nn.Linear(b, CLASSES)
+            *first,
+            nn.Conv2d(b, b, 3),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(9 * b, b),
+            nn.ReLU(),
+            nn.Linear(b, shape.classes),
         )
 
     torch.manual_seed(0)
     model = Transformer() if shape.depth else convnet()
-    decayed, rest = ([p for p in model.parameters() if (p.ndim > 1) == many] for many in (True, False))
-    groups = [{"params": decayed, "weight_decay": DECAY}, {"params": rest, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, LEARNING_RATE, (B1, B2), EPS)
     arrays = data(shape)
-    images = torch.as_tensor(arrays["image"]).permute(0, 3, 1, 2).contiguous()
-    labels = torch.as_tensor(arrays["label"], dtype=torch.long)
-    forward = torch.compile(model) if compiled else model
-
-    def run() -> float:
-        loss = F.cross_entropy(forward((images.float() / 255 - MEAN) / STD), labels)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
-        return loss.item()
-
-    started = time.perf_counter()
-    if compiled:
-        run()
-    return run, time.perf_counter() - started
+    images = torch.as_tensor(arrays["image"], device=device).permute(0, 3, 1, 2).contiguous()
+    labels = torch.as_tensor(arrays["label"], dtype=torch.long, device=device)
+    loss = lambda forward: F.cross_entropy(forward((images.float() / 255 - MEAN) / STD), labels)
+    return torch_step(shape, model, loss, compiled, device)
 
 
-CONTENDERS: dict[str, Callable[[Images], tuple[Step, float]]] = {
+CONTENDERS: dict[str, Callable[[Images], Built]] = {
     "ours": ours,
     "plain": plain,
     "torch_eager": lambda shape: torch_net(shape, compiled=False),

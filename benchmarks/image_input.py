@@ -96,12 +96,12 @@ def steps() -> dict[str, dict[str, float]]:
         channels = model.image[2]
         images = np.random.default_rng(0).integers(0, 256, (rows, *model.image)).astype(np.uint8)
         batch = {"image": images, "label": np.zeros(rows, np.int32)}
-        step, _ = engine(ImageModel(model, (0.5,) * channels, (0.25,) * channels, Augment()), hyper, batch)
-        step()
+        step = engine(ImageModel(model, (0.5,) * channels, (0.25,) * channels, Augment()), hyper, batch).step
+        step().item()
         times = []
         for _ in range(ROUNDS):
             start = time.perf_counter()
-            step()
+            step().item()
             times.append(time.perf_counter() - start)
         rates[name] = {"images_per_second": rows / float(np.median(times))}
     return rates

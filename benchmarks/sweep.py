@@ -166,9 +166,9 @@ PLANS: dict[str, Callable[[str, Path, int], float]] = {
 def loop(name: str, shape: str, runs: int) -> None:
     """Train `runs` runs of a contender, one after another."""
     for _ in range(runs):
-        step, _ = contenders.CONTENDERS[name](SHAPES[shape])
+        step = contenders.CONTENDERS[name](SHAPES[shape]).step
         for _ in range(STEPS):
-            step()
+            step().item()
 
 
 def measured(plan: str, shape: str, processes: int) -> dict[str, Any]:

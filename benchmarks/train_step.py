@@ -40,13 +40,13 @@ def work(contender: str, shape: str, allocator: str) -> None:
         from training.allocator import keep_freed_memory
 
         keep_freed_memory()
-    step, compile_seconds = CONTENDERS[shape][contender](SHAPES[shape])
-    losses = [step() for _ in range(3)]
+    step, compile_seconds, _ = CONTENDERS[shape][contender](SHAPES[shape])
+    losses = [step().item() for _ in range(3)]
     _say({"compile_seconds": compile_seconds, "losses": losses})
     for line in sys.stdin:
         started, cpu_started = time.perf_counter(), time.process_time()
         for _ in range(int(line)):
-            step()
+            step().item()
         seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         _say({"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_bytes": peak})
