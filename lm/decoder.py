@@ -232,7 +232,7 @@ def embed(
       BadInput: more tokens than learned positions.
     """
     dtype = model.compute_dtype
-    x = layers.embedded(params["embed"]["embedding"], tokens, dtype)
+    x = constrain(layers.embedded(params["embed"]["embedding"], tokens, dtype), "batch", None, "embed_in_context")
     if model.positions == "learned":
         if positions.shape[-1] > model.max_length:
             raise BadInput(f"{positions.shape[-1]} tokens are more than the {model.max_length} learned positions")

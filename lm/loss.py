@@ -42,14 +42,8 @@ def cross_entropy(
     """
     batch, length = targets.shape
     count = chunks(batch, length, head.shape[0])
-    if count > 1:
-        in_parts: Any = _in_parts
-        of_rows = functools.partial(_nats_of_rows, logit_dtype)
-        return in_parts(of_rows, count, (states,), (head, bias), (targets,), ())
-    rows = states.reshape(-1, states.shape[-1])
-    found: Any = _of_rows(logit_dtype, rows, head, bias, targets.reshape(-1))
-    nats, normaliser = (of_rows.reshape(targets.shape) for of_rows in found)
-    return nats, normaliser
+    of_rows = functools.partial(_nats_of_rows, logit_dtype)
+    return _of_tokens(of_rows, count, (states,), (head, bias), (targets,), ())
 
 
 def chunks(batch: int, length: int, vocab: int) -> int:
@@ -61,6 +55,7 @@ def chunks(batch: int, length: int, vocab: int) -> int:
     memory = meshes.device_memory()
     if memory is None:
         return 1
+    length = length // meshes.ways("length") if length % meshes.ways("length") == 0 else length
     held = 4.0 * batch * length * vocab / (meshes.ways("batch") * meshes.ways("vocab"))
     if held <= LOGITS_SHARE * memory:
         return 1
@@ -115,6 +110,21 @@ def _nats_of_rows(dtype: str, rows: Arrays, whole: Arrays, fixed_rows: Arrays, f
     return found
 
 
+def _of_tokens(of_rows: OfRows, count: int, rows: Arrays, whole: Arrays, fixed_rows: Arrays, fixed: Arrays) -> Any:
+    """As `_in_parts`, and of one part with the logits kept; where devices share sequences out, each merges its own rows."""
+    if count > 1:
+        in_parts: Any = _in_parts
+        return in_parts(of_rows, count, rows, whole, fixed_rows, fixed)
+
+    def of_device(rows: Arrays, fixed_rows: Arrays, every: tuple[Arrays, Arrays]) -> Any:
+        found = of_rows(_merged(rows), every[0], _merged(fixed_rows), every[1])
+        return tuple(x.reshape(rows[0].shape[:2]) for x in found)
+
+    if meshes.ways("length") == 1:
+        return of_device(rows, fixed_rows, (whole, fixed))
+    return meshes.by_tokens(of_device, (rows, fixed_rows), (whole, fixed))
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
 def _in_parts(
     of_rows: OfRows, count: int, rows: Arrays, whole: Arrays, fixed_rows: Arrays, fixed: Arrays
@@ -145,7 +155,7 @@ def _in_parts_forward(
 
         return jax.tree.map(_joined, jax.lax.map(one, (_split(rows, count), _split(fixed_rows, count))))
 
-    found = meshes.by_rows(of_device, (rows, fixed_rows), (whole, fixed))
+    found = meshes.by_tokens(of_device, (rows, fixed_rows), (whole, fixed))
     return found, (rows, whole, fixed_rows, fixed)
 
 
@@ -166,7 +176,7 @@ def _in_parts_backward(of_rows: OfRows, count: int, residuals: Any, grads: Any) 
         sums, of_rows_grads = jax.lax.scan(one, jax.tree.map(jnp.zeros_like, precise), inputs)
         return jax.tree.map(_joined, of_rows_grads), sums
 
-    of_rows_grads, sums = meshes.by_rows(of_device, (rows, fixed_rows, grads), (whole, fixed), sum_axis=1)
+    of_rows_grads, sums = meshes.by_tokens(of_device, (rows, fixed_rows, grads), (whole, fixed), sum_axis=1)
     of_whole = jax.tree.map(lambda total, like: total.astype(like.dtype), sums, whole)
     return of_rows_grads, of_whole, None, None
 
@@ -217,12 +227,8 @@ def divergence(
     batch, length, _ = states.shape
     count = chunks(batch, length, 2 * head.shape[0])  # the logits of both
     of_rows = functools.partial(_nats_apart_of_rows, logit_dtype)
-    arguments = (states,), (head,), (teacher_states,), (teacher_head, jnp.asarray(temperature))
-    if count > 1:
-        in_parts: Any = _in_parts
-        return in_parts(of_rows, count, *arguments)[0]
-    learnt, whole, taught, fixed = arguments
-    return of_rows(_merged(learnt), whole, _merged(taught), fixed)[0].reshape(states.shape[:-1])
+    fixed = (teacher_head, jnp.asarray(temperature))
+    return _of_tokens(of_rows, count, (states,), (head,), (teacher_states,), fixed)[0]
 
 
 def _nats_apart_of_rows(dtype: str, rows: Arrays, whole: Arrays, fixed_rows: Arrays, fixed: Arrays) -> Arrays:

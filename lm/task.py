@@ -12,6 +12,7 @@ from lm.store import TokenStore
 from training import early_stopping, transfer
 from training.cost import Cost
 from training.errors import Absent, BadInput
+from training.nets import stack
 from training.task import Forward, Task
 from training.types import Option, Record
 
@@ -66,6 +67,12 @@ def validate(config: ConfigDict) -> None:
         raise BadInput(f"teacher.run: {config.model.name} learns from no teacher; models that continue a text do")
     early_stopping.check(config.early_stopping.metric, objective.METRICS)
     objective.cost(config)
+    if config.mesh.context != 1:
+        if models.KINDS[config.model.name].role == "encoder_decoder" or not hasattr(
+            objective.network(config), "blocks"
+        ):
+            raise BadInput(f"mesh.context: {config.model.name} needs whole sequences; mesh.context=1")
+        stack.check_context(objective.network(config).blocks)
     transfer.check_names(config, objective.network(config))
 
 

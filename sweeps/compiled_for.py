@@ -50,7 +50,8 @@ class Report:
         mfu: model FLOPs utilisation in that time, transfers and kernels left out.
         kernels: Pallas kernels in a step by name, which have no estimate, and how often each runs.
         collectives: by kind and mesh axes.
-        traffic: ring bytes of a device along the axis "fsdp", over those of two gathers and one scatter of the parameters.
+        traffic: ring bytes of a device along the axis "fsdp" (and "context" with it), over those of two gathers and one
+            scatter of the parameters.
         left_whole: bytes of parameters that no axis of the mesh splits although one should, by name.
         compile_seconds: on this machine.
     """
@@ -202,8 +203,9 @@ def search(config: ConfigDict, topology: Topology, over: Sequence[str]) -> list[
 
 
 def _meshes(config: ConfigDict, devices: int) -> Iterator[dict[str, int]]:
-    """Sizes of the axes data, fsdp and tensor whose product is the number of devices."""
+    """Sizes of the axes data, fsdp and tensor whose product is the number of devices, over what other axes take."""
     heads = config.model.get("heads") or 1
+    devices //= math.prod(config.mesh[axis] for axis in ("replica", "expert", "context") if config.mesh[axis] > 0)
     for tensor in (n for n in (1, 2, 4, TENSOR) if heads % n == 0 and devices % n == 0):
         for fsdp in (n for n in range(1, devices // tensor + 1) if devices // tensor % n == 0):
             yield {"mesh.tensor": tensor, "mesh.fsdp": fsdp, "mesh.data": devices // tensor // fsdp}
@@ -233,16 +235,18 @@ def _refusal(message: str) -> str:
 
 
 def _traffic(transfers: Sequence[hlo.Collective], programs: steps.Programs, mesh: Any, compute: str) -> float | None:
-    """Ring bytes along "fsdp", over two gathers and one scatter of what it splits, in the dtype of the products."""
-    size = mesh.shape["fsdp"]
-    if size == 1:
+    """Ring bytes along the axes that split parameters ("fsdp", with "context"), over two gathers and one scatter of what
+    they split, in the dtype of the products. What attention gathers along "context" alone is left out."""
+    along = set(meshes.axes_of(meshes.RULES["embed"]))
+    size = math.prod(mesh.shape[axis] for axis in along)
+    if mesh.shape["fsdp"] == 1:
         return None
     parameters = zip(jax.tree.leaves(programs.abstract.params), jax.tree.leaves(programs.shardings.params), strict=True)
     split = 0.0
     for leaf, where in parameters:
         names = {name for entry in where.spec for name in meshes.axes_of(entry)}
         if "fsdp" in names:
-            others = math.prod(mesh.shape[name] for name in names - {"fsdp"})
+            others = math.prod(mesh.shape[name] for name in names - along)
             split += math.prod(leaf.shape) / others * hlo.BYTES["bf16" if compute == "bfloat16" else "f32"]
     sent = sum(row.ring_bytes for row in transfers if "fsdp" in row.axes)
     return sent / (3 * split * (size - 1) / size) if split else None

@@ -113,6 +113,7 @@ def defaults() -> ConfigDict:
                 "data": -1,
                 "fsdp": 1,
                 "expert": 1,
+                "context": 1,  # splits sequences; attention gathers keys and values
                 "tensor": 1,
                 "dcn_axis": placeholder(str),  # lies over the network between slices or nodes; None: see training.mesh
                 "allow_replicated": False,  # parameters that mesh.fsdp does not divide, beyond 2% of all

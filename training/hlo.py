@@ -202,8 +202,8 @@ def _scatters(program: dict[str, list[Instruction]], name: str) -> bool:
 
 
 def _result(collective: Instruction) -> str:
-    """The shape of the result; gathers and permutes that are started have (operands, results, ...)."""
-    if collective.operation not in ("all-gather-start", "collective-permute-start"):
+    """The shape of the result; gathers, scatters and permutes that are started have (operands, results, ...)."""
+    if collective.operation not in ("all-gather-start", "reduce-scatter-start", "collective-permute-start"):
         return collective.shape
     depth, parts = 0, [""]
     for character in collective.shape[1:-1]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import jax
 from ml_collections import ConfigDict
 
 from training import (
@@ -145,7 +146,8 @@ class RunSession:
         """
         config, programs = self.inputs.config, batch.programs
         self._batch, self._index, self._stop = batch, index, stop
-        self._environment = environments.of(config, batch.mesh, **self.inputs.task.facts())
+        with jax.set_mesh(batch.mesh):  # what is chosen by the mesh is told as it was chosen
+            self._environment = environments.of(config, batch.mesh, **self.inputs.task.facts())
         self._axes, self._total = states.axes(programs.variables), config.derived.steps
         self.step, state = self._checkpoints.newest(programs.abstract, programs.shardings)
         if state is None:
@@ -274,7 +276,8 @@ class RunSession:
             "damaged_checkpoints": checkpoint.damaged_steps(self._directory.path),
         }
         self._saving.close()
-        cost, facts = self._family.cost(config), self.inputs.task.facts()
+        with jax.set_mesh(self._batch.mesh):
+            cost, facts = self._family.cost(config), self.inputs.task.facts()
         result = record.result(config, cost, facts, self._environment, self.step, measured) | self.spec.extra
         self.spec.check()
         self._directory.finish(result)

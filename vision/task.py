@@ -69,6 +69,8 @@ def validate(config: ConfigDict) -> None:
         raise BadInput(
             f"early_stopping.patience: chooses by the validation images{fold}, so they cannot be reported (evaluation.split)"
         )
+    if config.mesh.context != 1:
+        raise BadInput("mesh.context: splits sequences of text; models of images want mesh.context=1")
     if config.teacher.run:
         raise BadInput("teacher.run: models of images learn from no teacher")
     early_stopping.check(config.early_stopping.metric, classification.METRICS)

@@ -129,8 +129,10 @@ def test_logits_are_made_in_parts_only_where_memory_asks_for_it(monkeypatch):
     assert loss.chunks(8, 2048, 50_304) == 1  # 3.1 of 4 GiB
     assert loss.chunks(8, 2048, 131_072) == 8  # 8 GiB, in parts of 1
     assert loss.chunks(8, 3, 2**31) == 3
-    monkeypatch.setattr(loss.meshes, "ways", lambda axis: {"batch": 4, "vocab": 1}[axis])
+    monkeypatch.setattr(loss.meshes, "ways", lambda axis: {"batch": 4, "length": 1, "vocab": 1}[axis])
     assert loss.chunks(8, 2048, 131_072) == 1
+    monkeypatch.setattr(loss.meshes, "ways", lambda axis: {"batch": 1, "length": 4, "vocab": 1}[axis])
+    assert (loss.chunks(8, 2048, 131_072), loss.chunks(8, 16_384, 131_072)) == (1, 16)  # of a device: 2 and 16 GiB
 
 
 def test_parts_of_the_positions_are_those_of_each_devices_rows(monkeypatch):

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import jax
 import pytest
 import toy
+from ml_collections import ConfigDict
 
 from sweeps import compiled_for
 from training.config import resolve
@@ -43,3 +44,9 @@ def test_the_largest_batch_is_compiled_not_guessed(monkeypatch, begins, limit, l
     limit = 0
     with pytest.raises(BadInput, match="--fit=batch: 8 examples, one a device, do not fit eight CPUs: too large"):
         compiled_for.largest_batch(config, devices)
+
+
+def test_a_search_leaves_to_other_axes_what_the_config_gives_them():
+    config = ConfigDict({"model": {"heads": 4}, "mesh": {"replica": 1, "expert": 1, "context": 4}})
+    found = [tuple(axes.values()) for axes in compiled_for._meshes(config, 16)]
+    assert found == [(1, 1, 4), (1, 2, 2), (1, 4, 1), (2, 1, 2), (2, 2, 1), (4, 1, 1)]  # tensor, fsdp, data

@@ -83,3 +83,32 @@ def test_every_family_compiles_and_is_split(family, topology):
     assert kinds & {"all-gather", "all-reduce", "reduce-scatter"}
     if family == "decoder" and topology == "v5e:4x4":
         assert report["traffic"] > 0 and any("splash" in name for name in report["kernels"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", COMPILERS)
+def test_activations_of_a_device_shrink_with_the_axis_context(topology):
+    """The same four sequences over four devices, and over all: a share of the temporaries; keys and values are gathered."""
+    if importlib.util.find_spec(COMPILERS[topology].partition(".")[0]) is None:
+        pytest.skip(f"the compiler of {topology} is not installed (make test-topologies)")
+    ways, alone = (4, "v5e:2x2") if topology == "v5e:4x4" else (2, "h100:4")
+    config = DECODER | {
+        "task": "lm",
+        "data.corpus": "markov",
+        "data.seq_len": 16_384,
+        "data.vocab_size": 512,
+        "data.document_masking": True,
+        "batch_size": 4,
+        "duration.steps": 3,
+        "mesh.data": 1,
+        "mesh.fsdp": 4,
+        "model.kv_heads": 1,
+        "model.scan": True,
+        "model.remat": "full",
+        "precision.compute": "bfloat16",
+    }
+    whole, split = (compiled(nested(config | {"mesh.context": n}), name) for n, name in ((1, alone), (ways, topology)))
+    assert split["left_whole"] == {} and split["temporary_bytes"] < 1.5 * whole["temporary_bytes"] / ways
+    assert ["context"] in [row["axes"] for row in split["collectives"] if row["kind"] == "all-gather"]
+    if topology == "v5e:4x4":
+        assert any("splash" in name for name in split["kernels"])

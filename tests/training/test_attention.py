@@ -101,6 +101,48 @@ def test_splash_attention_is_split_over_rows_and_heads(kv_heads):
     np.testing.assert_allclose(out, definition(q, k, v, ids), atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("sizes", "kv_heads", "window", "causal"),
+    [
+        ({"data": 1, "context": 4}, 2, 0, True),
+        ({"data": 2, "context": 2, "tensor": 2}, 1, 150, True),
+        ({"data": 1, "context": 2}, 4, 0, False),
+    ],
+)
+@pytest.mark.parametrize("implementation", ["splash", "xla"])
+def test_queries_of_a_split_sequence_see_the_same_keys(sizes, kv_heads, window, causal, implementation):
+    """Values and gradients where devices share a sequence out, each with a part of its queries."""
+    q, k, v, ids = arrays(512, kv_heads=kv_heads, width=128, scale=0.5)
+    weight = jax.random.normal(jax.random.key(3), q.shape)
+
+    def total(attend, *inputs):
+        out = attend(*inputs, ids, causal, window)
+        return jnp.sum(weight * out), out
+
+    def plain(q, k, v, ids, causal, window):
+        return attention.attend(q, k, v, ids, "xla", causal, window=window)
+
+    ours = functools.partial(tpu.attend, interpret=True) if implementation == "splash" else plain
+    reference = jax.jit(jax.grad(functools.partial(total, plain), (0, 1, 2), has_aux=True))(q, k, v)
+    grid = meshes.build(sizes)
+    where = jax.NamedSharding(grid, meshes.spec("batch", "length", None, None))
+    with jax.set_mesh(grid):
+        split = jax.jit(jax.grad(functools.partial(total, ours), (0, 1, 2), has_aux=True), in_shardings=where)
+        found = split(q, k, v)
+    assert found[1].addressable_shards[0].data.shape[1] == 512 // sizes["context"]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), found, reference)
+
+
+def test_what_cannot_be_split_is_said():
+    with jax.set_mesh(meshes.build({"data": 1, "context": 4})):
+        assert choose("auto", 64, "float32") == ("xla", "auto on cpu: no blocked, mesh.context splits sequences")
+        with pytest.raises(BadInput, match="attention: blocked cannot run here: mesh.context splits sequences"):
+            choose("blocked", 64, "float32")
+        q, k, v, ids = arrays(256, width=128)
+        with pytest.raises(BadInput, match="splash attention needs a multiple of 512 tokens"):
+            jax.eval_shape(lambda *x: tpu.attend(*x, True, 0), q, k, v, ids)
+
+
 def test_large_scores_do_not_overflow():
     q, k, v, _ = arrays(8, scale=60.0)
     for implementation in ("blocked", "xla"):

@@ -159,8 +159,8 @@ def test_balance_is_one_where_all_is_even_and_the_experts_where_one_takes_all():
     def balance(probabilities, k):
         order = jnp.argsort(-probabilities, axis=1, stable=True)[:, :k]
         gates = jnp.take_along_axis(probabilities, order, axis=1)
-        routed = experts.Routed(order, gates, probabilities, jnp.zeros(len(probabilities)))
-        return float(experts.routing_metrics(routed, 1)["load_balancing_loss"]) / len(probabilities)
+        routed = experts.Routed(*(x[None] for x in (order, gates, probabilities, jnp.zeros(len(probabilities)))))
+        return float(experts.routing_metrics(routed)["load_balancing_loss"]) / len(probabilities)
 
     turns = jnp.eye(4)[jnp.arange(20) % 4]
     assert balance(turns, 1) == pytest.approx(1.0)

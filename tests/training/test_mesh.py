@@ -15,9 +15,9 @@ from training.errors import BadInput
 
 def test_one_axis_takes_what_is_left():
     found = mesh.build({"data": -1, "fsdp": 2, "tensor": 2})
-    assert dict(found.shape) == {"run": 1, "replica": 1, "data": 2, "fsdp": 2, "expert": 1, "tensor": 2}
+    assert dict(found.shape) == {"run": 1, "replica": 1, "data": 2, "fsdp": 2, "expert": 1, "context": 1, "tensor": 2}
     found = mesh.build({"data": -1, "expert": 4})
-    assert dict(found.shape) == {"run": 1, "replica": 1, "data": 2, "fsdp": 1, "expert": 4, "tensor": 1}
+    assert dict(found.shape) == {"run": 1, "replica": 1, "data": 2, "fsdp": 1, "expert": 4, "context": 1, "tensor": 1}
     with pytest.raises(BadInput, match="8 devices are not divisible by 3"):
         mesh.build({"data": -1, "fsdp": 3, "tensor": 1})
     with pytest.raises(BadInput, match="at most one -1"):
@@ -30,7 +30,7 @@ def test_every_parameter_must_be_covered():
     grid = mesh.build({"data": 1, "fsdp": 4, "tensor": 2})
     box = lambda *names: nn.LogicallyPartitioned(jax.ShapeDtypeStruct((8, 6), jnp.float32), names)
     placed = mesh.shardings({"a": box("embed", "mlp"), "b": box("vocab", None)}, grid)
-    assert placed["a"].spec == P("fsdp", "tensor") and placed["b"].spec == P("tensor", None)
+    assert placed["a"].spec == P(("fsdp", "context"), "tensor") and placed["b"].spec == P("tensor", None)
     grid = mesh.build({"data": 2, "expert": 4})
     assert mesh.batch_ways(grid) == 8
     with pytest.raises(BadInput, match="no rule for the logical axis 'colour'"):
@@ -52,7 +52,7 @@ def test_a_state_is_split_with_its_moments():
     drawn = program.init(np.int32(0), step.hyper(config, task))
     assert isinstance(drawn, state.State)
     for tree in (drawn.params, drawn.moments.mu, drawn.moments.nu, drawn.ema):
-        assert tree["kernel"].sharding.spec == P("fsdp", "tensor")
+        assert tree["kernel"].sharding.spec == P(("fsdp", "context"), "tensor")
         assert tree["kernel"].addressable_shards[0].data.shape == (2, 4)
     alone = step.programs(
         step.recipe(task.model, config),
@@ -69,7 +69,7 @@ def test_a_state_is_split_with_its_moments():
 def test_what_is_not_replicated_uses_the_axis_of_replicas_for_data():
     grid = mesh.build({"data": 2, "tensor": 2, "replica": 2})
     flat = mesh.folded(grid)
-    assert dict(flat.shape) == {"run": 1, "replica": 1, "data": 4, "fsdp": 1, "expert": 1, "tensor": 2}
+    assert dict(flat.shape) == {"run": 1, "replica": 1, "data": 4, "fsdp": 1, "expert": 1, "context": 1, "tensor": 2}
     assert list(flat.devices.flat) == list(grid.devices.flat) and mesh.folded(flat) is flat
 
 
@@ -86,16 +86,20 @@ def test_rows_are_made_only_where_they_lie():
     assert sorted(set(asked)) == [(i, i + 2) for i in range(0, 16, 2)]
 
 
-def test_each_device_handles_its_own_rows():
-    """What is sorted is the rows of a device; where they cannot be split evenly, all of them."""
+def test_each_device_handles_its_own_tokens():
+    """What is sorted is the tokens of a device; where the batch cannot be split evenly, more of them."""
 
-    def ranked(rows, weights, whole):
-        return jnp.sort(rows) * whole["factor"] + 0 * weights
+    def ranked(tokens, weights, whole):
+        return jnp.sort(tokens.ravel()).reshape(tokens.shape) * whole["factor"] + 0 * weights
 
-    rows, whole = np.arange(16.0)[::-1].copy(), {"factor": np.float32(2)}
-    with jax.set_mesh(mesh.build({"data": 2, "expert": 2, "tensor": 2})):
-        apply = jax.jit(lambda rows: mesh.by_rows(ranked, (rows, rows), whole))
-        split, uneven = apply(rows), apply(rows[:6])
-    np.testing.assert_array_equal(split, 2 * np.concatenate([np.sort(part) for part in np.split(rows, 4)]))
-    np.testing.assert_array_equal(uneven, 2 * np.sort(rows[:6]))
-    np.testing.assert_array_equal(mesh.by_rows(ranked, (rows, rows), whole), 2 * np.sort(rows))
+    def blocks(tokens, rows, columns):
+        parts = [np.hsplit(part, columns) for part in np.vsplit(tokens, rows)]
+        return np.block([[2 * np.sort(part.ravel()).reshape(part.shape) for part in row] for row in parts])
+
+    tokens, whole = np.arange(32.0)[::-1].reshape(8, 4).copy(), {"factor": np.float32(2)}
+    with jax.set_mesh(mesh.build({"data": 2, "expert": 2, "context": 2})):
+        apply = jax.jit(lambda tokens: mesh.by_tokens(ranked, (tokens, tokens), whole))
+        split, uneven = apply(tokens), apply(tokens[:6])
+    np.testing.assert_array_equal(split, blocks(tokens, 4, 2))
+    np.testing.assert_array_equal(uneven, blocks(tokens[:6], 1, 2))
+    np.testing.assert_array_equal(mesh.by_tokens(ranked, (tokens, tokens), whole), blocks(tokens, 1, 1))

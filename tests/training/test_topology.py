@@ -80,9 +80,9 @@ def box(shape, *names):
 
 def test_what_an_axis_does_not_divide_is_split_along_another_dimension():
     grid = meshes.build({"data": 1, "fsdp": 8})
-    assert meshes.partition(("embed", "mlp"), (12, 64), grid) == P(None, ("tensor", "fsdp"))
+    assert meshes.partition(("embed", "mlp"), (12, 64), grid) == P(None, ("tensor", "fsdp", "context"))
     assert meshes.partition(("layers", "embed", "mlp"), (16, 12, 20), grid) == P(None, None, "tensor")
-    assert meshes.partition(("embed", "mlp"), (64, 12), grid) == P("fsdp", "tensor")
+    assert meshes.partition(("embed", "mlp"), (64, 12), grid) == P(("fsdp", "context"), "tensor")
     tree = {"a": box((12, 64), "embed", "mlp"), "b": box((16, 12, 20), "layers", "embed", "mlp"), "c": box((12,), None)}
     assert meshes.left_whole(tree, grid) == {"b": 16 * 12 * 20 * 4}
     with pytest.raises(
@@ -92,6 +92,8 @@ def test_what_an_axis_does_not_divide_is_split_along_another_dimension():
     with pytest.warns(UserWarning, match="divides no dimension of b"):
         meshes.check_split(tree, grid, allow=True)
     meshes.check_split({"a": tree["a"], "c": tree["c"]}, grid, allow=False)
+    with pytest.raises(BadInput, match=r"mesh: fsdp=2 context=4 divides no dimension of b"):
+        meshes.check_split(tree, meshes.build({"data": 1, "fsdp": 2, "context": 4}), allow=False)
 
 
 def test_a_run_that_would_be_replicated_is_refused(tmp_path):
@@ -131,6 +133,7 @@ ENTRY %main (p: f32[8,64]) -> f32[8,64] {
   %loop = (s32[], f32[8,64]{1,0}) while(%start), condition=%condition, body=%body
   %result = f32[8,64]{1,0} get-tuple-element(%loop), index=1
   %both = ((bf16[4,4], bf16[2]), (bf16[8,4], bf16[4])) all-gather-start(%p, %p), replica_groups={{0,4},{1,5},{2,6},{3,7}}
+  %scatter = ((f32[8,4], f32[16]), (f32[4,4], f32[8])) reduce-scatter-start(%p, %p), replica_groups={{0,4},{1,5},{2,6},{3,7}}
   ROOT %sum = f32[8,64] all-reduce(%result), replica_groups={{0,1,2,3,4,5,6,7}}, backend_config={"estimated_cycles":"7"}
 }
 """
@@ -193,10 +196,12 @@ def test_collectives_are_told_by_kind_axis_and_bytes_on_the_ring():
     grid = meshes.build({"data": 2, "fsdp": 4})
     program = hlo.computations(PROGRAM)
     rows = {(row.kind, row.axes): row for row in hlo.collectives(program, hlo.executions(program), grid)}
-    assert rows.keys() == {("all-gather", ("fsdp",)), ("all-gather", ("data",)), ("all-reduce", ("data", "fsdp"))}
+    found = {("all-gather", ("fsdp",)), ("all-gather", ("data",)), ("all-reduce", ("data", "fsdp"))}
+    assert rows.keys() == found | {("reduce-scatter", ("data",))}
     gathered = rows["all-gather", ("fsdp",)]
     assert gathered.count == 6 and gathered.ring_bytes == 6 * 64 * 64 * 4 * 3 / 4
     assert rows["all-gather", ("data",)].ring_bytes == (32 + 4) * 2 / 2
+    assert rows["reduce-scatter", ("data",)].ring_bytes == (32 + 16) * 4 / 2
     assert rows["all-reduce", ("data", "fsdp")].ring_bytes == 2 * 8 * 64 * 4 * 7 / 8
 
 

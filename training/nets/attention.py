@@ -37,7 +37,7 @@ def choose(requested: str, head_width: int, dtype: str, platform: str | None = N
     platform = mesh.platform() if platform is None else platform
     if requested not in IMPLEMENTATIONS:
         raise BadInput(f"attention: {requested!r} is not one of {', '.join(IMPLEMENTATIONS)}")
-    obstacles = {"cudnn": _cudnn_obstacle, "splash": _splash_obstacle}
+    obstacles = {"cudnn": _cudnn_obstacle, "splash": _splash_obstacle, "blocked": _blocked_obstacle}
     name = (
         {"cpu": "blocked", "gpu": "cudnn", "tpu": "splash"}.get(platform, "xla") if requested == "auto" else requested
     )
@@ -71,6 +71,10 @@ def _cudnn_obstacle(head_width: int, dtype: str, platform: str, plain: bool) -> 
     return ""
 
 
+def _blocked_obstacle(head_width: int, dtype: str, platform: str, plain: bool) -> str:
+    return "mesh.context splits sequences" if mesh.ways("length") > 1 else ""
+
+
 def attend(
     q: Float[Array, "batch length heads width"],
     k: Float[Array, "batch length kv_heads width"],
@@ -82,6 +86,8 @@ def attend(
     window: int = 0,
 ) -> Float[Array, "batch length heads values"]:
     """softmax(q k / sqrt(width) + bias) v over the keys that a query may see, within its segment.
+
+    Where devices share sequences out (the mesh axis "context"), queries stay, and keys and values are gathered.
 
     Args:
       q: queries; query head h attends with key head h // (heads // kv_heads).
@@ -99,6 +105,10 @@ def attend(
         return tpu.attend(q, k, v, segments, causal, window)
     if implementation == "blocked":
         return cpu.attend(q, k, v, segments, causal, window)
+    if mesh.ways("length") > 1:
+        if implementation == "cudnn":
+            return _of_shards(q, k, v, segments, causal)
+        k, v = mesh.gathered(k), mesh.gathered(v)
     mask = None if segments is None else (segments[:, None, :, None] == segments[:, None, None, :])
     if v.shape[-1] != k.shape[-1]:
         index = jnp.arange(q.shape[1])
@@ -114,6 +124,28 @@ def attend(
         local_window_size=(window - 1, 0) if window else None,
         implementation=implementation,  # type: ignore[arg-type]
     )
+
+
+def _of_shards(
+    q: Float[Array, "batch length heads width"],
+    k: Float[Array, "batch length kv_heads width"],
+    v: Float[Array, "batch length kv_heads width"],
+    segments: Int[Array, "batch length"] | None,
+    causal: bool,
+) -> Float[Array, "batch length heads width"]:
+    """cuDNN's attention of each device's queries, whose place among the keys a mask says."""
+
+    def local(q: Array, k: Array, v: Array, of_queries: Array | None, of_keys: Array | None, whole: None) -> Array:
+        del whole
+        place = jax.lax.axis_index("context") * q.shape[1] + jnp.arange(q.shape[1])
+        seen = (jnp.arange(k.shape[1]) <= place[:, None])[None, None] if causal else None
+        if of_queries is not None and of_keys is not None:
+            same = of_queries[:, None, :, None] == of_keys[:, None, None, :]
+            seen = same if seen is None else seen & same
+        return jax.nn.dot_product_attention(q, k, v, mask=seen, implementation="cudnn")
+
+    k, v = (mesh.with_heads_to_split(x, q.shape[2]) for x in (k, v))
+    return mesh.by_queries(local, q, k, v, segments)
 
 
 def _attend(

@@ -1,7 +1,7 @@
 """Products, norms, activations, positions and dropout: pure functions of arrays, and of the parameters that a block has.
 
-Activations are [batch, length, width]. Where the devices of the mesh are CPUs, products and norms are those of
-`training.nets.cpu`.
+Activations are [batch, length, width]. Where the devices of the mesh are CPUs and hold whole sequences, products and norms
+are those of `training.nets.cpu`.
 """
 
 import functools
@@ -26,6 +26,12 @@ Dropout = tuple[Array, Array]  # a key and a rate
 Layer = Int[Array, ""] | int  # index of a block, which may be traced
 Drop = Callable[[Array, Layer, int], Array]  # of an activation, at a layer and a place in it
 
+
+def _laid_out_for_cpus() -> bool:
+    """Whether `training.nets.cpu` serves: the devices are CPUs and hold whole sequences, for it merges batch and length."""
+    return mesh.platform() == "cpu" and mesh.ways("length") == 1
+
+
 # Linear maps ------------------------------------------------------------------------------------------------------------
 
 
@@ -33,7 +39,7 @@ def product(
     x: Float[Array, "*rows fan_in"], kernel: Float[Array, "fan_in fan_out"], dtype: DTypeLike | None = None
 ) -> Float[Array, "*rows fan_out"]:
     """x times a kernel, accumulated in `dtype`, by default that of both."""
-    if mesh.platform() == "cpu":
+    if _laid_out_for_cpus():
         return cpu.product(x, kernel, dtype)
     return jnp.matmul(x, kernel, preferred_element_type=None if dtype is None else jnp.dtype(dtype))
 
@@ -42,7 +48,7 @@ def product_gradients(
     x: Float[Array, "rows fan_in"], kernel: Float[Array, "fan_in fan_out"], grad: Float[Array, "rows fan_out"]
 ) -> tuple[Float[Array, "rows fan_in"], Float[Array, "fan_in fan_out"]]:
     """Gradients of the factors of a product by that of the product, summed in float32 at least, of factors of one dtype."""
-    if mesh.platform() == "cpu" and x.dtype != jnp.bfloat16:
+    if _laid_out_for_cpus() and x.dtype != jnp.bfloat16:
         return grad @ kernel.T, cpu.kernel_gradient(x, grad)
     sums = jnp.promote_types(x.dtype, jnp.float32)
     of_kernel = jax.lax.dot_general(x, grad, (((0,), (0,)), ((), ())), preferred_element_type=sums)
@@ -64,7 +70,7 @@ def to_heads(
     Off CPUs one product makes heads and features two dimensions, which the compiler may lay out as attention reads them;
     cut afterwards, every array is copied.
     """
-    if mesh.platform() == "cpu" or any("inputs" in p for p in parameters):
+    if _laid_out_for_cpus() or any("inputs" in p for p in parameters):
         return [part.reshape(*x.shape[:2], -1, width) for part in linears(parameters, x)]
     kernels = [p["kernel"].astype(x.dtype).reshape(x.shape[-1], -1, width) for p in parameters]
     parts = [jnp.einsum("btd,dhw->bthw", x, kernel) for kernel in kernels]
@@ -76,7 +82,7 @@ def to_heads(
 
 def from_heads(p: Params, x: Float[Array, "batch length heads width"]) -> Float[Array, "batch length fan_out"]:
     """`linear` of the features of all heads; see `to_heads`."""
-    if mesh.platform() == "cpu" or "inputs" in p:
+    if _laid_out_for_cpus() or "inputs" in p:
         return linear(p, x.reshape(*x.shape[:2], -1))
     kernel = p["kernel"].astype(x.dtype).reshape(*x.shape[2:], -1)
     return _biased(p, jnp.einsum("bthw,hwd->btd", x, kernel))
@@ -85,7 +91,7 @@ def from_heads(p: Params, x: Float[Array, "batch length heads width"]) -> Float[
 def linears(parameters: Sequence[Params], x: Float[Array, "*rows fan_in"]) -> list[Array]:
     """`linear` of one input with each of these."""
     split = mesh.ways("heads") * mesh.ways("kv") > 1 or any("inputs" in p for p in parameters)
-    if split or mesh.platform() != "cpu":
+    if split or not _laid_out_for_cpus():
         return [linear(p, x) for p in parameters]
     parts = cpu.products(x, [p["kernel"].astype(x.dtype) for p in parameters])
     return [_biased(p, y) for p, y in zip(parameters, parts, strict=True)]
@@ -95,7 +101,7 @@ def _biased(p: Params, y: Array) -> Array:
     if "bias" not in p:
         return y
     bias = p["bias"].astype(y.dtype)
-    return cpu.add_bias(y, bias) if mesh.platform() == "cpu" else y + bias
+    return cpu.add_bias(y, bias) if _laid_out_for_cpus() else y + bias
 
 
 def projection(
@@ -141,7 +147,7 @@ def _by_index_backward(dtype: str, residuals: tuple[Array, Array], grad: Array) 
     del dtype
     table, ids = residuals
     add = lambda ids, grad, _: ((), jnp.zeros(table.shape, table.dtype).at[ids].add(grad.astype(table.dtype)))
-    _, sums = mesh.by_rows(add, (ids, grad), (), sum_axis=1)
+    _, sums = mesh.by_tokens(add, (ids, grad), (), sum_axis=1)
     return sums, np.zeros(ids.shape, jax.dtypes.float0)
 
 
@@ -161,9 +167,14 @@ def _by_product_forward(table: Array, ids: Array, dtype: str) -> tuple[Array, tu
 
 def _by_product_backward(dtype: str, residuals: tuple[Array, Array], grad: Array) -> tuple[Array, np.ndarray]:
     table, ids = residuals
-    ones = jax.nn.one_hot(ids.reshape(-1), table.shape[0], dtype=dtype)
-    rows = grad.reshape(-1, grad.shape[-1])
-    sums = jnp.matmul(ones.T, rows, precision=jax.lax.Precision.HIGHEST, preferred_element_type=table.dtype)
+    ones, axes = jax.nn.one_hot(ids, table.shape[0], dtype=dtype), tuple(range(ids.ndim))
+    sums = jax.lax.dot_general(
+        ones,
+        grad,
+        ((axes, axes), ((), ())),
+        precision=jax.lax.Precision.HIGHEST,
+        preferred_element_type=table.dtype,
+    )
     return sums, np.zeros(ids.shape, jax.dtypes.float0)
 
 
@@ -209,7 +220,7 @@ def normalised(
       x: the rows.
       scale: of each feature.
     """
-    if mesh.platform() == "cpu":
+    if _laid_out_for_cpus():
         return cpu.norm(centre, eps, x, scale)
     full = upcast_to_f32(x)
     full = full - jnp.mean(full, axis=-1, keepdims=True) if centre else full

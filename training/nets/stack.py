@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from training.errors import BadInput
-from training.mesh import constrain
+from training.mesh import constrain, ways
 from training.nets import layers
 from training.nets.block_config import BlockConfig
 from training.nets.ffn import FEED_FORWARDS, moe
@@ -122,6 +122,15 @@ def check(config: BlockConfig) -> None:
         moe.check(config.moe)
 
 
+def check_context(config: BlockConfig) -> None:
+    """Raise BadInput where the blocks need whole sequences, so that mesh.context cannot split them."""
+    for name in config.pattern:
+        if not MIXERS[name].splits_length:
+            raise BadInput(
+                f"mesh.context: {name} reads a sequence token after token and cannot be split; mesh.context=1"
+            )
+
+
 # Parameters -------------------------------------------------------------------------------------------------------------
 
 
@@ -168,7 +177,13 @@ def context(
       positions: of the tokens.
       rope_theta: base of the rotary frequencies; None: no rotary positions.
       fields: the other fields of the context.
+
+    Raises:
+      BadInput: devices cannot share the sequence out evenly.
     """
+    shards, length = ways("length"), positions.shape[-1]
+    if length % shards:
+        raise BadInput(f"mesh.context: {shards} does not divide the {length} tokens of a sequence")
     widths = {MIXERS[name].rope_width(config) for name in config.pattern} - {0} if rope_theta is not None else set()
     angles = {width: layers.rotary_angles(positions, width, rope_theta or 0.0) for width in sorted(widths)}
     return Context(positions, angles, **fields)

@@ -1,7 +1,7 @@
 """What TPUs need: attention by JAX's splash kernel, which never holds the scores of all pairs.
 
 The layers of `training.nets` call this where the devices of the mesh are TPUs. A Pallas kernel cannot be split by the
-compiler, so that it runs under `shard_map`, each device on its own rows and heads.
+compiler, so that it runs under `shard_map`, each device on its own rows, heads and queries.
 """
 
 import functools
@@ -9,10 +9,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from training import mesh as meshes
+from training.errors import BadInput
 
 LANES = 128  # of a vector register: widths and lengths of the kernel are multiples of it
 BLOCK = 1024  # queries and keys at a time
@@ -34,68 +35,83 @@ def attend(
       q, k, v, segments, causal, window: as there.
       interpret: run the kernel by JAX's interpreter, for tests without a TPU.
     """
-    mesh = jax.sharding.get_abstract_mesh()
     batch, length, heads, width = q.shape
-    if not mesh.empty and k.shape[2] % meshes.ways("kv"):  # fewer than the axis: every device has its queries' own
-        k, v = (jnp.repeat(part, heads // k.shape[2], axis=2) for part in (k, v))
+    shards = meshes.ways("length")
+    if shards > 1 and length % (shards * LANES):
+        raise BadInput(
+            f"mesh.context: splash attention needs a multiple of {shards * LANES} tokens ({LANES} a device), got {length}; "
+            "model.attention=xla"
+        )
+    k, v = meshes.with_heads_to_split(k, heads), meshes.with_heads_to_split(v, heads)
     padding = -length % LANES
     if padding and segments is None and not causal:
         segments = jnp.zeros((batch, length), jnp.int32)  # no token sees what is added
-    q, k, v = (_by_head(part, padding) for part in (q * width**-0.5, k, v))
-    if segments is not None:
-        segments = jnp.pad(segments.astype(jnp.int32), ((0, 0), (0, padding)), constant_values=-1)
-    local = functools.partial(_local, causal=causal, window=window, interpret=interpret)
-    if mesh.empty or mesh.size == 1:
-        out = local(q, k, v, segments)
-    else:
-        axes = meshes.RULES["batch"] if batch % meshes.ways("batch") == 0 else None
-        split, rows = PartitionSpec(axes, "tensor", None, None), PartitionSpec(axes, None)
-        # Manual over all axes: those of runs and replicas are put in front by `vmap`.
-        out = jax.shard_map(local, in_specs=(split, split, split, rows), out_specs=split, check_vma=False)(
-            q, k, v, segments
-        )
-    return jnp.swapaxes(out[:, :, :length], 1, 2)
+    kernel = _kernel(length + padding, heads // k.shape[2], causal, window, shards, interpret)
+    mesh = jax.sharding.get_abstract_mesh()
+    split = None  # the mask of queries that see all keys is the same on every device
+    if causal and not mesh.empty:
+        split = kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, meshes.RULES["length"])))  # type: ignore[arg-type]
+    local = functools.partial(_local, padding)
+    return meshes.by_queries(local, q * width**-0.5, k, v, segments, kernel, split)
 
 
-def _by_head(x: Float[Array, "batch length heads width"], padding: int) -> Float[Array, "batch heads padded width"]:
-    return jnp.pad(jnp.swapaxes(x, 1, 2), ((0, 0), (0, 0), (0, padding), (0, 0)))
+def _kernel(length: int, group: int, causal: bool, window: int, shards: int, interpret: bool) -> Any:
+    """The kernel for one key head and the `group` queries heads that attend with it.
 
-
-def _local(
-    q: Float[Array, "batch heads length width"],
-    k: Float[Array, "batch kv_heads length width"],
-    v: Float[Array, "batch kv_heads length width"],
-    segments: Int[Array, "batch length"] | None,
-    causal: bool,
-    window: int,
-    interpret: bool,
-) -> Float[Array, "batch heads length width"]:
-    """Attention of one device's rows and heads: one call of the kernel for each key head and its queries."""
+    Args:
+      length: of a sequence, a multiple of `LANES`.
+      group: query heads.
+      causal, window: as in `attend`.
+      shards: that queries are split into; each has its own part of the mask.
+      interpret: as in `attend`.
+    """
     # Pallas takes 0.3 s to import, which no other platform needs.
     from jax.experimental.pallas.ops.tpu.splash_attention import (
         splash_attention_kernel as splash,
         splash_attention_mask,
     )
 
-    batch, heads, length, width = q.shape
-    group = heads // k.shape[1]
-    square = (length, length)
     if window:
-        mask = splash_attention_mask.LocalMask(square, (window - 1, 0), 0)
-    else:
-        mask = (splash_attention_mask.CausalMask if causal else splash_attention_mask.FullMask)(square)
-    kernel = splash.make_splash_mqa_single_device(
+        mask = splash_attention_mask.LocalMask((length, length), (window - 1, 0), 0)
+    elif causal:
+        mask = splash_attention_mask.CausalMask((length, length))
+    else:  # of one device: jax splits no full mask (0.10.2, findings/jax_splash_full_mask_in_shards.sh)
+        mask, shards = splash_attention_mask.FullMask((length // shards, length)), 1
+    return splash.make_splash_mqa(
         splash_attention_mask.MultiHeadMask([mask] * group),
-        block_sizes=splash.BlockSizes(**_blocks(length)),
+        block_sizes=splash.BlockSizes(**_blocks(mask.shape[0] // shards)),
+        head_shards=1,
+        q_seq_shards=shards,
         residual_checkpoint_name="attention",
         interpret=interpret,
     )
-    ids = None if segments is None else splash.SegmentIds(segments, segments)
+
+
+def _local(
+    padding: int,
+    q: Float[Array, "batch queries heads width"],
+    k: Float[Array, "batch length kv_heads width"],
+    v: Float[Array, "batch length kv_heads width"],
+    of_queries: Int[Array, "batch queries"] | None,
+    of_keys: Int[Array, "batch length"] | None,
+    kernel: Any,
+) -> Float[Array, "batch queries heads width"]:
+    """Attention of one device's rows and heads, filled up with `padding` tokens: one call of the kernel for each key head
+    and its queries."""
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+
+    queries = q.shape[1]
+    q, k, v = (jnp.pad(jnp.swapaxes(x, 1, 2), ((0, 0), (0, 0), (0, padding), (0, 0))) for x in (q, k, v))
+    ids = None
+    if of_queries is not None and of_keys is not None:
+        filled = (
+            jnp.pad(x.astype(jnp.int32), ((0, 0), (0, padding)), constant_values=-1) for x in (of_queries, of_keys)
+        )
+        ids = splash.SegmentIds(*filled)
     of_head = jax.vmap(kernel, (0, 0, 0, None))
-    out: Any = jax.vmap(of_head, (0, 0, 0, None if ids is None else 0))(
-        q.reshape(batch, -1, group, length, width), k, v, ids
-    )
-    return out.reshape(q.shape)
+    grouped = q.reshape(q.shape[0], k.shape[1], -1, *q.shape[2:])
+    out: Any = jax.vmap(of_head, (0, 0, 0, None if ids is None else 0))(grouped, k, v, ids)
+    return jnp.swapaxes(out.reshape(q.shape)[:, :, :queries], 1, 2)
 
 
 def _blocks(length: int) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from jaxtyping import Array, Float, Int
 
 from training import mesh
 from training.errors import BadInput
-from training.mesh import by_rows, constrain
+from training.mesh import by_tokens, constrain
 from training.nets.attention import Choice
 from training.nets.block_config import BlockConfig, MoEConfig
 from training.nets.ffn import mlp
@@ -51,10 +51,10 @@ class Routed(NamedTuple):
       normaliser: logs of the normalisers of the router's softmax.
     """
 
-    chosen: Int[Array, "tokens k"]
-    gates: Float[Array, "tokens k"]
-    probabilities: Float[Array, "tokens experts"]
-    normaliser: Float[Array, " tokens"]
+    chosen: Int[Array, "*tokens k"]
+    gates: Float[Array, "*tokens k"]
+    probabilities: Float[Array, "*tokens experts"]
+    normaliser: Float[Array, "*tokens"]
 
 
 def of(config: BlockConfig) -> MoEConfig:
@@ -117,16 +117,15 @@ def apply(config: BlockConfig, p: Params, x: Stream, context: Context) -> tuple[
 
     In training experts have their capacity, and the metrics are those of `routing_metrics`. Otherwise no token is dropped.
     """
-    model, batch, tokens = of(config), x.shape[0], x.reshape(-1, x.shape[-1])
-    routed = route(p["router"]["kernel"], tokens, model.experts_per_token, model.norm_topk_prob)
+    model, taken = of(config), None
+    routed = route(p["router"]["kernel"], x, model.experts_per_token, model.norm_topk_prob)
     if context.training and model.capacity_factor:
-        y, taken = _capped(config, p, tokens, routed, batch)
+        y, taken = _capped(config, p, x, routed)
     else:
-        y = by_rows(functools.partial(_sorted, config), (tokens, routed.chosen, routed.gates), p)
-        taken = None
+        y = by_tokens(functools.partial(_sorted, config), (x, routed.chosen, routed.gates), p)
     if "shared" in p:
-        y += mlp.apply(config, p["shared"], tokens)
-    return y.reshape(x.shape), routing_metrics(routed, batch, taken) if context.training else {}
+        y += mlp.apply(config, p["shared"], x)
+    return y, routing_metrics(routed, taken) if context.training else {}
 
 
 def cost(config: BlockConfig, length: int) -> FeedForwardCost:
@@ -154,7 +153,7 @@ def _idle(config: BlockConfig) -> int:
 
 
 def route(
-    kernel: Float[Array, "width experts"], x: Float[Array, "tokens width"], k: int, norm_topk_prob: bool
+    kernel: Float[Array, "width experts"], x: Float[Array, "*tokens width"], k: int, norm_topk_prob: bool
 ) -> Routed:
     """The k likeliest experts of each token, in float32 whatever the rest of the model computes in.
 
@@ -166,15 +165,15 @@ def route(
     """
     logits = jnp.matmul(upcast_to_f32(x), upcast_to_f32(kernel), precision=jax.lax.Precision.HIGHEST)
     normaliser = jax.nn.logsumexp(logits, axis=-1)
-    probabilities = jnp.exp(logits - normaliser[:, None])
+    probabilities = jnp.exp(logits - normaliser[..., None])
     gates, chosen = jax.lax.top_k(probabilities, k)
     return Routed(
         chosen, gates / jnp.sum(gates, axis=-1, keepdims=True) if norm_topk_prob else gates, probabilities, normaliser
     )
 
 
-def routing_metrics(routed: Routed, batch: int, taken: Float[Array, ""] | None = None) -> Metrics:
-    """Metrics of a layer's routing, each summed over the tokens of `batch` examples.
+def routing_metrics(routed: Routed, taken: Float[Array, ""] | None = None) -> Metrics:
+    """Metrics of a layer's routing, each summed over tokens.
 
     load_balancing_loss: experts times the sum, over them, of the share of an example's choices that fall on one and its mean
       probability (Fedus et al. 2021, equations 4 to 6, with examples in place of the batch); 1 where all is even.
@@ -182,54 +181,50 @@ def routing_metrics(routed: Routed, batch: int, taken: Float[Array, ""] | None =
     dropped: the share of a token's choices that no expert took.
 
     Args:
-      routed: choices of the tokens.
-      batch: examples.
+      routed: choices of the tokens [batch, length].
       taken: choices that experts took; None: all.
     """
-    (tokens, k), experts = routed.chosen.shape, routed.probabilities.shape[1]
-    share = jnp.mean(_among(routed.chosen, experts).reshape(batch, -1, experts), axis=1) / k
-    mean = jnp.mean(routed.probabilities.reshape(batch, -1, experts), axis=1)
+    (batch, length, k), experts = routed.chosen.shape, routed.probabilities.shape[-1]
+    share = jnp.mean(_among(routed.chosen, experts), axis=1) / k
+    mean = jnp.mean(routed.probabilities, axis=1)
     return {
-        "load_balancing_loss": tokens / batch * experts * jnp.sum(share * mean),
+        "load_balancing_loss": length * experts * jnp.sum(share * mean),
         "router_z_loss": jnp.sum(jnp.square(routed.normaliser)),
-        "dropped": jnp.zeros(()) if taken is None else tokens - taken / k,
+        "dropped": jnp.zeros(()) if taken is None else batch * length - taken / k,
     }
 
 
-def _among(chosen: Int[Array, "tokens k"], experts: int) -> Float[Array, "tokens experts"]:
+def _among(chosen: Int[Array, "*tokens k"], experts: int) -> Float[Array, "*tokens experts"]:
     """One where a token chose an expert, else zero."""
-    return jnp.sum(chosen[:, :, None] == jnp.arange(experts), axis=1, dtype=jnp.float32)
+    return jnp.sum(chosen[..., None] == jnp.arange(experts), axis=-2, dtype=jnp.float32)
 
 
 # With a capacity: every expert has `slots` of each example. -------------------------------------------------------------
 
 
 def _capped(
-    config: BlockConfig, p: Params, x: Float[Array, "tokens width"], routed: Routed, batch: int
-) -> tuple[Float[Array, "tokens width"], Float[Array, ""]]:
+    config: BlockConfig, p: Params, x: Float[Array, "batch length width"], routed: Routed
+) -> tuple[Float[Array, "batch length width"], Float[Array, ""]]:
     """What the experts make of the tokens that they have room for, and how many choices these were."""
     model = of(config)
-    chose = _among(routed.chosen, model.experts).reshape(batch, -1, model.experts)
+    chose = constrain(_among(routed.chosen, model.experts), "batch", None, None)
     earlier = jnp.cumsum(chose, axis=1) - chose
     free = earlier[..., None] == jnp.arange(slots(model, chose.shape[1]))
     sent = chose[..., None] * free  # (batch, length, expert, slot)
-    each = jnp.sum(routed.gates[:, :, None] * (routed.chosen[:, :, None] == jnp.arange(model.experts)), axis=1).reshape(
-        chose.shape
-    )
+    each = jnp.sum(routed.gates[..., None] * (routed.chosen[..., None] == jnp.arange(model.experts)), axis=-2)
 
     def linear(p: Params, rows: Array) -> Array:
         y = jnp.einsum("ebsi,eij->ebsj", rows, p["kernel"].astype(rows.dtype))
         y = y + p["bias"].astype(rows.dtype)[:, None, None] if "bias" in p else y
         return checkpoint_name(y, "expert")
 
-    tokens = constrain(x.reshape(batch, -1, config.width), "batch", None, None)
-    rows = jnp.einsum("btes,btd->ebsd", sent.astype(x.dtype), tokens)
+    rows = jnp.einsum("btes,btd->ebsd", sent.astype(x.dtype), constrain(x, "batch", "length", None))
     # First where the example lies, then where the expert lies: that is an exchange of slots, not a copy of all tokens.
     rows = constrain(constrain(rows, None, "batch", None, None), "expert", "group", None, None)
     out = constrain(mlp.apply(config, p, checkpoint_name(rows, "expert"), linear), "expert", "group", None, None)
     out = constrain(out, None, "batch", None, None)
     y = jnp.einsum("btes,ebsd->btd", (sent * each[..., None]).astype(x.dtype), out)
-    return constrain(y.reshape(x.shape), "batch", None), jnp.sum(sent)
+    return constrain(y, "batch", "length", None), jnp.sum(sent)
 
 
 # Without: tokens sorted by expert. --------------------------------------------------------------------------------------
@@ -237,13 +232,14 @@ def _capped(
 
 def _sorted(
     config: BlockConfig,
-    x: Float[Array, "tokens width"],
-    chosen: Int[Array, "tokens k"],
-    gates: Float[Array, "tokens k"],
+    x: Float[Array, "batch length width"],
+    chosen: Int[Array, "batch length k"],
+    gates: Float[Array, "batch length k"],
     p: Params,
-) -> Float[Array, "tokens width"]:
+) -> Float[Array, "batch length width"]:
     """What the experts make of all tokens."""
-    model = of(config)
+    model, shape = of(config), x.shape
+    x, chosen, gates = (part.reshape(-1, part.shape[-1]) for part in (x, chosen, gates))
     (tokens, k), blocked = chosen.shape, choose(model.dispatch).name == "blocked"
     # Blocks of a quarter of an expert's even share: of the rows, about an eighth is filled up.
     size = max(tokens * k // (4 * model.experts), 16) if blocked else 1
@@ -262,7 +258,7 @@ def _sorted(
         return checkpoint_name(y.reshape(len(there), -1), "expert")
 
     out = _moved(mlp.apply(config, p, _moved(jnp.repeat(x, k, axis=0), there, back), linear), back, there)
-    return jnp.sum(upcast_to_f32(out).reshape(tokens, k, -1) * gates[:, :, None], axis=1).astype(x.dtype)
+    return jnp.sum(upcast_to_f32(out).reshape(tokens, k, -1) * gates[:, :, None], axis=1).astype(x.dtype).reshape(shape)
 
 
 def _places(

@@ -130,6 +130,7 @@ def _mixer(local: bool) -> SequenceMixer:
         options=WINDOW if local else {},
         rope_width=lambda config: config.head_width,
         check=_check_window if local else lambda config: None,
+        splits_length=True,
     )
 
 

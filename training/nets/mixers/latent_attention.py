@@ -117,5 +117,13 @@ def _check(config: BlockConfig) -> None:
 
 
 MIXER = SequenceMixer(
-    _parameters, _apply, _extend, _empty_cache, _cost, OPTIONS, rope_width=lambda c: _widths(c)[2], check=_check
+    _parameters,
+    _apply,
+    _extend,
+    _empty_cache,
+    _cost,
+    OPTIONS,
+    rope_width=lambda config: _widths(config)[2],
+    check=_check,
+    splits_length=True,
 )

@@ -79,6 +79,7 @@ class SequenceMixer(NamedTuple):
       rope_width: config -> features that rotary positions rotate; 0: it has none.
       check: raises BadInput where its options contradict the config.
       fixed_length: whether a program is compiled for one length, rather than for any.
+      splits_length: whether devices may share sequences out (the mesh axis "context").
     """
 
     parameters: Callable[[BlockConfig], Leaves]
@@ -91,3 +92,4 @@ class SequenceMixer(NamedTuple):
     rope_width: Callable[[BlockConfig], int] = lambda config: 0
     check: Callable[[BlockConfig], None] = lambda config: None
     fixed_length: bool = False
+    splits_length: bool = False
