@@ -56,6 +56,7 @@ def defaults() -> ConfigDict:
                 "learning_rate": placeholder(float),
                 "weight_decay": placeholder(float),
                 "weight_decay_roles": ("matrix", "embedding"),
+                "cautious_weight_decay": False,  # only entries that the update moves towards zero decay
                 "l1": 0.0,  # penalties l1 |p| + l2 p^2 / 2 on the same roles, which enter the gradient
                 "l2": 0.0,
                 "clip": 1.0,  # global norm; 0: off

@@ -2,8 +2,9 @@
 
 The update is p <- p - lr * (u + weight_decay * m * p): decay is decoupled from the gradient (Loshchilov and Hutter
 2019) and multiplied by the learning rate of the step, as in optax and PyTorch; m is 1 for the roles named in
-`optimizer.weight_decay_roles`. u is what the table's transformation makes of the clipped gradient. Penalties
-l1 |p| + l2 p^2 / 2 on the same roles enter the gradient before it is clipped; the reported loss leaves them out.
+`optimizer.weight_decay_roles`, and under `optimizer.cautious_weight_decay` only where u p >= 0. u is what the table's
+transformation makes of the clipped gradient. Penalties l1 |p| + l2 p^2 / 2 on the same roles enter the gradient before it
+is clipped; the reported loss leaves them out. `docs/optimizers.md` lists them with their equations and papers.
 """
 
 import itertools
@@ -32,6 +33,7 @@ SHARED = {
     "learning_rate",
     "weight_decay",
     "weight_decay_roles",
+    "cautious_weight_decay",
     "clip",
     "ema",
     "l1",
@@ -239,17 +241,27 @@ def apply(
     lr: jax.Array,
     decay: jax.Array,
     factors: PyTree[np.ndarray] | None = None,
+    cautious: bool = False,
 ) -> Floats:
     """One update, p - lr * f * (u + decay * m * p), in the precision of the parameters.
 
     Args:
+      params: p.
+      updates: u, what the transformation made of the gradients.
+      axes: of the parameters.
+      roles: those that decay: m is 1 there, and 0 elsewhere.
+      lr: the learning rate of the step.
+      decay: the coefficient of weight decay.
       factors: f by parameter, as `training.transfer.lr_multipliers` makes them; None: 1.
+      cautious: m is also 0 where u p < 0, entry by entry.
+    Source:
+      of the cautious decay: Chen et al. 2025, "Cautious weight decay", arXiv 2510.12402, algorithm 1.
     """
 
     def leaf(axis: Axes, p: jax.Array, u: jax.Array, factor: np.ndarray | None = None) -> jax.Array:
         step = u.astype(jnp.float32)
         if role(axis) in roles:
-            step = step + decay * p
+            step = step + decay * (jnp.where(step * p >= 0, p, 0) if cautious else p)
         return (p - (lr if factor is None else lr * factor) * step).astype(p.dtype)
 
     trees = (params, updates) if factors is None else (params, updates, factors)

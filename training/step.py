@@ -55,6 +55,7 @@ class Recipe(NamedTuple):
     compiler_options: str = "tuned"
     replicas: Scheme | None = None
     workers: tuple[int, str] = (1, "")  # of a parameter server, and the order in which they deliver
+    cautious_weight_decay: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -122,6 +123,7 @@ def recipe(model: Model, config: ConfigDict) -> Recipe:
         compiler_options=config.compiler_options,
         replicas=replicas.scheme(config),
         workers=(config.async_sgd.workers, config.async_sgd.order if config.async_sgd.workers > 1 else ""),
+        cautious_weight_decay=config.optimizer.cautious_weight_decay,
     )
 
 
@@ -189,7 +191,14 @@ def train_step(
     grads, norm = optimizers.clipped(grads, hyper["clip"])
     updates, moments = transform.update(grads, state.moments, state.params)
     params = optimizers.apply(
-        state.params, updates, axes, recipe.weight_decay_roles, lr, hyper["weight_decay"], factors
+        state.params,
+        updates,
+        axes,
+        recipe.weight_decay_roles,
+        lr,
+        hyper["weight_decay"],
+        factors,
+        recipe.cautious_weight_decay,
     )
     ema = state.ema
     if ema is not None:
