@@ -63,6 +63,9 @@ def defaults() -> ConfigDict:
                 "ema": 0.0,  # decay of a running mean of the parameters, which is then evaluated; 0: off
                 "b1": placeholder(float),
                 "b2": placeholder(float),
+                "b3": placeholder(float),
+                "alpha": placeholder(float),  # weight of the slow mean that keeps a share b3 of itself
+                "slow_warmup": placeholder(float),  # share of the run over which alpha and b3 grow to what they are
                 "eps": placeholder(float),
                 "momentum": placeholder(float),
                 "decay_rate": placeholder(float),

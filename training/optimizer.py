@@ -24,6 +24,7 @@ from training.errors import BadInput
 from training.nets.primitives import upcast_to_f32
 from training.registry import chosen
 from training.types import Floats
+from training.updates.ademamix import ademamix
 
 T = TypeVar("T")
 
@@ -40,15 +41,26 @@ SHARED = {
     "l2",
     "lr_multipliers",
 }  # keys of every optimizer
-MEANS = {"momentum", "b1", "b2"}  # options that say how much of a running mean a step keeps
+MEANS = {"momentum", "b1", "b2", "b3"}  # options that say how much of a running mean a step keeps
 
 
 class Optimizer(NamedTuple):
-    """`build(axes, **options)` gives the transformation of gradients into u; `axes` is the tree of logical axes."""
+    """One optimizer: a row of `TABLE`.
+
+    Attributes:
+      build: (axes, **options) -> the transformation of gradients into u; `axes` is the tree of logical axes.
+      options: with their defaults.
+      weight_decay: where the config gives none.
+      inputs: what the transformation's `update` takes by name beside gradients, state and parameters: "steps", the
+        length of the run.
+      positive: options that must not be 0.
+    """
 
     build: Callable[..., optax.GradientTransformation]
     options: dict[str, float]
     weight_decay: float
+    inputs: tuple[str, ...] = ()
+    positive: tuple[str, ...] = ()
 
 
 STACKS = ("layers", "gates", "expert")  # axes along which kernels are stacked
@@ -151,11 +163,11 @@ def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransforma
         return jax.tree.map(upcast_to_f32, tree)
 
     def update(
-        updates: PyTree[Array], state: PyTree[Array], params: PyTree[Array] | None = None
+        updates: PyTree[Array], state: PyTree[Array], params: PyTree[Array] | None = None, **inputs: jax.Array
     ) -> tuple[PyTree[Array], PyTree[Array]]:
-        return inner.update(upcast(updates), state, upcast(params))
+        return inner.update(upcast(updates), state, upcast(params), **inputs)
 
-    return optax.GradientTransformation(lambda params: inner.init(upcast(params)), update)
+    return optax.GradientTransformationExtraArgs(lambda params: inner.init(upcast(params)), update)
 
 
 TABLE: dict[str, Optimizer] = {
@@ -171,6 +183,13 @@ TABLE: dict[str, Optimizer] = {
     "adafactor": Optimizer(_adafactor, {"decay_rate": 0.8, "eps": 1e-30}, 0.0),
     "lion": Optimizer(lambda axes, b1, b2: optax.scale_by_lion(b1, b2), {"b1": 0.9, "b2": 0.99}, 0.1),
     "muon": Optimizer(_muon, {"momentum": 0.95, "b1": 0.9, "b2": 0.95, "eps": 1e-8}, 0.1),
+    "ademamix": Optimizer(
+        lambda axes, **own: ademamix(**own),
+        {"b1": 0.9, "b2": 0.999, "b3": 0.9999, "alpha": 5.0, "eps": 1e-8, "slow_warmup": 1.0},
+        0.1,
+        inputs=("steps",),
+        positive=("b1", "b3"),
+    ),
 }
 
 
@@ -187,6 +206,9 @@ def options(config: ConfigDict) -> dict[str, float]:
     for name in MEANS & found.keys():
         if not 0 <= found[name] < 1:
             raise BadInput(f"optimizer.{name}: must be in [0, 1), got {found[name]}")
+    for name, value in found.items():
+        if value < 0 or (not value and name in TABLE[config["name"]].positive):
+            raise BadInput(f"optimizer.{name}: must be {'at least 0' if value < 0 else 'positive'}, got {value}")
     return found
 
 

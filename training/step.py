@@ -143,6 +143,8 @@ def hyper(config: ConfigDict, task: Task) -> dict[str, np.float32]:
         **replicas.hyper(config),
         **task.hyper(),
     }
+    if "steps" in optimizers.TABLE[config.optimizer.name].inputs:
+        values["steps"] = config.derived.steps
     return {name: np.float32(value) for name, value in values.items()}
 
 
@@ -189,7 +191,8 @@ def train_step(
     if factors is not None:  # what is frozen takes no part in the norm, and XLA leaves its gradient out
         grads = jax.tree.map(lambda g, f: g if f.any() else jnp.zeros_like(g), grads, factors)
     grads, norm = optimizers.clipped(grads, hyper["clip"])
-    updates, moments = transform.update(grads, state.moments, state.params)
+    inputs = {name: hyper[name] for name in optimizers.TABLE[recipe.optimizer].inputs}
+    updates, moments = transform.update(grads, state.moments, state.params, **inputs)
     params = optimizers.apply(
         state.params,
         updates,

@@ -146,9 +146,9 @@ def test_adafactor_treats_each_layer_of_a_stack_as_a_matrix_of_its_own():
 def test_moments_of_bfloat16_parameters_are_float32(name):
     half = jax.tree.map(lambda p: p.astype(jnp.bfloat16), PARAMS)
     transform = optimizer.build(name, AXES, **optimizer.TABLE[name].options)
-    state = transform.init(half)
+    state, inputs = transform.init(half), {key: jnp.float32(0.5) for key in optimizer.TABLE[name].inputs}
     for grads in GRADS:
-        updates, state = transform.update(jax.tree.map(lambda g: g.astype(jnp.bfloat16), grads), state, half)
+        updates, state = transform.update(jax.tree.map(lambda g: g.astype(jnp.bfloat16), grads), state, half, **inputs)
     floats = {x.dtype for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)}
     assert floats <= {jnp.dtype("float32")}
     # The same numbers as for these gradients and parameters in float32.
@@ -156,7 +156,7 @@ def test_moments_of_bfloat16_parameters_are_float32(name):
     rounded = jax.tree.map(lambda p: p.astype(jnp.float32), half)
     for grads in GRADS:
         seen = jax.tree.map(lambda g: g.astype(jnp.bfloat16).astype(jnp.float32), grads)
-        expected, whole = transform.update(seen, whole, rounded)
+        expected, whole = transform.update(seen, whole, rounded, **inputs)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), updates, expected)
 
 

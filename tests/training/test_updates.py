@@ -6,9 +6,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import toy
 
 from training import loop, optimizer
+from training.config import resolve
+from training.errors import BadInput
 from training.lines import read_metrics
 
 AXES = {
@@ -41,11 +44,11 @@ def stepped(name, params, gradients, decay=0.0, cautious=False, axes=AXES, **opt
     """The parameters after each step."""
     row = optimizer.TABLE[name]
     transform = optimizer.build(name, axes, **(row.options | options))
-    roles = ("matrix", "embedding")
+    roles, inputs = ("matrix", "embedding"), {key: jnp.float32(len(LEARNING_RATES)) for key in row.inputs}
 
     @jax.jit
     def step(params, moments, grads, lr):
-        updates, moments = transform.update(grads, moments, params)
+        updates, moments = transform.update(grads, moments, params, **inputs)
         return optimizer.apply(params, updates, axes, roles, lr, jnp.float32(decay), None, cautious), moments
 
     moments, found = transform.init(params), []
@@ -98,6 +101,105 @@ def test_a_run_takes_cautious_decay(tmp_path):
         loop.run(config, tmp_path / str(cautious))
         losses[cautious] = [line["loss"] for line in read_metrics(tmp_path / str(cautious))]
     assert losses[True][0] == losses[False][0] and losses[True][-1] != losses[False][-1]
+
+
+def ademamix(gradients, b1=0.9, b2=0.999, b3=0.9999, alpha=5.0, eps=1e-8, warmup=1.0):
+    """Algorithm 1 of arXiv 2409.03137, with its schedulers of alpha and b3."""
+    m1 = m2 = v = 0.0
+    total = warmup * len(gradients)
+    for t, g in enumerate(gradients, 1):
+        now, slow = alpha, b3
+        if t < total:
+            share = t / total
+            now = share * alpha
+            slow = min(np.exp(np.log(b1) * np.log(b3) / ((1 - share) * np.log(b3) + share * np.log(b1))), b3)
+        m1, m2, v = b1 * m1 + (1 - b1) * g, slow * m2 + (1 - slow) * g, b2 * v + (1 - b2) * g**2
+        yield (m1 / (1 - b1**t) + now * m2) / (np.sqrt(v / (1 - b2**t)) + eps)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"slow_warmup": 0.0, "b3": 0.99, "alpha": 8.0}, {"slow_warmup": 0.5, "b1": 0.8}]
+)
+def test_ademamix(options):
+    params, gradients = drawn(1)
+    own = {"warmup" if key == "slow_warmup" else key: value for key, value in options.items()}
+
+    def oracle(role, p, gradients):
+        for lr, u in zip(LEARNING_RATES, ademamix(gradients, **own), strict=True):
+            p = p - lr * (u + (role != "vector") * 0.3 * p)
+            yield p
+
+    check(stepped("ademamix", params, gradients, 0.3, **options), params, gradients, oracle)
+
+
+def test_the_slow_mean_warms_up_over_the_run_of_the_config(tmp_path):
+    losses = {}
+    for share, steps in ((1.0, 24), (0.5, 24), (0.5, 48)):
+        config = toy.config(
+            **{"optimizer.name": "ademamix", "optimizer.slow_warmup": share, "schedule.name": "constant"}
+            | {"duration.steps": steps, "schedule.warmup_steps": 2}
+        )
+        loop.run(config, tmp_path / f"{share} {steps}")
+        losses[share, steps] = [line["loss"] for line in read_metrics(tmp_path / f"{share} {steps}")]
+    np.testing.assert_allclose(losses[0.5, 48][:24], losses[1.0, 24], rtol=1e-5)
+    assert abs(losses[0.5, 24][-1] / losses[1.0, 24][-1] - 1) > 1e-3
+
+
+# Options under which 300 steps of a quadratic are enough: a mean over 10,000 of them is for longer runs.
+NEW = {"ademamix": {"b3": 0.97}}
+
+
+@pytest.mark.parametrize("name", sorted(NEW))
+def test_a_quadratic_is_minimised(name):
+    """|p - target|^2 / 2 over all leaves, from far off: the distance falls to a tenth."""
+    row = optimizer.TABLE[name]
+    rng = np.random.default_rng(3)
+    target = {name: rng.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
+    params = {name: (rng.normal(size=shape) + 2).astype(np.float32) for name, shape in SHAPES.items()}
+    transform = optimizer.build(name, AXES, **(row.options | NEW[name]))
+    inputs = {key: jnp.float32(300) for key in row.inputs}
+
+    def step(carry, lr):
+        params, moments = carry
+        grads = jax.tree.map(jnp.subtract, params, target)
+        updates, moments = transform.update(grads, moments, params, **inputs)
+        return (optimizer.apply(params, updates, AXES, (), lr, jnp.float32(0)), moments), None
+
+    rates = jnp.linspace(0.05, 0.0, 300)
+    (last, _), _ = jax.jit(lambda params: jax.lax.scan(step, (params, transform.init(params)), rates))(params)
+    for leaf in SHAPES:
+        assert np.linalg.norm(last[leaf] - target[leaf]) < 0.1 * np.linalg.norm(params[leaf] - target[leaf])
+
+
+@pytest.mark.parametrize("name", sorted(NEW))
+def test_shards_change_no_value(name):
+    """Square matrices, rows over eight devices, against one device."""
+    shapes = {"matrix": (8, 8), "stack": (3, 8, 8), "embed": (8, 4), "norm": (3, 8)}
+    params, gradients = drawn(4, shapes)
+    mesh = jax.make_mesh((8,), ("fsdp",), axis_types=(jax.sharding.AxisType.Auto,))
+    where = {"matrix": jax.P("fsdp"), "stack": jax.P(None, "fsdp"), "embed": jax.P("fsdp"), "norm": jax.P(None, "fsdp")}
+
+    def sharded(tree):
+        return {name: jax.device_put(leaf, jax.NamedSharding(mesh, where[name])) for name, leaf in tree.items()}
+
+    alone = stepped(name, params, gradients, 0.3)[-1]
+    split = stepped(name, sharded(params), [sharded(grads) for grads in gradients], 0.3)[-1]
+    assert len(split["stack"].sharding.device_set) == 8
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), split, alone)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"name": "ademamix", "b1": 0.0}, "optimizer.b1: must be positive, got 0.0"),
+        ({"name": "ademamix", "b3": 1.0}, r"optimizer.b3: must be in \[0, 1\), got 1.0"),
+        ({"name": "ademamix", "alpha": -1.0}, "optimizer.alpha: must be at least 0, got -1.0"),
+        ({"name": "adamw", "alpha": 1.0}, "optimizer.alpha is not used by adamw"),
+    ],
+)
+def test_options_that_cannot_be_are_refused(options, message):
+    with pytest.raises(BadInput, match=message):
+        resolve(toy.config(**{f"optimizer.{key}": value for key, value in options.items()}))
 
 
 def test_the_page_lists_the_table():
