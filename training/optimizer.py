@@ -8,7 +8,7 @@ is clipped; the reported loss leaves them out. `docs/optimizers.md` lists them w
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import NamedTuple, TypeVar
 
 import flax.linen as nn
@@ -25,6 +25,7 @@ from training.nets.primitives import upcast_to_f32
 from training.registry import chosen
 from training.types import Floats
 from training.updates.ademamix import ademamix
+from training.updates.normuon import normuon
 
 T = TypeVar("T")
 
@@ -124,12 +125,34 @@ def _adafactor(axes: PyTree[Axes], decay_rate: float, eps: float) -> optax.Gradi
     )
 
 
-def _of_each_layer(axes: PyTree[Axes], inner: optax.GradientTransformation) -> optax.GradientTransformation:
+def _normuon(axes: PyTree[Axes], momentum: float, b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    return _of_each_layer(axes, _as_matrices(normuon(momentum, b2, eps)), optax.scale_by_adam(b1, b2, eps))
+
+
+def _as_matrices(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """A transformation of matrices, applied to leaves of which every axis but the last is an input."""
+
+    def flat(tree: PyTree[Array]) -> PyTree[Array]:
+        return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), tree)
+
+    def update(
+        updates: PyTree[Array], state: PyTree[Array], params: PyTree[Array] | None = None
+    ) -> tuple[PyTree[Array], PyTree[Array]]:
+        found, state = inner.update(flat(updates), state, flat(params))
+        return jax.tree.map(lambda u, g: u.reshape(g.shape), found, updates), state
+
+    return optax.GradientTransformation(lambda params: inner.init(flat(params)), update)
+
+
+def _of_each_layer(
+    axes: PyTree[Axes], inner: optax.GradientTransformation, others: optax.GradientTransformation | None = None
+) -> optax.GradientTransformation:
     """A transformation whose statistics are those of one matrix, applied to each matrix of a stack by itself.
 
     Args:
       axes: of the parameters; those in `STACKS` come first.
       inner: treats every leaf alone. Arrays in its state are stacked as the leaf is; scalars, such as a count, are shared.
+      others: of all that has not the role `matrix`; None: `inner`.
     """
 
     def stacked(state: PyTree[Array | jax.ShapeDtypeStruct]) -> PyTree[int | None]:
@@ -148,8 +171,13 @@ def _of_each_layer(axes: PyTree[Axes], inner: optax.GradientTransformation) -> o
 
         return optax.GradientTransformation(init, update)
 
-    depths = _map(lambda leaf: sum(1 for _ in itertools.takewhile(STACKS.__contains__, leaf.names)), axes)
-    by_depth = {}
+    def depth_of(leaf: Axes) -> int:
+        if others is not None and role(leaf) != "matrix":
+            return -1
+        return sum(1 for _ in itertools.takewhile(STACKS.__contains__, leaf.names))
+
+    depths = _map(depth_of, axes)
+    by_depth: dict[Hashable, optax.GradientTransformation] = {} if others is None else {-1: others}
     for depth in range(max(jax.tree.leaves(depths), default=0) + 1):
         by_depth[depth], inner = inner, lifted(inner)
     return optax.partition({depth: by_depth[depth] for depth in set(jax.tree.leaves(depths))}, depths)
@@ -183,6 +211,7 @@ TABLE: dict[str, Optimizer] = {
     "adafactor": Optimizer(_adafactor, {"decay_rate": 0.8, "eps": 1e-30}, 0.0),
     "lion": Optimizer(lambda axes, b1, b2: optax.scale_by_lion(b1, b2), {"b1": 0.9, "b2": 0.99}, 0.1),
     "muon": Optimizer(_muon, {"momentum": 0.95, "b1": 0.9, "b2": 0.95, "eps": 1e-8}, 0.1),
+    "normuon": Optimizer(_normuon, {"momentum": 0.95, "b1": 0.9, "b2": 0.95, "eps": 1e-8}, 0.1),
     "ademamix": Optimizer(
         lambda axes, **own: ademamix(**own),
         {"b1": 0.9, "b2": 0.999, "b3": 0.9999, "alpha": 5.0, "eps": 1e-8, "slow_warmup": 1.0},

@@ -145,8 +145,36 @@ def test_the_slow_mean_warms_up_over_the_run_of_the_config(tmp_path):
     assert abs(losses[0.5, 24][-1] / losses[1.0, 24][-1] - 1) > 1e-3
 
 
-# Options under which 300 steps of a quadratic are enough: a mean over 10,000 of them is for longer runs.
-NEW = {"ademamix": {"b3": 0.97}}
+def orthogonalised(matrix):
+    """Five quintic Newton-Schulz steps (Jordan et al. 2024)."""
+    x = matrix / np.linalg.norm(matrix)
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x
+
+
+def test_normuon():
+    """arXiv 2510.05491, algorithm 1, whose matrices are [outputs, inputs]."""
+    params, gradients = drawn(2)
+
+    def oracle(role, p, gradients):
+        m, v = 0.0, 0.0
+        for lr, u, g in zip(LEARNING_RATES, adam(gradients, b2=0.95), gradients, strict=True):
+            if role == "matrix":
+                m = 0.95 * m + 0.05 * g.T
+                o = orthogonalised(m)
+                v = 0.95 * v + 0.05 * np.mean(o * o, axis=1)
+                o = o / (np.sqrt(v)[:, None] + 1e-8)
+                u = (0.2 * np.sqrt(o.size) / np.linalg.norm(o) * o).T
+            p = p - lr * (u + (role != "vector") * 0.3 * p)
+            yield p
+
+    check(stepped("normuon", params, gradients, 0.3), params, gradients, oracle, rtol=1e-4, atol=1e-5)
+
+
+# Options under which 400 steps of a quadratic are enough: a mean over 10,000 of them is for longer runs.
+NEW = {"ademamix": {"b3": 0.97}, "normuon": {}}
 
 
 @pytest.mark.parametrize("name", sorted(NEW))
@@ -157,7 +185,7 @@ def test_a_quadratic_is_minimised(name):
     target = {name: rng.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
     params = {name: (rng.normal(size=shape) + 2).astype(np.float32) for name, shape in SHAPES.items()}
     transform = optimizer.build(name, AXES, **(row.options | NEW[name]))
-    inputs = {key: jnp.float32(300) for key in row.inputs}
+    inputs = {key: jnp.float32(400) for key in row.inputs}
 
     def step(carry, lr):
         params, moments = carry
@@ -165,7 +193,7 @@ def test_a_quadratic_is_minimised(name):
         updates, moments = transform.update(grads, moments, params, **inputs)
         return (optimizer.apply(params, updates, AXES, (), lr, jnp.float32(0)), moments), None
 
-    rates = jnp.linspace(0.05, 0.0, 300)
+    rates = jnp.linspace(0.2, 0.0, 400)
     (last, _), _ = jax.jit(lambda params: jax.lax.scan(step, (params, transform.init(params)), rates))(params)
     for leaf in SHAPES:
         assert np.linalg.norm(last[leaf] - target[leaf]) < 0.1 * np.linalg.norm(params[leaf] - target[leaf])

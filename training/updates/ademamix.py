@@ -6,7 +6,8 @@ Source: Pagliardini, Ablin and Grangier 2024, arXiv 2409.03137, algorithm 1 and 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PyTree
+from jax.typing import ArrayLike
+from jaxtyping import Array, PyTree
 from optax import contrib
 
 
@@ -27,12 +28,12 @@ def ademamix(
     """
 
     def update(
-        updates: PyTree[Array], state: PyTree[Array], params: PyTree[Array] | None = None, *, steps: Float[Array, ""]
+        updates: PyTree[Array], state: PyTree[Array], params: PyTree[Array] | None = None, **inputs: jax.Array
     ) -> tuple[PyTree[Array], PyTree[Array]]:
-        def share(count: Int[Array, ""]) -> jax.Array:
-            return jnp.minimum((count + 1) / (slow_warmup * steps), 1.0)
+        def share(count: ArrayLike) -> jax.Array:
+            return jnp.minimum((jnp.asarray(count) + 1) / (slow_warmup * inputs["steps"]), 1.0)
 
-        def slow(count: Int[Array, ""]) -> jax.Array:
+        def slow(count: ArrayLike) -> jax.Array:
             """b3 of the step: its half-life grows linearly."""
             first, last, done = jnp.log(b1), jnp.log(b3), share(count)
             return jnp.minimum(jnp.exp(first * last / ((1 - done) * last + done * first)), b3)
