@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from training import agreement
 from training.files import refuse_object_storage
 from training.metrics import Logger
+from training.nets import kernel_check
 from training.run_batch import RunBatch
 from training.run_session import RunSession, RunSpec
 from training.signals import Interrupted, stoppable
@@ -72,6 +73,7 @@ def _train_together(sessions: Sequence[RunSession]) -> None:
         try:
             with agreement.all_succeed("compilation"):
                 batch = RunBatch([session.inputs for session in sessions])
+                kernel_check.check_used()
             for i, session in enumerate(sessions):
                 with session.isolated():
                     session.begin(batch, i, stop)

@@ -112,3 +112,27 @@ def test_activations_of_a_device_shrink_with_the_axis_context(topology):
     assert ["context"] in [row["axes"] for row in split["collectives"] if row["kind"] == "all-gather"]
     if topology == "v5e:4x4":
         assert any("splash" in name for name in split["kernels"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attention", ["cudnn", "xla"])
+def test_fewer_key_heads_than_the_axis_of_heads_compile_on_gpus(attention):
+    if importlib.util.find_spec("jax_plugins") is None:
+        pytest.skip("the compiler of h100:8 is not installed (make test-topologies)")
+    config = DECODER | {
+        "task": "lm",
+        "data.corpus": "markov",
+        "data.seq_len": 256,
+        "data.vocab_size": 512,
+        "data.document_masking": True,
+        "batch_size": 16,
+        "duration.steps": 3,
+        "mesh.data": 2,
+        "mesh.tensor": 4,
+        "model.heads": 4,
+        "model.kv_heads": 2,
+        "model.attention": attention,
+        "precision.compute": "bfloat16",
+    }
+    report = compiled(nested(config), "h100:8")
+    assert report["fits"] and report["left_whole"] == {}

@@ -14,6 +14,25 @@ from training.nets.primitives import upcast_to_f32
 IMPLEMENTATIONS = ("auto", "blocked", "xla", "cudnn", "splash")
 
 
+PLATFORMS = {"cudnn": "gpu", "splash": "tpu"}  # of implementations that are kernels
+
+
+class Kernel(NamedTuple):
+    """A kernel as a model uses it: the implementation, query heads to a key head, features of a head, compute dtype, whether
+    queries see what precedes them only, how many keys of it (0: all), and whether documents are kept apart."""
+
+    name: str
+    group: int
+    head_width: int
+    dtype: str
+    causal: bool
+    window: int
+    segmented: bool
+
+
+kernels_used: set[Kernel] = set()  # by what this process has traced: see `training.nets.kernel_check`
+
+
 class Choice(NamedTuple):
     """An implementation and the reason for it, for the record."""
 
@@ -101,6 +120,9 @@ def attend(
     """
     assert bias is None or implementation == "xla"
     assert causal or not window
+    if implementation in PLATFORMS:
+        group, dtype = q.shape[2] // k.shape[2], q.dtype.name
+        kernels_used.add(Kernel(implementation, group, q.shape[3], dtype, causal, window, segments is not None))
     if implementation == "splash":
         return tpu.attend(q, k, v, segments, causal, window)
     if implementation == "blocked":
@@ -109,6 +131,8 @@ def attend(
         if implementation == "cudnn":
             return _of_shards(q, k, v, segments, causal)
         k, v = mesh.gathered(k), mesh.gathered(v)
+    if implementation == "cudnn":  # its partitioner fails where the devices of a head's queries share out its key head
+        k, v = (mesh.constrain(mesh.with_heads_to_split(x, q.shape[2]), "batch", None, "heads", None) for x in (k, v))
     mask = None if segments is None else (segments[:, None, :, None] == segments[:, None, None, :])
     if v.shape[-1] != k.shape[-1]:
         index = jnp.arange(q.shape[1])
