@@ -45,7 +45,12 @@ RENAMED = {
 
 
 SHAPE: dict[str, Option] = {"depth": None, "width": None, "mlp_width": None}
-SWITCHES: dict[str, Option] = {"scan": False, "remat": "none"}  # of speed: same values, same tree
+SWITCHES: dict[str, Option] = {  # of speed: same values, same tree
+    "scan": False,
+    "remat": "none",
+    "pipeline_rounds": 1,
+    "pipeline_microbatches": 0,
+}
 BLOCKS: dict[str, Option] = {
     **SHAPE,
     "norm": "rms",

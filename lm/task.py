@@ -19,6 +19,7 @@ from training.types import Option, Record
 # Keys that change how fast or where a run goes, never what it computes.
 INDIFFERENT = (
     *("model.size", "model.scan", "model.remat", "model.attention", "model.dispatch"),
+    *("model.pipeline_rounds", "model.pipeline_microbatches"),
     *("data.cache_dir", "data.corpus_args.data_dir", "data.shard_tokens", "evaluation.batch_size"),
 )
 
@@ -73,6 +74,14 @@ def validate(config: ConfigDict) -> None:
         ):
             raise BadInput(f"mesh.context: {config.model.name} needs whole sequences; mesh.context=1")
         stack.check_context(objective.network(config).blocks)
+    if config.mesh.stage != 1:
+        if models.KINDS[config.model.name].role == "encoder_decoder" or not hasattr(
+            objective.network(config), "blocks"
+        ):
+            raise BadInput(f"mesh.stage: {config.model.name} is no stack of blocks alike; mesh.stage=1")
+        if config.model.dropout:
+            raise BadInput("mesh.stage: microbatches would be dropped alike (model.dropout); mesh.stage=1")
+        stack.check_stages(objective.network(config).blocks, config.mesh.stage)
     transfer.check_names(config, objective.network(config))
 
 

@@ -115,6 +115,7 @@ def defaults() -> ConfigDict:
             "mesh": {
                 "replica": 1,
                 "data": -1,
+                "stage": 1,  # splits the blocks, see training.nets.pipeline
                 "fsdp": 1,
                 "expert": 1,
                 "context": 1,  # splits sequences; attention gathers keys and values

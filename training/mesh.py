@@ -21,6 +21,7 @@ AXES = (
     "run",
     "replica",
     "data",
+    "stage",
     "fsdp",
     "expert",
     "context",
@@ -36,7 +37,8 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
     "group": ("data", "fsdp"),  # the batch where experts are an axis beside it
     "expert": "expert",
     "length": "context",
-    "layers": None,
+    "layers": "stage",
+    "stage": "stage",
     "gates": None,
     "vocab": "tensor",
     "embed": ("fsdp", "context"),  # devices that share a sequence out share its parameters out too
@@ -51,7 +53,7 @@ RULES: dict[str, str | tuple[str, ...] | None] = {
 
 
 # Axes that may lie over the network between slices or nodes, where none is named: the first whose size allows it.
-OVER_NETWORK = ("replica", "data", "fsdp")
+OVER_NETWORK = ("replica", "data", "stage", "fsdp")
 
 
 def build(sizes: Mapping[str, Any] | ConfigDict, devices: Sequence[Any] | None = None) -> Mesh:
@@ -283,9 +285,9 @@ def by_tokens(fn: Callable[..., Any], tokens: tuple[Any, ...], whole: Any, sum_a
     wanted = _divisible(spec(*("batch", "length")[: len(shape)]), shape, mesh)
     split = PartitionSpec(*(tuple(name for name in axes_of(entry) if mesh.shape[name] > 1) for entry in wanted))
     axes = tuple(name for entry in split for name in axes_of(entry))
-    # Manual over "run" and "replica" too: `vmap(spmd_axis_name=...)` puts those axes in front, and `check_vma` cannot see
+    # Manual over "run", "replica" and "stage" too: `vmap(spmd_axis_name=...)` puts those axes in front, and `check_vma` cannot see
     # them, so that it is off.
-    names = {*axes, "run", "replica"}
+    names = {*axes, "run", "replica", "stage"}
     if math.prod(mesh.shape[name] for name in names) == 1:
         return fn(*tokens, whole)
     specs, manual = (*(split for _ in tokens), PartitionSpec()), {"axis_names": names, "check_vma": False}
@@ -348,7 +350,7 @@ def by_queries(
         return fn(q, k, v, own, every, whole)
 
     specs = (split, split, split, PartitionSpec(*rows, RULES["length"]), rows, whole_split or PartitionSpec())
-    # Manual over all axes: those of runs and replicas are put in front by `vmap`.
+    # Manual over all axes: those of runs, replicas and stages are put in front by `vmap`.
     apply = jax.shard_map(local, in_specs=specs, out_specs=split, check_vma=False)
     return apply(q, k, v, segments, segments, whole)
 

@@ -71,6 +71,8 @@ def validate(config: ConfigDict) -> None:
         )
     if config.mesh.context != 1:
         raise BadInput("mesh.context: splits sequences of text; models of images want mesh.context=1")
+    if config.mesh.stage != 1:
+        raise BadInput("mesh.stage: splits models of text; models of images want mesh.stage=1")
     if config.teacher.run:
         raise BadInput("teacher.run: models of images learn from no teacher")
     early_stopping.check(config.early_stopping.metric, classification.METRICS)

@@ -54,6 +54,8 @@ class BlockConfig:
       attention: name in `training.nets.attention.IMPLEMENTATIONS`; changes speed only.
       scan: one compiled repetition of the pattern in a loop, instead of a copy of every block.
       remat: name in `training.nets.stack.REMAT`: what the backward pass computes again.
+      pipeline_rounds: how often a microbatch passes all stages of the mesh axis "stage".
+      pipeline_microbatches: that a batch is cut into for them; 0: see `training.nets.pipeline.schedule`.
     """
 
     depth: int
@@ -75,6 +77,8 @@ class BlockConfig:
     attention: str = "auto"
     scan: bool = False
     remat: str = "none"
+    pipeline_rounds: int = 1
+    pipeline_microbatches: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pattern", tuple(self.pattern))

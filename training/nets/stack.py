@@ -11,6 +11,7 @@ A block (d width; shapes without the layers), of a mixer whose branch is, say, "
     mlp/...                      see the feed-forward
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -20,7 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from training.errors import BadInput
 from training.mesh import constrain, ways
-from training.nets import layers
+from training.nets import layers, pipeline
 from training.nets.block_config import BlockConfig
 from training.nets.ffn import FEED_FORWARDS, moe
 from training.nets.initial import Leaves
@@ -131,6 +132,22 @@ def check_context(config: BlockConfig) -> None:
             )
 
 
+def check_stages(config: BlockConfig, stages: int) -> None:
+    """Raise BadInput where the blocks cannot be stages of a pipeline.
+
+    Args:
+      config: of the stack.
+      stages: size of the mesh axis "stage"; -1: not known yet.
+    """
+    alike = len(segments(config)) == 1 and len(segments(config)[0].kinds) == 1
+    if config.moe or config.cross_attention or not alike:
+        raise BadInput("mesh.stage: stages hold dense blocks that are all alike; mesh.stage=1")
+    for name in ("pipeline_rounds", "pipeline_microbatches"):
+        if getattr(config, name) < (name == "pipeline_rounds"):
+            raise BadInput(f"model.{name}: must be positive, got {getattr(config, name)}")
+    pipeline.check(max(stages, 1), config.pipeline_rounds, config.depth)
+
+
 # Parameters -------------------------------------------------------------------------------------------------------------
 
 
@@ -201,6 +218,8 @@ def apply(config: BlockConfig, params: Params, x: Stream, context: Context) -> t
       The residual stream, and in training metrics of every layer that has them, in the order of the layers.
     """
     metrics: Metrics = {}
+    if ways("stage") > 1:
+        return _pipelined(config, params, x, context), metrics
     for part in segments(config):  # of which the last alone can have experts
         x, _, metrics = _run(config, part, params, x, context, None)
     return x, metrics
@@ -317,6 +336,31 @@ def _run(
         outputs = [jax.tree.map(lambda *leaves: jnp.stack(leaves), *layers) for layers in single]
     longer = dict(zip(part.names, (cache for cache, _ in outputs), strict=True))
     return x, longer, _by_layer([metrics for _, metrics in outputs])
+
+
+def _pipelined(config: BlockConfig, params: Params, x: Stream, context: Context) -> Stream:
+    """`apply` by the stages of the mesh, each of which holds the same number of blocks."""
+    check_stages(config, ways("stage"))
+    if context.drop is not layers.no_drop:
+        raise BadInput("mesh.stage: microbatches would be dropped alike (model.dropout); mesh.stage=1")
+    ((name,), (kind,), _, count), batch = segments(config)[0], len(x)
+    own = {"segments": context.segments}
+    if context.positions.ndim > 1:  # positions of each row
+        own |= {"positions": context.positions, "angles": context.angles}
+
+    def chunk(stacked: Params, x: Stream, rows: dict[str, Any], first: Layer) -> Stream:
+        body = _body(config, kind, dataclasses.replace(context, **rows))
+        if config.scan:
+            one = lambda x, step: (body(step[0], x, None, step[1])[0], None)
+            return jax.lax.scan(one, x, (stacked, first + jnp.arange(len(jax.tree.leaves(stacked)[0]))))[0]
+        for index, p in enumerate(_unstack(stacked, len(jax.tree.leaves(stacked)[0]))):
+            x, _ = body(p, x, None, first + index)
+        return x
+
+    plan = pipeline.schedule(
+        ways("stage"), config.pipeline_rounds, config.pipeline_microbatches, count, batch, ways("batch")
+    )
+    return pipeline.run(chunk, plan, params[name], x, own)
 
 
 def _body(
