@@ -20,6 +20,7 @@ from sweeps.plan import configure
 from training import data, evaluation, hlo, mesh as meshes, step as steps
 from training.config import resolve
 from training.errors import Absent, BadInput
+from training.nets import pipeline
 from training.nets.stack import REMAT
 from training.task import Task, resolve as family_of
 from training.topology import Topology
@@ -53,6 +54,7 @@ class Report:
         traffic: ring bytes of a device along the axis "fsdp" (and "context" with it), over those of two gathers and one
             scatter of the parameters.
         left_whole: bytes of parameters that no axis of the mesh splits although one should, by name.
+        bubble: share of a step in which a stage of the pipeline has nothing to do, as the schedule has it; None: no stages.
         compile_seconds: on this machine.
     """
 
@@ -75,6 +77,7 @@ class Report:
     collectives: list[dict[str, Any]]
     traffic: float | None
     left_whole: dict[str, int]
+    bubble: float | None
     compile_seconds: float
 
     @property
@@ -109,6 +112,7 @@ def report(config: ConfigDict, topology: Topology) -> Report:
         "params": cost.params_total,
         "limit_bytes": chip.memory,
         "left_whole": meshes.left_whole(programs.variables["params"], mesh),
+        "bubble": _bubble(config, mesh),
     }
     try:
         train = programs.train.lower().compile()
@@ -205,10 +209,23 @@ def search(config: ConfigDict, topology: Topology, over: Sequence[str]) -> list[
 def _meshes(config: ConfigDict, devices: int) -> Iterator[dict[str, int]]:
     """Sizes of the axes data, fsdp and tensor whose product is the number of devices, over what other axes take."""
     heads = config.model.get("heads") or 1
-    devices //= math.prod(config.mesh[axis] for axis in ("replica", "expert", "context") if config.mesh[axis] > 0)
+    devices //= math.prod(
+        config.mesh[axis] for axis in ("replica", "stage", "expert", "context") if config.mesh[axis] > 0
+    )
     for tensor in (n for n in (1, 2, 4, TENSOR) if heads % n == 0 and devices % n == 0):
         for fsdp in (n for n in range(1, devices // tensor + 1) if devices // tensor % n == 0):
             yield {"mesh.tensor": tensor, "mesh.fsdp": fsdp, "mesh.data": devices // tensor // fsdp}
+
+
+def _bubble(config: ConfigDict, mesh: Any) -> float | None:
+    stages, model = mesh.shape["stage"], config.model
+    if stages == 1:
+        return None
+    batch = config.batch_size // config.gradient_accumulation_steps // mesh.shape["replica"]
+    shards = meshes.batch_ways(mesh)
+    return pipeline.schedule(
+        stages, model.pipeline_rounds, model.pipeline_microbatches, model.depth, batch, shards
+    ).bubble
 
 
 def _task(config: ConfigDict) -> Task:

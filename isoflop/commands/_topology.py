@@ -141,6 +141,8 @@ def _lines(row: dict[str, Any]) -> list[str]:
         lines.append(
             f"{label}: {total:,.0f} MiB of parameters are whole on every device, {largest} the largest of them"
         )
+    if row["bubble"] is not None:
+        lines.append(f"{label}: each stage has nothing to do for {row['bubble']:.0%} of a step, which the cycles hold")
     if row["hours"] is not None:
         cost = "" if row["price"] is None else f", {row['price']:,.0f} at the price given"
         lines.append(

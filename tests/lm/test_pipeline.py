@@ -132,7 +132,10 @@ REFUSED = {
     "depth": ({"model.depth": 6, "mesh.stage": 4}, "mesh.stage: 4 stages in 1 rounds .* do not divide 6 blocks"),
     "experts": ({"model.name": "moe", "mesh.stage": 2}, "mesh.stage: stages hold dense blocks that are all alike"),
     "dropout": ({"model.dropout": 0.1, "mesh.stage": 2}, "mesh.stage: microbatches would be dropped alike"),
-    "a recurrent model": ({"model": {"name": "lstm"}, "mesh.stage": 2}, "mesh.stage: lstm is no stack of blocks alike"),
+    "a recurrent model": (
+        {"model": {"name": "lstm", "width": 16}, "mesh.stage": 2},
+        "mesh.stage: lstm is no stack of blocks alike",
+    ),
     "rounds": ({"model.pipeline_rounds": 0, "mesh.stage": 2}, "model.pipeline_rounds: must be positive"),
 }
 

@@ -136,3 +136,33 @@ def test_fewer_key_heads_than_the_axis_of_heads_compile_on_gpus(attention):
     }
     report = compiled(nested(config), "h100:8")
     assert report["fits"] and report["left_whole"] == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", COMPILERS)
+def test_stages_hold_their_share_of_the_blocks(topology):
+    """Half of the parameters of eight blocks on each of two stages, and a stream that is handed on."""
+    if importlib.util.find_spec(COMPILERS[topology].partition(".")[0]) is None:
+        pytest.skip(f"the compiler of {topology} is not installed (make test-topologies)")
+    devices = 16 if topology == "v5e:4x4" else 8
+    config = DECODER | {
+        "task": "lm",
+        "data.corpus": "markov",
+        "data.seq_len": 512,
+        "data.vocab_size": 512,
+        "batch_size": 4 * devices,
+        "duration.steps": 3,
+        "model.depth": 8,
+        "model.scan": True,
+        "model.remat": "full",
+        "precision.compute": "bfloat16",
+    }
+    whole = compiled(nested(config | {"mesh.data": devices}), topology)
+    staged = compiled(
+        nested(config | {"mesh.data": devices // 2, "mesh.stage": 2, "model.pipeline_rounds": 2}), topology
+    )
+    assert staged["argument_bytes"] < 0.6 * whole["argument_bytes"] and staged["left_whole"] == {}
+    assert staged["bubble"] == pytest.approx(1 / (8 * 2 + 1)) and whole["bubble"] is None
+    assert ["stage"] in [row["axes"] for row in staged["collectives"] if row["kind"] == "collective-permute"]
+    if topology == "v5e:4x4":
+        assert any("splash" in name for name in staged["kernels"])
