@@ -285,8 +285,8 @@ def by_tokens(fn: Callable[..., Any], tokens: tuple[Any, ...], whole: Any, sum_a
     wanted = _divisible(spec(*("batch", "length")[: len(shape)]), shape, mesh)
     split = PartitionSpec(*(tuple(name for name in axes_of(entry) if mesh.shape[name] > 1) for entry in wanted))
     axes = tuple(name for entry in split for name in axes_of(entry))
-    # Manual over "run", "replica" and "stage" too: `vmap(spmd_axis_name=...)` puts those axes in front, and `check_vma` cannot see
-    # them, so that it is off.
+    # Manual over "run", "replica" and "stage" too: `vmap(spmd_axis_name=...)` puts those axes in front, and `check_vma`
+    # cannot see them, so that it is off.
     names = {*axes, "run", "replica", "stage"}
     if math.prod(mesh.shape[name] for name in names) == 1:
         return fn(*tokens, whole)

@@ -47,6 +47,6 @@ def test_the_largest_batch_is_compiled_not_guessed(monkeypatch, begins, limit, l
 
 
 def test_a_search_leaves_to_other_axes_what_the_config_gives_them():
-    config = ConfigDict({"model": {"heads": 4}, "mesh": {"replica": 1, "expert": 1, "context": 4}})
+    config = ConfigDict({"model": {"heads": 4}, "mesh": {"replica": 1, "stage": 1, "expert": 1, "context": 4}})
     found = [tuple(axes.values()) for axes in compiled_for._meshes(config, 16)]
     assert found == [(1, 1, 4), (1, 2, 2), (1, 4, 1), (2, 1, 2), (2, 2, 1), (4, 1, 1)]  # tensor, fsdp, data

@@ -15,9 +15,27 @@ from training.errors import BadInput
 
 def test_one_axis_takes_what_is_left():
     found = mesh.build({"data": -1, "fsdp": 2, "tensor": 2})
-    assert dict(found.shape) == {"run": 1, "replica": 1, "data": 2, "fsdp": 2, "expert": 1, "context": 1, "tensor": 2}
+    assert dict(found.shape) == {
+        "run": 1,
+        "replica": 1,
+        "data": 2,
+        "stage": 1,
+        "fsdp": 2,
+        "expert": 1,
+        "context": 1,
+        "tensor": 2,
+    }
     found = mesh.build({"data": -1, "expert": 4})
-    assert dict(found.shape) == {"run": 1, "replica": 1, "data": 2, "fsdp": 1, "expert": 4, "context": 1, "tensor": 1}
+    assert dict(found.shape) == {
+        "run": 1,
+        "replica": 1,
+        "data": 2,
+        "stage": 1,
+        "fsdp": 1,
+        "expert": 4,
+        "context": 1,
+        "tensor": 1,
+    }
     with pytest.raises(BadInput, match="8 devices are not divisible by 3"):
         mesh.build({"data": -1, "fsdp": 3, "tensor": 1})
     with pytest.raises(BadInput, match="at most one -1"):
@@ -69,7 +87,16 @@ def test_a_state_is_split_with_its_moments():
 def test_what_is_not_replicated_uses_the_axis_of_replicas_for_data():
     grid = mesh.build({"data": 2, "tensor": 2, "replica": 2})
     flat = mesh.folded(grid)
-    assert dict(flat.shape) == {"run": 1, "replica": 1, "data": 4, "fsdp": 1, "expert": 1, "context": 1, "tensor": 2}
+    assert dict(flat.shape) == {
+        "run": 1,
+        "replica": 1,
+        "data": 4,
+        "stage": 1,
+        "fsdp": 1,
+        "expert": 1,
+        "context": 1,
+        "tensor": 2,
+    }
     assert list(flat.devices.flat) == list(grid.devices.flat) and mesh.folded(flat) is flat
 
 

@@ -147,7 +147,7 @@ def test_devices_and_micro_batches_leave_the_losses(tmp_path):
 
 def test_replicas_lie_along_their_axis():
     state = initial_state(resolve(toy.config(**DILOCO, **{"mesh.replica": 4, "mesh.tensor": 2})))
-    assert state.params["kernel"].sharding.spec == PartitionSpec("fsdp", "tensor")
+    assert state.params["kernel"].sharding.spec == PartitionSpec(("fsdp", "context"), "tensor")
     for tree in (state.replicas.params, state.replicas.moments.mu):
         assert tree["kernel"].shape == (4, 4, 8)
         assert tree["kernel"].addressable_shards[0].data.shape == (1, 4, 4)

@@ -40,24 +40,25 @@ def nodes(count, size):
 def test_one_axis_lies_over_the_network(devices):
     """Devices that differ along any other axis are of one slice or node."""
     part = lambda device: device.slice_index + device.process_index
-    for sizes, axis in (({"data": 4, "fsdp": 2}, 2), ({"data": 1, "fsdp": 8}, 3), ({"replica": 2, "data": 4}, 1)):
+    for sizes, axis in (({"data": 4, "fsdp": 2}, 2), ({"data": 1, "fsdp": 8}, 4), ({"replica": 2, "data": 4}, 1)):
         grid = meshes.build(sizes, devices)
         assert {device.id for device in grid.devices.flat} == set(range(8))
         where = np.vectorize(part)(grid.devices)
         moved = np.moveaxis(where, axis, 0).reshape(grid.devices.shape[axis], -1)
         assert (moved == moved[:, :1]).all() and len(set(moved[:, 0])) == 2
     grid = meshes.build({"data": 2, "fsdp": 4, "dcn_axis": "fsdp"}, devices)
-    assert {part(device) for device in grid.devices[0, 0, 0].flat} == {0, 1}
+    assert {part(device) for device in grid.devices[0, 0, 0, 0].flat} == {0, 1}
 
 
 def test_a_mesh_that_fits_no_network_is_refused():
     with pytest.raises(
-        BadInput, match="over 3 slices or nodes: mesh.replica or mesh.data or mesh.fsdp must be a multiple of 3"
+        BadInput,
+        match="over 3 slices or nodes: mesh.replica or mesh.data or mesh.stage or mesh.fsdp must be a multiple of 3",
     ):
         meshes.build({"data": 1, "tensor": 6}, slices(3, 2))
     with pytest.raises(BadInput, match="mesh.data must be a multiple of 2"):
         meshes.build({"data": 1, "fsdp": 8, "dcn_axis": "data"}, nodes(2, 4))
-    with pytest.raises(BadInput, match="mesh.dcn_axis: 'tensor' is not one of replica, data, fsdp"):
+    with pytest.raises(BadInput, match="mesh.dcn_axis: 'tensor' is not one of replica, data, stage, fsdp"):
         meshes.build({"data": 8, "dcn_axis": "tensor"}, slices(2, 4))
 
 
@@ -81,7 +82,7 @@ def box(shape, *names):
 def test_what_an_axis_does_not_divide_is_split_along_another_dimension():
     grid = meshes.build({"data": 1, "fsdp": 8})
     assert meshes.partition(("embed", "mlp"), (12, 64), grid) == P(None, ("tensor", "fsdp", "context"))
-    assert meshes.partition(("layers", "embed", "mlp"), (16, 12, 20), grid) == P(None, None, "tensor")
+    assert meshes.partition(("layers", "embed", "mlp"), (16, 12, 20), grid) == P("stage", None, "tensor")
     assert meshes.partition(("embed", "mlp"), (64, 12), grid) == P(("fsdp", "context"), "tensor")
     tree = {"a": box((12, 64), "embed", "mlp"), "b": box((16, 12, 20), "layers", "embed", "mlp"), "c": box((12,), None)}
     assert meshes.left_whole(tree, grid) == {"b": 16 * 12 * 20 * 4}

@@ -4,9 +4,9 @@ With S stages, R rounds and M >= S microbatches, the blocks are S R chunks, and 
 tick t it passes microbatch (t - s) mod M through its chunk of round (t - s) div M and hands it on; the last stage hands it
 to the first one for the next round. After M R + S - 1 ticks all is done; in S - 1 of them a stage has nothing to do.
 
-All stages are one program: a chunk mapped over the axis, and a rotation of what they hold. The gradients of a chunk are summed
-over the batch's devices at every tick, and what "fsdp" splits is gathered at every tick: with many microbatches "stage" goes
-better with "tensor" than with "fsdp". Embedding and head are computed by the devices of every stage alike.
+All stages are one program: a chunk mapped over the axis, and a rotation of what they hold. The gradients of a chunk are
+summed over the batch's devices at every tick, and what "fsdp" splits is gathered at every tick: with many microbatches
+"stage" goes better with "tensor" than with "fsdp". Embedding and head are computed by the devices of every stage alike.
 
 Source: the interleaved schedule of Narayanan et al. 2021 (arXiv 2104.04473, section 2.2), forward passes before backward
 ones, in the form of Xu et al. 2021 (GSPMD, arXiv 2105.04663, section 3.3).
@@ -102,7 +102,7 @@ def run(
         number = jnp.clip(time - stage, 0, count * rounds - 1)
         turn, index = number // count, number % count
         held = _pinned(held.at[0].set(stored[index[0]]))
-        here = jax.tree.map(lambda leaf: leaf[0] if rounds == 1 else jax.vmap(_at, (1, 0))(leaf, turn), of_stage)
+        here = jax.tree.map(lambda leaf: _of_round(leaf, turn), of_stage)
         of_rows = jax.tree.map(lambda array: array[index], rows)
         first = (turn * stages + stage) * blocks
         put = jax.vmap(chunk, spmd_axis_name="stage")(here, held, of_rows, first)
@@ -116,8 +116,13 @@ def run(
     return constrain(jnp.moveaxis(stored, 0, 1).reshape(x.shape), "batch", "length", None)
 
 
-def _at(leaf: Array, index: Int[Array, ""]) -> Array:
-    return jax.lax.dynamic_index_in_dim(leaf, index, keepdims=False)
+def _of_round(leaf: Array, turn: Int[Array, " stages"]) -> Array:
+    """What each stage holds for its round, out of [rounds, stages, ...]: by comparison, for XLA's compiler for GPUs rejects
+    the gradient of an index that differs by shard."""
+    chosen = leaf[0]
+    for number in range(1, len(leaf)):
+        chosen = jnp.where(turn.reshape(-1, *[1] * (chosen.ndim - 1)) == number, leaf[number], chosen)
+    return chosen
 
 
 def _pinned(held: Float[Array, "stages rows length width"]) -> Array:
