@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from training.errors import BadInput
-from training.lines import DECODER
+from training.lines import DECODER, RECORD_SCHEMA
 
 Stamp = tuple[int, int]  # bytes, mtime in ns: as long as it is the same, so is the file
 
@@ -80,11 +80,13 @@ def record(text: str, file: Path | str) -> dict[str, Any]:
     """The record of a run that has ended, from the text of its `result.json`; NaN and Infinity are null.
 
     Raises:
-        BadInput: it is none.
+        BadInput: it is none, or has another schema; one without a schema was written before there were any, and is read.
     """
     value = load(text, file)
     if not isinstance(value, dict):
         raise BadInput(f"{file}: not a record")
+    if value.get("schema", RECORD_SCHEMA) != RECORD_SCHEMA:
+        raise BadInput(f"{file}: its schema is {printable(value['schema'])}, this version reads {RECORD_SCHEMA}")
     if value.get("status") not in STATUSES:
         raise BadInput(f"{file}: its status is none of {', '.join(STATUSES)}")
     return value

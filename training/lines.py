@@ -1,4 +1,4 @@
-"""The lines of a run's `metrics.jsonl`; without JAX, so that what reads thousands of runs starts at once."""
+"""The lines of a run's `metrics.jsonl`, and the version of its record; without JAX, so that what reads thousands of runs starts at once."""
 
 import json
 from pathlib import Path
@@ -10,6 +10,7 @@ from training.errors import BadInput
 
 LARGEST = 2**53  # whole numbers up to here are the same in every reader of JSON
 NAME = "metrics.jsonl"
+RECORD_SCHEMA = 1  # version of the names and meanings of the values of `result.json`
 # Python writes and reads the literals NaN and Infinity, which are no JSON: they are null, as `finite` makes of them.
 DECODER = json.JSONDecoder(parse_constant=lambda _: None)
 

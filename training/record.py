@@ -6,6 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from training import async_sgd, cost as costs, replicas
+from training.lines import RECORD_SCHEMA
 from training.types import Record
 
 
@@ -28,6 +29,7 @@ def result(
     seconds = measured["train_seconds"]
     peak = costs.peak_flops(env["device_kind"], config.precision.compute, config.precision.matmul)
     return {
+        "schema": RECORD_SCHEMA,
         **facts,
         "run_id": config.derived.run_id,
         "parent": config.derived.parent,

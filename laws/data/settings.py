@@ -37,7 +37,7 @@ BOOKKEEPING = (
     "seed|seeds|repeat|repeats|repetition|replicate|rep|trial|rng|random state|data order|"
     "id|uuid|run|runs|path|dir|directory|file|url|link|host|hostname|node|user|job|slurm|pid|tag|tags|note|"
     "notes|comment|reason|outlier|row|index|created|updated|started|ended|finished|timestamp|date|time|at|git|commit|"
-    "revision|hash|sha256|sha|version|versions|device|devices|gpu|gpus|state|status|sweep|group|attempt|continued|"
+    "revision|hash|sha256|sha|version|versions|schema|device|devices|gpu|gpus|state|status|sweep|group|attempt|continued|"
     "compiles|compiled|pack|packed|damaged|worker|workers|core|cores|thread|threads|launcher|accelerator|accelerators"
 )
 NAMES = ("name", "display_name", "display name")  # of a run; optimizer.name is a setting

@@ -179,8 +179,9 @@ def test_costs_are_those_of_the_tree_and_the_gradient_jaxpr(name, remat):
     assert said.flops_exact == 3 * said.flops_forward
 
 
-@pytest.mark.parametrize("change", [{"scan": True, "remat": "full"}, {"attention": "xla"}])
-@pytest.mark.parametrize("name", ["bert", "pre-norm"])
+@pytest.mark.parametrize(
+    "name, change", [("bert", {"scan": True, "remat": "full"}), ("pre-norm", {"scan": True, "attention": "xla"})]
+)
 def test_speed_switches_change_no_value(name, change):
     model = MODELS[name]
     other = clone(model, **change)
@@ -189,7 +190,7 @@ def test_speed_switches_change_no_value(name, change):
     jax.tree.map(np.testing.assert_array_equal, *drawn)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", ["bert", "classes", pytest.param("pre-norm", marks=pytest.mark.slow)])
 def test_a_mesh_changes_no_value(name):
     model, mesh = MODELS[name], meshes.build({"data": 2, "fsdp": 2, "tensor": 2})
 

@@ -123,8 +123,8 @@ def test_one_expert_is_the_dense_model(change):
 
 
 SWITCHES = [
-    {"scan": True},
-    {"dispatch": "ragged", "remat": "dots"},
+    pytest.param({"scan": True}, marks=pytest.mark.slow),
+    pytest.param({"dispatch": "ragged", "remat": "dots"}, marks=pytest.mark.slow),
     {"scan": True, "remat": "full"},
     {"capacity_factor": 2.0, "scan": True, "remat": "dots"},  # room for all
 ]
@@ -173,8 +173,14 @@ def on_mesh(model, sizes):
     return program, placed
 
 
-@pytest.mark.parametrize("sizes", [{"data": 2, "expert": 2, "tensor": 2}, {"fsdp": 2, "expert": 4}], ids=str)
-@pytest.mark.parametrize("change", [{}, {"dispatch": "ragged"}, {"capacity_factor": 0.75}], ids=str)
+MIXED, WIDE = {"data": 2, "expert": 2, "tensor": 2}, {"fsdp": 2, "expert": 4}
+QUICK = [({}, MIXED), ({"dispatch": "ragged"}, WIDE), ({"capacity_factor": 0.75}, MIXED)]
+SLOW = [({}, WIDE), ({"dispatch": "ragged"}, MIXED), ({"capacity_factor": 0.75}, WIDE)]
+
+
+@pytest.mark.parametrize(
+    "change, sizes", [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)], ids=str
+)
 def test_a_mesh_changes_no_value(change, sizes):
     model = clone(FULL, **change)
     program, placed = on_mesh(model, sizes)

@@ -198,10 +198,8 @@ def plain(losses):
 @pytest.mark.parametrize(
     "switch",
     [
-        {"model.scan": True},
-        {"model.remat": "full"},
-        {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2},
-        {"gradient_accumulation_steps": 2},
+        {"model.scan": True, "model.remat": "full"},
+        {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2, "gradient_accumulation_steps": 2},
     ],
 )
 def test_speed_switches_and_meshes_leave_the_losses(losses, plain, switch):

@@ -293,6 +293,7 @@ HOSTILE = {
     "deep": (lambda p, r, t: (r / "result.json").write_text("[" * 100_000), "nested more than 32 levels"),
     "deep below": (lambda p, r, t: change(r / "result.json", x=json.loads("[" * 90 + "]" * 90)), "nested more than 32"),
     "a long number": (lambda p, r, t: (r / "result.json").write_text("1" * 10_000), "result.json: not JSON"),
+    "another schema": (lambda p, r, t: change(r / "result.json", schema=2), "its schema is 2, this version reads 1"),
     "a status": (lambda p, r, t: change(r / "result.json", status=["\x1b[2J"]), "its status is none of"),
     "no text": (lambda p, r, t: change(r / "result.json", task="\ud800"), "column 'task' is for no table"),
     "post": (lambda p, r, t: change(r / "result.json", post=[{"x": 1}]), "'post' is no list of evaluations"),

@@ -58,9 +58,9 @@ def test_record_holds_every_convention(tmp_path):
     assert result["flops_exact"] == 3 * (2 * 4 * 8 + 2 * 8) * 24 * 16
     assert result["loss"] < 1 and result["loss_sem"] > 0 and result["mfu"] is None
     wanted = (
-        "run_id task family status seed params_total params_non_embedding params_active flops_per_example_6n flops_6nd "
-        "flops_6nd_non_embedding flops_exact tokens unique_tokens epochs examples steps batch_size seq_len vocab_size "
-        "peak_lr warmup_steps schedule optimizer weight_decay loss loss_sem train_loss eval_set wall_seconds "
+        "schema run_id task family status seed params_total params_non_embedding params_active flops_per_example_6n "
+        "flops_6nd flops_6nd_non_embedding flops_exact tokens unique_tokens epochs examples steps batch_size seq_len "
+        "vocab_size peak_lr warmup_steps schedule optimizer weight_decay loss loss_sem train_loss eval_set wall_seconds "
         "compile_seconds tokens_per_second mfu device_kind num_devices git_revision versions data_hash"
     )
     assert set(wanted.split()) <= set(result)
@@ -279,8 +279,11 @@ def test_patience_ends_a_run_with_the_parameters_of_the_best_evaluation(tmp_path
     ]
 
 
-@pytest.mark.parametrize("cut", ["signal", "evaluation", "record"])
-@pytest.mark.parametrize("patience", [3, 24])
+@pytest.mark.parametrize(
+    "patience, cut",
+    [(3, "signal"), (3, "evaluation"), (3, "record"), (24, "signal")]
+    + [pytest.param(24, cut, marks=pytest.mark.slow) for cut in ("evaluation", "record")],
+)
 def test_a_run_that_is_cut_at_its_end_ends_as_one_that_was_not(tmp_path, monkeypatch, patience, cut):
     """Where patience runs out, and at the last step: by a signal, in the evaluation of the end, and after its checkpoint."""
     few = {"checkpoint.every_steps": 5, "mesh.data": 1}

@@ -262,7 +262,12 @@ def test_documents_and_caches(name):
     np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, atol=2e-4)
 
 
-@pytest.mark.parametrize("name", MODELS)
+SWITCHED = ("latent_attention", "mamba2", "local and full")  # the others are in the slow tier
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in SWITCHED else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
+)
 def test_switches_change_neither_initial_values_nor_results(name):
     plain, model = model_of(name), model_of(name, scan=True, remat="full")
     jax.tree.map(np.testing.assert_array_equal, initial(plain), initial(model))
@@ -278,8 +283,17 @@ def test_a_mesh_changes_no_value(name):
         assert_close(jit(jax.value_and_grad(loss(model)))(placed), reference(name))
 
 
-@pytest.mark.parametrize("remat", ["none", "full", "dots"])
-@pytest.mark.parametrize("name", MODELS)
+EVERY_REMAT = ("mamba2", "local and full", "experts of a hybrid")  # the other models have one in the quick tier
+
+
+@pytest.mark.parametrize(
+    "name, remat",
+    [
+        pytest.param(name, remat, marks=() if remat == "dots" or name in EVERY_REMAT else pytest.mark.slow)
+        for name in MODELS
+        for remat in ("none", "full", "dots")
+    ],
+)
 def test_costs_are_those_of_the_tree_and_the_gradient_jaxpr(name, remat):
     model = model_of(name, remat=remat, scan=remat == "dots", **({"dispatch": "ragged"} if "experts" in name else {}))
     said, params = cost(model, 20), params_of(model_of(name))

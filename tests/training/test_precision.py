@@ -15,9 +15,7 @@ RUNS = {name: (task, model, data) for name, task, model, data in every_run() if 
 QUICK = (
     "lm decoder",
     "lm moe",
-    "lm lstm",
     "lm spans",
-    "vision vit",
     "vision resnet",
 )  # the others are in the slow tier
 # Of gradients in the two precisions. A token near the border of two experts changes sides; batch norm divides by what is
@@ -72,8 +70,14 @@ def equations(jaxpr):
                     yield from equations(inner)
 
 
-@pytest.mark.parametrize("platform", ["cpu", "tpu"])
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name, platform",
+    [
+        pytest.param(name, platform, marks=() if platform == "tpu" or name in QUICK else pytest.mark.slow)
+        for name in RUNS
+        for platform in ("cpu", "tpu")
+    ],
+)
 def test_no_gradient_is_added_up_in_bfloat16(name, platform, monkeypatch):
     """To a table whose rows are read, thousands of them a batch. Of a program before a compiler changes it."""
     monkeypatch.setattr(mesh, "platform", lambda: platform)
