@@ -8,6 +8,7 @@ step is the position in the data too: nothing else is needed to go on. A damaged
 import contextlib
 import dataclasses
 import errno
+import functools
 import gc
 import logging
 import os
@@ -198,10 +199,11 @@ class Checkpoints:
         abstract, shardings = abstract.replace(teacher=None), shardings.replace(teacher=None)
         wanted = _parts(jax.tree.map(_with_sharding, abstract, shardings))
         path = Path(self._manager.directory) / str(step)
-        with agreement.all_succeed(f"checkpoint of step {step}"):
+        together = functools.partial(agreement.all_succeed, f"checkpoint of step {step}")
+        with together():
             stored = _metadata(path)
             _compare(path, wanted, stored)
-        parts = _load(path, wanted, stored, meshes.replicated(jax.tree.leaves(wanted)[0].sharding.mesh))
+        parts = _load(path, wanted, stored, meshes.replicated(jax.tree.leaves(wanted)[0].sharding.mesh), together())
         leaves = {**named(parts["params"], "params/"), **parts["rest"]}
         paths, structure = jax.tree_util.tree_flatten_with_path(abstract)
         return jax.tree.unflatten(structure, [leaves[name_of(key)] for key, _ in paths])
@@ -342,7 +344,13 @@ def _metadata(path: Path) -> StoredParts:
     return parts
 
 
-def _load(path: Path, wanted: AbstractParts, stored: StoredParts, whole: Sharding) -> Parts:
+def _load(
+    path: Path,
+    wanted: AbstractParts,
+    stored: StoredParts,
+    whole: Sharding,
+    reading: contextlib.AbstractContextManager[None] = contextlib.nullcontext(),  # noqa: B008 - it has no state
+) -> Parts:
     """The wanted parts of a checkpoint, found to be as they were saved; what is no array in `wanted` is not read.
 
     Args:
@@ -350,9 +358,11 @@ def _load(path: Path, wanted: AbstractParts, stored: StoredParts, whole: Shardin
       wanted: parts.
       stored: its metadata.
       whole: where the checksums are put.
+      reading: held while files are read.
     """
     told = jax.tree.map(lambda s: _abstract(s, whole), {"sums": stored["sums"]}) if "sums" in stored else {}
-    parts = _read(path, wanted | told)
+    with reading:
+        parts = _read(path, wanted | told)
     expected = parts.pop("sums", {})
     for name, tree in parts.items():
         read = [i for i, leaf in enumerate(jax.tree.leaves(wanted[name])) if isinstance(leaf, jax.ShapeDtypeStruct)]

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 
 from training import mesh as meshes, step as steps, transforms
 from training.compilation import Program
+from training.nets import kernel_check
 from training.nets.rounding import parsed
 from training.optimizer import Axes
 from training.state import State
@@ -105,6 +106,7 @@ def scores(
     score, pending = steps.Jitted(_scorer(task.model, mesh), (), mesh, matmul), None
     for batch in task.eval_batches(final):
         dispatched = score(params, stats, _placed(batch, mesh))
+        kernel_check.check_used()
         if pending is not None:
             yield jax.tree.map(np.asarray, pending)
         pending = dispatched

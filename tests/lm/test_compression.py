@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -115,6 +116,15 @@ def test_a_student_learns_what_its_teacher_says(taught, tmp_path):
 def checkpoint_names(run):
     (folder,) = (run / "checkpoints").iterdir()
     return {name.split("/")[0] for name in checkpoint._metadata(folder)["rest"]}
+
+
+def test_a_teacher_is_read_into_the_shardings_of_its_student(taught, tmp_path, monkeypatch):
+    load, asked = checkpoint._orbax().load_checkpointables, []
+    spied = lambda path, wanted: asked.append(wanted) or load(path, wanted)
+    monkeypatch.setattr(checkpoint._orbax(), "load_checkpointables", spied)
+    loop.run(config(**{"teacher.run": taught[0], "duration.steps": 1, "mesh.fsdp": 4}), tmp_path)
+    kernels = [leaf for wanted in asked for leaf in jax.tree.leaves(wanted) if leaf.ndim > 2]
+    assert kernels and not any(leaf.sharding.is_fully_replicated for leaf in kernels)
 
 
 @pytest.mark.parametrize("apart", [{}, {"replicas.count": 2, "replicas.every": 2}])

@@ -40,6 +40,16 @@ def test_a_child_starts_where_its_parent_ended_but_for_what_is_drawn_anew(tmp_pa
     assert len({whole["run_id"], headless["run_id"], scratch["run_id"]}) == 3
 
 
+def test_a_parent_is_read_into_the_shardings_of_its_child(tmp_path, parent, monkeypatch):
+    load, asked = checkpoint._orbax().load_checkpointables, []
+    spied = lambda path, wanted: asked.append(wanted) or load(path, wanted)
+    monkeypatch.setattr(checkpoint._orbax(), "load_checkpointables", spied)
+    loop.run(toy.config(**{"init_from.run": str(parent[0]), "mesh.fsdp": 4}, **STILL), tmp_path)
+    (read,) = {wanted["params"]["kernel"].sharding for wanted in asked if "params" in wanted}
+    assert read.shard_shape((4, 8)) == (1, 8)
+    np.testing.assert_allclose(params(tmp_path)["kernel"], params(parent[0])["kernel"], atol=1e-6)
+
+
 def test_an_earlier_step_and_another_place_of_the_parent(tmp_path, parent):
     path, record = parent
     early = resolve(toy.config(**{"init_from.run": str(path), "init_from.step": 12}))
