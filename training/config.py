@@ -120,7 +120,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
 
 
 def _validate(config: ConfigDict) -> None:
-    optimizer.options(config.optimizer)
+    optimizer.check(config)
     schedule.options(config.schedule)
     transfer.check(config.optimizer.lr_multipliers)
     transforms.of(config)

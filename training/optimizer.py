@@ -7,9 +7,10 @@ transformation makes of the clipped gradient. Penalties l1 |p| + l2 p^2 / 2 on t
 is clipped; the reported loss leaves them out. `docs/optimizers.md` lists them with their equations and papers.
 """
 
+import functools
 import itertools
 from collections.abc import Callable, Hashable
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
 import jax
@@ -24,6 +25,7 @@ from training.errors import BadInput
 from training.nets.primitives import upcast_to_f32
 from training.registry import chosen
 from training.types import Floats
+from training.updates import hyperball
 from training.updates.ademamix import ademamix
 from training.updates.normuon import normuon
 
@@ -55,6 +57,7 @@ class Optimizer(NamedTuple):
       inputs: what the transformation's `update` takes by name beside gradients, state and parameters: "steps", the
         length of the run.
       positive: options that must not be 0.
+      on_spheres: matrices keep their norms, which its state has as `radius`.
     """
 
     build: Callable[..., optax.GradientTransformation]
@@ -62,6 +65,7 @@ class Optimizer(NamedTuple):
     weight_decay: float
     inputs: tuple[str, ...] = ()
     positive: tuple[str, ...] = ()
+    on_spheres: bool = False
 
 
 STACKS = ("layers", "gates", "expert")  # axes along which kernels are stacked
@@ -87,20 +91,27 @@ def role(axes: Axes) -> str:
     return "matrix" if len(names) >= 2 else "vector"
 
 
-def _map(fn: Callable[[Axes], T], axes: PyTree[Axes]) -> PyTree[T]:
-    return jax.tree.map(fn, axes, is_leaf=lambda x: isinstance(x, Axes))
+def matrix_axes(axes: Axes) -> tuple[int, ...]:
+    """The axes of one matrix among those of a parameter of the role `matrix`, which may be a stack; () of another role."""
+    if role(axes) != "matrix":
+        return ()
+    return tuple(i for i, name in enumerate(axes.names) if name not in STACKS)
+
+
+def _with_axes(fn: Callable[..., T], axes: PyTree[Axes], *trees: PyTree[Any]) -> PyTree[T]:
+    return jax.tree.map(fn, axes, *trees, is_leaf=lambda x: isinstance(x, Axes))
 
 
 def _muon(axes: PyTree[Axes], momentum: float, b1: float, b2: float, eps: float) -> optax.GradientTransformation:
     # Without dimension numbers optax sends stacked (layers, in, out) kernels to Adam; every axis but those of stacks and
     # the last is reduced over.
     def dimensions(leaf: Axes) -> contrib.MuonDimensionNumbers | None:
-        if role(leaf) != "matrix":
+        inner = matrix_axes(leaf)
+        if not inner:
             return None
-        inner = [i for i, name in enumerate(leaf.names) if name not in STACKS]
-        return contrib.MuonDimensionNumbers(reduction_axis=tuple(inner[:-1]), output_axis=inner[-1])
+        return contrib.MuonDimensionNumbers(reduction_axis=inner[:-1], output_axis=inner[-1])
 
-    numbers = _map(dimensions, axes)
+    numbers = _with_axes(dimensions, axes)
     muon = contrib.muon(
         learning_rate=1.0,
         beta=momentum,
@@ -127,6 +138,44 @@ def _adafactor(axes: PyTree[Axes], decay_rate: float, eps: float) -> optax.Gradi
 
 def _normuon(axes: PyTree[Axes], momentum: float, b1: float, b2: float, eps: float) -> optax.GradientTransformation:
     return _of_each_layer(axes, _as_matrices(normuon(momentum, b2, eps)), optax.scale_by_adam(b1, b2, eps))
+
+
+class Spheres(NamedTuple):
+    """The state of a hyperball optimizer: the norms that matrices keep, [stack] each (0: a free parameter), and the inner
+    optimizer's state."""
+
+    radius: PyTree[Float[Array, "..."]]
+    inner: PyTree[Array]
+
+
+def _on_spheres(axes: PyTree[Axes], inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """The updates of `inner` scaled to the norms that matrices keep; `apply` brings the matrices back to them."""
+
+    def start(axis: Axes, p: Array) -> Array:
+        inside = matrix_axes(axis)
+        stack = [size for i, size in enumerate(p.shape) if i not in inside] if inside else []
+        return jnp.full(stack, hyperball.UNSET if inside else 0.0, p.dtype)
+
+    def init(params: PyTree[Array]) -> Spheres:
+        # Parameters may be boxed with their logical axes.
+        radius = _with_axes(lambda axis, box: jax.tree.map(functools.partial(start, axis), box), axes, params)
+        return Spheres(radius, inner.init(params))
+
+    def update(
+        updates: PyTree[Array], state: PyTree[Array], params: PyTree[Array] | None = None
+    ) -> tuple[PyTree[Array], PyTree[Array]]:
+        before, moments = Spheres(*state)
+        radius = _with_axes(
+            lambda axis, r, p: hyperball.radius(r, p, inside) if (inside := matrix_axes(axis)) else r,
+            axes,
+            before,
+            params,
+        )
+        updates, moments = inner.update(updates, moments, params)
+        updates = _with_axes(lambda axis, u, r: hyperball.scaled(u, r, matrix_axes(axis)), axes, updates, radius)
+        return updates, Spheres(radius, moments)
+
+    return optax.GradientTransformation(init, update)
 
 
 def _as_matrices(inner: optax.GradientTransformation) -> optax.GradientTransformation:
@@ -176,7 +225,7 @@ def _of_each_layer(
             return -1
         return sum(1 for _ in itertools.takewhile(STACKS.__contains__, leaf.names))
 
-    depths = _map(depth_of, axes)
+    depths = _with_axes(depth_of, axes)
     by_depth: dict[Hashable, optax.GradientTransformation] = {} if others is None else {-1: others}
     for depth in range(max(jax.tree.leaves(depths), default=0) + 1):
         by_depth[depth], inner = inner, lifted(inner)
@@ -212,6 +261,18 @@ TABLE: dict[str, Optimizer] = {
     "lion": Optimizer(lambda axes, b1, b2: optax.scale_by_lion(b1, b2), {"b1": 0.9, "b2": 0.99}, 0.1),
     "muon": Optimizer(_muon, {"momentum": 0.95, "b1": 0.9, "b2": 0.95, "eps": 1e-8}, 0.1),
     "normuon": Optimizer(_normuon, {"momentum": 0.95, "b1": 0.9, "b2": 0.95, "eps": 1e-8}, 0.1),
+    "adamh": Optimizer(
+        lambda axes, b1, b2, eps: _on_spheres(axes, optax.scale_by_adam(b1, b2, eps)),
+        {"b1": 0.9, "b2": 0.95, "eps": 1e-8},
+        0.0,
+        on_spheres=True,
+    ),
+    "muonh": Optimizer(
+        lambda axes, **own: _on_spheres(axes, _muon(axes, **own)),
+        {"momentum": 0.95, "b1": 0.9, "b2": 0.95, "eps": 1e-8},
+        0.0,
+        on_spheres=True,
+    ),
     "ademamix": Optimizer(
         lambda axes, **own: ademamix(**own),
         {"b1": 0.9, "b2": 0.999, "b3": 0.9999, "alpha": 5.0, "eps": 1e-8, "slow_warmup": 1.0},
@@ -239,6 +300,19 @@ def options(config: ConfigDict) -> dict[str, float]:
         if value < 0 or (not value and name in TABLE[config["name"]].positive):
             raise BadInput(f"optimizer.{name}: must be {'at least 0' if value < 0 else 'positive'}, got {value}")
     return found
+
+
+def check(config: ConfigDict) -> None:
+    """Raise BadInput where the optimizer of a config contradicts itself or other sections."""
+    section, name = config.optimizer, config.optimizer.name
+    options(section)
+    if TABLE[name].on_spheres:
+        if weight_decay(section) and "matrix" in section.weight_decay_roles:
+            raise BadInput(f"optimizer.weight_decay_roles: {name} keeps the norms of matrices: leave 'matrix' out")
+        if config.prune.sparsity or config.prune.pattern:
+            raise BadInput(f"prune: {name} would scale what is left of a matrix to the norm of the whole")
+        if config.lora.rank:
+            raise BadInput(f"lora.rank: {name} keeps the norms of matrices, and factors begin at zero")
 
 
 def weight_decay(config: ConfigDict) -> float:
@@ -293,6 +367,7 @@ def apply(
     decay: jax.Array,
     factors: PyTree[np.ndarray] | None = None,
     cautious: bool = False,
+    radii: PyTree[Array] | None = None,
 ) -> Floats:
     """One update, p - lr * f * (u + decay * m * p), in the precision of the parameters.
 
@@ -305,15 +380,22 @@ def apply(
       decay: the coefficient of weight decay.
       factors: f by parameter, as `training.transfer.lr_multipliers` makes them; None: 1.
       cautious: m is also 0 where u p < 0, entry by entry.
+      radii: norms by parameter that matrices are scaled to after the update, where they are not 0; None: none are.
     Source:
       of the cautious decay: Chen et al. 2025, "Cautious weight decay", arXiv 2510.12402, algorithm 1.
     """
 
-    def leaf(axis: Axes, p: jax.Array, u: jax.Array, factor: np.ndarray | None = None) -> jax.Array:
+    def leaf(axis: Axes, p: jax.Array, u: jax.Array, *rest: jax.Array | np.ndarray) -> jax.Array:
+        own = dict(zip(given, rest, strict=True))
         step = u.astype(jnp.float32)
         if role(axis) in roles:
             step = step + decay * (jnp.where(step * p >= 0, p, 0) if cautious else p)
-        return (p - (lr if factor is None else lr * factor) * step).astype(p.dtype)
+        moved = p - (lr * own["factors"] if "factors" in own else lr) * step
+        if "radii" in own:
+            moved = hyperball.scaled(moved, jnp.asarray(own["radii"]), matrix_axes(axis))
+            if "factors" in own:
+                moved = jnp.where(own["factors"] == 0, p, moved)  # what is frozen stays as it is to the last bit
+        return moved.astype(p.dtype)
 
-    trees = (params, updates) if factors is None else (params, updates, factors)
-    return jax.tree.map(leaf, axes, *trees, is_leaf=lambda x: isinstance(x, Axes))
+    given = {name: tree for name, tree in (("factors", factors), ("radii", radii)) if tree is not None}
+    return _with_axes(leaf, axes, params, updates, *given.values())

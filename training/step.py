@@ -191,7 +191,8 @@ def train_step(
     if factors is not None:  # what is frozen takes no part in the norm, and XLA leaves its gradient out
         grads = jax.tree.map(lambda g, f: g if f.any() else jnp.zeros_like(g), grads, factors)
     grads, norm = optimizers.clipped(grads, hyper["clip"])
-    inputs = {name: hyper[name] for name in optimizers.TABLE[recipe.optimizer].inputs}
+    optimizer = optimizers.TABLE[recipe.optimizer]
+    inputs = {name: hyper[name] for name in optimizer.inputs}
     updates, moments = transform.update(grads, state.moments, state.params, **inputs)
     params = optimizers.apply(
         state.params,
@@ -202,6 +203,7 @@ def train_step(
         hyper["weight_decay"],
         factors,
         recipe.cautious_weight_decay,
+        optax.tree.get(moments, "radius") if optimizer.on_spheres else None,
     )
     ema = state.ema
     if ema is not None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from training.errors import BadInput, nearest
 
-ADAPTIVE = ("adam", "adamw", "adafactor", "lion", "muon")  # their steps do not shrink with the gradient
+PLAIN = ("sgd", "momentum", "nesterov")  # whose steps shrink with the gradient
 STEPS = 400
 
 
@@ -58,5 +58,5 @@ def apply(name: str, n: float, d: float, optimizer: str, batch_size: int | None 
         raise BadInput(f"hparam_scaling: no {name!r}{nearest(name, TABLE)} (known: {', '.join(TABLE)})")
     rule = TABLE[name]
     batch = batch_size or 2 ** max(0, math.floor(math.log2(max(rule.batch(d), 1))))
-    rate = rule.adaptive if optimizer in ADAPTIVE else rule.plain
+    rate = rule.plain if optimizer in PLAIN else rule.adaptive
     return {"batch_size": batch, "learning_rate": rate(n, batch), "warmup_steps": round(rule.warmup * d / batch)}

@@ -1,6 +1,7 @@
 """Optimizers of papers against float64 oracles written from the papers' equations: vectors, matrices, stacked matrices."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import jax
@@ -8,11 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
+from ml_collections import ConfigDict
 
-from training import loop, optimizer
-from training.config import resolve
+from training import checkpoint, data, loop, mesh as meshes, optimizer, step as train_steps
+from training.config import complete, resolve
 from training.errors import BadInput
 from training.lines import read_metrics
+from training.task import resolve as family_of
 
 AXES = {
     "embed": optimizer.Axes(("vocab", "embed")),
@@ -29,13 +32,12 @@ def drawn(seed, shapes=SHAPES):
     """Parameters, and one tree of gradients a step; the layers of a stack differ in size."""
     rng = np.random.default_rng(seed)
 
+    def leaf(name, shape):
+        size = 3.0 ** np.arange(shape[0]) if name in STACKED else np.ones(shape[0])
+        return (rng.normal(size=shape) * size.reshape(-1, *(1,) * (len(shape) - 1))).astype(np.float32)
+
     def tree():
-        return {
-            name: (rng.normal(size=shape) * 3.0 ** np.arange(shape[0]).reshape(-1, *(1,) * (len(shape) - 1))).astype(
-                np.float32
-            )
-            for name, shape in shapes.items()
-        }
+        return {name: leaf(name, shape) for name, shape in shapes.items()}
 
     return tree(), [tree() for _ in LEARNING_RATES]
 
@@ -49,7 +51,8 @@ def stepped(name, params, gradients, decay=0.0, cautious=False, axes=AXES, **opt
     @jax.jit
     def step(params, moments, grads, lr):
         updates, moments = transform.update(grads, moments, params, **inputs)
-        return optimizer.apply(params, updates, axes, roles, lr, jnp.float32(decay), None, cautious), moments
+        radii = moments.radius if row.on_spheres else None
+        return optimizer.apply(params, updates, axes, roles, lr, jnp.float32(decay), None, cautious, radii), moments
 
     moments, found = transform.init(params), []
     for grads, lr in zip(gradients, LEARNING_RATES, strict=True):
@@ -173,8 +176,68 @@ def test_normuon():
     check(stepped("normuon", params, gradients, 0.3), params, gradients, oracle, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["adamh", "muonh"])
+def test_matrices_keep_their_norms(name):
+    """W <- R n(W - lr R n(u)), with n(x) = x / |x| (arXiv 2606.16899); embeddings and vectors take the steps of Adam."""
+    params, gradients = drawn(5)
+    params["stack"][1] = 0.0  # has no norm to keep
+
+    def muon(gradients):
+        """Nesterov's momentum, corrected as Adam's is, orthogonalised, as large as Adam's (arXiv 2502.16982)."""
+        m = 0.0
+        for t, g in enumerate(gradients, 1):
+            m = 0.95 * m + 0.05 * g
+            nesterov = 0.95 * m / (1 - 0.95 ** (t + 1)) + 0.05 * g / (1 - 0.95**t)
+            turned = nesterov.shape[0] > nesterov.shape[1]
+            o = orthogonalised(nesterov.T).T if turned else orthogonalised(nesterov)
+            yield 0.2 * np.sqrt(max(g.shape)) * o
+
+    def oracle(role, p, gradients):
+        norm = np.linalg.norm(p)
+        inner = muon if role == "matrix" and name == "muonh" else adam_of_others
+        for lr, u in zip(LEARNING_RATES, inner(gradients), strict=True):
+            if role == "matrix" and norm:
+                p = p - lr * norm * u / np.linalg.norm(u)
+                p = norm * p / np.linalg.norm(p)
+            else:
+                p = p - lr * u
+            yield p
+
+    def adam_of_others(gradients):
+        if name == "adamh":
+            yield from adam(gradients, b2=0.95)
+            return
+        m = v = 0.0  # beside Muon, optax has Nesterov's (Dozat 2016)
+        for t, g in enumerate(gradients, 1):
+            m, v = 0.9 * m + 0.1 * g, 0.95 * v + 0.05 * g**2
+            mean = 0.9 * m / (1 - 0.9 ** (t + 1)) + 0.1 * g / (1 - 0.9**t)
+            yield mean / (np.sqrt(v / (1 - 0.95**t)) + 1e-8)
+
+    check(stepped(name, params, gradients), params, gradients, oracle, rtol=1e-4, atol=1e-5)
+
+
+def test_norms_are_kept_over_a_run_that_begins_with_another(tmp_path):
+    """And what is frozen does not move."""
+    loop.run(toy.config(), tmp_path / "parent")
+    config = toy.config(
+        **{"optimizer.name": "adamh", "init_from.run": str(tmp_path / "parent"), "precision.params": "bfloat16"}
+        | {"optimizer.learning_rate": 0.1, "optimizer.clip": 0.0}
+    )
+    loop.run(config, tmp_path / "child")
+    before, after = (checkpoint.load_params(tmp_path / run) for run in ("parent", "child"))
+    kernels = [
+        (np.asarray(old, np.float32), np.asarray(new, np.float32))
+        for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True)
+        if old.ndim == 2
+    ]
+    assert kernels
+    for old, new in kernels:
+        assert np.linalg.norm(new - old) > 0.1 * np.linalg.norm(old)
+        np.testing.assert_allclose(np.linalg.norm(new), np.linalg.norm(old), rtol=3e-3)
+
+
 # Options under which 400 steps of a quadratic are enough: a mean over 10,000 of them is for longer runs.
-NEW = {"ademamix": {"b3": 0.97}, "normuon": {}}
+NEW = {"ademamix": {"b3": 0.97}, "normuon": {}, "adamh": {}, "muonh": {}}
 
 
 @pytest.mark.parametrize("name", sorted(NEW))
@@ -184,6 +247,10 @@ def test_a_quadratic_is_minimised(name):
     rng = np.random.default_rng(3)
     target = {name: rng.normal(size=shape).astype(np.float32) for name, shape in SHAPES.items()}
     params = {name: (rng.normal(size=shape) + 2).astype(np.float32) for name, shape in SHAPES.items()}
+    if row.on_spheres:  # where the norms are those of the targets
+        norms = {leaf: np.sqrt(np.sum(target[leaf] ** 2, (-2, -1), keepdims=True)) for leaf in ("matrix", "stack")}
+        for leaf, norm in norms.items():
+            params[leaf] *= norm / np.sqrt(np.sum(params[leaf] ** 2, (-2, -1), keepdims=True))
     transform = optimizer.build(name, AXES, **(row.options | NEW[name]))
     inputs = {key: jnp.float32(400) for key in row.inputs}
 
@@ -191,7 +258,8 @@ def test_a_quadratic_is_minimised(name):
         params, moments = carry
         grads = jax.tree.map(jnp.subtract, params, target)
         updates, moments = transform.update(grads, moments, params, **inputs)
-        return (optimizer.apply(params, updates, AXES, (), lr, jnp.float32(0)), moments), None
+        radii = moments.radius if row.on_spheres else None
+        return (optimizer.apply(params, updates, AXES, (), lr, jnp.float32(0), radii=radii), moments), None
 
     rates = jnp.linspace(0.2, 0.0, 400)
     (last, _), _ = jax.jit(lambda params: jax.lax.scan(step, (params, transform.init(params)), rates))(params)
@@ -216,12 +284,46 @@ def test_shards_change_no_value(name):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), split, alone)
 
 
+@pytest.mark.parametrize("name", sorted(NEW))
+def test_moments_of_a_decoder_lie_as_its_parameters_do(name):
+    """And its step is traced, over shards of embeddings and stacked kernels."""
+    partial = {
+        "task": "lm",
+        "batch_size": 8,
+        "duration": {"steps": 3},
+        "model": {"width": 16, "depth": 2, "heads": 2, "scan": True},
+        "data": {"corpus": "stdlib", "seq_len": 16},
+        "mesh": {"data": 1, "fsdp": 2},
+        "schedule": {"name": "constant"},
+        "optimizer": {"name": name},
+    }
+    config = resolve(complete(ConfigDict(partial)))
+    task, mesh = family_of("lm").build(config), meshes.build(config.mesh)
+    hyper = train_steps.hyper(config, task)
+    programs = train_steps.programs(
+        train_steps.recipe(task.model, config), mesh, 1, data.shapes(task, config.batch_size), tuple(hyper)
+    )
+    placed = [
+        [
+            (leaf.shape, where.spec)
+            for leaf, where in zip(jax.tree.leaves(tree), jax.tree.leaves(shardings), strict=True)
+        ]
+        for tree, shardings in (
+            (programs.abstract.params, programs.shardings.params),
+            (programs.abstract.moments, programs.shardings.moments),
+        )
+    ]
+    assert not Counter(placed[0]) - Counter(placed[1])  # each has a moment of its own shape and shards
+    programs.train.lower()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"name": "ademamix", "b1": 0.0}, "optimizer.b1: must be positive, got 0.0"),
         ({"name": "ademamix", "b3": 1.0}, r"optimizer.b3: must be in \[0, 1\), got 1.0"),
         ({"name": "ademamix", "alpha": -1.0}, "optimizer.alpha: must be at least 0, got -1.0"),
+        ({"name": "muonh", "weight_decay": 0.1}, "optimizer.weight_decay_roles: muonh keeps the norms of matrices"),
         ({"name": "adamw", "alpha": 1.0}, "optimizer.alpha is not used by adamw"),
     ],
 )
