@@ -69,6 +69,7 @@ def defaults() -> ConfigDict:
                 "eps": placeholder(float),
                 "momentum": placeholder(float),
                 "decay_rate": placeholder(float),
+                "precondition_every": placeholder(int),  # steps between the preconditioner's eigenbases
                 # (pattern of a parameter's path, factor of its learning rate or one a layer), ...: 0 freezes
                 "lr_multipliers": (),
             },

@@ -28,6 +28,7 @@ from training.types import Floats
 from training.updates import hyperball
 from training.updates.ademamix import ademamix
 from training.updates.normuon import normuon
+from training.updates.soap import soap
 
 T = TypeVar("T")
 
@@ -138,6 +139,13 @@ def _adafactor(axes: PyTree[Axes], decay_rate: float, eps: float) -> optax.Gradi
 
 def _normuon(axes: PyTree[Axes], momentum: float, b1: float, b2: float, eps: float) -> optax.GradientTransformation:
     return _of_each_layer(axes, _as_matrices(normuon(momentum, b2, eps)), optax.scale_by_adam(b1, b2, eps))
+
+
+def _soap(
+    axes: PyTree[Axes], b1: float, b2: float, eps: float, precondition_every: int
+) -> optax.GradientTransformation:
+    inner = _as_matrices(soap(b1, b2, eps, precondition_every))
+    return _of_each_layer(axes, inner, optax.scale_by_adam(b1, b2, eps))
 
 
 class Spheres(NamedTuple):
@@ -272,6 +280,12 @@ TABLE: dict[str, Optimizer] = {
         {"momentum": 0.95, "b1": 0.9, "b2": 0.95, "eps": 1e-8},
         0.0,
         on_spheres=True,
+    ),
+    "soap": Optimizer(
+        _soap,
+        {"b1": 0.95, "b2": 0.95, "eps": 1e-8, "precondition_every": 10},
+        0.01,
+        positive=("precondition_every",),
     ),
     "ademamix": Optimizer(
         lambda axes, **own: ademamix(**own),

@@ -16,6 +16,7 @@ from training.config import complete, resolve
 from training.errors import BadInput
 from training.lines import read_metrics
 from training.task import resolve as family_of
+from training.updates.soap import soap
 
 AXES = {
     "embed": optimizer.Axes(("vocab", "embed")),
@@ -236,8 +237,58 @@ def test_norms_are_kept_over_a_run_that_begins_with_another(tmp_path):
         np.testing.assert_allclose(np.linalg.norm(new), np.linalg.norm(old), rtol=3e-3)
 
 
+def test_soap():
+    """Algorithms 3 and 4 of arXiv 2409.11321, bases refreshed after two updates; of square matrices, whose first bases are
+    no matter of choice."""
+    shapes = SHAPES | {"matrix": (5, 5), "stack": (3, 4, 4)}
+    params, gradients = drawn(6, shapes)
+    b1, b2, eps = 0.9, 0.8, 1e-8
+
+    def rotated(gradients):
+        g = gradients[0]
+        left, right = (1 - b2) * g @ g.T, (1 - b2) * g.T @ g
+        q_left, q_right = np.linalg.eigh(left)[1], np.linalg.eigh(right)[1]
+        m = v = np.zeros_like(g)
+        yield 0 * g
+        for t, g in enumerate(gradients[1:], 1):
+            m = b1 * m + (1 - b1) * g
+            v = b2 * v + (1 - b2) * (q_left.T @ g @ q_right) ** 2
+            numerator = q_left.T @ m @ q_right / (1 - b1**t)
+            yield q_left @ (numerator / (np.sqrt(v / (1 - b2**t)) + eps)) @ q_right.T
+            left, right = b2 * left + (1 - b2) * g @ g.T, b2 * right + (1 - b2) * g.T @ g
+            if t % 2 == 0:
+                q_left, q_right = np.linalg.qr(left @ q_left)[0], np.linalg.qr(right @ q_right)[0]
+
+    def oracle(role, p, gradients):
+        updates = rotated(gradients) if role == "matrix" else adam(gradients, b1, b2, eps)
+        for lr, u in zip(LEARNING_RATES, updates, strict=True):
+            p = p - lr * (u + (role != "vector") * 0.3 * p)
+            yield p
+
+    found = stepped("soap", params, gradients, 0.3, b1=b1, b2=b2, eps=eps, precondition_every=2)
+    check(found, params, gradients, oracle, rtol=1e-3, atol=1e-4)
+
+
+def test_the_bases_of_soap_become_the_eigenvectors():
+    """Of any shape: the bases stay orthonormal, and diagonalise the means of G G^T and G^T G of a steady gradient."""
+    rng = np.random.default_rng(7)
+    transform = soap(0.9, 0.9, 1e-8, 1)
+    params = {"wide": jnp.ones((3, 5)), "tall": jnp.ones((6, 2))}
+    gradients = {name: rng.normal(size=leaf.shape).astype(np.float32) for name, leaf in params.items()}
+    state, update = transform.init(params), jax.jit(transform.update)
+    for _ in range(60):
+        noisy = {name: g * rng.uniform(0.9, 1.1) for name, g in gradients.items()}
+        _, state = update(noisy, state, params)
+    for product, basis in ((state.left, state.left_basis), (state.right, state.right_basis)):
+        for name in params:
+            q = np.asarray(basis[name], np.float64)
+            diagonal = q.T @ np.asarray(product[name], np.float64) @ q
+            np.testing.assert_allclose(q.T @ q, np.eye(len(q)), atol=1e-5)
+            np.testing.assert_allclose(diagonal - np.diag(np.diag(diagonal)), 0, atol=1e-3 * np.abs(diagonal).max())
+
+
 # Options under which 400 steps of a quadratic are enough: a mean over 10,000 of them is for longer runs.
-NEW = {"ademamix": {"b3": 0.97}, "normuon": {}, "adamh": {}, "muonh": {}}
+NEW = {"ademamix": {"b3": 0.97}, "normuon": {}, "adamh": {}, "muonh": {}, "soap": {}}
 
 
 @pytest.mark.parametrize("name", sorted(NEW))
@@ -323,6 +374,7 @@ def test_moments_of_a_decoder_lie_as_its_parameters_do(name):
         ({"name": "ademamix", "b1": 0.0}, "optimizer.b1: must be positive, got 0.0"),
         ({"name": "ademamix", "b3": 1.0}, r"optimizer.b3: must be in \[0, 1\), got 1.0"),
         ({"name": "ademamix", "alpha": -1.0}, "optimizer.alpha: must be at least 0, got -1.0"),
+        ({"name": "soap", "precondition_every": 0}, "optimizer.precondition_every: must be positive, got 0"),
         ({"name": "muonh", "weight_decay": 0.1}, "optimizer.weight_decay_roles: muonh keeps the norms of matrices"),
         ({"name": "adamw", "alpha": 1.0}, "optimizer.alpha is not used by adamw"),
     ],
