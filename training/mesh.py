@@ -265,7 +265,13 @@ def device_memory() -> float | None:
     return None if chip is None else chip.memory
 
 
-def by_tokens(fn: Callable[..., Any], tokens: tuple[Any, ...], whole: Any, sum_axis: int | None = None) -> Any:
+def by_tokens(
+    fn: Callable[..., Any],
+    tokens: tuple[Any, ...],
+    whole: Any,
+    sum_axis: int | None = None,
+    whole_split: PartitionSpec | None = None,
+) -> Any:
     """`fn(*tokens, whole)` of each device's own tokens, on the mesh of the surrounding `jax.set_mesh`.
 
     For what the compiler would not split by tokens, such as sorting them or merging batch and length, where each token's
@@ -277,6 +283,7 @@ def by_tokens(fn: Callable[..., Any], tokens: tuple[Any, ...], whole: Any, sum_a
       tokens: trees of arrays [batch, length, ...], or of arrays [rows, ...] among them.
       whole: a tree of arrays that every device needs all of.
       sum_axis: of each sum, which the axes of "embed" then split where they divide it: half as much goes over the ring.
+      whole_split: a partition of `whole` over axes that split tokens too; None: every device needs all of it.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
@@ -290,7 +297,10 @@ def by_tokens(fn: Callable[..., Any], tokens: tuple[Any, ...], whole: Any, sum_a
     names = {*axes, "run", "replica", "stage"}
     if math.prod(mesh.shape[name] for name in names) == 1:
         return fn(*tokens, whole)
-    specs, manual = (*(split for _ in tokens), PartitionSpec()), {"axis_names": names, "check_vma": False}
+    specs, manual = (
+        (*(split for _ in tokens), whole_split or PartitionSpec()),
+        {"axis_names": names, "check_vma": False},
+    )
     if sum_axis is None:
         return jax.shard_map(fn, in_specs=specs, out_specs=split, **manual)(*tokens, whole)
 

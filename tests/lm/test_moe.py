@@ -189,6 +189,42 @@ def test_a_mesh_changes_no_value(change, sizes):
     assert_close(program(placed), reference(model))
 
 
+@pytest.mark.parametrize(
+    ("dispatch", "router", "sizes"),  # a router of zero sends all to the experts of one device
+    [
+        ("blocked", 0.0, {"data": 1, "fsdp": 2, "expert": 4}),
+        ("blocked", 1.0, {"data": 2, "expert": 2, "context": 2}),
+        ("ragged", 0.0, {"data": 2, "expert": 2, "context": 2}),
+        ("ragged", 1.0, {"data": 1, "fsdp": 2, "expert": 4}),
+    ],
+    ids=str,
+)
+def test_experts_of_other_devices_change_no_value(dispatch, router, sizes):
+    """Nothing is dropped, wherever the experts lie and however uneven the choices: loss and gradients of one device."""
+    model, tokens = clone(FULL, dispatch=dispatch), np.random.default_rng(1).integers(0, 19, (8, 13)).astype(np.int32)
+    params = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: router * leaf if "router" in jax.tree_util.keystr(path) else leaf, initial(model)
+    )
+
+    def mean(params):
+        return total(model, tokens)(params) / tokens.size
+
+    expected = jax.device_get(jit(jax.value_and_grad(mean))(params))
+    grid = meshes.build(sizes)
+    placed = jax.device_put(params, meshes.shardings(boxed(model), grid))
+    with jax.set_mesh(grid):
+        found = jax.device_get(jit(jax.value_and_grad(mean))(placed))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, expected)
+
+
+def test_without_a_capacity_tokens_travel_too():
+    """No device holds a layer's other experts, or rows for all tokens and experts: it has four devices' 11 tokens."""
+    text = on_mesh(clone(BASE, dispatch="ragged"), {"data": 1, "fsdp": 2, "expert": 4})[0].as_text()
+    assert "f32[4,16,24]" not in text and "f32[1,16,24]" in text
+    rows = 4 * (8 // 8) * 11
+    assert f"f32[{rows},24]" in text and f"f32[{4 * rows},24]" not in text
+
+
 def test_with_a_capacity_tokens_travel_to_their_experts():
     """An exchange in each direction for every layer, forward and back; no device holds a layer's other experts."""
     text = on_mesh(clone(BASE, capacity_factor=1.0), {"data": 2, "expert": 4})[0].as_text()

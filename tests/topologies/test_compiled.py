@@ -166,3 +166,27 @@ def test_stages_hold_their_share_of_the_blocks(topology):
     assert ["stage"] in [row["axes"] for row in staged["collectives"] if row["kind"] == "collective-permute"]
     if topology == "v5e:4x4":
         assert any("splash" in name for name in staged["kernels"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("topology", COMPILERS)
+def test_tokens_travel_to_experts_that_are_split(topology):
+    """Without a capacity too: they are gathered along the axis of experts, and what is made of them is scattered back."""
+    if importlib.util.find_spec(COMPILERS[topology].partition(".")[0]) is None:
+        pytest.skip(f"the compiler of {topology} is not installed (make test-topologies)")
+    config = LM["experts"] | {
+        "task": "lm",
+        "data.corpus": "markov",
+        "data.seq_len": 256,
+        "data.vocab_size": 512,
+        "batch_size": 16,
+        "duration.steps": 3,
+        "mesh.data": 1,
+        "mesh.fsdp": 4 if topology == "v5e:4x4" else 2,
+        "mesh.expert": 4,
+        "precision.compute": "bfloat16",
+    }
+    report = compiled(nested(config), topology)
+    assert report["fits"] and report["left_whole"] == {}
+    along = {row["kind"] for row in report["collectives"] if row["axes"] == ["expert"]}
+    assert {"all-gather", "reduce-scatter"} <= along

@@ -10,10 +10,11 @@ what they put out (Shazeer et al. 2017, Lepikhin et al. 2020). Parameters of a b
                                al. 2024)
 
 Without a capacity no token is dropped: the tokens are sorted by expert, every device its own, and multiplied with the
-kernels of all experts. With one, experts take a fixed number of tokens of each example, first come first served, and of
-what is dropped the residual stream alone goes on; that is a product with zeros and ones, which the compiler partitions:
-tokens travel to where their expert lies. An example depends neither on the others of its batch nor on the tokens that
-follow, so that loss and gradients are the same however a batch is split.
+kernels of all experts; where the mesh axis "expert" splits them, devices along it gather each other's tokens, multiply those
+that chose their own experts, and sum what comes back. With one, experts take a fixed number of tokens of each example, first
+come first served, and of what is dropped the residual stream alone goes on; that is a product with zeros and ones, which the
+compiler partitions: tokens travel to where their expert lies. An example depends neither on the others of its batch nor on
+the tokens that follow, so that loss and gradients are the same however a batch is split.
 """
 
 import functools
@@ -122,7 +123,7 @@ def apply(config: BlockConfig, p: Params, x: Stream, context: Context) -> tuple[
     if context.training and model.capacity_factor:
         y, taken = _capped(config, p, x, routed)
     else:
-        y = by_tokens(functools.partial(_sorted, config), (x, routed.chosen, routed.gates), p)
+        y = _dropless(config, p, x, routed)
     if "shared" in p:
         y += mlp.apply(config, p["shared"], x)
     return y, routing_metrics(routed, taken) if context.training else {}
@@ -230,56 +231,94 @@ def _capped(
 # Without: tokens sorted by expert. --------------------------------------------------------------------------------------
 
 
-def _sorted(
+def _dropless(
+    config: BlockConfig, p: Params, x: Float[Array, "batch length width"], routed: Routed
+) -> Float[Array, "batch length width"]:
+    """What the experts make of all tokens, each device of its own or, along "expert", of its own experts."""
+    experts = {name: p[name] for name in ("up", "gate", "down") if name in p}
+    tokens, shares = (x, routed.chosen, routed.gates), mesh.ways("expert")
+    if shares == 1 or of(config).experts % shares or x.shape[0] % mesh.ways("batch"):
+        return by_tokens(functools.partial(_of_experts, config), tokens, experts)
+    return by_tokens(functools.partial(_exchanged, config), tokens, experts, whole_split=mesh.spec("expert"))
+
+
+def _exchanged(
     config: BlockConfig,
     x: Float[Array, "batch length width"],
     chosen: Int[Array, "batch length k"],
     gates: Float[Array, "batch length k"],
     p: Params,
 ) -> Float[Array, "batch length width"]:
-    """What the experts make of all tokens."""
-    model, shape = of(config), x.shape
+    """What all experts make of a device's tokens, of which it has some (`p`): the tokens of all devices along "expert" are
+    gathered, and what each makes of them is summed where they came from. There is room for the case that all choose the
+    experts of one device, so that none is dropped."""
+    axis = "expert"
+    everyone = (jax.lax.all_gather(part, axis, tiled=True) for part in (x, chosen, gates))
+    x, chosen, gates = everyone
+    first = jax.lax.axis_index(axis) * p["up"]["kernel"].shape[0]
+    y = _of_experts(config, x, chosen - first, gates, p)
+    return jax.lax.psum_scatter(y, axis, tiled=True)
+
+
+def _of_experts(
+    config: BlockConfig,
+    x: Float[Array, "batch length width"],
+    chosen: Int[Array, "batch length k"],
+    gates: Float[Array, "batch length k"],
+    p: Params,
+) -> Float[Array, "batch length width"]:
+    """What these experts make of all tokens; choices of experts that are not among them add nothing."""
+    model, shape, experts = of(config), x.shape, p["up"]["kernel"].shape[0]
     x, chosen, gates = (part.reshape(-1, part.shape[-1]) for part in (x, chosen, gates))
-    (tokens, k), blocked = chosen.shape, choose(model.dispatch).name == "blocked"
+    (tokens, k), blocked, some = chosen.shape, choose(model.dispatch).name == "blocked", experts < model.experts
     # Blocks of a quarter of an expert's even share: of the rows, about an eighth is filled up.
     size = max(tokens * k // (4 * model.experts), 16) if blocked else 1
-    there, back, begins = _places(chosen.reshape(-1), model.experts, size)
+    there, back, begins = _places(chosen.reshape(-1), experts, size, tokens * min(k, experts))
+
+    def named(y: Array) -> Array:
+        return y if some else checkpoint_name(y, "expert")  # most rows of some experts are empty, and not kept
 
     def linear(p: Params, rows: Array) -> Array:
         kernel, bias = p["kernel"].astype(rows.dtype), p["bias"].astype(rows.dtype) if "bias" in p else None
         if not blocked:
             y = jax.lax.ragged_dot(rows, kernel, jnp.diff(begins))
-            owners = jnp.take(chosen, there) if bias is not None else None
-            return checkpoint_name(y if bias is None else y + bias[owners], "expert")
+            y = y if bias is None else y + bias[jnp.take(chosen, there, mode="clip")]
+            return named(jnp.where((there < tokens * k)[:, None], y, 0) if some else y)
         starts = jnp.arange(len(there) // size) * size
         owners = jnp.sum(begins[1:-1] <= starts[:, None], axis=1)  # blocks that nobody needs are the last expert's
         y = jnp.einsum("bri,bij->brj", rows.reshape(-1, size, rows.shape[-1]), kernel[owners])
         y = y if bias is None else y + bias[owners][:, None]
-        return checkpoint_name(y.reshape(len(there), -1), "expert")
+        return named(y.reshape(len(there), -1))
 
     out = _moved(mlp.apply(config, p, _moved(jnp.repeat(x, k, axis=0), there, back), linear), back, there)
     return jnp.sum(upcast_to_f32(out).reshape(tokens, k, -1) * gates[:, :, None], axis=1).astype(x.dtype).reshape(shape)
 
 
 def _places(
-    chosen: Int[Array, " choices"], experts: int, size: int
+    chosen: Int[Array, " choices"], experts: int, size: int, most: int
 ) -> tuple[Int[Array, " rows"], Int[Array, " choices"], Int[Array, " begins"]]:
     """Choices sorted by expert, in rows of which each expert has a multiple of `size`.
 
+    Args:
+      chosen: the expert of each choice; below 0 or from `experts` on: none of these, and no row.
+      experts: their number.
+      size: of a block of rows.
+      most: choices that fall on them at most.
     Returns:
-      The choice that stands in each row, or their number where there is none; the row of each choice; and the row where
-      each expert begins, with that after the last.
+      The choice that stands in each row, or their number where there is none; the row of each choice, or the number of rows;
+      and the row where each expert begins, with that after the last.
     """
     count = chosen.shape[0]  # a symbol where a model is exported for any number of tokens, as long as the size is one
     index = jnp.arange(count, dtype=jnp.int32)
     # Each expert that has rows at all fills up at most size - 1.
-    rows = count if size == 1 else (count + min(experts, count) * (size - 1)) // size * size
+    rows = most if size == 1 else (most + min(experts, most) * (size - 1)) // size * size
+    chosen = jnp.where((chosen >= 0) & (chosen < experts), chosen, experts)
     order = jnp.argsort(chosen, stable=True)
-    counts = jnp.bincount(chosen, length=experts)
+    counts = jnp.bincount(chosen, length=experts + 1)[:experts]
     begins = jnp.pad(jnp.cumsum(-(-counts // size) * size), (1, 0))
     owner = chosen[order]
-    row = begins[owner] + index - (jnp.cumsum(counts) - counts)[owner]
-    there = jnp.full(rows, count, jnp.int32).at[row].set(order)
+    row = jnp.where(owner < experts, begins[owner] + index - jnp.pad(jnp.cumsum(counts), (1, 0))[owner], rows)
+    there = jnp.full(rows, count, jnp.int32).at[row].set(order, mode="drop")
     return there, jnp.zeros(count, jnp.int32).at[order].set(row), begins
 
 
