@@ -17,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, Key
 from ml_collections import ConfigDict
 
-from training import replicas, rng
+from training import optimizer as optimizers, replicas, rng
 from training.errors import BadInput
 from training.state import State
 from training.types import Batch, Metrics, Params, Record
@@ -44,6 +44,10 @@ def check(config: ConfigDict) -> None:
         raise BadInput(f"async_sgd.order: {section.order!r} is not one of {', '.join(ORDERS)}")
     if section.workers > 1 and replicas.scheme(config) is not None:
         raise BadInput("async_sgd.workers: replicas that synchronise have no parameter server; give one of the two")
+    if section.workers > 1 and optimizers.TABLE[config.optimizer.name].averages:
+        raise BadInput(
+            f"optimizer.name: {config.optimizer.name} says where gradients are taken, and workers take them elsewhere"
+        )
 
 
 def initial(count: int, state: State) -> State:

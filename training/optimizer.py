@@ -28,6 +28,7 @@ from training.types import Floats
 from training.updates import hyperball
 from training.updates.ademamix import ademamix
 from training.updates.normuon import normuon
+from training.updates.schedule_free import schedule_free
 from training.updates.soap import soap
 
 T = TypeVar("T")
@@ -56,9 +57,10 @@ class Optimizer(NamedTuple):
       options: with their defaults.
       weight_decay: where the config gives none.
       inputs: what the transformation's `update` takes by name beside gradients, state and parameters: "steps", the
-        length of the run.
+        length of the run, or "lr", the learning rate of the step.
       positive: options that must not be 0.
       on_spheres: matrices keep their norms, which its state has as `radius`.
+      averages: what is evaluated is an average that `training.updates.schedule_free` makes, the state's running mean.
     """
 
     build: Callable[..., optax.GradientTransformation]
@@ -67,6 +69,7 @@ class Optimizer(NamedTuple):
     inputs: tuple[str, ...] = ()
     positive: tuple[str, ...] = ()
     on_spheres: bool = False
+    averages: bool = False
 
 
 STACKS = ("layers", "gates", "expert")  # axes along which kernels are stacked
@@ -294,6 +297,13 @@ TABLE: dict[str, Optimizer] = {
         inputs=("steps",),
         positive=("b1", "b3"),
     ),
+    "schedule_free": Optimizer(
+        lambda axes, b1, b2, eps: schedule_free(b2, eps),
+        {"b1": 0.9, "b2": 0.999, "eps": 1e-8},
+        0.1,
+        inputs=("lr",),
+        averages=True,
+    ),
 }
 
 
@@ -327,6 +337,11 @@ def check(config: ConfigDict) -> None:
             raise BadInput(f"prune: {name} would scale what is left of a matrix to the norm of the whole")
         if config.lora.rank:
             raise BadInput(f"lora.rank: {name} keeps the norms of matrices, and factors begin at zero")
+    if TABLE[name].averages:
+        if section.ema > 0:
+            raise BadInput(f"optimizer.ema: {name} keeps an average of its own")
+        if config.schedule.name != "constant":
+            raise BadInput(f"schedule.name: {name} knows no schedule but a warmup; give 'constant'")
 
 
 def weight_decay(config: ConfigDict) -> float:
@@ -382,6 +397,7 @@ def apply(
     factors: PyTree[np.ndarray] | None = None,
     cautious: bool = False,
     radii: PyTree[Array] | None = None,
+    decayed: Floats | None = None,
 ) -> Floats:
     """One update, p - lr * f * (u + decay * m * p), in the precision of the parameters.
 
@@ -395,6 +411,7 @@ def apply(
       factors: f by parameter, as `training.transfer.lr_multipliers` makes them; None: 1.
       cautious: m is also 0 where u p < 0, entry by entry.
       radii: norms by parameter that matrices are scaled to after the update, where they are not 0; None: none are.
+      decayed: what stands for p in the decay; None: p.
     Source:
       of the cautious decay: Chen et al. 2025, "Cautious weight decay", arXiv 2510.12402, algorithm 1.
     """
@@ -403,7 +420,8 @@ def apply(
         own = dict(zip(given, rest, strict=True))
         step = u.astype(jnp.float32)
         if role(axis) in roles:
-            step = step + decay * (jnp.where(step * p >= 0, p, 0) if cautious else p)
+            of = own.get("decayed", p)
+            step = step + decay * (jnp.where(step * of >= 0, of, 0) if cautious else of)
         moved = p - (lr * own["factors"] if "factors" in own else lr) * step
         if "radii" in own:
             moved = hyperball.scaled(moved, jnp.asarray(own["radii"]), matrix_axes(axis))
@@ -411,5 +429,6 @@ def apply(
                 moved = jnp.where(own["factors"] == 0, p, moved)  # what is frozen stays as it is to the last bit
         return moved.astype(p.dtype)
 
-    given = {name: tree for name, tree in (("factors", factors), ("radii", radii)) if tree is not None}
+    optional = {"factors": factors, "radii": radii, "decayed": decayed}
+    given = {name: tree for name, tree in optional.items() if tree is not None}
     return _with_axes(leaf, axes, params, updates, *given.values())

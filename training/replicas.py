@@ -20,7 +20,7 @@ import optax
 from jaxtyping import Array, Float, Key, Shaped
 from ml_collections import ConfigDict
 
-from training import mesh as meshes
+from training import mesh as meshes, optimizer as optimizers
 from training.errors import BadInput
 from training.registry import chosen
 from training.state import State
@@ -81,6 +81,8 @@ def check(config: ConfigDict) -> None:
         raise BadInput(
             "optimizer.ema: no running mean is kept with replicas, whose outer parameters change once a round"
         )
+    elif optimizers.TABLE[config.optimizer.name].averages:
+        raise BadInput(f"optimizer.name: {config.optimizer.name} keeps an average, and replicas keep none")
 
 
 def check_split(config: ConfigDict, ways: int) -> None:

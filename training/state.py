@@ -25,7 +25,8 @@ class State(flax.struct.PyTreeNode):
     """Everything a run needs to go on.
 
     `step` counts the optimizer steps done; `params` are what is evaluated and handed on; `stats` are the model's other
-    collections (batch-norm means); `moments` are the optimizer's; `ema` is the running mean of the parameters, or None;
+    collections (batch-norm means); `moments` are the optimizer's; `ema` is the running mean of the parameters (of a
+    schedule-free optimizer its average), which is then what is evaluated and handed on, or None;
     `masks` say which parameters are not cut, or None; `teacher` are the parameters of another run's model, or None: they
     never change, and no checkpoint holds them; `replicas` are those of `training.replicas`, every leaf with an axis [M] in
     front, or None; `workers` are those of `training.async_sgd`, or None.

@@ -28,12 +28,14 @@ from training import (
     transfer,
     transforms,
 )
+from training.errors import BadInput
 from training.optimizer import Axes
 from training.replicas import Scheme
 from training.state import State
 from training.task import Model, Task
 from training.transforms import lora, prune
 from training.types import ArrayOrNumpy, Batch, Collections, HostScalars, Loss, Metrics, Params, Scalars, Variables
+from training.updates import schedule_free
 
 Sums = tuple[Metrics, Collections, Params]  # over micro-batches: for the metrics, of the collections, and of gradients
 
@@ -111,7 +113,7 @@ def recipe(model: Model, config: ConfigDict) -> Recipe:
         optimizer=config.optimizer.name,
         options=tuple(sorted(optimizers.options(config.optimizer).items())),
         weight_decay_roles=tuple(config.optimizer.weight_decay_roles),
-        ema=config.optimizer.ema > 0,
+        ema=config.optimizer.ema > 0 or optimizers.TABLE[config.optimizer.name].averages,
         penalty=config.optimizer.l1 > 0 or config.optimizer.l2 > 0,
         lr_multipliers=tuple(
             (pattern, _tupled(factor)) for pattern, factor in lora.rules(config.lora, config.optimizer.lr_multipliers)
@@ -176,6 +178,9 @@ def train_step(
         loss = transforms.within(recipe.transforms, loss, axes, state.masks, hyper)
     collections = state.stats if state.teacher is None else {**state.stats, "teacher": state.teacher}
     differentiate = jax.value_and_grad(loss, has_aux=True)
+    optimizer = optimizers.TABLE[recipe.optimizer]
+    if optimizer.averages and state.ema is not None:
+        grad_params = schedule_free.point(state.params, state.ema, dict(recipe.options)["b1"])
     grad_params = state.params if grad_params is None else grad_params
     if recipe.gradient_accumulation_steps == 1:
         (_, (sums, stats)), grads = differentiate(grad_params, collections, batch, key, hyper)
@@ -191,8 +196,7 @@ def train_step(
     if factors is not None:  # what is frozen takes no part in the norm, and XLA leaves its gradient out
         grads = jax.tree.map(lambda g, f: g if f.any() else jnp.zeros_like(g), grads, factors)
     grads, norm = optimizers.clipped(grads, hyper["clip"])
-    optimizer = optimizers.TABLE[recipe.optimizer]
-    inputs = {name: hyper[name] for name in optimizer.inputs}
+    inputs = {name: {**hyper, "lr": lr}[name] for name in optimizer.inputs}
     updates, moments = transform.update(grads, state.moments, state.params, **inputs)
     params = optimizers.apply(
         state.params,
@@ -204,9 +208,12 @@ def train_step(
         factors,
         recipe.cautious_weight_decay,
         optax.tree.get(moments, "radius") if optimizer.on_spheres else None,
+        grad_params if optimizer.averages else None,
     )
     ema = state.ema
-    if ema is not None:
+    if optimizer.averages and ema is not None:
+        ema = schedule_free.averaged(ema, params, lr, optax.tree.get(moments, "squared_rates"))
+    elif ema is not None:
         ema = optimizers.running_mean(ema, params, hyper["ema"], state.step + 1)
     metrics = {name: value / weight for name, value in sums.items()} | {"grad_norm": norm}
     after = state.replace(step=state.step + 1, params=params, stats=stats, moments=moments, ema=ema)
@@ -407,6 +414,11 @@ def _initialisation(recipe: Recipe, mesh: Mesh, names: tuple[str, ...]) -> Progr
         return state if recipe.workers[0] == 1 else async_sgd.initial(recipe.workers[0], state)
 
     abstract = jax.eval_shape(initial_state, scalar, hyper)
+    if optimizers.TABLE[recipe.optimizer].averages and jax.tree.leaves(abstract.stats):
+        raise BadInput(
+            f"optimizer.name: {recipe.optimizer} evaluates parameters that no batch was seen at, and the model keeps "
+            "running statistics of batches"
+        )
     boxed = jax.eval_shape(functools.partial(initial_state, boxed=True), scalar, hyper)
     placed = states.shardings(abstract, boxed, variables, mesh)
     function = jax.jit(initial_state, out_shardings=placed, compiler_options=_options(recipe, mesh))

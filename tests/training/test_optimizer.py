@@ -93,7 +93,7 @@ def test_clipping_scales_to_the_norm_and_can_be_off():
 
 @pytest.mark.parametrize("name", sorted(optimizer.TABLE))
 def test_every_name_resolves_with_its_own_decay(name):
-    resolved = resolve(toy.config(**{"optimizer.name": name}))
+    resolved = resolve(toy.config(**{"optimizer.name": name, "schedule.name": "constant"}))
     assert resolved.optimizer.weight_decay == optimizer.TABLE[name].weight_decay
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import toy
 from ml_collections import ConfigDict
 
-from training import checkpoint, data, loop, mesh as meshes, optimizer, step as train_steps
+from training import checkpoint, data, evaluation, loop, mesh as meshes, optimizer, step as train_steps
 from training.config import complete, resolve
 from training.errors import BadInput
 from training.lines import read_metrics
@@ -43,22 +44,28 @@ def drawn(seed, shapes=SHAPES):
     return tree(), [tree() for _ in LEARNING_RATES]
 
 
-def stepped(name, params, gradients, decay=0.0, cautious=False, axes=AXES, **options):
-    """The parameters after each step."""
+def stepping(name, axes, params, steps, roles=(), decay=0.0, cautious=False, **options):
+    """A step, (params, moments) and gradients and learning rate to the next two, and what it begins with."""
     row = optimizer.TABLE[name]
     transform = optimizer.build(name, axes, **(row.options | options))
-    roles, inputs = ("matrix", "embedding"), {key: jnp.float32(len(LEARNING_RATES)) for key in row.inputs}
 
-    @jax.jit
-    def step(params, moments, grads, lr):
+    def step(state, grads, lr):
+        params, moments = state
+        inputs = {key: {"steps": jnp.float32(steps), "lr": lr}[key] for key in row.inputs}
         updates, moments = transform.update(grads, moments, params, **inputs)
         radii = moments.radius if row.on_spheres else None
         return optimizer.apply(params, updates, axes, roles, lr, jnp.float32(decay), None, cautious, radii), moments
 
-    moments, found = transform.init(params), []
+    return step, (params, transform.init(params))
+
+
+def stepped(name, params, gradients, decay=0.0, cautious=False, axes=AXES, **options):
+    """The parameters after each step."""
+    step, state = stepping(name, axes, params, len(LEARNING_RATES), ("matrix", "embedding"), decay, cautious, **options)
+    step, found = jax.jit(step), []
     for grads, lr in zip(gradients, LEARNING_RATES, strict=True):
-        params, moments = step(params, moments, grads, jnp.float32(lr))
-        found.append(params)
+        state = step(state, grads, jnp.float32(lr))
+        found.append(state[0])
     return found
 
 
@@ -287,8 +294,69 @@ def test_the_bases_of_soap_become_the_eigenvectors():
             np.testing.assert_allclose(diagonal - np.diag(np.diag(diagonal)), 0, atol=1e-3 * np.abs(diagonal).max())
 
 
+def test_schedule_free(tmp_path):
+    """Algorithm 1 of arXiv 2405.15682 on a run, with a warmup, in float64 but for the gradients; x is kept and evaluated."""
+    changes = {"optimizer.name": "schedule_free", "schedule.name": "constant", "schedule.warmup_steps": 5}
+    config = toy.config(**changes, **{"optimizer.clip": 0.0, "optimizer.weight_decay": 0.3, "mesh.data": 1})
+    result = loop.run(config, tmp_path)
+    config = resolve(config)
+    task = toy.build(config)
+    rates = config.optimizer.learning_rate * np.minimum(1, np.arange(1, 25) / 5)
+
+    @jax.jit
+    def gradient(params, batch):
+        def loss(params):
+            total, (sums, _) = task.model.loss(params, {}, batch, None, {"dropout": 0.0})
+            return total / sums["weight"]
+
+        return jax.grad(loss)(params)
+
+    leaves, tree = jax.tree.flatten(train_steps.states.init(task.model, optax.identity(), False, 0, {}).params)
+    roles = [leaf.ndim == 2 for leaf in leaves]  # matrices decay
+    x = z = [np.asarray(leaf, np.float64) for leaf in leaves]
+    v, total = [0.0] * len(leaves), 0.0
+    for t, lr in enumerate(rates, 1):
+        y = [0.1 * one + 0.9 * mean for one, mean in zip(z, x, strict=True)]
+        g = jax.tree.leaves(
+            gradient(tree.unflatten([leaf.astype(np.float32) for leaf in y]), task.batch(t - 1, slice(None)))
+        )
+        g = [np.asarray(leaf, np.float64) for leaf in g]
+        v = [0.999 * old + 0.001 * leaf**2 for old, leaf in zip(v, g, strict=True)]
+        u = [leaf / (np.sqrt(second / (1 - 0.999**t)) + 1e-8) for leaf, second in zip(g, v, strict=True)]
+        z = [one - lr * (own + 0.3 * role * at) for one, own, role, at in zip(z, u, roles, y, strict=True)]
+        total += lr**2
+        x = [(1 - lr**2 / total) * mean + lr**2 / total * one for mean, one in zip(x, z, strict=True)]
+    for name, expected in (("params", z), ("ema", x)):
+        found = jax.tree.leaves(checkpoint.load_params(tmp_path, name=name))
+        for leaf, own in zip(found, expected, strict=True):
+            np.testing.assert_allclose(leaf, own, rtol=1e-3, atol=1e-4)
+    mesh = meshes.build(config.mesh)
+    kept = checkpoint.load_params(tmp_path, name="ema")
+    assert result["loss"] == pytest.approx(evaluation.evaluate(task, kept, {}, mesh)["loss"], rel=1e-5)
+    last = evaluation.evaluate(task, checkpoint.load_params(tmp_path), {}, mesh)["loss"]
+    assert result["loss"] != pytest.approx(last, rel=1e-3)
+
+
+def test_a_schedule_free_run_that_was_cut_ends_as_one_that_was_not(tmp_path):
+    changes = {"optimizer.name": "schedule_free", "schedule.name": "constant", "checkpoint.every_steps": 5}
+
+    class Cut(Exception):
+        pass
+
+    def cut(step, line):
+        if step >= 12:
+            raise Cut
+
+    whole = loop.run(toy.config(**changes), tmp_path / "whole")
+    with pytest.raises(Cut):
+        loop.run(toy.config(**changes), tmp_path / "cut", loggers=[cut])
+    assert loop.run(toy.config(**changes), tmp_path / "cut")["loss"] == whole["loss"]
+    child = toy.config(**{"init_from.run": str(tmp_path / "whole"), "optimizer.learning_rate": 1e-9})
+    assert loop.run(child, tmp_path / "child")["loss"] == pytest.approx(whole["loss"], rel=1e-4)  # it began at x
+
+
 # Options under which 400 steps of a quadratic are enough: a mean over 10,000 of them is for longer runs.
-NEW = {"ademamix": {"b3": 0.97}, "normuon": {}, "adamh": {}, "muonh": {}, "soap": {}}
+NEW = {"ademamix": {"b3": 0.97}, "normuon": {}, "adamh": {}, "muonh": {}, "soap": {}, "schedule_free": {}}
 
 
 @pytest.mark.parametrize("name", sorted(NEW))
@@ -302,18 +370,11 @@ def test_a_quadratic_is_minimised(name):
         norms = {leaf: np.sqrt(np.sum(target[leaf] ** 2, (-2, -1), keepdims=True)) for leaf in ("matrix", "stack")}
         for leaf, norm in norms.items():
             params[leaf] *= norm / np.sqrt(np.sum(params[leaf] ** 2, (-2, -1), keepdims=True))
-    transform = optimizer.build(name, AXES, **(row.options | NEW[name]))
-    inputs = {key: jnp.float32(400) for key in row.inputs}
-
-    def step(carry, lr):
-        params, moments = carry
-        grads = jax.tree.map(jnp.subtract, params, target)
-        updates, moments = transform.update(grads, moments, params, **inputs)
-        radii = moments.radius if row.on_spheres else None
-        return (optimizer.apply(params, updates, AXES, (), lr, jnp.float32(0), radii=radii), moments), None
-
-    rates = jnp.linspace(0.2, 0.0, 400)
-    (last, _), _ = jax.jit(lambda params: jax.lax.scan(step, (params, transform.init(params)), rates))(params)
+    step, state = stepping(name, AXES, params, 400, **NEW[name])
+    descend = jax.jit(lambda state, lr: step(state, jax.tree.map(jnp.subtract, state[0], target), lr))
+    for lr in np.linspace(0.2, 0.0, 400, dtype=np.float32):
+        state = descend(state, lr)
+    last = state[0]
     for leaf in SHAPES:
         assert np.linalg.norm(last[leaf] - target[leaf]) < 0.1 * np.linalg.norm(params[leaf] - target[leaf])
 
@@ -374,6 +435,8 @@ def test_moments_of_a_decoder_lie_as_its_parameters_do(name):
         ({"name": "ademamix", "b1": 0.0}, "optimizer.b1: must be positive, got 0.0"),
         ({"name": "ademamix", "b3": 1.0}, r"optimizer.b3: must be in \[0, 1\), got 1.0"),
         ({"name": "ademamix", "alpha": -1.0}, "optimizer.alpha: must be at least 0, got -1.0"),
+        ({"name": "schedule_free", "ema": 0.9}, "optimizer.ema: schedule_free keeps an average of its own"),
+        ({"name": "schedule_free"}, "schedule.name: schedule_free knows no schedule but a warmup; give 'constant'"),
         ({"name": "soap", "precondition_every": 0}, "optimizer.precondition_every: must be positive, got 0"),
         ({"name": "muonh", "weight_decay": 0.1}, "optimizer.weight_decay_roles: muonh keeps the norms of matrices"),
         ({"name": "adamw", "alpha": 1.0}, "optimizer.alpha is not used by adamw"),
@@ -382,6 +445,32 @@ def test_moments_of_a_decoder_lie_as_its_parameters_do(name):
 def test_options_that_cannot_be_are_refused(options, message):
     with pytest.raises(BadInput, match=message):
         resolve(toy.config(**{f"optimizer.{key}": value for key, value in options.items()}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"replicas.count": 2, "replicas.every": 2}, "schedule_free keeps an average, and replicas keep none"),
+        ({"async_sgd.workers": 2}, "schedule_free says where gradients are taken"),
+    ],
+)
+def test_a_schedule_free_run_has_one_set_of_parameters(changes, message):
+    with pytest.raises(BadInput, match=message):
+        resolve(toy.config(**{"optimizer.name": "schedule_free", "schedule.name": "constant"}, **changes))
+
+
+def test_running_statistics_are_refused_with_an_average(tmp_path):
+    partial = {
+        "task": "vision",
+        "batch_size": 8,
+        "duration": {"steps": 2},
+        "model": {"name": "resnet", "width": 8, "stages": (1,)},
+        "data": {"dataset": "digits"},
+        "schedule": {"name": "constant"},
+        "optimizer": {"name": "schedule_free"},
+    }
+    with pytest.raises(BadInput, match="schedule_free evaluates parameters that no batch was seen at"):
+        loop.run(complete(ConfigDict(partial)), tmp_path)
 
 
 def test_the_page_lists_the_table():
