@@ -9,7 +9,7 @@ is clipped; the reported loss leaves them out. `docs/optimizers.md` lists them w
 
 import functools
 import itertools
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
 import flax.linen as nn
@@ -25,7 +25,7 @@ from training.errors import BadInput
 from training.nets.primitives import upcast_to_f32
 from training.registry import chosen
 from training.types import Floats
-from training.updates import hyperball
+from training.updates import hyperball, stacks
 from training.updates.ademamix import ademamix
 from training.updates.normuon import normuon
 from training.updates.schedule_free import schedule_free
@@ -141,13 +141,13 @@ def _adafactor(axes: PyTree[Axes], decay_rate: float, eps: float) -> optax.Gradi
 
 
 def _normuon(axes: PyTree[Axes], momentum: float, b1: float, b2: float, eps: float) -> optax.GradientTransformation:
-    return _of_each_layer(axes, _as_matrices(normuon(momentum, b2, eps)), optax.scale_by_adam(b1, b2, eps))
+    return _of_each_layer(axes, stacks.as_matrices(normuon(momentum, b2, eps)), optax.scale_by_adam(b1, b2, eps))
 
 
 def _soap(
     axes: PyTree[Axes], b1: float, b2: float, eps: float, precondition_every: int
 ) -> optax.GradientTransformation:
-    inner = _as_matrices(soap(b1, b2, eps, precondition_every))
+    inner = stacks.as_matrices(soap(b1, b2, eps, precondition_every))
     return _of_each_layer(axes, inner, optax.scale_by_adam(b1, b2, eps))
 
 
@@ -189,58 +189,17 @@ def _on_spheres(axes: PyTree[Axes], inner: optax.GradientTransformation) -> opta
     return optax.GradientTransformation(init, update)
 
 
-def _as_matrices(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-    """A transformation of matrices, applied to leaves of which every axis but the last is an input."""
-
-    def flat(tree: PyTree[Array]) -> PyTree[Array]:
-        return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1]), tree)
-
-    def update(
-        updates: PyTree[Array], state: PyTree[Array], params: PyTree[Array] | None = None
-    ) -> tuple[PyTree[Array], PyTree[Array]]:
-        found, state = inner.update(flat(updates), state, flat(params))
-        return jax.tree.map(lambda u, g: u.reshape(g.shape), found, updates), state
-
-    return optax.GradientTransformation(lambda params: inner.init(flat(params)), update)
-
-
 def _of_each_layer(
     axes: PyTree[Axes], inner: optax.GradientTransformation, others: optax.GradientTransformation | None = None
 ) -> optax.GradientTransformation:
-    """A transformation whose statistics are those of one matrix, applied to each matrix of a stack by itself.
+    """`inner` applied to each matrix of a stack by itself, and `others` (None: `inner`) to all of another role."""
 
-    Args:
-      axes: of the parameters; those in `STACKS` come first.
-      inner: treats every leaf alone. Arrays in its state are stacked as the leaf is; scalars, such as a count, are shared.
-      others: of all that has not the role `matrix`; None: `inner`.
-    """
-
-    def stacked(state: PyTree[Array | jax.ShapeDtypeStruct]) -> PyTree[int | None]:
-        return jax.tree.map(lambda x: 0 if x.ndim else None, state)
-
-    def lifted(inner: optax.GradientTransformation) -> optax.GradientTransformation:
-        def init(params: PyTree[Array]) -> PyTree[Array]:
-            one = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape[1:], p.dtype), params)
-            return jax.vmap(inner.init, out_axes=stacked(jax.eval_shape(inner.init, one)))(params)
-
-        def update(
-            updates: PyTree[Array], state: PyTree[Array], params: PyTree[Array] | None = None
-        ) -> tuple[PyTree[Array], PyTree[Array]]:
-            state_axes = stacked(state)
-            return jax.vmap(inner.update, (0, state_axes, 0), (0, state_axes))(updates, state, params)
-
-        return optax.GradientTransformation(init, update)
-
-    def depth_of(leaf: Axes) -> int:
+    def depth(leaf: Axes) -> int:
         if others is not None and role(leaf) != "matrix":
-            return -1
+            return stacks.OTHER
         return sum(1 for _ in itertools.takewhile(STACKS.__contains__, leaf.names))
 
-    depths = _with_axes(depth_of, axes)
-    by_depth: dict[Hashable, optax.GradientTransformation] = {} if others is None else {-1: others}
-    for depth in range(max(jax.tree.leaves(depths), default=0) + 1):
-        by_depth[depth], inner = inner, lifted(inner)
-    return optax.partition({depth: by_depth[depth] for depth in set(jax.tree.leaves(depths))}, depths)
+    return stacks.of_each_layer(_with_axes(depth, axes), inner, others)
 
 
 def _in_float32(inner: optax.GradientTransformation) -> optax.GradientTransformation:

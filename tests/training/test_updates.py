@@ -359,6 +359,25 @@ def test_a_schedule_free_run_that_was_cut_ends_as_one_that_was_not(tmp_path):
 NEW = {"ademamix": {"b3": 0.97}, "normuon": {}, "adamh": {}, "muonh": {}, "soap": {}, "schedule_free": {}}
 
 
+@pytest.mark.parametrize("name", ["normuon", "adamh", "muonh", "soap"])
+def test_experts_and_convolutions_are_matrices(name):
+    """Experts of layers are as so many layers, and every axis of a convolution but the last is an input."""
+    whole = {
+        "experts": optimizer.Axes(("layers", "expert", "embed", "mlp")),
+        "convolution": optimizer.Axes((None, None, "in", "out")),
+    }
+    flat = {"experts": optimizer.Axes(("layers", "embed", "mlp")), "convolution": optimizer.Axes(("in", "out"))}
+    params, gradients = drawn(8, {"experts": (2, 3, 4, 4), "convolution": (2, 2, 1, 4)})
+
+    def merged(tree):
+        return {"experts": tree["experts"].reshape(6, 4, 4), "convolution": tree["convolution"].reshape(4, 4)}
+
+    apart = stepped(name, merged(params), [merged(grads) for grads in gradients], axes=flat)[-1]
+    together = merged(stepped(name, params, gradients, axes=whole)[-1])
+    for leaf in whole:
+        np.testing.assert_allclose(together[leaf], apart[leaf], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", sorted(NEW))
 def test_a_quadratic_is_minimised(name):
     """|p - target|^2 / 2 over all leaves, from far off: the distance falls to a tenth."""
