@@ -7,7 +7,17 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import FieldReference
 
-from training import async_sgd, compiler_options, identity, optimizer, replicas, schedule, transfer, transforms
+from training import (
+    async_sgd,
+    compiler_options,
+    identity,
+    optimizer,
+    replicas,
+    schedule,
+    spike_guard,
+    transfer,
+    transforms,
+)
 from training.defaults import RENAMED, defaults, renamed
 from training.errors import BadInput, nearest
 from training.task import Family, resolve as family_of
@@ -154,6 +164,7 @@ def _validate(config: ConfigDict) -> None:
         raise BadInput(f"gradient_accumulation_steps: {parts} does not divide batch_size {config.batch_size}")
     replicas.check(config)
     async_sgd.check(config)
+    spike_guard.check(config)
     lora.check(config)
     if sum(config.schedule[key] is not None for key in identity.WARMUP) > 1:
         raise BadInput(f"schedule: give at most one of {', '.join(identity.WARMUP)}")

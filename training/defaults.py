@@ -111,6 +111,9 @@ def defaults() -> ConfigDict:
                 "every": 1,
                 "outer": {"name": "average", "lr": placeholder(float), "momentum": placeholder(float)},
             },
+            # Steps whose loss or gradient norm is so many deviations above those of the last `window` steps change nothing;
+            # 0: off.
+            "spike_guard": {"sigmas": 0.0, "window": 128},
             # Workers of a parameter server, whose gradients are those of parameters fetched earlier.
             "async_sgd": {"workers": 1, "order": "round_robin"},
             "mesh": {

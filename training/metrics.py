@@ -130,7 +130,8 @@ class MetricLog:
         begin, metrics = call[0], call[1]()
         for i, loss in enumerate(metrics["loss"]):
             step = begin + i + 1
-            if not math.isfinite(loss):
+            skipped = "skipped" in metrics and bool(metrics["skipped"][i])  # it moved nothing
+            if not (math.isfinite(loss) or skipped):
                 raise Diverged(step - 1)
             line = {name: float(values[i]) for name, values in metrics.items()}
             line |= {"learning_rate": float(self._lr_schedule[step - 1]), "tokens": step * self._tokens}

@@ -264,6 +264,7 @@ class RunSession:
             **scores,
             "train_loss": self._metrics.recent_loss(),
             "best_step": self._best.step if self._best else None,
+            **({} if state.guard is None else {"skipped_steps": int(state.guard.skipped)}),
             "params_trained": transfer.trained(state.params, self.inputs.recipe.lr_multipliers),
             **transforms.facts(config, state.params, self._axes, state.masks),
             "last_good": self._metrics.last_good if status == "diverged" else None,

@@ -16,6 +16,7 @@ from jaxtyping import Array, Int, PyTree
 from training import mesh as meshes, optimizer as optimizers, rng
 from training.nets.primitives import upcast_to_f32
 from training.optimizer import Axes
+from training.spike_guard import Guard
 from training.task import Model
 from training.types import Collections, HostScalars, Masks, Params, Scalars, Variables
 
@@ -29,7 +30,7 @@ class State(flax.struct.PyTreeNode):
     schedule-free optimizer its average), which is then what is evaluated and handed on, or None;
     `masks` say which parameters are not cut, or None; `teacher` are the parameters of another run's model, or None: they
     never change, and no checkpoint holds them; `replicas` are those of `training.replicas`, every leaf with an axis [M] in
-    front, or None; `workers` are those of `training.async_sgd`, or None.
+    front, or None; `workers` are those of `training.async_sgd`, or None; `guard` is that of `training.spike_guard`, or None.
     """
 
     step: Int[Array, ""]
@@ -41,6 +42,7 @@ class State(flax.struct.PyTreeNode):
     teacher: Params | None = None
     replicas: Any = None
     workers: Any = None
+    guard: Guard | None = None
 
 
 def init(
@@ -51,6 +53,7 @@ def init(
     hyper: Scalars,
     masks: Callable[[Params], Masks] = lambda params: None,
     unbox: Callable[[Variables], Variables] = nn.meta.unbox,
+    guard: Guard | None = None,
 ) -> State:
     """The state at step 0: a pure function of the seed.
 
@@ -62,6 +65,7 @@ def init(
       hyper: scalars, which may scale the initial values.
       masks: makes masks of the parameters.
       unbox: takes the logical axes off the variables, or leaves them.
+      guard: against spikes, before the first step.
     """
     variables = unbox(dict(model.init(rng.key(seed, "init"), hyper)))
     params, teacher = variables.pop("params"), variables.pop("teacher", None)
@@ -73,6 +77,7 @@ def init(
         ema=jax.tree.map(lambda p: jnp.copy(upcast_to_f32(p)), params) if ema else None,
         masks=masks(params),
         teacher=teacher,
+        guard=guard,
     )
 
 
@@ -125,6 +130,7 @@ def shardings(abstract: State, boxed: State, variables: Variables, mesh: Mesh) -
         masks=masks,
         replicas=place_all(boxed.replicas, "replica"),
         workers=place_all(boxed.workers, None),
+        guard=jax.tree.map(lambda _: meshes.replicated(mesh), abstract.guard),
     )
 
 

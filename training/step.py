@@ -24,6 +24,7 @@ from training import (
     optimizer as optimizers,
     replicas,
     rng,
+    spike_guard,
     state as states,
     transfer,
     transforms,
@@ -58,6 +59,7 @@ class Recipe(NamedTuple):
     replicas: Scheme | None = None
     workers: tuple[int, str] = (1, "")  # of a parameter server, and the order in which they deliver
     cautious_weight_decay: bool = False
+    guard_window: int = 0  # steps that the guard against spikes looks back; 0: there is none
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -126,6 +128,7 @@ def recipe(model: Model, config: ConfigDict) -> Recipe:
         replicas=replicas.scheme(config),
         workers=(config.async_sgd.workers, config.async_sgd.order if config.async_sgd.workers > 1 else ""),
         cautious_weight_decay=config.optimizer.cautious_weight_decay,
+        guard_window=spike_guard.window(config),
     )
 
 
@@ -145,6 +148,8 @@ def hyper(config: ConfigDict, task: Task) -> dict[str, np.float32]:
         **replicas.hyper(config),
         **task.hyper(),
     }
+    if config.spike_guard.sigmas:
+        values["spike_sigmas"] = config.spike_guard.sigmas
     if "steps" in optimizers.TABLE[config.optimizer.name].inputs:
         values["steps"] = config.derived.steps
     return {name: np.float32(value) for name, value in values.items()}
@@ -216,7 +221,12 @@ def train_step(
     elif ema is not None:
         ema = optimizers.running_mean(ema, params, hyper["ema"], state.step + 1)
     metrics = {name: value / weight for name, value in sums.items()} | {"grad_norm": norm}
-    after = state.replace(step=state.step + 1, params=params, stats=stats, moments=moments, ema=ema)
+    new, guard = (params, stats, moments, ema), None
+    if state.guard is not None:
+        old = (state.params, state.stats, state.moments, state.ema)
+        new, guard, metrics = spike_guard.applied(state.guard, metrics, hyper["spike_sigmas"], old, new)
+    params, stats, moments, ema = new
+    after = state.replace(step=state.step + 1, params=params, stats=stats, moments=moments, ema=ema, guard=guard)
     return pruned(recipe, axes, after, hyper), metrics
 
 
@@ -409,7 +419,8 @@ def _initialisation(recipe: Recipe, mesh: Mesh, names: tuple[str, ...]) -> Progr
 
     def initial_state(seed: Int[Array, ""], hyper: Scalars, boxed: bool = False) -> State:
         options = (lambda params: None, lambda variables: variables) if boxed else (masks, nn.meta.unbox)
-        state = states.init(recipe.model, transform, recipe.ema, seed, hyper, *options)
+        guard = spike_guard.initial(recipe.guard_window)
+        state = states.init(recipe.model, transform, recipe.ema, seed, hyper, *options, guard)
         state = state if recipe.replicas is None else replicas.initial(recipe.replicas, state)
         return state if recipe.workers[0] == 1 else async_sgd.initial(recipe.workers[0], state)
 
