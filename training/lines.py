@@ -1,4 +1,7 @@
-"""The lines of a run's `metrics.jsonl`, and the version of its record; without JAX, so that what reads thousands of runs starts at once."""
+"""The lines of a run's `metrics.jsonl`, and the version of its record.
+
+Without JAX, so that what reads thousands of runs starts at once.
+"""
 
 import json
 from pathlib import Path
