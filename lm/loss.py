@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from lm.decoder import logits
-from training import mesh as meshes
+from training import mesh as meshes, per_device
 from training.nets.layers import product_gradients
 from training.nets.primitives import upcast_to_f32
 
@@ -122,7 +122,7 @@ def _of_tokens(of_rows: OfRows, count: int, rows: Arrays, whole: Arrays, fixed_r
 
     if meshes.ways("length") == 1:
         return of_device(rows, fixed_rows, (whole, fixed))
-    return meshes.by_tokens(of_device, (rows, fixed_rows), (whole, fixed))
+    return per_device.by_tokens(of_device, (rows, fixed_rows), (whole, fixed))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -155,7 +155,7 @@ def _in_parts_forward(
 
         return jax.tree.map(_joined, jax.lax.map(one, (_split(rows, count), _split(fixed_rows, count))))
 
-    found = meshes.by_tokens(of_device, (rows, fixed_rows), (whole, fixed))
+    found = per_device.by_tokens(of_device, (rows, fixed_rows), (whole, fixed))
     return found, (rows, whole, fixed_rows, fixed)
 
 
@@ -176,7 +176,7 @@ def _in_parts_backward(of_rows: OfRows, count: int, residuals: Any, grads: Any) 
         sums, of_rows_grads = jax.lax.scan(one, jax.tree.map(jnp.zeros_like, precise), inputs)
         return jax.tree.map(_joined, of_rows_grads), sums
 
-    of_rows_grads, sums = meshes.by_tokens(of_device, (rows, fixed_rows, grads), (whole, fixed), sum_axis=1)
+    of_rows_grads, sums = per_device.by_tokens(of_device, (rows, fixed_rows, grads), (whole, fixed), sum_axis=1)
     of_whole = jax.tree.map(lambda total, like: total.astype(like.dtype), sums, whole)
     return of_rows_grads, of_whole, None, None
 

@@ -8,7 +8,7 @@ import pytest
 import toy
 from jax.sharding import PartitionSpec as P
 
-from training import mesh, state, step
+from training import mesh, per_device, state, step
 from training.config import resolve
 from training.errors import BadInput
 
@@ -125,8 +125,8 @@ def test_each_device_handles_its_own_tokens():
 
     tokens, whole = np.arange(32.0)[::-1].reshape(8, 4).copy(), {"factor": np.float32(2)}
     with jax.set_mesh(mesh.build({"data": 2, "expert": 2, "context": 2})):
-        apply = jax.jit(lambda tokens: mesh.by_tokens(ranked, (tokens, tokens), whole))
+        apply = jax.jit(lambda tokens: per_device.by_tokens(ranked, (tokens, tokens), whole))
         split, uneven = apply(tokens), apply(tokens[:6])
     np.testing.assert_array_equal(split, blocks(tokens, 4, 2))
     np.testing.assert_array_equal(uneven, blocks(tokens[:6], 1, 2))
-    np.testing.assert_array_equal(mesh.by_tokens(ranked, (tokens, tokens), whole), blocks(tokens, 1, 1))
+    np.testing.assert_array_equal(per_device.by_tokens(ranked, (tokens, tokens), whole), blocks(tokens, 1, 1))

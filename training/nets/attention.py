@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from training import mesh
+from training import mesh, per_device
 from training.errors import BadInput
 from training.nets import cpu, tpu
 from training.nets.primitives import upcast_to_f32
@@ -130,9 +130,11 @@ def attend(
     if mesh.ways("length") > 1:
         if implementation == "cudnn":
             return _of_shards(q, k, v, segments, causal)
-        k, v = mesh.gathered(k), mesh.gathered(v)
+        k, v = per_device.gathered(k), per_device.gathered(v)
     if implementation == "cudnn":  # its partitioner fails where the devices of a head's queries share out its key head
-        k, v = (mesh.constrain(mesh.with_heads_to_split(x, q.shape[2]), "batch", None, "heads", None) for x in (k, v))
+        k, v = (
+            mesh.constrain(per_device.with_heads_to_split(x, q.shape[2]), "batch", None, "heads", None) for x in (k, v)
+        )
     mask = None if segments is None else (segments[:, None, :, None] == segments[:, None, None, :])
     if v.shape[-1] != k.shape[-1]:
         index = jnp.arange(q.shape[1])
@@ -168,8 +170,8 @@ def _of_shards(
             seen = same if seen is None else seen & same
         return jax.nn.dot_product_attention(q, k, v, mask=seen, implementation="cudnn")
 
-    k, v = (mesh.with_heads_to_split(x, q.shape[2]) for x in (k, v))
-    return mesh.by_queries(local, q, k, v, segments)
+    k, v = (per_device.with_heads_to_split(x, q.shape[2]) for x in (k, v))
+    return per_device.by_queries(local, q, k, v, segments)
 
 
 def _attend(

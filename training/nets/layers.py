@@ -13,7 +13,7 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
-from training import mesh
+from training import mesh, per_device
 from training.nets import cpu
 from training.nets.block_config import BlockConfig
 from training.nets.initial import Leaf, Leaves
@@ -147,7 +147,7 @@ def _by_index_backward(dtype: str, residuals: tuple[Array, Array], grad: Array) 
     del dtype
     table, ids = residuals
     add = lambda ids, grad, _: ((), jnp.zeros(table.shape, table.dtype).at[ids].add(grad.astype(table.dtype)))
-    _, sums = mesh.by_tokens(add, (ids, grad), (), sum_axis=1)
+    _, sums = per_device.by_tokens(add, (ids, grad), (), sum_axis=1)
     return sums, np.zeros(ids.shape, jax.dtypes.float0)
 
 

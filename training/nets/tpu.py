@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from training import mesh as meshes
+from training import mesh as meshes, per_device
 from training.errors import BadInput
 
 LANES = 128  # of a vector register: widths and lengths of the kernel are multiples of it
@@ -42,7 +42,7 @@ def attend(
             f"mesh.context: splash attention needs a multiple of {shards * LANES} tokens ({LANES} a device), got {length}; "
             "model.attention=xla"
         )
-    k, v = meshes.with_heads_to_split(k, heads), meshes.with_heads_to_split(v, heads)
+    k, v = per_device.with_heads_to_split(k, heads), per_device.with_heads_to_split(v, heads)
     padding = -length % LANES
     if padding and segments is None and not causal:
         segments = jnp.zeros((batch, length), jnp.int32)  # no token sees what is added
@@ -52,7 +52,7 @@ def attend(
     if causal and not mesh.empty:
         split = kernel.manual_sharding_spec(NamedSharding(mesh, PartitionSpec(None, meshes.RULES["length"])))  # type: ignore[arg-type]
     local = functools.partial(_local, padding)
-    return meshes.by_queries(local, q * width**-0.5, k, v, segments, kernel, split)
+    return per_device.by_queries(local, q * width**-0.5, k, v, segments, kernel, split)
 
 
 def _kernel(length: int, group: int, causal: bool, window: int, shards: int, interpret: bool) -> Any:

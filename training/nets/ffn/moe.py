@@ -26,9 +26,9 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
-from training import mesh
+from training import mesh, per_device
 from training.errors import BadInput
-from training.mesh import by_tokens, constrain
+from training.mesh import constrain
 from training.nets.attention import Choice
 from training.nets.block_config import BlockConfig, MoEConfig
 from training.nets.ffn import mlp
@@ -238,8 +238,8 @@ def _dropless(
     experts = {name: p[name] for name in ("up", "gate", "down") if name in p}
     tokens, shares = (x, routed.chosen, routed.gates), mesh.ways("expert")
     if shares == 1 or of(config).experts % shares or x.shape[0] % mesh.ways("batch"):
-        return by_tokens(functools.partial(_of_experts, config), tokens, experts)
-    return by_tokens(functools.partial(_exchanged, config), tokens, experts, whole_split=mesh.spec("expert"))
+        return per_device.by_tokens(functools.partial(_of_experts, config), tokens, experts)
+    return per_device.by_tokens(functools.partial(_exchanged, config), tokens, experts, whole_split=mesh.spec("expert"))
 
 
 def _exchanged(
