@@ -122,7 +122,7 @@ def _of_tokens(of_rows: OfRows, count: int, rows: Arrays, whole: Arrays, fixed_r
 
     if meshes.ways("length") == 1:
         return of_device(rows, fixed_rows, (whole, fixed))
-    return per_device.by_tokens(of_device, (rows, fixed_rows), (whole, fixed))
+    return per_device.by_tokens_gathered(of_device, (rows, fixed_rows), (whole, fixed), axis=1)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -176,7 +176,7 @@ def _in_parts_backward(of_rows: OfRows, count: int, residuals: Any, grads: Any) 
         sums, of_rows_grads = jax.lax.scan(one, jax.tree.map(jnp.zeros_like, precise), inputs)
         return jax.tree.map(_joined, of_rows_grads), sums
 
-    of_rows_grads, sums = per_device.by_tokens(of_device, (rows, fixed_rows, grads), (whole, fixed), sum_axis=1)
+    of_rows_grads, sums = per_device.sums_by_tokens(of_device, (rows, fixed_rows, grads), (whole, fixed), axis=1)
     of_whole = jax.tree.map(lambda total, like: total.astype(like.dtype), sums, whole)
     return of_rows_grads, of_whole, None, None
 

@@ -4,7 +4,7 @@ for what the compiler cannot split, or would split badly."""
 import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,29 +13,32 @@ from jax.sharding import PartitionSpec
 from training.mesh import RULES, axes_of, constrain, divisible, spec, ways
 
 
-def by_tokens(
-    fn: Callable[..., Any],
-    tokens: tuple[Any, ...],
-    whole: Any,
-    sum_axis: int | None = None,
-    whole_split: PartitionSpec | None = None,
-) -> Any:
-    """`fn(*tokens, whole)` of each device's own tokens.
+class Tokens(NamedTuple):
+    """How devices share tokens out.
 
-    For what the compiler would not split by tokens, such as sorting them or merging batch and length, where each token's
-    result depends on the token alone; and for sums over tokens, such as gradients of a table, which it would leave whole on
-    every device.
-
-    Args:
-      fn: where `sum_axis` is given it returns (results of tokens, sums over tokens), whose sums are added over devices.
-      tokens: trees of arrays [batch, length, ...], or of arrays [rows, ...] among them.
-      whole: a tree of arrays that every device needs all of.
-      sum_axis: of each sum, which the axes of "embed" then split where they divide it: half as much goes over the ring.
-      whole_split: a partition of `whole` over axes that split tokens too; None: every device needs all of it.
+    Attributes:
+      partition: of batch and length.
+      axes: of the mesh that split them.
+      along: those of `axes` that split parameters too.
+      manual: keywords of `jax.shard_map`.
     """
+
+    partition: PartitionSpec
+    axes: tuple[str, ...]
+    along: tuple[str, ...]
+    manual: dict[str, Any]
+
+    def divide(self, axis: int, x: Any) -> bool:
+        """Whether the axes of parameters split this axis of an array."""
+        shards = math.prod(jax.sharding.get_abstract_mesh().shape[name] for name in self.along)
+        return bool(self.along) and x.ndim > axis and x.shape[axis] % shards == 0
+
+
+def _shared_out(tokens: tuple[Any, ...]) -> Tokens | None:
+    """How trees of arrays [batch, length, ...], or [rows, ...] among them, are shared out; None: they are not."""
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or mesh.size == 1:
-        return fn(*tokens, whole)
+        return None
     shape = min((leaf.shape for leaf in jax.tree.leaves(tokens)), key=len)[:2]
     wanted = divisible(spec(*("batch", "length")[: len(shape)]), shape, mesh)
     split = PartitionSpec(*(tuple(name for name in axes_of(entry) if mesh.shape[name] > 1) for entry in wanted))
@@ -44,27 +47,76 @@ def by_tokens(
     # cannot see them, so that it is off.
     names = {*axes, "run", "replica", "stage"}
     if math.prod(mesh.shape[name] for name in names) == 1:
-        return fn(*tokens, whole)
-    specs, manual = (
-        (*(split for _ in tokens), whole_split or PartitionSpec()),
-        {"axis_names": names, "check_vma": False},
-    )
-    if sum_axis is None:
-        return jax.shard_map(fn, in_specs=specs, out_specs=split, **manual)(*tokens, whole)
-
-    _, shapes = jax.eval_shape(fn, *tokens, whole)
+        return None
     along = tuple(name for name in axes_of(RULES["embed"]) if name in axes)
-    count = math.prod(mesh.shape[name] for name in along)
-    scattered = jax.tree.map(lambda x: bool(along) and x.ndim > sum_axis and x.shape[sum_axis] % count == 0, shapes)
+    return Tokens(split, axes, along, {"axis_names": names, "check_vma": False})
+
+
+def by_tokens(
+    fn: Callable[..., Any], tokens: tuple[Any, ...], whole: Any, whole_split: PartitionSpec | None = None
+) -> Any:
+    """`fn(*tokens, whole)` of each device's own tokens.
+
+    For what the compiler would not split by tokens, such as sorting them or merging batch and length, where each token's
+    result depends on the token alone.
+
+    Args:
+      fn: returns arrays [batch, length, ...].
+      tokens: trees of arrays [batch, length, ...].
+      whole: a tree of arrays that every device needs all of.
+      whole_split: a partition of `whole` over axes that split tokens too; None: as said.
+    """
+    shared = _shared_out(tokens)
+    if shared is None:
+        return fn(*tokens, whole)
+    specs = (*(shared.partition for _ in tokens), whole_split or PartitionSpec())
+    return jax.shard_map(fn, in_specs=specs, out_specs=shared.partition, **shared.manual)(*tokens, whole)
+
+
+def by_tokens_gathered(fn: Callable[..., Any], tokens: tuple[Any, ...], whole: Any, axis: int) -> Any:
+    """As `by_tokens`; each array of `whole` is gathered along an axis where devices split it, so that the gradient that JAX
+    derives is scattered as it is summed: half as much goes over the ring."""
+    shared = _shared_out(tokens)
+    if shared is None:
+        return fn(*tokens, whole)
+    leaves, tree = jax.tree.flatten(whole)
+    split = [shared.divide(axis, leaf) for leaf in leaves]
+    cut = PartitionSpec(*[None] * axis, shared.along)
+
+    def gathering(*arguments: Any) -> Any:
+        *own, shards = arguments
+        join = functools.partial(jax.lax.all_gather, axis_name=shared.along, axis=axis, tiled=True)
+        joined = [join(shard) if is_split else shard for shard, is_split in zip(shards, split, strict=True)]
+        return fn(*own, tree.unflatten(joined))
+
+    specs = (*(shared.partition for _ in tokens), [cut if is_split else PartitionSpec() for is_split in split])
+    return jax.shard_map(gathering, in_specs=specs, out_specs=shared.partition, **shared.manual)(*tokens, leaves)
+
+
+def sums_by_tokens(fn: Callable[..., Any], tokens: tuple[Any, ...], whole: Any, axis: int) -> Any:
+    """Results of tokens, and sums over them such as gradients of a table, which the compiler would leave whole on every
+    device.
+
+    Args:
+      fn: (*tokens, whole) -> (results of a device's own tokens, sums over these).
+      tokens, whole: as in `by_tokens`; also arrays [rows, ...] among tokens.
+      axis: of each sum, which the axes of parameters then split where they divide it.
+    """
+    shared = _shared_out(tokens)
+    if shared is None:
+        return fn(*tokens, whole)
+    _, shapes = jax.eval_shape(fn, *tokens, whole)
+    scattered = jax.tree.map(functools.partial(shared.divide, axis), shapes)
 
     def summed(*arguments: Any) -> Any:
         results, sums = fn(*arguments)
-        added = functools.partial(_added, axes, along, sum_axis)
-        return results, jax.tree.map(added, sums, scattered)
+        return results, jax.tree.map(functools.partial(_added, shared.axes, shared.along, axis), sums, scattered)
 
-    cut = PartitionSpec(*[None] * sum_axis, along)
+    cut = PartitionSpec(*[None] * axis, shared.along)
     of_sums = jax.tree.map(lambda is_split: cut if is_split else PartitionSpec(), scattered)
-    return jax.shard_map(summed, in_specs=specs, out_specs=(split, of_sums), **manual)(*tokens, whole)
+    specs = (*(shared.partition for _ in tokens), PartitionSpec())
+    apply = jax.shard_map(summed, in_specs=specs, out_specs=(shared.partition, of_sums), **shared.manual)
+    return apply(*tokens, whole)
 
 
 def _added(axes: tuple[str, ...], along: tuple[str, ...], axis: int, total: jax.Array, is_split: bool) -> jax.Array:

@@ -147,7 +147,7 @@ def _by_index_backward(dtype: str, residuals: tuple[Array, Array], grad: Array) 
     del dtype
     table, ids = residuals
     add = lambda ids, grad, _: ((), jnp.zeros(table.shape, table.dtype).at[ids].add(grad.astype(table.dtype)))
-    _, sums = per_device.by_tokens(add, (ids, grad), (), sum_axis=1)
+    _, sums = per_device.sums_by_tokens(add, (ids, grad), (), axis=1)
     return sums, np.zeros(ids.shape, jax.dtypes.float0)
 
 
