@@ -190,3 +190,18 @@ def test_tokens_travel_to_experts_that_are_split(topology):
     assert report["fits"] and report["left_whole"] == {}
     along = {row["kind"] for row in report["collectives"] if row["axes"] == ["expert"]}
     assert {"all-gather", "reduce-scatter"} <= along
+
+
+@pytest.mark.parametrize("name, topology", [("60m-v5e", "v5e:4x4"), ("160m-v5e", "v5e:4x4"), ("400m-h100", "h100:8")])
+def test_the_ladder_is_planned(name, topology):
+    """The smaller configs as they are written; larger ones are cases of `benchmarks.topologies`."""
+    if importlib.util.find_spec(COMPILERS[topology].partition(".")[0]) is None:
+        pytest.skip(f"the compiler of {topology} is not installed (make test-topologies)")
+    plan = [sys.executable, "-m", "isoflop", "plan", f"--config=configs/lm/ladder.py:{name}", f"--topology={topology}"]
+    environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
+    done = subprocess.run([*plan, "--json"], capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (row,) = json.loads(done.stdout)["shapes"]
+    assert row["fits"] and row["left_whole"] == {} and row["params"] > 5e7
+    assert row["traffic"] < 1.2
+    assert row["hours"] is None if topology == "h100:8" else row["hours"] > 0
