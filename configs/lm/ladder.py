@@ -4,7 +4,7 @@
     isoflop train --config=configs/lm/ladder.py:1b-v5p --workdir=/shared/1b --distributed=tpu
 
 The argument is SIZE or SIZE-ACCELERATOR (v5e, v5p, v6e, h100). Every width is a multiple of 128 and every head has 128
-features, so that FSDP over 16 or 64 devices divides all kernels and attention runs as a kernel. `data=-1` takes the devices
+features, so that FSDP over 16 devices divides all kernels and attention runs as a kernel. `data=-1` takes the devices
 that are left, whatever their number.
 
 Not reproduced: neither C4 nor an accelerator was at hand. What the compilers say of it stands in docs/pods.md.
@@ -24,6 +24,7 @@ SIZES = {
 # Devices that a state is split over. TPUs: a plane of the torus, along which gradients are scattered as they are summed
 # (over a whole slice the compiler sums them whole: training.compiler_options); GPUs: a node.
 FSDP = {"v5e": 16, "v5p": 16, "v6e": 16, "h100": 8}
+WHOLE = ("60m", "160m")  # states that every device holds: their kernels are too narrow for shards that fill a TPU's tiles
 
 
 def get_config(arg: str = "1b-v5p") -> ConfigDict:
@@ -46,7 +47,7 @@ def get_config(arg: str = "1b-v5p") -> ConfigDict:
             "data": {"corpus": "c4/en", "tokenizer": "bpe:50257", "vocab_size": 50_304, "seq_len": 2048},
             "duration": {"tokens_per_param": 20.0},
             "evaluation": {"tokens": 2_097_152, "batch_size": 256},
-            "mesh": {"fsdp": FSDP[accelerator or "v5p"], "data": -1},
+            "mesh": {"fsdp": 1 if size in WHOLE else FSDP[accelerator or "v5p"], "data": -1},
             "precision": {"compute": "bfloat16"},
             "checkpoint": {"every_minutes": 10.0},
         }

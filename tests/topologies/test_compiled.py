@@ -203,5 +203,5 @@ def test_the_ladder_is_planned(name, topology):
     assert done.returncode == 0, done.stderr[-3000:]
     (row,) = json.loads(done.stdout)["shapes"]
     assert row["fits"] and row["left_whole"] == {} and row["params"] > 5e7
-    assert row["traffic"] < 1.2
+    assert row["traffic"] is None or row["traffic"] < 1.2  # None: nothing is split
     assert row["hours"] is None if topology == "h100:8" else row["hours"] > 0
