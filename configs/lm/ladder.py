@@ -25,7 +25,10 @@ SIZES = {
 # (over a whole slice the compiler sums them whole: training.compiler_options); GPUs: a node.
 FSDP = {"v5e": 16, "v5p": 16, "v6e": 16, "h100": 8}
 REMAT = {"v5e": "full"}  # 16 GiB: with "named", 16 windows a chip of the 400 million want 17.3 GB
-WHOLE = ("60m", "160m")  # states that every device holds: their kernels are too narrow for shards that fill a TPU's tiles
+WHOLE = (
+    "60m",
+    "160m",
+)  # states that every device holds: their kernels are too narrow for shards that fill a TPU's tiles
 
 
 def get_config(arg: str = "1b-v5p") -> ConfigDict:
