@@ -309,7 +309,7 @@ def test_a_mesh_changes_no_value():
     boxed = jax.eval_shape(functools.partial(model.init, method="parameters"), KEY)["params"]
     placed = meshes.shardings(boxed, mesh)
     split = {axis for sharding in jax.tree.leaves(placed) for axis in jax.tree.leaves(tuple(sharding.spec)) if axis}
-    assert split == {"fsdp", "tensor"}
+    assert {axis for axis in split if mesh.shape[axis] > 1} == {"fsdp", "tensor"}
     with jax.set_mesh(mesh):
         init = lambda key, scale: nn.meta.unbox(model.init(key, scale, method="parameters"))["params"]
         sharded = jit(init, out_shardings=placed)(KEY, 1.0)

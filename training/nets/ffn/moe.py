@@ -273,7 +273,7 @@ def _of_experts(
     (tokens, k), blocked, some = chosen.shape, choose(model.dispatch).name == "blocked", experts < model.experts
     # Blocks of a quarter of an expert's even share: of the rows, about an eighth is filled up.
     size = max(tokens * k // (4 * model.experts), 16) if blocked else 1
-    there, back, begins = _places(chosen.reshape(-1), experts, size, tokens * min(k, experts))
+    there, back, begins = _places(chosen.reshape(-1), experts, size, k)
 
     def named(y: Array) -> Array:
         return y if some else checkpoint_name(y, "expert")  # most rows of some experts are empty, and not kept
@@ -295,7 +295,7 @@ def _of_experts(
 
 
 def _places(
-    chosen: Int[Array, " choices"], experts: int, size: int, most: int
+    chosen: Int[Array, " choices"], experts: int, size: int, per_token: int
 ) -> tuple[Int[Array, " rows"], Int[Array, " choices"], Int[Array, " begins"]]:
     """Choices sorted by expert, in rows of which each expert has a multiple of `size`.
 
@@ -303,13 +303,14 @@ def _places(
       chosen: the expert of each choice; below 0 or from `experts` on: none of these, and no row.
       experts: their number.
       size: of a block of rows.
-      most: choices that fall on them at most.
+      per_token: choices of a token, all of different experts.
     Returns:
       The choice that stands in each row, or their number where there is none; the row of each choice, or the number of rows;
       and the row where each expert begins, with that after the last.
     """
     count = chosen.shape[0]  # a symbol where a model is exported for any number of tokens, as long as the size is one
     index = jnp.arange(count, dtype=jnp.int32)
+    most = count // per_token * min(per_token, experts)
     # Each expert that has rows at all fills up at most size - 1.
     rows = most if size == 1 else (most + min(experts, most) * (size - 1)) // size * size
     chosen = jnp.where((chosen >= 0) & (chosen < experts), chosen, experts)
