@@ -72,7 +72,12 @@ def on_mesh(loss, model, params, sizes):
         return jax.device_get(jit(jax.value_and_grad(functools.partial(loss, model)))(placed, TOKENS, SEGMENTS))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+SLOW = ("latents", "layer norms", "experts")  # of which others have parts
+
+
+@pytest.mark.parametrize(
+    "variant", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in VARIANTS]
+)
 def test_a_split_sequence_changes_no_value(variant):
     model = clone(DECODER, **VARIANTS[variant])
     params = drawn(model)

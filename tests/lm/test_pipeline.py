@@ -61,7 +61,12 @@ def compiled(model, params, sizes):
         return program, jax.device_get(program(placed, TOKENS, SEGMENTS))
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+QUICK = ("documents", "scanned rounds", "states")  # the others are in the slow tier
+
+
+@pytest.mark.parametrize(
+    "variant", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
+)
 def test_stages_change_no_value(variant):
     model = clone(DECODER, **VARIANTS[variant])
     params, expected = reference(model)

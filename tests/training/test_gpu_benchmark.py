@@ -58,6 +58,7 @@ def run(*flags):
     return json.loads(done.stdout)["parts"]
 
 
+@pytest.mark.slow
 def test_a_tiny_decoder_is_measured(tmp_path):
     rows = run("--parts=decoder-124m", "--minutes=2", f"--out={tmp_path / 'gpu.json'}")["decoder-124m"]["contenders"]
     assert json.loads((tmp_path / "gpu.json").read_text())["parts"]["decoder-124m"]["contenders"] == rows
