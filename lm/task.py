@@ -68,21 +68,22 @@ def validate(config: ConfigDict) -> None:
         raise BadInput(f"teacher.run: {config.model.name} learns from no teacher; models that continue a text do")
     early_stopping.check(config.early_stopping.metric, objective.METRICS)
     objective.cost(config)
+    for axis, needs in (("context", "whole sequences"), ("stage", "all of its layers")):
+        if config.mesh[axis] != 1 and not _is_one_stack(config):
+            raise BadInput(f"mesh.{axis}: {config.model.name} needs {needs}; mesh.{axis}=1")
     if config.mesh.context != 1:
-        if models.KINDS[config.model.name].role == "encoder_decoder" or not hasattr(
-            objective.network(config), "blocks"
-        ):
-            raise BadInput(f"mesh.context: {config.model.name} needs whole sequences; mesh.context=1")
         stack.check_context(objective.network(config).blocks)
     if config.mesh.stage != 1:
-        if models.KINDS[config.model.name].role == "encoder_decoder" or not hasattr(
-            objective.network(config), "blocks"
-        ):
-            raise BadInput(f"mesh.stage: {config.model.name} is no stack of blocks alike; mesh.stage=1")
         if config.model.dropout:
             raise BadInput("mesh.stage: microbatches would be dropped alike (model.dropout); mesh.stage=1")
         stack.check_stages(objective.network(config).blocks, config.mesh.stage)
     transfer.check_names(config, objective.network(config))
+
+
+def _is_one_stack(config: ConfigDict) -> bool:
+    """Whether the model is a single stack of blocks."""
+    is_pair = models.KINDS[config.model.name].role == "encoder_decoder"
+    return not is_pair and hasattr(objectives.of(config).network(config), "blocks")
 
 
 def scaled_hparams(config: ConfigDict, n: int, d: float) -> dict[str, float | int]:

@@ -20,7 +20,6 @@ from sweeps.plan import configure
 from training import data, evaluation, hlo, mesh as meshes, step as steps
 from training.config import resolve
 from training.errors import Absent, BadInput
-from training.nets import pipeline
 from training.nets.stack import REMAT
 from training.task import Task, resolve as family_of
 from training.topology import Topology
@@ -112,7 +111,7 @@ def report(config: ConfigDict, topology: Topology) -> Report:
         "params": cost.params_total,
         "limit_bytes": chip.memory,
         "left_whole": meshes.left_whole(programs.variables["params"], mesh),
-        "bubble": _bubble(config, mesh),
+        "bubble": schedule.bubble if (schedule := data.pipeline_schedule(config, mesh)) else None,
     }
     try:
         train = programs.train.lower().compile()
@@ -215,17 +214,6 @@ def _meshes(config: ConfigDict, devices: int) -> Iterator[dict[str, int]]:
     for tensor in (n for n in (1, 2, 4, TENSOR) if heads % n == 0 and devices % n == 0):
         for fsdp in (n for n in range(1, devices // tensor + 1) if devices // tensor % n == 0):
             yield {"mesh.tensor": tensor, "mesh.fsdp": fsdp, "mesh.data": devices // tensor // fsdp}
-
-
-def _bubble(config: ConfigDict, mesh: Any) -> float | None:
-    stages, model = mesh.shape["stage"], config.model
-    if stages == 1:
-        return None
-    batch = config.batch_size // config.gradient_accumulation_steps // mesh.shape["replica"]
-    shards = meshes.batch_ways(mesh)
-    return pipeline.schedule(
-        stages, model.pipeline_rounds, model.pipeline_microbatches, model.depth, batch, shards
-    ).bubble
 
 
 def _task(config: ConfigDict) -> Task:

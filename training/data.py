@@ -1,5 +1,6 @@
 """Global batches: each process makes only the rows that its devices hold, of pure functions of the step."""
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -8,6 +9,7 @@ from ml_collections import ConfigDict
 
 from training import mesh as meshes, replicas
 from training.errors import BadInput
+from training.nets import pipeline
 from training.task import Task
 from training.types import ArrayOrNumpy
 
@@ -72,7 +74,8 @@ def packed(tasks: Sequence[Task], shapes: Shapes, mesh: Mesh, starts: Sequence[i
 
 
 def check_divisible(config: ConfigDict, mesh: Mesh) -> None:
-    """Raise BadInput where the batch does not split evenly over the replicas, the mesh and the micro-batches."""
+    """Raise BadInput where the batch does not split evenly over the replicas, the mesh and the micro-batches, or makes too
+    few microbatches for the stages of a pipeline."""
     replicas.check_split(config, mesh.shape["replica"])
     ways = meshes.batch_ways(mesh) * config.gradient_accumulation_steps * config.replicas.count
     if config.batch_size % ways:
@@ -81,3 +84,20 @@ def check_divisible(config: ConfigDict, mesh: Mesh) -> None:
             f"(mesh {dict(mesh.shape)}, gradient_accumulation_steps {config.gradient_accumulation_steps}, "
             f"replicas {config.replicas.count})"
         )
+    pipeline_schedule(config, mesh)
+
+
+def pipeline_schedule(config: ConfigDict, mesh: Mesh) -> pipeline.Schedule | None:
+    """The schedule of a step on a mesh with stages; None: it has none.
+
+    Raises:
+      BadInput: the rows of a step, or of an evaluation, make fewer microbatches than stages.
+    """
+    if mesh.shape["stage"] == 1 or "pipeline_rounds" not in config.model:
+        return None
+    model, rows = config.model, config.batch_size // (config.gradient_accumulation_steps * config.replicas.count)
+    of_rows = functools.partial(
+        pipeline.schedule, mesh.shape["stage"], model.pipeline_rounds, model.pipeline_microbatches, model.depth
+    )
+    of_rows(config.evaluation.batch_size, meshes.batch_ways(meshes.folded(mesh)))
+    return of_rows(rows, meshes.batch_ways(mesh))

@@ -29,7 +29,12 @@ VARIANTS = {
     "latents": {"pattern": ("latent_attention",), "qk_norm": False},
     "states": {"pattern": ("mamba2",), "state_width": 5, "chunk_size": 8, "qk_norm": False, "kv_heads": 4},
 }
-MESHES = [{"data": 4, "stage": 2}, {"data": 1, "stage": 2, "fsdp": 2, "tensor": 2}]
+MESHES = [
+    {"data": 4, "stage": 2},
+    {"data": 1, "stage": 2, "fsdp": 2, "tensor": 2},
+    {"data": 2, "stage": 2, "context": 2},
+]
+ON = {"documents": 2, "scanned": 1, "rounds": 0, "scanned rounds": 1, "latents": 1, "states": 0}  # of `MESHES`
 TOKENS = np.random.default_rng(0).integers(0, 40, (16, 17)).astype(np.int32)
 SEGMENTS = np.cumsum(np.random.default_rng(1).random((16, 16)) < 0.1, axis=1).astype(np.int32)
 
@@ -70,7 +75,7 @@ QUICK = ("documents", "scanned rounds", "states")  # the others are in the slow 
 def test_stages_change_no_value(variant):
     model = clone(DECODER, **VARIANTS[variant])
     params, expected = reference(model)
-    _, found = compiled(model, params, MESHES[len(variant) % 2])
+    _, found = compiled(model, params, MESHES[ON[variant]])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), found, expected)
 
 
@@ -139,7 +144,7 @@ REFUSED = {
     "dropout": ({"model.dropout": 0.1, "mesh.stage": 2}, "mesh.stage: microbatches would be dropped alike"),
     "a recurrent model": (
         {"model": {"name": "lstm", "width": 16}, "mesh.stage": 2},
-        "mesh.stage: lstm is no stack of blocks alike",
+        "mesh.stage: lstm needs all of its layers",
     ),
     "rounds": ({"model.pipeline_rounds": 0, "mesh.stage": 2}, "model.pipeline_rounds: must be positive"),
 }
@@ -153,6 +158,8 @@ def test_what_cannot_be_stages_is_refused_in_one_line(case):
     assert "\n" not in str(error.value)
 
 
-def test_too_few_rows_are_refused(tmp_path):
+@pytest.mark.parametrize("key", ["batch_size", "evaluation.batch_size"])
+def test_too_few_rows_are_refused_before_anything_is_trained(tmp_path, key):
     with pytest.raises(BadInput, match="mesh.stage: 2 rows over 1 shards make 2 microbatches, fewer than the 4 stages"):
-        loop.run(config(**{"batch_size": 2, "mesh.data": 1, "mesh.stage": 4}), tmp_path)
+        loop.run(config(**{key: 2, "mesh.data": 1, "mesh.stage": 4}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
-COMPILERS = {"v5e:4x4": "libtpu", "h100:8": "jax_plugins.xla_cuda13"}
+COMPILERS = ("v5e:4x4", "h100:8")
 DECODER = {"model.name": "decoder", "model.heads": 2, "model.width": 256, "model.depth": 2}
 LM = {
     "decoder": DECODER,
@@ -39,8 +41,15 @@ print(json.dumps(dataclasses.asdict(compiled_for.report(config, topology.resolve
 """
 
 
+def need_compiler(name):
+    """Skip a test where the compiler of a topology is not installed."""
+    if importlib.util.find_spec("libtpu" if name.startswith("v") else "jax_plugins") is None:
+        pytest.skip(f"the compiler of {name} is not installed (make test-topologies)")
+
+
 def compiled(config, name):
     """The report of a config, by a process of its own: this one has devices."""
+    need_compiler(name)
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
     run = [sys.executable, "-c", SCRIPT, json.dumps(config), name]
     done = subprocess.run(run, capture_output=True, text=True, env=environment, cwd=ROOT)
@@ -60,12 +69,9 @@ def nested(flat):
     return tree
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("topology", COMPILERS)
 @pytest.mark.parametrize("family", [*LM, *VISION])
 def test_every_family_compiles_and_is_split(family, topology):
-    if importlib.util.find_spec(COMPILERS[topology].partition(".")[0]) is None:
-        pytest.skip(f"the compiler of {topology} is not installed (make test-topologies)")
     devices = 16 if topology == "v5e:4x4" else 8
     text = {"task": "lm", "data.corpus": "stdlib", "data.seq_len": 256, "data.vocab_size": 512}
     images = {"task": "vision", "data.dataset": "procedural"}
@@ -85,12 +91,9 @@ def test_every_family_compiles_and_is_split(family, topology):
         assert report["traffic"] > 0 and any("splash" in name for name in report["kernels"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("topology", COMPILERS)
 def test_activations_of_a_device_shrink_with_the_axis_context(topology):
     """The same four sequences over four devices, and over all: a share of the temporaries; keys and values are gathered."""
-    if importlib.util.find_spec(COMPILERS[topology].partition(".")[0]) is None:
-        pytest.skip(f"the compiler of {topology} is not installed (make test-topologies)")
     ways, alone = (4, "v5e:2x2") if topology == "v5e:4x4" else (2, "h100:4")
     config = DECODER | {
         "task": "lm",
@@ -114,11 +117,8 @@ def test_activations_of_a_device_shrink_with_the_axis_context(topology):
         assert any("splash" in name for name in split["kernels"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("attention", ["cudnn", "xla"])
 def test_fewer_key_heads_than_the_axis_of_heads_compile_on_gpus(attention):
-    if importlib.util.find_spec("jax_plugins") is None:
-        pytest.skip("the compiler of h100:8 is not installed (make test-topologies)")
     config = DECODER | {
         "task": "lm",
         "data.corpus": "markov",
@@ -138,12 +138,9 @@ def test_fewer_key_heads_than_the_axis_of_heads_compile_on_gpus(attention):
     assert report["fits"] and report["left_whole"] == {}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("topology", COMPILERS)
 def test_stages_hold_their_share_of_the_blocks(topology):
     """Half of the parameters of eight blocks on each of two stages, and a stream that is handed on."""
-    if importlib.util.find_spec(COMPILERS[topology].partition(".")[0]) is None:
-        pytest.skip(f"the compiler of {topology} is not installed (make test-topologies)")
     devices = 16 if topology == "v5e:4x4" else 8
     config = DECODER | {
         "task": "lm",
@@ -168,12 +165,9 @@ def test_stages_hold_their_share_of_the_blocks(topology):
         assert any("splash" in name for name in staged["kernels"])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("topology", COMPILERS)
 def test_tokens_travel_to_experts_that_are_split(topology):
     """Without a capacity too: they are gathered along the axis of experts, and what is made of them is scattered back."""
-    if importlib.util.find_spec(COMPILERS[topology].partition(".")[0]) is None:
-        pytest.skip(f"the compiler of {topology} is not installed (make test-topologies)")
     config = LM["experts"] | {
         "task": "lm",
         "data.corpus": "markov",
@@ -195,8 +189,7 @@ def test_tokens_travel_to_experts_that_are_split(topology):
 @pytest.mark.parametrize("name, topology", [("60m-v5e", "v5e:4x4"), ("160m-v5e", "v5e:4x4"), ("400m-h100", "h100:8")])
 def test_the_ladder_is_planned(name, topology):
     """The smaller configs as they are written; larger ones are cases of `benchmarks.topologies`."""
-    if importlib.util.find_spec(COMPILERS[topology].partition(".")[0]) is None:
-        pytest.skip(f"the compiler of {topology} is not installed (make test-topologies)")
+    need_compiler(topology)
     plan = [sys.executable, "-m", "isoflop", "plan", f"--config=configs/lm/ladder.py:{name}", f"--topology={topology}"]
     environment = {key: value for key, value in os.environ.items() if key != "XLA_FLAGS"}
     done = subprocess.run([*plan, "--json"], capture_output=True, text=True, env=environment, cwd=ROOT)

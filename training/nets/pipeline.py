@@ -63,7 +63,7 @@ def schedule(stages: int, rounds: int, microbatches: int, depth: int, batch: int
       microbatches: at most so many, the largest number that cuts the batch evenly; 0: `DEFAULT_MICROBATCHES` a stage.
       depth: blocks.
       batch: rows.
-      shards: of the batch's axes, which split each microbatch where its rows allow.
+      shards: of the batch, each of which has a part of every microbatch.
 
     Raises:
       BadInput: the stages cannot hold equally many blocks, or the batch makes fewer microbatches than stages.
