@@ -1,4 +1,4 @@
-"""The project as a whole: every module imports, every config builds, the README runs, a wheel holds all packages."""
+"""The project as a whole: every module imports, every config builds, a wheel holds all packages."""
 
 import ast
 import importlib
@@ -6,15 +6,12 @@ import importlib.metadata
 import json
 import os
 import re
-import shlex
 import shutil
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
 
-import matplotlib
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -23,7 +20,18 @@ from isoflop import config_file
 from isoflop.cli import COMMANDS, module_of
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("configs", "training", "lm", "vision", "sweeps", "laws", "conditions", "isoflop", "benchmarks")
+PACKAGES = (
+    "configs",
+    "training",
+    "lm",
+    "vision",
+    "sweeps",
+    "laws",
+    "conditions",
+    "isoflop",
+    "benchmarks",
+    "documentation",
+)
 
 
 def modules(package: str) -> list[Path]:
@@ -87,71 +95,6 @@ def test_designs_import_no_other_package_and_no_jax():
 def test_every_command_has_help_with_an_example():
     for name in COMMANDS:
         assert f"isoflop {name}" in module_of(name).EXAMPLE, name
-
-
-def readme_commands() -> list[str]:
-    blocks = re.findall(r"```(?:bash|sh|console)\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    lines = [line.split("  #")[0].strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
-    return [line for line in lines if line and not line.startswith("#")]
-
-
-def test_the_readme_names_commands_and_configs_that_exist():
-    commands = readme_commands()
-    assert commands[:1] == ["make demo"] and "make test" in commands
-    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
-    for line in commands:
-        words = shlex.split(line)
-        if words[0] == "make":
-            assert words[1] in targets, line
-        if words[0] == "isoflop":
-            assert words[1] in COMMANDS or words[1].startswith("--"), line
-        for config in re.findall(r"--config[= ](configs/\S+?\.py)", line):
-            assert (ROOT / config).is_file(), line
-
-
-def run_readme(tmp_path, lines):
-    """In order, from a folder that holds what a checkout holds."""
-    for name in ("configs", "notebooks"):
-        (tmp_path / name).symlink_to(ROOT / name)
-    environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}  # no fake devices
-    for line in lines:
-        words = shlex.split(line)
-        script = str(Path(sys.executable).with_name(words[0]))
-        run = subprocess.run([script, *words[1:]], cwd=tmp_path, env=environment, capture_output=True, text=True)
-        assert run.returncode == 0, f"{line}\n{run.stderr}"
-        assert run.stdout.strip(), line
-
-
-def test_the_python_of_the_readme_runs(tmp_path, monkeypatch):
-    """The section on the Python interface, line by line, in a folder that holds what a checkout holds."""
-    matplotlib.use("agg")
-    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
-    monkeypatch.chdir(tmp_path)
-    section = (ROOT / "README.md").read_text().partition("### From Python\n")[2]
-    (code,) = re.findall(r"```python\n(.*?)```", section.partition("\n## ")[0], re.S)
-    names: dict[str, Any] = {}
-    exec(code.replace('fit("chinchilla")', 'fit("chinchilla", resamples=50)'), names)
-    assert names["fit"].report.law == "chinchilla" and (tmp_path / "fit.json").is_file()
-    listed = re.search(r"# also (.*)", code)
-    assert listed is not None
-    plots = {name for name in dir(names["fit"].plot) if not name.startswith("_")}
-    assert plots == {"isoflop", *listed.group(1).split(", ")}
-
-
-# They train, or read what was trained; every figure is drawn in tests/laws/test_plots.py too.
-LONG = ("train", "generate", "export", "import", "study", "sweep", "status", "collect", "evaluate", "reproduce", "plot")
-
-
-def test_the_quick_commands_of_the_readme_run(tmp_path):
-    lines = [line for line in readme_commands() if line.startswith("isoflop ") and shlex.split(line)[1] not in LONG]
-    assert len(lines) >= 4
-    run_readme(tmp_path, [f"{line} --resamples=20" if line.startswith("isoflop fit") else line for line in lines])
-
-
-@pytest.mark.slow
-def test_the_long_commands_of_the_readme_run(tmp_path):
-    """`make demo` and `make test` are the gate's. What a plot draws is fitted first."""
-    run_readme(tmp_path, [line for line in readme_commands() if shlex.split(line)[1] in (*LONG, "fit")])
 
 
 @pytest.mark.slow

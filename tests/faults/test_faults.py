@@ -1,6 +1,6 @@
 """Sweeps that are disturbed end as if they had not been: `harness.py` disturbs and compares, whole commands throughout.
 
-The few here run by default; those marked slow are the campaign of the README.
+The few here run by default; those marked slow are the campaign of docs/results/survival.md.
 """
 
 import contextlib

@@ -113,7 +113,7 @@ def drawn(rows, length, symbols=29):
 
 
 def test_a_program_runs_where_there_is_only_jax_and_numpy(runs, tmp_path, capsys):
-    """By the lines of the help and the README, in a process of its own."""
+    """By the lines of the help and the docs, in a process of its own."""
     run, tokens = runs("llama"), np.zeros((2, 16), np.int32)
     record = said(capsys, "export", run, f"--out={tmp_path / 'exported'}")
     check = """
@@ -128,7 +128,7 @@ np.save("logits.npy", logits)
     model, params = network(run)
     expected = jax.jit(model)(params, tokens)
     np.testing.assert_allclose(np.load(tmp_path / "logits.npy"), expected, atol=1e-5)
-    assert LOADING.strip() in (Path(__file__).parents[2] / "README.md").read_text()
+    assert LOADING.strip() in (Path(__file__).parents[2] / "docs" / "howto" / "export.md").read_text()
     assert record["run_id"] == load.config_of(run).derived.run_id and record["step"] == 3
     kept = json.loads((tmp_path / "exported" / "export.json").read_text())
     assert kept["inputs"] == [{"name": "tokens", "dtype": "int32", "shape": ["b", "t"]}]

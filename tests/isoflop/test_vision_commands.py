@@ -137,11 +137,11 @@ def test_a_fine_tuned_run_names_its_parent(place, capsys):
     assert not Path("other").exists()
 
 
-README = Path(__file__).parents[2] / "README.md"
+RESULTS = Path(__file__).parents[2] / "docs" / "results" / "images.md"
 
 
-@pytest.mark.parametrize("spec", re.findall(r"isoflop plan --config=(configs/vision/\S+?)`", README.read_text()))
-def test_plans_of_the_readme_need_no_data(tmp_path, monkeypatch, capsys, spec):
+@pytest.mark.parametrize("spec", re.findall(r"isoflop plan --config=(configs/vision/\S+?)`", RESULTS.read_text()))
+def test_plans_of_the_docs_need_no_data(tmp_path, monkeypatch, capsys, spec):
     monkeypatch.setenv("ISOFLOP_CACHE", str(tmp_path))
     for name in ("http_proxy", "https_proxy", "HTTPS_PROXY"):  # nothing is fetched where there is a network either
         monkeypatch.setenv(name, "http://127.0.0.1:9")

@@ -369,7 +369,7 @@ def test_unknown_law_names_the_nearest():
 
 
 def test_a_law_of_ones_own_in_a_few_lines():
-    """What the README shows: declare, fit, predict."""
+    """What docs/howto/own_law.md shows: declare, fit, predict."""
     law = Law(
         name="saturating",
         formula="L(D) = E + k / (1 + D / D0)",

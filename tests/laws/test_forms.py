@@ -308,12 +308,12 @@ def test_a_routed_law_of_one_expert_is_dense():
     assert many == pytest.approx(LAWS["routed"].value(p, {"n": n, "experts": 1e9}), rel=1e-5)
 
 
-def test_the_law_of_the_readme(tmp_path, monkeypatch, capsys):
-    """The example under "Declaring a law", word for word: the file, then the commands."""
+def test_the_law_of_the_docs(tmp_path, monkeypatch, capsys):
+    """The page, word for word: the file, then the commands."""
     root = Path(__file__).parents[2]
-    section = (root / "README.md").read_text().split("### Declaring a law")[1].split("\n## ")[0]
-    (code,) = re.findall(r"```python\n(.*?)```", section, re.S)
-    (commands,) = re.findall(r"```text\n(.*?)```", section, re.S)
+    page = (root / "docs" / "howto" / "own_law.md").read_text()
+    (code,) = re.findall(r"```python title=\"mylaw.py\"\n(.*?)```", page, re.S)
+    (commands,) = re.findall(r"```bash\n(.*?)```", page, re.S)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mylaw.py").write_text(code)
     (tmp_path / "notebooks").symlink_to(root / "notebooks")
@@ -488,7 +488,7 @@ def test_more_repeats_of_few_tokens_make_a_large_model_worse():
     ("above", "law", "error"), [(9.25e20, "data_constrained", 0.0714), (9.25e20, "bounded", 0.046)]
 )
 def test_forecasts_of_repeated_runs(published, above, law, error):
-    """Mean error of the law above the cut, fitted to the 195 runs below; as the README says."""
+    """Mean error of the law above the cut, fitted to the 195 runs below; as docs/forecasts.md says."""
     table = laws.load(published / "data_constrained_c4.csv", n="params", d="tokens")
     held = table.fit(law, resamples=0, holdout_above=above).report.holdout
     assert held.n == 101 and held.mean_abs_rel_error == pytest.approx(error, abs=0.002)

@@ -224,7 +224,7 @@ def test_the_command_refuses_a_bad_law_in_one_line(tmp_path, capsys, body):
     assert "law 'mine': constant 'p'" in line
 
 
-# The README's law, in numpy and in jax.numpy.
+# The law of docs/howto/own_law.md, in numpy and in jax.numpy.
 STEPPED = Law(
     name="stepped",
     formula="L(N, S) = E + A / N^alpha + B / S^beta",
