@@ -60,7 +60,7 @@ CASES: dict[str, tuple[str, dict[str, int], dict[str, Any], dict[str, Any]]] = {
     ),
     "70b-v6e": ("v6e:16x16", {"data": 1, "fsdp": 256}, SEVENTY, {"batch_size": 256}),
     "70b-h100": ("h100:8x8", {"data": 1, "fsdp": 64}, SEVENTY, {"batch_size": 64}),
-    "1.4b-v5p-plane-unrolled": ("v5p:4x4x4", {"data": 4, "fsdp": 16}, {"scan": False}, {}),
+    "1.4b-v5p-plane-unrolled": ("v5p:4x4x4", {"data": 4, "fsdp": 16}, {"scan": False, "remat": "none"}, {}),
 }
 
 

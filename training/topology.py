@@ -16,6 +16,13 @@ from training.accelerators import ACCELERATORS, COMPILED, Accelerator, GpuTarget
 from training.errors import Absent, BadInput, nearest
 
 EXTRAS = {"tpu": "aot-tpu", "gpu": "aot-gpu"}
+WITHOUT_TPU = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # two processes may compile at once
+    "TPU_SKIP_MDS_QUERY": "1",  # nothing asks the cloud which TPU this machine has
+    # Of a machine that has a TPU; where they are missing, libtpu tells standard error so. What is compiled does not change.
+    "TPU_ACCELERATOR_TYPE": "v5litepod-16",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+}
 
 
 class Topology(NamedTuple):
@@ -54,9 +61,8 @@ def resolve(name: str) -> Topology:
             f"--topology: {name!r} is no ACCELERATOR:SHAPE, as in v5p:4x4x4, h100:8, b200:2x8 or v5e:16x16*2"
         )
     accelerator, (sides, _, slices) = ACCELERATORS[chip], shape.partition("*")
-    # Two processes may compile for TPUs at once, and nothing looks for a TPU.
-    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    for variable, value in WITHOUT_TPU.items():
+        os.environ.setdefault(variable, value)
     try:
         if isinstance(accelerator.compiler, GpuTarget):
             found = _gpus(accelerator.compiler, sides, int(slices or 1))

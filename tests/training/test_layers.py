@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding
 from jax.test_util import check_grads
 
 from training import hlo, mesh as meshes
-from training.nets import layers
+from training.nets import layers, tpu
 
 KEY = jax.random.key(0)
 X = 3 * jax.random.normal(KEY, (5, 24)) + 1
@@ -90,6 +90,24 @@ def test_rotary_scores_depend_on_distance_alone():
     assert score(7, 3) == pytest.approx(score(104, 100), abs=1e-4)
     assert abs(score(7, 3) - score(7, 4)) > 1e-3
     assert score(5, 5) == pytest.approx(float(jnp.sum(q * k)), abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype, rtol", [("float32", 1e-6), ("bfloat16", 2**-8)])
+def test_the_rotation_of_tpus_turns_pairs_as_complex_numbers(dtype, rtol):
+    """Value and gradient against float64 products of complex numbers; the gradient turns the other way."""
+    x, grad = (jax.random.normal(key, (2, 5, 3, 8)).astype(dtype) for key in jax.random.split(KEY))
+    angles = layers.rotary_angles(jnp.arange(5), 8, 10_000.0)
+    turn = np.exp(1j * np.arctan2(*(np.asarray(part, np.float64) for part in reversed(angles))))
+
+    def turned(x, turn):
+        left, right = np.split(np.asarray(x, np.float64), 2, axis=-1)
+        out = (left + 1j * right) * turn
+        return np.concatenate([out.real, out.imag], axis=-1)
+
+    out, pull = jax.vjp(lambda x: tpu.rotate(x, *angles), x)
+    for found, expected in ((out, turned(x, turn)), (pull(grad)[0], turned(grad, turn.conj()))):
+        assert found.dtype == dtype
+        np.testing.assert_allclose(np.asarray(found, np.float64), expected, rtol=rtol, atol=rtol)
 
 
 def test_positions_restart_with_each_segment():

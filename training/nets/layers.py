@@ -14,7 +14,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int
 
 from training import mesh, per_device
-from training.nets import cpu
+from training.nets import cpu, tpu
 from training.nets.block_config import BlockConfig
 from training.nets.initial import Leaf, Leaves
 from training.nets.primitives import upcast_to_f32
@@ -301,6 +301,8 @@ def rotate(
     x: Float[Array, "batch length heads width"], cos: Float[Array, "... half"], sin: Float[Array, "... half"]
 ) -> Float[Array, "batch length heads width"]:
     """Rotary positions (Su et al. 2021); feature i is paired with i + width / 2, as in Llama's published weights."""
+    if mesh.platform() == "tpu":
+        return tpu.rotate(x, cos, sin)
     left, right = jnp.split(upcast_to_f32(x), 2, axis=-1)
     return jnp.concatenate([left * cos - right * sin, right * cos + left * sin], axis=-1).astype(x.dtype)
 

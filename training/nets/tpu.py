@@ -1,4 +1,4 @@
-"""What TPUs need: attention by JAX's splash kernel, which never holds the scores of all pairs.
+"""What TPUs need: attention by JAX's splash kernel, which never holds the scores of all pairs, and rotary positions by a product.
 
 The layers of `training.nets` call this where the devices of the mesh are TPUs. A Pallas kernel cannot be split by the
 compiler, so that it runs under `shard_map`, each device on its own rows, heads and queries.
@@ -9,11 +9,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from training import mesh as meshes, per_device
 from training.errors import BadInput
+from training.nets.primitives import upcast_to_f32
 
 LANES = 128  # of a vector register: widths and lengths of the kernel are multiples of it
 BLOCK = 1024  # queries and keys at a time
@@ -120,3 +122,28 @@ def _blocks(length: int) -> dict[str, Any]:
     compute = block if block <= BLOCK_COMPUTE or block % BLOCK_COMPUTE else BLOCK_COMPUTE
     names = ("block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_q_dq", "block_kv_dq")
     return dict.fromkeys(names, block) | {"block_kv_compute": compute, "block_kv_dkv_compute": compute}
+
+
+@jax.custom_vjp
+def rotate(
+    x: Float[Array, "batch length heads width"], cos: Float[Array, "... half"], sin: Float[Array, "... half"]
+) -> Float[Array, "batch length heads width"]:
+    """As `training.nets.layers.rotate`, whose halves of a head do not fill the lanes of a register.
+
+    The features that each is paired with are a product with a matrix of zeros and ones, which is exact. The gradient is the
+    rotation by the opposite angle, in float32 as the rotation itself.
+    """
+    full_cos, full_sin = (jnp.concatenate([part, part], axis=-1) for part in (cos, sin))
+    paired = jnp.matmul(x, _pairs(x.shape[-1]).astype(x.dtype), precision=jax.lax.Precision.HIGHEST)
+    return (upcast_to_f32(x) * full_cos + upcast_to_f32(paired) * full_sin).astype(x.dtype)
+
+
+def _pairs(width: int) -> np.ndarray:
+    """A matrix [width, width] that puts features a half of the width apart in each other's place, the first negative."""
+    return np.kron([[0, 1], [-1, 0]], np.eye(width // 2))
+
+
+rotate.defvjp(
+    lambda x, cos, sin: (rotate(x, cos, sin), (cos, sin)),
+    lambda angles, grad: (rotate(grad, angles[0], -angles[1]), None, None),
+)
