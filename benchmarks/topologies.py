@@ -2,9 +2,11 @@
 
     python -m benchmarks.topologies --out benchmarks/results/topologies.json
     python -m benchmarks.topologies --out benchmarks/results/topologies.json --case 1.4b-v5p-plane
+    python -m benchmarks.topologies --out benchmarks/results/topologies.json --kernels
 
 Every figure is the compiler's: nothing was run or timed. On TPUs the compiler writes no cycles on Pallas kernels; those of
-splash attention are added, from the bundles of the same kernel for the same shapes (`KERNEL_CYCLES`).
+splash attention are added, from the bundles of the same kernel for the same shapes (`benchmarks.kernel_cycles`).
+`--kernels` compiles nothing: the cycles of kernels in the rows of the file are those that were measured last.
 """
 
 import argparse
@@ -16,13 +18,12 @@ from typing import Any
 import jax
 from ml_collections import ConfigDict
 
+from benchmarks import kernel_cycles
 from sweeps import compiled_for
 from training import config as configs, topology
 from training.task import resolve as family_of
 
-# Static cycles of a sequence of 2,048 tokens and 16 heads of 128 features in one layer on a v5p, by pass, of blocks of
-# 1,024: read from the kernel's dumped bundles (libtpu 0.0.42).
-KERNEL_CYCLES = {"fwd": 145e3, "dq": 148e3, "dkv": 196e3}
+KERNEL_CYCLES = Path(__file__).parent / "results/kernel_cycles.json"
 MODEL = {"depth": 24, "width": 2048, "heads": 16, "tied": False, "scan": True, "remat": "named"}
 SHARED = {
     "task": "lm",
@@ -74,27 +75,29 @@ def config_of(case: str) -> tuple[ConfigDict, topology.Topology]:
 
 
 def measured(case: str) -> dict[str, Any]:
-    """What the compiler says of a case, and the cycles and MFU with kernels."""
+    """What the compiler says of a case."""
+    return dataclasses.asdict(compiled_for.report(*config_of(case)))
+
+
+def with_kernels(case: str, row: dict[str, Any]) -> dict[str, Any]:
+    """A row of `measured`, with the cycles of its kernels, and cycles and MFU with them; None: there are none."""
     config, devices = config_of(case)
-    report = compiled_for.report(config, devices)
-    row = dataclasses.asdict(report)
-    sequences, heads = config.batch_size / report.devices, config.model.heads / 16
+    chip = devices.accelerator
+    names = ("kernel_cycles", "cycles_with_kernels", "mfu_with_kernels")
+    if not row["cycles"] or not chip.clock:
+        return row | dict.fromkeys(names)
+    each = json.loads(KERNEL_CYCLES.read_text())[devices.name.partition(":")[0]]
+    sequences, heads = config.batch_size / row["devices"], config.model.heads / kernel_cycles.HEADS
     kernels = sum(
-        count * sequences * heads * KERNEL_CYCLES[part]
-        for name, count in report.kernels.items()
-        for part in KERNEL_CYCLES
+        count * sequences * heads * each[part]
+        for name, count in row["kernels"].items()
+        for part in each
         if f"_{part}_" in name
     )
-    row["kernel_cycles"] = kernels if report.cycles and devices.name.startswith("v5p") else None
-    chip = devices.accelerator
-    if report.cycles and chip.clock and row["kernel_cycles"] is not None:
-        flops = family_of("lm").cost(config).flops_exact_causal * config.batch_size / report.devices
-        seconds = (report.cycles + kernels) / chip.clock
-        row |= {
-            "cycles_with_kernels": report.cycles + kernels,
-            "mfu_with_kernels": flops / seconds / chip.peak["bfloat16"],
-        }
-    return row
+    flops = family_of("lm").cost(config).flops_exact_causal * config.batch_size / row["devices"]
+    seconds = (row["cycles"] + kernels) / chip.clock
+    figures = (kernels, row["cycles"] + kernels, flops / seconds / chip.peak["bfloat16"])
+    return row | dict(zip(names, figures, strict=True))
 
 
 def main() -> None:
@@ -102,11 +105,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--case", action="append", choices=list(CASES), help="default: all")
+    parser.add_argument("--kernels", action="store_true", help="of the rows in the file, with nothing compiled")
     args = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
     for case in args.case or CASES:
         rows = json.loads(args.out.read_text()) if args.out.exists() else {}
-        rows[case] = measured(case)
+        if args.kernels and case not in rows:
+            continue
+        rows[case] = with_kernels(case, rows[case] if args.kernels else measured(case))
         args.out.write_text(json.dumps(rows, indent=1) + "\n")
         print(
             case,

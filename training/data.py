@@ -74,8 +74,8 @@ def packed(tasks: Sequence[Task], shapes: Shapes, mesh: Mesh, starts: Sequence[i
 
 
 def check_divisible(config: ConfigDict, mesh: Mesh) -> None:
-    """Raise BadInput where the batch does not split evenly over the replicas, the mesh and the micro-batches, or makes too
-    few microbatches for the stages of a pipeline."""
+    """Raise BadInput where the batch does not split evenly over the replicas, the mesh and the micro-batches, makes too few
+    microbatches for the stages of a pipeline, or is one that the devices' compiler cannot take."""
     replicas.check_split(config, mesh.shape["replica"])
     ways = meshes.batch_ways(mesh) * config.gradient_accumulation_steps * config.replicas.count
     if config.batch_size % ways:
@@ -85,6 +85,11 @@ def check_divisible(config: ConfigDict, mesh: Mesh) -> None:
             f"replicas {config.replicas.count})"
         )
     pipeline_schedule(config, mesh)
+    half = config.precision.compute == "bfloat16" and config.model.get("experts")
+    if half and mesh.size > 1 and mesh.devices.flat[0].platform == "cpu":
+        raise BadInput(
+            "precision.compute: XLA's compiler of CPUs ends the process on bfloat16 experts over several devices; float32"
+        )
 
 
 def pipeline_schedule(config: ConfigDict, mesh: Mesh) -> pipeline.Schedule | None:

@@ -14,7 +14,7 @@ from lm import models, rules, task as family
 from lm.cost import cost
 from lm.decoder import Decoder
 from lm.loss import cross_entropy
-from training import config as configs, identity, loop, mesh as meshes
+from training import config as configs, data, identity, loop, mesh as meshes
 from training.cost import count_products
 from training.errors import BadInput
 from training.lines import read_metrics
@@ -288,7 +288,7 @@ def test_a_token_pays_for_its_own_experts_alone():
 def config(tmp_path, **changes):
     for name in range(12):
         (tmp_path / f"{name}.txt").write_text("abcdefgh" * (50 + name))
-    data = {"corpus": "files", "corpus_args": {"paths": f"{tmp_path}/*.txt"}, "seq_len": 32, "eval_fraction": 0.25}
+    files = {"corpus": "files", "corpus_args": {"paths": f"{tmp_path}/*.txt"}, "seq_len": 32, "eval_fraction": 0.25}
     full = configs.complete(
         ConfigDict(
             {
@@ -298,7 +298,7 @@ def config(tmp_path, **changes):
                 "mesh": {"data": 1},
                 "model": {"name": "moe", "width": 16, "depth": 1, "heads": 2, "mlp_width": 16, "experts": 4},
                 "optimizer": {"learning_rate": 0.03},
-                "data": {**data, "cache_dir": f"{tmp_path}/cache"},
+                "data": {**files, "cache_dir": f"{tmp_path}/cache"},
                 "log": {"every": 1},
             }
         )
@@ -384,6 +384,16 @@ def test_a_size_counts_all_experts(tmp_path):
 def test_bad_sections_are_refused(tmp_path, changes, message):
     with pytest.raises(BadInput, match=message):
         configs.resolve(config(tmp_path, **changes))
+
+
+def test_bfloat16_over_several_cpus_is_refused_before_anything_is_compiled(tmp_path):
+    """Their compiler ends the process; one of them, and float32 on all, train."""
+    one, eight = meshes.build({}, jax.devices()[:1]), meshes.build({"data": 8})
+    whole, half = (configs.resolve(config(tmp_path, **{"precision.compute": n})) for n in ("float32", "bfloat16"))
+    for full, mesh in ((whole, one), (whole, eight), (half, one)):
+        data.check_divisible(full, mesh)
+    with pytest.raises(BadInput, match="^precision.compute: .* bfloat16 experts over several devices; float32$"):
+        data.check_divisible(half, eight)
 
 
 def test_the_learning_rate_goes_by_the_parameters_at_work(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 import toy
 from jax.sharding import PartitionSpec as P
 
+from benchmarks import kernel_cycles
 from training import hlo, loop, mesh as meshes, topology
 from training.errors import BadInput
 
@@ -220,3 +221,33 @@ def test_a_compiled_program_of_this_machine_is_read():
     rows = hlo.collectives(program, hlo.executions(program), grid)
     sent = {row.kind: row.ring_bytes for row in rows if row.axes == ("fsdp",)}
     assert math.isclose(sent["all-gather"], 5 * 64 * 64 * 4 * 7 / 8)
+
+
+KERNEL = """LB: loop header
+PF: predicated region fallthrough
+
+     0   :  { %1 = inst } /* Start region 5 */
+   0x4 LB: > { %2 = inst } /* Start region 90 */
+   0x6   : > { %3 = sbr.rel (%p1) target = $region40 }
+   0xb   : > { %4 = inst } /* Start region 39 */
+   0xc   : > { %5 = sbr.rel (%p2) target = $region56 }
+  0x11   : > { %6 = inst } /* Start region 55 */
+  0x14 PF: > { %7 = inst } /* Start/End empty region 56 :: Start region 57 */
+  0x15   : > { %8 = sbr.rel (!%p3) target = $region60 }
+  0x41 PF: > { %9 = inst } /* Start/End empty region 60 */
+  0x42   : > { %10 = sbr.rel (%p4) target = $region64 }
+  0x4c PF: > { %11 = inst } /* Start/End empty region 64 */
+  0x50 PF: > { %12 = inst } /* Start/End empty region 40 */
+  0x5f   : > { %13 = sbr.rel (!%p5) target = $region90 }
+  0x63   :  { %14 = inst } /* End region 5 */
+"""
+
+
+def test_the_bundles_of_a_kernel_count_as_often_as_they_run():
+    """A body of 96 bundles, of which 3, 39 and 5 are skipped; four steps of the grid for each of 16 heads on two cores."""
+    bundles = kernel_cycles.read(KERNEL)
+    assert bundles == (96, (3, 39, 5))
+    assert kernel_cycles.cycles(bundles, 2, 2) == 8 * (2 * (3 + 5) + 3 * 39 + 4 * (96 - 3 - 39 - 5))
+    inner = KERNEL.replace("0x41 PF", "0x41 LB")
+    with pytest.raises(ValueError, match="2 loops"):
+        kernel_cycles.read(inner)

@@ -1,4 +1,4 @@
-"""What TPUs need: attention by JAX's splash kernel, which never holds the scores of all pairs, and rotary positions by a product.
+"""What TPUs need: attention by JAX's splash kernel, which never holds all scores, and rotary positions by a product.
 
 The layers of `training.nets` call this where the devices of the mesh are TPUs. A Pallas kernel cannot be split by the
 compiler, so that it runs under `shard_map`, each device on its own rows, heads and queries.
