@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from laws.uses.collapse import Collapse
 
 EXAMPLE = """
+isoflop fit runs.csv
 isoflop fit runs/demo/sweep --law=chinchilla --holdout_above=6e11
 isoflop fit runs.csv --n_column=params --d_column=tokens --c_column=flops --drop_highest=5 --resamples=4000
 isoflop fit repeated.csv --law=data_constrained --columns=unique_tokens=unique --fixed=alpha=0.353,beta=0.353
@@ -28,6 +29,8 @@ OBJECTIVES = (
     "Summed over rows: log_huber, log_squared, squared (of the loss itself), or log_asymmetric (Huber's for runs above "
     "the law, squares for those below: badly tuned runs only ever lie above)."
 )
+
+USUAL = "the only column with a usual name"
 
 APPROACHES = {
     "envelope": "approach 1 (envelope)",
@@ -43,19 +46,24 @@ CI_METHODS = (
 
 
 def define(flags: absl_flags.FlagValues) -> None:
-    """The flags of the command; the columns default to those of a collected table."""
+    """The flags of the command; columns default to those of a collected table, then to the usual names."""
     text, real, whole = absl_flags.DEFINE_string, absl_flags.DEFINE_float, absl_flags.DEFINE_integer
     flag = absl_flags.DEFINE_boolean
     text("law", "chinchilla", "The law (kaplan, power_c, ...), or file.py:NAME for one of your own.", flag_values=flags)
-    text("n_column", None, "Column of the parameters; params_total in collected tables.", flag_values=flags)
-    text("d_column", None, "Column of the training data; tokens in collected tables.", flag_values=flags)
+    text("n_column", None, f"Column of the parameters; params_total, else {USUAL}.", flag_values=flags)
+    text("d_column", None, f"Column of the training data; tokens, else {USUAL}.", flag_values=flags)
     text(
         "c_column",
         None,
-        "Column of the training FLOPs; flops_exact in collected tables, else 6 N D.",
+        f"Column of the training FLOPs; flops_exact, else {USUAL}, else 6 N D.",
         flag_values=flags,
     )
-    text("loss_column", None, "Column of the loss, or of what else the law predicts; loss.", flag_values=flags)
+    text(
+        "loss_column",
+        None,
+        f"Column of the loss, or of what else the law predicts; loss, else {USUAL}.",
+        flag_values=flags,
+    )
     text("columns", None, "Columns of other variables, as in unique_tokens=seen_once,experts=E.", flag_values=flags)
     text("loss_stderr", None, "Column of the loss's standard error: rows weigh 1 / error^2.", flag_values=flags)
     text("fixed", None, "Constants held at given values, as in alpha=0.35,E=1.7.", flag_values=flags)
@@ -151,7 +159,8 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
             "holds": collapsed.holds,
             "apart": collapsed.apart(),
         }
-    return Output(payload | {"path": str(out)}, _text(fit, out, collapsed))
+    payload |= {"guessed_columns": dict(runs.guessed), "path": str(out)}
+    return Output(payload, _text(fit, out, runs.guesses, collapsed))
 
 
 def _frontier(report: "FitReport") -> list[str]:
@@ -189,12 +198,21 @@ def _span(ends: "Interval | None") -> str:
     return "" if ends is None else f"[{', '.join('open' if end is None else f'{end:.4g}' for end in ends)}]"
 
 
-def _text(fit: "FitResult", out: Path, collapsed: "Collapse | None" = None) -> Any:
+def _text(fit: "FitResult", out: Path, guessed: str, collapsed: "Collapse | None") -> Any:
+    """What is shown of a fit.
+
+    Args:
+        fit: the fit.
+        out: the file that it was written to.
+        guessed: which columns were guessed, in one line; empty where none was.
+        collapsed: its learning curves, where they were asked for.
+    """
     from rich.console import Group
 
     report = fit.report
     average = [form for form in report.model_average.forms if form.weight]
     lines = [
+        *([guessed] if guessed else []),
         report.formula + _held(report),
         _runs(report),
         _target(report),

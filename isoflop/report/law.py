@@ -23,6 +23,8 @@ CONVENTIONS = {
     "flops_6nd_non_embedding": "6 N D without embeddings",
     "flops_6nd_active": "6 N D of the parameters that act on a token",
     "6ND": "6 N D, for want of a column",
+    "C/6N": "C / (6 N), for want of a column",
+    "C/6D": "C / (6 D), for want of a column",
 }
 
 

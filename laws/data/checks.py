@@ -20,7 +20,9 @@ from laws.model.variables import VARIABLES, column_flag
 if TYPE_CHECKING:
     import pandas as pd
 
-SIX_ND = "6ND"  # what stands for the column of a compute that is 6 N D
+# What stands for the column of a variable that follows from the two others.
+SIX_ND = "6ND"
+DERIVED = {"c": SIX_ND, "n": "C/6D", "d": "C/6N"}
 SAME = 1e-3  # relative difference below which C counts as 6 N D
 SETTLED = 1e-6  # relative difference below which C was computed as 6 N D from these very columns
 # Where no column of C settles their units:
@@ -116,7 +118,7 @@ def check_units(
     Args:
         name: of the table, in messages.
         values: variable -> numbers; nothing is looked at without ``n`` and ``d``.
-        columns: variable -> column; ``c`` is ``6ND`` where the table has no compute.
+        columns: variable -> column, or what ``DERIVED`` has of a variable that no column states.
 
     Returns:
         warnings.
@@ -129,7 +131,7 @@ def check_units(
     n, d, c = values["n"], values["d"], values["c"]
     described = lambda variable: f"{name}: column '{columns[variable]}' ({values[variable].max():.4g} at most)"
     cost = c / (6 * n * d)
-    has_compute = columns["c"] != SIX_ND
+    has_compute = all(columns[variable] != column for variable, column in DERIVED.items())  # beside N and D
     if has_compute and np.all(np.abs(cost - 1) < SETTLED) and min(n.min(), d.min()) >= 1:
         return ()
     ratio, middle = float(np.median(d / n)), float(np.median(cost))

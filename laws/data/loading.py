@@ -11,7 +11,8 @@ from jaxtyping import Float
 
 from laws.base.errors import InputError, nearest
 from laws.base.json_files import sha256
-from laws.data.checks import SIX_ND, check_copies, check_units as units_of, column_numbers, standard_errors
+from laws.data.checks import DERIVED, check_copies, check_units as units_of, column_numbers, standard_errors
+from laws.data.column_names import guessed_columns
 from laws.data.grouping import equal_points
 from laws.data.measurements import end_times, quantity_of, rank_of
 from laws.data.reading import read
@@ -54,9 +55,10 @@ def load(
 
     Args:
         source: path of a Parquet, CSV, TSV or JSON-lines file, or a frame; a row a run, or rows that ``run`` groups.
-        n: column of the parameters; like those of d, c and the loss, by default the one of our own collected tables.
+        n: column of the parameters; like those of d, c and the loss, by default the one of our own collected tables, else
+            the only one with a usual name (``laws.data.column_names``); ``guessed`` of the table says which.
         d: column of the training tokens.
-        c: column of the training FLOPs; without one, compute is 6 N D.
+        c: column of the training FLOPs. Two of N, D and C are enough: the third is then that of C = 6 N D.
         loss: column of the final loss, or of what else the law predicts.
         run: column that names the run of a row; rows of one run are resampled together. By default ``run_id`` where there
             is one, or ``ID`` in an export of Weights & Biases, else every row is a run of its own. Identities are text:
@@ -78,9 +80,9 @@ def load(
         the runs; ``.fit(law)`` of what ``laws.load`` returns fits them.
 
     Raises:
-        InputError: a missing file or column; an unknown variable; values that are not finite or not positive where they
-            must be; units that make no sense together; errors that exceed the losses; copies; or an expression that
-            cannot be applied.
+        InputError: a missing file or column; two columns that could both be meant; an unknown variable; values that are
+            not finite or not positive where they must be; units that make no sense together; errors that exceed the
+            losses; copies; or an expression that cannot be applied.
 
     Example:
         >>> import pandas as pd, laws
@@ -94,9 +96,14 @@ def load(
     run_column = _run_column(name, header, run)
     frame = with_schedule_areas(frame, _run_of_rows(frame, run_column) if run_column else None)
     frame, excluded = _selected(frame, name, where)
-    column_of = _column_of_variables(header, {"n": n, "d": d, "c": c, "loss": loss}, columns or {})
+    core = {"n": n, "d": d, "c": c, "loss": loss}
+    column_of = _column_of_variables(header, core, columns or {})
+    named = {*(columns or {}), *(variable for variable, column in core.items() if column)}
+    settled = {variable for variable, column in column_of.items() if variable in named or column in header}
+    guessed = guessed_columns(frame, name, settled, named)
+    column_of |= guessed
     values = {variable: column_numbers(frame, name, variable, column) for variable, column in column_of.items()}
-    values, column_of = _with_compute(values, column_of)
+    values, column_of = _with_third(values, column_of)
     losses = values.pop("loss")
     rank, ranked_by = rank_of(frame, name, column_of["loss"], best_by)
     quantity, warnings = quantity_of(frame, column_of["loss"])
@@ -132,6 +139,7 @@ def load(
             "check_units": check_units,
         },
         differing=differing,
+        guessed=guessed,
         best_of_point=best_of_point,
         quantity=quantity,
         warnings=warnings,
@@ -177,13 +185,17 @@ def _column_of_variables(
     return {variable: column for variable, column in columns.items() if variable in asked or column in header}
 
 
-def _with_compute(
+def _with_third(
     values: dict[str, Float[np.ndarray, " rows"]], column_of: dict[str, str]
 ) -> tuple[dict[str, Float[np.ndarray, " rows"]], dict[str, str]]:
-    """The variables and their columns with compute, which is 6 N D where no column states it."""
-    if "c" in values or not {"n", "d"} <= set(values):
+    """The variables and their columns with the one of N, D and C that no column states, by C = 6 N D."""
+    absent = [variable for variable in CORE if variable not in values]
+    if len(absent) != 1:
         return values, column_of
-    return values | {"c": 6 * values["n"] * values["d"]}, column_of | {"c": SIX_ND}
+    (third,) = absent
+    other = "d" if third == "n" else "n"
+    derived = 6 * values["n"] * values["d"] if third == "c" else values["c"] / (6 * values[other])
+    return values | {third: derived}, column_of | {third: DERIVED[third]}
 
 
 def _run_column(name: str, header: Sequence[str], run: str | None) -> str | None:

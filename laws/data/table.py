@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from laws.base.errors import InputError, nearest
 from laws.data.checks import SAME, column_numbers
+from laws.data.column_names import guesses
 from laws.data.grouping import (
     ROWS_PER_BUDGET,
     above_budget,
@@ -64,7 +65,7 @@ class Table:
         values: variable -> one number a row, in the units of ``laws.model.variables.VARIABLES``.
         loss: what was observed: nats per token, unless the file or the law says otherwise.
         run: identity of the run that a row belongs to; rows of one run are resampled together.
-        columns: variable -> column it was read from; ``c`` may be ``6ND``. Also ``loss``, ``run`` and ``noise``.
+        columns: variable -> column it was read from, or rule (``DERIVED``). Also ``loss``, ``run`` and ``noise``.
         header: every column of the file, for hints.
         row: number of each row in the file, from 1.
         excluded: the rules that removed rows, with their counts, in the order they were applied.
@@ -76,6 +77,7 @@ class Table:
         ranked_by: its column.
         options: what ``load`` was told beside columns and filters, to read another table alike.
         differing: the settings in which rows of equal N, D and C differ (``laws.data.settings``).
+        guessed: variable -> column of those that were told by usual names (``laws.data.column_names``).
         best_of_point: whether a law that does not read such a setting is fitted to the best of each N, D and C alone.
         quantity: what was measured: ``loss``, its column, and ``laws.data.measurements.MEASURED_WITH``.
         warnings: what a reader of a fit to the table must know.
@@ -98,6 +100,7 @@ class Table:
     ranked_by: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     differing: tuple[str, ...] = ()
+    guessed: Mapping[str, str] = field(default_factory=dict)
     best_of_point: bool = True
     quantity: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
@@ -108,6 +111,11 @@ class Table:
     @property
     def runs(self) -> int:
         return len(np.unique(self.run))
+
+    @property
+    def guesses(self) -> str:
+        """One line that says which columns were guessed, and the flags that overrule it; empty where none was."""
+        return guesses(self.guessed) if self.guessed else ""
 
     @property
     def six_nd(self) -> bool:

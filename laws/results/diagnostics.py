@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from laws.approaches.budget_minima import MinimumFlaw
-from laws.data.checks import SIX_ND
+from laws.data.checks import DERIVED
 from laws.data.table import Table
 from laws.data.token_cost import ROUGH
 from laws.estimation.estimate import PointEstimate
@@ -22,6 +22,12 @@ from laws.results.surface_diagnostics import SURFACE_CHECKS
 FEW_AT_BEST = 0.05  # share of starts at the best objective below which the optimum may not be global
 OUTLIER_SHARE = 0.02  # share of the runs, the worst fitted, that the outlier check leaves out
 UNEVEN = 0.9  # share of the runs below which the effective number of runs is stated
+# What is said of the variable that no column states.
+THIRD = {
+    "c": "no column of compute: C = 6 N D",
+    "d": "no column of training data: D = C / (6 N)",
+    "n": "no column of parameters: N = C / (6 D)",
+}
 TARGET_TOLERANCE = 1.05  # factor beyond the fitted compute from which a target counts as extrapolation
 
 
@@ -161,8 +167,9 @@ def _rows_of_one_run(report: FitReport) -> list[FitWarning]:
 
 
 def _compute(report: FitReport) -> list[FitWarning]:
-    if report.columns.get("c") == SIX_ND:
-        return [FitWarning(WarningKind.COMPUTE, "no column of compute: C = 6 N D")]
+    for variable, rule in THIRD.items():
+        if report.columns.get(variable) == DERIVED[variable]:
+            return [FitWarning(WarningKind.COMPUTE, rule)]
     if report.token_cost.error <= ROUGH:
         return []
     text = (

@@ -16,7 +16,7 @@ import msgspec
 
 from laws.base.errors import InputError
 from laws.base.json_files import content_hash, jsonable, read_json, sha256, write_json
-from laws.data.checks import SIX_ND
+from laws.data.checks import DERIVED
 from laws.data.loading import DEFAULTS
 from laws.forecasting.prediction import Forecast
 from laws.results.report import FitReport, plain_number, read_report
@@ -53,7 +53,7 @@ class FrozenPrediction:
     @property
     def table_options(self) -> dict[str, Any]:
         """Keyword arguments of ``laws.load`` that read another table as the fit read its own."""
-        columns = {variable: column for variable, column in self.fit.columns.items() if column != SIX_ND}
+        columns = {variable: column for variable, column in self.fit.columns.items() if column != DERIVED.get(variable)}
         if "noise" in columns:
             columns["loss_stderr"] = columns.pop("noise")
         named = {

@@ -73,9 +73,73 @@ def test_missing_column_names_the_nearest():
     with pytest.raises(InputError, match=r"no column 'y' for loss \(columns: .*params.*\)") as refusal:
         laws.load(frame(), **COLUMNS | {"loss": "y"})
     assert refusal.value.flag == "--loss_column=COLUMN"
-    with pytest.raises(InputError, match=r"needs a column for n.*did you mean 'params'\?") as refusal:
-        laws.load(frame()).fit("chinchilla")
+    with pytest.raises(InputError, match=r"needs a column for n.*did you mean 'params_m'\?") as refusal:
+        laws.load(frame().rename(columns={"params": "params_m"}).drop(columns="flops")).fit("chinchilla")
     assert refusal.value.flag == "--n_column=COLUMN"
+
+
+@pytest.mark.parametrize(
+    ("header", "columns"),
+    [
+        (("params", "tokens", "flops", "loss"), {"n": "params", "d": "tokens", "c": "flops", "loss": "loss"}),
+        (("N", "D", None, "L"), {"n": "N", "d": "D", "c": "6ND", "loss": "L"}),
+        (
+            ("model_size", "datasetSize", "compute_budget", "val/loss"),
+            {"n": "model_size", "d": "datasetSize", "c": "6ND"},
+        ),
+        (("parameters", None, "compute_budget", "final_loss"), {"n": "parameters", "d": "C/6N", "c": "compute_budget"}),
+        ((None, "training tokens", "Compute", "eval_loss"), {"n": "C/6D", "d": "training tokens", "c": "Compute"}),
+    ],
+)
+def test_columns_are_told_by_their_usual_names(header, columns):
+    table = frame()
+    written = pd.DataFrame({name: table.iloc[:, i] for i, name in enumerate(header) if name})
+    read = laws.load(written)
+    assert columns.items() <= read.columns.items()
+    for variable, column in COLUMNS.items():
+        assert read.values[variable] == pytest.approx(table[column].to_numpy(), rel=1e-12)
+    default = {"tokens", "loss"}
+    assert read.guessed == {
+        key: name
+        for key, name in read.columns.items()
+        if name in {*header} - default - {"compute_budget" if columns["c"] == "6ND" else ""}
+    }
+    assert all(f"--{variable}_column" in read.guesses for variable in read.guessed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said", "flag"),
+    [
+        ({"params_non_embedding": 1.0}, "columns 'params' and 'params_non_embedding' could both be n", "--n_column="),
+        ({"Compute": 1.0}, "columns 'flops' and 'Compute' could both be c", "--c_column=flops or Compute"),
+        (
+            {"loss": None, "val_loss": 2.0, "test_loss": 3.0},
+            "columns 'val_loss' and 'test_loss' could both",
+            "--loss_col",
+        ),
+    ],
+)
+def test_two_columns_that_could_be_meant_are_refused(changes, said, flag):
+    table = frame(**changes).dropna(axis="columns")
+    with pytest.raises(InputError, match=said) as refusal:
+        laws.load(table)
+    assert refusal.value.flag is not None and refusal.value.flag.startswith(flag)
+
+
+def test_columns_that_hold_the_same_numbers_are_one_and_named_columns_are_not_guessed():
+    table = frame(parameters=frame()["params"], val_loss=1.0)
+    assert laws.load(table).columns["n"] == "params"
+    assert laws.load(table, n="parameters", d="tokens").guessed == {}
+    only_training = frame().rename(columns={"loss": "train_loss"})
+    assert laws.load(only_training).columns["loss"] == "train_loss"
+    assert laws.load(only_training.assign(val_loss=2.0)).columns["loss"] == "val_loss"
+
+
+def test_data_that_follow_from_compute_are_checked_for_their_units():
+    table = frame().drop(columns="tokens")
+    table["params"] /= 1e6
+    with pytest.raises(InputError, match="looks like millions or billions of parameters"):
+        laws.load(table)
 
 
 def test_variables_beside_size_and_data():
