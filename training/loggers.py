@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from training import extras
 from training.errors import BadInput
 from training.metrics import Logger
 
@@ -86,7 +87,7 @@ def _library(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        raise BadInput(f"--{extra}: {module} is not installed; pip install 'isoflop[{extra}]'") from error
+        raise BadInput(f"--{extra}: {extras.missing(module)}") from error
 
 
 def _numbers(metrics: Mapping[str, object]) -> dict[str, float]:

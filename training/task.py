@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from training import extras
 from training.cost import Cost
 from training.errors import BadInput, nearest
 from training.types import Batch, Collections, HostScalars, Loss, Option, Outputs, Params, Record, Scalars, Variables
@@ -190,13 +191,15 @@ def resolve(name: str) -> Family:
     """The family of a task name: the module `<name>.task`, the only dynamic import.
 
     Raises:
-      BadInput: there is no such family.
+      BadInput: there is no such family, or a package that it needs is not installed.
     """
     if name not in FAMILIES:
         raise BadInput(f"task: no family {name!r}{nearest(name, FAMILIES)} (known: {', '.join(FAMILIES)})")
     try:
         return importlib.import_module(f"{name}.task")  # type: ignore[return-value]
     except ModuleNotFoundError as error:
+        if absent := extras.explained(error):
+            raise BadInput(f"task: {name}: {absent}") from error
         if error.name != f"{name}.task":
             raise
         raise BadInput(f"task: the family {name!r} has no models yet") from error

@@ -1,19 +1,23 @@
 """What a classifier looks at, as figures: first-layer filters, attention, and which classes it takes for which."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from matplotlib.figure import Figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FILTERS = 64  # shown at most, the largest first
 
 
-def filters(kernel: Float[np.ndarray, "height width channels filters"]) -> Figure:
+def filters(kernel: Float[np.ndarray, "height width channels filters"]) -> "Figure":
     """The filters of a first layer, each between its own extremes; of grey or three channels in colour, else their mean."""
     height, width, channels, _ = kernel.shape
     order = np.argsort(-np.square(kernel).sum(axis=(0, 1, 2)))[:FILTERS]
     columns = int(np.ceil(np.sqrt(len(order))))
+    from matplotlib.figure import Figure
+
     figure = Figure(
         figsize=(6, 6 * np.ceil(len(order) / columns) / columns * height / width + 0.4), layout="constrained"
     )
@@ -32,9 +36,11 @@ def filters(kernel: Float[np.ndarray, "height width channels filters"]) -> Figur
 def attention(
     images: Float[np.ndarray, "images height width channels"],
     maps: Float[np.ndarray, "depth images down across"],
-) -> Figure:
+) -> "Figure":
     """Where each block looks, by image: the attention that each patch receives, over the mean of its block."""
     count, depth = len(images), len(maps)
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(1.1 * (depth + 1), 1.15 * count + 0.5), layout="constrained")
     grid = figure.subplots(count, depth + 1, squeeze=False)
     for row, image in enumerate(images):
@@ -55,10 +61,12 @@ def attention(
     return figure
 
 
-def confusion(table: Int[np.ndarray, "classes classes"], names: tuple[str, ...]) -> Figure:
+def confusion(table: Int[np.ndarray, "classes classes"], names: tuple[str, ...]) -> "Figure":
     """The share of each class's images (rows) that are taken for each class (columns); numbers up to 12 classes."""
     share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
     size = 2.2 + 0.42 * min(len(names), 20)
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(size, size), layout="constrained")
     place: Any = figure.subplots()
     place.imshow(share, cmap="Blues", vmin=0, vmax=1)

@@ -8,17 +8,20 @@ Examples:
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from matplotlib.figure import Figure
 
 from training.errors import BadInput
 from vision import augment, datasets
 from vision.augment import Augment, operations
 from vision.datasets import pixels
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Images = Float[np.ndarray, "count height width channels"]
 Rows = dict[str, tuple[Images, list[str]]]  # by label, with a note under each image or none
@@ -65,12 +68,14 @@ def operated(images: Images, magnitude: float) -> Rows:
     return {name: (np.asarray(row), []) for name, row in zip(names, every(images), strict=True)}
 
 
-def draw(rows: Rows) -> Figure:
+def draw(rows: Rows) -> "Figure":
     """The rows below each other, labelled."""
     count, height, width, channels = next(iter(rows.values()))[0].shape
     gap = max(round(GAP * width), 1)
     sheet = np.ones((len(rows) * (height + gap) - gap, count * (width + gap) - gap, channels))
     place = lambda row, column: (row * (height + gap), column * (width + gap))
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(SIDE * sheet.shape[1] / width, SIDE * sheet.shape[0] / width))
     axes = figure.add_axes((0, 0, 1, 1))
     for row, (images, notes) in enumerate(rows.values()):

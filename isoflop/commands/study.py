@@ -15,6 +15,7 @@ from isoflop import cli
 from isoflop.cli import Output
 from isoflop.commands._sweep_flags import define_launch, launch_options, launch_words, sweep_directory
 from sweeps import design, launch
+from training import extras
 from training.errors import BadInput
 from training.files import write_json
 
@@ -47,6 +48,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     if len(budgets) < 2:
         raise BadInput("--config: a study needs a design of two budgets or more (sweeps.design.isoflop)")
     launch.launcher(flags.launcher).check(launch_options(flags))
+    extras.require("study: its figures and report", "matplotlib", "plotly", "jinja2", "markupsafe")
     began = time.monotonic()
     steps = _Steps(config.study, folder, list(flags.config_words), launch_words(flags))
     with contextlib.redirect_stdout(sys.stderr) if flags.json else contextlib.nullcontext():

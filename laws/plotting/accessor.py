@@ -11,6 +11,7 @@ from laws.data.curves import Curves
 from laws.plotting.backtest import backtest
 from laws.plotting.compute import loss_against_compute, optimum_against_compute
 from laws.plotting.floor import floor
+from laws.plotting.missing import require_matplotlib
 from laws.plotting.panels import given_panels, pyplot_panels
 from laws.plotting.runs import isoflop_curves, learning_curves, one_column, residuals
 from laws.plotting.style import STYLE
@@ -42,6 +43,7 @@ class FitPlots:
     def _draw(
         self, draw: Callable[..., list[Axes]], axes: Axes | ManyAxes | None, *curves: Curves | None
     ) -> list[Axes]:
+        require_matplotlib()
         from matplotlib import interactive, is_interactive, style
 
         with style.context(STYLE):

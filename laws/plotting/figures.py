@@ -11,7 +11,7 @@ from laws.plotting.backtest import backtest
 from laws.plotting.calibration import calibration
 from laws.plotting.compute import loss_against_compute, optimum_against_compute
 from laws.plotting.floor import floor
-from laws.plotting.missing import MissingFigureData
+from laws.plotting.missing import MissingFigureData, require_matplotlib
 from laws.plotting.multiplier import multiplier
 from laws.plotting.panels import Panels, figure_of, file_panels
 from laws.plotting.runs import isoflop_curves, learning_curves, one_column, residuals
@@ -60,6 +60,7 @@ def plot_all(fitted: FitResult, directory: str | Path, curves: Curves | None = N
     Returns:
         the files, in the order of ``FIGURES``.
     """
+    require_matplotlib()
     from matplotlib import style
 
     files = []
@@ -92,6 +93,7 @@ def plot_result(result: Comparison | Calibration, path: str | Path) -> Path:
         >>> laws.plot_result(comparison, pathlib.Path(tempfile.mkdtemp()) / "multiplier.svg").name
         'multiplier.svg'
     """
+    require_matplotlib()
     from matplotlib import style
 
     with style.context(STYLE):

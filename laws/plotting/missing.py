@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 from laws.base.errors import InputError
 from laws.results.results import FitResult
 
@@ -18,3 +20,13 @@ def require_optimum(fitted: FitResult) -> None:
     """
     if not fitted.law.has_compute_optimum:
         raise MissingFigureData(f"law '{fitted.law.name}' has no compute-optimal split of parameters and data")
+
+
+def require_matplotlib() -> None:
+    """Refuses a figure where matplotlib is not installed: nothing else of laws needs it.
+
+    Raises:
+        InputError: names the extra that brings it.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise InputError("figures: matplotlib is not installed: pip install 'isoflop[figures]'")

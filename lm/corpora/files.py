@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from lm.corpora.source import Document, Source, decode
+from training import extras
 from training.cache import digest
 from training.errors import BadInput, nearest
 
@@ -186,6 +187,7 @@ class _Zst(io.RawIOBase):
         return count
 
     def _unpack(self) -> None:
+        extras.require("text compressed as .zst", "zstandard")
         import zstandard
 
         self._frame = self._frame or zstandard.ZstdDecompressor().decompressobj()

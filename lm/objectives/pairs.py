@@ -14,6 +14,7 @@ from lm import models, tokens, translate
 from lm.encoder_decoder import EncoderDecoder
 from lm.loss import by_document, cross_entropy
 from lm.store import Split, TokenStore
+from training import extras
 from training.cost import Cost
 from training.errors import BadInput
 from training.nets import initial
@@ -65,6 +66,7 @@ def available(config: ConfigDict) -> int:
 
 def build(config: ConfigDict) -> "PairTask":
     """The task of a resolved config."""
+    extras.require("task of pairs: BLEU and chrF", "sacrebleu")
     return PairTask(config)
 
 

@@ -4,7 +4,6 @@ Ray starts a task again where its process or its node dies, and the leases of it
 a GPU, several tasks share one, each with its share of the memory.
 """
 
-import importlib.util
 import logging
 import os
 import socket
@@ -18,6 +17,7 @@ from sweeps.launch.watch import watch
 from sweeps.sweep_dir import Sweep
 from sweeps.worker_job import WorkerJob
 from sweeps.worker_process import serve_submitted
+from training import extras
 from training.errors import BadInput, RunFailed
 
 KINDS: dict[str, Any] = {
@@ -36,8 +36,7 @@ def check(options: Options) -> None:
     parse_options(options.launcher_options, KINDS)
     if options.detach:
         raise BadInput("--detach: Ray's tasks end with the process that started them; submit the command as a Ray job")
-    if not importlib.util.find_spec("ray"):
-        raise BadInput("--launcher=ray: Ray is not installed: pip install 'isoflop[ray]'")
+    extras.require("--launcher=ray", "ray")
     host, colon, port = options.launcher_options.get("address", "").removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():  # Ray itself would try for minutes
         try:

@@ -6,7 +6,6 @@ missed: its points are taken over. What submitit writes lies beside the sweep di
 """
 
 import dataclasses
-import importlib.util
 import os
 import shutil
 import signal
@@ -21,6 +20,7 @@ from sweeps.launch.watch import watch
 from sweeps.sweep_dir import Sweep
 from sweeps.worker_job import WorkerJob
 from sweeps.worker_process import serve_submitted
+from training import extras
 from training.errors import BadInput, RunFailed
 
 # submitit's names of the options of sbatch that people need, and "extra": any other, as in extra=reservation:name.
@@ -67,8 +67,7 @@ class Task:
 def check(options: Options) -> None:
     """Raise BadInput where an option is wrong, or where there is no SLURM or no submitit."""
     parse_options(options.launcher_options, KINDS)
-    if not importlib.util.find_spec("submitit"):
-        raise BadInput("--launcher=slurm: submitit is not installed: pip install 'isoflop[slurm]'")
+    extras.require("--launcher=slurm", "submitit")
     absent = [name for name in ("sbatch", "srun", "squeue", "scancel") if not shutil.which(name)]
     if absent:
         raise BadInput(f"--launcher=slurm: no {absent[0]} here: run this on a login node of a SLURM cluster")
