@@ -232,7 +232,10 @@ def _one_line(error: Exception) -> tuple[int, str]:
     flag = getattr(error, "flag", None)  # by which the command line settles what the message says
     if absent := extras.explained(error):
         return 2, absent
-    message = _on_one_line(f"{error} ({flag})" if isinstance(flag, str) else str(error)) or type(error).__name__
+    command = getattr(error, "command", None)  # which makes what is missing
+    hints = [flag, f"{command} makes one" if isinstance(command, str) else None]
+    message = "".join([str(error), *(f" ({hint})" for hint in hints if isinstance(hint, str))])
+    message = _on_one_line(message) or type(error).__name__
     if isinstance(getattr(error, "exit_code", None), int):
         return error.exit_code, message  # type: ignore[attr-defined]
     if isinstance(error, absl_flags.Error):

@@ -12,6 +12,9 @@ import configs
 from training.defaults import renamed
 from training.errors import BadInput, nearest
 
+# What a message suggests where there is no config.
+START = "isoflop init study writes one to start from"
+
 
 def load(spec: str) -> ConfigDict:
     """The completed config of `FILE[:arg]`: what `get_config(arg)` returns, laid over the defaults.
@@ -23,7 +26,7 @@ def load(spec: str) -> ConfigDict:
     if not Path(path).is_file():
         shipped = Path(configs.__file__).parent.parent / path
         if not (path.startswith("configs/") and shipped.is_file()):
-            raise BadInput(f"no config file {path}")
+            raise BadInput(f"no config file {path} ({START})")
         path = str(shipped)
     module_spec = importlib.util.spec_from_file_location("isoflop_config", path)
     assert module_spec and module_spec.loader
@@ -55,7 +58,7 @@ def define_config(values: absl_flags.FlagValues, argv: list[str]) -> list[str]:
     """Define `--config` and its keys on `values` from the file that `argv` names; returns `argv` without the file."""
     spec, rest = _take(argv)
     if spec is None:
-        raise BadInput("--config=FILE[:arg] is missing")
+        raise BadInput(f"--config=FILE[:arg] is missing ({START})")
     words = [word for word in rest if word.lstrip("-").startswith("config.")]
     absl_flags.DEFINE_multi_string("config_words", [f"--config={spec}", *words], "As given.", flag_values=values)
     # The flag looks for its overrides in this list, not in what absl parses.

@@ -90,7 +90,9 @@ def read(path: Path) -> Sweep:
     """
     file = path / "sweep.json"
     if untrusted_files.stamp(file, path, SWEEP_BYTES) is None:
-        raise BadInput(f"no sweep in {path}: {file} is missing")
+        raise BadInput(
+            f"no sweep in {path}: {file} is missing (isoflop sweep --config=FILE --workdir={path} makes one)"
+        )
     content = untrusted_files.load(_text(file), file)
     if not isinstance(content, dict) or content.get("format") not in (FORMAT, *RENAMED):
         raise BadInput(f"{file}: not a sweep of format {FORMAT}")

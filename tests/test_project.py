@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 
 from isoflop import config_file
 from isoflop.cli import COMMANDS, module_of
+from training.extras import EXTRA_OF
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = (
@@ -127,6 +128,30 @@ def test_constraints_pin_what_every_extra_asks_for():
         for need in asked:
             version = pinned.get(canonicalize_name(need.name))
             assert version and need.specifier.contains(version), f"{extra}: {need} has {version}"
+
+
+def test_what_is_imported_is_a_dependency_or_named_with_its_extra():
+    """So that a package that is missing is one line that says what to install."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = {
+        extra: {canonicalize_name(Requirement(text).name) for text in texts}
+        for extra, texts in {"": project["dependencies"], **project["optional-dependencies"]}.items()
+    }
+    distributions = importlib.metadata.packages_distributions()
+    imported = {
+        (node.module if isinstance(node, ast.ImportFrom) else alias.name).partition(".")[0]
+        for package in PACKAGES
+        if package != "benchmarks"
+        for path in modules(package)
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import) or (isinstance(node, ast.ImportFrom) and node.module and not node.level)
+        for alias in node.names
+    }
+    outside = imported - set(sys.stdlib_module_names) - set(PACKAGES)
+    assert {"jax", "plotly", "zstandard"} <= outside
+    for module in outside & distributions.keys():
+        packages = {canonicalize_name(name) for name in distributions[module]}
+        assert packages & named[EXTRA_OF.get(module, "")], f"{module}: neither a dependency nor in EXTRA_OF"
 
 
 def test_a_wheel_ships_the_packages_and_plans_from_an_empty_folder(tmp_path):

@@ -26,7 +26,7 @@ def config_of(run: Path) -> ConfigDict:
     """
     path = run / "config.json"
     if not path.is_file():
-        raise BadInput(f"{run}: no run directory")
+        raise BadInput(f"{run}: no run directory (isoflop train --config=FILE --workdir={run} makes one)")
     stored = ConfigDict(read_object(path, "task", "derived"))
     derived = stored.derived
     identity.check_schema(derived, str(path))

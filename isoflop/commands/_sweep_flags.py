@@ -129,5 +129,5 @@ def sweep_directory(flags: absl_flags.FlagValues, args: list[str], command: str)
     if "design" not in flags.config:
         raise BadInput("--config: this is one run, not a sweep; use isoflop train")
     if not flags.workdir:
-        raise BadInput("--workdir=DIR is missing")
+        raise BadInput("--workdir=DIR is missing: a folder for the runs, made on first use")
     return Path(flags.workdir)

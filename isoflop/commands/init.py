@@ -36,7 +36,9 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     if path.suffix != ".py":
         raise BadInput(f"init: {path} does not end in .py")
     if path.exists():
-        raise BadInput(f"init: {path} is there already, and is not overwritten (isoflop init {kind} FILE writes another)")
+        raise BadInput(
+            f"init: {path} is there already, and is not overwritten (isoflop init {kind} FILE writes another)"
+        )
     shipped = Path(configs.__file__).parent / "start" / f"{kind}.py"
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, shipped.read_text(encoding="utf-8").replace(f"configs/start/{kind}.py", str(path)))

@@ -60,7 +60,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     if "design" in config:
         raise BadInput("--config: this is a sweep, not one run; use isoflop sweep")
     if not workdir:
-        raise BadInput("--workdir=DIR is missing")
+        raise BadInput("--workdir=DIR is missing: a folder for the run, made on first use")
     _join(flags)
     # Before anything is written: most mistakes end here.
     resolved = resolve(config)

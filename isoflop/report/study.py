@@ -107,7 +107,10 @@ def load(folder: Path) -> Study:
     sweep = next((path for path in (folder / "sweep", folder) if _is_sweep(path)), None)
     fit = folder / "fit.json"
     if sweep is None and not fit.exists():
-        raise BadInput(f"{folder} holds no study: neither sweep/sweep.json nor fit.json is there")
+        raise BadInput(
+            f"{folder} holds no study: neither sweep/sweep.json nor fit.json is there "
+            f"(isoflop study --config=FILE --workdir={folder} makes one)"
+        )
     name, pending, environments = folder.resolve().name, [], []
     if sweep is not None and (sweep / "sweep.json").exists():
         name, pending, environments = _collect(sweep)

@@ -15,6 +15,7 @@ class InputError(ValueError):
     Args:
         message: one line, in the words of a Python caller: arguments stand as they are called there.
         flag: what settles it on the command line, which shows it behind the message.
+        command: the command line that makes what is missing, which is shown there too.
 
     Example:
         >>> error = InputError("law 'chinchilla' needs a column for n", flag="--n_column=COLUMN")
@@ -24,9 +25,10 @@ class InputError(ValueError):
 
     exit_code = 2
 
-    def __init__(self, message: str, *, flag: str | None = None):
+    def __init__(self, message: str, *, flag: str | None = None, command: str | None = None):
         super().__init__(message)
         self.flag = flag
+        self.command = command
 
 
 class FitFailed(RuntimeError):

@@ -55,12 +55,13 @@ def write_json(path: str | Path, payload: dict[str, Any]) -> None:
         draft.unlink(missing_ok=True)
 
 
-def read_json(path: str | Path, what: str) -> dict[str, Any]:
+def read_json(path: str | Path, what: str, command: str | None = None) -> dict[str, Any]:
     """The JSON object in a file.
 
     Args:
         path: of the file.
         what: it should be, as messages call it.
+        command: the command line that makes such a file.
 
     Raises:
         InputError: no such file, or not JSON.
@@ -68,9 +69,9 @@ def read_json(path: str | Path, what: str) -> dict[str, Any]:
     try:
         payload = json.loads(Path(path).read_text())
     except FileNotFoundError as error:
-        raise InputError(f"{path}: no such {what}") from error
+        raise InputError(f"{path}: no such {what}", command=command) from error
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a readable {what} ({str(error).splitlines()[0]})") from error
+        raise InputError(f"{path}: not a readable {what} ({str(error).splitlines()[0]})", command=command) from error
     if not isinstance(payload, dict):
         raise InputError(f"{path}: not a {what}")
     return payload

@@ -70,6 +70,11 @@ def read(source: str | Path | pd.DataFrame, text: Sequence[str] = ()) -> tuple[p
     return pd.DataFrame(dict(zip(header, columns, strict=True)), index=pd.RangeIndex(len(raw))), name
 
 
+def is_table(path: str | Path) -> bool:
+    """Whether a path ends as that of a table does."""
+    return Path(path).suffix.lower() in READERS
+
+
 def _with_named_index(frame: pd.DataFrame) -> pd.DataFrame:
     """A frame whose index, where it has a name, is a column like any other, as in a file that was written from it."""
     named = [i for i, name in enumerate(frame.index.names) if name is not None]

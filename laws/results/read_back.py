@@ -7,6 +7,7 @@ from pathlib import Path
 
 from laws.base.errors import InputError
 from laws.base.json_files import read_json
+from laws.data.reading import is_table
 from laws.model.forms import find, shipped
 from laws.model.law import Law
 from laws.results.report import FitReport, read_report
@@ -55,7 +56,7 @@ def read_fit(path: str | Path, law: str | Law | Iterable[str | Law] | None = Non
     Raises:
         InputError: no such file, not a fit, or a fit of another version.
     """
-    report = read_report(read_json(path, "fit"), str(path))
+    report = read_report(read_json(path, "fit", f"isoflop fit {path if is_table(path) else 'TABLE'}"), str(path))
     if law is not None and not isinstance(law, str | Law):
         law = next((declared for declared in map(find, law) if declared.name == report.law), None)
     return from_report(report, str(path), law)

@@ -326,7 +326,8 @@ class FitResult:
         if unread:
             raise InputError(f"law '{self.law.name}' does not read {' or '.join(unread)}")
         if (not values) if compute is None else set(values) & set(CORE):
-            raise InputError("a forecast needs either compute or the law's own variables (n, d, ...), not both")
+            message = "a forecast needs either compute or the law's own variables (n, d, ...), not both"
+            raise InputError(message, flag="--compute=FLOPS")
         if compute is None:
             forecast = predict_runs(self.predictor, **values)
         elif "c" in self.law.columns and not self.law.has_compute_optimum:

@@ -148,9 +148,10 @@ def read_frozen(path: str | Path) -> FrozenPrediction:
         >>> laws.freeze(fit, path, c=1e23) == laws.read_frozen(path)
         True
     """
-    payload = read_json(path, "frozen prediction")
+    freezing = "isoflop predict fit.json --compute=FLOPS --freeze=prediction.json"
+    payload = read_json(path, "frozen prediction", freezing)
     if payload.get("kind") != KIND:
-        raise InputError(f"{path}: not a frozen prediction")
+        raise InputError(f"{path}: not a frozen prediction", command=freezing)
     if payload.get("sha256") != content_hash(payload):
         raise InputError(f"{path}: the frozen prediction was changed after it was written (its hash does not match)")
     return _typed(payload, path)

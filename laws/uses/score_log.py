@@ -87,7 +87,9 @@ def read_score_log(path: str | Path) -> ScoreLog:
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: no readable log of scores ({error.strerror})") from error
+        raise InputError(
+            f"{path}: no readable log of scores ({error.strerror})", command="isoflop score prediction.json TABLE"
+        ) from error
     lines, whole = _parse(content, path)
     torn = f"{path}: line {len(lines) + 1}, the last, was cut off: it is left out, and the next score replaces it"
     return ScoreLog(_typed(lines, path), (torn,) if whole < len(content) else ())
