@@ -50,6 +50,7 @@ class Decoder(nn.Module):
       max_length: rows of the table of learned positions.
       tied: whether the head is the embedding.
       dropout: whether embeddings and block outputs are dropped in training; the rate is an argument.
+      logit_multiplier: of the final hidden states, hence of the logits, under a parametrization.
       param_dtype, compute_dtype, logit_dtype: names of dtypes.
     """
 
@@ -60,6 +61,7 @@ class Decoder(nn.Module):
     max_length: int = 0
     tied: bool = True
     dropout: bool = False
+    logit_multiplier: float = 1.0
     param_dtype: str = "float32"
     compute_dtype: str = "float32"
     logit_dtype: str = "float32"
@@ -141,7 +143,7 @@ class Decoder(nn.Module):
         context = self._context(positions, segments=segments, drop=drop, training=training)
         x = drop(embed(self, params, tokens, positions), -1, 0)
         x, metrics = stack.apply(self.blocks, stack.parameters_of(self.blocks, params), x, context)
-        return norm(self.blocks, params["final_norm"], x), _head(self, params), metrics
+        return _final(self, params, x), _head(self, params), metrics
 
     def _context(self, positions: Int[Array, "*rows length"], **fields: Any) -> Context:
         choice, rotary = self.attention_choice, self.rope_theta if self.positions == "rotary" else None
@@ -164,7 +166,7 @@ class Decoder(nn.Module):
         quick = replace(self.blocks, scan=True, remat="none")
         x = embed(self, params, tokens, positions)
         x, longer = stack.extend(quick, stack.parameters_of(quick, params), x, context, cache["layers"])
-        x = norm(self.blocks, params["final_norm"], x)
+        x = _final(self, params, x)
         after = {"layers": longer, "length": cache["length"] + new, "span": cache["span"]}
         return logits(x, _head(self, params), self.logit_dtype), after
 
@@ -240,6 +242,12 @@ def embed(
     if model.positions == "sinusoidal":
         x = model.width**0.5 * x + layers.sinusoids(positions, model.width).astype(dtype)
     return constrain(x, "batch", "length", None)
+
+
+def _final(model: Decoder, params: Params, x: Float[Array, "*rows width"]) -> Float[Array, "*rows width"]:
+    """The final hidden states of the stream behind the blocks."""
+    states = norm(model.blocks, params["final_norm"], x)
+    return states if model.logit_multiplier == 1.0 else states * model.logit_multiplier
 
 
 def _head(model: Decoder, params: Params) -> Float[Array, "vocab width"]:

@@ -223,6 +223,7 @@ def _describe(config: ConfigDict, found: Published) -> None:
     config.data.seq_len = found.length
     plain = configs.defaults()
     config.init_from, config.teacher, config.duration = plain.init_from, plain.teacher, plain.duration
+    config.recipe = plain.recipe
     config.duration.steps, config.batch_size = 1, config.batch_size or 1
 
 

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from lm import corpora, forward as forwards, models, objectives, rules as named_rules, tokens
+from lm import corpora, forward as forwards, models, objectives, recipes, tokens
 from lm.objectives.stream import document_masking
 from lm.store import TokenStore
-from training import early_stopping, transfer
+from training import early_stopping, optimizer, parametrization, transfer
 from training.cost import Cost
 from training.errors import Absent, BadInput
 from training.nets import stack
-from training.task import Forward, Task
+from training.task import Forward, Hyperparameters, Task
 from training.types import Option, Record
 
 # Keys that change how fast or where a run goes, never what it computes.
@@ -27,6 +27,8 @@ INHERITED = ("tokenizer_hash",)
 INPUTS: tuple[str, ...] = ()
 RENAMED = models.RENAMED | {"data.segments": "data.document_masking"}
 UNIT = "tokens"
+PARAMETRIZED = ("decoder", "moe")  # models, and sequence mixers, whose roles `training.parametrization` knows
+MIXERS = ("attention", "local_attention")
 
 
 def defaults() -> ConfigDict:
@@ -63,6 +65,7 @@ def validate(config: ConfigDict) -> None:
         raise BadInput(f"model.init_scale: must not be negative, got {config.model.init_scale}")
     if config.evaluation.batch_size < 1:
         raise BadInput(f"evaluation.batch_size: must be at least 1, got {config.evaluation.batch_size}")
+    _check_recipe(config)
     objective = objectives.of(config)
     if config.teacher.run and objective is not objectives.next_token:
         raise BadInput(f"teacher.run: {config.model.name} learns from no teacher; models that continue a text do")
@@ -86,10 +89,58 @@ def _is_one_stack(config: ConfigDict) -> bool:
     return not is_pair and hasattr(objectives.of(config).network(config), "blocks")
 
 
-def scaled_hparams(config: ConfigDict, n: int, d: float) -> dict[str, float | int]:
-    """Batch, learning rate and warmup by the named rule, for N parameters and D examples."""
-    length, factor = config.data.seq_len, models.KINDS[config.model.name].lr_multiplier
-    return named_rules.apply(config.hparam_scaling, n, d * length, length, config.batch_size, factor)
+def _check_recipe(config: ConfigDict) -> None:
+    """Raise BadInput where the section `recipe` names none, or its parametrization knows no such model."""
+    name, model = config.recipe.name, config.model
+    recipes.reference_of(name, config.recipe.reference)
+    if name not in parametrization.TABLE:
+        return
+    if model.name not in PARAMETRIZED:
+        raise BadInput(f"recipe.name: {name} knows no {model.name} (known: {', '.join(PARAMETRIZED)})")
+    for mixer in model.pattern:
+        if mixer not in MIXERS:
+            raise BadInput(f"recipe.name: {name} knows no {mixer} of model.pattern (known: {', '.join(MIXERS)})")
+
+
+def scaled_hparams(config: ConfigDict, n: int, d: float) -> Hyperparameters:
+    """What the named recipe says, for N parameters and D examples."""
+    name, length, own = config.recipe.name, config.data.seq_len, models.KINDS[config.model.name]
+    found = cost(config)
+    target = recipes.Target(
+        n=n,
+        d=d * length,
+        seq_len=length,
+        batch_size=config.batch_size,
+        factor=own.lr_multiplier,
+        non_embedding=n - (found.params_total - found.params_non_embedding),
+        depth=config.model.get("depth") or 0,
+        width=config.model.get("width") or 0,
+        options=optimizer.options(config.optimizer) | {"weight_decay": optimizer.weight_decay(config.optimizer)},
+    )
+    if name in parametrization.TABLE and config.recipe.reference.learning_rate is None:
+        target = target._replace(n_reference=_at_reference(config))
+    return recipes.apply(name, target, config.recipe.reference)
+
+
+def _at_reference(config: ConfigDict) -> int:
+    """Parameters that a token goes through of the reference model: as wide and deep as the recipe's, in all else the same.
+
+    Raises:
+      BadInput: there is no such model.
+    """
+    reference, model = recipes.reference_of(config.recipe.name, config.recipe.reference), config.model
+    width = reference["width"]
+    heads, rest = divmod(width, reference["head_width"] or model.width // model.heads)
+    if rest or heads * model.kv_heads % model.heads:
+        raise BadInput(f"recipe.reference.width: {width} features are no heads as the model's; or give learning_rate")
+    other = ConfigDict(config.copy_and_resolve_references())
+    with other.unlocked():
+        other.recipe.name = "default"
+        other.model.width, other.model.heads = width, heads
+        other.model.kv_heads = heads * model.kv_heads // model.heads
+        other.model.mlp_width = reference["mlp_width"] or round(model.mlp_width * width / model.width)
+        other.model.depth = reference.get("depth", model.depth)
+    return cost(other).active
 
 
 def cost(config: ConfigDict) -> Cost:

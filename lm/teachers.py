@@ -5,7 +5,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from lm import models, tokens
-from training import load
+from training import load, parametrization
 from training.errors import BadInput
 from training.files import read_object
 from training.types import Record
@@ -31,7 +31,8 @@ def network(config: ConfigDict) -> models.Causal:
     if theirs.model.get("positions") == "learned" and theirs.data.seq_len < config.data.seq_len:
         raise BadInput(f"teacher.run: {run} reads {theirs.data.seq_len} tokens, and this run {config.data.seq_len}")
     precision = ConfigDict({**config.precision.to_dict(), "params": theirs.precision.params})
-    return models.build(theirs.model, precision, symbols[0], theirs.data.seq_len)  # type: ignore[return-value]
+    multipliers = parametrization.forward(parametrization.of(theirs))
+    return models.build(theirs.model, precision, symbols[0], theirs.data.seq_len, **multipliers)  # type: ignore[return-value]
 
 
 def facts(config: ConfigDict) -> Record:

@@ -21,7 +21,7 @@ from training.task import resolve as family_of
 INPUTS = (
     "seed",
     "duration",
-    "hparam_scaling",
+    "recipe",
     "schedule",
     "checkpoint",
     "log",
@@ -263,6 +263,7 @@ def compile_key(config: ConfigDict) -> str:
     below = tuple(f"{section}." for section in inputs)
     constants = {key: value for key, value in flat.items() if key not in inputs and not key.startswith(below)}
     constants["ema"] = config.optimizer.ema > 0
+    constants["parametrization"] = identity.semantic(config).get("parametrization")
     constants["calls"] = config.derived.steps % config.steps_per_call > 0
     return digest(constants)
 

@@ -14,7 +14,7 @@ from training.errors import BadInput
 from training.files import clear_temporaries, locked, write_json
 
 # Keys that are no part of a run's identity themselves, since what is derived from them is: steps, warm-up and widths.
-DETERMINING = ("duration", "hparam_scaling", "model.size", "model.variant")
+DETERMINING = ("duration", "recipe", "model.size", "model.variant")
 
 
 def add_points(path: Path, plan: plans.Plan) -> Sweep:

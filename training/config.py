@@ -12,6 +12,7 @@ from training import (
     compiler_options,
     identity,
     optimizer,
+    parametrization,
     replicas,
     schedule,
     spike_guard,
@@ -78,8 +79,8 @@ def _type_of(section: ConfigDict, key: str) -> str:
 def resolve(config: ConfigDict) -> ConfigDict:
     """The config with everything derivable filled in, and a section `derived`; idempotent, locked.
 
-    The order: the model's shape from `model.size`, N from the shape, D from the duration, then batch, learning rate and
-    warmup by the named rule of (N, D), unless the config gives them; N are the parameters that one token uses.
+    The order: the model's shape from `model.size`, N from the shape, D from the duration, then batch, learning rate, warmup
+    and what else the named recipe says, unless the config gives them; N are the parameters that one token uses.
 
     Raises:
       BadInput: a section contradicts itself, or the duration is shorter than one step.
@@ -108,6 +109,9 @@ def resolve(config: ConfigDict) -> ConfigDict:
         )
     if config.optimizer.learning_rate is None:
         config.optimizer.learning_rate = float(rule["learning_rate"])
+    for key in ("b1", "b2", "eps", "weight_decay"):
+        if config.optimizer[key] is None and key in rule:
+            config.optimizer[key] = float(rule[key])
     if config.optimizer.weight_decay is None:
         config.optimizer.weight_decay = optimizer.weight_decay(config.optimizer)
     warmup = _warmup(config, steps, cost.tokens_per_example, rule)
@@ -117,6 +121,8 @@ def resolve(config: ConfigDict) -> ConfigDict:
             "parent": transfer.parent(config.init_from),
             "parent_tokens": transfer.tokens_before(config.init_from),
             "teacher": transfer.identity(config.teacher, "teacher"),
+            "parametrization": parametrization.summary(parametrization.of(config)),
+            "recipe": {"source": rule.get("source"), "reference": rule.get("reference", {})},
             "steps": steps,
             "warmup_steps": warmup,
             "params_total": cost.params_total,

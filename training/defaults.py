@@ -9,7 +9,8 @@ from ml_collections.config_dict import placeholder
 RENAMED = {
     "accumulate": "gradient_accumulation_steps",
     "horizon": "duration",
-    "rules": "hparam_scaling",
+    "rules": "recipe.name",
+    "hparam_scaling": "recipe.name",
     "optimizer.peak_lr": "optimizer.learning_rate",
     "optimizer.decay_roles": "optimizer.weight_decay_roles",
     "optimizer.lr_factors": "optimizer.lr_multipliers",
@@ -50,7 +51,20 @@ def defaults() -> ConfigDict:
                 "flops": placeholder(float),
                 "tokens_per_param": placeholder(float),
             },
-            "hparam_scaling": "default",  # learning rate, batch size and warmup as functions of (N, D), by the family
+            # What follows from the size and the duration: learning rate, batch size and warmup, and what else the recipe says,
+            # where the config does not. Multipliers of a parametrization are 1 at the reference; None: the recipe's own.
+            "recipe": {
+                "name": "default",
+                "reference": {
+                    "width": placeholder(int),
+                    "depth": placeholder(int),
+                    "mlp_width": placeholder(int),  # None: as many times the width as the model's
+                    "head_width": placeholder(int),  # None: the model's
+                    "learning_rate": placeholder(float),  # None: that of the recipe `default` at the reference
+                    "batch_size": placeholder(float),  # tokens a step
+                    "tokens": placeholder(float),
+                },
+            },
             "optimizer": {
                 "name": "adamw",
                 "learning_rate": placeholder(float),

@@ -30,7 +30,7 @@ INDIFFERENT = (
     "log",
     "derived",
     "duration",
-    "hparam_scaling",
+    "recipe",  # what it makes of a config is: learning rate, batch size, `derived.parametrization`, ...
     "init_from.run",
     "init_from.step",
     "teacher.run",
@@ -62,7 +62,8 @@ def semantic(config: ConfigDict) -> dict[str, Option]:
     unused += () if derived.get("teacher") else ("teacher",)
     left_out = (*indifferent(config.task), *(f"schedule.{key}" for key in WARMUP), *unused)
     meaning = {key: value for key, value in values.items() if not under(key, left_out)}
-    of_derived = {key: derived.get(key) for key in ("steps", "warmup_steps", "parent", "teacher")}
+    of_derived = {key: derived.get(key) for key in ("steps", "warmup_steps", "parent", "teacher", "parametrization")}
+    of_derived = {key: value.to_dict() if isinstance(value, ConfigDict) else value for key, value in of_derived.items()}
     return meaning | {key: value for key, value in of_derived.items() if value is not None}
 
 

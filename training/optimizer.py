@@ -357,8 +357,9 @@ def apply(
     cautious: bool = False,
     radii: PyTree[Array] | None = None,
     decayed: Floats | None = None,
+    decay_factors: PyTree[np.ndarray] | None = None,
 ) -> Floats:
-    """One update, p - lr * f * (u + decay * m * p), in the precision of the parameters.
+    """One update, p - lr * f * (u + decay * g * m * p), in the precision of the parameters.
 
     Args:
       params: p.
@@ -371,6 +372,7 @@ def apply(
       cautious: m is also 0 where u p < 0, entry by entry.
       radii: norms by parameter that matrices are scaled to after the update, where they are not 0; None: none are.
       decayed: what stands for p in the decay; None: p.
+      decay_factors: g by parameter, as `training.parametrization.tree` makes them; None: 1.
     Source:
       of the cautious decay: Chen et al. 2025, "Cautious weight decay", arXiv 2510.12402, algorithm 1.
     """
@@ -380,7 +382,8 @@ def apply(
         step = u.astype(jnp.float32)
         if role(axis) in roles:
             of = own.get("decayed", p)
-            step = step + decay * (jnp.where(step * of >= 0, of, 0) if cautious else of)
+            coefficient = decay * own["decay_factors"] if "decay_factors" in own else decay
+            step = step + coefficient * (jnp.where(step * of >= 0, of, 0) if cautious else of)
         moved = p - (lr * own["factors"] if "factors" in own else lr) * step
         if "radii" in own:
             moved = hyperball.scaled(moved, jnp.asarray(own["radii"]), matrix_axes(axis))
@@ -388,6 +391,6 @@ def apply(
                 moved = jnp.where(own["factors"] == 0, p, moved)  # what is frozen stays as it is to the last bit
         return moved.astype(p.dtype)
 
-    optional = {"factors": factors, "radii": radii, "decayed": decayed}
+    optional = {"factors": factors, "radii": radii, "decayed": decayed, "decay_factors": decay_factors}
     given = {name: tree for name, tree in optional.items() if tree is not None}
     return _with_axes(leaf, axes, params, updates, *given.values())

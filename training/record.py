@@ -63,6 +63,8 @@ def result(
         "peak_lr": config.optimizer.learning_rate,
         "warmup_steps": config.derived.warmup_steps,
         "schedule": config.schedule.name,
+        "recipe": config.recipe.name,
+        "parametrization": config.derived.parametrization.name if config.derived.parametrization else "standard",
         "optimizer": config.optimizer.name,
         "weight_decay": config.optimizer.weight_decay,
         **replicas.record(config, cost.params_total, steps),

@@ -54,6 +54,7 @@ def init(
     masks: Callable[[Params], Masks] = lambda params: None,
     unbox: Callable[[Variables], Variables] = nn.meta.unbox,
     guard: Guard | None = None,
+    scaled: Callable[[Params], Params] = lambda params: params,
 ) -> State:
     """The state at step 0: a pure function of the seed.
 
@@ -66,9 +67,10 @@ def init(
       masks: makes masks of the parameters.
       unbox: takes the logical axes off the variables, or leaves them.
       guard: against spikes, before the first step.
+      scaled: brings the parameters to their initial scale.
     """
     variables = unbox(dict(model.init(rng.key(seed, "init"), hyper)))
-    params, teacher = variables.pop("params"), variables.pop("teacher", None)
+    params, teacher = scaled(variables.pop("params")), variables.pop("teacher", None)
     return State(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -22,6 +22,7 @@ from training import (
     compiler_options,
     mesh as meshes,
     optimizer as optimizers,
+    parametrization,
     replicas,
     rng,
     spike_guard,
@@ -60,6 +61,7 @@ class Recipe(NamedTuple):
     workers: tuple[int, str] = (1, "")  # of a parameter server, and the order in which they deliver
     cautious_weight_decay: bool = False
     guard_window: int = 0  # steps that the guard against spikes looks back; 0: there is none
+    scaling: parametrization.Scaling | None = None  # of initial values and rates; None: the standard parametrization
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -129,6 +131,7 @@ def recipe(model: Model, config: ConfigDict) -> Recipe:
         workers=(config.async_sgd.workers, config.async_sgd.order if config.async_sgd.workers > 1 else ""),
         cautious_weight_decay=config.optimizer.cautious_weight_decay,
         guard_window=spike_guard.window(config),
+        scaling=parametrization.of(config),
     )
 
 
@@ -200,6 +203,11 @@ def train_step(
     factors = transfer.lr_multipliers(state.params, recipe.lr_multipliers) if recipe.lr_multipliers else None
     if factors is not None:  # what is frozen takes no part in the norm, and XLA leaves its gradient out
         grads = jax.tree.map(lambda g, f: g if f.any() else jnp.zeros_like(g), grads, factors)
+    decays = None
+    if recipe.scaling is not None:
+        scales = parametrization.tree(recipe.scaling, state.params, axes)
+        factors = scales.lr if factors is None else jax.tree.map(np.multiply, factors, scales.lr)
+        decays = scales.decay
     grads, norm = optimizers.clipped(grads, hyper["clip"])
     inputs = {name: {**hyper, "lr": lr}[name] for name in optimizer.inputs}
     updates, moments = transform.update(grads, state.moments, state.params, **inputs)
@@ -214,6 +222,7 @@ def train_step(
         recipe.cautious_weight_decay,
         optax.tree.get(moments, "radius") if optimizer.on_spheres else None,
         grad_params if optimizer.averages else None,
+        decays,
     )
     ema = state.ema
     if optimizer.averages and ema is not None:
@@ -420,7 +429,9 @@ def _initialisation(recipe: Recipe, mesh: Mesh, names: tuple[str, ...]) -> Progr
     def initial_state(seed: Int[Array, ""], hyper: Scalars, boxed: bool = False) -> State:
         options = (lambda params: None, lambda variables: variables) if boxed else (masks, nn.meta.unbox)
         guard = spike_guard.initial(recipe.guard_window)
-        state = states.init(recipe.model, transform, recipe.ema, seed, hyper, *options, guard)
+        scaling = None if boxed else recipe.scaling
+        scaled = functools.partial(parametrization.initial, scaling, axes=axes)
+        state = states.init(recipe.model, transform, recipe.ema, seed, hyper, *options, guard, scaled)
         state = state if recipe.replicas is None else replicas.initial(recipe.replicas, state)
         return state if recipe.workers[0] == 1 else async_sgd.initial(recipe.workers[0], state)
 
@@ -450,7 +461,11 @@ def _options(recipe: Recipe, mesh: Mesh) -> dict[str, str | bool] | None:
 def _transform(recipe: Recipe, axes: PyTree[Axes], variables: Variables) -> optax.GradientTransformation:
     """The optimizer's transformation; parameters that are frozen beside low-rank factors have no moments."""
     if not isinstance(recipe.model, lora.Lora):
-        return optimizers.build(recipe.optimizer, axes, **dict(recipe.options))
+        transform = optimizers.build(recipe.optimizer, axes, **dict(recipe.options))
+        if recipe.scaling is None or not parametrization.has_epsilon(recipe.optimizer):
+            return transform
+        params = nn.meta.unbox(variables["params"])
+        return parametrization.with_epsilon(transform, parametrization.tree(recipe.scaling, params, axes).eps)
     factors = transfer.lr_multipliers(nn.meta.unbox(variables["params"]), recipe.lr_multipliers)
     trained = jax.tree.map(lambda factor: bool(factor.any()), factors)
     axes = jax.tree.map(lambda is_trained, axis: axis if is_trained else optax.MaskedNode(), trained, axes)

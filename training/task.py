@@ -4,7 +4,7 @@ import dataclasses
 import importlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -18,6 +18,7 @@ from training.types import Batch, Collections, HostScalars, Loss, Option, Output
 FAMILIES = ("lm", "vision")
 
 Arrays = dict[str, np.ndarray]
+Hyperparameters = dict[str, Any]  # by the name of their keys
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,8 +143,8 @@ class Family(Protocol):
         """Raise BadInput where the family's own sections contradict each other."""
         ...
 
-    def scaled_hparams(self, config: ConfigDict, n: int, d: float) -> dict[str, float | int]:
-        """Batch size, learning rate and warmup by the rule that `hparam_scaling` names; what the config gives is passed on
+    def scaled_hparams(self, config: ConfigDict, n: int, d: float) -> Hyperparameters:
+        """Batch size, learning rate and warmup by the recipe that `recipe.name` names; what the config gives is passed on
         to the rules that depend on it.
 
         Args:
@@ -151,7 +152,8 @@ class Family(Protocol):
           n: parameters that one token uses.
           d: training examples.
         Returns:
-          "batch_size" in examples, "learning_rate" at the peak of the schedule, "warmup_steps".
+          "batch_size" in examples, "learning_rate" at the peak of the schedule, "warmup_steps"; where the recipe says them,
+          "b1", "b2", "eps" and "weight_decay" of the optimizer; "source", and "reference", the point it is relative to.
         """
         ...
 

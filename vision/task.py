@@ -15,9 +15,9 @@ from training import classification, early_stopping, transfer
 from training.cost import Cost
 from training.errors import Absent, BadInput
 from training.nets import initial
-from training.task import Arrays, Forward, Input
+from training.task import Arrays, Forward, Hyperparameters, Input
 from training.types import Batch, Collections, HostScalars, Loss, Option, Params, Record, Scalars, Variables
-from vision import augment, datasets, figures, models, probe, rules as named_rules
+from vision import augment, datasets, figures, models, probe, recipes
 from vision.augment import Augment
 from vision.layers import Classifier
 
@@ -73,6 +73,9 @@ def validate(config: ConfigDict) -> None:
         raise BadInput("mesh.context: splits sequences of text; models of images want mesh.context=1")
     if config.mesh.stage != 1:
         raise BadInput("mesh.stage: splits models of text; models of images want mesh.stage=1")
+    for key, value in config.recipe.reference.items():
+        if value is not None:
+            raise BadInput(f"recipe.reference.{key}: recipes of images have no reference")
     if config.teacher.run:
         raise BadInput("teacher.run: models of images learn from no teacher")
     early_stopping.check(config.early_stopping.metric, classification.METRICS)
@@ -81,9 +84,9 @@ def validate(config: ConfigDict) -> None:
     transfer.check_names(config, built)
 
 
-def scaled_hparams(config: ConfigDict, n: int, d: float) -> dict[str, float | int]:
-    """Batch, learning rate and warmup by the named rule, for N parameters and D images."""
-    return named_rules.apply(config.hparam_scaling, n, d, config.optimizer.name, config.batch_size)
+def scaled_hparams(config: ConfigDict, n: int, d: float) -> Hyperparameters:
+    """Batch, learning rate and warmup by the named recipe, for N parameters and D images."""
+    return recipes.apply(config.recipe.name, n, d, config.optimizer.name, config.batch_size)
 
 
 def cost(config: ConfigDict) -> Cost:

@@ -15,6 +15,7 @@ from lm.decoder import Decoder
 from lm.loss import by_document, cross_entropy, divergence, z_penalty
 from lm.objectives.stream import StreamTask, available
 from lm.recurrent import Recurrent
+from training import parametrization
 from training.cost import Cost
 from training.errors import BadInput
 from training.nets import initial
@@ -34,7 +35,9 @@ def network(config: ConfigDict) -> models.Causal:
         raise BadInput("model.stateful: a state is carried from batch to batch, not from micro-batch to micro-batch")
     if config.model.stateful and config.get("replicas", {}).get("count", 1) > 1:
         raise BadInput("model.stateful: the state is that of a whole batch, which replicas would share out")
-    return models.build(config.model, config.precision, tokens.vocab_size(config.data), config.data.seq_len)  # type: ignore[return-value]
+    multipliers = parametrization.forward(parametrization.of(config))
+    symbols, length = tokens.vocab_size(config.data), config.data.seq_len
+    return models.build(config.model, config.precision, symbols, length, **multipliers)  # type: ignore[return-value]
 
 
 def cost(config: ConfigDict) -> Cost:

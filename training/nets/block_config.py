@@ -51,6 +51,8 @@ class BlockConfig:
       moe: the mixture of experts in place of MLPs; None: there is none.
       mixer_options: options of the pattern's mixers by name, as a mapping or as pairs; what is not given has the mixer's
         own default.
+      residual_multiplier: of what a branch adds to the stream, under a parametrization.
+      query_multiplier: of the queries of attention, which has them times the keys / sqrt(head width), likewise.
       attention: name in `training.nets.attention.IMPLEMENTATIONS`; changes speed only.
       scan: one compiled repetition of the pattern in a loop, instead of a copy of every block.
       remat: name in `training.nets.stack.REMAT`: what the backward pass computes again.
@@ -74,6 +76,8 @@ class BlockConfig:
     pattern: tuple[str, ...] = ("attention",)
     moe: MoEConfig | None = None
     mixer_options: Mapping[str, int] | Iterable[tuple[str, int]] = ()
+    residual_multiplier: float = 1.0
+    query_multiplier: float = 1.0
     attention: str = "auto"
     scan: bool = False
     remat: str = "none"

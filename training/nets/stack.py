@@ -281,8 +281,8 @@ def block(
 
     if config.parallel_block:
         y = norm(config, p[f"{mixer.branch}_norm"], x)
-        x = x + drop(mix(y), layer, 0)
-        x = constrain(x + drop(feed(y), layer, 1), "batch", "length", None)
+        x = x + _scaled(config, drop(mix(y), layer, 0))
+        x = constrain(x + _scaled(config, drop(feed(y), layer, 1)), "batch", "length", None)
         return x, cache, metrics
     x = _add(config, p[f"{mixer.branch}_norm"], x, mix, drop, layer, 0)
     if config.cross_attention:
@@ -296,8 +296,13 @@ def _add(
 ) -> Stream:
     """The stream with what a branch adds to it, normalised before or after."""
     if config.norm_position == "post":
-        return constrain(norm(config, p, x + drop(branch(x), layer, place)), "batch", "length", None)
-    return constrain(x + drop(branch(norm(config, p, x)), layer, place), "batch", "length", None)
+        return constrain(norm(config, p, x + _scaled(config, drop(branch(x), layer, place))), "batch", "length", None)
+    return constrain(x + _scaled(config, drop(branch(norm(config, p, x)), layer, place)), "batch", "length", None)
+
+
+def _scaled(config: BlockConfig, y: Stream) -> Stream:
+    """What a branch adds to the stream, times the multiplier of a parametrization that has one."""
+    return y if config.residual_multiplier == 1.0 else y * config.residual_multiplier
 
 
 def _run(

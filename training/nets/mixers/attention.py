@@ -47,6 +47,8 @@ def project(config: BlockConfig, p: Params, x: Stream, context: Context) -> tupl
     if config.qk_norm:
         q = rms_norm(q, p["query_norm"]["scale"], config.norm_eps)
         k = rms_norm(k, p["key_norm"]["scale"], config.norm_eps)
+    if config.query_multiplier != 1.0:
+        q = q * config.query_multiplier
     q, k, v = (checkpoint_name(part, "qkv") for part in (rotate_at(q, context), rotate_at(k, context), v))
     return q, k, v
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lm import models, rules
+from lm import models, recipes
+from lm.recipes import Target
 from training.errors import BadInput
 
 MEASURED = Path(__file__).parents[2] / "benchmarks" / "results" / "demo_lr.csv"
@@ -32,7 +33,7 @@ def test_the_sweep_covers_sizes_budgets_and_decays():
 def test_half_and_twice_the_rate_are_no_better_by_a_standard_error(key):
     *_, n, d, batch_tokens = key
     rates, losses, errors = map(np.array, zip(*sorted(curves()[key]), strict=True))
-    rule = rules.apply("default", n, d, 128, batch_tokens // 128)["learning_rate"]
+    rule = recipes.apply("default", Target(n, d, 128, batch_tokens // 128))["learning_rate"]
     assert rates[0] < rule < rates[-1]
     at = lambda rate: np.interp(np.log(rate), np.log(rates), losses)
     for other in (rule / 2, 2 * rule):
@@ -53,7 +54,7 @@ def excess(key, factor):
     """What that multiple of the rule's rate costs over the best of the rates, as a log ratio of losses."""
     _, n, d, batch_tokens = key
     rates, losses = map(np.array, zip(*sorted(families()[key]), strict=True))
-    rate = rules.apply("default", n, d, 128, batch_tokens // 128, factor)["learning_rate"]
+    rate = recipes.apply("default", Target(n, d, 128, batch_tokens // 128, factor))["learning_rate"]
     return np.log(np.interp(np.log(rate), np.log(rates), losses) / losses.min())
 
 
@@ -70,19 +71,19 @@ def test_a_rate_of_its_own_serves_a_family_better_on_average(name):
 
 def test_batches_leave_enough_steps_and_grow_with_the_data():
     for d in (2e5, 1e6, 5e6, 1e8, 2e10):
-        rule = rules.apply("default", 1e5, d, 128)
+        rule = recipes.apply("default", Target(1e5, d, 128))
         assert d / (rule["batch_size"] * 128) >= 400
         assert rule["batch_size"] & (rule["batch_size"] - 1) == 0
-    sizes = [rules.apply("default", 1e5, d, 128)["batch_size"] for d in (1e5, 1e6, 1e7, 1e9, 1e11)]
+    sizes = [recipes.apply("default", Target(1e5, d, 128))["batch_size"] for d in (1e5, 1e6, 1e7, 1e9, 1e11)]
     assert sizes == sorted(sizes) and sizes[-1] > 1000
 
 
 def test_a_given_batch_moves_rate_and_warmup():
-    small, large = (rules.apply("default", 1e5, 1e7, 128, b) for b in (4, 64))
+    small, large = (recipes.apply("default", Target(1e5, 1e7, 128, b)) for b in (4, 64))
     assert large["learning_rate"] == pytest.approx(2 * small["learning_rate"])
     assert small["warmup_steps"] == pytest.approx(16 * large["warmup_steps"], rel=0.01)
 
 
-def test_an_unknown_rule_is_named():
-    with pytest.raises(BadInput, match="hparam_scaling: no 'defalt'; did you mean 'default'"):
-        rules.apply("defalt", 1, 1, 1)
+def test_an_unknown_recipe_is_named():
+    with pytest.raises(BadInput, match="recipe.name: no 'defalt'; did you mean 'default'"):
+        recipes.apply("defalt", Target(1, 1, 1))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from training.errors import BadInput
-from vision import rules
+from vision import recipes
 
 MEASURED = Path(__file__).parents[2] / "benchmarks" / "results" / "image_lr.csv"
 NEAR = 1.08  # of the best loss
@@ -35,7 +35,7 @@ def test_both_kinds_of_optimizer_were_measured_at_several_sizes():
 def test_the_rule_is_near_the_best_rate_and_half_of_it_is_worse(key):
     _, optimizer, n, images, batch = key
     rates, losses, errors = curves()[key]
-    rule = rules.apply("default", n, images, optimizer, batch)["learning_rate"]
+    rule = recipes.apply("default", n, images, optimizer, batch)["learning_rate"]
     at = lambda rate: np.interp(np.log(rate), np.log(rates), losses)
     assert rates[0] < rule <= rates[-1]
     assert at(rule) < NEAR * losses.min() and at(rule) < NEAR * at(2 * rule)
@@ -43,17 +43,17 @@ def test_the_rule_is_near_the_best_rate_and_half_of_it_is_worse(key):
 
 
 def test_batches_leave_enough_steps_and_grow_with_the_images():
-    sizes = [rules.apply("default", 1e5, d, "adamw")["batch_size"] for d in (1e3, 1e4, 1e5, 1e6, 1e8, 1e10)]
+    sizes = [recipes.apply("default", 1e5, d, "adamw")["batch_size"] for d in (1e3, 1e4, 1e5, 1e6, 1e8, 1e10)]
     assert sizes == sorted(sizes) and sizes[2:4] == [128, 128] and sizes[-1] > 1000
     assert all(d / size >= 400 for d, size in zip((1e3, 1e4, 1e5), sizes, strict=False))
 
 
 def test_rates_follow_the_batch_and_the_kind_of_optimizer():
-    few, many = (rules.apply("default", 1e6, 1e6, "adamw", batch)["learning_rate"] for batch in (128, 512))
+    few, many = (recipes.apply("default", 1e6, 1e6, "adamw", batch)["learning_rate"] for batch in (128, 512))
     assert many == pytest.approx(2 * few)
-    assert rules.apply("default", 1e6, 1e6, "momentum", 128)["learning_rate"] == pytest.approx(0.6)
+    assert recipes.apply("default", 1e6, 1e6, "momentum", 128)["learning_rate"] == pytest.approx(0.6)
 
 
-def test_an_unknown_rule_is_named():
-    with pytest.raises(BadInput, match="hparam_scaling: no 'defalt'; did you mean 'default'"):
-        rules.apply("defalt", 1, 1, "adamw")
+def test_an_unknown_recipe_is_named():
+    with pytest.raises(BadInput, match="recipe.name: no 'defalt'; did you mean 'default'"):
+        recipes.apply("defalt", 1, 1, "adamw")
