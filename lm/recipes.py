@@ -7,6 +7,7 @@ multipliers of residual branches and logits are those of `training.parametrizati
 
 import math
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from training import parametrization
@@ -38,7 +39,7 @@ class Target(NamedTuple):
     depth: int = 0
     width: int = 0
     n_reference: float = math.nan
-    options: Mapping[str, float] = {}
+    options: Mapping[str, float] = MappingProxyType({})
 
 
 Reference = Mapping[str, float | None]  # keys of `recipe.reference`; None: the recipe has no use for one, or derives it
@@ -59,7 +60,7 @@ class Recipe(NamedTuple):
     lr: Callable[[Target, float, Reference], float]
     batch: Callable[[Target, Reference], float]
     source: str
-    reference: Reference = {}
+    reference: Reference = MappingProxyType({})
     others: Callable[[Target, float, Reference], dict[str, float]] = lambda target, batch, reference: {}
     warmup: float = 0.05
 

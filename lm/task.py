@@ -129,8 +129,8 @@ def _at_reference(config: ConfigDict) -> int:
       BadInput: there is no such model.
     """
     reference, model = recipes.reference_of(config.recipe.name, config.recipe.reference), config.model
-    width = reference["width"]
-    heads, rest = divmod(width, reference["head_width"] or model.width // model.heads)
+    width = int(reference["width"] or 0)
+    heads, rest = divmod(width, int(reference["head_width"] or model.width // model.heads))
     if rest or heads * model.kv_heads % model.heads:
         raise BadInput(f"recipe.reference.width: {width} features are no heads as the model's; or give learning_rate")
     other = ConfigDict(config.copy_and_resolve_references())

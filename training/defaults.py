@@ -51,8 +51,8 @@ def defaults() -> ConfigDict:
                 "flops": placeholder(float),
                 "tokens_per_param": placeholder(float),
             },
-            # What follows from the size and the duration: learning rate, batch size and warmup, and what else the recipe says,
-            # where the config does not. Multipliers of a parametrization are 1 at the reference; None: the recipe's own.
+            # Learning rate, batch size, warmup, and what else the recipe says of a size and a duration, where the config
+            # does not. Multipliers of a parametrization are 1 at the reference; None: the recipe's own.
             "recipe": {
                 "name": "default",
                 "reference": {

@@ -40,10 +40,19 @@ from training.nets.primitives import upcast_to_f32
 from training.optimizer import STACKS, TABLE as OPTIMIZERS, Axes
 from training.types import AbstractParams, Floats, Params
 
-ADAM = ("adam", "adamw", "lion", "ademamix", "schedule_free")  # every entry of an update has the size of the learning rate
+ADAM = (
+    "adam",
+    "adamw",
+    "lion",
+    "ademamix",
+    "schedule_free",
+)  # every entry of an update has the size of the learning rate
 MUON = ("muon", "normuon")  # updates of matrices are orthogonal, with Adam's root mean square
 GROWS = {"embed": "width", "heads": "width", "kv": "width", "mlp": "mlp"}  # logical axis -> its ratio; others stay
-WIDTH, DEPTH = 64, 2  # of the reference model, where the config gives none: within what the rule `default` was measured on
+LARGE = 2**16  # features, beside which those of an axis that does not grow are few
+# Of the reference model where the config gives none: within what the recipe `default` was measured on.
+WIDTH = 64
+DEPTH = 2
 
 
 class Parametrization(NamedTuple):
@@ -217,7 +226,9 @@ def multipliers(scaling: Scaling, path: str, axes: Axes, shape: tuple[int, ...])
         init = product(row.init, 0.5 if of_role == "residual" else 0.0)
         found = Multipliers(init, product(row.lr, alpha - 1), product(row.eps, -alpha), product(row.decay))
     if scaling.muon and of_role in MATRICES:
-        lr = _spectral([size for _, size in inner], ratios) * (scaling.depth ** (alpha - 1) if alpha is not None else 1.0)
+        lr = _spectral([size for _, size in inner], ratios) * (
+            scaling.depth ** (alpha - 1) if alpha is not None else 1.0
+        )
         found = found._replace(lr=lr, decay=1 / lr)
     return found
 
@@ -249,7 +260,7 @@ def tree(scaling: Scaling, params: Params | AbstractParams, axes: PyTree[Axes]) 
 
 
 def initial(scaling: Scaling | None, params: Floats, axes: PyTree[Axes]) -> Floats:
-    """Parameters as drawn, brought to their initial scale; norm scales and biases, which are not drawn, have the factor 1."""
+    """Parameters as drawn, brought to their initial scale; norm scales and biases have the factor 1."""
     if scaling is None:
         return params
     return jax.tree.map(lambda p, f: (p * f).astype(p.dtype), params, tree(scaling, params, axes).init)
@@ -276,6 +287,30 @@ def with_epsilon(
 def has_epsilon(optimizer: str) -> bool:
     """Whether the named optimizer adds an epsilon."""
     return "eps" in OPTIMIZERS[optimizer].options
+
+
+def by_role(scaling: Scaling | None) -> dict[str, Multipliers]:
+    """The multipliers of every role, for people: of kernels from the width to as many features, or to few.
+
+    Args:
+      scaling: of the run; None: all of them are 1.
+    """
+    examples = {
+        "input": ("embed/embedding", ("vocab", "embed")),
+        "output": ("head/embedding", ("vocab", "embed")),
+        "hidden": ("blocks/attention/query/kernel", ("layers", "embed", "heads")),
+        "residual": ("blocks/attention/out/kernel", ("layers", "heads", "embed")),
+        "router": ("blocks/mlp/router/kernel", ("layers", "embed", None)),
+        "vector": ("blocks/mlp_norm/scale", ("layers", None)),
+        "shared": ("blocks/attention/query_norm/scale", ("layers", None)),
+        "outer": ("final_norm/scale", (None,)),
+    }
+    if scaling is None:
+        return dict.fromkeys(examples, Multipliers(1.0, 1.0, 1.0, 1.0))
+    return {
+        name: multipliers(scaling, path, Axes(names), tuple(LARGE if name in GROWS else 1 for name in names))
+        for name, (path, names) in examples.items()
+    }
 
 
 def summary(scaling: Scaling | None) -> Mapping[str, Any] | None:

@@ -14,6 +14,7 @@ from isoflop.commands._tables import duration
 from sweeps import cost_estimate, placement, plan as plans
 from sweeps.measure import Measurement
 from sweeps.run_batching import best_batch
+from training import optimizer, parametrization
 from training.errors import Absent, BadInput
 
 EXAMPLE = """
@@ -23,6 +24,7 @@ isoflop plan --config=configs/lm/ladder.py:1b --topology=v5p:4x4x4 --price_per_d
 isoflop plan --config=configs/lm/ladder.py:1b --topology=h100:8 --search=mesh,remat
 """
 CONFIG = True
+MOST_RECIPES = 4  # shapes whose multipliers are printed
 COLUMNS = {
     "run_id": ("run", "{}"),
     "params_total": ("N", "{:,}"),
@@ -93,6 +95,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     payload = {
         "name": plan.name,
         "points": rows,
+        "recipes": [_recipe(point) for point in _distinct_recipes(plan)],
         "refused": [cost_estimate.row(point) for point in plan.refused],
         "duplicates": len(plan.duplicates),
         "shapes": len(plan.compile_keys),
@@ -104,6 +107,51 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         "notes": notes,
     }
     return Output(payload, _text(payload, plan))
+
+
+def _distinct_recipes(plan: plans.Plan) -> list[plans.Point]:
+    """A point of every recipe and shape that its parametrization scales differently, in the order of the plan."""
+    points = [point for point in plan.points if point.config]
+    key = lambda point: (point.config.recipe.name, str(point.config.derived.parametrization))
+    return list({key(point): point for point in reversed(points)}.values())[::-1]
+
+
+def _recipe(point: plans.Point) -> dict[str, Any]:
+    """What the recipe of a point says: name, source, reference, the optimizer's hyperparameters, and multipliers."""
+    config = point.config
+    assert config is not None
+    scaling, section = parametrization.of(config), config.optimizer
+    own = optimizer.options(section)
+    return {
+        "name": config.recipe.name,
+        **config.derived.recipe.to_dict(),
+        "width": config.model.get("width"),
+        "depth": config.model.get("depth"),
+        "optimizer": section.name,
+        "learning_rate": section.learning_rate,
+        "batch_size": config.batch_size,
+        "warmup_steps": config.derived.warmup_steps,
+        "weight_decay": section.weight_decay,
+        **{name: own[name] for name in ("b1", "b2", "eps") if name in own},
+        "init_scale": config.model.get("init_scale", 1.0),
+        "forward": parametrization.forward(scaling),
+        "multipliers": {role: factors._asdict() for role, factors in parametrization.by_role(scaling).items()}
+        if scaling
+        else {},
+    }
+
+
+def _recipe_lines(recipe: dict[str, Any]) -> list[str]:
+    """The recipe of a shape for people: where it comes from, and what it multiplies where that is not 1."""
+    reference = ", ".join(f"{key} {value:g}" for key, value in recipe["reference"].items() if value is not None)
+    lines = [f"recipe {recipe['name']}: {recipe['source']}{f'; reference: {reference}' if reference else ''}"]
+    if recipe["multipliers"]:
+        forward = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in recipe["forward"].items())
+        lines.append(f"  width {recipe['width']}, depth {recipe['depth']}: {forward or 'nothing in the forward pass'}")
+        for role, factors in recipe["multipliers"].items():
+            scaled = ", ".join(f"{name} x {value:.3g}" for name, value in factors.items() if value != 1)
+            lines += [f"    {role}: {scaled}"] if scaled else []
+    return lines
 
 
 def _batching_gain(plan: plans.Plan, compile_key: str, measurements: list[Measurement]) -> dict[str, Any]:
@@ -191,7 +239,12 @@ def _text(payload: dict[str, Any], plan: plans.Plan) -> Any:
     for row in payload["points"]:
         values = [_cell(row.get(name), COLUMNS[name][1], name) for name in columns]
         table.add_row(values[0], *(_label(row.get(name)) for name in labels), *values[1:])
-    lines = [f"{len(plan.points)} runs, {payload['shapes']} shapes to compile, {plan.flops:.3g} exact FLOPs"]
+    recipes = payload["recipes"][:MOST_RECIPES]
+    lines = list(dict.fromkeys(line for recipe in recipes for line in _recipe_lines(recipe)[:1]))
+    lines += [line for recipe in recipes for line in _recipe_lines(recipe)[1:]]
+    if len(payload["recipes"]) > MOST_RECIPES:
+        lines.append(f"  and {len(payload['recipes']) - MOST_RECIPES} more shapes: --json has all")
+    lines += [f"{len(plan.points)} runs, {payload['shapes']} shapes to compile, {plan.flops:.3g} exact FLOPs"]
     if payload["hours"] is not None:
         where = f"{len(payload['workers'])} worker{'s' * (len(payload['workers']) > 1)}"
         lines.append(

@@ -399,7 +399,10 @@ def test_bfloat16_over_several_cpus_is_refused_before_anything_is_compiled(tmp_p
 def test_the_learning_rate_goes_by_the_parameters_at_work(tmp_path):
     resolved = configs.resolve(config(tmp_path, **{"optimizer.learning_rate": None, "duration.steps": 200}))
     seen, active = resolved.derived.tokens, family.cost(resolved).active
-    assert resolved.optimizer.learning_rate == recipes.apply("default", recipes.Target(active, seen, 32, 8))["learning_rate"]
+    assert (
+        resolved.optimizer.learning_rate
+        == recipes.apply("default", recipes.Target(active, seen, 32, 8))["learning_rate"]
+    )
     assert active < resolved.derived.params_total
 
 
