@@ -95,6 +95,8 @@ def _completedp_others(target: Target, batch: float, reference: Reference) -> di
     Source: Mlodozeniec et al. 2025, arXiv 2512.22382, table 1, after Malladi et al. 2022, arXiv 2205.10287.
     """
     steps, options = step_ratio(target.d, batch, reference), target.options
+    if steps == 1:
+        return {}
     scaled = {name: max(0.0, 1 - (1 - options[name]) / steps) for name in ("b1", "b2") if name in options}
     return scaled | {"eps": options["eps"] * steps**0.5, "weight_decay": options["weight_decay"] * steps**-0.5}
 

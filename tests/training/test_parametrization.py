@@ -99,7 +99,7 @@ def test_depth_is_left_alone_by_mup_and_branches_are_not():
 def change(fan_in, fan_out, muon, lr):
     """Root mean square of what one update of a kernel does to its output, for the input that made the gradient."""
     rng = np.random.default_rng(0)
-    x, g = rng.standard_normal(fan_in), rng.standard_normal(fan_out)
+    x, g = rng.choice([-1.0, 1.0], fan_in), rng.choice([-1.0, 1.0], fan_out)
     gradient = np.outer(x, g)
     if muon:  # orthogonal, brought to the root mean square 0.2
         noise = 1e-3 * rng.standard_normal(gradient.shape)
@@ -117,11 +117,11 @@ def change(fan_in, fan_out, muon, lr):
 def test_an_update_moves_what_a_layer_puts_out_as_much_at_every_width(axes, sizes, muon):
     changes = []
     for ratio in (1.0, 4.0):
-        shape = tuple(int(48 * ratio * size) or 4 for size in sizes)
+        shape = tuple(int(16 * ratio * size) or 4 for size in sizes)
         scaling = Scaling("mup", muon, width=ratio, mlp=ratio, depth=1.0, head=1.0)
         factor = multipliers(scaling, "blocks/x/kernel", axes_of(axes), (2, *shape)).lr
         changes.append(change(*shape, muon, factor))
-    assert changes[1] == pytest.approx(changes[0], rel=0.25)  # x and g are drawn
+    assert changes[1] == pytest.approx(changes[0], rel=0.1)
 
 
 def test_the_decay_of_a_step_is_the_same_at_every_width():
@@ -144,7 +144,7 @@ def trained(name, width, depth, optimizer="adamw", lr=0.003, model=(), count=4):
     start = jax.tree.map(np.array, before.params)
     batch = {key: np.repeat(value, count, 0) for key, value in data.batches(task, shapes, mesh, 0, 1).items()}
     after, _ = programs.train(before, batch, np.full(count, lr, np.float32), np.int32(0), hyper)
-    tokens = np.array(batch["tokens"])[0, :, :-1]
+    tokens = np.array(batch["tokens"], np.int32)[0, :, :-1]
     return task.model.network, start, jax.tree.map(np.array, after.params), tokens
 
 
@@ -172,17 +172,16 @@ def slopes(name, sizes, axis, **options):
     return {key: np.polyfit(np.log(sizes), np.log([row[key] for row in rows]), 1)[0] for key in rows[0]}
 
 
-def test_coordinates_stay_as_they_are_over_widths_and_depths():
-    wide, deep = slopes("mup", (64, 128), "width"), slopes("completep", (2, 4), "depth")
-    assert all(abs(exponent) < 0.25 for exponent in (*wide.values(), *deep.values()))
+def test_coordinates_stay_as_they_are_over_two_widths():
+    assert all(abs(exponent) < 0.25 for exponent in slopes("mup", (64, 128), "width").values())
     assert slopes("default", (64, 128), "width")["stream"] > 0.8
-    assert slopes("default", (2, 4), "depth")["stream"] > 0.7
 
 
 def test_at_the_reference_a_run_is_the_standard_one():
     standard = config()
+    horizon = {"recipe.reference.batch_size": 256.0, "recipe.reference.tokens": 1024.0}  # of `config`
     for name in parametrization.TABLE:
-        found = config(name)
+        found = config(name, **(horizon if name == "completedp" else {}))
         assert found.derived.parametrization is None and found.derived.run_id == standard.derived.run_id
         assert parametrization.of(found) is None and parametrization.forward(None) == {}
     assert config("mup", width=128).derived.run_id != config(width=128).derived.run_id
