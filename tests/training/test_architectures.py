@@ -45,7 +45,7 @@ def config(tmp_path, **changes):
                 "batch_size": 8,
                 "duration": {"steps": 20},
                 "mesh": {"data": 1},
-                "model": {"width": 16, "depth": 3, "heads": 2, "pattern": ("min_gru", "min_gru", "attention")},
+                "model": {"width": 16, "depth": 2, "heads": 2, "pattern": ("min_gru", "attention")},
                 "optimizer": {"learning_rate": 0.03},
                 "data": data | {"cache_dir": f"{tmp_path}/cache"},
             }

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 import toy
+from tiers import tiered
 
 from training import checkpoint, loop
 from training.config import resolve
@@ -23,6 +24,7 @@ import resource, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 import toy
+from tiers import tiered
 from isoflop.cli import main
 from training import loop
 from training.config import resolve
@@ -118,7 +120,10 @@ def stopped(config, run: Path, at: int) -> None:
         loop.run(config, run, loggers=[cut])
 
 
-@pytest.mark.parametrize(("how", "left"), [("flipped", [10]), ("cut", [10]), ("gone", [10]), ("flipped", [])])
+@pytest.mark.parametrize(
+    ("how", "left"),
+    tiered([("flipped", [10]), ("cut", [10]), ("gone", [10]), ("flipped", [])], [("flipped", [10]), ("flipped", [])]),
+)
 def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole(tmp_path, how, left):
     config = toy.config(**{"checkpoint.every_steps": 5, "checkpoint.keep_last": 2, "model.width": 2000})
     whole = loop.run(config, tmp_path / "whole")

@@ -17,6 +17,7 @@ import optax
 import pytest
 import toy
 from ml_collections import ConfigDict
+from tiers import tiered
 
 from training import (
     checkpoint,
@@ -148,8 +149,11 @@ SMALL_TEXT = {
 }
 
 
-@pytest.mark.parametrize("family", ["toy", pytest.param("lm", marks=pytest.mark.slow)])
-def test_a_run_saved_on_eight_devices_goes_on_on_others(tmp_path, family):
+FEW = ("eight", "four in two", "one")
+
+
+@pytest.mark.parametrize("family, names", tiered([("toy", FEW), ("toy", MESHES), ("lm", MESHES)], [("toy", FEW)]))
+def test_a_run_saved_on_eight_devices_goes_on_on_others(tmp_path, family, names):
     """Fifty steps on other numbers of devices and other axes have the losses that they had on all eight."""
     config = toy.config() if family == "toy" else configs.complete(ConfigDict(SMALL_TEXT))
     config.duration.update({"steps": 100, "tokens_per_param": None})
@@ -163,7 +167,7 @@ def test_a_run_saved_on_eight_devices_goes_on_on_others(tmp_path, family):
     whole = loop.run(config, tmp_path / "whole")
     with pytest.raises(Cut):
         loop.run(config, tmp_path / "cut", loggers=[cut_at(53)])
-    for name in MESHES:
+    for name in names:
         shutil.copytree(tmp_path / "cut", tmp_path / name)
         devices = on(name)
         result = loop.run(config, tmp_path / name)
@@ -242,7 +246,7 @@ RESTLESS = {
 }
 
 
-@pytest.mark.parametrize("metric", ["loss", "within"])
+@pytest.mark.parametrize("metric", tiered(["loss", "within"], ["within"]))
 def test_patience_ends_a_run_with_the_parameters_of_the_best_evaluation(tmp_path, metric):
     whole = loop.run(
         toy.config(**RESTLESS, **{"checkpoint.keep_every": 1, "checkpoint.every_steps": 1}), tmp_path / "a"
@@ -281,8 +285,10 @@ def test_patience_ends_a_run_with_the_parameters_of_the_best_evaluation(tmp_path
 
 @pytest.mark.parametrize(
     "patience, cut",
-    [(3, "signal"), (3, "evaluation"), (3, "record"), (24, "signal")]
-    + [pytest.param(24, cut, marks=pytest.mark.slow) for cut in ("evaluation", "record")],
+    tiered(
+        [(patience, cut) for patience in (3, 24) for cut in ("signal", "evaluation", "record")],
+        [(3, "evaluation"), (3, "record"), (24, "signal")],
+    ),
 )
 def test_a_run_that_is_cut_at_its_end_ends_as_one_that_was_not(tmp_path, monkeypatch, patience, cut):
     """Where patience runs out, and at the last step: by a signal, in the evaluation of the end, and after its checkpoint."""
@@ -354,9 +360,9 @@ def test_interim_evaluations_are_logged(tmp_path):
 @pytest.mark.parametrize(
     ("keep", "steps"),
     [
-        ({}, [21, 24]),
-        ({"keep_last": 3}, [18, 21, 24]),
-        ({"keep_every": 9}, [9, 18, 21, 24]),
+        pytest.param({}, [21, 24], marks=pytest.mark.slow),
+        pytest.param({"keep_last": 3}, [18, 21, 24], marks=pytest.mark.slow),
+        pytest.param({"keep_every": 9}, [9, 18, 21, 24], marks=pytest.mark.slow),
         ({"keep_best": 2}, [6, 12, 21, 24]),
         ({"keep_best": 1, "keep_every": 9, "keep_last": 2}, [6, 9, 18, 21, 24]),
     ],

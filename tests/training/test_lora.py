@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import toy
+from tiers import tiered
 
 from training import checkpoint, load, loop, state as states, step as steps
 from training.config import resolve
@@ -103,7 +104,7 @@ def test_a_child_of_an_adapted_run_begins_with_the_merged_model(parent, tmp_path
     assert set(stored(tmp_path / "plain")) == {"kernel", "bias", "head", "last"}
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("optimizer", tiered(["adamw", "muon"], ["muon"]))
 def test_what_stands_still_has_no_moments_and_a_cut_run_goes_on(parent, tmp_path, optimizer):
     changes = {"optimizer.name": optimizer, "optimizer.lr_multipliers": (("last", 1.0),), "checkpoint.every_steps": 5}
     full = resolve(adapted(parent[0], **changes))

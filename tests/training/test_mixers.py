@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiers import tiered
 
 from lm.cost import cost
 from lm.decoder import Decoder
@@ -41,7 +42,7 @@ def config_of(name, **changes):
 @functools.lru_cache
 def decoder(*pattern, **changes):
     options = {key: value for name in pattern for key, value in OPTIONS.get(name, {}).items()}
-    shape = {"vocab_size": 19, "depth": 3, "width": 12, "heads": 3, "mlp_width": 16, "attention": "xla"}
+    shape = {"vocab_size": 19, "depth": 2, "width": 12, "heads": 3, "mlp_width": 16, "attention": "xla"}
     return compose(Decoder, **shape | options | changes, pattern=pattern)
 
 
@@ -203,6 +204,7 @@ HYBRIDS = {
     ),
 }
 MODELS = {name: ((name,), {}) for name in NEW} | HYBRIDS
+QUICK = ("latent_attention", "mamba2", "gated_delta", "local and full")
 
 
 def model_of(name, **changes):
@@ -244,7 +246,7 @@ def assert_close(left, right):
     jax.tree.map(close, jax.device_get(left), right)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", tiered(MODELS, [*QUICK, "dense, then experts"]))
 def test_documents_and_caches(name):
     """Documents of a window are as good as windows of their own, and tokens a few at a time as all at once."""
     model = model_of(name)
@@ -262,19 +264,14 @@ def test_documents_and_caches(name):
     np.testing.assert_allclose(np.concatenate(parts, axis=1), whole, atol=2e-4)
 
 
-SWITCHED = ("latent_attention", "mamba2", "local and full")  # the others are in the slow tier
-
-
-@pytest.mark.parametrize(
-    "name", [name if name in SWITCHED else pytest.param(name, marks=pytest.mark.slow) for name in MODELS]
-)
+@pytest.mark.parametrize("name", tiered(MODELS, ["latent_attention", "mamba2", "local and full"]))
 def test_switches_change_neither_initial_values_nor_results(name):
     plain, model = model_of(name), model_of(name, scan=True, remat="full")
     jax.tree.map(np.testing.assert_array_equal, initial(plain), initial(model))
     assert_close(jit(jax.value_and_grad(loss(model)))(params_of(plain)), reference(name))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", tiered(MODELS, QUICK))
 def test_a_mesh_changes_no_value(name):
     model, mesh = model_of(name), meshes.build({"data": 2, "fsdp": 2, "tensor": 2})
     boxed = jax.eval_shape(functools.partial(model.init, method="parameters"), KEY)["params"]
@@ -283,16 +280,11 @@ def test_a_mesh_changes_no_value(name):
         assert_close(jit(jax.value_and_grad(loss(model)))(placed), reference(name))
 
 
-EVERY_REMAT = ("mamba2", "local and full", "experts of a hybrid")  # the other models have one in the quick tier
+REMATS = [(name, remat) for name in MODELS for remat in ("none", "full", "dots")]
 
 
 @pytest.mark.parametrize(
-    "name, remat",
-    [
-        pytest.param(name, remat, marks=() if remat == "dots" or name in EVERY_REMAT else pytest.mark.slow)
-        for name in MODELS
-        for remat in ("none", "full", "dots")
-    ],
+    "name, remat", tiered(REMATS, [case for case in REMATS if case[1] == "dots" or case[0] == "mamba2"])
 )
 def test_costs_are_those_of_the_tree_and_the_gradient_jaxpr(name, remat):
     model = model_of(name, remat=remat, scan=remat == "dots", **({"dispatch": "ragged"} if "experts" in name else {}))
@@ -308,7 +300,7 @@ def test_costs_are_those_of_the_tree_and_the_gradient_jaxpr(name, remat):
     assert said.flops_exact_causal < said.flops_exact
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", tiered(MODELS, QUICK))
 def test_training_reduces_the_loss(name):
     params, losses = initial(model_of(name)), []
     for _ in range(8):
@@ -332,8 +324,8 @@ def test_layers_stand_in_the_trees_of_their_kinds():
 
 def test_a_latent_cache_is_narrower_than_keys_and_values():
     size = lambda model: sum(leaf.size for leaf in jax.tree.leaves(model.empty_cache(2, 100)["layers"]))
-    assert size(decoder("latent_attention")) == 3 * 2 * 100 * (6 + 2)
-    assert size(decoder("attention")) == 3 * 2 * 100 * 2 * 12
+    assert size(decoder("latent_attention")) == 2 * 2 * 100 * (6 + 2)
+    assert size(decoder("attention")) == 2 * 2 * 100 * 2 * 12
 
 
 @pytest.mark.parametrize(

@@ -7,17 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from every_run import every_run, resolved, write_texts
+from tiers import tiered
 
 from training import loop, mesh, rng, step
 from training.task import resolve as family_of
 
 RUNS = {name: (task, model, data) for name, task, model, data in every_run() if name not in ("toy", "lm size")}
-QUICK = (
-    "lm decoder",
-    "lm moe",
-    "lm spans",
-    "vision resnet",
-)  # the others are in the slow tier
+QUICK = ("lm decoder", "lm moe", "vision resnet")
 # Of gradients in the two precisions. A token near the border of two experts changes sides; batch norm divides by what is
 # small in so few images.
 LEAST_COSINE = {"lm moe": 0.9, "vision resnet": 0.9, "vision convnet": 0.9}
@@ -41,14 +37,14 @@ def config(name, compute, **changes):
     return resolved(task, model, data, precision={"compute": compute}, **changes)
 
 
-def differentiated(name, compute):
-    """The gradient of the loss of a batch as a function of parameters, and the parameters."""
+def differentiated(name, compute, initial=jax.jit):
+    """The gradient of the loss of a batch as a function of parameters, and parameters, which `initial` evaluates."""
     of_run = config(name, compute)
     task = family_of(of_run.task).build(of_run)
     hyper = step.hyper(of_run, task)
     variables = jax.tree.map(
         lambda leaf: leaf.value if hasattr(leaf, "value") else leaf,
-        dict(task.model.init(rng.key(0, "init"), hyper)),
+        dict(initial(lambda: dict(task.model.init(rng.key(0, "init"), hyper)))()),
         is_leaf=lambda leaf: hasattr(leaf, "value"),
     )
     params, batch = variables.pop("params"), task.batch(0, slice(0, 8))
@@ -70,22 +66,24 @@ def equations(jaxpr):
                     yield from equations(inner)
 
 
-@pytest.mark.parametrize(
-    "name, platform",
-    [
-        pytest.param(name, platform, marks=() if platform == "tpu" or name in QUICK else pytest.mark.slow)
-        for name in RUNS
-        for platform in ("cpu", "tpu")
-    ],
-)
+def zeros(init):
+    """As `jax.jit(init)`, but nothing is drawn."""
+    return lambda: jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), jax.eval_shape(init))
+
+
+PLACES = [(name, platform) for name in RUNS for platform in ("cpu", "tpu")]
+TRACED = (*QUICK, "lm labels", "lm spans", "lm lstm", "vision vit")
+
+
+@pytest.mark.parametrize("name, platform", tiered(PLACES, [("lm decoder", "cpu"), *((name, "tpu") for name in TRACED)]))
 def test_no_gradient_is_added_up_in_bfloat16(name, platform, monkeypatch):
     """To a table whose rows are read, thousands of them a batch. Of a program before a compiler changes it."""
     monkeypatch.setattr(mesh, "platform", lambda: platform)
-    gradient, params = differentiated(name, "bfloat16")
+    gradient, params = differentiated(name, "bfloat16", zeros)
     jaxpr = jax.make_jaxpr(gradient)(params).jaxpr
-    shapes = {leaf.shape for leaf in jax.tree.leaves(params)}
+    of_leaves = {leaf.shape for leaf in jax.tree.leaves(params)}
     added = [e.outvars[0].aval for e in equations(jaxpr) if e.primitive.name == "scatter-add"]
-    assert not [array for array in added if array.shape in shapes and array.dtype == jnp.bfloat16]
+    assert not [array for array in added if array.shape in of_leaves and array.dtype == jnp.bfloat16]
     assert any(v.aval.dtype == jnp.bfloat16 for e in equations(jaxpr) for v in e.outvars)  # something is in bfloat16
 
 
@@ -102,9 +100,7 @@ def both(name):
     return found
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in RUNS]
-)
+@pytest.mark.parametrize("name", tiered(RUNS, QUICK))
 def test_losses_and_gradients_are_those_of_float32(name):
     (loss, whole), (half_loss, half) = both(name)
     assert half_loss.dtype == jnp.float32 and {leaf.dtype for leaf in jax.tree.leaves(half)} == {jnp.dtype("float32")}

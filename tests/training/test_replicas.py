@@ -8,6 +8,7 @@ import optax
 import pytest
 import toy
 from jax.sharding import PartitionSpec
+from tiers import tiered
 
 from training import (
     checkpoint,
@@ -42,7 +43,7 @@ def same(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@pytest.mark.parametrize("momentum", [None, 0.9])
+@pytest.mark.parametrize("momentum", [pytest.param(None, marks=pytest.mark.slow), 0.9])
 def test_averaging_at_every_step_is_data_parallel_training(tmp_path, monkeypatch, momentum):
     """Of the parameters where the inner optimizer is linear in the gradient; rows weigh the same, so that shares do."""
     batch = toy.ToyTask.batch
@@ -113,8 +114,8 @@ def initial_state(config):
     ("count", "every", "outer", "lr", "momentum"),
     [
         (4, 5, {"name": "nesterov"}, 0.7, 0.9),
-        (1, 3, {"name": "nesterov", "lr": 0.5, "momentum": 0.8}, 0.5, 0.8),
-        (2, 1, {"name": "nesterov"}, 0.7, 0.9),
+        pytest.param(1, 3, {"name": "nesterov", "lr": 0.5, "momentum": 0.8}, 0.5, 0.8, marks=pytest.mark.slow),
+        pytest.param(2, 1, {"name": "nesterov"}, 0.7, 0.9, marks=pytest.mark.slow),
         (8, 24, {"name": "sgd", "lr": 0.4}, 0.4, 0.0),
         (2, 7, {"name": "average"}, 1.0, 0.0),
     ],
@@ -126,17 +127,21 @@ def test_it_is_diloco(tmp_path, count, every, outer, lr, momentum):
     close(params(tmp_path), reference(config, count, every, lr, momentum))
 
 
-def test_devices_and_micro_batches_leave_the_losses(tmp_path):
-    runs = {
-        "one": {},
-        "replica": {"mesh.replica": 4},
-        "both": {"mesh.data": 2, "mesh.replica": 4},
-        "axes": {"mesh.replica": 2, "mesh.fsdp": 2, "mesh.tensor": 2},
-        "parts": {"mesh.replica": 2, "gradient_accumulation_steps": 2},
-        "calls": {"steps_per_call": 7},
-    }
+WAYS = {
+    "one": {},
+    "replica": {"mesh.replica": 4},
+    "both": {"mesh.data": 2, "mesh.replica": 4},
+    "axes": {"mesh.replica": 2, "mesh.fsdp": 2, "mesh.tensor": 2},
+    "parts": {"mesh.replica": 2, "gradient_accumulation_steps": 2},
+    "calls": {"steps_per_call": 7},
+}
+FEW = ["one", "axes", "parts", "calls"]
+
+
+@pytest.mark.parametrize("names", tiered([FEW, [*WAYS]], [FEW]), ids=["few", "all"])
+def test_devices_and_micro_batches_leave_the_losses(tmp_path, names):
     losses, ids = {}, set()
-    for name, changes in runs.items():
+    for name, changes in ((name, WAYS[name]) for name in names):
         result = loop.run(toy.config(**DILOCO | changes), tmp_path / name)
         losses[name] = [*(line["loss"] for line in read_metrics(tmp_path / name)), result["loss"]]
         np.testing.assert_allclose(losses[name], losses["one"], rtol=2e-5, err_msg=name)
@@ -153,7 +158,7 @@ def test_replicas_lie_along_their_axis():
         assert tree["kernel"].addressable_shards[0].data.shape == (1, 4, 4)
 
 
-@pytest.mark.parametrize("stride", [1, 4])
+@pytest.mark.parametrize("stride", tiered([1, 4], [4]))
 def test_a_run_cut_within_a_round_continues_bit_for_bit(tmp_path, stride):
     changes = {"checkpoint.every_steps": 3, "model.dropout": 0.1, "steps_per_call": stride, "duration.steps": 26}
     config = toy.config(**DILOCO, **changes)
