@@ -88,7 +88,8 @@ def _minimum(
         slope, curvature = evaluated.first[0], evaluated.second[0, 0]
         below, above = np.where(slope < 0, log_n, below), np.where(slope < 0, above, log_n)
         newton = log_n - slope / curvature
-        following = np.where((newton > below) & (newton < above), newton, 0.5 * (below + above))
+        # A step too small to move log N stays: halving would lead away from the minimum, and the search would not end.
+        following = np.where((newton >= below) & (newton <= above), newton, 0.5 * (below + above))
         moved, log_n = np.abs(following - log_n), following
         if not (moved > SETTLED).any():
             break
