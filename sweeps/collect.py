@@ -115,6 +115,7 @@ def _row(
     if not begun or sweep_dir.unfinished(sweep.run(entry.run_id)) != "failed":
         return None
     planned = {"params_total": entry.params, "steps": entry.steps, "flops_exact": entry.flops}
+    planned |= {"trunk": entry.trunk, "fork_step": entry.fork_step} if entry.trunk else {}
     failed = {"run_id": entry.run_id, "status": "failed", **planned, **design, **keys}
     return failed | {"run_id": entry.run_id}
 

@@ -52,7 +52,10 @@ def row(point: Point) -> dict[str, Any]:
     """The counts of a point by every convention, from shapes alone; of a refused one its overrides, and why it is."""
     if point.config is None or point.refused is not None:
         return {**point.labels, **point.overrides, "refused": point.refused}
-    return {"run_id": point.run_id, **point.labels, **point.counts, "epochs": point.epochs}
+    forked: dict[str, Any] = {}
+    if point.trunk is not None:
+        forked = {"trunk": point.trunk.run_id, "fork_step": point.fork_step, "own_flops": point.own_flops}
+    return {"run_id": point.run_id, **point.labels, **point.counts, "epochs": point.epochs, **forked}
 
 
 def representatives(plan: Plan, limit: int | None = None) -> list[Point]:
@@ -131,7 +134,8 @@ def speed_of_records(path: Path) -> Speed | None:
     for run_id in sweep.entries:
         result = sweep_dir.result(sweep.run(run_id)) or {}
         if result.get("status") == "completed" and result.get("train_seconds"):
-            speeds.setdefault(result["params_total"], []).append(result["flops_exact"] / result["train_seconds"])
+            own = result["flops_exact"] * (1 - (result.get("fork_step") or 0) / result["steps"])
+            speeds.setdefault(result["params_total"], []).append(own / result["train_seconds"])
     if not speeds:
         return None
     count = sum(map(len, speeds.values()))
@@ -152,7 +156,7 @@ def training_seconds(points: Sequence[Point], speed: Speed, measured: Mapping[st
         measurement = measured.get(point.compile_key)
         measured_speed = measurement.flops_per_second if measurement else None
         rate = measured_speed or speed.flops_per_second(point.config.derived.params_total)
-        estimates.append(point.flops / rate)
+        estimates.append(point.own_flops / rate)
     return estimates
 
 

@@ -2,7 +2,8 @@
 
 A design is a tuple of points; a point is a dict from dotted config keys to values, as in
 {"model.size": 2e4, "duration.flops": 1e11, "seed": 0}. A key under `label.` changes nothing in the run: it becomes a
-column of its record. The functions below make designs from values and from each other:
+column of its record. The key `trunk` is that value of the point's `duration` key which makes the point's trunk of it: the
+point is a cooldown forked from there (`branch`). The functions below make designs from values and from each other:
 
     chain(isoflop(budgets, sizes), product(isoflop(budgets, (2e4,)), axis("seed", (1, 2))))
 """
@@ -20,6 +21,8 @@ Design = tuple[Point, ...]
 Condition = tuple[str, str, Any]  # (key or label, operator, value)
 
 LABEL = "label."
+TRUNK = "trunk"
+DURATION = "duration."
 OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
     "<=": operator.le,
     ">=": operator.ge,
@@ -84,6 +87,43 @@ def ladder(sizes: Iterable[float], tokens_per_param: float | Iterable[float]) ->
     """Every size trained for a number of tokens a parameter, or for each of several."""
     ratios = tokens_per_param if isinstance(tokens_per_param, Iterable) else (tokens_per_param,)
     return product(axis("model.size", sizes), axis("duration.tokens_per_param", ratios))
+
+
+def branch(
+    trunk: Design, at: Iterable[float], cooldown: float = 0.2, duration: str = "duration.tokens"
+) -> Design:
+    """Every point at every horizon: one trunk of constant rate a point, and a cooldown forked from it for each horizon.
+
+    The longest horizon is the trunk: a run with the schedule `wsd`, whose rate is constant until its own cooldown. A
+    shorter one begins with the state of the trunk at (1 - cooldown) of its own duration, and so makes bit for bit what a
+    single run with `wsd` and the trunk's batch, learning rate and warmup would. These are the same along a trunk,
+    whatever a rule of the duration says: the plan takes them from the trunk. D and C of a point are those of its whole
+    way.
+
+    Args:
+        trunk: what tells one trunk from another, as in axis("model.size", sizes); no durations.
+        at: horizons, in units of `duration`.
+        cooldown: share of a horizon in which the rate falls.
+        duration: the config key of a horizon; with "duration.flops" points have the label `budget`.
+
+    Raises:
+        ValueError: no horizon, a cooldown outside (0, 1), a key that is no duration, or a trunk with a duration.
+    """
+    horizons = sorted(set(at), reverse=True)
+    if not horizons or not horizons[-1] > 0:
+        raise ValueError(f"branch: want positive horizons in `at`, got {horizons}")
+    if not 0 < cooldown < 1:
+        raise ValueError(f"branch: cooldown must be in (0, 1), got {cooldown:g}")
+    if not duration.startswith(DURATION):
+        raise ValueError(f"branch: {duration!r} is no key of a duration ({DURATION}tokens, {DURATION}flops, ...)")
+    if taken := sorted({key for point in trunk for key in point if key.startswith(DURATION)}):
+        raise ValueError(f"branch: the trunk has a {taken[0]}, and its horizons are those of `at`")
+    design = []
+    for horizon in horizons:
+        point: Point = {duration: horizon, "schedule.name": "wsd", "schedule.decay_fraction": cooldown}
+        point |= {f"{LABEL}budget": horizon} if duration == f"{DURATION}flops" else {}
+        design.append(point | ({TRUNK: horizons[0]} if horizon < horizons[0] else {}))
+    return product(trunk, tuple(design))
 
 
 def product(*designs: Design) -> Design:
@@ -162,7 +202,27 @@ def points(design: Iterable[Mapping[str, Any]]) -> list[Point]:
 def split(point: Point) -> tuple[Point, Point]:
     """The overrides of a point, and its labels by name."""
     labels = {key.removeprefix(LABEL): value for key, value in point.items() if key.startswith(LABEL)}
-    return {key: value for key, value in point.items() if not key.startswith(LABEL)}, labels
+    return {key: value for key, value in point.items() if not key.startswith(LABEL) and key != TRUNK}, labels
+
+
+def trunk_of(point: Point) -> Point | None:
+    """The overrides of the trunk that a point is forked from; None where it is no fork.
+
+    Raises:
+        ValueError: the point has no duration, or one that is as long as its trunk's.
+    """
+    if point.get(TRUNK) is None:
+        return None
+    overrides = split(point)[0]
+    durations = [key for key in overrides if key.startswith(DURATION)]
+    if len(durations) != 1:
+        raise ValueError(f"design: a point with the key {TRUNK!r} has one duration, not {len(durations)}")
+    if not overrides[durations[0]] < point[TRUNK]:
+        raise ValueError(
+            f"design: the trunk of {durations[0]} = {point[TRUNK]:g} is no longer than its branch of "
+            f"{overrides[durations[0]]:g}"
+        )
+    return overrides | {durations[0]: point[TRUNK]}
 
 
 def _joined(parts: Iterable[Point]) -> Point:

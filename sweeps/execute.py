@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sweeps import launch, plan as plans, plan_storage, sweep_dir
+from sweeps import branches, launch, plan as plans, plan_storage, sweep_dir
 from sweeps.launch import OnEvent, Options
 from training.errors import BadInput
 from training.task import resolve as family_of
@@ -63,6 +63,7 @@ def execute(
     sweep = plan_storage.add_points(Path(path).absolute(), plan)
     planned = [point.run_id for point in plan.points]
     remaining = [run_id for run_id in planned if _is_to_run(sweep_dir.state(sweep, run_id), states)]
+    remaining = branches.with_trunks(sweep, remaining)
     placements = module.placements(sweep, remaining, options) if remaining else ()
     total = len(planned)
     on_event({"event": "start", "sweep": sweep, "left": remaining, "total": total, "placements": placements})

@@ -5,7 +5,7 @@ import functools
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 from sweeps import design as designs, point_filter
-from training import config as configs, identity
+from training import config as configs, fork, identity, schedule
 from training.errors import BadInput
 from training.task import resolve as family_of
 
@@ -24,6 +24,7 @@ INPUTS = (
     "recipe",
     "schedule",
     "checkpoint",
+    "fork_from",
     "log",
     "derived",
     "model.size",
@@ -103,6 +104,8 @@ class Point:
         config: the resolved config; None: the point cannot be one.
         epochs: how often an example is met; None: no limit was set, or it is not known.
         refused: why it is not run; None: it is.
+        trunk: the point that this one is forked from; None: it is trained from its first step on.
+        fork_step: steps that the trunk has made at the fork.
     """
 
     overrides: dict[str, Any]
@@ -110,6 +113,8 @@ class Point:
     config: ConfigDict | None = None
     epochs: float | None = None
     refused: str | None = None
+    trunk: "Point | None" = None
+    fork_step: int = 0
 
     @property
     def run_id(self) -> str:
@@ -118,8 +123,13 @@ class Point:
 
     @property
     def flops(self) -> float:
-        """Exact training FLOPs."""
+        """Exact training FLOPs of the whole way, from the first step of the trunk on."""
         return self._config.derived.flops
+
+    @property
+    def own_flops(self) -> float:
+        """Exact training FLOPs of the steps after the fork; all of them where there is none."""
+        return self.flops * (1 - self.fork_step / self._config.derived.steps)
 
     @functools.cached_property
     def counts(self) -> dict[str, Any]:
@@ -163,7 +173,7 @@ class Plan:
     Attributes:
         name: of the sweep; empty for a single run.
         base: the config that the points override.
-        points: to be run, in the order of the design.
+        points: to be run, in the order of the design, a trunk before its branches.
         refused: points that are not run.
         duplicates: points that are the same run as one before them.
     """
@@ -176,8 +186,8 @@ class Plan:
 
     @property
     def flops(self) -> float:
-        """Exact training FLOPs of all runs."""
-        return sum(point.flops for point in self.points)
+        """Exact training FLOPs of all runs; steps that branches share with their trunk count once."""
+        return sum(point.own_flops for point in self.points)
 
     @functools.cached_property
     def compile_keys(self) -> Counter[str]:
@@ -204,7 +214,9 @@ def plan(sweep: ConfigDict, where: Sequence[str] = ()) -> Plan:
         raise BadInput(f"sweep {sweep.name}: the design has no points{which}")
     runs: dict[str, Point] = {}
     refused, duplicates = [], []
-    for point in points:
+    for point in [each for point in points for each in ((point.trunk, point) if point.trunk else (point,))]:
+        if any(point is known for known in (*refused, *runs.values())):
+            continue  # the trunk of several
         if point.refused is not None:
             refused.append(point)
         elif point.run_id in runs:
@@ -227,7 +239,7 @@ def _resolved_points(sweep: ConfigDict, where: Sequence[str]) -> list[Point]:
         names = {name for row in rows for name in row}
         of_design = [condition for condition in where if point_filter.names_of(condition) <= names]
         chosen = point_filter.select(rows, of_design) if of_design else range(len(rows))
-        resolved = [_point(sweep, *points[i]) for i in chosen]
+        resolved = _resolved(sweep, points, [designs.trunk_of(point) for point in sweep.design], chosen)
         of_counts = [condition for condition in where if condition not in of_design]
         if not of_counts or not resolved:
             return resolved
@@ -239,6 +251,74 @@ def _resolved_points(sweep: ConfigDict, where: Sequence[str]) -> list[Point]:
         return [resolved[i] for i in point_filter.select(rows, of_counts)]
     except (TypeError, ValueError) as error:
         raise BadInput(f"sweep {sweep.name}: {error}") from error
+
+
+def _resolved(
+    sweep: ConfigDict,
+    points: Sequence[tuple[dict[str, Any], dict[str, Any]]],
+    trunks: Sequence[dict[str, Any] | None],
+    chosen: Iterable[int],
+) -> list[Point]:
+    """Chosen points, each with its trunk: that of the design, where it has one of these overrides.
+
+    Args:
+        sweep: the config.
+        points: overrides and labels of all points.
+        trunks: the overrides of their trunks; None where they are no forks.
+        chosen: numbers of points.
+    """
+    index = {digest(overrides): i for i, (overrides, _) in reversed(list(enumerate(points))) if trunks[i] is None}
+
+    @functools.cache
+    def whole(i: int) -> Point:
+        return _point(sweep, *points[i])
+
+    @functools.cache
+    def beside(key: str, i: int) -> Point:
+        return whole(index[key]) if key in index else _point(sweep, trunks[i] or {}, {})
+
+    resolved = []
+    for i in chosen:
+        trunk = trunks[i]
+        if trunk is None:
+            resolved.append(whole(i))
+            continue
+        key = digest(trunk)
+        first = next(k for k, each in enumerate(trunks) if each is not None and digest(each) == key)
+        resolved.append(_branch(sweep, *points[i], beside(key, first)))
+    return resolved
+
+
+def _branch(sweep: ConfigDict, overrides: dict[str, Any], labels: dict[str, Any], trunk: Point) -> Point:
+    """A point that is forked from its trunk, with the batch, the learning rate and the warmup of the trunk.
+
+    Args:
+        sweep: the config.
+        overrides: of the point.
+        labels: of the point.
+        trunk: resolved.
+    """
+    if trunk.config is None or trunk.refused is not None:
+        return Point(overrides, labels, refused=f"its trunk is refused: {trunk.refused}")
+    shared = {
+        "batch_size": trunk.config.batch_size,
+        "optimizer.learning_rate": trunk.config.optimizer.learning_rate,
+        **dict.fromkeys(f"schedule.{key}" for key in identity.WARMUP),
+        "schedule.warmup_steps": trunk.config.derived.warmup_steps,
+    }
+    point = _point(sweep, overrides | shared, labels)
+    if point.config is None or point.refused is not None:
+        return point
+    config = point.config
+    try:
+        if config.schedule.name != "wsd":
+            raise BadInput(f"schedule.name: a branch needs wsd, got {config.schedule.name}")
+        before = (1 - schedule.options(config.schedule)["decay_fraction"]) * config.derived.steps + 1e-6
+        fork_step = int(before) // config.steps_per_call * config.steps_per_call
+        fork.check(config, trunk.config, fork_step)
+    except BadInput as error:
+        return dataclasses.replace(point, config=None, refused=str(error))
+    return dataclasses.replace(point, trunk=trunk, fork_step=fork_step)
 
 
 def configure(base: ConfigDict, overrides: dict[str, Any]) -> ConfigDict:

@@ -18,7 +18,7 @@ DETERMINING = ("duration", "recipe", "model.size", "model.variant")
 
 
 def add_points(path: Path, plan: plans.Plan) -> Sweep:
-    """Add the points of a plan to a sweep directory, made on first use; labels of a known point are renewed.
+    """Add the points of a plan to a sweep directory, made on first use; labels and trunk of a known point are renewed.
 
     Raises:
         BadInput: the directory holds something else, or a sweep of another name.
@@ -39,7 +39,10 @@ def add_points(path: Path, plan: plans.Plan) -> Sweep:
         for run_id, entry in before.entries.items():
             # A run keeps the base that it was first planned with: it is the same run by whatever way it is described.
             planned = entries.get(run_id)
-            entries[run_id] = entry if planned is None else dataclasses.replace(entry, labels=planned.labels)
+            if planned is not None:
+                renewed = {name: getattr(planned, name) for name in ("labels", "trunk", "fork_step")}
+                entry = dataclasses.replace(entry, **renewed)
+            entries[run_id] = entry
         used = {entry.base for entry in entries.values()}
         bases = {key: config for key, config in {**before.bases, base_key: base}.items() if key in used}
         points = {run_id: _as_json(entry) for run_id, entry in entries.items()}
@@ -90,8 +93,11 @@ def _entry(base: str, point: plans.Point) -> Entry:
         flops=point.flops,
         params=derived.params_total,
         steps=derived.steps,
+        trunk="" if point.trunk is None else point.trunk.run_id,
+        fork_step=point.fork_step,
     )
 
 
 def _as_json(entry: Entry) -> dict[str, Any]:
-    return {field.name: getattr(entry, field.name) for field in dataclasses.fields(entry) if field.name != "run_id"}
+    values = {field.name: getattr(entry, field.name) for field in dataclasses.fields(entry) if field.name != "run_id"}
+    return {name: value for name, value in values.items() if entry.trunk or name not in ("trunk", "fork_step")}

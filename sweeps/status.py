@@ -26,8 +26,8 @@ class Summary:
     Attributes:
         name: of the sweep.
         states: runs by state, in the order of `sweep_dir.STATES`.
-        flops_done: planned FLOPs of the runs that have ended.
-        flops_total: planned FLOPs of all runs.
+        flops_done: planned FLOPs of the runs that have ended; steps that branches share with their trunk count once.
+        flops_total: planned FLOPs of all runs, likewise.
         flops_spent: FLOPs of the steps that were made, of ended and begun runs.
         rate: FLOP/s of one run, by the records' own times; None before there are any.
         eta: seconds left for as many runs at a time as are running now; None where none is, or before there is a rate.
@@ -68,8 +68,9 @@ def rows(sweep: sweep_dir.Sweep, ended: Ended | None = None) -> list[dict[str, A
     begun = untrusted_files.folders(sweep.path, sweep.entries)
     table = []
     for run_id, entry in sweep.entries.items():
-        row = {"run_id": run_id, "state": "missing", **entry.labels, "params_total": entry.params, "flops": entry.flops}
+        row = {"run_id": run_id, "state": "missing", **entry.labels, "params_total": entry.params, "flops": entry.own_flops}
         row |= {"run_id": run_id, "state": "missing", "step": 0, "steps": entry.steps, "loss": None, "train_loss": None}
+        row |= {"trunk": entry.trunk or None, "fork_step": entry.fork_step} if entry.trunk else {}
         row |= {"seconds": None, "at": None, "message": None}
         if run_id in begun:
             row |= _progress(sweep, run_id, ended)
@@ -201,7 +202,9 @@ def _failure(run: Path, root: Path) -> dict[str, Any]:
 
 
 def _flops_spent(row: dict[str, Any]) -> float:
-    return row["flops"] * min(max(row["step"] / max(row["steps"], 1), 0), 1)
+    """FLOPs of the steps that a run has made itself; its `flops` are of those after the fork, where it has one."""
+    forked = row.get("fork_step", 0)
+    return row["flops"] * min(max((row["step"] - forked) / max(row["steps"] - forked, 1), 0), 1)
 
 
 def _rate(table: list[dict[str, Any]]) -> float | None:

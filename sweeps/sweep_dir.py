@@ -31,6 +31,8 @@ FIELD_TYPES = {
     "flops": int | float,
     "params": int,
     "steps": int,
+    "trunk": str,
+    "fork_step": int,
 }
 
 
@@ -44,9 +46,11 @@ class Entry:
         overrides: of the base config, by dotted key.
         labels: columns of its record.
         compile_key: points of equal key share one compiled step.
-        flops: exact training FLOPs.
+        flops: exact training FLOPs, of the whole way where the run is forked.
         params: parameters.
         steps: optimizer steps.
+        trunk: the run that this one is forked from; empty: it is trained from its first step on.
+        fork_step: steps that the trunk has made at the fork.
     """
 
     run_id: str
@@ -57,6 +61,13 @@ class Entry:
     flops: float
     params: int
     steps: int
+    trunk: str = ""
+    fork_step: int = 0
+
+    @property
+    def own_flops(self) -> float:
+        """Exact training FLOPs of the steps after the fork; all of them where there is none."""
+        return self.flops * (1 - self.fork_step / max(self.steps, 1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +122,8 @@ def read(path: Path) -> Sweep:
         raise BadInput(f"{file}: damaged (its name is no text, or its bases are no objects)")
     for entry in entries.values():
         _check(entry, file)
+        if entry.trunk and (entry.trunk not in entries or not 0 < entry.fork_step < entry.steps):
+            raise BadInput(f"{file}: damaged (the trunk of the point {entry.run_id} is no point, or has no fork)")
     return sweep
 
 

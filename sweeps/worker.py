@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from sweeps import lease, plan_storage, run_batching, sweep_dir
+from sweeps import branches, lease, plan_storage, run_batching, sweep_dir
+from sweeps.branches import Readiness
 from sweeps.sweep_dir import Entry, Sweep
 from sweeps.worker_job import WorkerJob, WorkerStopped, describe_error
 from training import loop, signals
@@ -25,6 +26,7 @@ Report = Callable[..., None]  # called with an event ("begin", "progress", "end"
 # count is in its leases; evictions count too, hence the generous limit.
 MAX_DEATHS_OF_A_RUN = 10
 PROGRESS_SECONDS = 0.5  # between two reports of progress
+TRUNK_SECONDS = 1.0  # between two looks at a trunk that another worker is at
 
 
 @dataclasses.dataclass
@@ -56,7 +58,7 @@ class Queue:
         """The points from the best on."""
         flops: dict[str, float] = {}
         for entry in self.entries.values():
-            flops[entry.compile_key] = flops.get(entry.compile_key, 0.0) + entry.flops
+            flops[entry.compile_key] = flops.get(entry.compile_key, 0.0) + entry.own_flops
         begun = {entry.compile_key for entry in self.entries.values() if self.folder(entry.run_id).exists()}
 
         def rank(entry: Entry) -> tuple[Any, ...]:
@@ -81,6 +83,9 @@ def work(job: WorkerJob, report: Report) -> None:
     while True:
         while _run_next(sweep, queue, job, report):
             pass
+        if _wait_for_trunks(sweep, queue, job, report):
+            time.sleep(TRUNK_SECONDS)
+            continue
         if not any(lease.is_undecided(sweep.run(run_id)) for run_id in queue.entries):
             return
         time.sleep(lease.seconds() / lease.RENEWALS)  # until it is known whether their holders, elsewhere, are alive
@@ -93,13 +98,15 @@ def _run_next(sweep: Sweep, queue: Queue, job: WorkerJob, report: Report) -> boo
         WorkerStopped: a signal came when the run had made its last step.
     """
     with contextlib.ExitStack() as leases:
-        claimed = _claim(sweep, queue, job.session, queue.ranked(), 1, leases)
+        ready = [e for e in queue.ranked() if branches.look(sweep, e, job.session).readiness is Readiness.READY]
+        claimed = _claim(sweep, queue, job.session, ready, 1, leases)
         if not claimed:
             return False
         first = claimed[0]
         queue.compiled.add(first.compile_key)
         if _can_batch(sweep, first, job):
-            others = [e for e in queue.ranked() if e.compile_key == first.compile_key and _can_batch(sweep, e, job)]
+            others = [e for e in ready if e.run_id in queue.entries]
+            others = [e for e in others if e.compile_key == first.compile_key and _can_batch(sweep, e, job)]
             if job.run_batch is None and others:
                 queue.begin(first, report)  # measuring its batches may be the end of this process
             size = _batch_size(sweep, [first, *others], job)
@@ -110,6 +117,35 @@ def _run_next(sweep: Sweep, queue: Queue, job: WorkerJob, report: Report) -> boo
     if (number := signals.late()) is not None:
         raise WorkerStopped(number)
     return True
+
+
+def _wait_for_trunks(sweep: Sweep, queue: Queue, job: WorkerJob, report: Report) -> bool:
+    """Whether a branch waits for its trunk; those that wait in vain are recorded as failed, with their trunk's name.
+
+    Args:
+        sweep: the sweep directory.
+        queue: the points that are left; loses those that failed.
+        job: of this worker.
+        report: of failures.
+    """
+    waits = False
+    for entry in [entry for entry in queue.ranked() if entry.trunk]:
+        held = entry.trunk in queue.entries or lease.is_claimed(sweep.run(entry.trunk))
+        readiness, reason = branches.look(sweep, entry, job.session)
+        if readiness is Readiness.READY:  # only just, or another worker is at it
+            waits = waits or not lease.is_claimed(sweep.run(entry.run_id))
+            continue
+        if readiness is Readiness.WAITING and held:
+            waits = True
+            continue
+        reason = reason or f"not run: its trunk {entry.trunk} was not"
+        with lease.claim(sweep.run(entry.run_id)) as claimed:
+            if claimed:
+                del queue.entries[entry.run_id]
+                if _is_wanted(sweep.run(entry.run_id), job.session):
+                    sweep_dir.fail(sweep.run(entry.run_id), reason, "", job.session)
+                    report("error", run_id=entry.run_id, message=reason)
+    return waits
 
 
 def _claim(
@@ -161,7 +197,7 @@ def _batch_size(sweep: Sweep, entries: list[Entry], job: WorkerJob) -> int:
     share = -(-len(free) // job.workers)
     try:
         config = resolve(plan_storage.run_config(sweep, entries[0]))
-        return run_batching.choose_size(config, share, sum(entry.flops for entry in free[:share]))
+        return run_batching.choose_size(config, share, sum(entry.own_flops for entry in free[:share]))
     except Exception:  # what is wrong with the point is said when it is run; what is not, in the worker's log
         traceback.print_exc()
         return 1
@@ -193,7 +229,7 @@ def _train(sweep: Sweep, entries: list[Entry], session: str, report: Report) -> 
         (run / "error.json").unlink(missing_ok=True)
         try:
             specs[i] = RunSpec(
-                plan_storage.run_config(sweep, entry),
+                branches.configure(sweep, entry, plan_storage.run_config(sweep, entry)),
                 run,
                 (_progress_logger(entry.run_id, report),),
                 extra={"sweep": sweep.name, **entry.labels},
@@ -214,6 +250,7 @@ def _train(sweep: Sweep, entries: list[Entry], session: str, report: Report) -> 
         else:
             seconds = time.monotonic() - began
             report("end", run_id=entry.run_id, status=outcome["status"], loss=outcome["loss"], seconds=seconds)
+            branches.release(sweep, entry.trunk or entry.run_id)
 
 
 def _progress_logger(run_id: str, report: Report) -> Callable[[int, dict[str, Any]], None]:

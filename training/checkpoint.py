@@ -143,16 +143,21 @@ class Checkpoints:
         newest = self._manager.latest
         return None if newest is None else newest.step
 
-    def save(self, step: int, state: State, score: float | None = None) -> None:
+    def save(self, step: int, state: State, score: float | None = None, marked: bool = False) -> None:
         """Start saving; returns once the arrays are copied. A step that is there already is left alone.
 
-        The best are those of the highest `score`; what has none is never among them."""
+        Args:
+          step: of the checkpoint.
+          state: of the run.
+          score: the best are those of the highest one; what has none is never among them.
+          marked: whether it is kept whatever comes later.
+        """
         self.wait()
         previous = self.latest()
         if previous == step:
             return
         metrics: dict[str, float] = {} if score is None else {"score": score}
-        if self._keep_every and step // self._keep_every > (previous or 0) // self._keep_every:
+        if marked or (self._keep_every and step // self._keep_every > (previous or 0) // self._keep_every):
             metrics["marked"] = 1
         with _saving(self._folder):
             self._pending = self._manager.save_checkpointables_async(
@@ -190,23 +195,8 @@ class Checkpoints:
         return 0, None
 
     def restore(self, step: int, abstract: State, shardings: State) -> State:
-        """The state of one step without a teacher, laid out by `shardings`, which may belong to another mesh than before.
-
-        Raises:
-          Damaged: it is not as it was saved.
-          BadInput: its leaves are not those of `abstract` (all are named).
-        """
-        abstract, shardings = abstract.replace(teacher=None), shardings.replace(teacher=None)
-        wanted = _parts(jax.tree.map(_with_sharding, abstract, shardings))
-        path = Path(self._manager.directory) / str(step)
-        together = functools.partial(agreement.all_succeed, f"checkpoint of step {step}")
-        with together():
-            stored = _metadata(path)
-            _compare(path, wanted, stored)
-        parts = _load(path, wanted, stored, meshes.replicated(jax.tree.leaves(wanted)[0].sharding.mesh), together())
-        leaves = {**named(parts["params"], "params/"), **parts["rest"]}
-        paths, structure = jax.tree_util.tree_flatten_with_path(abstract)
-        return jax.tree.unflatten(structure, [leaves[name_of(key)] for key, _ in paths])
+        """The state of one step, as `restored` reads it."""
+        return restored(Path(self._manager.directory) / str(step), abstract, shardings)
 
     def close(self) -> None:
         """Finish the save under way and release the folder."""
@@ -215,6 +205,29 @@ class Checkpoints:
         finally:
             with _saving(self._folder):
                 self._manager.close()
+
+
+def restored(path: Path, abstract: State, shardings: State) -> State:
+    """The state of a checkpoint without a teacher, laid out by `shardings`, which may belong to another mesh than before.
+
+    Args:
+      path: of the checkpoint.
+      abstract: shapes of the state.
+      shardings: of the state.
+    Raises:
+      Damaged: it is not as it was saved.
+      BadInput: its leaves are not those of `abstract` (all are named).
+    """
+    abstract, shardings = abstract.replace(teacher=None), shardings.replace(teacher=None)
+    wanted = _parts(jax.tree.map(_with_sharding, abstract, shardings))
+    together = functools.partial(agreement.all_succeed, f"checkpoint of step {path.name}")
+    with together():
+        stored = _metadata(path)
+        _compare(path, wanted, stored)
+    parts = _load(path, wanted, stored, meshes.replicated(jax.tree.leaves(wanted)[0].sharding.mesh), together())
+    leaves = {**named(parts["params"], "params/"), **parts["rest"]}
+    paths, structure = jax.tree_util.tree_flatten_with_path(abstract)
+    return jax.tree.unflatten(structure, [leaves[name_of(key)] for key, _ in paths])
 
 
 def load_params(

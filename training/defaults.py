@@ -100,6 +100,8 @@ def defaults() -> ConfigDict:
             # Begin with the parameters of another run, or of the one run of a sweep directory that has this model; those
             # whose path matches a pattern of `reinit` are drawn anew.
             "init_from": {"run": "", "step": placeholder(int), "reinit": ()},
+            # Begin with the whole state of another run at a step up to which both make the same steps: see training.fork.
+            "fork_from": {"run": "", "step": placeholder(int)},
             # Learn from what another run's model says beside the data: `weight` is its share of the loss.
             "teacher": {"run": "", "step": placeholder(int), "weight": 1.0, "temperature": 1.0},
             "precision": {"params": "float32", "compute": "float32", "logits": "float32", "matmul": "default"},
@@ -147,6 +149,7 @@ def defaults() -> ConfigDict:
                 "keep_last": 2,  # one to go on from where the newest is damaged
                 "keep_best": 0,
                 "keep_every": 0,
+                "at_steps": (),  # also saved at these steps, and kept: cooldowns are forked from there
                 "final": True,
             },
             "log": {"every": 10, "evaluate_every": 0},

@@ -33,6 +33,7 @@ INDIFFERENT = (
     "recipe",  # what it makes of a config is: learning rate, batch size, `derived.parametrization`, ...
     "init_from.run",
     "init_from.step",
+    "fork_from",  # the steps before a fork are those of the trunk, bit for bit: `training.fork`
     "teacher.run",
     "teacher.step",
 )

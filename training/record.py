@@ -27,6 +27,8 @@ def result(
     available = facts.pop("available_tokens", None)
     exact = examples * cost.flops_exact
     seconds = measured["train_seconds"]
+    forked = config.derived.get("fork_step")
+    share = 1 - (forked or 0) / steps if steps else 1.0  # of the steps that this run made itself
     peak = costs.peak_flops(env["device_kind"], config.precision.compute, config.precision.matmul)
     return {
         "schema": RECORD_SCHEMA,
@@ -35,6 +37,8 @@ def result(
         "parent": config.derived.parent,
         "parent_tokens": config.derived.parent_tokens,
         "pretrained": int(config.derived.parent is not None),
+        "trunk": config.derived.get("trunk"),
+        "fork_step": forked,
         "teacher": config.derived.teacher,
         "task": config.task,
         "family": config.model.get("name", config.task),
@@ -69,8 +73,8 @@ def result(
         "weight_decay": config.optimizer.weight_decay,
         **replicas.record(config, cost.params_total, steps),
         **async_sgd.record(config, cost.params_total, steps),
-        "tokens_per_second": tokens / seconds if seconds else None,
-        "mfu": costs.mfu(exact, seconds, env["num_devices"], peak),
+        "tokens_per_second": share * tokens / seconds if seconds else None,
+        "mfu": costs.mfu(share * exact, seconds, env["num_devices"], peak),
         "device_kind": env["device_kind"],
         "num_devices": env["num_devices"],
         "git_revision": env["git_revision"],

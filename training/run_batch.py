@@ -46,11 +46,8 @@ class StepInputs(NamedTuple):
 
 def step_inputs(config: ConfigDict, task: Task) -> StepInputs:
     """The inputs of the steps of a resolved config."""
-    lr_schedule = config.optimizer.learning_rate * schedule.values(
-        config.schedule, config.derived.steps, config.derived.warmup_steps
-    )
     recipe, hyper = steps.recipe(task.model, config), steps.hyper(config, task)
-    return StepInputs(config, task, recipe, hyper, data.shapes(task, config.batch_size), lr_schedule)
+    return StepInputs(config, task, recipe, hyper, data.shapes(task, config.batch_size), schedule.rates(config))
 
 
 class RunBatch:

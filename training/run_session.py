@@ -19,6 +19,7 @@ from training import (
     early_stopping,
     environment as environments,
     evaluation,
+    fork,
     load,
     record,
     run_directory,
@@ -28,11 +29,13 @@ from training import (
     transforms,
 )
 from training.config import resolve
+from training.files import read_object
 from training.metrics import Diverged, Fetch, Logger, MetricLog
 from training.run_batch import RunBatch, StepInputs, step_inputs
 from training.signals import Interrupted
 from training.state import State
 from training.task import resolve as family_of
+from training.types import Record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +128,7 @@ class RunSession:
             task = self._family.build(config)
             facts = task.facts()
             transfer.check_shared(config, {name: facts[name] for name in self._family.INHERITED})
+            self._fork(config, facts)
             self._directory.check_data(facts)
         hashes = {name: facts.get(name) for name in ("data_hash", "tokenizer_hash")}
         agreement.check_equal({"the config's run_id": config.derived.run_id, **hashes})
@@ -150,12 +154,14 @@ class RunSession:
             self._environment = environments.of(config, batch.mesh, **self.inputs.task.facts())
         self._axes, self._total = states.axes(programs.variables), config.derived.steps
         self.step, state = self._checkpoints.newest(programs.abstract, programs.shardings)
-        if state is None:
+        self._continued_from = self.step or None
+        if state is None and (forked := config.derived.get("fork_step")):
+            self.step, state = forked, fork.restored(config.fork_from, programs.abstract, programs.shardings)
+        elif state is None:
             state = transfer.initialise(batch.init(index), config.init_from, programs.shardings, batch.mesh)
             state = steps.first_masks(self.inputs.recipe, programs, state, self.inputs.hyper)
         batch.put(index, load.teacher(state, config, programs.variables, programs.shardings, batch.mesh))
         self._directory.start(config, self._environment, self.inputs.task.keep)
-        self._started_at = self.step
         self._metrics = MetricLog(
             self._directory,
             self.step,
@@ -168,6 +174,23 @@ class RunSession:
         self._best, self._saved_at = self._judge(), time.perf_counter()
         if self._over:
             self._finish("completed")
+
+    def _fork(self, config: ConfigDict, facts: Record) -> None:
+        """Note in `derived` which run and step this one is forked from; one that goes on keeps what it noted first.
+
+        Raises:
+          BadInput: the section `fork_from` names no such run, or one that would have made other steps.
+        """
+        notes: dict[str, Any] = {}
+        if checkpoint.saved_steps(self._directory.path):
+            before = read_object(self._directory.path / "config.json", "derived")["derived"]
+            notes = {name: before[name] for name in ("trunk", "fork_step") if name in before}
+        elif (trunk := fork.trunk(config.fork_from)) is not None:
+            fork.check(config, trunk, config.fork_from.step)
+            fork.check_data(Path(config.fork_from.run), facts)
+            notes = {"trunk": trunk.derived.run_id, "fork_step": config.fork_from.step}
+        with config.unlocked():
+            config.derived.update(notes)
 
     @property
     def steps_per_call(self) -> int:
@@ -218,7 +241,9 @@ class RunSession:
         if step == self._total and not config.early_stopping.patience:
             return  # `_finish` evaluates and saves
         (minutes, signals), score = self._agree(n), None
+        marked = any(step - n < at <= step for at in config.checkpoint.at_steps)
         due = self._crossed(n, config.checkpoint.every_steps) or 0 < config.checkpoint.every_minutes <= minutes
+        due = due or marked
         evaluates = step == self._total or self._crossed(n, config.log.evaluate_every)
         if evaluates or (due and config.checkpoint.keep_best):
             self._metrics.flush()
@@ -233,7 +258,7 @@ class RunSession:
         if due or signals:
             self._metrics.flush()
             self._check_finite()
-            self._checkpoints.save(step, self._state, score)
+            self._checkpoints.save(step, self._state, score, marked)
             self._saved_at = time.perf_counter()
         if signals:
             self._checkpoints.wait()
@@ -273,7 +298,7 @@ class RunSession:
             "compile_seconds": self._batch.compile_seconds,
             "compiles": self._batch.compiles,
             "pack": self._batch.size,
-            "continued_from": self._started_at or None,
+            "continued_from": self._continued_from,
             "damaged_checkpoints": checkpoint.damaged_steps(self._directory.path),
         }
         self._saving.close()

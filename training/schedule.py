@@ -63,6 +63,12 @@ def check_warmup(name: str, warmup_steps: int) -> None:
         raise BadInput(f"schedule.name: {name} needs a warmup of at least one step, got {warmup_steps}")
 
 
+def rates(config: ConfigDict) -> np.ndarray:
+    """The learning rate of every step of a resolved config, float32 [steps]."""
+    derived = config.derived
+    return config.optimizer.learning_rate * values(config.schedule, derived.steps, derived.warmup_steps)
+
+
 def values(config: ConfigDict, steps: int, warmup_steps: int) -> np.ndarray:
     """The schedule as a fraction of the peak for each step.
 

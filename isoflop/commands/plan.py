@@ -38,6 +38,9 @@ COLUMNS = {
     "seed": ("seed", "{}"),
     "flops_6nd": ("6ND", "{:.3g}"),
     "flops_exact": ("exact FLOPs", "{:.3g}"),
+    "trunk": ("trunk", "{}"),
+    "fork_step": ("from step", "{:,}"),
+    "own_flops": ("own FLOPs", "{:.3g}"),
     "memory_bytes": ("MiB", "{:.0f}"),
     "minutes": ("minutes", "{:.2f}"),
 }
@@ -78,7 +81,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     if workers is not None and workers < 1:
         raise BadInput(f"--workers: must be at least 1, got {workers}")
     largest = max(point.config.derived.params_total for point in plan.points if point.config)
-    placements = placement.placements(workers, [point.flops for point in plan.points], largest)
+    placements = placement.placements(workers, [point.own_flops for point in plan.points], largest)
     batches, speed, notes = _measured(flags, plan, placements[0], len(placements))
     single = {key: measurements[0] for key, measurements in batches.items()}
     rows = [cost_estimate.row(point) for point in plan.points]
@@ -162,7 +165,7 @@ def _batching_gain(plan: plans.Plan, compile_key: str, measurements: list[Measur
         compile_key: of the shape.
         measurements: of 1, 2, 4, ... runs as one program.
     """
-    flops = [point.flops for point in plan.points if point.compile_key == compile_key]
+    flops = [point.own_flops for point in plan.points if point.compile_key == compile_key]
     speeds = {measurement.runs: measurement.flops_per_second or 0.0 for measurement in measurements}
     size = best_batch(measurements).runs
     return {
@@ -256,6 +259,11 @@ def _text(payload: dict[str, Any], plan: plans.Plan) -> Any:
         gains = ", ".join(f"{size} at a time {gain:.2f}" for size, gain in pack["gains"].items() if size > 1)
         best = f"packs of {pack['size']}" if pack["size"] > 1 else "one at a time"
         lines.append(f"{pack['runs']} runs of N {pack['params_total']:,}: {best} (speed over one at a time: {gains})")
+    if branches := sum(point.trunk is not None for point in plan.points):
+        lines.append(
+            f"{branches} runs are forked from their trunks, whose batch, learning rate and warmup they have; steps before "
+            "a fork are counted once"
+        )
     if plan.duplicates:
         lines.append(f"{len(plan.duplicates)} points are the same run as another and were dropped")
     for point in plan.refused:
