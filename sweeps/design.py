@@ -89,9 +89,7 @@ def ladder(sizes: Iterable[float], tokens_per_param: float | Iterable[float]) ->
     return product(axis("model.size", sizes), axis("duration.tokens_per_param", ratios))
 
 
-def branch(
-    trunk: Design, at: Iterable[float], cooldown: float = 0.2, duration: str = "duration.tokens"
-) -> Design:
+def branch(trunk: Design, at: Iterable[float], cooldown: float = 0.2, duration: str = "duration.tokens") -> Design:
     """Every point at every horizon: one trunk of constant rate a point, and a cooldown forked from it for each horizon.
 
     The longest horizon is the trunk: a run with the schedule `wsd`, whose rate is constant until its own cooldown. A

@@ -214,9 +214,11 @@ def plan(sweep: ConfigDict, where: Sequence[str] = ()) -> Plan:
         raise BadInput(f"sweep {sweep.name}: the design has no points{which}")
     runs: dict[str, Point] = {}
     refused, duplicates = [], []
-    for point in [each for point in points for each in ((point.trunk, point) if point.trunk else (point,))]:
-        if any(point is known for known in (*refused, *runs.values())):
-            continue  # the trunk of several
+    seen: set[int] = set()  # a trunk is that of several points, and may be one itself
+    for point in [each for branch in points for each in (branch.trunk, branch) if each is not None]:
+        if id(point) in seen:
+            continue
+        seen.add(id(point))
         if point.refused is not None:
             refused.append(point)
         elif point.run_id in runs:
@@ -313,7 +315,7 @@ def _branch(sweep: ConfigDict, overrides: dict[str, Any], labels: dict[str, Any]
     try:
         if config.schedule.name != "wsd":
             raise BadInput(f"schedule.name: a branch needs wsd, got {config.schedule.name}")
-        before = (1 - schedule.options(config.schedule)["decay_fraction"]) * config.derived.steps + 1e-6
+        before = (1 - float(schedule.options(config.schedule)["decay_fraction"])) * config.derived.steps + 1e-6
         fork_step = int(before) // config.steps_per_call * config.steps_per_call
         fork.check(config, trunk.config, fork_step)
     except BadInput as error:

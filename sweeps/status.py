@@ -68,7 +68,13 @@ def rows(sweep: sweep_dir.Sweep, ended: Ended | None = None) -> list[dict[str, A
     begun = untrusted_files.folders(sweep.path, sweep.entries)
     table = []
     for run_id, entry in sweep.entries.items():
-        row = {"run_id": run_id, "state": "missing", **entry.labels, "params_total": entry.params, "flops": entry.own_flops}
+        row = {
+            "run_id": run_id,
+            "state": "missing",
+            **entry.labels,
+            "params_total": entry.params,
+            "flops": entry.own_flops,
+        }
         row |= {"run_id": run_id, "state": "missing", "step": 0, "steps": entry.steps, "loss": None, "train_loss": None}
         row |= {"trunk": entry.trunk or None, "fork_step": entry.fork_step} if entry.trunk else {}
         row |= {"seconds": None, "at": None, "message": None}

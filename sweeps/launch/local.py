@@ -48,7 +48,9 @@ def placements(sweep: Sweep, run_ids: list[str], options: Options) -> tuple[Plac
     entries = [sweep.entries[run_id] for run_id in run_ids]
     begun = {sweep_dir.first_threads(sweep.run(run_id)) for run_id in run_ids} - {None}
     threads = begun.pop() if len(begun) == 1 else None
-    return placement.placements(options.workers, [e.own_flops for e in entries], max(e.params for e in entries), threads)
+    return placement.placements(
+        options.workers, [e.own_flops for e in entries], max(e.params for e in entries), threads
+    )
 
 
 def launch(sweep: Sweep, run_ids: list[str], options: Options, on_event: OnEvent, signals: list[int]) -> int:

@@ -133,7 +133,10 @@ def test_branches_are_single_runs_bit_for_bit(make, tmp_path, options):
         single(point, tmp_path / point.run_id)
         assert_same_run(sweep.run(point.run_id), tmp_path / point.run_id)
     records = [sweep_dir.result(sweep.run(run_id)) for run_id in branches]
-    assert [(r["trunk"], r["fork_step"], r["continued_from"]) for r in records] == [(trunk, 32, None), (trunk, 16, None)]
+    assert [(r["trunk"], r["fork_step"], r["continued_from"]) for r in records] == [
+        (trunk, 32, None),
+        (trunk, 16, None),
+    ]
     assert {r["pack"] for r in records} == {2 if options else 1}
     assert sweep_dir.result(sweep.run(trunk))["trunk"] is None
     lines = [json.loads(line) for line in (sweep.run(branches[0]) / "metrics.jsonl").read_text().splitlines()]
@@ -141,6 +144,7 @@ def test_branches_are_single_runs_bit_for_bit(make, tmp_path, options):
     assert checkpoint.saved_steps(sweep.run(trunk)) == [100]  # the forks are kept no longer than they are needed
 
 
+@pytest.mark.slow
 def test_several_workers_wait_for_trunks(make, tmp_path, fake):
     plan = plans.plan(make(of_steps(d.axis("model.size", (4.0, 8.0)))))
     outcome = execute(plan, tmp_path / "study", options=Options(workers=2, command=fake.WORKER))
@@ -194,6 +198,7 @@ def test_a_worker_that_is_stopped_in_a_trunk_and_in_a_branch_goes_on(make, tmp_p
     assert cut["continued_from"] > cut["fork_step"] == 32 and cut["trunk"] == plan.points[0].run_id
 
 
+@pytest.mark.slow
 def test_a_horizon_that_is_added_when_the_trunk_has_ended_is_trained_whole(make, tmp_path):
     sweep = plan_storage.add_points(tmp_path / "study", plans.plan(make(of_steps())))
     assert served(sweep)[0] is None
@@ -211,5 +216,5 @@ def test_a_branch_that_another_worker_s_trunk_holds_up_is_not_begun(make, tmp_pa
     trunk, *branches = sweep.entries
     with lease.claim(sweep.run(trunk)) as held:
         assert held
-            looks = [forks.look(sweep, sweep.entries[run_id], "session").readiness for run_id in branches]
+        looks = [forks.look(sweep, sweep.entries[run_id], "session").readiness for run_id in branches]
     assert looks == [forks.Readiness.WAITING] * 2
