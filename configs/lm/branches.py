@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from configs.lm import demo
 from sweeps.design import Design, axis, branch, product, zip_
 
-WIDTHS = (8, 12, 20, 32)
+WIDTHS = (8, 12, 16, 24)
 TOKENS = (1.0e5, 1.5e5, 2.25e5, 3.4e5, 5.1e5)
 COOLDOWN = 0.2
 

@@ -67,7 +67,12 @@ def define(flags: absl_flags.FlagValues) -> None:
     text("columns", None, "Columns of other variables, as in unique_tokens=seen_once,experts=E.", flag_values=flags)
     text("loss_stderr", None, "Column of the loss's standard error: rows weigh 1 / error^2.", flag_values=flags)
     text("fixed", None, "Constants held at given values, as in alpha=0.35,E=1.7.", flag_values=flags)
-    text("run_column", None, "Column that names the run of a row; run_id, else every row is a run.", flag_values=flags)
+    text(
+        "run_column",
+        None,
+        "Column that names the run of a row; trunk where runs were forked, else run_id, else a row is a run.",
+        flag_values=flags,
+    )
     text("where", None, "Only rows for which this holds, as in \"family == 'lm' and flops < 1e20\".", flag_values=flags)
     flag("frontier", False, "Only the best run of each compute, if no cheaper one beats it.", flag_values=flags)
     _laws.define_table_options(flags)

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 # compute is then 6 N D; a column that was asked for by name must be there.
 DEFAULTS = {variable: VARIABLES[variable].column for variable in CORE} | {"loss": "loss"}
 # How tables say that a run ended well, and which run a row is of: ours, and exports of Weights & Biases.
+RUN_ID = "run_id"
+TRUNK = "trunk"  # column of the run from which a row's run was forked, empty where it was not: `sweeps.design.branch`
 ENDED = (("status", "completed", "run_id"), ("State", "finished", "ID"))
 
 
@@ -60,9 +62,9 @@ def load(
         d: column of the training tokens.
         c: column of the training FLOPs. Two of N, D and C are enough: the third is then that of C = 6 N D.
         loss: column of the final loss, or of what else the law predicts.
-        run: column that names the run of a row; rows of one run are resampled together. By default ``run_id`` where there
-            is one, or ``ID`` in an export of Weights & Biases, else every row is a run of its own. Identities are text:
-            "0012" is not 12.
+        run: column that names the run of a row; rows of one run are resampled together. By default ``trunk`` where runs
+            were forked from others, with ``run_id`` for the rest, else ``run_id`` where there is one, or ``ID`` in an
+            export of Weights & Biases, else every row is a run of its own. Identities are text: "0012" is not 12.
         columns: variable of ``laws.model.variables.VARIABLES`` -> column, for what else a law reads. Variables that are
             not named are read from their default columns when a law asks for them.
         loss_stderr: column of the standard error of each loss; rows weigh one over its square.
@@ -93,8 +95,9 @@ def load(
     """
     frame, name = read(source, (run,) if run else ())
     header, path = tuple(frame.columns), None if name == "table" else str(source)
-    run_column = _run_column(name, header, run)
-    frame = with_schedule_areas(frame, _run_of_rows(frame, run_column) if run_column else None)
+    run_column = _run_column(name, frame, run)
+    own = RUN_ID if run_column == TRUNK and RUN_ID in header else run_column  # names the run of a row, not its trunk
+    frame = with_schedule_areas(frame, _run_of_rows(frame, own) if own else None)
     frame, excluded = _selected(frame, name, where)
     core = {"n": n, "d": d, "c": c, "loss": loss}
     column_of = _column_of_variables(header, core, columns or {})
@@ -112,8 +115,13 @@ def load(
     if check_units:
         warnings += units_of(name, values, column_of)
     runs = _run_of_rows(frame, run_column)
-    known = {*((DEFAULTS | column_of)[variable] for variable in DEFAULTS), run_column, loss_stderr, best_by}
-    differing = _differing(frame, name, values, runs if run_column else None, known, settings)
+    if run is None and run_column == TRUNK and (trunks := len(np.unique(runs))) < len(runs):
+        warnings += (
+            f"{len(runs)} runs of {trunks} trunks: those forked from one trunk are taken as dependent (column '{TRUNK}'; "
+            f"--run_column={RUN_ID} takes every run by itself)",
+        )
+    known = {*((DEFAULTS | column_of)[variable] for variable in DEFAULTS), run_column, own, loss_stderr, best_by}
+    differing = _differing(frame, name, values, _run_of_rows(frame, own) if own else None, known, settings)
     extra = {"run": run_column, "noise": loss_stderr}
     table = Table(
         name=name,
@@ -198,25 +206,37 @@ def _with_third(
     return values | {third: derived}, column_of | {third: DERIVED[third]}
 
 
-def _run_column(name: str, header: Sequence[str], run: str | None) -> str | None:
+def _run_column(name: str, frame: pd.DataFrame, run: str | None) -> str | None:
     """The column that names a row's run: the one asked for, or that of one of our tables or an export.
 
     Raises:
         InputError: the table has no column of that name.
     """
+    header = tuple(frame.columns)
     if run is None:
+        if {TRUNK, RUN_ID} <= set(header) and _filled(frame[TRUNK]).any():
+            return TRUNK
         exported = (identity for state, _, identity in ENDED if {state, identity} <= set(header))
-        return "run_id" if "run_id" in header else next(exported, None)
+        return RUN_ID if RUN_ID in header else next(exported, None)
+    if run == TRUNK and run not in header and RUN_ID in header:  # a fit of branches is scored on runs that are none
+        return RUN_ID
     if run not in header:
         raise InputError(f"{name}: no column '{run}' for run{nearest(run, header)}")
     return run
 
 
 def _run_of_rows(frame: pd.DataFrame, run_column: str | None) -> np.ndarray:
-    """Identity of the run of each row; without a column, every row is a run of its own."""
+    """Identity of the run of each row, by trunks its trunk or itself; without a column, every row is a run of its own."""
     if run_column is None:
         return np.arange(len(frame)).astype(str).astype(object)
-    return frame[run_column].fillna("").to_numpy(object)
+    column = frame[run_column]
+    if run_column == TRUNK and RUN_ID in frame.columns:
+        column = column.where(_filled(column), frame[RUN_ID])
+    return column.fillna("").to_numpy(object)
+
+
+def _filled(column: pd.Series) -> pd.Series:
+    return column.notna() & (column.astype(str) != "")
 
 
 def _differing(

@@ -28,8 +28,8 @@ from laws.base.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-# Columns that name a run: ours, that of an export of Weights & Biases.
-IDENTITIES = ("run_id", "ID")
+# Columns that name a run: ours, that of the run it was forked from, that of an export of Weights & Biases.
+IDENTITIES = ("run_id", "trunk", "ID")
 # Text that stands for a missing number.
 MISSING = ("", "nan", "NaN", "NA", "N/A", "<NA>", "null", "NULL", "None")
 NUMBER = r"\s*[+-]?(?:(?:0|[1-9]\d*)(?:\.\d*)?(?:[eE][+-]?\d+)?|\.\d+(?:[eE][+-]?\d+)?|inf|Inf|Infinity)\s*"

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 # Parts of names, between the boundaries of words.
 BOOKKEEPING = (
     "seed|seeds|repeat|repeats|repetition|replicate|rep|trial|rng|random state|data order|"
-    "id|uuid|run|runs|path|dir|directory|file|url|link|host|hostname|node|user|job|slurm|pid|tag|tags|note|"
+    "id|uuid|run|runs|trunk|fork|path|dir|directory|file|url|link|host|hostname|node|user|job|slurm|pid|tag|tags|note|"
     "notes|comment|reason|outlier|row|index|created|updated|started|ended|finished|timestamp|date|time|at|git|commit|"
     "revision|hash|sha256|sha|version|versions|schema|device|devices|gpu|gpus|state|status|sweep|group|attempt|continued|"
     "compiles|compiled|pack|packed|damaged|worker|workers|core|cores|thread|threads|launcher|accelerator|accelerators"

@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from laws.approaches.budget_minima import MinimumFlaw
 from laws.data.checks import DERIVED
+from laws.data.loading import TRUNK
 from laws.data.table import Table
 from laws.data.token_cost import ROUGH
 from laws.estimation.estimate import PointEstimate
@@ -155,7 +156,7 @@ def _extrapolation(report: FitReport) -> list[FitWarning]:
 
 
 def _rows_of_one_run(report: FitReport) -> list[FitWarning]:
-    if report.n_rows <= report.n_runs:
+    if report.n_rows <= report.n_runs or report.columns.get("run") == TRUNK:  # the table says that of trunks itself
         return []
     effective = report.dof_resid + len(report.params)
     uneven = f", as {effective:.3g} of equal numbers of rows" if effective < UNEVEN * report.n_runs else ""
