@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -235,7 +235,8 @@ def _run_of_rows(frame: pd.DataFrame, run_column: str | None) -> np.ndarray:
     return column.fillna("").to_numpy(object)
 
 
-def _filled(column: pd.Series) -> pd.Series:
+def _filled(column: Any) -> Any:
+    """Where a column of text is not empty."""
     return column.notna() & (column.astype(str) != "")
 
 
