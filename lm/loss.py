@@ -27,6 +27,7 @@ def cross_entropy(
     targets: Int[Array, "batch length"],
     logit_dtype: str = "float32",
     bias: Float[Array, " vocab"] | None = None,
+    kept_features: int = 0,
 ) -> tuple[Float[Array, "batch length"], Float[Array, "batch length"]]:
     """Nats of each target, and the log of each normaliser, both of the same logits, so that no rounding is of one alone.
 
@@ -39,27 +40,35 @@ def cross_entropy(
       targets: the token that follows each position.
       logit_dtype: the dtype that the logits are accumulated in.
       bias: added to the logits of each position; None: nothing.
+      kept_features: of a position, see `BlockConfig.kept_features`.
     """
     batch, length = targets.shape
-    count = chunks(batch, length, head.shape[0])
+    count = chunks(batch, length, head.shape[0], kept_features * states.dtype.itemsize)
     of_rows = functools.partial(_nats_of_rows, logit_dtype)
     return _of_tokens(of_rows, count, (states,), (head, bias), (targets,), ())
 
 
-def chunks(batch: int, length: int, vocab: int) -> int:
+def chunks(batch: int, length: int, vocab: int, kept: int = 0) -> int:
     """In how many parts, by position, the logits of a batch are made, none kept for the backward pass; 1: as a whole.
 
     A whole takes fewer cycles, so that parts are made only where the float32 logits of a device exceed `LOGITS_SHARE` of
-    its memory; then of a quarter of that each.
+    its memory, or all that full rematerialisation keeps of the blocks; then of a quarter of that each.
+
+    Args:
+      batch, length: of the positions.
+      vocab: logits of a position.
+      kept: bytes of a position that blocks keep, see `BlockConfig.kept_features`; 0: these are not what memory goes to.
     """
     memory = meshes.device_memory()
     if memory is None:
         return 1
     length = length // meshes.ways("length") if length % meshes.ways("length") == 0 else length
-    held = 4.0 * batch * length * vocab / (meshes.ways("batch") * meshes.ways("vocab"))
-    if held <= LOGITS_SHARE * memory:
+    positions, most = batch * length / meshes.ways("batch"), LOGITS_SHARE * memory
+    held = 4.0 * positions * vocab / meshes.ways("vocab")
+    most = min(most, positions * kept) if kept else most
+    if held <= most:
         return 1
-    wanted = math.ceil(held / (LOGITS_SHARE * memory / 4))
+    wanted = math.ceil(held / (most / 4))
     return next(count for count in range(wanted, length + 1) if length % count == 0) if wanted < length else length
 
 
@@ -211,6 +220,7 @@ def divergence(
     teacher_head: Float[Array, "vocab teacher_width"],
     temperature: Float[Array, ""] | float,
     logit_dtype: str = "float32",
+    kept_features: int = 0,
 ) -> Float[Array, "batch length"]:
     """Nats of the divergence of a model's prediction from its teacher's, both at a temperature, times its square.
 
@@ -222,10 +232,12 @@ def divergence(
       states, head: of the model, as in `cross_entropy`.
       teacher_states, teacher_head: of its teacher, with the same vocabulary.
       temperature: that divides the logits of both; may be traced.
+      logit_dtype: as in `cross_entropy`.
+      kept_features: of the model, as in `cross_entropy`.
     """
     teacher_states, teacher_head, temperature = jax.lax.stop_gradient((teacher_states, teacher_head, temperature))
     batch, length, _ = states.shape
-    count = chunks(batch, length, 2 * head.shape[0])  # the logits of both
+    count = chunks(batch, length, 2 * head.shape[0], kept_features * states.dtype.itemsize)  # the logits of both
     of_rows = functools.partial(_nats_apart_of_rows, logit_dtype)
     fixed = (teacher_head, jnp.asarray(temperature))
     return _of_tokens(of_rows, count, (states,), (head,), (teacher_states,), fixed)[0]

@@ -105,6 +105,10 @@ class LanguageModel:
         """Whether the model has experts."""
         return isinstance(self.network, Decoder) and self.network.blocks.moe is not None
 
+    @property
+    def _kept_features(self) -> int:
+        return self.network.blocks.kept_features if isinstance(self.network, Decoder) else 0
+
     def loss(self, params: Params, stats: Collections, batch: Batch, key: jax.Array, hyper: Scalars) -> Loss:
         """Nats summed over tokens; in the total alone a teacher's part, z-loss, and what keeps the experts of every layer
         even (see `training.nets.ffn.moe.routing_metrics`, whose means over layers are metrics); as
@@ -119,7 +123,8 @@ class LanguageModel:
             read, ids = batch["tokens"].astype(jnp.int32)[:, :-1], batch.get("segments")
             their_states, their_head = self.teacher.hidden(taught, read, ids)
             dtype, temperature = self.network.logit_dtype, hyper["temperature"]
-            apart = jnp.sum(divergence(predicted.states, predicted.head, their_states, their_head, temperature, dtype))
+            both = (predicted.states, predicted.head, their_states, their_head)
+            apart = jnp.sum(divergence(*both, temperature, dtype, self._kept_features))
             total = (1 - hyper["teacher"]) * reported + hyper["teacher"] * apart
             sums["distill_kl"] = apart
         if self.z_loss:
@@ -151,7 +156,8 @@ class LanguageModel:
             states, head, routing = cast(Decoder, self.network).routed(params, window[:, :-1], ids, dropout)
         else:
             states, head = self.network.hidden(params, window[:, :-1], ids, dropout)
-        nats, normaliser = cross_entropy(states, head, window[:, 1:], self.network.logit_dtype)
+        dtype, kept = self.network.logit_dtype, self._kept_features
+        nats, normaliser = cross_entropy(states, head, window[:, 1:], dtype, kept_features=kept)
         return Predicted(nats, normaliser, states, head, stats, routing)
 
 

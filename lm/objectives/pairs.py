@@ -137,7 +137,8 @@ class PairModel:
             seen = jnp.arange(source.shape[1]) < batch["source_length"][:, None]
             counted = (jnp.arange(predicted.shape[1]) < batch["target_length"][:, None]).astype(jnp.float32)
         states, head = self.network.hidden(params, source, read, seen, dropout)
-        nats, normaliser = cross_entropy(states, head, predicted, self.network.logit_dtype)
+        kept = self.network.blocks.kept_features
+        nats, normaliser = cross_entropy(states, head, predicted, self.network.logit_dtype, kept_features=kept)
         # The mean of all logits is one product with the mean row of the head.
         evenly = (
             normaliser - (states @ jnp.mean(head, axis=0).astype(states.dtype)).astype(jnp.float32)

@@ -94,6 +94,11 @@ class BlockConfig:
         return self.width // self.heads
 
     @property
+    def kept_features(self) -> int:
+        """Features of a token that all blocks keep for the backward pass where they compute all others again; else 0."""
+        return self.depth * self.width if self.remat == "full" else 0
+
+    @property
     def residual_scale(self) -> float:
         """Factor of the initial values of kernels that write to the residual stream: after pre-norms, where the stream grows
         with the depth, one over the root of how many write (Radford et al. 2019)."""
