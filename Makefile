@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 WORKDIR ?= runs/demo
 
-.PHONY: demo test test-slow test-topologies test-all lint bench install clean
+.PHONY: demo test test-slow test-topologies test-all lint bench docs install clean
 
 install: $(STAMP)
 
@@ -51,5 +51,10 @@ bench: install
 	$(BIN)/python -m benchmarks.train_step --out benchmarks/results/train_step.json
 	$(BIN)/python -m benchmarks.fit --once --out benchmarks/results/fit.json
 
+# The site, from the code, the pages of docs/ and the executed notebooks, into build/site; it opens without a network.
+docs: install
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
 clean:
-	rm -rf $(VENV) .venv-3.11 .venv-3.12 .venv-3.13 runs
+	rm -rf $(VENV) .venv-3.11 .venv-3.12 .venv-3.13 runs build
