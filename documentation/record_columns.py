@@ -105,6 +105,8 @@ COLUMNS: dict[str, dict[str, str]] = {
         "skipped_steps": "steps that `spike_guard` left out",
     },
     "Recipe": {
+        "recipe": "`recipe.name`",
+        "parametrization": "of the recipe; `standard`: no multipliers",
         "peak_lr": "`optimizer.learning_rate`, resolved",
         "warmup_steps": "resolved",
         "schedule": "`schedule.name`",
