@@ -33,7 +33,7 @@ test-slow: install
 test-topologies: install
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt libtpu nvidia-cudnn-cu13
 	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt --no-deps jax-cuda13-plugin jax-cuda13-pjrt
-	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -m slow tests/topologies
+	JAX_PLATFORMS=cpu $(BIN)/python -m pytest -q -n 2 --dist worksteal -m slow tests/topologies
 
 # JAX differs between Python versions; each gets an environment of its own.
 test-all:
