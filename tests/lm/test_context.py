@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from tiers import tiered
 
 from lm import task as family
 from lm.decoder import Decoder
@@ -19,12 +20,12 @@ from training.nets.block_config import clone, compose
 
 KEY = jax.random.key(0)
 DECODER = compose(
-    Decoder, vocab_size=40, depth=2, width=32, heads=4, kv_heads=2, mlp_width=48, activation="swiglu", qk_norm=True
+    Decoder, vocab_size=40, depth=1, width=32, heads=4, kv_heads=2, mlp_width=48, activation="swiglu", qk_norm=True
 )
 VARIANTS = {
     "documents": {},
-    "scanned": {"scan": True, "remat": "full", "kv_heads": 1},
-    "windows": {"pattern": ("local_attention", "attention"), "window": 5},
+    "scanned": {"depth": 2, "scan": True, "remat": "full", "kv_heads": 1},
+    "windows": {"depth": 2, "pattern": ("local_attention", "attention"), "window": 5},
     "latents": {"pattern": ("latent_attention",), "qk_norm": False},
     "layer norms": {"norm": "layer", "bias": True, "activation": "gelu", "tied": False, "parallel_block": True},
     "experts": {"experts": 4, "experts_per_token": 2, "shared_experts": 1},
@@ -72,35 +73,34 @@ def on_mesh(loss, model, params, sizes):
         return jax.device_get(jit(jax.value_and_grad(functools.partial(loss, model)))(placed, TOKENS, SEGMENTS))
 
 
-SLOW = ("latents", "layer norms", "experts")  # of which others have parts
+SPLIT = [(name, MESHES[2]) for name in VARIANTS] + [("documents", sizes) for sizes in MESHES[:2]]
 
 
 @pytest.mark.parametrize(
-    "variant", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in VARIANTS]
+    "variant, sizes", tiered(SPLIT, [(name, MESHES[2]) for name in ("documents", "windows", "capacity")])
 )
-def test_a_split_sequence_changes_no_value(variant):
+def test_a_split_sequence_changes_no_value(variant, sizes):
     model = clone(DECODER, **VARIANTS[variant])
     params = drawn(model)
     expected = jax.device_get(jit(jax.value_and_grad(functools.partial(total, model)))(params, TOKENS, SEGMENTS))
     assert all(np.abs(leaf).max() > 1e-4 for leaf in jax.tree.leaves(expected))
-    for sizes in MESHES if variant == "documents" else MESHES[2:]:
-        assert_close(on_mesh(total, model, params, sizes), expected)
+    assert_close(on_mesh(total, model, params, sizes), expected)
 
 
-def test_an_encoder_sees_both_ways_over_devices():
+@pytest.mark.parametrize("sizes", tiered(MESHES, MESHES[1:2]))
+def test_an_encoder_sees_both_ways_over_devices(sizes):
     model = compose(
-        Encoder, vocab_size=40, depth=2, width=32, heads=4, mlp_width=48, norm="layer", bias=True, max_length=32
+        Encoder, vocab_size=40, depth=1, width=32, heads=4, mlp_width=48, norm="layer", bias=True, max_length=32
     )
     params = drawn(model)
     expected = jax.device_get(jit(jax.value_and_grad(functools.partial(encoded, model)))(params, TOKENS, SEGMENTS))
-    for sizes in MESHES:
-        assert_close(on_mesh(encoded, model, params, sizes), expected)
+    assert_close(on_mesh(encoded, model, params, sizes), expected)
 
 
 def test_each_device_has_its_part_of_the_activations():
     """Of the residual stream [4, 32, 32] a device has an eighth, and keys and values alone are gathered."""
     grid = meshes.build({"data": 2, "context": 4})
-    model = clone(DECODER, depth=1)
+    model = DECODER
     placed = jax.device_put(drawn(model), meshes.shardings(boxed(model), grid))
     with jax.set_mesh(grid):
         text = jit(lambda p: total(model, p, TOKENS, SEGMENTS)).lower(placed).compile().as_text()
@@ -114,7 +114,7 @@ def config(**changes):
         "batch_size": 4,
         "duration": {"steps": 3},
         "mesh": {"data": 1},
-        "model": {"name": "decoder", "width": 32, "depth": 2, "heads": 4, "kv_heads": 2, "mlp_width": 48},
+        "model": {"name": "decoder", "width": 32, "depth": 1, "heads": 4, "kv_heads": 2, "mlp_width": 48},
         "optimizer": {"learning_rate": 0.01},
         "evaluation": {"tokens": 256, "batch_size": 4},
         "data": {"corpus": "markov", "seq_len": 32, "vocab_size": 40, "document_masking": True},
@@ -140,13 +140,16 @@ def trained(config):
     return losses, jax.device_get(state.params)
 
 
-@pytest.mark.parametrize("model", [{}, {"model.name": "encoder", "model.kv_heads": None}], ids=["decoder", "encoder"])
-def test_steps_are_those_of_one_device(model):
+STEPPED = [(name, sizes) for name in ("decoder", "encoder") for sizes in MESHES[1:]]
+
+
+@pytest.mark.parametrize("name, sizes", tiered(STEPPED, STEPPED[1:2]))
+def test_steps_are_those_of_one_device(name, sizes):
+    model = {} if name == "decoder" else {"model.name": name, "model.kv_heads": None}
     base = {"optimizer.name": "sgd", **model}
     expected = trained(config(**base))
-    for sizes in MESHES[1:]:
-        found = trained(config(**base, **{f"mesh.{axis}": size for axis, size in sizes.items()}))
-        assert_close(found, expected)
+    found = trained(config(**base, **{f"mesh.{axis}": size for axis, size in sizes.items()}))
+    assert_close(found, expected)
 
 
 def test_the_run_is_the_same_and_says_how_it_attends(tmp_path):

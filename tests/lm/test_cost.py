@@ -63,7 +63,7 @@ def loss(model, length, batch=1):
 
 
 @given(decoders())
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_parameters_equal_the_real_tree_by_component(model):
     tree, count = parameters(model), cost(model, model.max_length).params
     blocks = tree["blocks"]

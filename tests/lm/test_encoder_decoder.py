@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import pytest
+from tiers import tiered
 
 from lm import encoder_decoder, translate
 from lm.encoder_decoder import EncoderDecoder
@@ -41,6 +42,7 @@ ORIGINAL = clone(
 )
 MODERN = clone(T5, positions="rotary", qk_norm=True, encoder_depth=3, sentinels=3)
 MODELS = {"t5": T5, "t5 1.1": GATED, "original": ORIGINAL, "rotary": MODERN}
+QUICK = ("t5", "original")
 
 
 @functools.lru_cache
@@ -167,7 +169,7 @@ def test_the_original_transformer():
     np.testing.assert_allclose(forward(ORIGINAL)(SOURCE, TARGET), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", tiered(MODELS, QUICK))
 def test_pads_are_not_seen_and_targets_see_what_came_before(name):
     logits = forward(MODELS[name])
     other = np.where(SEEN, SOURCE, 3)
@@ -181,7 +183,7 @@ def test_pads_are_not_seen_and_targets_see_what_came_before(name):
     assert difference[:5].max() < 1e-5 and difference[5:].min() > 1e-5
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", tiered(MODELS, QUICK))
 def test_a_cached_target_has_the_logits_of_a_whole_one(name):
     model = MODELS[name]
     params = params_of(model)
@@ -193,7 +195,7 @@ def test_a_cached_target_has_the_logits_of_a_whole_one(name):
     np.testing.assert_allclose(np.concatenate(parts, axis=1), forward(model)(SOURCE, TARGET), atol=2e-4)
 
 
-@pytest.mark.parametrize("name", ["t5", "original"])
+@pytest.mark.parametrize("name", QUICK)
 def test_greedy_search_takes_the_likeliest_symbol(name):
     model, end = MODELS[name], 3
     found = np.array(translate.search(model, params_of(model), SOURCE, LENGTHS, 6, end))
@@ -205,7 +207,7 @@ def test_greedy_search_takes_the_likeliest_symbol(name):
     np.testing.assert_array_equal(found, tokens[:, 1:])
 
 
-@pytest.mark.parametrize("penalty", [0.0, 1.5])
+@pytest.mark.parametrize("penalty", tiered([0.0, 1.5], [1.5]))
 def test_a_beam_as_wide_as_all_hypotheses_finds_the_best(penalty):
     model, end, new = clone(T5, vocab_size=4), 3, 3
     params = params_of(model)
@@ -247,7 +249,7 @@ def test_costs_are_those_of_the_tree_and_the_gradient_jaxpr(name, remat):
     assert said.flops_exact - said.flops_exact_causal == pytest.approx(3 * own * (9 - 1) / (2 * 9))
 
 
-@pytest.mark.parametrize("name", ["t5", "original"])
+@pytest.mark.parametrize("name", tiered(QUICK, ["t5"]))
 def test_switches_and_meshes_change_no_value(name):
     model, mesh = MODELS[name], meshes.build({"data": 2, "fsdp": 2, "tensor": 2})
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from ml_collections import ConfigDict
+from tiers import tiered
 
 from lm import models, recipes, task as family
 from lm.cost import cost
@@ -99,7 +100,10 @@ def test_initial_values_are_those_of_an_mlp():
     assert float(mlp["shared"]["down"]["kernel"].std()) == pytest.approx(512**-0.5 / 2, rel=0.02)
 
 
-@pytest.mark.parametrize("change", [{"dispatch": "blocked"}, {"dispatch": "ragged"}, {"capacity_factor": 1.0}], ids=str)
+WAYS = [{"dispatch": "blocked"}, {"dispatch": "ragged"}, {"capacity_factor": 1.0}]
+
+
+@pytest.mark.parametrize("change", tiered(WAYS, WAYS[:1]), ids=str)
 def test_one_expert_is_the_dense_model(change):
     dense = clone(DENSE, activation="swiglu", bias=True, norm="layer")
     params = initial(dense)
@@ -123,14 +127,14 @@ def test_one_expert_is_the_dense_model(change):
 
 
 SWITCHES = [
-    pytest.param({"scan": True}, marks=pytest.mark.slow),
-    pytest.param({"dispatch": "ragged", "remat": "dots"}, marks=pytest.mark.slow),
+    {"scan": True},
+    {"dispatch": "ragged", "remat": "dots"},
     {"scan": True, "remat": "full"},
     {"capacity_factor": 2.0, "scan": True, "remat": "dots"},  # room for all
 ]
 
 
-@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+@pytest.mark.parametrize("switches", tiered(SWITCHES, SWITCHES[3:]), ids=str)
 def test_speed_switches_change_neither_initial_values_nor_results(switches):
     fast = clone(FULL, **switches)
     jax.tree.map(np.testing.assert_array_equal, initial(fast), initial(FULL))
@@ -174,13 +178,12 @@ def on_mesh(model, sizes):
 
 
 MIXED, WIDE = {"data": 2, "expert": 2, "tensor": 2}, {"fsdp": 2, "expert": 4}
-QUICK = [({}, MIXED), ({"dispatch": "ragged"}, WIDE), ({"capacity_factor": 0.75}, MIXED)]
-SLOW = [({}, WIDE), ({"dispatch": "ragged"}, MIXED), ({"capacity_factor": 0.75}, WIDE)]
+SPREAD = [
+    (change, sizes) for change in ({"capacity_factor": 0.75}, {"dispatch": "ragged"}, {}) for sizes in (MIXED, WIDE)
+]
 
 
-@pytest.mark.parametrize(
-    "change, sizes", [*QUICK, *(pytest.param(*case, marks=pytest.mark.slow) for case in SLOW)], ids=str
-)
+@pytest.mark.parametrize("change, sizes", tiered(SPREAD, SPREAD[:1]), ids=str)
 def test_a_mesh_changes_no_value(change, sizes):
     model = clone(FULL, **change)
     program, placed = on_mesh(model, sizes)
@@ -193,8 +196,8 @@ def test_a_mesh_changes_no_value(change, sizes):
     ("dispatch", "router", "sizes"),  # a router of zero sends all to the experts of one device
     [
         ("blocked", 0.0, {"data": 1, "fsdp": 2, "expert": 4}),
-        ("blocked", 1.0, {"data": 2, "expert": 2, "context": 2}),
-        ("ragged", 0.0, {"data": 2, "expert": 2, "context": 2}),
+        pytest.param("blocked", 1.0, {"data": 2, "expert": 2, "context": 2}, marks=pytest.mark.slow),
+        pytest.param("ragged", 0.0, {"data": 2, "expert": 2, "context": 2}, marks=pytest.mark.slow),
         ("ragged", 1.0, {"data": 1, "fsdp": 2, "expert": 4}),
     ],
     ids=str,
@@ -254,7 +257,7 @@ def mixtures(draw):
 
 
 @given(mixtures(), st.integers(2, 9))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_costs_are_those_of_the_tree_and_the_jaxpr(model, length):
     said, tree = cost(model, length), nn.meta.unbox(boxed(model))
     mlp = tree["blocks"]["mlp"]
@@ -354,6 +357,7 @@ def test_accumulation_and_meshes_leave_the_losses(tmp_path):
     np.testing.assert_allclose(losses("wide", **wide), losses("one"), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_experts_of_replicas_train_alike_on_any_mesh(tmp_path):
     def losses(name, **changes):
         apart = {"replicas.count": 2, "replicas.every": 3, "replicas.outer.name": "nesterov", "duration.steps": 4}

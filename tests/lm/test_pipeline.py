@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from tiers import tiered
 
 from lm.decoder import Decoder
 from lm.loss import cross_entropy
@@ -27,7 +28,7 @@ VARIANTS = {
     "rounds": {"pipeline_rounds": 2, "pipeline_microbatches": 4},
     "scanned rounds": {"scan": True, "remat": "named", "depth": 8, "pipeline_rounds": 2},
     "latents": {"pattern": ("latent_attention",), "qk_norm": False},
-    "states": {"pattern": ("mamba2",), "state_width": 5, "chunk_size": 8, "qk_norm": False, "kv_heads": 4},
+    "states": {"pattern": ("mamba2",), "depth": 2, "state_width": 5, "chunk_size": 8, "qk_norm": False, "kv_heads": 4},
 }
 MESHES = [
     {"data": 4, "stage": 2},
@@ -66,12 +67,7 @@ def compiled(model, params, sizes):
         return program, jax.device_get(program(placed, TOKENS, SEGMENTS))
 
 
-QUICK = ("documents", "scanned rounds", "states")  # the others are in the slow tier
-
-
-@pytest.mark.parametrize(
-    "variant", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
-)
+@pytest.mark.parametrize("variant", tiered(VARIANTS, ["scanned rounds", "states"]))
 def test_stages_change_no_value(variant):
     model = clone(DECODER, **VARIANTS[variant])
     params, expected = reference(model)

@@ -41,7 +41,7 @@ def total(shape, model, vocab_size=256, seq_len=128):
     st.sampled_from((None, 2, 5)),
     st.sampled_from((256, 4096)),
 )
-@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.settings(max_examples=25, deadline=None)
 def test_no_neighbour_on_the_dial_is_nearer(size, activation, tied, depth, vocab_size):
     model = section(activation=activation, tied=tied, depth=depth)
     try:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from ml_collections import ConfigDict
+from tiers import tiered
 
 from isoflop import cli
 from lm import objectives, task as family
@@ -59,7 +60,10 @@ def evaluated(full, devices):
 
 @pytest.mark.parametrize(
     ("tokenizer", "layouts"),
-    [("bytes", [(64, 1), (1, 1), (7, 1), (64, 8), (8, 8)]), ("bpe:280", [(64, 1), (7, 1), (8, 8)])],
+    [
+        pytest.param("bytes", [(64, 1), (1, 1), (7, 1), (64, 8), (8, 8)], marks=pytest.mark.slow),
+        ("bpe:280", [(64, 1), (7, 1), (8, 8)]),
+    ],
 )
 def test_evaluation_does_not_depend_on_batches_or_devices(text, tokenizer, layouts):
     results = {}
@@ -143,16 +147,14 @@ def test_a_carried_state_is_that_of_the_row_s_last_window(text):
     np.testing.assert_array_equal(first["tokens"][:, -1], second["tokens"][:, 0])
     variables = nn.meta.unbox(task.model.init(jax.random.key(0), {"init_scale": np.float32(3)}))
     params, stats, hyper = variables["params"], {"carry": variables["carry"]}, {"dropout": 0.0, "z_loss": 0.0}
-    total = 0.0
+    total, graded, score = 0.0, jax.jit(task.model.loss), jax.jit(task.model.score)
     for batch in (first, second):
-        loss, (_, stats) = task.model.loss(params, stats, batch, jax.random.key(0), hyper)
+        loss, (_, stats) = graded(params, stats, batch, jax.random.key(0), hyper)
         total += float(loss)
     both = np.concatenate([first["tokens"], second["tokens"][:, 1:]], axis=1)
-    assert task.model.score(params, {}, {"tokens": both}).sum() == pytest.approx(total, rel=1e-5)
-    fresh = task.model.loss(params, stats, second | {"fresh": np.ones(8, bool)}, jax.random.key(0), hyper)[0]
-    assert float(fresh) == pytest.approx(
-        float(task.model.score(params, {}, {"tokens": second["tokens"]}).sum()), rel=1e-5
-    )
+    assert score(params, {}, {"tokens": both}).sum() == pytest.approx(total, rel=1e-5)
+    fresh = graded(params, stats, second | {"fresh": np.ones(8, bool)}, jax.random.key(0), hyper)[0]
+    assert float(fresh) == pytest.approx(float(score(params, {}, {"tokens": second["tokens"]}).sum()), rel=1e-5)
 
 
 def test_a_carried_state_ends_with_its_document(text):
@@ -163,10 +165,11 @@ def test_a_carried_state_ends_with_its_document(text):
     params, stats, hyper = variables["params"], {"carry": variables["carry"]}, {"dropout": 0.0, "z_loss": 0.0}
     batch = dict(task.batch(3, slice(None)))
     batch["tokens"] = np.where(np.arange(33) == 31, task.end, batch["tokens"])  # the last that is read
-    _, (_, stats) = task.model.loss(params, stats, batch, jax.random.key(0), hyper)
+    graded = jax.jit(task.model.loss)
+    _, (_, stats) = graded(params, stats, batch, jax.random.key(0), hyper)
     assert stats["carry"]["ended"].all()
-    _, (_, stats) = task.model.loss(params, stats, task.batch(4, slice(None)), jax.random.key(0), hyper)
-    alone = task.model.loss(params, {"carry": variables["carry"]}, task.batch(4, slice(None)), jax.random.key(0), hyper)
+    _, (_, stats) = graded(params, stats, task.batch(4, slice(None)), jax.random.key(0), hyper)
+    alone = graded(params, {"carry": variables["carry"]}, task.batch(4, slice(None)), jax.random.key(0), hyper)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), stats, alone[1][1])
 
 
@@ -182,7 +185,7 @@ def losses(text, tmp_path_factory):
     return losses
 
 
-@pytest.mark.parametrize("name", ["lstm", pytest.param("gated_linear", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", tiered(["lstm", "gated_linear"], ["lstm"]))
 def test_recurrent_models_train_alike_on_any_mesh(losses, name):
     changes = {**LSTM, "model.name": name} | ({"model.stateful": True} if name == "lstm" else {})
     one = losses(**changes)
