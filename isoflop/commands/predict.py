@@ -1,12 +1,16 @@
 """`isoflop predict`: the loss of a run, or the best split of a compute budget, from a fit; frozen if asked."""
 
 import dataclasses
-from typing import TYPE_CHECKING
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from absl import flags as absl_flags
 
 from isoflop.cli import Output
-from isoflop.commands import _laws
+from isoflop.commands import _base_run, _laws, _optimum_config
+from sweeps.untrusted_files import printable
+from training.errors import BadInput
 
 if TYPE_CHECKING:
     from laws import CheapestModel, FitResult, Forecast
@@ -18,6 +22,8 @@ isoflop predict fit.json --n=7e9 --d=1.4e11 --at=unique_tokens=2.5e10
 isoflop predict task_loss.json --n=7e9 --d=1.4e11 --downstream_fit=accuracy.json
 isoflop predict fit.json --compute=1e24 --interval=certificate
 isoflop predict fit.json --loss=2.5 --inference_tokens=1e12
+isoflop predict fit.json --compute=1e20 --config=optimum.py
+isoflop predict published.json --compute=1e20 --config=optimum.py --base_config=configs/lm/ladder.py:1b
 """
 
 
@@ -63,6 +69,24 @@ def define(flags: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_string(
         "freeze", None, "Keep the prediction here, with the hashes of its inputs.", flag_values=flags
     )
+    absl_flags.DEFINE_string(
+        "config",
+        None,
+        "With --compute: write a config here that trains the optimum and smaller budgets below it.",
+        flag_values=flags,
+    )
+    absl_flags.DEFINE_string(
+        "base_config",
+        None,
+        "With --config: FILE[:arg] of the run whose size and duration are set; by default that of the fit's sweep.",
+        flag_values=flags,
+    )
+    absl_flags.DEFINE_integer(
+        "rungs",
+        4,
+        f"With --config: smaller budgets, each 1/{_optimum_config.FACTOR:g} of the one above.",
+        flag_values=flags,
+    )
 
 
 def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
@@ -71,12 +95,13 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     _laws.on_cpu()
     import laws
 
+    _check_config_flags(flags)
     fit = laws.read_fit(path, flags.law)
     request = {"compute": flags.compute, "n": flags.n, "d": flags.d} | _laws.numbers("at", flags.at)
     if flags.loss is not None:
         others = [
             name
-            for name in ("compute", "n", "d", "at", "downstream_fit", "freeze", "interval", "tolerance")
+            for name in ("compute", "n", "d", "at", "downstream_fit", "freeze", "config", "interval", "tolerance")
             if flags[name].present
         ]
         if others:
@@ -96,20 +121,90 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         payload = dataclasses.asdict(forecast) | {"upstream": dataclasses.asdict(upstream)}
         return Output(payload, "\n".join([_headline("upstream ", upstream), *_lines(forecast)]))
     forecast = fit.forecast(**request)
-    if not flags.freeze:
-        return Output(dataclasses.asdict(forecast), "\n".join(_lines(forecast)))
-    command = _laws.typed("predict", flags, args)
-    frozen = laws.freeze(fit, flags.freeze, fit_path=path, command=command, **request)
-    payload = dataclasses.asdict(forecast) | {"frozen": flags.freeze, "sha256": frozen.sha256}
-    text = [*_lines(forecast), f"frozen in {flags.freeze} (sha256 {frozen.sha256[:16]})"]
+    payload, text = dataclasses.asdict(forecast), _lines(forecast)
+    if flags.config:
+        written, lines = _write_config(fit, path, flags)
+        payload |= {"config": written}
+        text += lines
+    if flags.freeze:
+        command = _laws.typed("predict", flags, args)
+        frozen = laws.freeze(fit, flags.freeze, fit_path=path, command=command, **request)
+        payload |= {"frozen": flags.freeze, "sha256": frozen.sha256}
+        text.append(f"frozen in {flags.freeze} (sha256 {frozen.sha256[:16]})")
     return Output(payload, "\n".join(text))
+
+
+def _check_config_flags(flags: absl_flags.FlagValues) -> None:
+    """Refuse flags about the config of an optimum that do not go together, before a fit is read.
+
+    Raises:
+        BadInput: names the flag.
+    """
+    if not flags.config:
+        for name in ("base_config", "rungs"):
+            if flags[name].present:
+                raise BadInput(f"--{name} belongs to --config, the file to be written")
+        return
+    others = [name for name in ("n", "d", "downstream_fit", "freeze") if flags[name].present]
+    if others or flags.compute is None:
+        beside = f", without --{others[0]}" if others else ""
+        raise BadInput(f"--config is of the optimum of a budget: give --compute{beside}")
+    if flags.rungs < 0:
+        raise BadInput(f"--rungs: must not be negative, got {flags.rungs}")
+    _optimum_config.check_new(Path(flags.config))
+
+
+def _write_config(fit: "FitResult", path: str, flags: absl_flags.FlagValues) -> tuple[dict[str, Any], list[str]]:
+    """Write the config of the optimum of a budget; its ladder as JSON, and lines for people.
+
+    Args:
+        fit: the fit.
+        path: its file.
+        flags: of the command.
+    """
+    report, out = fit.report, Path(flags.config)
+    table = report.inputs[0].path if report.inputs else None
+    base = (
+        _base_run.of_config(flags.base_config)
+        if flags.base_config
+        else _base_run.of_fit(Path(path), table, report.data.run)
+    )
+    rungs = _optimum_config.ladder(fit, base, flags.compute, flags.rungs, _laws.numbers("at", flags.at))
+    digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    notes = [
+        f"Fit: {path} (sha256 {digest[:16]}), law {report.law}, {report.n_runs} runs of {table or 'a table'}.",
+        f"Base config: {base.source}.",
+    ]
+    if base.differing:
+        notes.append(f"The fitted runs differ in {', '.join(base.differing)} too: here as in the base config.")
+    notes += [f"Warning: {text}" for text in rungs[-1].forecast.warnings]
+    _optimum_config.write(out, rungs, base, notes)
+    ladder = [
+        {
+            "budget": rung.budget,
+            "n": rung.n,
+            "n_optimal": rung.forecast.inputs["n"],
+            "loss": rung.forecast.value,
+            "interval": rung.forecast.interval,
+            **rung.point.overrides,
+        }
+        for rung in rungs
+    ]
+    top = rungs[-1]
+    lines = [
+        f"{out}: N {top.n:,} ({top.n / top.forecast.inputs['n']:.2f} of the optimum), and {len(rungs) - 1} smaller "
+        f"budgets from {rungs[0].budget:.4g} FLOPs",
+        *(printable(note) for note in notes[2:] if not note.startswith("Warning")),
+        f"next: isoflop plan --config={out}",
+    ]
+    return {"path": str(out), "base_config": base.source, "ladder": ladder}, lines
 
 
 def _certificate(fit: "FitResult", flags: absl_flags.FlagValues) -> Output:
     """The forecast of a budget with the interval of a certificate."""
     from laws import InputError
 
-    others = [name for name in ("n", "d", "at", "downstream_fit", "freeze") if flags[name].present]
+    others = [name for name in ("n", "d", "at", "downstream_fit", "freeze", "config") if flags[name].present]
     if others or flags.compute is None:
         beside = f", without --{others[0]}" if others else ""
         raise InputError(f"--interval=certificate is of the best loss of a budget: give --compute{beside}")
