@@ -48,8 +48,9 @@ def defaults() -> ConfigDict:
             "min_steps": 1,  # points with fewer steps are refused
             "max_epochs": placeholder(float),  # and points that see an example more often than this
             "strict": False,  # refused points are an error
-            # What `isoflop study` does beside the sweep: the largest value of the label `budget` is held out.
+            # What `isoflop study` does beside the sweep: the largest values of the label `budget` are held out.
             "study": {
+                "held_out": 1,  # so many of them, all predicted before the first of them is trained
                 "law": "chinchilla",
                 "d": "tokens",  # the column that is D: images are counted in "examples"
                 "loss": "loss",

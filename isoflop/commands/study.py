@@ -6,6 +6,7 @@ import math
 import shlex
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from isoflop.commands._sweep_flags import define_launch, launch_options, launch_
 from sweeps import design, launch
 from training import extras
 from training.errors import BadInput
-from training.files import write_json
+from training.files import read_json, write_json
 
 EXAMPLE = """
 isoflop study --config=configs/lm/demo.py --workdir=runs/demo
@@ -47,15 +48,51 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     budgets = sorted({point["label.budget"] for point in config.design if "label.budget" in point})
     if len(budgets) < 2:
         raise BadInput("--config: a study needs a design of two budgets or more (sweeps.design.isoflop)")
+    if not 1 <= config.study.held_out < len(budgets):
+        raise BadInput(
+            f"--config: study.held_out: must be from 1 to {len(budgets) - 1} of {len(budgets)} budgets, "
+            f"got {config.study.held_out}"
+        )
+    held_out = budgets[-config.study.held_out :]
     launch.launcher(flags.launcher).check(launch_options(flags))
     extras.require("study: its figures and report", "matplotlib", "plotly", "jinja2", "markupsafe")
     began = time.monotonic()
     steps = _Steps(config.study, folder, list(flags.config_words), launch_words(flags))
     with contextlib.redirect_stdout(sys.stderr) if flags.json else contextlib.nullcontext():
-        code = steps.run(budgets[-1])
-    score = json.loads(steps.file("score.json").read_text()) if steps.file("score.json").exists() else None
-    text = f"\n{time.monotonic() - began:.0f} s in all; the report is {steps.file('report.html')}"
-    return Output({"workdir": flags.workdir, "held_out": budgets[-1], "score": score}, text, code)
+        code = steps.run(held_out)
+    files = [steps.file(f"score{suffix}.json") for suffix in suffixes(held_out)]
+    scores = [json.loads(file.read_text()) if file.exists() else None for file in files]
+    lines = [
+        *_lines(held_out, scores),
+        f"{time.monotonic() - began:.0f} s in all; the report is {steps.file('report.html')}",
+    ]
+    return Output({"workdir": flags.workdir, "held_out": held_out, "scores": scores}, "\n".join(["", *lines]), code)
+
+
+def suffixes(held_out: Sequence[float]) -> list[str]:
+    """What the names of the files of each held-out budget end in: nothing for the largest, else the budget."""
+    return [*(f"_{said(budget)}" for budget in held_out[:-1]), ""]
+
+
+def _lines(held_out: Sequence[float], scores: Sequence[dict[str, Any] | None]) -> list[str]:
+    """A line for each of several held-out budgets.
+
+    Args:
+      held_out: FLOPs.
+      scores: content of their `score.json`; None where there is none.
+    """
+    lines = []
+    for budget, score in zip(held_out, scores, strict=True) if len(held_out) > 1 else ():
+        if score is None:
+            lines.append(f"{said(budget)} FLOPs: no score")
+            continue
+        low, high = score["predicted"]["interval"]
+        lines.append(
+            f"{said(budget)} FLOPs: forecast {score['predicted']['loss']:.5f} [{low:.5f}, {high:.5f}], measured "
+            f"{score['measured']['loss']:.5f}: {score['abs_rel_error']:.2%} off, "
+            f"{'inside' if score['covered'] else 'OUTSIDE'}"
+        )
+    return lines
 
 
 class _Steps:
@@ -68,25 +105,64 @@ class _Steps:
         """Of the study's directory."""
         return self._folder / name
 
-    def run(self, top: float) -> int:
-        """All steps; `top` is the budget held out. Returns the exit code of the score."""
-        sweep, fit, frozen = (self.file(name) for name in ("sweep", "fit.json", "prediction.json"))
-        target = said(top)
-        below = f"budget<{target}"
+    def run(self, held_out: Sequence[float]) -> int:
+        """All steps; the highest exit code of the scores.
+
+        Args:
+          held_out: FLOPs of the budgets that are predicted before any of them is trained, the smallest first.
+
+        Raises:
+          BadInput: the study has frozen predictions of other budgets.
+        """
+        sweep, fit = self.file("sweep"), self.file("fit.json")
+        frozen = [self.file(f"prediction{suffix}.json") for suffix in suffixes(held_out)]
+        self._check_frozen(held_out, frozen)
         say("doctor", check=False)
         say("plan", *self._config, "--nomemory")
-        if not frozen.exists():
+        if not any(file.exists() for file in frozen):
+            below = f"budget<{said(held_out[0])}"
             self.grow(below)
             columns = [f"--{variable}_column={self._study[variable]}" for variable in ("d", "loss")]
-            where = [f"--where={below}", f"--target={target}"]
+            where = [f"--where={below}", f"--target={said(held_out[-1])}"]
             say("fit", sweep, f"--law={self._study.law}", *columns, *where, f"--out={fit}")
-            # From here on the prediction cannot change: it carries the hash of what it was made from.
-            say("predict", fit, f"--compute={target}", f"--freeze={frozen}")
-        self.grow(f"budget=={target}")
-        code = say("score", frozen, sweep, f"--out={self.file('score.json')}", check=False)
+        for budget, file in zip(held_out, frozen, strict=True):
+            if not file.exists():
+                # From here on the prediction cannot change: it carries the hash of what it was made from.
+                say("predict", fit, f"--compute={said(budget)}", f"--freeze={file}")
+        codes = []
+        for budget, file, suffix in zip(held_out, frozen, suffixes(held_out), strict=True):
+            self.grow(f"budget=={said(budget)}")
+            codes.append(say("score", file, sweep, f"--out={self.file(f'score{suffix}.json')}", check=False))
+        code = max(codes)
         say("plot", fit, f"--out={self.file('figures')}")
         say("report", self._folder)
         return code
+
+    def _check_frozen(self, held_out: Sequence[float], frozen: Sequence[Path]) -> None:
+        """Raise BadInput where the study holds predictions of other budgets: its law was fitted without others.
+
+        Args:
+          held_out: FLOPs of the budgets that are held out.
+          frozen: the files of their predictions.
+        """
+        others = sorted(set(self._folder.glob("prediction*.json")) - set(frozen))
+        budgets = {file: self._budget(file) for file in (*others, *frozen) if file.exists()}
+        wanted = dict(zip(frozen, held_out, strict=True))
+        changed = [file for file, budget in budgets.items() if budget != wanted.get(file)]
+        # The smallest is frozen first: where it is missing and others are there, more budgets are held out than were.
+        if changed or (budgets and frozen[0] not in budgets):
+            raise BadInput(
+                f"{self._folder}: its predictions are of {', '.join(said(budget) for budget in sorted(budgets.values()))} "
+                f"FLOPs, and {', '.join(map(said, held_out))} are held out now: give another --workdir"
+            )
+
+    @staticmethod
+    def _budget(file: Path) -> float:
+        """The FLOPs of a frozen prediction."""
+        try:
+            return float(read_json(file)["prediction"]["inputs"]["c"])
+        except (KeyError, TypeError, ValueError):
+            raise BadInput(f"{file}: not the frozen prediction of a budget") from None
 
     def grow(self, where: str) -> None:
         """Train the points of some budgets; where the best size is the smallest or largest one, add the next and say so."""

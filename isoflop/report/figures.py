@@ -152,19 +152,23 @@ def _naive_along_compute(fit: FitResult, c: np.ndarray) -> list[go.Scatter]:
 
 
 def _add_forecast(figure: go.Figure, study: Study) -> list[float]:
-    """The frozen prediction, and what was measured; the ends of its interval."""
-    forecast, score = (study.prediction or {}).get("prediction", {}), study.score
-    c = forecast.get("inputs", {}).get("c")
-    if c is None:
+    """The frozen predictions, and what was measured; the ends of their intervals."""
+    frozen = [forecast for forecast in study.forecasts if forecast.compute is not None and forecast.prediction]
+    if not frozen:
         return []
-    low, high = forecast["interval"]
+    c = [forecast.compute for forecast in frozen]
+    values = [forecast.prediction["prediction"]["value"] for forecast in frozen if forecast.prediction]
+    ends = [forecast.prediction["prediction"]["interval"] for forecast in frozen if forecast.prediction]
+    low, high = zip(*ends, strict=True)
     diamond = {"symbol": "diamond-open", "size": 14, "color": LAW, "line": {"width": 2}}
-    bars = error_bars([forecast["value"]], [low], [high], LAW, 2)
-    figure.add_trace(markers([c], [forecast["value"]], "frozen prediction", diamond, error_y=bars))
-    if score:
+    bars = error_bars(values, low, high, LAW, 2)
+    figure.add_trace(markers(c, values, "frozen prediction", diamond, error_y=bars))
+    scored = [(forecast.score["measured"], at) for forecast, at in zip(frozen, c, strict=True) if forecast.score]
+    if scored:
         star = {"symbol": "star", "size": 13, "color": MEASURED}
-        figure.add_trace(markers([score["measured"].get("c", c)], [score["measured"]["loss"]], "measured", star))
-    return [low, high]
+        at = [measured.get("c", budget) for measured, budget in scored]
+        figure.add_trace(markers(at, [measured["loss"] for measured, _ in scored], "measured", star))
+    return [*low, *high]
 
 
 def allocation(study: Study) -> go.Figure | None:

@@ -49,6 +49,27 @@ def forecasts(score: dict[str, Any]) -> go.Figure:
     return figure
 
 
+def forecasts_over_measured(scores: list[tuple[str, dict[str, Any]]]) -> go.Figure:
+    """Forecasts of several budgets over what was measured there, in percent.
+
+    Args:
+        scores: name of a budget, and content of its ``score.json``.
+    """
+    rows = []
+    for name, score in scores:
+        measured = score["measured"]["loss"]
+        over = lambda loss, measured=measured: 100 * (loss / measured - 1)
+        predicted = score["predicted"]
+        rows.append((name, over(predicted["loss"]), [over(end) for end in predicted["interval"]], LAW))
+        for key, title in NAIVE_NAMES.items():
+            if naive := score["baselines"].get(key):
+                rows.append((f"{name}, {title}", over(naive["loss"]), [over(naive["loss"])] * 2, NAIVE))
+    figure = _intervals(rows, lambda value: f"{number(value, 3)}%")
+    figure.add_vline(0.0, line={"color": MEASURED, "width": 3}, layer="below")
+    figure.update_xaxes(title_text="forecast over measured loss (%)")
+    return figure
+
+
 def _intervals(rows: list[tuple[str, float, list[float], str]], write: Callable[[float], str]) -> go.Figure:
     """Values with intervals, from the top down.
 

@@ -11,7 +11,8 @@ from isoflop.report.study import Frame, Study, distinct, versions
 def provenance(study: Study) -> dict[str, Any]:
     """What `provenance.html` shows."""
     frame, report = study.runs, study.fit.report if study.fit else None
-    typed = [report and report.command, *(file and file.get("command") for file in (study.prediction, study.score))]
+    files = [file for forecast in study.forecasts for file in (forecast.prediction, forecast.score)]
+    typed = [report and report.command, *(file and file.get("command") for file in files)]
     devices = [f"{number} × {kind}" for kind, number in _pairs(frame, "device_kind", "num_devices")]
     systems = [f"Python {record.get('python')}, {record.get('platform')}" for record in study.environments]
     return {

@@ -22,6 +22,23 @@ Frame = Any  # a pandas frame: hints of its columns' types would say less than t
 
 
 @dataclasses.dataclass(frozen=True)
+class FrozenForecast:
+    """The forecast of one held-out budget, and what was measured there.
+
+    Args:
+      prediction, score: content of `prediction.json` and `score.json`; None where there is none.
+    """
+
+    prediction: dict[str, Any] | None
+    score: dict[str, Any] | None
+
+    @property
+    def compute(self) -> float | None:
+        """FLOPs of the budget, where the forecast is of one."""
+        return (self.prediction or {}).get("prediction", {}).get("inputs", {}).get("c")
+
+
+@dataclasses.dataclass(frozen=True)
 class Study:
     """What a folder holds.
 
@@ -33,7 +50,7 @@ class Study:
       pending: points that have not ended or have failed, as `sweeps.status.rows` tells them.
       environments: the environment record of every run that began.
       fit: the fit.
-      prediction, score: content of `prediction.json` and `score.json`.
+      forecasts: of the held-out budgets, the smallest first; none where nothing was frozen or scored.
     """
 
     folder: Path
@@ -43,8 +60,17 @@ class Study:
     pending: list[dict[str, Any]]
     environments: list[dict[str, Any]]
     fit: FitResult | None
-    prediction: dict[str, Any] | None
-    score: dict[str, Any] | None
+    forecasts: tuple[FrozenForecast, ...] = ()
+
+    @property
+    def prediction(self) -> dict[str, Any] | None:
+        """The frozen prediction of the largest held-out budget."""
+        return self.forecasts[-1].prediction if self.forecasts else None
+
+    @property
+    def score(self) -> dict[str, Any] | None:
+        """The score of the largest held-out budget."""
+        return self.forecasts[-1].score if self.forecasts else None
 
     @property
     def columns(self) -> dict[str, str]:
@@ -122,9 +148,22 @@ def load(folder: Path) -> Study:
         pending=pending,
         environments=environments,
         fit=read_fit(fit) if fit.exists() else None,
-        prediction=_optional(folder / "prediction.json", "prediction"),
-        score=_optional(folder / "score.json", "score"),
+        forecasts=_forecasts(folder),
     )
+
+
+def _forecasts(folder: Path) -> tuple[FrozenForecast, ...]:
+    """The forecasts of a folder: `prediction.json` is that of the largest budget, `prediction_BUDGET.json` are others."""
+    names = sorted(path.name.removeprefix("prediction") for path in folder.glob("prediction_*.json"))
+    pairs = {
+        name: FrozenForecast(
+            _optional(folder / f"prediction{name}", "prediction"), _optional(folder / f"score{name}", "score")
+        )
+        for name in (*names, ".json")
+    }
+    largest = pairs.pop(".json")
+    smaller = sorted(pairs.values(), key=lambda forecast: forecast.compute or 0.0)
+    return (*smaller, *([largest] if largest != FrozenForecast(None, None) else []))
 
 
 def _is_sweep(path: Path) -> bool:

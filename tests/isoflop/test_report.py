@@ -1,5 +1,6 @@
 """The report page: what it states of a study, what it leaves out, and that nothing in a study can become formats."""
 
+import copy
 import dataclasses
 import html
 import json
@@ -14,7 +15,15 @@ from matplotlib.figure import Figure
 
 import laws
 from isoflop import cli
-from isoflop.report import figures, formats, page, plotly_primitives, study as studies
+from isoflop.report import (
+    figures,
+    forecast as forecasts,
+    formats,
+    interval_figures,
+    page,
+    plotly_primitives,
+    study as studies,
+)
 from laws.plotting import plot_data
 from laws.results.report_parts import RejectedBudget
 from sweeps.collect import collect
@@ -229,6 +238,33 @@ def test_the_held_out_budget_is_drawn_apart(study):
     assert len(dots) == 1 and set(dots[0].marker.symbol) == {"circle-open"} and len(dots[0].x) == 5
     assert [trace.line.dash for trace in held if trace.mode == "lines"] == ["dash"]
     assert sum(set(t.marker.symbol) == {"circle"} for t in traces if t.mode == "markers" and t.legendgroup) == 3
+
+
+def test_every_held_out_budget_has_a_row_and_a_mark(study, folder, tmp_path):
+    largest = json.loads((folder / "prediction.json").read_text()), json.loads((folder / "score.json").read_text())
+    forecast, score = copy.deepcopy(largest)
+    forecast["prediction"] |= {"inputs": {"c": 6e11}, "value": 2.5, "interval": [2.25, 2.75]}
+    score["predicted"] |= {"loss": 2.5, "interval": [2.25, 2.75]}
+    score |= {"measured": {"loss": 2.0, "how": "best run"}, "covered": False, "abs_rel_error": 0.25}
+    for name, content in zip(("prediction", "score"), largest, strict=True):
+        (tmp_path / f"{name}.json").write_text(json.dumps(content))
+    (tmp_path / "prediction_6e+11.json").write_text(json.dumps(forecast))
+    (tmp_path / "score_6e+11.json").write_text(json.dumps(score))
+    (tmp_path / "fit.json").write_bytes((folder / "fit.json").read_bytes())
+    both = dataclasses.replace(study, forecasts=studies.load(tmp_path).forecasts)
+    assert [each.compute for each in both.forecasts] == [6e11, BUDGETS[3]] and both.score == study.score
+    diamonds, stars = (
+        next(trace for trace in figures.compute(both).data if trace.name == name)
+        for name in ("frozen prediction", "measured")
+    )
+    assert list(diamonds.x) == [6e11, BUDGETS[3]] and diamonds.y[0] == 2.5 and stars.y[0] == 2.0
+    over = interval_figures.forecasts_over_measured([("a", score)]).data[0]
+    assert over.x[0] == pytest.approx(25.0)
+    assert (over.error_x.array[0], over.error_x.arrayminus[0]) == pytest.approx((12.5, 12.5))
+    bare = dataclasses.replace(both, fit=None, runs=pd.DataFrame(), curves=pd.DataFrame())
+    words = " ".join(" ".join(Page(page.render(bare)).words).split())
+    assert "6.0×10¹¹ FLOPs 2.5000 [2.2500, 2.7500] 2.0000 25% no" in words
+    assert forecasts.prediction(study)["budgets"] == []
 
 
 def test_curves_of_the_law_pass_through_its_own_predictions(study):

@@ -1,6 +1,7 @@
 """`isoflop study`: the demo's design keeps its promises, and a study grows where a minimum lies at an edge."""
 
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,6 +12,7 @@ from isoflop.commands import study
 from isoflop.config_file import complete
 from sweeps import collect
 from sweeps.plan import plan
+from training.errors import BadInput
 
 
 @pytest.fixture
@@ -103,21 +105,58 @@ def test_a_forecast_is_frozen_before_its_budget_is_trained_and_never_made_again(
     def say(*words, check=True):
         said.append([str(word) for word in words])
         if words[0] == "predict":
-            (tmp_path / "prediction.json").write_text("{}")
+            compute, file = (str(word).partition("=")[2] for word in words[2:])
+            Path(file).write_text(json.dumps({"prediction": {"inputs": {"c": float(compute)}}}))
         return 1 if words[0] == "score" else 0
 
     monkeypatch.setattr(study, "say", say)
     monkeypatch.setattr(study, "edges", lambda *_: [])
     steps = study._Steps(complete(demo.get_config()).study, tmp_path, ["--config=demo.py"], ["--workers=2"])
-    assert steps.run(1e12) == 1, "the code is that of the score"
+    assert steps.run([1e12]) == 1, "the code is that of the score"
     names = [words[0] for words in said]
     assert names == ["doctor", "plan", "sweep", "fit", "predict", "sweep", "score", "plot", "report"]
     assert said[2][-2] == said[3][-3] == "--where=budget<1e+12" and said[5][-2] == "--where=budget==1e+12"
     assert said[2][-1] == said[5][-1] == "--workers=2"
     assert {"--law=chinchilla", "--d_column=tokens", "--loss_column=loss", "--target=1e+12"} < set(said[3])
     said.clear()
-    steps.run(1e12)
+    steps.run([1e12])
     assert [words[0] for words in said] == ["doctor", "plan", "sweep", "score", "plot", "report"]
+    # The forecast was made from the budget that is now held out as well.
+    with pytest.raises(BadInput, match="its predictions are of 1e\\+12 FLOPs, and 5.8e\\+11, 1e\\+12 are held out"):
+        steps.run([5.8e11, 1e12])
+
+
+def test_every_held_out_budget_is_predicted_before_the_first_is_trained(monkeypatch, tmp_path):
+    said = []
+
+    def say(*words, check=True):
+        said.append([str(word) for word in words])
+        if words[0] == "predict":
+            if len([words for words in said if words[0] == "predict"]) == 2 and not interrupted:
+                interrupted.append(True)
+                raise KeyboardInterrupt
+            compute, file = (str(word).partition("=")[2] for word in words[2:])
+            Path(file).write_text(json.dumps({"prediction": {"inputs": {"c": float(compute)}}}))
+        return 0
+
+    interrupted = []
+    monkeypatch.setattr(study, "say", say)
+    monkeypatch.setattr(study, "edges", lambda *_: [])
+    steps = study._Steps(complete(demo.get_config()).study, tmp_path, ["--config=demo.py"], [])
+    with pytest.raises(KeyboardInterrupt):
+        steps.run([5.8e11, 1e12])
+    assert steps.run([5.8e11, 1e12]) == 0
+    names = [words[0] for words in said]
+    cut = ["doctor", "plan", "sweep", "fit", "predict", "predict"]
+    again = ["doctor", "plan", "predict", "sweep", "score", "sweep", "score", "plot", "report"]
+    assert names == cut + again, "the law is fitted once"
+    assert {"--where=budget<5.8e+11", "--target=1e+12"} < set(said[3])
+    assert [words[-1] for words in said if words[0] == "sweep"][1:] == [
+        "--where=budget==5.8e+11",
+        "--where=budget==1e+12",
+    ]
+    frozen = [words[1] for words in said if words[0] == "score"]
+    assert frozen == [str(tmp_path / "prediction_5.8e+11.json"), str(tmp_path / "prediction.json")]
 
 
 def test_a_step_that_fails_ends_the_study(capsys):

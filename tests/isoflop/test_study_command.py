@@ -37,7 +37,7 @@ def test_a_study_goes_from_a_config_to_a_score_once(tmp_path, monkeypatch):
     assert first.returncode in (0, 1), first.stderr
     said = json.loads(first.stdout)
     folder = Path("runs/tiny")
-    assert said["held_out"] == 8e8 and said["score"]["preregistered"] is True
+    assert said["held_out"] == [8e8] and said["scores"][0]["preregistered"] is True
     assert {"fit.json", "prediction.json", "score.json", "report.html", "figures", "sweep"} <= {
         path.name for path in folder.iterdir()
     }
