@@ -4,6 +4,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
+from subprocess import DEVNULL
 
 import nbformat
 from latex2mathml.converter import convert
@@ -44,7 +45,7 @@ def executed(path: Path) -> nbformat.NotebookNode:
     if kept.exists():
         return nbformat.read(kept, as_version=4)
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(FOLDER)}}).execute()
+    NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": str(FOLDER)}}).execute(stderr=DEVNULL)
     KEPT.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, kept)
     return notebook
