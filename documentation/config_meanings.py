@@ -35,6 +35,8 @@ ENGINE = {
     "init_from.run": "the run, or a sweep directory with one run of this model; empty: none",
     "init_from.step": "its checkpoint; None: the last",
     "init_from.reinit": "patterns of paths that are drawn anew",
+    "fork_from.run": "the run whose state it goes on from; empty: none",
+    "fork_from.step": "at which step",
     "teacher.run": "the run that teaches; empty: none",
     "teacher.step": "its checkpoint; None: the last",
     "teacher.weight": "its share of the loss",

@@ -15,6 +15,8 @@ COLUMNS: dict[str, dict[str, str]] = {
         "seed": "`seed`",
         "parent": "run whose parameters it began with",
         "parent_tokens": "tokens that the parent had seen",
+        "trunk": "run from whose state it was forked",
+        "fork_step": "step at which it was forked",
         "pretrained": "1 where there is a parent, else 0",
         "teacher": "run that it was distilled from",
         "teacher_params": "parameters of the teacher",
