@@ -16,6 +16,7 @@ from training.errors import BadInput, nearest
 from training.types import Batch, Collections, HostScalars, Loss, Option, Outputs, Params, Record, Scalars, Variables
 
 FAMILIES = ("lm", "vision")
+_REGISTERED: dict[str, "Family"] = {}  # families of this process, by name
 
 Arrays = dict[str, np.ndarray]
 Hyperparameters = dict[str, Any]  # by the name of their keys
@@ -189,12 +190,25 @@ class Family(Protocol):
         ...
 
 
+def register(name: str, family: Family) -> None:
+    """Make a family known in this process under a name that is no package's; one of the same name before it is replaced.
+
+    Raises:
+      BadInput: the name is that of a package.
+    """
+    if name in FAMILIES:
+        raise BadInput(f"task: the family {name!r} is a package")
+    _REGISTERED[name] = family
+
+
 def resolve(name: str) -> Family:
-    """The family of a task name: the module `<name>.task`, the only dynamic import.
+    """The family of a task name: one that was registered, else the module `<name>.task`, the only dynamic import.
 
     Raises:
       BadInput: there is no such family, or a package that it needs is not installed.
     """
+    if name in _REGISTERED:
+        return _REGISTERED[name]
     if name not in FAMILIES:
         raise BadInput(f"task: no family {name!r}{nearest(name, FAMILIES)} (known: {', '.join(FAMILIES)})")
     try:
