@@ -4,10 +4,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 import pytest
 
 import isoflop
+import laws
 from isoflop.module_family import HELD_OUT_FROM, Batches, ModuleModel
+from isoflop.module_sweep import ModuleSweep
 from training.errors import BadInput
 
 FEATURES = 3
@@ -55,7 +58,15 @@ def test_a_sweep_of_a_module_counts_trains_records_and_goes_on(tmp_path):
     again = planned(tmp_path, budgets=(3e4,)).run()
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("runs/*/result.json")} == ended
     assert len(again.table) == 2
-    assert sweep.fit("power_c", resamples=0, fixed={"p": 0.1}).report.n_runs == 4
+    assert laws.load(sweep.table).columns["c"] == "flops_exact" and len(laws.load(sweep.table)) == 4
+
+
+def test_the_law_is_that_of_the_records(tmp_path, monkeypatch):
+    n, d = np.repeat([1e3, 1e4, 1e5], 3), np.tile([1e5, 1e6, 1e7], 3)
+    records = pd.DataFrame({"params_total": n, "tokens": d, "loss": 0.5 + 40 / n**0.4 + 90 / d**0.3})
+    monkeypatch.setattr(ModuleSweep, "table", property(lambda sweep: records))
+    params = planned(tmp_path).fit(resamples=0).params
+    assert params[["E", "alpha", "beta"]].to_numpy() == pytest.approx([0.5, 0.4, 0.3], rel=1e-3)
 
 
 def test_another_loss_is_another_run_and_keys_of_the_engine_are_taken(tmp_path):
@@ -78,7 +89,7 @@ def test_a_loss_of_the_batch_and_losses_of_its_examples_are_the_same_sums():
     assert one.loss(*arguments, jax.random.key(0), {})[0] == pytest.approx(
         float(each.loss(*arguments, jax.random.key(0), {})[0]), rel=1e-6
     )
-    assert one.score(*arguments) == pytest.approx(each.score(*arguments), rel=1e-6)
+    assert np.allclose(one.score(*arguments), each.score(*arguments), rtol=1e-6)
 
 
 def test_dropout_draws_in_training_alone_and_running_means_change_there_alone():
