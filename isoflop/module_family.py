@@ -53,10 +53,10 @@ class Batches:
         first = _Numbered("batches", source, size)
         example = first(0)
         leaves, self.treedef = jax.tree.flatten(example)
-        sizes = {leaf.shape[0] if np.ndim(leaf) else None for leaf in map(np.asarray, leaves)}
-        if len(sizes) != 1 or None in sizes or (size is not None and sizes != {size}):
+        sizes = [len(leaf) if np.ndim(leaf) else 0 for leaf in leaves]
+        if len({*sizes}) != 1 or sizes[0] != (size or sizes[0]) or not sizes[0]:
             raise BadInput(f"batches: the first axis of every array must be the batch, and they have {sizes}")
-        self.batch_size = int(sizes.pop())
+        self.batch_size = sizes[0]
         self.shapes = tuple((leaf.shape[1:], str(leaf.dtype)) for leaf in map(np.asarray, leaves))
         self.evaluated = evaluated
         self._skipped = 0 if self._is_function or held_out is not None else evaluated
@@ -269,7 +269,7 @@ class ModuleFamily:
         shape = jax.eval_shape(values, params, variables, batch, jax.random.key(0)).shape
         if shape and shape[0] != size:
             raise BadInput(f"loss: returns the shape {shape} for {size} examples: one number, or (batch, ...)")
-        total = lambda *arguments: model.loss(*arguments, {})[0]
+        total = lambda params, stats, batch, key: model.loss(params, stats, batch, key, {})[0]
         key = jax.random.key(0)
         try:
             forward = count_products(jax.make_jaxpr(total)(params, variables, batch, key)) / size
@@ -310,7 +310,7 @@ class ModuleFamily:
         if config.data.fingerprint not in ("", self._fingerprint):
             raise BadInput("data.fingerprint: the module, its loss or its batches have changed since this was planned")
 
-    def scaled_hparams(self, config: ConfigDict, n: int, d: float) -> dict[str, float | int]:
+    def scaled_hparams(self, config: ConfigDict, n: int, d: float) -> task.Hyperparameters:
         """What a config leaves open: `isoflop.sweep` leaves nothing."""
         del config, n, d
         return {"batch_size": self.batches.batch_size, "learning_rate": 3e-3, "warmup_steps": 0}

@@ -54,7 +54,8 @@ class ModuleSweep:
             assert point.config is not None
             row["peak_lr"] = point.config.optimizer.learning_rate
         index = pd.Index([point.run_id for point in planned.points], name="run_id")
-        self.plan = pd.DataFrame(rows, index=index)[list(PLANNED)].rename(columns=PLANNED)
+        table: Any = pd.DataFrame(rows, index=index)
+        self.plan: pd.DataFrame = table[list(PLANNED)].rename(columns=PLANNED)
         points = [{**point.overrides, **point.labels, "reason": point.refused} for point in planned.refused]
         self.refused = pd.DataFrame(points)
 
@@ -88,8 +89,8 @@ class ModuleSweep:
     @property
     def table(self) -> pd.DataFrame:
         """The records of the runs of this plan that have ended, one row a run, with every convention of N and C."""
-        runs = pd.read_parquet(collect.collect(self.workdir))
-        return runs[runs["run_id"].isin(self.plan.index)].reset_index(drop=True)
+        runs: Any = pd.read_parquet(collect.collect(self.workdir))
+        return runs[runs["run_id"].isin(list(self.plan.index))].reset_index(drop=True)
 
     def fit(self, law: "str | Law" = "chinchilla", **options: Any) -> "FitResult":
         """The law of the runs that have ended: N counted, D in tokens (or examples), C in exact training FLOPs.
@@ -158,16 +159,16 @@ def sweep(
     task.register(family.name, family)  # type: ignore[arg-type]
     rate = learning_rate if callable(learning_rate) else lambda width: learning_rate
     points = design.product(
-        design.label(design.axis("duration.flops", map(float, budgets))),
-        [{"model.width": int(width), "optimizer.learning_rate": float(rate(width))} for width in widths],
+        design.axis("duration.flops", map(float, budgets)),
+        design.table({"model.width": int(width), "optimizer.learning_rate": float(rate(width))} for width in widths),
         design.axis("seed", seeds),
     )
-    points = [point | {"label.budget": point["duration.flops"]} for point in points]
+    labelled = tuple(point | {"label.budget": point["duration.flops"]} for point in points)
     name = name or label
     base = {"task": family.name, "batch_size": source.batch_size, "data": {"fingerprint": fingerprint}}
     base |= {"schedule": {"warmup_fraction": 0.05, "final_fraction": 0.0}, "checkpoint": {"final": False}}
     whole = plans.complete(
-        ConfigDict({"name": name, "base": base, "design": tuple(points), "min_steps": min_steps}), "isoflop.sweep"
+        ConfigDict({"name": name, "base": base, "design": labelled, "min_steps": min_steps}), "isoflop.sweep"
     )
     if config:
         with whole.unlocked():

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
-from isoflop.report import figures, forecast, interval_figures, law, provenance
+from isoflop.report import budget as budgets, figures, forecast, interval_figures, law, provenance
 from isoflop.report.embedding import embed_figure
 from isoflop.report.formats import exponent, percent, power_of_ten, span
 from isoflop.report.runs import runs
@@ -165,6 +165,7 @@ SECTIONS = (
     Section("isoflop", "Loss against size", _figure("isoflop", figures.isoflop, _isoflop_caption)),
     Section("compute", "Loss against compute", _figure("compute", figures.compute, _compute_caption)),
     Section("allocation", "Best use of compute", _figure("allocation", figures.allocation)),
+    Section("budget", "Choose a budget", budgets.budget, "budget.html"),
     Section("surface", "The surface", _figure("surface", figures.surface)),
     Section("residuals", "Residuals", _figure("residuals", figures.residuals, _residual_caption)),
     Section("curves", "Learning curves", _figure("curves", figures.curves)),

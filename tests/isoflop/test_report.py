@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pandas as pd
 import pytest
+from browser import CHROMIUM, browser
 from hypothesis import given, settings, strategies as st
 from matplotlib.figure import Figure
 
@@ -37,6 +38,7 @@ EVERY = [
     "isoflop",
     "compute",
     "allocation",
+    "budget",
     "surface",
     "residuals",
     "curves",
@@ -510,3 +512,44 @@ def test_exponents_of_formulas_are_raised():
     assert formats.formula("E + A / N^alpha") == "E + A / N<sup>alpha</sup>"
     assert formats.formula("(Nc / N)^(alpha_N / alpha_D) + 1") == "(Nc / N)<sup>alpha_N / alpha_D</sup> + 1"
     assert formats.formula("<i>^2") == "&lt;i&gt;<sup>2</sup>"
+
+
+def test_the_slider_begins_at_the_target_and_every_position_is_the_forecast_of_the_fit(study, text):
+    (slider,) = [attributes for attributes in Page(text).having("input") if attributes.get("type") == "range"]
+    (meta,) = [figure["layout"]["meta"] for figure in drawn(text) if "meta" in figure["layout"]]
+    assert int(slider["max"]) + 1 == len(meta["steps"]) and slider["aria-valuetext"] == "8.00×10¹¹ FLOPs"
+    assert any(attributes.get("for") == slider["id"] for attributes in Page(text).having("label"))
+    for step in (meta["steps"][0], meta["steps"][int(slider["value"])], meta["steps"][-1]):
+        forecast = study.fit.forecast(compute=step["x"])
+        assert step["y"][0] == pytest.approx(forecast.value, rel=1e-6)
+        assert step["loss_interval"] == formats.span(forecast.interval, formats.number, 4)
+        assert step["n"] == formats.count(forecast.split.n) and step["d"] == formats.count(forecast.split.d)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_a_reader_moves_the_slider_by_keyboard_on_a_page_that_asks_for_nothing(text, tmp_path):
+    file = tmp_path / "report.html"
+    file.write_text(text)
+    (meta,) = [figure["layout"]["meta"] for figure in drawn(text) if "meta" in figure["layout"]]
+    with browser(tmp_path / "profile") as tab:
+        tab.open(file.as_uri())
+        tab.until("document.querySelector('#plot-budget .main-svg')")
+        tab.evaluate("document.getElementById('budget-input').focus()")
+        start = int(tab.evaluate("document.getElementById('budget-input').value"))
+        for kind in ("rawKeyDown", "keyUp"):
+            tab.call("Input.dispatchKeyEvent", type=kind, key="ArrowRight", code="ArrowRight", windowsVirtualKeyCode=39)
+        step = meta["steps"][start + 1]
+        tab.until(f"document.querySelector('#budget [data-step=budget]').textContent === {json.dumps(step['budget'])}")
+        for name in ("loss", "loss_interval", "n", "n_interval", "d", "d_interval", "ratio", "distance"):
+            assert tab.evaluate(f"document.querySelector('#budget [data-step={name}]').textContent") == step[name]
+        spoken = tab.evaluate("document.getElementById('budget-input').getAttribute('aria-valuetext')")
+        assert spoken == f"{step['budget']}, {step['distance']}"
+        marked = tab.evaluate(
+            "(p => p.layout.meta.marked.map(i => [p.data[i].x[0], p.data[i].y[0]]))(document.getElementById('plot-budget'))"
+        )
+        assert np.allclose(marked, [[step["x"], y] for y in step["y"]])
+        assert [address for address in tab.requests if not address.startswith(("file:", "data:", "blob:"))] == []
+        for width in (1280, 390):
+            tab.look(width, 900, dark=width == 390)
+            tab.until(f"document.documentElement.scrollWidth <= {width}")

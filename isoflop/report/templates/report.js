@@ -67,6 +67,21 @@
   window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", function () { restyle(); });
   window.matchMedia("print").addEventListener("change", function (event) { restyle(event.matches ? PAPER : null); });
 
+  // The budget slider: every position was computed beforehand, and is only shown here.
+  var slider = document.getElementById("budget-input"), plot = document.getElementById("plot-budget");
+  if (slider && plot) {
+    var meta = plot.layout.meta;
+    slider.addEventListener("input", function () {
+      var step = meta.steps[Number(slider.value)];
+      slider.setAttribute("aria-valuetext", step.budget + ", " + step.distance);
+      document.querySelectorAll("#budget [data-step]").forEach(function (element) {
+        element.textContent = step[element.dataset.step];
+      });
+      Plotly.restyle(plot, { x: meta.marked.map(function () { return [step.x]; }),
+        y: step.y.map(function (y) { return [y]; }) }, meta.marked);
+    });
+  }
+
   var table = document.querySelector("#runs table");
   if (!table) { return; }
   var body = table.tBodies[0], heads = Array.from(table.tHead.rows[0].cells), rows = Array.from(body.rows);
