@@ -34,12 +34,12 @@ def budget(study: Study) -> dict[str, Any] | None:
     grid = np.geomspace(float(fitted.min()), BEYOND * max(target, largest), POSITIONS)
     at_target = int(np.argmin(np.abs(np.log(grid / target))))
     grid[at_target] = target
-    best = fit.optimal(grid)
+    best: Any = fit.optimal(grid)
     ends = [f"{end}_ci_{side}" for end in ("loss_run", "n", "d") for side in ("lower", "upper")]
     rows = best[["loss", "n", "d", *[name for name in ends if name in best]]].to_dict("records")
     steps = [_step(c, row, largest) for c, row in zip(grid, rows, strict=True)]
     figure = _figure(study, grid, best, at_target)
-    figure.update_layout(meta={"steps": steps, "marked": [trace for trace, _ in _marked(figure)]})
+    figure.update_layout(meta={"steps": steps, "marked": _marked(figure)})
     return {
         "figure": embed_figure("budget", figure, CAPTION),
         "positions": POSITIONS,
@@ -91,7 +91,8 @@ def _figure(study: Study, grid: np.ndarray, best: Any, chosen: int) -> go.Figure
     for column, (name, title) in enumerate(titles.items(), start=1):
         ends = [best.get(f"{'loss_run' if name == 'loss' else name}_ci_{side}") for side in ("lower", "upper")]
         values = best[name].to_numpy(float)
-        panel, shown = {"row": 1, "col": column}, {"showlegend": column == 1}
+        panel: dict[str, Any] = {"row": 1, "col": column}
+        shown: dict[str, Any] = {"showlegend": column == 1}
         if all(end is not None for end in ends):
             low, high = (np.asarray(end, float) for end in ends)
             known = np.isfinite(low) & np.isfinite(high) & (low > 0)
@@ -106,6 +107,6 @@ def _figure(study: Study, grid: np.ndarray, best: Any, chosen: int) -> go.Figure
     return figure
 
 
-def _marked(figure: go.Figure) -> list[tuple[int, go.Scatter]]:
-    """The traces that the slider moves, by their number, from the left panel to the right one."""
-    return [(i, trace) for i, trace in enumerate(figure.data) if trace.name == "chosen budget"]
+def _marked(figure: go.Figure) -> list[int]:
+    """Numbers of the traces that the slider moves, from the left panel to the right one."""
+    return [i for i, trace in enumerate(figure.data) if getattr(trace, "name", "") == "chosen budget"]

@@ -532,6 +532,7 @@ def test_a_reader_moves_the_slider_by_keyboard_on_a_page_that_asks_for_nothing(t
     file = tmp_path / "report.html"
     file.write_text(text)
     (meta,) = [figure["layout"]["meta"] for figure in drawn(text) if "meta" in figure["layout"]]
+    (tmp_path / "profile").mkdir()
     with browser(tmp_path / "profile") as tab:
         tab.open(file.as_uri())
         tab.until("document.querySelector('#plot-budget .main-svg')")
