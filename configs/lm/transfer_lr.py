@@ -5,15 +5,17 @@
 
 Decoders of bytes with heads of 16 features, 512 tokens a step, 150 steps; the rate is that of the reference model (width 64,
 depth 2), and doubles from point to point. Along the width muP and CompleteP are one at the reference's depth, and along the
-depth muP is the standard parametrization at the reference's width: each is run once.
+depth muP is the standard parametrization at the reference's width: each is run once. Depths have two seeds; the largest
+width, which costs more than all others together, has the three rates around the optimum of the one before.
 """
 
 from ml_collections import ConfigDict
 
-from sweeps.design import axis, chain, label, product, zip_
+from sweeps.design import Design, axis, chain, label, product, zip_
 
 RATES = (0.001, 0.002, 0.004, 0.008, 0.016, 0.032)
-WIDTHS = (32, 64, 128, 256, 512)
+WIDTHS = (32, 64, 128, 256)
+WIDEST = {"standard": (0.0005, 0.001, 0.002), "mup": (0.004, 0.008, 0.016)}
 DEPTHS = (2, 4, 8, 16)
 
 
@@ -36,17 +38,22 @@ def base() -> ConfigDict:
 def get_config(arg: str = "") -> ConfigDict:
     """The sweep; no argument."""
     del arg
-    widths = zip_(axis("model.width", WIDTHS), axis("model.heads", [width // 16 for width in WIDTHS]))
     rates = axis("optimizer.learning_rate", RATES)
-    along = {
-        "depth": (product(axis("model.depth", DEPTHS), rates), {"standard": "default", "completep": "completep"}),
-        "width": (product(widths, rates), {"standard": "default", "mup": "mup"}),
-    }
-    design = chain(
-        *(
-            label(product(axis("recipe.name", [recipe]), points), along=name, parametrization=parametrization)
-            for name, (points, recipes) in along.items()
-            for parametrization, recipe in recipes.items()
-        )
-    )
+
+    def series(along: str, parametrization: str) -> Design:
+        if along == "depth":
+            points = product(axis("seed", (0, 1)), axis("model.depth", DEPTHS), rates)
+        else:
+            widths = zip_(axis("model.width", WIDTHS), axis("model.heads", [width // 16 for width in WIDTHS]))
+            widest = product(
+                axis("model.width", [512]),
+                axis("model.heads", [32]),
+                axis("optimizer.learning_rate", WIDEST[parametrization]),
+            )
+            points = chain(product(widths, rates), widest)
+        recipe = axis("recipe.name", ["default" if parametrization == "standard" else parametrization])
+        return label(product(recipe, points), along=along, parametrization=parametrization)
+
+    pairs = (("depth", "standard"), ("depth", "completep"), ("width", "standard"), ("width", "mup"))
+    design = chain(*(series(*pair) for pair in pairs))
     return ConfigDict({"name": "transfer_lr", "base": base(), "design": design})
