@@ -117,7 +117,8 @@ def scaled_hparams(config: ConfigDict, n: int, d: float) -> Hyperparameters:
         width=config.model.get("width") or 0,
         options=optimizer.options(config.optimizer) | {"weight_decay": optimizer.weight_decay(config.optimizer)},
     )
-    if name in parametrization.TABLE and config.recipe.reference.learning_rate is None:
+    given = config.optimizer.learning_rate, config.recipe.reference.learning_rate
+    if name in parametrization.TABLE and given == (None, None):
         target = target._replace(n_reference=_at_reference(config))
     return recipes.apply(name, target, config.recipe.reference)
 
@@ -132,7 +133,9 @@ def _at_reference(config: ConfigDict) -> int:
     width = int(reference["width"] or 0)
     heads, rest = divmod(width, int(reference["head_width"] or model.width // model.heads))
     if rest or heads * model.kv_heads % model.heads:
-        raise BadInput(f"recipe.reference.width: {width} features are no heads as the model's; or give learning_rate")
+        raise BadInput(
+            f"recipe.reference.width: {width} features are no heads as the model's; or give optimizer.learning_rate"
+        )
     other = ConfigDict(config.copy_and_resolve_references())
     with other.unlocked():
         other.recipe.name = "default"

@@ -95,6 +95,7 @@ def resolve(config: ConfigDict) -> ConfigDict:
         fill(config.model, family.shape_for(config))
     config.init_from.run = transfer.located(config.init_from.run, identity.of_model(config))
     family.validate(config)
+    parametrization.check_parent(config)
     cost = family.cost(config)
     examples = _examples(config, family, cost)
     rule = family.scaled_hparams(config, cost.active, examples)

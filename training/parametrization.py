@@ -26,6 +26,7 @@ arXiv 2502.16982, equation 4) and held to the spectral norm sqrt(fan-out / fan-i
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -36,6 +37,7 @@ from ml_collections import ConfigDict
 
 from training import checkpoint
 from training.errors import BadInput
+from training.files import read_object
 from training.nets.primitives import upcast_to_f32
 from training.optimizer import STACKS, TABLE as OPTIMIZERS, Axes
 from training.types import AbstractParams, Floats, Params
@@ -180,6 +182,23 @@ def forward(scaling: Scaling | None) -> dict[str, float]:
         "logit_multiplier": 1 / scaling.width,
     }
     return {name: factor for name, factor in factors.items() if factor != 1.0}
+
+
+def check_parent(config: ConfigDict) -> None:
+    """Raise BadInput where `init_from.run` was trained with other multipliers of the forward pass than the run has."""
+    run = config.init_from.run
+    if not run or not (Path(run) / "config.json").is_file():
+        return
+    kept = read_object(Path(run) / "config.json", "derived")["derived"].get("parametrization")
+    theirs, ours = (forward(scaling) for scaling in (Scaling(**kept) if kept else None, of(config)))
+    if theirs != ours:
+        descriptions = [
+            ", ".join(f"{name} {value:.4g}" for name, value in one.items()) or "none" for one in (theirs, ours)
+        ]
+        raise BadInput(
+            f"init_from.run: {run} was trained with the multipliers {descriptions[0]}, and this run has {descriptions[1]}: "
+            "give it the same recipe.name and recipe.reference"
+        )
 
 
 def role(path: str, axes: Axes) -> str:

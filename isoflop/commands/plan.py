@@ -147,7 +147,8 @@ def _recipe(point: plans.Point) -> dict[str, Any]:
 def _recipe_lines(recipe: dict[str, Any]) -> list[str]:
     """The recipe of a shape for people: where it comes from, and what it multiplies where that is not 1."""
     reference = ", ".join(f"{key} {value:g}" for key, value in recipe["reference"].items() if value is not None)
-    lines = [f"recipe {recipe['name']}: {recipe['source']}{f'; reference: {reference}' if reference else ''}"]
+    description = "; ".join(filter(None, (recipe.get("source"), reference and f"reference: {reference}")))
+    lines = [f"recipe {recipe['name']}{description and f': {description}'}"]
     if recipe["multipliers"]:
         forward = ", ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in recipe["forward"].items())
         lines.append(f"  width {recipe['width']}, depth {recipe['depth']}: {forward or 'nothing in the forward pass'}")

@@ -95,6 +95,25 @@ def test_plan_without_memory_is_arithmetic_alone(capsys):
     assert "10 runs, 3 shapes" in table and "refused: duration.flops=20000, model.size=16, seed=0" in table
 
 
+def test_plan_prints_the_recipe_with_its_source_reference_and_multipliers(capsys):
+    model = "'model': {'width': 128, 'depth': 4, 'heads': 8}, 'data': {'corpus': 'markov', 'vocab_size': 64}"
+    run = f"{{{model}, 'duration': {{'tokens': 1e6}}, 'recipe': {{'name': 'completep'}}}}"
+    Path("recipe.py").write_text(
+        f"from ml_collections import ConfigDict\ndef get_config():\n    return ConfigDict({run})\n"
+    )
+    argv = ("plan", "--config=recipe.py", "--memory=false", "--flops_per_second=1e9")
+    (recipe,) = said(capsys, *argv)[1]["recipes"]
+    assert recipe["name"] == "completep" and "2505.01618" in recipe["source"]
+    assert recipe["reference"]["width"] == 64 and recipe["reference"]["depth"] == 2
+    assert recipe["forward"] == {"logit_multiplier": 0.5, "residual_multiplier": 0.5}
+    assert recipe["multipliers"]["hidden"] == {"init": 1, "lr": 0.5, "eps": 0.25, "decay": 2}
+    assert {name: recipe[name] for name in ("b1", "b2", "eps")} == {"b1": 0.9, "b2": 0.95, "eps": 1e-8}
+    assert recipe["learning_rate"] > 0 and recipe["warmup_steps"] > 0 and recipe["batch_size"] > 0
+    assert main(list(argv)) == 0
+    table = capsys.readouterr().out
+    assert "recipe completep: " in table and "residual multiplier 0.5" in table and "hidden: lr x 0.5" in table
+
+
 def test_plan_measures_memory_and_speed_and_says_where(capsys):
     code, plan = said(capsys, "plan", "--config=run.py")
     (point,) = plan["points"]

@@ -87,3 +87,53 @@ def test_a_given_batch_moves_rate_and_warmup():
 def test_an_unknown_recipe_is_named():
     with pytest.raises(BadInput, match="recipe.name: no 'defalt'; did you mean 'default'"):
         recipes.apply("defalt", Target(1, 1, 1))
+
+
+# Of other people, against values worked out by hand ------------------------------------------------------------------------
+
+
+def test_the_powers_of_deepseek():
+    """At C = 1e20: 0.3118 * 10^-2.5, and 0.2920 * 10^6.542 tokens; a token costs 6 * 1e6 + 12 * 2 * 64 * 128 FLOPs."""
+    target = Target(n=2e6, d=1e20 / 6_196_608, seq_len=128, non_embedding=1e6, depth=2, width=64)
+    found = recipes.apply("deepseek", target)
+    assert found["learning_rate"] == pytest.approx(9.8600e-4, rel=1e-4)
+    assert recipes.TABLE["deepseek"].batch(target, {}) == pytest.approx(1.01716e6, rel=1e-4)
+    assert found["batch_size"] == 4096  # the power of two below 1.017e6 / 128 = 7,947
+
+
+def test_the_powers_of_step_law():
+    """At N = 1e9 and D = 1e11: 1.79 * 10^(-6.417 + 3.377), and 0.58 * 10^6.281 tokens."""
+    target = Target(n=1.1e9, d=1e11, seq_len=2048, non_embedding=1e9)
+    assert recipes.apply("step_law", target)["learning_rate"] == pytest.approx(1.63249e-3, rel=1e-4)
+    assert recipes.TABLE["step_law"].batch(target, {}) == pytest.approx(1.10771e6, rel=1e-4)
+
+
+ADAMW = {"b1": 0.9, "b2": 0.95, "eps": 1e-8, "weight_decay": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "batch", "lr", "others"),
+    [
+        (16e6, 16, 0.005, {"b1": 0.975, "b2": 0.9875, "eps": 2e-8, "weight_decay": 0.05}),  # 4 times the steps
+        (4e6, 64, 0.02, {"b1": 0.6, "b2": 0.8, "eps": 5e-9, "weight_decay": 0.2}),  # a quarter of them
+        (16e6, 64, 0.01, {}),  # as many: more tokens in larger batches
+    ],
+)
+def test_hyperparameters_follow_from_the_steps(tokens, batch, lr, others):
+    """With the ratio s of steps: the rate s^-1/2, 1 - b1 and 1 - b2 s^-1, epsilon s^1/2, decay s^-1/2."""
+    target = Target(n=1e6, d=tokens, seq_len=128, batch_size=batch, options=ADAMW)
+    found = recipes.apply("completedp", target, {"learning_rate": 0.01})
+    assert found["learning_rate"] == pytest.approx(lr)
+    assert {name: found[name] for name in ADAMW if name in found} == pytest.approx(others)
+
+
+def test_a_recipe_says_its_source_and_reference_and_refuses_what_it_does_not_read():
+    target = Target(n=1e6, d=1e8, seq_len=128, n_reference=1e5, options=ADAMW)
+    for name, recipe in recipes.TABLE.items():
+        found = recipes.apply(name, target._replace(non_embedding=9e5))
+        assert found["source"] == recipe.source and found["reference"] == recipe.reference
+    assert recipes.apply("mup", target, {"width": 128})["reference"]["width"] == 128
+    with pytest.raises(
+        BadInput, match="recipe.reference.tokens: completep does not read it .it reads width, mlp_width"
+    ):
+        recipes.apply("completep", target, {"tokens": 1e6})

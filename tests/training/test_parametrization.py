@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from lm import hf_layouts
+from sweeps import plan
 from training import (
     checkpoint,
     config as configs,
@@ -24,7 +26,7 @@ from training import (
     step as steps,
 )
 from training.errors import BadInput
-from training.nets import stack
+from training.nets import initial, stack
 from training.parametrization import Scaling, multipliers
 from training.task import resolve as family_of
 
@@ -191,6 +193,32 @@ def test_at_the_reference_a_run_is_the_standard_one():
     )
 
 
+def test_the_rate_that_is_not_given_is_that_of_the_reference_model():
+    wide = config("completep", width=256, depth=4, lr=None).optimizer.learning_rate
+    assert (
+        wide
+        == config(lr=None).optimizer.learning_rate
+        == pytest.approx(config("completep", lr=None).optimizer.learning_rate)
+    )
+    assert wide > config(width=256, depth=4, lr=None).optimizer.learning_rate
+    grouped = (("kv_heads", 4),)
+    assert (
+        config("mup", width=256, lr=None, model=(*grouped, ("heads", 8))).optimizer.learning_rate
+        == config(lr=None, model=(("kv_heads", 1), ("heads", 2))).optimizer.learning_rate
+    )
+    with pytest.raises(BadInput, match="recipe.reference.width: 40 features are no heads as the model's"):
+        config("mup", width=256, lr=None, **{"recipe.reference.width": 40})
+
+
+def test_what_a_horizon_changes_is_in_the_config():
+    found = config("completedp", lr=None, **{"recipe.reference.batch_size": 256.0, "recipe.reference.tokens": 256.0})
+    assert found.optimizer.b2 == pytest.approx(1 - 0.05 / 4) and found.optimizer.eps == pytest.approx(2e-8)
+    assert found.optimizer.weight_decay == pytest.approx(0.05)
+    given = config("completedp", **{"optimizer.b2": 0.9, "optimizer.weight_decay": 0.3})
+    assert given.optimizer.b2 == 0.9 and given.optimizer.weight_decay == 0.3
+    assert configs.resolve(found).derived == found.derived
+
+
 def test_every_parameter_of_experts_and_grouped_queries_has_its_role():
     model = {"name": "moe", "experts": 4, "kv_heads": 2, "qk_norm": True, "bias": True, "norm": "layer", "tied": False}
     made = config("completep", width=128, depth=4, model=tuple((model | {"scan": True}).items()))
@@ -214,6 +242,40 @@ def test_every_parameter_of_experts_and_grouped_queries_has_its_role():
     for tree in factors:
         jax.tree.map(lambda p, f: np.broadcast_shapes(p.shape, f.shape), params, tree)
     assert factors.lr["blocks"]["mlp"]["down"]["kernel"].item() == 0.5
+
+
+def test_tokens_after_others_have_the_logits_of_the_whole():
+    network = family_of("lm").build(config("completep", 128, 4, **{"recipe.reference.head_width": 8})).model.network
+    assert network.blocks.residual_multiplier == network.logit_multiplier == 0.5
+    assert network.blocks.query_multiplier == pytest.approx(2**-0.5)
+
+    @jax.jit
+    def twice(key):
+        params, tokens = nn.meta.unbox(initial.variables(network, key)["params"]), jnp.arange(8)[None] % 5
+        _, cache = network.extend(params, tokens[:, :7], network.empty_cache(1, 8))
+        return network.extend(params, tokens[:, 7:], cache)[0][:, 0], network(params, tokens)[:, -1]
+
+    assert jnp.allclose(*twice(jax.random.key(0)), atol=1e-5)
+    with pytest.raises(BadInput, match="--format=llama: no layout has the residual multiplier of recipe.name"):
+        hf_layouts.written("llama", network, 32)
+
+
+def test_runs_that_are_scaled_otherwise_share_no_program():
+    keys = {plan.compile_key(config(name, 128, 4)) for name in ("default", "mup", "completep")}
+    assert len(keys) == 3
+    rates = {plan.compile_key(config("mup", 128, 4, lr)) for lr in (0.01, 0.02)}
+    assert len(rates) == 1
+
+
+def test_a_run_goes_on_from_another_with_its_multipliers_alone(tmp_path):
+    parent = config("mup", 128)
+    (tmp_path / "config.json").write_text(parent.to_json_best_effort())
+    (tmp_path / "checkpoints").mkdir()
+    child = {"init_from.run": str(tmp_path)}
+    with pytest.raises(BadInput, match=r"was trained with the multipliers logit_multiplier 0.5, and this run has none"):
+        config("default", 128, **child)
+    with pytest.raises(BadInput, match=r"has no checkpoint"):  # which is all that it lacks
+        config("mup", 128, **child)
 
 
 def test_initial_values_have_the_scale_of_the_table():
