@@ -25,7 +25,7 @@ RESULTS = Path(__file__).parent / "results"
 FIGURE = Path(__file__).parents[1] / "docs" / "transfer_lr.png"
 COLUMNS = (
     *("parametrization", "width", "depth", "seed", "learning_rate", "loss", "status"),
-    *("params_total", "tokens", "flops_exact", "run_id", "git_revision"),
+    *("params_total", "tokens", "flops_exact", "run_id"),
 )
 REFERENCE = (64, 2)  # width and depth, where all parametrizations are one
 # Name -> parametrization of the runs, and what varies.

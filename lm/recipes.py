@@ -102,8 +102,8 @@ def _completedp_others(target: Target, batch: float, reference: Reference) -> di
 
 
 def _deepseek_flops(target: Target) -> float:
-    """C = M D with M = 6 N + 12 depth width length, N without embeddings (section 3.2, equation 2: the non-embedding FLOPs
-    of a token, attention's among them)."""
+    """C = M D, M the FLOPs of a token outside embeddings, attention's among them: 6 N + 12 depth width length, N without
+    embeddings."""
     return target.d * (6 * target.non_embedding + 12.0 * target.depth * target.width * target.seq_len)
 
 
@@ -147,12 +147,12 @@ TABLE: dict[str, Recipe] = {
     "deepseek": Recipe(
         lr=lambda target, batch, reference: 0.3118 * _deepseek_flops(target) ** -0.1250,
         batch=lambda target, reference: 0.2920 * _deepseek_flops(target) ** 0.3271,
-        source="Bi et al. 2024, arXiv 2401.02954, equation 1; C from non-embedding FLOPs; the warmup is ours",
+        source="Bi et al. 2024, arXiv 2401.02954; C from non-embedding FLOPs; the warmup is ours",
     ),
     "step_law": Recipe(
         lr=lambda target, batch, reference: 1.79 * target.non_embedding**-0.713 * target.d**0.307,
         batch=lambda target, reference: 0.58 * target.d**0.571,
-        source="Li et al. 2025, arXiv 2503.04715, equation 1; N without embeddings; the warmup is ours",
+        source="Li et al. 2025, arXiv 2503.04715; N without embeddings; the warmup is ours",
     ),
 }
 

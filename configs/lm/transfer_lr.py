@@ -6,7 +6,7 @@
 Decoders of bytes with heads of 16 features, 512 tokens a step, 150 steps; the rate is that of the reference model (width 64,
 depth 2), and doubles from point to point. Along the width muP and CompleteP are one at the reference's depth, and along the
 depth muP is the standard parametrization at the reference's width: each is run once. Depths have two seeds; the largest
-width, which costs more than all others together, has the three rates around the optimum of the one before.
+width, whose runs are four times as dear as those of the one before, has the three rates around its optimum.
 """
 
 from ml_collections import ConfigDict
