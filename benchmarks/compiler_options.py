@@ -14,10 +14,11 @@ from typing import Any
 from unittest import mock
 
 import jax
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sweeps import compiled_for
-from training import compiler_options, config as configs, topology
+from training import compiler_options, config as configs, data, hlo, mesh as meshes, step as steps, topology
+from training.task import resolve as family_of
 
 MODEL = {"depth": 4, "width": 2048, "heads": 16, "tied": False, "scan": True, "remat": "named"}
 # Topology, mesh, windows of 2,048 tokens a device.
@@ -50,13 +51,37 @@ def measured(case: str, options: dict[str, str | bool]) -> dict[str, Any]:
         "mesh": mesh,
         "precision": {"compute": "bfloat16"},
     }
-    jax.clear_caches()
-    compiled_for.steps.programs.cache_clear()
+    steps.programs.cache_clear()
     with mock.patch.dict(compiler_options.TUNED, {"tpu": options}):
-        report = compiled_for.report(configs.resolve(configs.complete(ConfigDict(given))), devices)
-    kept = ("topology", "mesh", "batch_size", "fits", "refusal", "cycles", "temporary_bytes", "traffic", "collectives")
-    row = dataclasses.asdict(report)
-    return {"options": options} | {key: row[key] for key in kept}
+        return {"options": options} | _compiled(configs.resolve(configs.complete(ConfigDict(given))), devices)
+
+
+def _compiled(config: ConfigDict, devices: topology.Topology) -> dict[str, Any]:
+    """Figures of the train step, or why the compiler refuses it."""
+    task, mesh = family_of(config.task).build(config), meshes.build(config.mesh, devices.devices)
+    recipe, shapes = steps.recipe(task.model, config), data.shapes(task, config.batch_size)
+    train = steps.programs(recipe, mesh, 1, shapes, tuple(steps.hyper(config, task))).train
+    try:
+        compiled = train.lower().compile()
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return {"cycles": None, "temporary_bytes": None, "collectives": [], "refusal": str(error).splitlines()[0]}
+    memory: Any = compiled.memory_analysis()
+    return figures(compiled.as_text() or "", memory.temp_size_in_bytes, mesh)
+
+
+def figures(text: str, temporary_bytes: float, mesh: Mesh) -> dict[str, Any]:
+    """Figures of a compiled program, from its text."""
+    program = hlo.computations(text)
+    times = hlo.executions(program)
+    collectives = [dataclasses.asdict(row) for row in hlo.collectives(program, times, mesh)]
+    return {"cycles": hlo.cycles(program, times), "temporary_bytes": temporary_bytes, "collectives": collectives}
+
+
+def ring_bytes(row: dict[str, Any]) -> float:
+    """Bytes that a device sends along the axis "fsdp"."""
+    return sum(one["ring_bytes"] for one in row["collectives"] if "fsdp" in one["axes"])
 
 
 def main() -> None:
@@ -64,14 +89,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--case", action="append", choices=list(CASES), help="default: all")
+    parser.add_argument("--without", action="append", choices=list(variants()), help="default: all of these")
     args = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
     for case in args.case or CASES:
         for left_out, options in variants().items():
+            if args.without and left_out not in args.without:
+                continue
             rows = json.loads(args.out.read_text()) if args.out.exists() else {}
             row = rows.setdefault(case, {})[left_out] = measured(case, options)
             args.out.write_text(json.dumps(rows, indent=1) + "\n")
-            print(case, "without", left_out, {key: row[key] for key in ("cycles", "temporary_bytes", "traffic")})
+            print(case, "without", left_out, row["cycles"], row["temporary_bytes"], ring_bytes(row), flush=True)
 
 
 if __name__ == "__main__":
