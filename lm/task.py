@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from lm import corpora, forward as forwards, models, objectives, recipes, tokens
+from lm import corpora, forward as forwards, mixture, models, objectives, recipes, tokens
 from lm.objectives.stream import document_masking
 from lm.store import TokenStore
 from training import early_stopping, optimizer, parametrization, transfer
@@ -67,6 +67,11 @@ def validate(config: ConfigDict) -> None:
         raise BadInput(f"evaluation.batch_size: must be at least 1, got {config.evaluation.batch_size}")
     _check_recipe(config)
     objective = objectives.of(config)
+    mixture.domains_of(config.data)
+    if config.data.mixture and objective is not objectives.next_token:
+        raise BadInput(f"data.mixture: {config.model.name} reads one corpus; models that continue a text read mixtures")
+    if config.data.mixture and config.model.get("stateful"):
+        raise BadInput("model.stateful: the rows of a mixture do not continue one another")
     if config.teacher.run and objective is not objectives.next_token:
         raise BadInput(f"teacher.run: {config.model.name} learns from no teacher; models that continue a text do")
     early_stopping.check(config.early_stopping.metric, objective.METRICS)
@@ -161,7 +166,7 @@ def prepare(config: ConfigDict, verify: bool) -> Record:
     text = tokens.prepare(config.data, verify=verify)
     splits = {name: text.split(name) for name in ("train", "eval")}
     return {
-        "name": f"{config.data.corpus}, {config.data.tokenizer}",
+        "name": f"{'+'.join(each[0] for each in config.data.mixture) or config.data.corpus}, {config.data.tokenizer}",
         "path": str(text.path) if isinstance(text, TokenStore) else None,
         **{key: value for key, value in text.facts().items() if not key.endswith("_tokens")},
         "splits": {
@@ -189,6 +194,7 @@ def stand_in(config: ConfigDict) -> ConfigDict:
         other.data.vocab_size = tokens.vocab_size(config.data)
         other.data.document_masking = document_masking(config.data)
         other.data.corpus, other.data.corpus_args = "markov", tokens.defaults().corpus_args
+        other.data.mixture = ()
     return other.lock()
 
 

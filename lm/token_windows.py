@@ -64,6 +64,18 @@ class Windows(abc.ABC):
     def document_ids(self, indices: Int[np.ndarray, " rows"], seq_len: int) -> Int[np.ndarray, "rows {seq_len}"]:
         """The document of each predicted token of windows, counted from the start of the stream."""
 
+    def by_domain(
+        self, indices: Int[np.ndarray, " rows"], seq_len: int
+    ) -> dict[str, tuple[Bool[np.ndarray, " rows"], float]]:
+        """Which windows are of each domain, and its `byte_ratio`; empty where the stream is of one corpus.
+
+        Args:
+          indices: windows.
+          seq_len: predicted tokens a window.
+        """
+        del indices, seq_len
+        return {}
+
     def batch(
         self, seed: int, k: int, batch_size: int, seq_len: int, rows: Rows = slice(None)
     ) -> UInt[np.ndarray, "rows {seq_len}+1"]:

@@ -6,10 +6,11 @@ from pathlib import Path
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from lm import corpora, packing, synthetic, tokenizer as tokenizers
+from lm import corpora, mixture, packing, synthetic, tokenizer as tokenizers
+from lm.mixture import Mixture
 from lm.store import FORMAT, TokenStore, open_store
 from training import cache
-from training.errors import BadInput
+from training.errors import BadInput, nearest
 
 __all__ = ["KEPT", "TokenStore", "cache_dir", "defaults", "keep", "open_store", "prepare", "vocab_size"]
 
@@ -20,7 +21,8 @@ def defaults() -> ConfigDict:
     """The config section `data`."""
     return ConfigDict(
         {
-            "corpus": "stdlib",  # a row of lm.corpora.CORPORA, a name of TFDS's catalogue, "markov", or "store"
+            "corpus": "stdlib",  # a row of lm.corpora.CORPORA, a name of TFDS's catalogue, "markov", "store", or "mixture"
+            "mixture": (),  # of corpus "mixture": (corpus, weight), ...; see lm.mixture
             "corpus_args": corpora.defaults(),
             "tokenizer": "bytes",  # bytes, bpe:SIZE, gpt2, or the path of a tokenizer.json
             "vocab_size": placeholder(
@@ -56,7 +58,7 @@ def vocab_size(data: ConfigDict) -> int:
     return symbols if data.vocab_size is None else data.vocab_size
 
 
-def prepare(data: ConfigDict, show: bool = True, verify: bool = False) -> TokenStore | synthetic.Markov:
+def prepare(data: ConfigDict, show: bool = True, verify: bool = False) -> TokenStore | Mixture | synthetic.Markov:
     """The tokens of a config's section `data`: opened where they are there, else built first.
 
     Of several processes that ask for one store, one builds and the others wait for it.
@@ -73,6 +75,9 @@ def prepare(data: ConfigDict, show: bool = True, verify: bool = False) -> TokenS
         raise BadInput(f"data.eval_fraction: must be in [0, 1), got {data.eval_fraction}")
     if data.seq_len < 1 or data.shard_tokens < 1:
         raise BadInput("data.seq_len and data.shard_tokens must be positive")
+    if domains := mixture.domains_of(data):
+        stores = [prepare(_of_domain(data, domain), show, verify) for domain in domains]
+        return mixture.of_stores(domains, [store for store in stores if isinstance(store, TokenStore)])
     if data.corpus == "markov":
         return synthetic.from_config(data)
     tokenizer = tokenizers.ready(data.tokenizer)
@@ -97,9 +102,29 @@ def prepare(data: ConfigDict, show: bool = True, verify: bool = False) -> TokenS
     return open_store(path, tokenizer, verify)
 
 
-def keep(text: TokenStore | synthetic.Markov, folder: Path) -> None:
+def _of_domain(data: ConfigDict, domain: mixture.Domain) -> ConfigDict:
+    """The section `data` of one corpus of a mixture.
+
+    Raises:
+      BadInput: the corpus is of pairs, or has no such argument.
+    """
+    other = ConfigDict(data.copy_and_resolve_references())
+    with other.unlocked():
+        other.corpus, other.mixture, other.corpus_args = domain.corpus, (), corpora.defaults()
+        for key, value in domain.arguments:
+            if key not in other.corpus_args or other.corpus_args.get_type(key) is not str:
+                raise BadInput(
+                    f"data.mixture: {domain.name}: unknown argument {key!r}{nearest(key, other.corpus_args)}"
+                )
+            other.corpus_args[key] = value
+    if corpora.paired(domain.corpus, other.corpus_args):
+        raise BadInput(f"data.mixture: {domain.name}: the documents of {domain.corpus} are pairs")
+    return other
+
+
+def keep(text: TokenStore | Mixture | synthetic.Markov, folder: Path) -> None:
     """Write the tokenizer of a corpus into a folder; the symbols of a synthetic language have none."""
-    if isinstance(text, TokenStore):
+    if isinstance(text, TokenStore | Mixture):
         text.tokenizer.save(folder / KEPT)
 
 

@@ -228,9 +228,22 @@ class LanguageTask(StreamTask):
 
     def _summary(self, nats: np.ndarray) -> Evaluation:
         length = self.config.data.seq_len
-        raw_bytes = int(self.text.token_bytes[self._windows()[:, 1:]].sum()) * self.eval.byte_ratio
+        raw, ids = (
+            self.text.token_bytes[self._windows()[:, 1:]].sum(axis=1),
+            self.eval.document_ids(self.sample, length),
+        )
+        domains = self.eval.by_domain(self.sample, length)
+        parts = domains.values() or [(slice(None), self.eval.byte_ratio)]
+        raw_bytes = sum(int(raw[rows].sum()) * ratio for rows, ratio in parts)
+        of_domains: Evaluation = {}
+        for name, (rows, ratio) in domains.items():
+            of_domain = by_document(nats[rows], ids[rows])
+            of_domains |= {f"{key}/{name}": of_domain[key] for key in ("loss", "loss_sem")}
+            in_bytes = int(raw[rows].sum()) * ratio
+            of_domains[f"bits_per_byte/{name}"] = float(nats[rows].sum() / np.log(2) / in_bytes) if in_bytes else None
         return {
-            **by_document(nats, self.eval.document_ids(self.sample, length)),
+            **by_document(nats, ids),
+            **of_domains,
             "loss_second_half": float(nats[:, length // 2 - 1 : -1].mean()) if length > 1 else None,
             "bits_per_byte": float(nats.sum() / np.log(2) / raw_bytes) if raw_bytes else None,
             "eval_set": self.eval.name,
