@@ -26,6 +26,7 @@ from laws.model.forms import (
     data,
     downstream,
     experts,
+    mixing,
     power,
     replicas,
     schedule,
@@ -49,6 +50,7 @@ THEMES = (
     transfer,
     schedule,
     replicas,
+    mixing,
 )
 LAWS: dict[str, Law] = {law.name: law for theme in THEMES for law in theme.LAWS}
 FAMILIES: dict[str, Callable[[str], Law]] = {**power.FAMILIES, **breaks.FAMILIES}
