@@ -302,7 +302,8 @@ class Mixture:
             key: cache.digest([[*self.domains], [facts[key] for facts in of_parts]])
             for key in ("corpus_hash", "data_hash")
         }
-        sums = {key: sum(facts[key] for facts in of_parts) for key in ("unique_tokens", "eval_set_tokens")}
+        splits = {"unique_tokens": "train", "eval_set_tokens": "eval"}
+        sums = {key: sum(s.manifest["splits"][split]["tokens"] for s in self.stores) for key, split in splits.items()}
         weights = {f"weight/{name}": float(share) for name, share in zip(self.domains, self.shares, strict=True)}
         return shared | {"corpus": "+".join(self.domains)} | hashes | sums | weights
 
