@@ -11,6 +11,7 @@ point is a cooldown forked from there (`branch`). The functions below make desig
 import csv
 import itertools
 import json
+import math
 import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -87,6 +88,79 @@ def ladder(sizes: Iterable[float], tokens_per_param: float | Iterable[float]) ->
     """Every size trained for a number of tokens a parameter, or for each of several."""
     ratios = tokens_per_param if isinstance(tokens_per_param, Iterable) else (tokens_per_param,)
     return product(axis("model.size", sizes), axis("duration.tokens_per_param", ratios))
+
+
+def lshape(small: Iterable[float], horizons: Iterable[float], budget: float, sizes: Iterable[float]) -> Design:
+    """Small sizes over many horizons, and one cheap budget over many sizes: two bands that share a corner.
+
+    The first band tells how the loss falls with data, far beyond the ratio of tokens to parameters at which a size is
+    best; the second how it falls with size. Together they identify a law of size and data, the coupled one too, for
+    less than a grid of both: neither band needs a large size at a long horizon.
+
+    Args:
+        small: target parameters of the first band.
+        horizons: its tokens.
+        budget: exact training FLOPs of the second band, whose points have the label `budget`.
+        sizes: its target parameters.
+
+    Returns:
+        The points, with the label `band`: "horizons" or "sizes".
+
+    Raises:
+        ValueError: a band has fewer than two lengths or sizes.
+    """
+    horizons, sizes = tuple(horizons), tuple(sizes)
+    for name, values in (("horizons", horizons), ("sizes", sizes)):
+        if len(set(values)) < 2:
+            raise ValueError(f"lshape: {name} of two values or more are a band, got {list(values)}")
+    first = product(axis("model.size", small), axis("duration.tokens", horizons))
+    return chain(label(first, band="horizons"), label(isoflop((budget,), sizes), band="sizes"))
+
+
+def random(ranges: Mapping[str, Sequence[Any]], count: int, seed: int = 0) -> Design:
+    """Points spread evenly at random over ranges of config keys: a scrambled Halton sequence, in logarithms.
+
+    The first points of a longer design of the same seed are those of a shorter one.
+
+    Args:
+        ranges: by config key the ends (low, high), between whose logarithms values lie evenly; with "linear" as a third
+            element evenly between the ends themselves. Whole ends make whole values.
+        count: how many points.
+        seed: of the sequence.
+
+    Raises:
+        ValueError: no key, no points, or ends between which there is nothing.
+
+    Source: Halton 1960, Numerische Mathematik 2; scrambled as in Owen 2017, arXiv 1706.02808 (`scipy.stats.qmc`).
+    """
+    from scipy.stats import qmc  # takes half a second, which a design without it need not
+
+    if not ranges or count < 1:
+        raise ValueError(f"random: want ranges of keys and at least one point, got {len(ranges)} and {count}")
+    columns = [_spread(key, *ends) for key, ends in ranges.items()]
+    draws = qmc.Halton(len(columns), rng=seed).random(count)
+    return tuple({key: value(u) for key, value, u in zip(ranges, columns, row, strict=True)} for row in draws)
+
+
+def _spread(key: str, low: float, high: float, scale: str = "log") -> Callable[[float], float]:
+    """What maps [0, 1) onto the range of a key.
+
+    Args:
+        key: for messages.
+        low: the least value.
+        high: the largest one.
+        scale: "log" or "linear".
+    """
+    if scale not in ("log", "linear") or not low < high or (scale == "log" and low <= 0):
+        raise ValueError(f"random: {key} wants (low, high) above 0, or (low, high, 'linear'), got {(low, high, scale)}")
+    whole = isinstance(low, int) and isinstance(high, int)
+    to, back = (math.log, math.exp) if scale == "log" else (float, float)
+
+    def value(u: float) -> float:
+        drawn = min(max(back(to(low) + float(u) * (to(high) - to(low))), low), high)
+        return round(drawn) if whole else drawn
+
+    return value
 
 
 def branch(trunk: Design, at: Iterable[float], cooldown: float = 0.2, duration: str = "duration.tokens") -> Design:

@@ -17,6 +17,7 @@ from training import config as configs, fork, identity, schedule
 from training.errors import BadInput
 from training.task import resolve as family_of
 
+ONE_RATIO = 1.1  # ratios of data to parameters that lie within this factor are one: durations are whole steps
 # Keys and sections that enter a compiled step as arrays, or not at all: runs that differ only in them share one program.
 INPUTS = (
     "seed",
@@ -189,6 +190,18 @@ class Plan:
     def flops(self) -> float:
         """Exact training FLOPs of all runs; steps that branches share with their trunk count once."""
         return sum(point.own_flops for point in self.points)
+
+    @property
+    def data_per_param(self) -> list[float]:
+        """Training data by parameters of each run, in what the family counts it in: tokens, or images."""
+        column = "tokens" if family_of(self.base.task).UNIT == "tokens" else "examples"
+        return [point.counts[column] / point.counts["params_total"] for point in self.points]
+
+    @property
+    def one_ratio(self) -> bool:
+        """Whether runs of several sizes all have one ratio of data to parameters: no law of both is identified."""
+        sizes, ratios = {point.counts["params_total"] for point in self.points}, self.data_per_param
+        return len(sizes) > 1 and max(ratios) < ONE_RATIO * min(ratios)
 
     @functools.cached_property
     def compile_keys(self) -> Counter[str]:

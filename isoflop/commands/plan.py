@@ -16,6 +16,7 @@ from sweeps.measure import Measurement
 from sweeps.run_batching import best_batch
 from training import optimizer, parametrization
 from training.errors import Absent, BadInput
+from training.task import resolve as family_of
 
 EXAMPLE = """
 isoflop plan --config=configs/lm/demo.py
@@ -103,6 +104,8 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         "duplicates": len(plan.duplicates),
         "shapes": len(plan.compile_keys),
         "flops_exact": plan.flops,
+        "data_per_param": plan.data_per_param,
+        "one_ratio": plan.one_ratio,
         "workers": [str(place) for place in placements],
         "hours": hours,
         "hours_source": None if speed is None else speed.source,
@@ -265,6 +268,17 @@ def _text(payload: dict[str, Any], plan: plans.Plan) -> Any:
             f"{branches} runs are forked from their trunks, whose batch, learning rate and warmup they have; steps before "
             "a fork are counted once"
         )
+    ratios = sorted(plan.data_per_param)
+    if len(ratios) > 1:
+        unit = family_of(plan.base.task).UNIT
+        lines.append(
+            f"{unit} per parameter: {ratios[0]:.3g} to {ratios[-1]:.3g}, median {ratios[len(ratios) // 2]:.3g}"
+        )
+        if plan.one_ratio:
+            lines.append(
+                f"warning: one ratio of {unit} to parameters: size and data grow together, so no law of both is "
+                "identified; sweeps.design has isoflop, branch and lshape"
+            )
     if plan.duplicates:
         lines.append(f"{len(plan.duplicates)} points are the same run as another and were dropped")
     for point in plan.refused:

@@ -1,6 +1,7 @@
 """The commands around runs and sweeps: what they print, what they return, what they refuse."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ def get_config(arg=""):
 """
 SWEEP = """
 from ml_collections import ConfigDict
-from sweeps.design import axis, isoflop, product
+from sweeps.design import axis, branch, isoflop, ladder, product
 def get_config(arg=""):
     design = product(isoflop((2e4, 4e4), (4, 8, 16)), axis("seed", (0, 1)))
     base = {"task": "fake", "batch_size": 8, "log": {"every": 5}}
@@ -114,6 +115,31 @@ def test_plan_prints_the_recipe_with_its_source_reference_and_multipliers(capsys
     assert "recipe completep: " in table and "residual multiplier 0.5" in table and "hidden: lr x 0.5" in table
 
 
+def test_plan_tells_the_spread_of_tokens_per_parameter_and_warns_of_one_ratio(capsys):
+    code, plan = said(capsys, "plan", "--config=sweep.py", "--memory=false")
+    ratios = plan["data_per_param"]
+    assert code == 0 and ratios == [point["tokens"] / point["params_total"] for point in plan["points"]]
+    assert max(ratios) > 2 * min(ratios) and not plan["one_ratio"]
+    assert main(["plan", "--config=sweep.py", "--memory=false"]) == 0
+    table = capsys.readouterr().out
+    assert f"tokens per parameter: {min(ratios):.3g} to {max(ratios):.3g}, median" in table and "warning" not in table
+    Path("ladder.py").write_text(re.sub(r"design = .*", "design = ladder((40, 80, 160), 20)", SWEEP))
+    assert main(["plan", "--config=ladder.py", "--memory=false"]) == 0
+    assert "warning: one ratio of tokens to parameters: size and data grow together" in capsys.readouterr().out
+
+
+def test_plan_prices_a_trunk_once(capsys):
+    text = "design = branch(axis('model.size', (4, 8)), (40, 80), duration='duration.steps')"
+    Path("branches.py").write_text(re.sub(r"design = .*", text, SWEEP))
+    code, plan = said(capsys, "plan", "--config=branches.py", "--memory=false")
+    trunk, branch = plan["points"][:2]
+    assert code == 0 and (branch["trunk"], branch["fork_step"]) == (trunk["run_id"], 32)
+    assert branch["own_flops"] == pytest.approx(0.1 * trunk["flops_exact"])
+    assert plan["flops_exact"] == pytest.approx(1.1 * sum(point["flops_exact"] for point in plan["points"][::2]))
+    assert main(["plan", "--config=branches.py", "--memory=false"]) == 0
+    assert "2 runs are forked from their trunks" in capsys.readouterr().out
+
+
 def test_plan_measures_memory_and_speed_and_says_where(capsys):
     code, plan = said(capsys, "plan", "--config=run.py")
     (point,) = plan["points"]
@@ -171,11 +197,14 @@ def test_points_of_a_file_join_those_of_the_config(capsys):
 def test_what_is_no_study(capsys):
     one = SWEEP.replace("(2e4, 4e4)", "(2e4,)")
     Path("one.py").write_text(one)
+    forked = "design = branch(axis('model.size', (4, 8)), (2e4, 4e4), duration='duration.flops')"
+    Path("branches.py").write_text(re.sub(r"design = .*", forked, SWEEP))
     for words, message in {
         ("--config=run.py", "--workdir=out"): "this is one run",
         ("--config=sweep.py",): "--workdir=DIR is missing",
         ("--config=one.py", "--workdir=out"): "a study needs a design of two budgets",
         ("--config=sweep.py", "--workdir=out", "more"): "no operands",
+        ("--config=branches.py", "--workdir=out"): "runs of 40000 FLOPs are held out, and they are trunks of others",
     }.items():
         assert message in refused(capsys, "study", *words)
     assert not Path("out").exists()

@@ -1,5 +1,8 @@
 """Designs: counts and laws of the combinators, per-budget sizes, repeats, filters."""
 
+import json
+
+import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
@@ -85,3 +88,54 @@ def test_designs_are_values_of_their_own():
     assert a == ({"a": 1},)
     with pytest.raises(ValueError, match="point 0"):
         d.points((("a", 1),))
+
+
+def jacobian(design, constants):
+    """Derivatives of the coupled law by the logarithms of its constants at points of (N, D), C being 6 N D."""
+    sizes = np.array([point["model.size"] for point in design])
+    tokens = [
+        point.get("duration.tokens", point.get("duration.flops", 0) / 6 / point["model.size"]) for point in design
+    ]
+
+    def loss(logs):
+        a, b, floor, alpha, beta, kappa = np.exp(logs)
+        return floor + (a * sizes**-alpha + b * np.array(tokens) ** -beta) ** kappa
+
+    logs, step = np.log(constants), 1e-5
+    return np.stack([(loss(logs + step * e) - loss(logs - step * e)) / (2 * step) for e in np.eye(len(logs))], axis=1)
+
+
+def test_two_bands_identify_the_coupled_law_and_one_ratio_does_not():
+    design = d.lshape((1e4, 2e4), np.geomspace(1e5, 1e8, 7), 1e11, np.geomspace(1e4, 1e6, 7))
+    assert len(design) == 2 * 7 + 7 and {point["label.band"] for point in design} == {"horizons", "sizes"}
+    assert design[-1]["label.budget"] == 1e11 and "label.budget" not in design[0]
+    one = d.table({"model.size": n, "duration.tokens": 20 * n} for n in np.geomspace(1e4, 1e6, 21))
+    constants = (400.0, 400.0, 1.7, 0.34, 0.28, 0.8)
+    bands, ladder = (np.linalg.svd(jacobian(points, constants), compute_uv=False) for points in (design, one))
+    assert bands[-1] / bands[0] > 1e-5 and ladder[-1] / ladder[0] < 1e-7
+    with pytest.raises(ValueError, match="lshape: sizes of two values or more are a band"):
+        d.lshape((1e4,), (1e5, 1e6), 1e11, (1e4, 1e4))
+
+
+def test_random_points_are_even_in_logarithms_whole_where_ends_are_and_grow_by_their_seed():
+    ranges = {"optimizer.learning_rate": (1e-4, 1e-1), "batch_size": (4, 64), "optimizer.b2": (0.9, 0.999, "linear")}
+    points = d.random(ranges, 300, seed=1)
+    assert points[:20] == d.random(ranges, 20, seed=1) != d.random(ranges, 20, seed=2)
+    for key, low, middle, high in (
+        ("optimizer.learning_rate", 1e-4, 10**-2.5, 1e-1),
+        ("batch_size", 4, 16, 64),
+        ("optimizer.b2", 0.9, 0.9495, 0.999),
+    ):
+        values = [point[key] for point in points]
+        assert min(values) >= low and max(values) <= high
+        assert sum(value < middle for value in values) == pytest.approx(150, abs=15)
+    assert all(type(point["batch_size"]) is int for point in points) and all(json.dumps(point) for point in points)
+
+
+@pytest.mark.parametrize(
+    ("ranges", "count"),
+    [({}, 3), ({"a": (1, 2)}, 0), ({"a": (2, 1)}, 3), ({"a": (0, 1)}, 3), ({"a": (0, 1, "cubic")}, 3)],
+)
+def test_ranges_with_nothing_between_are_refused(ranges, count):
+    with pytest.raises(ValueError, match="random: "):
+        d.random(ranges, count)
