@@ -13,6 +13,8 @@ COLUMNS: dict[str, dict[str, str]] = {
         "family": "`model.name`",
         "status": "`completed`, `diverged` or `failed`",
         "seed": "`seed`",
+        "trunk": "run that it was forked from: [Designs](../designs.md)",
+        "fork_step": "steps that the trunk had made at the fork; counts of tokens and FLOPs are of the whole way",
         "parent": "run whose parameters it began with",
         "parent_tokens": "tokens that the parent had seen",
         "trunk": "run from whose state it was forked",

@@ -169,7 +169,7 @@ def branch(trunk: Design, at: Iterable[float], cooldown: float = 0.2, duration: 
     The longest horizon is the trunk: a run with the schedule `wsd`, whose rate is constant until its own cooldown. A
     shorter one begins with the state of the trunk at (1 - cooldown) of its own duration, and so makes bit for bit what a
     single run with `wsd` and the trunk's batch, learning rate and warmup would. These are the same along a trunk,
-    whatever a rule of the duration says: the plan takes them from the trunk. D and C of a point are those of its whole
+    whatever a recipe makes of a duration: the plan takes them from the trunk. D and C of a point are those of its whole
     way.
 
     Args:

@@ -306,7 +306,7 @@ def _resolved(
 
 
 def _branch(sweep: ConfigDict, overrides: dict[str, Any], labels: dict[str, Any], trunk: Point) -> Point:
-    """A point that is forked from its trunk, with the batch, the learning rate and the warmup of the trunk.
+    """A point that is forked from its trunk, with the batch, the warmup and what else the recipe made of the trunk.
 
     Args:
         sweep: the config.
@@ -316,9 +316,14 @@ def _branch(sweep: ConfigDict, overrides: dict[str, Any], labels: dict[str, Any]
     """
     if trunk.config is None or trunk.refused is not None:
         return Point(overrides, labels, refused=f"its trunk is refused: {trunk.refused}")
+    given = identity.flatten(configure(sweep.base, overrides).optimizer.to_dict())
     shared = {
         "batch_size": trunk.config.batch_size,
-        "optimizer.learning_rate": trunk.config.optimizer.learning_rate,
+        **{
+            f"optimizer.{key}": value
+            for key, value in identity.flatten(trunk.config.optimizer.to_dict()).items()
+            if given[key] is None and value is not None
+        },
         **dict.fromkeys(f"schedule.{key}" for key in identity.WARMUP),
         "schedule.warmup_steps": trunk.config.derived.warmup_steps,
     }

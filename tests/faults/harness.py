@@ -41,7 +41,7 @@ CONFIG = '''"""The sweep of the faults: tests/faults/harness.py."""
 
 from ml_collections import ConfigDict
 
-from sweeps.design import axis, product
+from sweeps.design import axis, branch, product
 
 
 def get_config():
@@ -50,7 +50,6 @@ def get_config():
         "task": "lm",
         "batch_size": 4,
         "steps_per_call": 2,
-        "duration": {{"steps": {steps}}},
         "model": {{"depth": 1, "heads": 2}},
         "data": {{"corpus": "files", "corpus_args": {{"paths": {text!r}}}, "tokenizer": "bytes", "seq_len": 32}},
         "evaluation": {{"tokens": 4096, "batch_size": 4}},
@@ -60,6 +59,10 @@ def get_config():
     }}
     base["data"]["eval_fraction"] = 0.2
     design = product(axis("model.width", {widths}), axis("seed", range({seeds})))
+    if {at}:
+        design = branch(design, {at}, duration="duration.steps")
+    else:
+        base["duration"] = {{"steps": {steps}}}
     return ConfigDict({{"name": "faults", "base": base, "design": design}})
 '''
 # Patterns of each kind of write, and among how many of its first events in a process a kill is drawn.
@@ -120,6 +123,7 @@ class Scene:
         widths: tuple[int, ...] = (8, 16),
         seeds: int = 2,
         flags: tuple[str, ...] = ("--workers=2",),
+        at: tuple[int, ...] = (),
     ):
         self.flags = flags
         self.folder, self.path, self.cache = folder, folder / "sweep", folder / "cache"
@@ -133,7 +137,7 @@ class Scene:
             os.utime(text, (1e9, 1e9))  # the corpus is known by it
         self.config = folder / "config.py"
         self.config.write_text(
-            CONFIG.format(steps=steps, text=str(folder / "text" / "*.txt"), widths=tuple(widths), seeds=seeds)
+            CONFIG.format(steps=steps, text=str(folder / "text" / "*.txt"), widths=tuple(widths), seeds=seeds, at=at)
         )
         self.records: dict[str, tuple[int, int]] = {}
 
