@@ -55,7 +55,7 @@ def compared(table: pd.DataFrame) -> dict[str, Any]:
             "branch_over_single": float(np.expm1(values.mean())),
             "stderr": float(noise * np.sqrt(1.5 / len(values))),
             "rate_over_single": float(
-                (branch[branch.tokens == tokens].peak_lr.mean() / single[single.tokens == tokens].peak_lr.mean())
+                branch[branch.tokens == tokens].peak_lr.mean() / single[single.tokens == tokens].peak_lr.mean()
             ),
         }
         for tokens, values in difference.groupby(level="tokens")
@@ -71,9 +71,7 @@ def compared(table: pd.DataFrame) -> dict[str, Any]:
         "noise_of_a_run": own,
         "differences": {
             "mean": float(difference.mean()),
-            "mean_stderr": float(
-                np.sqrt(noise**2 / len(single) + shared**2 / trunks.nunique() + own**2 / len(branch))
-            ),
+            "mean_stderr": float(np.sqrt(noise**2 / len(single) + shared**2 / trunks.nunique() + own**2 / len(branch))),
             "rms": float(np.sqrt((difference**2).mean())),
             "rms_expected_of_noise": float(noise * np.sqrt(1.5)),
         },

@@ -48,6 +48,11 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
     budgets = sorted({point["label.budget"] for point in config.design if "label.budget" in point})
     if len(budgets) < 2:
         raise BadInput("--config: a study needs a design of two budgets or more (sweeps.design.isoflop)")
+    if not 1 <= config.study.held_out < len(budgets):
+        raise BadInput(
+            f"--config: study.held_out: must be from 1 to {len(budgets) - 1} of {len(budgets)} budgets, "
+            f"got {config.study.held_out}"
+        )
     held_out = budgets[-config.study.held_out :]
     below = [point for point in config.design if point.get("label.budget", held_out[0]) < held_out[0]]
     if any((design.trunk_of(point) or {}).get("duration.flops", 0) >= held_out[0] for point in below):

@@ -69,7 +69,7 @@ def test_workers_killed_in_a_trunk_and_in_its_branches_are_replaced(tmp_path):
     reference = harness.undisturbed(tmp_path, **sizes)
     scene = harness.Scene(tmp_path, **sizes)
     kill = {"event": "@step", "signal": signal.SIGKILL, "times": 1}
-    with scene.fault("trunk", first=12, **kill), scene.fault("branch", first=30, **kill):
+    with scene.fault("trunk", first=12, **kill), scene.fault("branch", first=24, **kill):
         assert scene.sweep().wait(harness.LIMIT) == 0
     assert len(scene.sent()) == 2
     assert_undisturbed(scene, reference)

@@ -3,11 +3,14 @@
 import json
 import os
 import signal
+from pathlib import Path
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 
+from benchmarks import branches as study
 from sweeps import branches as forks, design as d, lease, plan as plans, plan_storage, sweep_dir, worker_process
 from sweeps.execute import execute
 from sweeps.launch import Options
@@ -218,3 +221,25 @@ def test_a_branch_that_another_worker_s_trunk_holds_up_is_not_begun(make, tmp_pa
         assert held
         looks = [forks.look(sweep, sweep.entries[run_id], "session").readiness for run_id in branches]
     assert looks == [forks.Readiness.WAITING] * 2
+
+
+def test_the_study_that_is_checked_in_is_what_its_runs_say():
+    folder = Path(__file__).parents[2] / "benchmarks" / "results"
+    table, stated = pd.read_csv(folder / "branches.csv"), json.loads((folder / "branches.json").read_text())
+    facts = study.compared(table)
+    assert {name: stated[name] for name in facts} == json.loads(json.dumps(facts))
+    assert facts["flops_of_one_trunk_a_size_over_single"] <= 0.55
+    assert facts["differences"]["rms"] <= facts["differences"]["rms_expected_of_noise"]
+    widths = [stated["fits"][name]["widths"]["loss_opt"] for name in ("branches", "single")]
+    assert widths[0] <= widths[1] and facts["flops"]["branches"] == pytest.approx(facts["flops"]["single"], rel=0.03)
+
+
+def test_errors_that_no_two_runs_share_are_errors_of_their_own():
+    constants = {"A": 28.0, "B": 60.0, "E": 1.0, "alpha": 0.42, "beta": 0.34}
+    sizes, tokens = (grid.ravel() for grid in np.meshgrid([1e4, 2e4, 4e4], [1e5, 3e5, 9e5]))
+    alone = dict(trunk=np.arange(9), target=1e12)
+    parts = study.standard_errors(constants, sizes, tokens, shared=0.3, own=0.4, **alone)
+    whole = study.standard_errors(constants, sizes, tokens, shared=0.0, own=0.5, **alone)
+    assert parts == pytest.approx(whole)
+    together = study.standard_errors(constants, sizes, tokens, shared=0.5, own=0.0, trunk=np.zeros(9), target=1e12)
+    assert together["alpha"] < 0.1 * whole["alpha"]  # it moves all losses alike
