@@ -85,7 +85,7 @@ def intervals(table: pd.DataFrame, target: float) -> dict[str, Any]:
     for name in ("single", "branches"):
         fit = laws.load(table[table.design == name]).fit("chinchilla", resamples=RESAMPLES, target=target)
         report = fit.report
-        ends = {**report.intervals.params, **report.intervals.derived}
+        ends: dict[str, Any] = {**report.intervals.params, **report.intervals.derived}
         chosen = {key: ends[key] for key in ("alpha", "beta", "a", "loss_opt")}
         out[name] = {
             "constants": report.params,
