@@ -73,8 +73,6 @@ ENGINE = {
     "mesh.fsdp": "devices that share parameters and moments out",
     "mesh.expert": "devices that share experts out",
     "mesh.tensor": "devices that share heads and hidden features out",
-    "fork_from.run": "the trunk's directory; a branch of `sweeps.design.branch` has it by itself: [Designs](../designs.md)",
-    "fork_from.step": "step of the trunk's checkpoint, up to which both make the same steps",
     "checkpoint.every_steps": "0: by time alone",
     "checkpoint.every_minutes": "0: by steps alone",
     "checkpoint.keep_last": "how many of the newest; with two, one is left where the newest is damaged",

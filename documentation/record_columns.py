@@ -17,8 +17,6 @@ COLUMNS: dict[str, dict[str, str]] = {
         "fork_step": "steps that the trunk had made at the fork; counts of tokens and FLOPs are of the whole way",
         "parent": "run whose parameters it began with",
         "parent_tokens": "tokens that the parent had seen",
-        "trunk": "run from whose state it was forked",
-        "fork_step": "step at which it was forked",
         "pretrained": "1 where there is a parent, else 0",
         "teacher": "run that it was distilled from",
         "teacher_params": "parameters of the teacher",
