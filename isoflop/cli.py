@@ -1,7 +1,8 @@
 """The command line: finds the command, parses its flags, prints its output, turns errors into one line.
 
 A command is a line of `COMMANDS` and a module `isoflop/commands/NAME.py` with `EXAMPLE`, `define(flags)` and
-`run(flags, args) -> Output`; with `CONFIG = True` it also gets `flags.config`, the completed config of
+`run(flags, args) -> Output`; with `WAITING` a bar with that word is on the terminal meanwhile, and with `CONFIG = True` it
+also gets `flags.config`, the completed config of
 `--config=FILE[:arg]` with every key a flag.
 """
 
@@ -21,6 +22,7 @@ from typing import Any
 
 from absl import flags as absl_flags
 
+from isoflop.waiting import waiting
 from training import extras
 from training.files import refuse_object_storage
 
@@ -168,14 +170,16 @@ def _dispatch(name: str, argv: list[str]) -> Output | None:
 
         given |= {f"--config.{key}": value for key, value in flatten(values["config"].value.to_dict()).items()}  # type: ignore[union-attr]
     _check_paths({**given, "operand": args})
-    output = command.run(values, args)
+    work = getattr(command, "WAITING", None)  # what it does for more than a few seconds, and shows nothing of
+    with waiting(work) if work else contextlib.nullcontext():
+        output = command.run(values, args)
     if values["json"].value:
         print(json.dumps(output.payload, indent=2, default=_jsonable, allow_nan=False))
     elif output.text:
         from rich.console import Console
 
         # Names of files, columns and runs are shown as they are: brackets and colons in them are no markup.
-        width = None if sys.stdout.isatty() else 160
+        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 160
         Console(width=width, soft_wrap=True, markup=False, emoji=False).print(output.text, highlight=False)
     return output
 

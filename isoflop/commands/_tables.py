@@ -1,13 +1,18 @@
 """What the commands about sweeps print: the table of a sweep's points, and the parts it is made of."""
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Group
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from sweeps.untrusted_files import printable
 
+GAP = 2  # blanks between two columns
+WRAPPED_WIDTH = 20  # that a column whose cells may be wrapped has at least
 STYLES = {"completed": "green", "running": "cyan", "failed": "red", "diverged": "yellow", "interrupted": "magenta"}
 MAX_ROWS = 100  # of a table that was not asked for as a whole
 UNDER_WAY = ("running", "failed", "interrupted")  # states shown where not all rows are
@@ -16,6 +21,49 @@ NOT_LABELS = {
 }
 LABEL_CHARACTERS = 40  # shown of a label
 MAX_LABELS = 20  # shown as columns
+
+
+@dataclasses.dataclass(frozen=True)
+class FittingTable:
+    """A table that leaves out its least needed columns where the terminal is too narrow for all, and says which.
+
+    Attributes:
+        headings: of the columns.
+        rows: cells, as many as headings.
+        dispensable: headings of the columns that may be left out, the first one first.
+        left: how many columns, from the first on, are justified to the left.
+        wrapped: whether the cells of the last column are wrapped where they are long.
+    """
+
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str | Text]]
+    dispensable: Sequence[str] = ()
+    left: int = 1
+    wrapped: bool = False
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = [self.headings, *self.rows]
+        widths = [max(cell_len(str(line[i])) for line in lines) for i in range(len(self.headings))]
+        if self.wrapped:
+            widths[-1] = min(widths[-1], WRAPPED_WIDTH)
+        shown = list(range(len(self.headings)))
+        left_out: list[str] = []
+        for heading in self.dispensable:
+            if sum(widths[i] for i in shown) + GAP * (len(shown) - 1) <= options.max_width:
+                break
+            if heading in self.headings:
+                shown.remove(self.headings.index(heading))
+                left_out.append(heading)
+        table = Table(box=None, pad_edge=False)
+        for i in shown:
+            last = self.wrapped and i == len(self.headings) - 1
+            justify = "left" if i < self.left or last else "right"
+            table.add_column(Text(self.headings[i]), justify=justify, no_wrap=not last)
+        for row in self.rows:
+            table.add_row(*(row[i] for i in shown))
+        yield table
+        if left_out:
+            yield Text(f"left out at this width: {', '.join(left_out)} (--json has all)", style="dim")
 
 
 def points_table(
@@ -35,14 +83,10 @@ def points_table(
         visible = sorted((row for row in rows if row["state"] in UNDER_WAY), key=lambda r: UNDER_WAY.index(r["state"]))
         visible = visible[:MAX_ROWS]
     labels = list(dict.fromkeys(key for row in visible for key in row if key not in NOT_LABELS))[:MAX_LABELS]
-    table = Table(box=None, pad_edge=False)
-    table.add_column("run")
-    table.add_column("state")
-    for column in [*labels, "N", "FLOPs", "step", "train loss", "loss"]:
-        table.add_column(Text(label_text(column)), justify="right")
-    table.add_column("")
-    for row in visible:
-        table.add_row(
+    named = [label_text(label) for label in labels]
+    headings = ["run", "state", *named, "N", "FLOPs", "step", "train loss", "loss", ""]
+    cells = [
+        [
             row["run_id"],
             Text(row["state"], style=STYLES.get(row["state"], "")),
             *(Text(label_text(row.get(label))) for label in labels),
@@ -52,7 +96,10 @@ def points_table(
             loss_text(row["train_loss"]),
             loss_text(row["loss"]),
             Text(row["message"] or ""),
-        )
+        ]
+        for row in visible
+    ]
+    table = FittingTable(headings, cells, ("train loss", "FLOPs", *reversed(named), "N"), left=2, wrapped=True)
     lines = [Text(f"sweep {label_text(name)}: {state_counts(states)}; {share:.0%} of the FLOPs are done")]
     if len(visible) < len(rows):
         lines.append(Text(f"{len(rows) - len(visible):,} of {len(rows):,} rows are not shown (--all shows them)"))

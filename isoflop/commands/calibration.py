@@ -14,6 +14,7 @@ EXAMPLE = """
 isoflop calibration runs/demo/scores.jsonl
 isoflop calibration runs/demo/scores.jsonl --plot=calibration.png
 """
+WAITING = "counting scores"
 
 
 def define(flags: absl_flags.FlagValues) -> None:

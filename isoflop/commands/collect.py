@@ -14,6 +14,7 @@ EXAMPLE = """
 isoflop collect runs/demo/sweep
 isoflop collect runs/folds --mean=accuracy,loss --by=family,params_total
 """
+WAITING = "collecting"
 
 
 def define(flags: absl_flags.FlagValues) -> None:

@@ -16,6 +16,7 @@ isoflop compare a.json b.json --compute=1e18,1e20 --plot=multiplier.png
 isoflop compare both.json --group_a=adamw --group_b=muon
 isoflop compare a.json mine.json --law=mylaw.py:MYLAW
 """
+WAITING = "comparing"
 PAIRED = {"auto": None, "true": True, "false": False}
 
 

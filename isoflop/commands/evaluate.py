@@ -14,6 +14,7 @@ isoflop evaluate runs/small --predictions=tokens.parquet
 isoflop evaluate runs/fashion --split=validation --predictions=predictions.parquet
 isoflop evaluate runs/fashion --probe=10 --figures=figures
 """
+WAITING = "evaluating"
 
 
 def define(flags: absl_flags.FlagValues) -> None:

@@ -24,6 +24,7 @@ isoflop export runs/llama --out=for_transformers --format=llama
 
 The first, in a process that has only jax, flatbuffers and numpy (export.json says what goes in):
 {LOADING}"""
+WAITING = "exporting"
 FORMATS = ("stablehlo", "gpt2", "llama", "mixtral")
 
 

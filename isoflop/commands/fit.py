@@ -24,6 +24,7 @@ isoflop fit runs.csv --law=mylaw.py:MYLAW --loss_stderr=loss_sem
 isoflop fit runs/ladder --law=power_offset_c --collapse
 isoflop fit runs.csv --group=optimizer
 """
+WAITING = "fitting"
 
 OBJECTIVES = (
     "Summed over rows: log_huber, log_squared, squared (of the loss itself), or log_asymmetric (Huber's for runs above "

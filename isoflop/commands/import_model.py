@@ -14,6 +14,7 @@ isoflop import downloads/llama --workdir=runs/llama --config=configs/lm/hour.py
 
 Other runs go on from it, or learn from it, with init_from.run=runs/gpt2 or teacher.run=runs/gpt2 in their configs.
 """
+WAITING = "importing"
 
 
 def define(flags: absl_flags.FlagValues) -> None:

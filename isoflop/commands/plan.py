@@ -5,12 +5,11 @@ from typing import Any
 
 from absl import flags as absl_flags
 from rich.console import Group
-from rich.table import Table
 
 from isoflop.cli import Output
 from isoflop.commands import _topology
 from isoflop.commands._sweep_flags import define_points, planned
-from isoflop.commands._tables import duration
+from isoflop.commands._tables import FittingTable, duration
 from sweeps import cost_estimate, placement, plan as plans
 from sweeps.measure import Measurement
 from sweeps.run_batching import best_batch
@@ -45,6 +44,12 @@ COLUMNS = {
     "memory_bytes": ("MiB", "{:.0f}"),
     "minutes": ("minutes", "{:.2f}"),
 }
+
+# Columns that a narrow terminal does without, the first one first.
+DISPENSABLE = (
+    *("params_non_embedding", "flops_6nd", "epochs", "params_active", "batch_size", "seed", "peak_lr", "memory_bytes"),
+    *("flops_exact", "steps"),
+)
 
 
 def define(flags: absl_flags.FlagValues) -> None:
@@ -240,12 +245,12 @@ def _text(payload: dict[str, Any], plan: plans.Plan) -> Any:
     columns = [name for name in COLUMNS if any(row.get(name) is not None for row in payload["points"])]
     if all(row.get("params_active") == row.get("params_total") for row in payload["points"]):
         columns = [name for name in columns if name != "params_active"]
-    table = Table(box=None, pad_edge=False)
-    for name in [*columns[:1], *labels, *columns[1:]]:
-        table.add_column(COLUMNS[name][0] if name in COLUMNS else name, justify="right")
+    headings = [COLUMNS[name][0] if name in COLUMNS else name for name in (*columns[:1], *labels, *columns[1:])]
+    rows = []
     for row in payload["points"]:
         values = [_cell(row.get(name), COLUMNS[name][1], name) for name in columns]
-        table.add_row(values[0], *(_label(row.get(name)) for name in labels), *values[1:])
+        rows.append([values[0], *(_label(row.get(name)) for name in labels), *values[1:]])
+    table = FittingTable(headings, rows, [*(COLUMNS[name][0] for name in DISPENSABLE), *reversed(labels)])
     recipes = payload["recipes"][:MOST_RECIPES]
     lines = list(dict.fromkeys(line for recipe in recipes for line in _recipe_lines(recipe)[:1]))
     lines += [line for recipe in recipes for line in _recipe_lines(recipe)[1:]]

@@ -6,6 +6,7 @@ from isoflop.cli import Output
 from isoflop.commands import _laws
 
 EXAMPLE = "isoflop plot fit.json --out=figures"
+WAITING = "drawing"
 
 
 def define(flags: absl_flags.FlagValues) -> None:

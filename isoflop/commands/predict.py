@@ -25,6 +25,7 @@ isoflop predict fit.json --loss=2.5 --inference_tokens=1e12
 isoflop predict fit.json --compute=1e20 --config=optimum.py
 isoflop predict published.json --compute=1e20 --config=optimum.py --base_config=configs/lm/ladder.py:1b
 """
+WAITING = "forecasting"
 
 
 def define(flags: absl_flags.FlagValues) -> None:

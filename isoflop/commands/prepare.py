@@ -19,6 +19,7 @@ isoflop prepare --config=configs/lm/demo.py
 isoflop prepare --config=configs/lm/small.py --config.data.tokenizer=bpe:4096
 isoflop prepare --config=configs/lm/small.py --config.data.corpus=files --config.data.corpus_args.paths='texts/*.txt'
 """
+WAITING = "preparing data"
 CONFIG = True
 
 

@@ -19,6 +19,7 @@ isoflop propose fit.json --budget=1e13 --runs=10 --target=1e14
 isoflop propose fit.json --quantity=n --out=next.csv
 isoflop sweep --config=configs/lm/demo.py --points=next.csv --workdir=runs/demo/sweep
 """
+WAITING = "choosing runs"
 FORMATS = (".csv", ".json")
 
 

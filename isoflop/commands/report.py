@@ -9,6 +9,7 @@ from isoflop.commands import _laws
 from training.errors import BadInput
 
 EXAMPLE = "isoflop report runs/demo"
+WAITING = "writing the report"
 
 
 def define(flags: absl_flags.FlagValues) -> None:

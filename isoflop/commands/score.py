@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 LOG = "scores.jsonl"  # beside the prediction, unless --log names another
 EXAMPLE = "isoflop score prediction.json runs/demo/sweep --out=score.json"
+WAITING = "scoring"
 
 
 def define(flags: absl_flags.FlagValues) -> None:
