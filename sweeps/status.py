@@ -76,7 +76,7 @@ def rows(sweep: sweep_dir.Sweep, ended: Ended | None = None) -> list[dict[str, A
             "flops": entry.own_flops,
         }
         row |= {"run_id": run_id, "state": "missing", "step": 0, "steps": entry.steps, "loss": None, "train_loss": None}
-        row |= {"trunk": entry.trunk or None, "fork_step": entry.fork_step} if entry.trunk else {}
+        row |= {"trunk": entry.trunk, "fork_step": entry.fork_step, "flops_exact": entry.flops} if entry.trunk else {}
         row |= {"seconds": None, "at": None, "message": None}
         if run_id in begun:
             row |= _progress(sweep, run_id, ended)

@@ -40,7 +40,7 @@ class SweepProgress:
         kind = event["event"]
         if kind == "start":
             self.sweep, self.total, self.placements = event["sweep"], event["total"], event["placements"]
-            self._flops_left = {run_id: self.sweep.entries[run_id].flops for run_id in event["left"]}
+            self._flops_left = {run_id: self.sweep.entries[run_id].own_flops for run_id in event["left"]}
             self._flops_at_start = sum(self._flops_left.values())
             self.done = self.total - len(self._flops_left)
         elif kind == "begin":

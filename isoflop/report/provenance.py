@@ -18,8 +18,8 @@ def provenance(study: Study) -> dict[str, Any]:
     return {
         "commands": [*map(str, filter(None, typed)), f"isoflop report {study.folder}"],
         "statements": [
-            ("training FLOPs", power_of_ten(_sum(frame, "flops_exact")) if len(frame) else None),
-            ("tokens trained on", count(_sum(frame, "tokens")) if len(frame) else None),
+            ("training FLOPs", power_of_ten(_made(frame, "flops_exact")) if len(frame) else None),
+            ("tokens trained on", count(_made(frame, "tokens")) if len(frame) else None),
             ("time of the runs", _time(frame)),
             ("device", ", ".join(devices)),
             ("system", ", ".join(dict.fromkeys(systems))),
@@ -50,6 +50,14 @@ def _pairs(frame: Frame, *columns: str) -> list[tuple]:
 def _sum(frame: Frame, column: str) -> float | None:
     numbers: Any = pd.to_numeric(frame[column], errors="coerce") if column in frame else None
     return None if numbers is None else float(numbers.sum())
+
+
+def _made(frame: Frame, column: str) -> float | None:
+    """The sum of a column that counts all steps of a run's way, without those that a branch has of its trunk."""
+    if "fork_step" not in frame or "steps" not in frame or column not in frame:
+        return _sum(frame, column)
+    forked, steps, numbers = (pd.to_numeric(frame[name], errors="coerce") for name in ("fork_step", "steps", column))
+    return float((numbers * (1 - forked.fillna(0) / steps)).sum())
 
 
 def _time(frame: Frame) -> str | None:

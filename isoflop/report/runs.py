@@ -69,7 +69,9 @@ def _rows(study: Study) -> list[dict[str, Any]]:
             cells["tokens_per_param"] = cells["tokens"] / cells["params_total"]
         rows.append(cells)
     rows.sort(key=lambda row: [0 if missing(row[key]) else row[key] for key in ORDER])
-    planned = [row | {"status": row["state"], "flops_exact": row["flops"]} for row in study.pending]
+    planned = [
+        row | {"status": row["state"], "flops_exact": row.get("flops_exact", row["flops"])} for row in study.pending
+    ]
     return rows + [{key: row.get(key) for _, key, _ in COLUMNS} for row in planned]
 
 

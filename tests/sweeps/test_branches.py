@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from benchmarks import branches as study
-from sweeps import branches as forks, design as d, lease, plan as plans, plan_storage, sweep_dir, worker_process
+from isoflop.report import provenance
+from sweeps import branches as forks, design as d, lease, plan as plans, plan_storage, status, sweep_dir, worker_process
 from sweeps.execute import execute
 from sweeps.launch import Options
 from sweeps.worker_job import WorkerJob
@@ -243,3 +244,13 @@ def test_errors_that_no_two_runs_share_are_errors_of_their_own():
     assert parts == pytest.approx(whole)
     together = study.standard_errors(constants, sizes, tokens, shared=0.5, own=0.0, trunk=np.zeros(9), target=1e12)
     assert together["alpha"] < 0.1 * whole["alpha"]  # it moves all losses alike
+
+
+def test_steps_of_a_trunk_count_once_in_status_and_report(make, tmp_path):
+    sweep = plan_storage.add_points(tmp_path / "study", plans.plan(make(of_steps())))
+    table = status.rows(sweep)
+    assert [row["flops"] / table[0]["flops"] for row in table] == pytest.approx([1.0, 0.08, 0.04])
+    assert [row.get("flops_exact", row["flops"]) / table[0]["flops"] for row in table] == pytest.approx([1.0, 0.4, 0.2])
+    assert status.summarize(sweep, table).flops_total == pytest.approx(1.12 * table[0]["flops"])
+    records = pd.DataFrame({"tokens": [100, 20], "steps": [100, 20], "fork_step": [None, 16]})
+    assert provenance._made(records, "tokens") == pytest.approx(104)
