@@ -2,24 +2,28 @@
 
 import inspect
 
+import isoflop
 import laws
 from sweeps import design
 
+PACKAGES = {"isoflop": isoflop, "laws": laws, "sweeps.design": design}
+
 
 def names() -> list[str]:
-    """Public functions, classes and tables of `laws`, then the functions of `sweeps.design`."""
+    """What `isoflop` and `laws` export, then the functions of `sweeps.design`."""
     functions = [
         name
         for name, value in vars(design).items()
         if inspect.isfunction(value) and value.__module__ == design.__name__ and not name.startswith("_")
     ]
-    return [*(f"laws.{name}" for name in laws.__all__), *(f"sweeps.design.{name}" for name in functions)]
+    exported = [f"{package}.{name}" for package in ("isoflop", "laws") for name in PACKAGES[package].__all__]
+    return [*exported, *(f"sweeps.design.{name}" for name in functions)]
 
 
 def path_of(name: str) -> str:
     """Where an exported name is defined, which is where its documentation stands."""
     package, _, exported = name.rpartition(".")
-    value = getattr(laws if package == "laws" else design, exported)
+    value = getattr(PACKAGES[package], exported)
     module = getattr(value, "__module__", None)
     return name if module is None or not hasattr(value, "__qualname__") else f"{module}.{value.__qualname__}"
 
