@@ -13,7 +13,7 @@ def flags_of(name: str) -> list[tuple[str, str, str]]:
     values = absl_flags.FlagValues()
     module_of(name).define(values)
     found = [values[flag] for flag in sorted(set(values)) if flag not in ON_EVERY_COMMAND]
-    return [(flag.name, "" if flag.default is None else str(flag.default), flag.help or "") for flag in found]
+    return [(flag.name, "" if flag.default in (None, "[]") else str(flag.default), flag.help or "") for flag in found]
 
 
 def section(name: str) -> str:

@@ -68,7 +68,9 @@ def page(path: Path) -> tuple[str, dict[str, bytes]]:
         if cell.cell_type == "markdown":
             cell.source = with_mathml(cell.source)
     body, resources = MarkdownExporter().from_notebook_node(notebook, resources=resources)
-    body = re.sub(r"<style scoped>.*?</style>", "", body, flags=re.S)  # of pandas: the site has its own
+    # Tables of pandas without its own style: the site has one.
+    body = re.sub(r"<style scoped>.*?</style>", "", body, flags=re.S)
+    body = re.sub(r"<table [^>]*>", "<table>", body)
     note = f"*From [`notebooks/{path.name}`](../../notebooks/{path.name}) of a checkout, executed when this page was made.*"
     heading, _, rest = body.partition("\n\n")
     return f"{heading}\n\n{note}\n\n{rest}", {

@@ -26,12 +26,22 @@ def _drawing(contract: dict[str, Any]) -> Drawing:
     return Drawing(title, [[name.strip() for name in layer.split("|")] for layer in contract["layers"]])
 
 
+def least_width(name: str) -> float:
+    """Of the box of a name."""
+    return len(name) * LETTER + 24
+
+
+def plain(text: str) -> str:
+    """Text in which Markdown finds no emphasis."""
+    return text.replace("_", "&#95;")
+
+
 def rows_of(names: list[str]) -> list[list[str]]:
     """Names side by side in as many rows as the width asks for."""
     rows: list[list[str]] = [[]]
     room = float(WIDTH)
     for name in names:
-        wide = len(name) * LETTER + 24 + GAP
+        wide = least_width(name) + GAP
         if rows[-1] and wide > room:
             rows.append([])
             room = float(WIDTH)
@@ -46,16 +56,18 @@ def svg(drawing: Drawing) -> str:
     y = 4.0
     for layer in drawing.layers:
         for row in rows_of(layer):
-            box = (WIDTH - GAP * (len(row) - 1)) / len(row)
-            for i, name in enumerate(row):
-                x = i * (box + GAP)
+            spare = (WIDTH - GAP * (len(row) - 1) - sum(map(least_width, row))) / len(row)
+            x = 0.0
+            for name in row:
+                box = least_width(name) + spare
                 parts.append(f'<rect x="{x:.1f}" y="{y:.1f}" width="{box:.1f}" height="{ROW - 6}" rx="3"/>')
-                parts.append(f'<text x="{x + box / 2:.1f}" y="{y + 18:.1f}">{name}</text>')
+                parts.append(f'<text x="{x + box / 2:.1f}" y="{y + 18:.1f}">{plain(name)}</text>')
+                x += box + GAP
             y += ROW
         y += GAP
     label = f"Layers of {drawing.title}, from the top: " + "; ".join(", ".join(layer) for layer in drawing.layers)
     return (
-        f'<svg class="layers" viewBox="-1 0 {WIDTH + 2} {y:.0f}" role="img" aria-label="{label}" '
+        f'<svg class="layers" viewBox="-1 0 {WIDTH + 2} {y:.0f}" role="img" aria-label="{plain(label)}" '
         f'xmlns="http://www.w3.org/2000/svg">{"".join(parts)}</svg>'
     )
 

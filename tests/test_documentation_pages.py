@@ -4,6 +4,7 @@ The site itself is built and opened in a browser by the slow tests.
 """
 
 import ast
+import html
 import importlib.util
 import itertools
 import os
@@ -109,8 +110,9 @@ def test_layers_are_drawn_from_the_contracts():
         ["lm", "vision", "sweeps", "laws"]
     ]
     assert {item.title for item in others} >= {"isoflop", "sweeps", "laws"}
-    drawn = packages.svg(first)
-    assert re.findall(r"<text [^>]*>([\w]+)</text>", drawn) == [name for layer in first.layers for name in layer]
+    for item in (first, *others):
+        drawn = re.findall(r"<text [^>]*>(.+?)</text>", packages.svg(item))
+        assert [html.unescape(name) for name in drawn] == [name for layer in item.layers for name in layer]
 
 
 def test_the_interface_names_what_is_exported():
