@@ -103,8 +103,13 @@ COLUMNS: dict[str, dict[str, str]] = {
         "bayes_error": "least possible error of procedural images",
         "bayes_error_sem": "its standard error",
         "bayes_samples": "images that both were estimated from",
+        "curve_flag": "rule by which the curve is no measurement: [not_finite, risen, plateau](../statistics.md#flags)",
         "last_good": "step before a diverged run's loss was lost",
         "skipped_steps": "steps that `spike_guard` left out",
+        "rollbacks": "how often `spike_guard.rollback` went back to a checkpoint",
+        "rolled_back_steps": "steps taken in vain by it",
+        "batches_left_out": "batches left out by it",
+        "gradient_noise_scale": "B_simple in examples, where `log.gradient_noise` is on",
     },
     "Recipe": {
         "recipe": "`recipe.name`",

@@ -18,11 +18,13 @@ Initial values: every kernel is normal with standard deviation 1 / sqrt(fan in),
 scales are one, biases zero. `init_scale` multiplies every standard deviation.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from training.errors import BadInput
 from training.mesh import constrain
@@ -124,10 +126,11 @@ class Decoder(nn.Module):
         tokens: Int[Array, "batch length"],
         segments: Int[Array, "batch length"] | None = None,
         dropout: Dropout | None = None,
+        probes: Mapping[str, Bool[Array, ""] | None] = MappingProxyType({}),
     ) -> tuple[Float[Array, "batch length width"], Float[Array, "vocab width"], stack.Metrics]:
-        """As `hidden`, in training, where experts have their capacity; and metrics of the routing of every layer that has
-        experts, see `training.nets.ffn.moe.routing_metrics`."""
-        return self._states(params, tokens, segments, dropout, training=True)
+        """As `hidden`, in training, where experts have their capacity; and metrics of every layer that has them: of the
+        routing of experts, see `training.nets.ffn.moe.routing_metrics`, and the `probes` of the context."""
+        return self._states(params, tokens, segments, dropout, training=True, probes=probes)
 
     def _states(
         self,
@@ -136,11 +139,12 @@ class Decoder(nn.Module):
         segments: Int[Array, "batch length"] | None,
         dropout: Dropout | None,
         training: bool,
+        probes: Mapping[str, Bool[Array, ""] | None] = MappingProxyType({}),
     ) -> tuple[Float[Array, "batch length width"], Float[Array, "vocab width"], stack.Metrics]:
         length = tokens.shape[1]
         drop = layers.dropper(dropout if self.dropout else None)
         positions = jnp.arange(length, dtype=jnp.int32) if segments is None else layers.positions_in_segments(segments)
-        context = self._context(positions, segments=segments, drop=drop, training=training)
+        context = self._context(positions, segments=segments, drop=drop, training=training, probes=probes)
         x = drop(embed(self, params, tokens, positions), -1, 0)
         x, metrics = stack.apply(self.blocks, stack.parameters_of(self.blocks, params), x, context)
         return _final(self, params, x), _head(self, params), metrics

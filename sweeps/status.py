@@ -26,6 +26,7 @@ class Summary:
     Attributes:
         name: of the sweep.
         states: runs by state, in the order of `sweep_dir.STATES`.
+        flags: ended runs by the rule that their curve meets, of `training.curve_flags`.
         flops_done: planned FLOPs of the runs that have ended; steps that branches share with their trunk count once.
         flops_total: planned FLOPs of all runs, likewise.
         flops_spent: FLOPs of the steps that were made, of ended and begun runs.
@@ -37,6 +38,7 @@ class Summary:
 
     name: str
     states: dict[str, int]
+    flags: dict[str, int]
     flops_done: float
     flops_total: float
     flops_spent: float
@@ -76,6 +78,7 @@ def rows(sweep: sweep_dir.Sweep, ended: Ended | None = None) -> list[dict[str, A
             "flops": entry.own_flops,
         }
         row |= {"run_id": run_id, "state": "missing", "step": 0, "steps": entry.steps, "loss": None, "train_loss": None}
+        row["curve_flag"] = None
         row |= {"trunk": entry.trunk, "fork_step": entry.fork_step, "flops_exact": entry.flops} if entry.trunk else {}
         row |= {"seconds": None, "at": None, "message": None}
         if run_id in begun:
@@ -132,6 +135,7 @@ def summarize(sweep: sweep_dir.Sweep, table: list[dict[str, Any]]) -> Summary:
     return Summary(
         name=sweep.name,
         states={state: counts[state] for state in sweep_dir.STATES if counts[state]},
+        flags=dict(sorted(Counter(row["curve_flag"] for row in table if row["curve_flag"]).items())),
         flops_done=sum(row["flops"] for row in ended),
         flops_total=sum(row["flops"] for row in table),
         flops_spent=sum(_flops_spent(row) for row in table),
@@ -178,6 +182,7 @@ def _progress(sweep: sweep_dir.Sweep, run_id: str, ended: Ended) -> dict[str, An
                 "step": number(record.get("steps")) or 0,
                 **values,
                 **times,
+                "curve_flag": printable(record.get("curve_flag") or "") or None,
             }
     state = sweep_dir.unfinished(run)
     if state == "missing":

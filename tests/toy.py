@@ -50,6 +50,7 @@ def defaults() -> ConfigDict:
                 "dropout": 0.0,
                 "noise": 0.1,
                 "poison": -1,  # the batch from which on targets are infinite
+                "poisoned": sys.maxsize,  # how many are
             },
             "data": {"seed": 0, "hash": "toy"},
             "evaluation": {"examples": 50, "batch_size": 16},
@@ -159,7 +160,7 @@ class ToyTask:
 
     def batch(self, k, rows):
         whole = self._examples(np.random.default_rng([self._config.data.seed, k]), self._config.batch_size)
-        if 0 <= self._config.model.poison <= k:
+        if 0 <= k - self._config.model.poison < self._config.model.poisoned and self._config.model.poison >= 0:
             whole["y"] = whole["y"] + np.inf
         return {name: array[rows] for name, array in whole.items()}
 

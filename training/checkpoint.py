@@ -194,6 +194,18 @@ class Checkpoints:
                 self._manager.reload()
         return 0, None
 
+    def drop_after(self, step: int) -> None:
+        """Delete the checkpoints of later steps."""
+        self.wait()
+
+        def delete() -> None:
+            for later in saved_steps(self._folder.parent):
+                if later > step:
+                    shutil.rmtree(self._folder / str(later))
+
+        agreement.of_first("checkpoints", delete)
+        self._manager.reload()
+
     def restore(self, step: int, abstract: State, shardings: State) -> State:
         """The state of one step, as `restored` reads it."""
         return restored(Path(self._manager.directory) / str(step), abstract, shardings)

@@ -10,12 +10,15 @@ from ml_collections.config_dict import FieldReference
 from training import (
     async_sgd,
     compiler_options,
+    gradient_noise,
     identity,
     optimizer,
     parametrization,
     replicas,
+    rollback,
     schedule,
     spike_guard,
+    statistics,
     transfer,
     transforms,
 )
@@ -172,6 +175,11 @@ def _validate(config: ConfigDict) -> None:
     replicas.check(config)
     async_sgd.check(config)
     spike_guard.check(config)
+    rollback.check(config)
+    statistics.check(config)
+    gradient_noise.check(config)
+    if config.optimizer.qk_clip:
+        statistics.check_mesh(config, "optimizer.qk_clip")
     lora.check(config)
     if sum(config.schedule[key] is not None for key in identity.WARMUP) > 1:
         raise BadInput(f"schedule: give at most one of {', '.join(identity.WARMUP)}")

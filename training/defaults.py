@@ -74,6 +74,7 @@ def defaults() -> ConfigDict:
                 "l1": 0.0,  # penalties l1 |p| + l2 p^2 / 2 on the same roles, which enter the gradient
                 "l2": 0.0,
                 "clip": 1.0,  # global norm; 0: off
+                "qk_clip": 0.0,  # largest attention logit beyond which a head is scaled down (Kimi K2: 100); 0: off
                 "ema": 0.0,  # decay of a running mean of the parameters, which is then evaluated; 0: off
                 "b1": placeholder(float),
                 "b2": placeholder(float),
@@ -128,8 +129,8 @@ def defaults() -> ConfigDict:
                 "outer": {"name": "average", "lr": placeholder(float), "momentum": placeholder(float)},
             },
             # Steps whose loss or gradient norm is so many deviations above those of the last `window` steps change nothing;
-            # 0: off.
-            "spike_guard": {"sigmas": 0.0, "window": 128},
+            # 0: off. With `rollback` the run goes back to its last checkpoint and leaves out so many batches.
+            "spike_guard": {"sigmas": 0.0, "window": 128, "rollback": 0, "max_rollbacks": 4},
             # Workers of a parameter server, whose gradients are those of parameters fetched earlier.
             "async_sgd": {"workers": 1, "order": "round_robin"},
             "mesh": {
@@ -152,7 +153,12 @@ def defaults() -> ConfigDict:
                 "at_steps": (),  # also saved at these steps, and kept: cooldowns are forked from there
                 "final": True,
             },
-            "log": {"every": 10, "evaluate_every": 0},
+            "log": {
+                "every": 10,
+                "evaluate_every": 0,
+                "statistics": 0,  # norms and attention logits by layer, every so many steps (0: never)
+                "gradient_noise": 0,  # steps that the running means of the gradient noise scale span (0: none)
+            },
             # Early stopping: after so many evaluations in a row without a better `metric` (0: off) the run ends, with the
             # parameters of the best one; checkpoint.keep_best goes by the same metric.
             "early_stopping": {"metric": "loss", "patience": 0},

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -12,6 +13,7 @@ from training import checkpoint, identity, mesh as meshes, optimizer, transforms
 from training.config import complete, fill
 from training.errors import BadInput
 from training.files import read_object
+from training.nets.primitives import upcast_to_f32
 from training.state import State
 from training.task import resolve as family_of
 from training.transforms import lora
@@ -60,6 +62,47 @@ def parameters(
     params = lora.merged(
         checkpoint.load_part(run, "ema", step, mesh, like) or checkpoint.load_params(run, step, mesh, like=like)
     )
+    return _rounded(params, config, variables)
+
+
+def average(
+    run: Path, config: ConfigDict, variables: Variables, count: int, step: int | None = None, mesh: Mesh | None = None
+) -> tuple[Params, list[int]]:
+    """The uniform average of the parameters of the last checkpoints that a run kept, and their steps.
+
+    Args:
+      run: a run directory.
+      config: of the run, resolved.
+      variables: of its model, boxed with their logical axes; abstract.
+      count: checkpoints.
+      step: of the last of them; the newest by default.
+      mesh: as in `parameters`.
+    Raises:
+      BadInput: there are fewer checkpoints, one is damaged, or the model keeps running statistics, which have no average.
+    Source: Kaddour 2022, "Stop wasting my time! Saving days of ImageNet and BERT training with latest weight averaging",
+      arXiv 2209.14981.
+    """
+    if count < 2:
+        raise BadInput(f"--average: of 2 checkpoints or more, got {count}")
+    if set(variables) - {"params", "teacher"}:
+        raise BadInput("--average: the model keeps statistics of batches, which an average of parameters has not seen")
+    kept = [one for one in sorted(checkpoint.saved_steps(run)) if step is None or one <= step]
+    if len(kept) < count:
+        raise BadInput(
+            f"--average: {run} has {len(kept)} checkpoints{'' if step is None else f' up to {step}'}, not {count}"
+        )
+    like = None if mesh is None else _abstract(variables["params"], mesh)
+    total: Params | None = None
+    for one in kept[-count:]:
+        params = lora.merged(checkpoint.load_params(run, one, mesh, like=like))
+        wide = jax.tree.map(upcast_to_f32, params)
+        total = wide if total is None else jax.tree.map(jnp.add, total, wide)
+    mean = jax.tree.map(lambda t, p: (t / count).astype(p.dtype), total, params)
+    return _rounded(mean, config, variables), kept[-count:]
+
+
+def _rounded(params: Params, config: ConfigDict, variables: Variables) -> Params:
+    """Parameters as the run computes with them."""
     transform, axes = transforms.of(config), optimizer.axes_of(variables["params"])
     if transform.quantize is None:
         return params

@@ -84,7 +84,7 @@ def _train_together(sessions: Sequence[RunSession]) -> None:
         while live := [session for session in sessions if session.running]:
             began, n = time.perf_counter(), min(session.steps_per_call for session in live)
             done = _steps(sessions)
-            metrics = batch.step(batch.batches(done, n), batch.learning_rates(done, n))
+            metrics = batch.step(batch.batches(_batch_numbers(sessions), n), batch.learning_rates(done, n))
             share = (time.perf_counter() - began) / len(live)
             for i, session in enumerate(sessions):
                 if session.running:
@@ -95,3 +95,8 @@ def _train_together(sessions: Sequence[RunSession]) -> None:
 def _steps(sessions: Sequence[RunSession]) -> list[int | None]:
     """The optimizer steps that each run has taken; None of one that has ended."""
     return [session.step if session.running else None for session in sessions]
+
+
+def _batch_numbers(sessions: Sequence[RunSession]) -> list[int | None]:
+    """The number of each run's next batch: the steps done, unless it has left batches out."""
+    return [session.batch_number if session.running else None for session in sessions]

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from training.lines import read_metrics
+from training.rollback import Spike
 from training.run_directory import RunDirectory, finite
 
+STATISTICS = ("activations/", "attention/", "weights/", "updates/")  # see `training.statistics`
 Logger = Callable[[int, dict[str, Any]], None]  # called with (step, metrics) at every logged step
 Fetch = Callable[[], dict[str, np.ndarray]]  # waits for the metrics of a call, [steps of the call] each
 
@@ -73,7 +75,9 @@ class MetricLog:
       lr_schedule: learning rates, float32 [total].
       tokens: tokens a step.
       loggers: called with (step, metrics) at every logged step.
+      statistics: log those of layers each so many steps; 0: there are none.
     Attributes:
+      goes_back: whether a skipped step raises `Spike`.
       earlier: seconds of earlier attempts.
       clock: seconds spent training.
       last_good: the last step whose loss was finite, with its metrics, whether it was logged or not; after a resume at a
@@ -89,9 +93,11 @@ class MetricLog:
         lr_schedule: np.ndarray,
         tokens: int,
         loggers: Iterable[Logger] = (),
+        statistics: int = 0,
     ):
         self._directory, self._total, self._every = directory, total, max(every, 1)
         self._lr_schedule, self._tokens, self._loggers = lr_schedule, tokens, tuple(loggers)
+        self._statistics, self.goes_back = statistics, False
         earlier = [line for line in read_metrics(directory.path) if line["step"] <= start and "seconds" in line]
         self.earlier: float = earlier[-1]["seconds"] if earlier else 0.0
         self.clock = Stopwatch(self.earlier)
@@ -104,6 +110,10 @@ class MetricLog:
         tail = losses[-max(1, len(losses) // 10) :]
         return sum(tail) / len(tail) if tail else None
 
+    def rewind(self, step: int) -> None:
+        """Forget what came after a step: the metrics of the last call, and the last good step."""
+        self._pending, self.last_good = None, {"step": step} if step else None
+
     def put(self, step: int, fetch: Fetch) -> None:
         """Log the metrics of the call before, and keep those of the call that began at `step` for the next time.
 
@@ -111,6 +121,7 @@ class MetricLog:
 
         Raises:
           Diverged: a loss of the call before was not finite.
+          Spike: a step of it was skipped, and the run goes back from it.
         """
         previous, self._pending = self._pending, (step, fetch)
         self._log(previous)
@@ -119,10 +130,22 @@ class MetricLog:
         """Log the metrics of the last call.
 
         Raises:
-          Diverged: a loss of it was not finite.
+          Diverged, Spike: as `put`.
         """
         previous, self._pending = self._pending, None
         self._log(previous)
+
+    def _values(self, metrics: dict[str, np.ndarray], i: int, step: int) -> dict[str, float]:
+        """The metrics of step i of a call, those of layers by name, and statistics only where they are taken."""
+        line = {}
+        for name, values in metrics.items():
+            if name.startswith(STATISTICS) and not (self._statistics and step % self._statistics == 0):
+                continue
+            if values.ndim == 1:
+                line[name] = float(values[i])
+            else:
+                line |= {f"{name}/layer_{layer:02d}": float(value) for layer, value in enumerate(values[i])}
+        return line
 
     def _log(self, call: tuple[int, Fetch] | None) -> None:
         if call is None:
@@ -133,7 +156,9 @@ class MetricLog:
             skipped = "skipped" in metrics and bool(metrics["skipped"][i])  # it moved nothing
             if not (math.isfinite(loss) or skipped):
                 raise Diverged(step - 1)
-            line = {name: float(values[i]) for name, values in metrics.items()}
+            if skipped and self.goes_back:
+                raise Spike(step)
+            line = self._values(metrics, i, step)
             line |= {"learning_rate": float(self._lr_schedule[step - 1]), "tokens": step * self._tokens}
             line["seconds"] = self.clock.seconds
             self.last_good = {"step": step} | {name: finite(value) for name, value in line.items()}

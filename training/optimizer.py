@@ -9,6 +9,7 @@ is clipped; the reported loss leaves them out. `docs/optimizers.md` lists them w
 
 import functools
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
@@ -42,6 +43,7 @@ SHARED = {
     "cautious_weight_decay",
     "clip",
     "ema",
+    "qk_clip",
     "l1",
     "l2",
     "lr_multipliers",
@@ -296,11 +298,25 @@ def check(config: ConfigDict) -> None:
             raise BadInput(f"prune: {name} would scale what is left of a matrix to the norm of the whole")
         if config.lora.rank:
             raise BadInput(f"lora.rank: {name} keeps the norms of matrices, and factors begin at zero")
+    if section.qk_clip:
+        _check_qk_clip(config)
     if TABLE[name].averages:
         if section.ema > 0:
             raise BadInput(f"optimizer.ema: {name} keeps an average of its own")
         if config.schedule.name != "constant":
             raise BadInput(f"schedule.name: {name} knows no schedule but a warmup; give 'constant'")
+
+
+def _check_qk_clip(config: ConfigDict) -> None:
+    section, name = config.optimizer, config.optimizer.name
+    if not 0 < section.qk_clip < math.inf:
+        raise BadInput(f"optimizer.qk_clip: must be positive, or 0 for none, got {section.qk_clip}")
+    if TABLE[name].on_spheres or TABLE[name].averages:
+        raise BadInput(f"optimizer.qk_clip: {name} would undo what scales its matrices; optimizer.qk_clip=0")
+    if config.lora.rank or any(np.any(np.equal(factor, 0)) for _, factor in section.lr_multipliers):
+        raise BadInput("optimizer.qk_clip: what is frozen cannot be scaled; optimizer.qk_clip=0")
+    if config.replicas.count > 1 or config.async_sgd.workers > 1:
+        raise BadInput("optimizer.qk_clip: replicas and workers would each scale other heads; optimizer.qk_clip=0")
 
 
 def weight_decay(config: ConfigDict) -> float:

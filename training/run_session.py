@@ -16,12 +16,15 @@ from ml_collections import ConfigDict
 from training import (
     agreement,
     checkpoint,
+    curve_flags,
     early_stopping,
     environment as environments,
     evaluation,
     fork,
+    gradient_noise,
     load,
     record,
+    rollback,
     run_directory,
     state as states,
     step as steps,
@@ -30,6 +33,7 @@ from training import (
 )
 from training.config import resolve
 from training.files import read_object
+from training.lines import read_metrics
 from training.metrics import Diverged, Fetch, Logger, MetricLog
 from training.run_batch import RunBatch, StepInputs, step_inputs
 from training.signals import Interrupted
@@ -68,6 +72,7 @@ class RunSession:
       spec: what is trained.
       inputs: of its steps; from `open` on.
       step: optimizer steps done.
+      rollbacks: how often it has gone back from a spike.
       outcome: its result, or the error that ended it; None: it has not ended.
     """
 
@@ -75,6 +80,7 @@ class RunSession:
 
     def __init__(self, spec: RunSpec):
         self.spec, self.step = spec, 0
+        self.rollbacks: list[rollback.Rollback] = []
         self.outcome: dict[str, Any] | Exception | None = None
         self._resources = contextlib.ExitStack()
 
@@ -149,6 +155,7 @@ class RunSession:
           stop: is empty until a signal comes, whose number it then holds.
         """
         config, programs = self.inputs.config, batch.programs
+        rollback.check_alone(config, batch.size)
         self._batch, self._index, self._stop = batch, index, stop
         with jax.set_mesh(batch.mesh):  # what is chosen by the mesh is told as it was chosen
             self._environment = environments.of(config, batch.mesh, **self.inputs.task.facts())
@@ -157,10 +164,9 @@ class RunSession:
         self._continued_from = self.step or None
         if state is None and (forked := config.derived.get("fork_step")):
             self.step, state = forked, fork.restored(config.fork_from, programs.abstract, programs.shardings)
-        elif state is None:
-            state = transfer.initialise(batch.init(index), config.init_from, programs.shardings, batch.mesh)
-            state = steps.first_masks(self.inputs.recipe, programs, state, self.inputs.hyper)
-        batch.put(index, load.teacher(state, config, programs.variables, programs.shardings, batch.mesh))
+        self._put(state)
+        done = agreement.of_first(rollback.FILE, functools.partial(rollback.read, self._directory.path))
+        self.rollbacks = [rollback.Rollback(*one) for one in done]
         self._directory.start(config, self._environment, self.inputs.task.keep)
         self._metrics = MetricLog(
             self._directory,
@@ -170,10 +176,45 @@ class RunSession:
             self.inputs.lr_schedule,
             config.derived.tokens // self._total,
             self.spec.loggers,
+            config.log.statistics,
         )
+        self._metrics.goes_back = self._may_go_back
         self._best, self._saved_at = self._judge(), time.perf_counter()
         if self._over:
             self._finish("completed")
+
+    def _put(self, state: State | None) -> None:
+        """Put a state, or the initial one, into the batch."""
+        config, batch, programs = self.inputs.config, self._batch, self._batch.programs
+        if state is None:
+            state = transfer.initialise(batch.init(self._index), config.init_from, programs.shardings, batch.mesh)
+            state = steps.first_masks(self.inputs.recipe, programs, state, self.inputs.hyper)
+        batch.put(self._index, load.teacher(state, config, programs.variables, programs.shardings, batch.mesh))
+
+    @property
+    def _may_go_back(self) -> bool:
+        guard = self.inputs.config.spike_guard
+        return bool(guard.rollback) and len(self.rollbacks) < guard.max_rollbacks
+
+    def _go_back(self, spike: int) -> None:
+        """Continue from the last checkpoint before a spike, on other batches."""
+        config, programs = self.inputs.config, self._batch.programs
+        # Checkpoints first: stopped before it is noted, the run comes to the same spike again.
+        self._checkpoints.drop_after(rollback.target(config, spike))
+        self.step, state = self._checkpoints.newest(programs.abstract, programs.shardings)
+        back = rollback.of(config, spike, self.step)
+        self.rollbacks.append(back)
+        rollback.write(self._directory.path, self.rollbacks)
+        self._put(state)
+        self._directory.attempt += 1  # whose lines take the place of those after the checkpoint
+        self._directory.log(self.step + 1, rollback=len(self.rollbacks), spike=spike, batches_left_out=back.batches)
+        self._metrics.rewind(self.step)
+        self._metrics.goes_back, self._best = self._may_go_back, self._judge()
+
+    @property
+    def batch_number(self) -> int:
+        """The number of the batch of the next step, which follows from the steps done and the rollbacks."""
+        return rollback.batch_of(self.rollbacks, self.step)
 
     def _fork(self, config: ConfigDict, facts: Record) -> None:
         """Note in `derived` which run and step this one is forked from; one that goes on keeps what it noted first.
@@ -221,6 +262,9 @@ class RunSession:
                 self._check_finite()
         except Diverged as error:
             status, self.step = "diverged", error.step
+        except rollback.Spike as spike:
+            self._go_back(spike.step)
+            return
         self._finish(status)
 
     @property
@@ -288,8 +332,11 @@ class RunSession:
             "status": status,
             **scores,
             "train_loss": self._metrics.recent_loss(),
+            "curve_flag": curve_flags.flag(read_metrics(self._directory.path), self.step, status == "diverged"),
             "best_step": self._best.step if self._best else None,
             **({} if state.guard is None else {"skipped_steps": int(state.guard.skipped)}),
+            **rollback.record(config, self.rollbacks),
+            **gradient_noise.record(state.noise),
             "params_trained": transfer.trained(state.params, self.inputs.recipe.lr_multipliers),
             **transforms.facts(config, state.params, self._axes, state.masks),
             "last_good": self._metrics.last_good if status == "diverged" else None,

@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Int, PyTree
 
 from training import mesh as meshes, optimizer as optimizers, rng
+from training.gradient_noise import Noise
 from training.nets.primitives import upcast_to_f32
 from training.optimizer import Axes
 from training.spike_guard import Guard
@@ -30,7 +31,8 @@ class State(flax.struct.PyTreeNode):
     schedule-free optimizer its average), which is then what is evaluated and handed on, or None;
     `masks` say which parameters are not cut, or None; `teacher` are the parameters of another run's model, or None: they
     never change, and no checkpoint holds them; `replicas` are those of `training.replicas`, every leaf with an axis [M] in
-    front, or None; `workers` are those of `training.async_sgd`, or None; `guard` is that of `training.spike_guard`, or None.
+    front, or None; `workers` are those of `training.async_sgd`, or None; `guard` is that of `training.spike_guard`, or None;
+    `noise` are the means of `training.gradient_noise`, or None.
     """
 
     step: Int[Array, ""]
@@ -43,6 +45,7 @@ class State(flax.struct.PyTreeNode):
     replicas: Any = None
     workers: Any = None
     guard: Guard | None = None
+    noise: Noise | None = None
 
 
 def init(
@@ -133,6 +136,7 @@ def shardings(abstract: State, boxed: State, variables: Variables, mesh: Mesh) -
         replicas=place_all(boxed.replicas, "replica"),
         workers=place_all(boxed.workers, None),
         guard=jax.tree.map(lambda _: meshes.replicated(mesh), abstract.guard),
+        noise=jax.tree.map(lambda _: meshes.replicated(mesh), abstract.noise),
     )
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
 import jax
@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from training import (
     async_sgd,
     compiler_options,
+    gradient_noise,
     mesh as meshes,
     optimizer as optimizers,
     parametrization,
@@ -27,14 +28,16 @@ from training import (
     rng,
     spike_guard,
     state as states,
+    statistics,
     transfer,
     transforms,
 )
 from training.errors import BadInput
+from training.nets import probes
 from training.optimizer import Axes
 from training.replicas import Scheme
 from training.state import State
-from training.task import Model, Task
+from training.task import Model, QKClipped, Task
 from training.transforms import lora, prune
 from training.types import ArrayOrNumpy, Batch, Collections, HostScalars, Loss, Metrics, Params, Scalars, Variables
 from training.updates import schedule_free
@@ -62,6 +65,8 @@ class Recipe(NamedTuple):
     cautious_weight_decay: bool = False
     guard_window: int = 0  # steps that the guard against spikes looks back; 0: there is none
     scaling: parametrization.Scaling | None = None  # of initial values and rates; None: the standard parametrization
+    statistics: int = 0  # every how many steps they are taken; 0: never
+    noise_span: int = 0  # steps that the means of the gradient noise scale span; 0: there are none
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -132,6 +137,8 @@ def recipe(model: Model, config: ConfigDict) -> Recipe:
         cautious_weight_decay=config.optimizer.cautious_weight_decay,
         guard_window=spike_guard.window(config),
         scaling=parametrization.of(config),
+        statistics=config.log.statistics,
+        noise_span=config.log.gradient_noise,
     )
 
 
@@ -153,6 +160,10 @@ def hyper(config: ConfigDict, task: Task) -> dict[str, np.float32]:
     }
     if config.spike_guard.sigmas:
         values["spike_sigmas"] = config.spike_guard.sigmas
+    if config.optimizer.qk_clip:
+        if not isinstance(task.model, QKClipped):
+            raise BadInput("optimizer.qk_clip: is of decoders that are trained on the next token; optimizer.qk_clip=0")
+        values["qk_clip"] = config.optimizer.qk_clip
     if "steps" in optimizers.TABLE[config.optimizer.name].inputs:
         values["steps"] = config.derived.steps
     return {name: np.float32(value) for name, value in values.items()}
@@ -181,11 +192,16 @@ def train_step(
     Returns:
       The next state, and metrics: "loss", "grad_norm" and the model's own, averaged over the weight of the whole batch.
     """
-    loss = recipe.model.loss
+    loss, due = recipe.model.loss, None
+    if recipe.statistics:
+        due = statistics.due(recipe.statistics, state.step)
+        hyper = {**hyper, "statistics": due.astype(jnp.float32)}
     if recipe.transforms != transforms.Transforms():
         loss = transforms.within(recipe.transforms, loss, axes, state.masks, hyper)
     collections = state.stats if state.teacher is None else {**state.stats, "teacher": state.teacher}
     differentiate = jax.value_and_grad(loss, has_aux=True)
+    if state.noise is not None:
+        differentiate = gradient_noise.watched(differentiate)
     optimizer = optimizers.TABLE[recipe.optimizer]
     if optimizer.averages and state.ema is not None:
         grad_params = schedule_free.point(state.params, state.ema, dict(recipe.options)["b1"])
@@ -197,7 +213,13 @@ def train_step(
             differentiate, recipe.gradient_accumulation_steps, grad_params, collections, batch, key, hyper
         )
     weight = sums.pop("weight")
+    reported, sums = statistics.take(sums)
     grads = jax.tree.map(lambda g: (g / weight).astype(g.dtype), grads)
+    noise, noise_metrics = None, {}
+    if state.noise is not None:
+        parts, size = recipe.gradient_accumulation_steps, len(jax.tree.leaves(batch)[0])
+        micro, whole = sums.pop(gradient_noise.MICRO) / parts, gradient_noise.square(grads)
+        noise, noise_metrics = gradient_noise.updated(state.noise, micro, whole, parts, size, recipe.noise_span)
     if recipe.penalty:
         grads = optimizers.penalised(grads, grad_params, axes, recipe.weight_decay_roles, hyper["l1"], hyper["l2"])
     factors = transfer.lr_multipliers(state.params, recipe.lr_multipliers) if recipe.lr_multipliers else None
@@ -224,18 +246,27 @@ def train_step(
         grad_params if optimizer.averages else None,
         decays,
     )
+    if "qk_clip" in hyper:
+        params = cast(QKClipped, recipe.model).qk_clipped(params, reported[probes.MAX_LOGIT], hyper["qk_clip"])
     ema = state.ema
     if optimizer.averages and ema is not None:
         ema = schedule_free.averaged(ema, params, lr, optax.tree.get(moments, "squared_rates"))
     elif ema is not None:
         ema = optimizers.running_mean(ema, params, hyper["ema"], state.step + 1)
-    metrics = {name: value / weight for name, value in sums.items()} | {"grad_norm": norm}
+    metrics = {name: value / weight for name, value in sums.items()} | {"grad_norm": norm} | noise_metrics
+    if "qk_clip" in hyper:
+        metrics["qk_clip/heads"] = jnp.sum(reported[probes.MAX_LOGIT] > hyper["qk_clip"]).astype(jnp.float32)
+        metrics["qk_clip/max_logit"] = jnp.max(reported[probes.MAX_LOGIT])
+    if due is not None:
+        metrics |= statistics.of_step(due, reported, weight, state.params, params, axes)
     new, guard = (params, stats, moments, ema), None
     if state.guard is not None:
         old = (state.params, state.stats, state.moments, state.ema)
         new, guard, metrics = spike_guard.applied(state.guard, metrics, hyper["spike_sigmas"], old, new)
     params, stats, moments, ema = new
-    after = state.replace(step=state.step + 1, params=params, stats=stats, moments=moments, ema=ema, guard=guard)
+    after = state.replace(
+        step=state.step + 1, params=params, stats=stats, moments=moments, ema=ema, guard=guard, noise=noise
+    )
     return pruned(recipe, axes, after, hyper), metrics
 
 
@@ -312,12 +343,16 @@ def _accumulated(
         (_, (sums, stats)), grads = differentiate(
             grad_params, collections, micro, jax.random.fold_in(key, index), hyper
         )
-        return jax.tree.map(jnp.add, carry, (sums, stats, grads)), None
+        total = jax.tree.map(jnp.add, carry, (sums, stats, grads))
+        for name in sums.keys() & set(probes.MAXIMA):
+            total[0][name] = jnp.maximum(carry[0][name], sums[name])
+        return total, None
 
     micro_batches = jax.tree.map(split, batch)
     first = jax.tree.map(lambda x: x[0], micro_batches)
     shapes = jax.eval_shape(differentiate, grad_params, collections, first, key, hyper)
     (_, (sums, stats)), grads = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    sums |= {name: jnp.full_like(sums[name], -jnp.inf) for name in sums.keys() & set(probes.MAXIMA)}
     (sums, stats, grads), _ = jax.lax.scan(body, (sums, stats, grads), (jnp.arange(parts), micro_batches))
     return sums, jax.tree.map(lambda total: total / parts, stats), grads
 
@@ -331,7 +366,7 @@ def train_steps(
     lr: Float[Array, " steps"],
     seed: Int[Array, ""],
     hyper: Scalars,
-) -> tuple[State, dict[str, Float[Array, " steps"]]]:
+) -> tuple[State, dict[str, Float[Array, "steps ..."]]]:
     """As many steps as `lr` is long, in one call.
 
     Args:
@@ -432,6 +467,7 @@ def _initialisation(recipe: Recipe, mesh: Mesh, names: tuple[str, ...]) -> Progr
         scaling = None if boxed else recipe.scaling
         scaled = functools.partial(parametrization.initial, scaling, axes=axes)
         state = states.init(recipe.model, transform, recipe.ema, seed, hyper, *options, guard, scaled)
+        state = state.replace(noise=gradient_noise.initial(recipe.noise_span))
         state = state if recipe.replicas is None else replicas.initial(recipe.replicas, state)
         return state if recipe.workers[0] == 1 else async_sgd.initial(recipe.workers[0], state)
 

@@ -75,6 +75,15 @@ class Model(Protocol):
 
 
 @runtime_checkable
+class QKClipped(Protocol):
+    """A model whose sums hold the largest attention logits [layers, heads] of a batch where `hyper` has "qk_clip"."""
+
+    def qk_clipped(self, params: Params, max_logits: jax.Array, tau: jax.Array) -> Params:
+        """The parameters after QK-clip, see `training.nets.qk_clip`."""
+        ...
+
+
+@runtime_checkable
 class Task(Protocol):
     """One resolved run: its model, its data and its evaluation."""
 

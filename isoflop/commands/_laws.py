@@ -53,6 +53,9 @@ def define_table_options(flags: absl_flags.FlagValues) -> None:
         "best_of_point", True, "Only the best setting of each N, D and C, where the law reads none.", flag_values=flags
     )
     absl_flags.DEFINE_boolean("keep_copies", False, "Rows equal in every column are different runs.", flag_values=flags)
+    absl_flags.DEFINE_boolean(
+        "keep_flagged", False, "Keep runs whose curve rose or stood still (column curve_flag).", flag_values=flags
+    )
     absl_flags.DEFINE_boolean("check_units", True, "Refuse units that are taken for others.", flag_values=flags)
 
 
@@ -61,7 +64,7 @@ def table_options(flags: absl_flags.FlagValues) -> dict[str, Any]:
     settings = (
         None if flags.settings is None else [name for name in flags.settings.split(",") if name not in ("", "none")]
     )
-    same_names = ("best_by", "best_of_point", "keep_copies", "check_units")
+    same_names = ("best_by", "best_of_point", "keep_copies", "keep_flagged", "check_units")
     return {name: flags[name].value for name in same_names} | {"settings": settings}
 
 

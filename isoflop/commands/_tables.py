@@ -1,6 +1,7 @@
 """What the commands about sweeps print: the table of a sweep's points, and the parts it is made of."""
 
 import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,8 @@ STYLES = {"completed": "green", "running": "cyan", "failed": "red", "diverged": 
 MAX_ROWS = 100  # of a table that was not asked for as a whole
 UNDER_WAY = ("running", "failed", "interrupted")  # states shown where not all rows are
 NOT_LABELS = {
-    *("run_id", "state", "params_total", "flops", "step", "steps", "loss", "train_loss", "seconds", "at", "message")
+    *("run_id", "state", "params_total", "flops", "step", "steps", "loss", "train_loss", "seconds", "at", "message"),
+    "curve_flag",
 }
 LABEL_CHARACTERS = 40  # shown of a label
 MAX_LABELS = 20  # shown as columns
@@ -95,12 +97,16 @@ def points_table(
             f"{row['step']:,}/{row['steps']:,}",
             loss_text(row["train_loss"]),
             loss_text(row["loss"]),
-            Text(row["message"] or ""),
+            Text(row["message"] or row.get("curve_flag") or ""),
         ]
         for row in visible
     ]
     table = FittingTable(headings, cells, ("train loss", "FLOPs", *reversed(named), "N"), left=2, wrapped=True)
     lines = [Text(f"sweep {label_text(name)}: {state_counts(states)}; {share:.0%} of the FLOPs are done")]
+    flags = Counter(row["curve_flag"] for row in rows if row.get("curve_flag"))
+    if flags:
+        rules = state_counts(dict(sorted(flags.items())))
+        lines.append(Text(f"flagged by their curves: {rules}; fits leave them out (--keep_flagged)"))
     if len(visible) < len(rows):
         lines.append(Text(f"{len(rows) - len(visible):,} of {len(rows):,} rows are not shown (--all shows them)"))
     return Group(*([table, ""] if visible else []), *lines)

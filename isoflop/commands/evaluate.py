@@ -11,6 +11,7 @@ from training.errors import BadInput
 EXAMPLE = """
 isoflop evaluate runs/fashion
 isoflop evaluate runs/small --predictions=tokens.parquet
+isoflop evaluate runs/small --average=4
 isoflop evaluate runs/fashion --split=validation --predictions=predictions.parquet
 isoflop evaluate runs/fashion --probe=10 --figures=figures
 """
@@ -21,6 +22,9 @@ def define(flags: absl_flags.FlagValues) -> None:
     """Flags of the command."""
     absl_flags.DEFINE_string("split", None, "Of images: test or validation; as the run by default.", flag_values=flags)
     absl_flags.DEFINE_integer("step", None, "Step of the checkpoint; the newest by default.", flag_values=flags)
+    absl_flags.DEFINE_integer(
+        "average", 0, "The average of the parameters of that many of the last checkpoints.", flag_values=flags
+    )
     absl_flags.DEFINE_string(
         "predictions",
         None,
@@ -74,10 +78,15 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
             raise BadInput(f"--{flag}: {config.task} has none")
     stats = checkpoint.load_part(folder, "stats", flags.step, mesh)
     variables = states.boxed(task.model, steps.hyper(config, task))
-    params = load.parameters(folder, config, variables, flags.step, mesh)
+    averaged: list[int] = []
+    if flags.average:
+        params, averaged = load.average(folder, config, variables, flags.average, flags.step, mesh)
+    else:
+        params = load.parameters(folder, config, variables, flags.step, mesh)
     outputs = list(evaluation.scores(task, params, stats, mesh, config.precision.matmul))
     details = getattr(task, "details", None)
     payload, columns = (task.summarize(outputs), None) if details is None else details(outputs)
+    payload |= {"averaged_steps": averaged} if averaged else {}
     if flags.probe:
         payload |= task.probe(params, stats, flags.probe)  # type: ignore[attr-defined]
     if flags.figures:

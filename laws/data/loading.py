@@ -31,6 +31,8 @@ DEFAULTS = {variable: VARIABLES[variable].column for variable in CORE} | {"loss"
 # How tables say that a run ended well, and which run a row is of: ours, and exports of Weights & Biases.
 RUN_ID = "run_id"
 TRUNK = "trunk"  # column of the run from which a row's run was forked, empty where it was not: `sweeps.design.branch`
+# How our records say that a curve is no measurement of its point: `isoflop` writes the rule's name, or nothing.
+CURVE_FLAG, CURVE_RULES = "curve_flag", ("not_finite", "risen", "plateau")
 ENDED = (("status", "completed", "run_id"), ("State", "finished", "ID"))
 
 
@@ -51,6 +53,7 @@ def load(
     settings: Sequence[str] | None = None,
     best_of_point: bool = True,
     keep_copies: bool = False,
+    keep_flagged: bool = False,
     check_units: bool = True,
 ) -> Table:
     """A checked table of runs.
@@ -76,6 +79,7 @@ def load(
         settings: columns that make runs of equal N, D and C different runs; by default ``laws.data.settings`` tells.
         best_of_point: whether only the best setting of each N, D and C is fitted by a law that does not read it.
         keep_copies: whether rows that are equal in every column are different runs, and kept.
+        keep_flagged: whether runs stay whose curve rose or stood still, as the column ``curve_flag`` of our records says.
         check_units: whether units that look like others (millions, billions) are refused.
 
     Returns:
@@ -98,7 +102,7 @@ def load(
     run_column = _run_column(name, frame, run)
     own = RUN_ID if run_column == TRUNK and RUN_ID in header else run_column  # names the run of a row, not its trunk
     frame = with_schedule_areas(frame, _run_of_rows(frame, own) if own else None)
-    frame, excluded = _selected(frame, name, where)
+    frame, excluded = _selected(frame, name, where, keep_flagged)
     core = {"n": n, "d": d, "c": c, "loss": loss}
     column_of = _column_of_variables(header, core, columns or {})
     named = {*(columns or {}), *(variable for variable, column in core.items() if column)}
@@ -144,6 +148,7 @@ def load(
             "settings": None if settings is None else list(settings),
             "best_of_point": best_of_point,
             "keep_copies": keep_copies,
+            "keep_flagged": keep_flagged,
             "check_units": check_units,
         },
         differing=differing,
@@ -157,8 +162,17 @@ def load(
     return table.drop_highest(drop_highest) if drop_highest else table
 
 
-def _selected(frame: pd.DataFrame, name: str, where: str | None) -> tuple[pd.DataFrame, tuple[Exclusion, ...]]:
-    """The rows of runs that ended well and that satisfy a condition, and the rules that left others out."""
+def _selected(
+    frame: pd.DataFrame, name: str, where: str | None, keep_flagged: bool
+) -> tuple[pd.DataFrame, tuple[Exclusion, ...]]:
+    """The rows of runs that ended well and that satisfy a condition, and the rules that left others out.
+
+    Args:
+        frame: the rows.
+        name: of the table, in messages.
+        where: the condition; None: there is none.
+        keep_flagged: as in ``load``.
+    """
     excluded = []
     for column, well, _ in ENDED:
         if column in frame.columns:
@@ -167,6 +181,15 @@ def _selected(frame: pd.DataFrame, name: str, where: str | None) -> tuple[pd.Dat
             frame = ended
     if frame.empty:
         raise InputError(f"{name}: no completed run")
+    if not keep_flagged and {RUN_ID, CURVE_FLAG} <= set(frame.columns):
+        for rule in CURVE_RULES:
+            met = frame[CURVE_FLAG] == rule
+            excluded.append(
+                Exclusion(f"{CURVE_FLAG} is {rule} (--keep_flagged keeps them)", int(np.count_nonzero(met)))
+            )
+            frame = frame.loc[~met]
+        if frame.empty:
+            raise InputError(f"{name}: the {CURVE_FLAG} of every completed run is set", flag="--keep_flagged")
     if where:
         satisfying = select(frame, name, where)
         excluded.append(Exclusion(f"not ({where})", len(frame) - len(satisfying)))

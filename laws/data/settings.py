@@ -38,12 +38,13 @@ BOOKKEEPING = (
     "id|uuid|run|runs|trunk|fork|path|dir|directory|file|url|link|host|hostname|node|user|job|slurm|pid|tag|tags|note|"
     "notes|comment|reason|outlier|row|index|created|updated|started|ended|finished|timestamp|date|time|at|git|commit|"
     "revision|hash|sha256|sha|version|versions|schema|device|devices|gpu|gpus|state|status|sweep|group|attempt|continued|"
-    "compiles|compiled|pack|packed|damaged|worker|workers|core|cores|thread|threads|launcher|accelerator|accelerators"
+    "compiles|compiled|pack|packed|damaged|worker|workers|core|cores|thread|threads|launcher|accelerator|accelerators|"
+    "curve flag|rollbacks|rolled back|left out"
 )
 NAMES = ("name", "display_name", "display name")  # of a run; optimizer.name is a setting
 MEASURED = (
     "loss|losses|nll|ppl|perplexity|bpb|bits per byte|accuracy|acc|error|score|bleu|rouge|f1|recall|auc|iou|fid|psnr|"
-    "wer|cer|top 1|top 5|top k|grad|gradient|sem|std|stderr|best step|"
+    "wer|cer|top 1|top 5|top k|grad|gradient|sem|std|stderr|best step|noise scale|"
     "seconds|duration|runtime|wall|walltime|"
     "elapsed|hours|per second|throughput|mfu|hfu|memory|utilization|energy|cost|good|spikes"
 )

@@ -1,7 +1,8 @@
 """Next-token prediction over windows of a stream of text."""
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple, cast
 
 import flax.linen as nn
@@ -18,14 +19,16 @@ from lm.recurrent import Recurrent
 from training import parametrization
 from training.cost import Cost
 from training.errors import BadInput
-from training.nets import initial
+from training.nets import initial, probes, qk_clip
 from training.nets.ffn import moe
 from training.nets.layers import Dropout
+from training.nets.mixers import MIXERS
 from training.task import Arrays
 from training.types import Batch, Collections, Evaluation, HostScalars, Loss, Params, Record, Scalars, Variables
 
 __all__ = ["LanguageModel", "LanguageTask", "available", "build", "cost", "network"]
 
+PROBES = (probes.SQUARE, probes.MAX_LOGIT)
 METRICS = ("loss", "loss_sem", "bits_per_byte")
 
 
@@ -37,7 +40,12 @@ def network(config: ConfigDict) -> models.Causal:
         raise BadInput("model.stateful: the state is that of a whole batch, which replicas would share out")
     multipliers = parametrization.forward(parametrization.of(config))
     symbols, length = tokens.vocab_size(config.data), config.data.seq_len
-    return models.build(config.model, config.precision, symbols, length, **multipliers)  # type: ignore[return-value]
+    network = models.build(config.model, config.precision, symbols, length, **multipliers)
+    if config.get("optimizer", {}).get("qk_clip"):
+        if not isinstance(network, Decoder):
+            raise BadInput(f"optimizer.qk_clip: {config.model.name} has no attention logits; optimizer.qk_clip=0")
+        qk_clip.check(network.blocks)
+    return network  # type: ignore[return-value]
 
 
 def cost(config: ConfigDict) -> Cost:
@@ -57,14 +65,14 @@ def build(config: ConfigDict) -> "LanguageTask":
 
 class Predicted(NamedTuple):
     """Nats of each token and logs of the normalisers; states and head, whose product are the logits; the other collections
-    after this batch; metrics of the routing of layers of experts."""
+    after this batch; metrics of layers: of the routing of experts, and probes."""
 
     nats: jax.Array
     normaliser: jax.Array
     states: jax.Array
     head: jax.Array
     stats: Collections
-    routing: dict[str, jax.Array]
+    layers: dict[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +124,7 @@ class LanguageModel:
         dropout = (key, hyper["dropout"]) if self.network.dropout else None
         stats = dict(stats)
         taught = stats.pop("teacher", None)
-        predicted = self._predict(params, batch, dropout, stats, training=True)
+        predicted = self._predict(params, batch, dropout, stats, training=True, watched=self._probes(hyper))
         total = reported = jnp.sum(predicted.nats)
         sums = {"loss": reported, "weight": jnp.float32(predicted.nats.size)}
         if self.teacher:
@@ -129,10 +137,30 @@ class LanguageModel:
             sums["distill_kl"] = apart
         if self.z_loss:
             total += jnp.sum(z_penalty(predicted.normaliser, hyper["z_loss"]))
-        if predicted.routing:
-            total += sum(hyper[key] * jnp.sum(predicted.routing[name]) for name, key in models.PENALTIES.items())
-        sums |= {f"moe/{name}": jnp.mean(layers) for name, layers in predicted.routing.items()}
+        reported = {name: predicted.layers[name] for name in PROBES if name in predicted.layers}
+        routing = {name: layers for name, layers in predicted.layers.items() if name not in reported}
+        if routing:
+            total += sum(hyper[key] * jnp.sum(routing[name]) for name, key in models.PENALTIES.items())
+        sums |= {f"moe/{name}": jnp.mean(layers) for name, layers in routing.items()}
+        if probes.SQUARE in reported:
+            reported[probes.SQUARE] = reported[probes.SQUARE] * sums["weight"]
+        sums |= reported
         return total, (sums, predicted.stats)
+
+    def _probes(self, hyper: Scalars) -> dict[str, jax.Array | None]:
+        """What blocks report, and when: largest logits in every step under QK-clip, all where statistics are taken."""
+        if not isinstance(self.network, Decoder):
+            return {}
+        flags: dict[str, jax.Array | None] = {}
+        if "statistics" in hyper:
+            flags = dict.fromkeys(PROBES, hyper["statistics"] > 0)
+            if not any(MIXERS[name].logits for name in self.network.blocks.pattern):
+                del flags[probes.MAX_LOGIT]
+        return flags | ({probes.MAX_LOGIT: None} if "qk_clip" in hyper else {})
+
+    def qk_clipped(self, params: Params, max_logits: jax.Array, tau: jax.Array) -> Params:
+        """The parameters after QK-clip, see `training.nets.qk_clip`."""
+        return qk_clip.clipped(cast(Decoder, self.network).blocks, params, max_logits, tau)
 
     def score(self, params: Params, stats: Collections, batch: Batch) -> jax.Array:
         """Nats of each predicted token [batch, length]; a recurrent state starts from zero in every window."""
@@ -140,9 +168,15 @@ class LanguageModel:
         return self._predict(params, batch, None, {}, training=False).nats
 
     def _predict(
-        self, params: Params, batch: Batch, dropout: Dropout | None, stats: Collections, training: bool
+        self,
+        params: Params,
+        batch: Batch,
+        dropout: Dropout | None,
+        stats: Collections,
+        training: bool,
+        watched: Mapping[str, jax.Array | None] = MappingProxyType({}),
     ) -> Predicted:
-        window, ids, routing = batch["tokens"].astype(jnp.int32), batch.get("segments"), {}
+        window, ids, by_layer = batch["tokens"].astype(jnp.int32), batch.get("segments"), {}
         if stats:
             recurrent = cast(Recurrent, self.network)
             kept = ~(stats["carry"]["ended"] | batch["fresh"])[None, :, None]
@@ -152,13 +186,14 @@ class LanguageModel:
             stats = {
                 "carry": {"state": state, "ended": jnp.zeros_like(last, bool) if self.end is None else last == self.end}
             }
-        elif training and self.mixture:
-            states, head, routing = cast(Decoder, self.network).routed(params, window[:, :-1], ids, dropout)
+        elif watched or (training and self.mixture):
+            network = cast(Decoder, self.network)
+            states, head, by_layer = network.routed(params, window[:, :-1], ids, dropout, watched)
         else:
             states, head = self.network.hidden(params, window[:, :-1], ids, dropout)
         dtype, kept = self.network.logit_dtype, self._kept_features
         nats, normaliser = cross_entropy(states, head, window[:, 1:], dtype, kept_features=kept)
-        return Predicted(nats, normaliser, states, head, stats, routing)
+        return Predicted(nats, normaliser, states, head, stats, by_layer)
 
 
 class LanguageTask(StreamTask):

@@ -233,6 +233,25 @@ def test_unfinished_runs_are_left_out(sweep):
     assert table.excluded == (Exclusion("status is not completed", 1),)
 
 
+def test_runs_whose_curve_is_flagged_are_left_out_and_brought_back():
+    """Of a table of ours alone: a stranger's column of that name, or other words in it, mean nothing here."""
+    runs = frame()
+    flagged = runs.assign(run_id=[f"r{i}" for i in range(len(runs))], curve_flag=None)
+    flagged.loc[flagged.index[[1, 4]], "curve_flag"] = ["risen", "plateau"]
+    flagged.loc[flagged.index[2], "curve_flag"] = "checked"
+    table = laws.load(flagged, **COLUMNS)
+    assert len(table) == len(runs) - 2
+    assert [(rule.n, rule.rule.split(" (")[0]) for rule in table.excluded] == [
+        (1, "curve_flag is risen"),
+        (1, "curve_flag is plateau"),
+    ]
+    assert (
+        len(laws.load(flagged, **COLUMNS, keep_flagged=True))
+        == len(laws.load(flagged.drop(columns="run_id"), **COLUMNS))
+        == len(runs)
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [

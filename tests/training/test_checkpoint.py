@@ -13,7 +13,7 @@ import pytest
 import toy
 from tiers import tiered
 
-from training import checkpoint, loop
+from training import checkpoint, load, loop, state as states, step as steps
 from training.config import resolve
 from training.errors import BadInput
 
@@ -217,3 +217,19 @@ def test_a_run_on_object_storage_is_refused_before_a_local_folder_of_its_name_is
         with pytest.raises(BadInput, match="^workdir: .*bucket/run is object storage"):
             loop.run(toy.config(), path)
     assert not list(tmp_path.iterdir())
+
+
+def test_the_average_of_the_last_checkpoints(tmp_path):
+    config = resolve(
+        toy.config(**{"checkpoint.every_steps": 8, "checkpoint.every_minutes": 0.0, "checkpoint.keep_last": 3})
+    )
+    loop.run(config, tmp_path)
+    task = toy.build(config)
+    variables = states.boxed(task.model, steps.hyper(config, task))
+    average, used = load.average(tmp_path, config, variables, 2)
+    assert used == [16, 24] and load.average(tmp_path, config, variables, 2, step=17)[1] == [8, 16]
+    parts = [checkpoint.load_params(tmp_path, step) for step in used]
+    jax.tree.map(lambda mean, *each: np.testing.assert_allclose(mean, np.mean(each, 0), rtol=1e-6), average, *parts)
+    for count, message in ((1, "--average: of 2 checkpoints or more, got 1"), (4, "has 3 checkpoints, not 4")):
+        with pytest.raises(BadInput, match=message):
+            load.average(tmp_path, config, variables, count)

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from training.errors import BadInput
 from training.mesh import constrain, ways
-from training.nets import layers, pipeline
+from training.nets import layers, pipeline, probes
 from training.nets.block_config import BlockConfig
 from training.nets.ffn import FEED_FORWARDS, moe
 from training.nets.initial import Leaves
@@ -42,9 +42,10 @@ REMAT: dict[str, Callable[..., bool] | None] = {
     "named": jax.checkpoint_policies.save_only_these_names("qkv", "attention", "mlp", "expert"),
 }
 
-Metrics = dict[str, Float[Array, " layers"]]
+Metrics = dict[str, Float[Array, "layers ..."]]
 Caches = dict[str, LayerCache]  # of each stack, with a leading axis of layers
-LayerOutput = tuple[LayerCache, dict[str, Float[Array, ""]]]  # the longer cache of a block, and its metrics
+LayerMetrics = dict[str, Float[Array, "..."]]
+LayerOutput = tuple[LayerCache, LayerMetrics]  # the longer cache of a block, and its metrics
 T = TypeVar("T")
 
 
@@ -215,13 +216,16 @@ def apply(config: BlockConfig, params: Params, x: Stream, context: Context) -> t
       x: the residual stream.
       context: what all blocks share.
     Returns:
-      The residual stream, and in training metrics of every layer that has them, in the order of the layers.
+      The residual stream, and metrics of every layer that has them, in the order of the layers: in training those of
+      experts, and the probes of the context.
     """
     metrics: Metrics = {}
     if ways("stage") > 1:
         return _pipelined(config, params, x, context), metrics
     for part in segments(config):  # of which the last alone can have experts
-        x, _, metrics = _run(config, part, params, x, context, None)
+        x, _, of_part = _run(config, part, params, x, context, None)
+        joined = {name: jnp.concatenate([metrics[name], of_part[name]]) for name in metrics.keys() & of_part.keys()}
+        metrics = {**of_part, **joined}
     return x, metrics
 
 
@@ -246,7 +250,7 @@ def empty_caches(config: BlockConfig, batch: int, length: int, dtype: str) -> Ca
 
 def block(
     config: BlockConfig, kind: Kind, p: Params, x: Stream, context: Context, layer: Layer, cache: LayerCache = None
-) -> tuple[Stream, LayerCache, dict[str, Float[Array, ""]]]:
+) -> tuple[Stream, LayerCache, LayerMetrics]:
     """One block.
 
     Args:
@@ -258,13 +262,15 @@ def block(
       layer: its index, which may be traced.
       cache: {"mixer": the mixer's, "memory": keys and values of cross attention}; None: there are no tokens before.
     Returns:
-      The residual stream, the longer cache, and metrics of the feed-forward.
+      The residual stream, the longer cache, and metrics: those of the feed-forward and the probes of the context.
     """
     mixer, drop = MIXERS[kind.mixer], context.drop
-    metrics: dict[str, Float[Array, ""]] = {}
+    metrics: LayerMetrics = {}
 
     def mix(y: Stream) -> Stream:
-        nonlocal cache
+        nonlocal cache, metrics
+        if probes.MAX_LOGIT in context.probes:
+            metrics = {probes.MAX_LOGIT: _max_logits(config, kind, p, y, context)}
         if cache is None:
             return mixer.apply(config, p[mixer.branch], y, context)
         out, longer = mixer.extend(config, p[mixer.branch], y, context, cache["mixer"])
@@ -273,7 +279,8 @@ def block(
 
     def feed(y: Stream) -> Stream:
         nonlocal metrics
-        out, metrics = FEED_FORWARDS[kind.ffn].apply(config, p["mlp"], y, context)
+        out, of_experts = FEED_FORWARDS[kind.ffn].apply(config, p["mlp"], y, context)
+        metrics = metrics | of_experts
         return out
 
     def cross(y: Stream) -> Stream:
@@ -283,12 +290,29 @@ def block(
         y = norm(config, p[f"{mixer.branch}_norm"], x)
         x = x + _scaled(config, drop(mix(y), layer, 0))
         x = constrain(x + _scaled(config, drop(feed(y), layer, 1)), "batch", "length", None)
-        return x, cache, metrics
+        return x, cache, metrics | _activations(x, context)
     x = _add(config, p[f"{mixer.branch}_norm"], x, mix, drop, layer, 0)
     if config.cross_attention:
         x = _add(config, p["cross_norm"], x, cross, drop, layer, 2)
     x = _add(config, p["mlp_norm"], x, feed, drop, layer, 1)
-    return x, cache, metrics
+    return x, cache, metrics | _activations(x, context)
+
+
+def _activations(x: Stream, context: Context) -> LayerMetrics:
+    """The mean square of the stream behind a block, where the context asks for it."""
+    if probes.SQUARE not in context.probes:
+        return {}
+    return {probes.SQUARE: probes.read(context.probes[probes.SQUARE], lambda: probes.mean_square(x))}
+
+
+def _max_logits(config: BlockConfig, kind: Kind, p: Params, y: Stream, context: Context) -> Float[Array, " heads"]:
+    """The largest attention logit of every head of a block; not a number where its mixer has none."""
+    mixer = MIXERS[kind.mixer]
+    if mixer.logits is None:
+        return jnp.full(config.heads, jnp.nan)
+    (q, k), window = mixer.logits.of(config, p[mixer.branch], y, context), mixer.logits.window(config)
+    probe = lambda: probes.max_logits(q, k, context.segments, context.causal, window)
+    return probes.read(context.probes[probes.MAX_LOGIT], probe)
 
 
 def _add(
@@ -382,15 +406,16 @@ def _body(
     return body if policy is None else jax.checkpoint(body, policy=policy, prevent_cse=not config.scan)
 
 
-def _by_layer(metrics: list[dict[str, Float[Array, " _"]]]) -> Metrics:
+def _by_layer(metrics: list[dict[str, Float[Array, "_ ..."]]]) -> Metrics:
     """Metrics [repetitions] of each position of a pattern, which may differ by one, in the order of the layers."""
     if len(metrics) == 1 or not metrics[0]:
         return metrics[0]
     longest = max(len(values) for values in metrics[0].values())
 
     def ordered(*positions: Array) -> Array:
-        rows = [jnp.pad(values, (0, longest - len(values))) for values in positions]
-        return jnp.stack(rows, axis=1).reshape(-1)[: sum(map(len, positions))]
+        rest = positions[0].shape[1:]
+        rows = [jnp.pad(values, ((0, longest - len(values)), *((0, 0) for _ in rest))) for values in positions]
+        return jnp.stack(rows, axis=1).reshape(-1, *rest)[: sum(map(len, positions))]
 
     return jax.tree.map(ordered, *metrics)
 

@@ -16,7 +16,7 @@ from training.nets.attention import attend, attend_cache
 from training.nets.block_config import BlockConfig
 from training.nets.initial import Leaf, Leaves
 from training.nets.layers import from_heads, projection, rms_norm, rotate, to_heads
-from training.nets.mixers.mixer import Context, MixerCost, SequenceMixer, Stream
+from training.nets.mixers.mixer import Context, Logits, MixerCost, SequenceMixer, Stream
 from training.types import Params
 
 WINDOW = {"window": 128}
@@ -113,6 +113,17 @@ def causal_pairs(length: int, window: int = 0) -> int:
     return full * (full + 1) // 2 + (length - full) * full
 
 
+def _scaled(config: BlockConfig, p: Params, factors: Float[Array, " heads"]) -> Params:
+    """Parameters whose logits are so many times as large: queries and keys by the root of it each, or, where query heads
+    share a key head, queries by all of it, so that no head's clipping reaches another."""
+    if config.kv_heads == config.heads:
+        factors = jnp.sqrt(factors)
+    wide = jnp.repeat(factors, config.head_width)
+    scale = lambda tree: jax.tree.map(lambda leaf: (leaf * wide).astype(leaf.dtype), tree)
+    own = ("query", "key") if config.kv_heads == config.heads else ("query",)
+    return {**p, **{name: scale(p[name]) for name in own}}
+
+
 def _window(local: bool, config: BlockConfig) -> int:
     return config.options(WINDOW)["window"] if local else 0
 
@@ -133,6 +144,7 @@ def _mixer(local: bool) -> SequenceMixer:
         rope_width=lambda config: config.head_width,
         check=_check_window if local else lambda config: None,
         splits_length=True,
+        logits=Logits(lambda *given: project(*given)[:2], _scaled, functools.partial(_window, local)),
     )
 
 

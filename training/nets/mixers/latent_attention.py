@@ -15,6 +15,7 @@ projection is applied to its queries instead, and its value projection to the mi
 Source: DeepSeek-AI 2024, arXiv 2405.04434, section 2.1.
 """
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -24,7 +25,7 @@ from training.nets.block_config import BlockConfig
 from training.nets.initial import Leaf, Leaves
 from training.nets.layers import linear, projection, rms_norm
 from training.nets.mixers.attention import append, causal_pairs, rotate_at, visible_keys
-from training.nets.mixers.mixer import Context, MixerCost, SequenceMixer, Stream
+from training.nets.mixers.mixer import Context, Logits, MixerCost, SequenceMixer, Stream
 from training.types import Params
 
 # 0 stands for four head widths (as in DeepSeek-V2), for queries without a latent, and for half a head width.
@@ -75,12 +76,35 @@ def _latents(config: BlockConfig, p: Params, x: Stream, context: Context) -> tup
     return latent, rotate_at(rotated[:, :, None], context)[:, :, 0]
 
 
-def _apply(config: BlockConfig, p: Params, x: Stream, context: Context) -> Stream:
+def _project(config: BlockConfig, p: Params, x: Stream, context: Context) -> tuple[Heads, Heads, Heads]:
+    """Queries, keys and values of every head, the rotated features behind the content of the first two."""
     q = jnp.concatenate(_queries(config, p, x, context), axis=-1)
     latent, rotated = _latents(config, p, x, context)
     k, v = jnp.split(linear(p["kv_up"], latent).reshape(*x.shape[:2], config.heads, -1), 2, axis=-1)
     shared = jnp.broadcast_to(rotated[:, :, None], (*k.shape[:3], rotated.shape[-1]))
-    k = jnp.concatenate([k, shared], axis=-1)
+    return q, jnp.concatenate([k, shared], axis=-1), v
+
+
+def _scaled(config: BlockConfig, p: Params, factors: Float[Array, " heads"]) -> Params:
+    """Parameters whose logits are so many times as large: the content of queries and keys by the root of it each, the
+    rotated features of the queries by all of it, since all heads share those of the keys."""
+    h, half = config.head_width, jnp.sqrt(factors)
+    queries = jnp.concatenate([_wide(half, h), _wide(factors, _widths(config)[2])], axis=1)
+    keys = jnp.concatenate([_wide(half, h), _wide(jnp.ones_like(half), h)], axis=1)
+    name = "query_up" if "query_up" in p else "query"
+
+    def scale(tree: Params, wide: Array) -> Params:
+        return jax.tree.map(lambda leaf: (leaf * wide.reshape(-1)).astype(leaf.dtype), tree)
+
+    return {**p, name: scale(p[name], queries), "kv_up": scale(p["kv_up"], keys)}
+
+
+def _wide(factors: Float[Array, " heads"], width: int) -> Float[Array, "heads width"]:
+    return jnp.repeat(factors[:, None], width, axis=1)
+
+
+def _apply(config: BlockConfig, p: Params, x: Stream, context: Context) -> Stream:
+    q, k, v = _project(config, p, x, context)
     y = attend(q, k, v, context.segments, context.attention, context.causal, context.bias)
     return linear(p["out"], y.reshape(*x.shape[:2], -1))
 
@@ -126,4 +150,5 @@ MIXER = SequenceMixer(
     rope_width=lambda config: _widths(config)[2],
     check=_check,
     splits_length=True,
+    logits=Logits(lambda *given: _project(*given)[:2], _scaled),
 )

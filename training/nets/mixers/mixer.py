@@ -33,6 +33,7 @@ class Context:
       visible_memory: which of them it may see; None: all.
       cached: tokens in the caches before these; 0 without caches.
       span: in generation, how many tokens up to its own position a token attends to.
+      probes: what blocks report, by the names in `training.nets.probes`: a flag that says when; None: in every step.
     """
 
     positions: Int[Array, "*rows length"]
@@ -47,6 +48,7 @@ class Context:
     visible_memory: Bool[Array, "batch memory"] | None = None
     cached: Int[Array, ""] | int = 0
     span: Int[Array, ""] | int = 0
+    probes: Mapping[str, Bool[Array, ""] | None] = dataclasses.field(default_factory=dict)
 
 
 class MixerCost(NamedTuple):
@@ -65,6 +67,20 @@ class MixerCost(NamedTuple):
     causal: float = 0.0
 
 
+class Logits(NamedTuple):
+    """The logits of a mixer that is softmax attention.
+
+    Attributes:
+      of: (config, parameters, x, context) -> queries and keys, whose products over the root of their width they are.
+      scaled: (config, parameters, factors [heads]) -> the parameters of one block whose logits are that many times as large.
+      window: config -> how many keys up to its own position a query sees; 0: all.
+    """
+
+    of: Callable[[BlockConfig, Params, Stream, Context], tuple[Array, Array]]
+    scaled: Callable[[BlockConfig, Params, Float[Array, " heads"]], Params]
+    window: Callable[[BlockConfig], int] = lambda config: 0
+
+
 class SequenceMixer(NamedTuple):
     """What mixes the tokens of a sequence in a block.
 
@@ -80,6 +96,7 @@ class SequenceMixer(NamedTuple):
       check: raises BadInput where its options contradict the config.
       fixed_length: whether a program is compiled for one length, rather than for any.
       splits_length: whether devices may share sequences out (the mesh axis "context").
+      logits: of softmax attention; None: it has none.
     """
 
     parameters: Callable[[BlockConfig], Leaves]
@@ -93,3 +110,4 @@ class SequenceMixer(NamedTuple):
     check: Callable[[BlockConfig], None] = lambda config: None
     fixed_length: bool = False
     splits_length: bool = False
+    logits: Logits | None = None
