@@ -338,7 +338,7 @@ def test_models_without_a_rule_are_refused_by_name():
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 def test_coordinates_over_all_widths(optimizer):
-    """Initial logits fall as the root of the width, and what a few steps change of narrow models' logits is in part theirs."""
+    """Initial logits fall as the root of the width, and so does their part in what a few steps change."""
     widths = (32, 64, 128, 256, 512)
     found = slopes("mup", widths, "width", optimizer=optimizer)
     assert abs(found["stream"]) < 0.15 and -0.3 < found["logits"] < 0.15
