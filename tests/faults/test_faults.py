@@ -77,12 +77,13 @@ def test_workers_killed_in_a_trunk_and_in_its_branches_are_replaced(tmp_path):
     assert sorted(map(str, forks)) == ["16", "32", "None"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("moment", "first", "to"),
     [
         ("@step", 3, "parent"),
-        pytest.param("@evaluation", 2, "parent", marks=pytest.mark.slow),
-        pytest.param(harness.WRITES["preparation"][0], 3, "self", marks=pytest.mark.slow),  # by the launcher
+        ("@evaluation", 2, "parent"),
+        (harness.WRITES["preparation"][0], 3, "self"),  # by the launcher
     ],
 )
 def test_a_sweep_that_is_asked_to_stop_saves_first(scene, stage, moment, first, to):
@@ -109,6 +110,7 @@ def test_a_second_signal_ends_all_at_once(scene, stage):
     assert_undisturbed(scene, stage[1])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(len(usable_cores()) < 2, reason="the default placement has one core")
 def test_the_last_run_goes_on_with_as_many_threads_as_it_began_with(tmp_path):
     """On the default placement, which would now give it the cores of the workers that are done."""
@@ -139,7 +141,8 @@ def damage(file: Path, how: str) -> None:
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize("how", ["flipped", pytest.param("truncated", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["flipped", "truncated"])
 def test_a_damaged_checkpoint_is_passed_over(scene, stage, how):
     # Slow calls: the run must not end before the launcher has told its worker.
     with scene.fault("stop", event="@step", first=7, signal=signal.SIGTERM, to="parent", slow=0.05):

@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from PIL import Image
+from tiers import tiered
 
 from isoflop.cli import main
 
@@ -108,6 +109,7 @@ def test_evaluate_probes_and_draws(place, capsys):
 
 def test_attention_is_drawn_and_what_was_chosen_by_may_be_looked_at(place, capsys):
     vit = ["--config.model.name=vit", "--config.model.width=8", "--config.model.depth=1"]
+    vit += ["--config.duration.epochs=0.5"]
     chosen = ["--config.data.validation=0.1", "--config.early_stopping.patience=2", "--config.log.evaluate_every=10"]
     trained = said(capsys, "train", "--config=digits.py", *vit, *chosen, "--workdir=vit")
     assert trained["best_step"] and trained["eval_set"] == "dataset digits (test)"
@@ -140,7 +142,10 @@ def test_a_fine_tuned_run_names_its_parent(place, capsys):
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "images.md"
 
 
-@pytest.mark.parametrize("spec", re.findall(r"isoflop plan --config=(configs/vision/\S+?)`", RESULTS.read_text()))
+SPECS = re.findall(r"isoflop plan --config=(configs/vision/\S+?)`", RESULTS.read_text())
+
+
+@pytest.mark.parametrize("spec", tiered(SPECS, SPECS[-1:]))
 def test_plans_of_the_docs_need_no_data(tmp_path, monkeypatch, capsys, spec):
     monkeypatch.setenv("ISOFLOP_CACHE", str(tmp_path))
     for name in ("http_proxy", "https_proxy", "HTTPS_PROXY"):  # nothing is fetched where there is a network either

@@ -196,8 +196,8 @@ def paired_tables(rho, seed=0, noise=0.004, names=True):
     ]
 
 
-def fit_pair(tables, **columns):
-    return [laws.load(table, n="n", d="d", c="c", **columns).fit(resamples=100) for table in tables]
+def fit_pair(tables, resamples=100, **columns):
+    return [laws.load(table, n="n", d="d", c="c", **columns).fit(resamples=resamples) for table in tables]
 
 
 @pytest.fixture(scope="module")
@@ -239,16 +239,17 @@ def test_independent_errors_are_not_paired():
 
 def test_what_pairs_runs(correlated):
     tables = paired_tables(0.95)
-    by_name = fit_pair(tables, run="place")
+    by_name = fit_pair(tables, resamples=0, run="place")
     assert paired_runs(*by_name).by == PairedBy.RUN
     no_seed = [laws.load(t.drop(columns="seed"), n="n", d="d", c="c").fit(resamples=0) for t in tables]
     assert paired_runs(*no_seed).by == PairedBy.POINT
     other_seeds = [t.assign(seed=t.seed + k) for k, t in enumerate((tables[0], tables[1].assign(seed=5)))]
     assert paired_runs(*(laws.load(t, n="n", d="d", c="c").fit(resamples=0) for t in other_seeds)).by == PairedBy.POINT
     elsewhere = tables[1].assign(d=tables[1].d * 1.3, c=tables[1].c * 1.3)
+    (apart,) = fit_pair([elsewhere])
     with pytest.raises(InputError, match="no run of A is paired with one of B"):
-        compare(correlated[0], *fit_pair([elsewhere]), np.array([1e19]), paired=True)
-    assert compare(correlated[0], *fit_pair([elsewhere]), np.array([1e19])).pairing is None
+        compare(correlated[0], apart, np.array([1e19]), paired=True)
+    assert compare(correlated[0], apart, np.array([1e19])).pairing is None
 
 
 def test_scores_correlate_less_than_errors(correlated):

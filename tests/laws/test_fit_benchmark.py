@@ -38,6 +38,7 @@ def test_the_peer_gets_the_same_runs(published, tmp_path):
     assert list(chosen) == ["fit", "import", "peer"]
 
 
+@pytest.mark.slow
 def test_a_profile_says_where_the_seconds_go(published, tmp_path):
     side = benchmark.sides(tmp_path, baseline=None, peer=None)["fit"]
     quick = benchmark.Side([*side.arguments, "--resamples=0"], side.path)

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 import pytest
+from tiers import tiered
 
 from benchmarks import (
     heldout_cases as cases_of,
@@ -85,7 +86,7 @@ def test_a_process_keeps_a_smooth_departure_and_says_nothing_far_away():
     assert np.all(far.process > 0.005) and near.process.max() < 1e-3
 
 
-@pytest.mark.parametrize("name", ["process_coupled", "process_isoflop"])
+@pytest.mark.parametrize("name", tiered(["process_coupled", "process_isoflop"], ["process_coupled"]))
 def test_processes_cover_runs_of_a_coupled_law(name):
     """Errors of one table's runs ahead go together: three tables, and bounds that such errors rarely pass."""
     figures = []

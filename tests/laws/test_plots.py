@@ -67,6 +67,7 @@ def line(axes, label):
     return np.array(matching.get_xdata(), float), np.array(matching.get_ydata(), float)
 
 
+@pytest.mark.slow  # `isoflop plot` draws them all in test_commands.py
 def test_a_sweep_gives_every_figure_and_its_file_the_same_ones(fitted, curves, tmp_path):
     first = fitted.plot_all(tmp_path / "figures", laws.load_curves(curves))
     assert [file.stem for file in first[::2]] == [name for name in FIGURES if name in ALL]

@@ -37,6 +37,7 @@ def test_each_experiment_of_the_isoflop_collection(published, experiment, rows, 
     assert isoflop_profiles(table, fit_token_cost(table), "akima", draws=500).a == pytest.approx(a, abs=0.02)
 
 
+@pytest.mark.slow
 def test_cubics_agree_with_surfaces_where_other_profiles_do_not(published):
     """Exponents of the seven sweeps by approach 2, against those of the coupled surface fitted to the same runs."""
     distances = {method: [] for method in METHODS}

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from tiers import tiered
 
 from benchmarks import reach
 from isoflop.cli import main
@@ -146,8 +147,10 @@ def test_only_what_has_changed_is_read(simulated, monkeypatch):
     assert sorted(read) == sorted([ids[7], ids[150], ids[150]])
 
 
-@pytest.mark.parametrize("damage", ["delete", "cut", "text", "another"])
-@pytest.mark.parametrize("name", [collect_cache.NAME, "curves.parquet"])
+HARM = [(name, how) for name in (collect_cache.NAME, "curves.parquet") for how in ("delete", "cut", "text", "another")]
+
+
+@pytest.mark.parametrize("name, damage", tiered(HARM, [HARM[0], HARM[2], HARM[5], HARM[7]]))
 def test_what_was_kept_is_read_anew_where_it_is_not_as_it_was_left(simulated, tmp_path, name, damage):
     path, _ = simulated
     wanted = tables(path)

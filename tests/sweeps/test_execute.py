@@ -38,7 +38,7 @@ def test_failures_are_recorded_and_the_rest_goes_on_and_nothing_that_ended_runs_
     plan = plans.plan(make(d.chain(good, bad), strict=True))
     crash, nan, die = (point.run_id for point in plan.points[-3:])
     path = tmp_path / "study"
-    outcome, events = launch(plan, path, fake, workers=2)
+    outcome, events = launch(plan, path, fake, workers=1)
     assert outcome["states"] == {"failed": 2, "completed": 2, "diverged": 1}
     assert outcome["ran"] == 3
     said = {failed["run_id"]: failed["message"] for failed in outcome["failed"]}
@@ -195,6 +195,7 @@ def test_ctrl_c_saves_everything_and_the_same_command_finishes(tmp_path, fake, s
         f"--config={slow_config}",
         f"--workdir={path}",
         "--json",
+        "--workers=1",
         "--config.base.data.pause=0.0",
     ]
     done = subprocess.run(again, capture_output=True, text=True, timeout=60)

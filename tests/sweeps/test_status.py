@@ -162,6 +162,7 @@ def test_flags_that_do_not_go_together(simulated, capsys, flags, message):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs(tmp_path):
     out = tmp_path / "reach.json"
     command = [
