@@ -26,7 +26,8 @@ VARIANTS = {
     "documents": {},
     "scanned": {"scan": True, "remat": "full"},
     "rounds": {"pipeline_rounds": 2, "pipeline_microbatches": 4},
-    "scanned rounds": {"scan": True, "remat": "named", "depth": 8, "pipeline_rounds": 2},
+    "scanned rounds": {"scan": True, "remat": "named", "pipeline_rounds": 2},
+    "two blocks a chunk": {"scan": True, "remat": "named", "depth": 8, "pipeline_rounds": 2},
     "latents": {"pattern": ("latent_attention",), "qk_norm": False},
     "states": {"pattern": ("mamba2",), "depth": 2, "state_width": 5, "chunk_size": 8, "qk_norm": False, "kv_heads": 4},
 }
@@ -35,7 +36,15 @@ MESHES = [
     {"data": 1, "stage": 2, "fsdp": 2, "tensor": 2},
     {"data": 2, "stage": 2, "context": 2},
 ]
-ON = {"documents": 2, "scanned": 1, "rounds": 0, "scanned rounds": 1, "latents": 1, "states": 0}  # of `MESHES`
+ON = {
+    "documents": 2,
+    "scanned": 1,
+    "rounds": 0,
+    "scanned rounds": 1,
+    "two blocks a chunk": 1,
+    "latents": 1,
+    "states": 0,
+}  # of `MESHES`
 TOKENS = np.random.default_rng(0).integers(0, 40, (16, 17)).astype(np.int32)
 SEGMENTS = np.cumsum(np.random.default_rng(1).random((16, 16)) < 0.1, axis=1).astype(np.int32)
 

@@ -81,7 +81,7 @@ def test_blocks_begin_as_the_identity(kind):
         return tree | {"stage1": stage}
 
     few = {name: cut(tree) for name, tree in variables.items()}
-    one, other = (m.features(v, IMAGES)[0] for m, v in ((deep, variables), (shallow, few)))
+    one, other = (jax.jit(m.features)(v, IMAGES)[0] for m, v in ((deep, variables), (shallow, few)))
     np.testing.assert_allclose(one, other, atol=1e-5)
 
 

@@ -79,7 +79,7 @@ def test_devices_leave_the_losses_and_the_statistics(tmp_path):
 
 def test_replicas_share_their_statistics_when_they_synchronise(tmp_path):
     """Each sees its own rows in between; on any mesh."""
-    apart = {"replicas.count": 4, "replicas.every": 4, "mesh.data": 1}
+    apart = {"replicas.count": 4, "replicas.every": 4, "mesh.data": 1, "model.stages": (1,)}
     one = loop.run(config(**apart), tmp_path / "one")
     mesh = loop.run(config(**apart | {"mesh.data": 2, "mesh.replica": 4}), tmp_path / "mesh")
     assert mesh["num_devices"] == 8
