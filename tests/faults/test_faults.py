@@ -162,6 +162,7 @@ def test_a_damaged_checkpoint_is_passed_over(scene, stage, how):
         assert json.loads((run / "result.json").read_text())["damaged_checkpoints"]
 
 
+@pytest.mark.slow
 def test_two_launchers_share_a_sweep(scene, stage):
     first = scene.sweep("--workers=1")
     second = scene.sweep("--workers=1", log="second.txt")

@@ -190,6 +190,7 @@ def test_a_plan_refuses_what_the_machine_cannot_do(capsys, override, message):
     assert message in line(capsys, "plan", SMALL, *override.split())
 
 
+@pytest.mark.slow
 def test_the_examples_of_commands_resolve(capsys):
     """Every config that an example of `--help` names, with the overrides it gives, is one that can be run."""
     seen = set()

@@ -90,6 +90,7 @@ def test_what_writes_no_text_is_refused(capsys, trained, tmp_path):
         assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_an_encoder_decoder_writes_what_follows_from_its_source(capsys, tmp_path):
     words = ["".join(word) for n in (2, 3, 4) for word in itertools.product("abc", repeat=n)]
     pairs = [(word, word.upper()) for word in words]

@@ -76,9 +76,7 @@ def on_mesh(loss, model, params, sizes):
 SPLIT = [(name, MESHES[2]) for name in VARIANTS] + [("documents", sizes) for sizes in MESHES[:2]]
 
 
-@pytest.mark.parametrize(
-    "variant, sizes", tiered(SPLIT, [(name, MESHES[2]) for name in ("documents", "windows", "capacity")])
-)
+@pytest.mark.parametrize("variant, sizes", tiered(SPLIT, [(name, MESHES[2]) for name in ("documents", "capacity")]))
 def test_a_split_sequence_changes_no_value(variant, sizes):
     model = clone(DECODER, **VARIANTS[variant])
     params = drawn(model)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from tiers import tiered
 
 from lm.decoder import Decoder
 from lm.loss import cross_entropy
@@ -127,7 +128,7 @@ def reference_gradient():
 SWITCHES = [{"scan": True}, {"remat": "full"}, {"remat": "dots", "scan": True, "attention": "xla"}]
 
 
-@pytest.mark.parametrize("switches", SWITCHES, ids=str)
+@pytest.mark.parametrize("switches", tiered(SWITCHES, SWITCHES[2:]), ids=str)
 def test_speed_switches_change_neither_initial_values_nor_results(switches):
     fast = clone(FULL, **switches)
     params = initial(FULL)

@@ -195,7 +195,7 @@ def test_a_mesh_changes_no_value(change, sizes):
 @pytest.mark.parametrize(
     ("dispatch", "router", "sizes"),  # a router of zero sends all to the experts of one device
     [
-        ("blocked", 0.0, {"data": 1, "fsdp": 2, "expert": 4}),
+        pytest.param("blocked", 0.0, {"data": 1, "fsdp": 2, "expert": 4}, marks=pytest.mark.slow),
         pytest.param("blocked", 1.0, {"data": 2, "expert": 2, "context": 2}, marks=pytest.mark.slow),
         pytest.param("ragged", 0.0, {"data": 2, "expert": 2, "context": 2}, marks=pytest.mark.slow),
         ("ragged", 1.0, {"data": 1, "fsdp": 2, "expert": 4}),
@@ -345,6 +345,7 @@ def test_the_penalties_are_inputs_that_the_reported_loss_leaves_out(tmp_path):
     assert sums["weight"] == 8 * 32
 
 
+@pytest.mark.slow
 def test_accumulation_and_meshes_leave_the_losses(tmp_path):
     def losses(name, **changes):
         loop.run(config(tmp_path, **{"model.capacity_factor": 1.0, "duration.steps": 6, **changes}), tmp_path / name)

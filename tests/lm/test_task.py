@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from ml_collections import ConfigDict
-from tiers import tiered
 
 from isoflop import cli
 from lm import objectives, task as family
@@ -185,7 +184,8 @@ def losses(text, tmp_path_factory):
     return losses
 
 
-@pytest.mark.parametrize("name", tiered(["lstm", "gated_linear"], ["lstm"]))
+@pytest.mark.slow  # a step of them on a mesh: test_recurrent.py
+@pytest.mark.parametrize("name", ["lstm", "gated_linear"])
 def test_recurrent_models_train_alike_on_any_mesh(losses, name):
     changes = {**LSTM, "model.name": name} | ({"model.stateful": True} if name == "lstm" else {})
     one = losses(**changes)
@@ -201,7 +201,7 @@ def plain(losses):
 @pytest.mark.parametrize(
     "switch",
     [
-        {"model.scan": True, "model.remat": "full"},
+        pytest.param({"model.scan": True, "model.remat": "full"}, marks=pytest.mark.slow),
         {"mesh.data": 2, "mesh.fsdp": 2, "mesh.tensor": 2, "gradient_accumulation_steps": 2},
     ],
 )
@@ -209,6 +209,7 @@ def test_speed_switches_and_meshes_leave_the_losses(losses, plain, switch):
     np.testing.assert_allclose(losses(**switch), plain, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_replicas_train_alike_on_any_mesh(losses):
     """The model pins its activations to the mesh within each replica."""
     apart = {"replicas.count": 2, "replicas.every": 5, "replicas.outer.name": "nesterov", "model.scan": True}

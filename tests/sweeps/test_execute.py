@@ -83,6 +83,7 @@ def test_a_killed_worker_s_run_goes_on_from_its_checkpoint_to_the_same_numbers(m
     ]
 
 
+@pytest.mark.slow
 def test_packs_leave_the_records_that_runs_alone_leave(make, tmp_path, fake, monkeypatch):
     """Of one shape, with a run that diverges and one that fails among them; each shape is compiled once."""
     monkeypatch.setenv("ISOFLOP_CACHE", str(tmp_path / "cache"))

@@ -77,6 +77,7 @@ def test_devices_leave_the_losses_and_the_statistics(tmp_path):
     assert eight["loss"] == pytest.approx(one["loss"], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_replicas_share_their_statistics_when_they_synchronise(tmp_path):
     """Each sees its own rows in between; on any mesh."""
     apart = {"replicas.count": 4, "replicas.every": 4, "mesh.data": 1, "model.stages": (1,)}
