@@ -209,11 +209,11 @@ def written(name: str, model: Decoder, length: int) -> dict[str, Any]:
       BadInput: the layout cannot say what the model is; it names the key of our config.
     """
     layout = LAYOUTS[name]
+    if not isinstance(model, Decoder) or (layout.kind == "moe") != (model.blocks.moe is not None):
+        raise BadInput(f"--format={name}: model.name must be {layout.kind!r}, for {layout.architecture}")
     for multiplier in ("residual_multiplier", "query_multiplier", "logit_multiplier"):
         if field(model, multiplier, 1.0) != 1.0:
             raise BadInput(f"--format={name}: no layout has the {multiplier.replace('_', ' ')} of recipe.name")
-    if not isinstance(model, Decoder) or (layout.kind == "moe") != (model.blocks.moe is not None):
-        raise BadInput(f"--format={name}: model.name must be {layout.kind!r}, for {layout.architecture}")
     possible = {key: (value,) for key, value in layout.fixed.items()} | {"activation": tuple(layout.activations)}
     for key, values in possible.items():
         if (value := field(model, key)) not in values:
