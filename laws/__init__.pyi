@@ -13,6 +13,7 @@ from .uses.collapse import Collapse, collapse
 from .uses.compute_multiplier import Comparison, compare
 from .uses.floor_profile import floor_profile
 from .uses.inference_cost import CheapestModel, cheapest_model
+from .uses.mixtures import BestMixture, best_mixture
 from .uses.preregistration import FrozenPrediction, freeze, read_frozen
 from .uses.propose import Proposal, propose
 from .uses.score_log import ScoreLog, append_score
@@ -22,6 +23,7 @@ from .uses.two_stage import predict_downstream
 
 __all__ = [
     "LAWS",
+    "BestMixture",
     "Calibration",
     "CheapestModel",
     "Collapse",
@@ -40,6 +42,7 @@ __all__ = [
     "ScoreLog",
     "UncertaintyConfig",
     "append_score",
+    "best_mixture",
     "calibration",
     "cheapest_model",
     "collapse",
