@@ -5,6 +5,7 @@ import doctest
 import importlib
 import pkgutil
 import re
+import tempfile
 from pathlib import Path
 from types import FunctionType
 
@@ -26,6 +27,7 @@ def examples(module: str) -> list[doctest.DocTest]:
 @pytest.mark.parametrize("module", [*MODULES, "conditions.expressions"])
 def test_examples_run(module, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # what examples write is removed with it
     for test in examples(module):
         result = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test)
         assert result.failed == 0, test.name
