@@ -14,6 +14,8 @@ from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "notebooks"
+# Where the second notebook looks for published tables, unless the environment says otherwise.
+PUBLISHED = str(ROOT.parent / "shared" / "data" / "published")
 # Executed notebooks are kept here, by what they were made from; nothing else reads them.
 KEPT = ROOT / "build" / "notebooks"
 
@@ -48,7 +50,8 @@ def executed(path: Path) -> nbformat.NotebookNode:
     notebook = nbformat.read(path, as_version=4)
     with tempfile.TemporaryDirectory() as folder:  # what a notebook writes is not kept
         (Path(folder) / "data").symlink_to(FOLDER / "data")
-        NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": folder}}).execute(stderr=DEVNULL)
+        client = NotebookClient(notebook, timeout=1200, resources={"metadata": {"path": folder}})
+        client.execute(stderr=DEVNULL, env={"ISOFLOP_PUBLISHED": PUBLISHED} | os.environ)
     KEPT.mkdir(parents=True, exist_ok=True)
     nbformat.write(notebook, kept)
     return notebook
