@@ -69,7 +69,7 @@ def choose_size(config: ConfigDict, runs: int, flops: float) -> int:
         runs: that are left of this shape.
         flops: exact training FLOPs of all of them.
     """
-    if runs < 2:
+    if runs < 2 or config.spike_guard.rollback:  # of runs stepped together none can go back
         return 1
     file = _measurements_file(config)
     if file.exists():

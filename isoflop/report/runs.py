@@ -27,11 +27,12 @@ COLUMNS: tuple[tuple[str, str, Callable[[Any], str]], ...] = (
     ("train loss", "train_loss", lambda value: number(value, 4)),
     ("loss", "loss", lambda value: number(value, 5)),
     ("accuracy", "accuracy", number),
+    ("flag", "curve_flag", str),
     ("off the law", "off", lambda value: f"{value:+.2f}%".replace("-", "−")),
     ("time", "wall_seconds", duration),
 )
 ORDER = ("budget", "params_total", "seed")
-WORDS = ("status", "run_id")
+WORDS = ("status", "run_id", "curve_flag")
 
 
 def runs(study: Study) -> dict[str, Any] | None:
