@@ -26,7 +26,6 @@ class Summary:
     Attributes:
         name: of the sweep.
         states: runs by state, in the order of `sweep_dir.STATES`.
-        flags: ended runs by the rule that their curve meets, of `training.curve_flags`.
         flops_done: planned FLOPs of the runs that have ended; steps that branches share with their trunk count once.
         flops_total: planned FLOPs of all runs, likewise.
         flops_spent: FLOPs of the steps that were made, of ended and begun runs.
@@ -34,11 +33,11 @@ class Summary:
         eta: seconds left for as many runs at a time as are running now; None where none is, or before there is a rate.
         running: rows of the runs that are running, the one that has most left first.
         failures: rows of the runs that have failed, the newest first.
+        flags: ended runs by the rule that their curve meets, of `training.curve_flags`.
     """
 
     name: str
     states: dict[str, int]
-    flags: dict[str, int]
     flops_done: float
     flops_total: float
     flops_spent: float
@@ -46,6 +45,7 @@ class Summary:
     eta: float | None
     running: list[dict[str, Any]]
     failures: list[dict[str, Any]]
+    flags: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def over(self) -> bool:
