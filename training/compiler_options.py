@@ -1,7 +1,7 @@
 """Options of XLA's compilers by platform, each with its effect.
 
-Effects are the TPU compiler's estimates; nothing was timed on a chip. All together, on the train step of a decoder of 4 layers of
-width 2,048 on v5p:4x4x4 (data=4 fsdp=16): 1.86e8 to 1.61e8 cycles, temporaries and bytes on the ring the same
+Effects are the TPU compiler's estimates; nothing was timed on a chip. All together, on the train step of a decoder of 4
+layers of width 2,048 on v5p:4x4x4 (data=4 fsdp=16): 1.86e8 to 1.61e8 cycles, temporaries and bytes on the ring the same
 (`python -m benchmarks.compiler_options`). Those beside each option were made for decoders in plain JAX, before this step.
 `compiler_options="default"` in a config turns all of them off.
 """
