@@ -96,7 +96,7 @@ def test_beyond_the_limit_spikes_are_skipped(tmp_path, monkeypatch):
     assert result["rollbacks"] == 2 and result["skipped_steps"] == 16 and result["status"] == "completed"
 
 
-@pytest.mark.parametrize("stop", [9, 12, 20])
+@pytest.mark.parametrize("stop", [12, *(pytest.param(stop, marks=pytest.mark.slow) for stop in (9, 20))])
 def test_a_run_that_is_stopped_takes_the_same_course(tmp_path, monkeypatch, stop):
     """Killed before the first spike, after both, and behind the next checkpoint."""
     poison = {"model.poison": 10, "model.poisoned": 3}
