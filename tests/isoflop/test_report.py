@@ -382,7 +382,7 @@ def test_a_narrow_panel_has_room_for_its_ticks(decades):
 
 def test_figures_are_valid_json_and_carry_no_theme(text):
     figures_drawn = drawn(text)
-    assert len(figures_drawn) == 8
+    assert len(figures_drawn) == 9
     for figure in figures_drawn:
         assert figure["data"] and figure["layout"]["paper_bgcolor"] == "rgba(0,0,0,0)"
         assert figure["layout"]["height"] > 100
@@ -412,6 +412,7 @@ def test_a_fit_of_a_strangers_table_is_a_report_of_its_own(folder, tmp_path, cap
         "isoflop",
         "compute",
         "allocation",
+        "budget",
         "surface",
         "residuals",
         "approaches",
