@@ -83,7 +83,8 @@ def intervals(table: pd.DataFrame, target: float) -> dict[str, Any]:
     """Widths of the 95% intervals of `laws` from the runs of each design: of exponents, and of the loss at the target."""
     out = {}
     for name in ("single", "branches"):
-        fit = laws.load(table[table.design == name]).fit("chinchilla", resamples=RESAMPLES, target=target)
+        runs: Any = table[table.design == name]
+        fit = laws.load(runs).fit("chinchilla", resamples=RESAMPLES, target=target)
         report = fit.report
         ends: dict[str, Any] = {**report.intervals.params, **report.intervals.derived}
         chosen = {key: ends[key] for key in ("alpha", "beta", "a", "loss_opt")}

@@ -17,7 +17,7 @@ import jax
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from training import compiler_options, config as configs, data, hlo, mesh as meshes, step as steps, topology
+from training import compiler_options, config as configs, data, hlo, mesh as meshes, step as steps, step_spec, topology
 from training.task import resolve as family_of
 
 MODEL = {"depth": 4, "width": 2048, "heads": 16, "tied": False, "scan": True, "remat": "named"}
@@ -59,8 +59,8 @@ def measured(case: str, options: dict[str, str | bool]) -> dict[str, Any]:
 def _compiled(config: ConfigDict, devices: topology.Topology) -> dict[str, Any]:
     """Figures of the train step, or why the compiler refuses it."""
     task, mesh = family_of(config.task).build(config), meshes.build(config.mesh, devices.devices)
-    recipe, shapes = steps.recipe(task.model, config), data.shapes(task, config.batch_size)
-    train = steps.programs(recipe, mesh, 1, shapes, tuple(steps.hyper(config, task))).train
+    spec, shapes = step_spec.of(task.model, config), data.shapes(task, config.batch_size)
+    train = steps.programs(spec, mesh, 1, shapes, tuple(step_spec.hyper(config, task))).train
     try:
         compiled = train.lower().compile()
     except RuntimeError as error:

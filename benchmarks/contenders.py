@@ -87,10 +87,11 @@ def engine(model: Any, extra: dict[str, float], data: dict[str, np.ndarray]) -> 
     import jax
 
     from training import compilation, mesh as meshes, optimizer as optimizers
-    from training.step import Recipe, programs
+    from training.step import programs
+    from training.step_spec import StepSpec
     from training.transforms import Transforms
 
-    recipe = Recipe(
+    spec = StepSpec(
         model=model,
         optimizer="adamw",
         options=tuple(sorted({"b1": B1, "b2": B2, "eps": EPS}.items())),
@@ -107,7 +108,7 @@ def engine(model: Any, extra: dict[str, float], data: dict[str, np.ndarray]) -> 
     hyper = {name: np.float32(x) for name, x in {**shared, **extra}.items()}
     mesh = meshes.build({"data": 1, "fsdp": 1, "tensor": 1})
     shapes = tuple((name, array.shape, array.dtype) for name, array in data.items())
-    step = programs(recipe, mesh, 1, shapes, tuple(hyper))
+    step = programs(spec, mesh, 1, shapes, tuple(hyper))
     train, init = compilation.program(step.train), compilation.program(step.init)
     compilation.ready([train, init])
     rates, seed = np.array([LEARNING_RATE], np.float32), np.int32(0)

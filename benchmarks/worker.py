@@ -37,14 +37,14 @@ def worked(path: Path, run_id: str) -> float:
 
 def bare(config: Any) -> float:
     """Seconds of the steps of a run alone."""
-    from training import compilation, data, mesh as meshes, schedule, step as steps
+    from training import compilation, data, mesh as meshes, schedule, step as steps, step_spec
     from training.config import resolve
     from training.task import resolve as family_of
 
     config = resolve(config)
     task, mesh, total = family_of(config.task).build(config), meshes.build(config.mesh), config.derived.steps
-    hyper, shapes = steps.hyper(config, task), data.shapes(task, config.batch_size)
-    programs = steps.programs(steps.recipe(task.model, config), mesh, 1, shapes, tuple(hyper))
+    hyper, shapes = step_spec.hyper(config, task), data.shapes(task, config.batch_size)
+    programs = steps.programs(step_spec.of(task.model, config), mesh, 1, shapes, tuple(hyper))
     train, init = compilation.program(programs.train), compilation.program(programs.init)
     rates = config.optimizer.learning_rate * schedule.values(config.schedule, total, config.derived.warmup_steps)
     seed, before = np.int32(config.seed), None

@@ -58,7 +58,8 @@ def panel(axes: Any, runs: pd.DataFrame, below: float, title: str, held_out_labe
       held_out_label: what the legend calls the runs of the held-out budgets.
       fitting: settings of the fit.
     """
-    fitted, held_out = runs[runs.c < below], runs[runs.c >= below]
+    fitted: Any = runs[runs.c < below]
+    held_out: Any = runs[runs.c >= below]
     fit = laws.load(fitted, n="n", d="d", c="c", loss="loss").fit("chinchilla", **fitting)
     for budget in sorted(runs.c.unique()):
         ahead = budget >= below
@@ -84,7 +85,7 @@ def panel(axes: Any, runs: pd.DataFrame, below: float, title: str, held_out_labe
 
 def draw(out: Path) -> None:
     """Both studies into one file."""
-    style = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10}
+    style: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 10}
     with plt.rc_context(style):
         figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.1), layout="constrained")
         panel(left, demo(), 9e11, "make demo: 7 to 175 thousand parameters", "held out")

@@ -17,7 +17,7 @@ import jax
 from ml_collections import ConfigDict
 
 from sweeps.plan import configure
-from training import data, evaluation, hlo, mesh as meshes, step as steps
+from training import data, evaluation, hlo, mesh as meshes, step as steps, step_spec
 from training.config import resolve
 from training.errors import Absent, BadInput
 from training.nets.stack import REMAT
@@ -98,10 +98,10 @@ def report(config: ConfigDict, topology: Topology) -> Report:
     task, chip = _task(config), topology.accelerator
     mesh = meshes.build(config.mesh, topology.devices)
     data.check_divisible(config, mesh)
-    recipe, shapes = steps.recipe(task.model, config), data.shapes(task, config.batch_size)
+    spec, shapes = step_spec.of(task.model, config), data.shapes(task, config.batch_size)
     cost = family_of(config.task).cost(config)
     began = time.perf_counter()
-    programs = steps.programs(recipe, mesh, 1, shapes, tuple(steps.hyper(config, task)))
+    programs = steps.programs(spec, mesh, 1, shapes, tuple(step_spec.hyper(config, task)))
     known: dict[str, Any] = {
         "topology": topology.name,
         "devices": mesh.size,
@@ -115,7 +115,7 @@ def report(config: ConfigDict, topology: Topology) -> Report:
     }
     try:
         train = programs.train.lower().compile()
-        scored = [program.lower().compile() for program in evaluation.jitted(task, recipe, programs, mesh)]
+        scored = [program.lower().compile() for program in evaluation.jitted(task, spec, programs, mesh)]
     except RuntimeError as error:
         if "cuDNN not found" in str(error):
             raise Absent(

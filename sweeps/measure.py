@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from training import compilation, data, memory, mesh as meshes, run_batch, step as steps
+from training import compilation, data, memory, mesh as meshes, run_batch, step as steps, step_spec
 from training.task import resolve as family_of
 
 MIN_TIMING_SECONDS = 0.5  # spent on timing a shape, at least
@@ -48,12 +48,12 @@ def measure(config: ConfigDict, runs: int = 1) -> Measurement:
     mesh = meshes.build(config.mesh) if runs == 1 else run_batch.mesh_of(runs)
     data.check_divisible(config, mesh)
     task = family_of(config.task).build(config)
-    hyper, shapes, n = steps.hyper(config, task), data.shapes(task, config.batch_size), config.steps_per_call
+    hyper, shapes, n = step_spec.hyper(config, task), data.shapes(task, config.batch_size), config.steps_per_call
     n = min(n, config.derived.steps)
     began = time.perf_counter()
-    recipe = steps.recipe(task.model, config)
+    spec = step_spec.of(task.model, config)
     batched = () if runs == 1 else (runs, False)  # as `training.run_batch` asks for it
-    programs = steps.programs(recipe, mesh, n, shapes, tuple(hyper), *batched)
+    programs = steps.programs(spec, mesh, n, shapes, tuple(hyper), *batched)
     train, init = compilation.program(programs.train), compilation.program(programs.init)
     compilation.ready([train, init])
     needed = train.memory_bytes

@@ -15,6 +15,7 @@ from training.nets import kernel_check
 from training.nets.rounding import parsed
 from training.optimizer import Axes
 from training.state import State
+from training.step_spec import StepSpec
 from training.task import Arrays, Model, Task
 from training.transforms import lora, quantize
 from training.types import ArrayOrNumpy, Collections, Evaluation, HostScalars, Outputs, Params
@@ -80,22 +81,22 @@ def after_training(task: Task, config: ConfigDict, axes: PyTree[Axes], state: St
     return records
 
 
-def programs(task: Task, recipe: steps.Recipe, train: steps.Programs, mesh: Mesh) -> list[Program]:
+def programs(task: Task, spec: StepSpec, train: steps.Programs, mesh: Mesh) -> list[Program]:
     """As `jitted`, to be compiled beside the train step."""
-    return [Program(score.lower()) for score in jitted(task, recipe, train, mesh)]
+    return [Program(score.lower()) for score in jitted(task, spec, train, mesh)]
 
 
-def jitted(task: Task, recipe: steps.Recipe, train: steps.Programs, mesh: Mesh) -> list[steps.Jitted]:
+def jitted(task: Task, spec: StepSpec, train: steps.Programs, mesh: Mesh) -> list[steps.Jitted]:
     """What a run's evaluations will call; nothing where that is seen only once there are parameters to evaluate."""
     batch = next(iter(task.eval_batches()), None)
-    if batch is None or recipe.transforms.quantize is not None or recipe.model != task.model or jax.process_count() > 1:
+    if batch is None or spec.transforms.quantize is not None or spec.model != task.model or jax.process_count() > 1:
         return []
     state = jax.tree.map(
         lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), train.abstract, train.shardings
     )
     mesh, params = meshes.folded(mesh), state.params if state.ema is None else state.ema
     inputs = (params, state.stats, _abstract(batch, mesh))
-    return [steps.Jitted(_scorer(task.model, mesh), inputs, mesh, recipe.matmul)]
+    return [steps.Jitted(_scorer(task.model, mesh), inputs, mesh, spec.matmul)]
 
 
 def scores(

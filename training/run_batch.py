@@ -15,9 +15,20 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Float
 from ml_collections import ConfigDict
 
-from training import allocator, compilation, data, evaluation, memory, mesh as meshes, schedule, step as steps
+from training import (
+    allocator,
+    compilation,
+    data,
+    evaluation,
+    memory,
+    mesh as meshes,
+    schedule,
+    step as steps,
+    step_spec,
+)
 from training.metrics import Fetch
 from training.state import State
+from training.step_spec import StepSpec
 from training.task import Task
 from training.types import ArrayOrNumpy
 
@@ -30,7 +41,7 @@ class StepInputs(NamedTuple):
     Attributes:
       config: resolved.
       task: makes its batches.
-      recipe: what its compiled step depends on.
+      step_spec: what its compiled step depends on.
       hyper: scalars of the step, by name.
       shapes: of its batches.
       lr_schedule: the learning rate of every step, float32 [steps].
@@ -38,7 +49,7 @@ class StepInputs(NamedTuple):
 
     config: ConfigDict
     task: Task
-    recipe: steps.Recipe
+    step_spec: StepSpec
     hyper: dict[str, np.float32]
     shapes: data.Shapes
     lr_schedule: np.ndarray
@@ -46,8 +57,8 @@ class StepInputs(NamedTuple):
 
 def step_inputs(config: ConfigDict, task: Task) -> StepInputs:
     """The inputs of the steps of a resolved config."""
-    recipe, hyper = steps.recipe(task.model, config), steps.hyper(config, task)
-    return StepInputs(config, task, recipe, hyper, data.shapes(task, config.batch_size), schedule.rates(config))
+    spec, hyper = step_spec.of(task.model, config), step_spec.hyper(config, task)
+    return StepInputs(config, task, spec, hyper, data.shapes(task, config.batch_size), schedule.rates(config))
 
 
 class RunBatch:
@@ -56,7 +67,7 @@ class RunBatch:
     Between construction and `start` each run puts its state in, restored or initial; from `start` on the states are one.
 
     Args:
-      runs: with equal recipes, on batches of equal shapes.
+      runs: with equal specs, on batches of equal shapes.
     Attributes:
       mesh: where the states lie; that of the config where a run is alone.
       programs: initial values, and the shapes, shardings and variables of the state of one run.
@@ -65,13 +76,13 @@ class RunBatch:
       compiles: how many train steps this process compiled for them: 0 where it, or another process, had that shape before.
     Raises:
       BadInput: the batch does not fit the mesh, or the program into memory.
-      ValueError: recipes or shapes differ.
+      ValueError: specs or shapes differ.
     """
 
     def __init__(self, runs: Sequence[StepInputs]):
         first = runs[0]
-        if any(run.recipe != first.recipe or run.shapes != first.shapes for run in runs):
-            raise ValueError("runs that are stepped together must have one recipe and one shape of batch")
+        if any(run.step_spec != first.step_spec or run.shapes != first.shapes for run in runs):
+            raise ValueError("runs that are stepped together must have one spec and one shape of batch")
         self._runs, self.size, self._alone = runs, len(runs), len(runs) == 1
         self.mesh = meshes.build(first.config.mesh) if self._alone else mesh_of(len(runs))
         for run in runs:
@@ -182,7 +193,7 @@ class RunBatch:
         lengths = {n for total, steps_per_call in left for n in steps.strides(total, steps_per_call)}
         trains = [self._train(n, self._same_data) for n in lengths]
         new = [train for train in trains if train not in _reported]
-        beside = evaluation.programs(first.task, first.recipe, self.programs, self.mesh) if new else []
+        beside = evaluation.programs(first.task, first.step_spec, self.programs, self.mesh) if new else []
         init = compilation.program(self.programs.init)
         compilation.ready([*trains, *([init] if trains else []), *beside])
         for n in lengths:
@@ -206,7 +217,7 @@ class RunBatch:
 
     def _programs(self, n: int, same_data: bool) -> steps.Programs:
         first, packed = self._runs[0], () if self._alone else (self.size, same_data)
-        return steps.programs(first.recipe, self.mesh, n, first.shapes, tuple(first.hyper), *packed)
+        return steps.programs(first.step_spec, self.mesh, n, first.shapes, tuple(first.hyper), *packed)
 
     @functools.cached_property
     def _take(self) -> Callable[[Any, int], State]:
@@ -235,5 +246,5 @@ def stacked(states: Sequence[State], shardings: State) -> State:
 
 
 def _data_key(config: ConfigDict) -> tuple[Any, ...]:
-    """What the batches of runs of one recipe depend on: the data, and the seed of the run, which draws their order."""
+    """What the batches of runs of one spec depend on: the data, and the seed of the run, which draws their order."""
     return config.seed, config.batch_size, config.data.to_json_best_effort()

@@ -188,7 +188,7 @@ class RunSession:
         config, batch, programs = self.inputs.config, self._batch, self._batch.programs
         if state is None:
             state = transfer.initialise(batch.init(self._index), config.init_from, programs.shardings, batch.mesh)
-            state = steps.first_masks(self.inputs.recipe, programs, state, self.inputs.hyper)
+            state = steps.first_masks(self.inputs.step_spec, programs, state, self.inputs.hyper)
         batch.put(self._index, load.teacher(state, config, programs.variables, programs.shardings, batch.mesh))
 
     @property
@@ -337,7 +337,7 @@ class RunSession:
             **({} if state.guard is None else {"skipped_steps": int(state.guard.skipped)}),
             **rollback.record(config, self.rollbacks),
             **gradient_noise.record(state.noise),
-            "params_trained": transfer.trained(state.params, self.inputs.recipe.lr_multipliers),
+            "params_trained": transfer.trained(state.params, self.inputs.step_spec.lr_multipliers),
             **transforms.facts(config, state.params, self._axes, state.masks),
             "last_good": self._metrics.last_good if status == "diverged" else None,
             "wall_seconds": self._metrics.earlier + time.perf_counter() - self._opened,
@@ -377,8 +377,8 @@ class RunSession:
         return state, scores
 
     def _evaluate(self, state: State, final: bool) -> dict[str, Any]:
-        task, recipe = self.inputs.task, self.inputs.recipe
-        params = evaluation.eval_params(recipe.transforms, self._axes, state, self.inputs.hyper)
+        task, spec = self.inputs.task, self.inputs.step_spec
+        params = evaluation.eval_params(spec.transforms, self._axes, state, self.inputs.hyper)
         # An interim evaluation is soon over, and one host of many may not leave the others.
         stop = self._stop if final and self._environment["num_processes"] == 1 else ()
         matmul = self.inputs.config.precision.matmul

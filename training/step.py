@@ -3,8 +3,7 @@
 import contextlib
 import dataclasses
 import functools
-import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, cast
 
 import flax.linen as nn
@@ -15,7 +14,6 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike, DTypeLike
 from jaxtyping import Array, Float, Int, Key, PyTree
-from ml_collections import ConfigDict
 
 from training import (
     async_sgd,
@@ -35,38 +33,14 @@ from training import (
 from training.errors import BadInput
 from training.nets import probes
 from training.optimizer import Axes
-from training.replicas import Scheme
 from training.state import State
-from training.task import Model, QKClipped, Task
+from training.step_spec import StepSpec
+from training.task import QKClipped
 from training.transforms import lora, prune
 from training.types import ArrayOrNumpy, Batch, Collections, HostScalars, Loss, Metrics, Params, Scalars, Variables
 from training.updates import schedule_free
 
 Sums = tuple[Metrics, Collections, Params]  # over micro-batches: for the metrics, of the collections, and of gradients
-
-
-class Recipe(NamedTuple):
-    """All that a compiled step depends on beside the shapes of its arguments; hashable, so that runs share steps."""
-
-    model: Model
-    optimizer: str
-    options: tuple[tuple[str, float], ...]  # of the optimizer
-    weight_decay_roles: tuple[str, ...]
-    ema: bool
-    penalty: bool
-    lr_multipliers: transfer.Rules
-    transforms: transforms.Transforms
-    gradient_accumulation_steps: int
-    matmul: str
-    deterministic: bool
-    compiler_options: str = "tuned"
-    replicas: Scheme | None = None
-    workers: tuple[int, str] = (1, "")  # of a parameter server, and the order in which they deliver
-    cautious_weight_decay: bool = False
-    guard_window: int = 0  # steps that the guard against spikes looks back; 0: there is none
-    scaling: parametrization.Scaling | None = None  # of initial values and rates; None: the standard parametrization
-    statistics: int = 0  # every how many steps they are taken; 0: never
-    noise_span: int = 0  # steps that the means of the gradient noise scale span; 0: there are none
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -98,7 +72,7 @@ class Jitted:
 
 
 class Programs(NamedTuple):
-    """The programs of one recipe on one mesh, and what goes into them and comes out.
+    """The programs of one spec on one mesh, and what goes into them and comes out.
 
     Attributes:
       init: (seed, hyper) -> state.
@@ -115,62 +89,32 @@ class Programs(NamedTuple):
     variables: Variables
 
 
-def recipe(model: Model, config: ConfigDict) -> Recipe:
-    """The recipe of a model under a resolved config."""
-    return Recipe(
-        model=lora.wrapped(model, config.lora),
-        optimizer=config.optimizer.name,
-        options=tuple(sorted(optimizers.options(config.optimizer).items())),
-        weight_decay_roles=tuple(config.optimizer.weight_decay_roles),
-        ema=config.optimizer.ema > 0 or optimizers.TABLE[config.optimizer.name].averages,
-        penalty=config.optimizer.l1 > 0 or config.optimizer.l2 > 0,
-        lr_multipliers=tuple(
-            (pattern, _tupled(factor)) for pattern, factor in lora.rules(config.lora, config.optimizer.lr_multipliers)
-        ),
-        transforms=transforms.of(config),
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        matmul=config.precision.matmul,
-        deterministic=config.deterministic,
-        compiler_options=config.compiler_options,
-        replicas=replicas.scheme(config),
-        workers=(config.async_sgd.workers, config.async_sgd.order if config.async_sgd.workers > 1 else ""),
-        cautious_weight_decay=config.optimizer.cautious_weight_decay,
-        guard_window=spike_guard.window(config),
-        scaling=parametrization.of(config),
-        statistics=config.log.statistics,
-        noise_span=config.log.gradient_noise,
-    )
+class Gradient(NamedTuple):
+    """The gradient of a batch, and what the passes forward and back say besides.
 
+    Attributes:
+      params: at which it is taken.
+      mean: the gradient of the mean loss, of the shape of the parameters.
+      weight: of the batch, that sums are divided by; ().
+      sums: of the model's metrics over the batch.
+      probes: what blocks report by layer, see `training.nets.probes`.
+      stats: the model's collections after the batch.
+      noise: the running means of the gradient noise scale; None: it is not measured.
+      noise_metrics: of this step.
+    """
 
-def _tupled(factor: float | Sequence[float]) -> float | tuple[float, ...]:
-    return tuple(float(one) for one in factor) if isinstance(factor, Sequence) else float(factor)
-
-
-def hyper(config: ConfigDict, task: Task) -> dict[str, np.float32]:
-    """The scalars that enter a step as arrays: the optimizer's, those of replicas and the task's own."""
-    values = {
-        "weight_decay": config.optimizer.weight_decay,
-        "clip": config.optimizer.clip or math.inf,
-        "ema": config.optimizer.ema,
-        "l1": config.optimizer.l1,
-        "l2": config.optimizer.l2,
-        **transforms.hyper(config),
-        **replicas.hyper(config),
-        **task.hyper(),
-    }
-    if config.spike_guard.sigmas:
-        values["spike_sigmas"] = config.spike_guard.sigmas
-    if config.optimizer.qk_clip:
-        if not isinstance(task.model, QKClipped):
-            raise BadInput("optimizer.qk_clip: is of decoders that are trained on the next token; optimizer.qk_clip=0")
-        values["qk_clip"] = config.optimizer.qk_clip
-    if "steps" in optimizers.TABLE[config.optimizer.name].inputs:
-        values["steps"] = config.derived.steps
-    return {name: np.float32(value) for name, value in values.items()}
+    params: Params
+    mean: Params
+    weight: Float[Array, ""]
+    sums: Metrics
+    probes: Metrics
+    stats: Collections
+    noise: gradient_noise.Noise | None
+    noise_metrics: Metrics
 
 
 def train_step(
-    recipe: Recipe,
+    spec: StepSpec,
     transform: optax.GradientTransformation,
     axes: PyTree[Axes],
     state: State,
@@ -192,42 +136,83 @@ def train_step(
     Returns:
       The next state, and metrics: "loss", "grad_norm" and the model's own, averaged over the weight of the whole batch.
     """
-    loss, due = recipe.model.loss, None
-    if recipe.statistics:
-        due = statistics.due(recipe.statistics, state.step)
+    due = None
+    if spec.statistics:
+        due = statistics.due(spec.statistics, state.step)
         hyper = {**hyper, "statistics": due.astype(jnp.float32)}
-    if recipe.transforms != transforms.Transforms():
-        loss = transforms.within(recipe.transforms, loss, axes, state.masks, hyper)
+    gradient = _gradient(spec, axes, state, batch, key, hyper, grad_params)
+    params, moments, norm = _updated(spec, transform, axes, state, gradient, lr, hyper)
+    params, clip_metrics = _qk_clipped(spec, params, gradient, hyper)
+    ema = _averaged(spec, state, params, moments, lr, hyper)
+    metrics = {name: value / gradient.weight for name, value in gradient.sums.items()} | {"grad_norm": norm}
+    metrics |= gradient.noise_metrics | clip_metrics
+    if due is not None:
+        metrics |= statistics.of_step(due, gradient.probes, gradient.weight, state.params, params, axes)
+    new, guard = (params, gradient.stats, moments, ema), None
+    if state.guard is not None:
+        old = (state.params, state.stats, state.moments, state.ema)
+        new, guard, metrics = spike_guard.applied(state.guard, metrics, hyper["spike_sigmas"], old, new)
+    params, stats, moments, ema = new
+    after = state.replace(
+        step=state.step + 1, params=params, stats=stats, moments=moments, ema=ema, guard=guard, noise=gradient.noise
+    )
+    return pruned(spec, axes, after, hyper), metrics
+
+
+def _gradient(
+    spec: StepSpec,
+    axes: PyTree[Axes],
+    state: State,
+    batch: Batch,
+    key: Key[Array, ""],
+    hyper: Scalars,
+    grad_params: Params | None,
+) -> Gradient:
+    """The gradient of a batch, whole or in micro-batches; arguments as in `train_step`."""
+    loss, parts = spec.model.loss, spec.gradient_accumulation_steps
+    if spec.transforms != transforms.Transforms():
+        loss = transforms.within(spec.transforms, loss, axes, state.masks, hyper)
     collections = state.stats if state.teacher is None else {**state.stats, "teacher": state.teacher}
     differentiate = jax.value_and_grad(loss, has_aux=True)
     if state.noise is not None:
         differentiate = gradient_noise.watched(differentiate)
-    optimizer = optimizers.TABLE[recipe.optimizer]
-    if optimizer.averages and state.ema is not None:
-        grad_params = schedule_free.point(state.params, state.ema, dict(recipe.options)["b1"])
+    if optimizers.TABLE[spec.optimizer].averages and state.ema is not None:
+        grad_params = schedule_free.point(state.params, state.ema, dict(spec.options)["b1"])
     grad_params = state.params if grad_params is None else grad_params
-    if recipe.gradient_accumulation_steps == 1:
+    if parts == 1:
         (_, (sums, stats)), grads = differentiate(grad_params, collections, batch, key, hyper)
     else:
-        sums, stats, grads = _accumulated(
-            differentiate, recipe.gradient_accumulation_steps, grad_params, collections, batch, key, hyper
-        )
+        sums, stats, grads = _accumulated(differentiate, parts, grad_params, collections, batch, key, hyper)
     weight = sums.pop("weight")
     reported, sums = statistics.take(sums)
     grads = jax.tree.map(lambda g: (g / weight).astype(g.dtype), grads)
     noise, noise_metrics = None, {}
     if state.noise is not None:
-        parts, size = recipe.gradient_accumulation_steps, len(jax.tree.leaves(batch)[0])
+        size = len(jax.tree.leaves(batch)[0])
         micro, whole = sums.pop(gradient_noise.MICRO) / parts, gradient_noise.square(grads)
-        noise, noise_metrics = gradient_noise.updated(state.noise, micro, whole, parts, size, recipe.noise_span)
-    if recipe.penalty:
-        grads = optimizers.penalised(grads, grad_params, axes, recipe.weight_decay_roles, hyper["l1"], hyper["l2"])
-    factors = transfer.lr_multipliers(state.params, recipe.lr_multipliers) if recipe.lr_multipliers else None
+        noise, noise_metrics = gradient_noise.updated(state.noise, micro, whole, parts, size, spec.noise_span)
+    return Gradient(grad_params, grads, weight, sums, reported, stats, noise, noise_metrics)
+
+
+def _updated(
+    spec: StepSpec,
+    transform: optax.GradientTransformation,
+    axes: PyTree[Axes],
+    state: State,
+    gradient: Gradient,
+    lr: Float[Array, ""],
+    hyper: Scalars,
+) -> tuple[Params, PyTree[Array], Float[Array, ""]]:
+    """The parameters and moments after the update, and the norm of the gradient before it is clipped."""
+    optimizer, grads = optimizers.TABLE[spec.optimizer], gradient.mean
+    if spec.penalty:
+        grads = optimizers.penalised(grads, gradient.params, axes, spec.weight_decay_roles, hyper["l1"], hyper["l2"])
+    factors = transfer.lr_multipliers(state.params, spec.lr_multipliers) if spec.lr_multipliers else None
     if factors is not None:  # what is frozen takes no part in the norm, and XLA leaves its gradient out
         grads = jax.tree.map(lambda g, f: g if f.any() else jnp.zeros_like(g), grads, factors)
     decays = None
-    if recipe.scaling is not None:
-        scales = parametrization.tree(recipe.scaling, state.params, axes)
+    if spec.scaling is not None:
+        scales = parametrization.tree(spec.scaling, state.params, axes)
         factors = scales.lr if factors is None else jax.tree.map(np.multiply, factors, scales.lr)
         decays = scales.decay
     grads, norm = optimizers.clipped(grads, hyper["clip"])
@@ -237,42 +222,42 @@ def train_step(
         state.params,
         updates,
         axes,
-        recipe.weight_decay_roles,
+        spec.weight_decay_roles,
         lr,
         hyper["weight_decay"],
         factors,
-        recipe.cautious_weight_decay,
+        spec.cautious_weight_decay,
         optax.tree.get(moments, "radius") if optimizer.on_spheres else None,
-        grad_params if optimizer.averages else None,
+        gradient.params if optimizer.averages else None,
         decays,
     )
-    if "qk_clip" in hyper:
-        params = cast(QKClipped, recipe.model).qk_clipped(params, reported[probes.MAX_LOGIT], hyper["qk_clip"])
-    ema = state.ema
-    if optimizer.averages and ema is not None:
-        ema = schedule_free.averaged(ema, params, lr, optax.tree.get(moments, "squared_rates"))
-    elif ema is not None:
-        ema = optimizers.running_mean(ema, params, hyper["ema"], state.step + 1)
-    metrics = {name: value / weight for name, value in sums.items()} | {"grad_norm": norm} | noise_metrics
-    if "qk_clip" in hyper:
-        metrics["qk_clip/heads"] = jnp.sum(reported[probes.MAX_LOGIT] > hyper["qk_clip"]).astype(jnp.float32)
-        metrics["qk_clip/max_logit"] = jnp.max(reported[probes.MAX_LOGIT])
-    if due is not None:
-        metrics |= statistics.of_step(due, reported, weight, state.params, params, axes)
-    new, guard = (params, stats, moments, ema), None
-    if state.guard is not None:
-        old = (state.params, state.stats, state.moments, state.ema)
-        new, guard, metrics = spike_guard.applied(state.guard, metrics, hyper["spike_sigmas"], old, new)
-    params, stats, moments, ema = new
-    after = state.replace(
-        step=state.step + 1, params=params, stats=stats, moments=moments, ema=ema, guard=guard, noise=noise
-    )
-    return pruned(recipe, axes, after, hyper), metrics
+    return params, moments, norm
 
 
-def pruned(recipe: Recipe, axes: PyTree[Axes], state: State, hyper: Scalars) -> State:
+def _qk_clipped(spec: StepSpec, params: Params, gradient: Gradient, hyper: Scalars) -> tuple[Params, Metrics]:
+    """The parameters after QK-clip, where the run has it, and how many heads it scaled."""
+    if "qk_clip" not in hyper:
+        return params, {}
+    largest, limit = gradient.probes[probes.MAX_LOGIT], hyper["qk_clip"]
+    heads = jnp.sum(largest > limit).astype(jnp.float32)
+    metrics = {"qk_clip/heads": heads, "qk_clip/max_logit": jnp.max(largest)}
+    return cast(QKClipped, spec.model).qk_clipped(params, largest, limit), metrics
+
+
+def _averaged(
+    spec: StepSpec, state: State, params: Params, moments: PyTree[Array], lr: Float[Array, ""], hyper: Scalars
+) -> Params | None:
+    """The running mean of the parameters after a step; None: there is none."""
+    if state.ema is None:
+        return None
+    if optimizers.TABLE[spec.optimizer].averages:
+        return schedule_free.averaged(state.ema, params, lr, optax.tree.get(moments, "squared_rates"))
+    return optimizers.running_mean(state.ema, params, hyper["ema"], state.step + 1)
+
+
+def pruned(spec: StepSpec, axes: PyTree[Axes], state: State, hyper: Scalars) -> State:
     """The state with its masks cut anew where the schedule says so, and its parameters zero where they are cut."""
-    plan = recipe.transforms.prune
+    plan = spec.transforms.prune
     if plan is None:
         return state
     masks = prune.updated(plan, state.masks, state.params, axes, state.step, hyper)
@@ -280,16 +265,16 @@ def pruned(recipe: Recipe, axes: PyTree[Axes], state: State, hyper: Scalars) -> 
     return state.replace(params=prune.applied(state.params, masks), ema=ema, masks=masks)
 
 
-def first_masks(recipe: Recipe, programs: Programs, state: State, hyper: HostScalars) -> State:
+def first_masks(spec: StepSpec, programs: Programs, state: State, hyper: HostScalars) -> State:
     """The state before the first step, cut where the schedule of pruning cuts then."""
-    if recipe.transforms.prune is None:
+    if spec.transforms.prune is None:
         return state
     axes = states.axes(programs.variables)
-    return jax.jit(functools.partial(pruned, recipe, axes), out_shardings=programs.shardings)(state, hyper)
+    return jax.jit(functools.partial(pruned, spec, axes), out_shardings=programs.shardings)(state, hyper)
 
 
 def scheme_step(
-    recipe: Recipe,
+    spec: StepSpec,
     transform: optax.GradientTransformation,
     axes: PyTree[Axes],
     state: State,
@@ -306,14 +291,14 @@ def scheme_step(
     def inner(
         state: State, batch: Batch, key: Key[Array, ""], grad_params: Params | None = None
     ) -> tuple[State, Metrics]:
-        return train_step(recipe, transform, axes, state, batch, lr, key, hyper, grad_params)
+        return train_step(spec, transform, axes, state, batch, lr, key, hyper, grad_params)
 
     key = rng.key(seed, "dropout", state.step)
     if state.workers is not None:
-        return async_sgd.step(recipe.workers[1], inner, state, batch, seed, key)
-    if recipe.replicas is None:
+        return async_sgd.step(spec.workers[1], inner, state, batch, seed, key)
+    if spec.replicas is None:
         return inner(state, batch, key)
-    return replicas.step(recipe.replicas, inner, state, batch, key, hyper)
+    return replicas.step(spec.replicas, inner, state, batch, key, hyper)
 
 
 def _accumulated(
@@ -358,7 +343,7 @@ def _accumulated(
 
 
 def train_steps(
-    recipe: Recipe,
+    spec: StepSpec,
     transform: optax.GradientTransformation,
     axes: PyTree[Axes],
     state: State,
@@ -370,7 +355,7 @@ def train_steps(
     """As many steps as `lr` is long, in one call.
 
     Args:
-      recipe: what is compiled.
+      spec: what is compiled.
       transform: of gradients into updates.
       axes: the tree of logical axes of the parameters.
       state: the state after `state.step` steps.
@@ -381,19 +366,19 @@ def train_steps(
     """
     if lr.shape[0] == 1:
         batch = jax.tree.map(lambda x: x[0], batches)
-        state, metrics = scheme_step(recipe, transform, axes, state, batch, lr[0], seed, hyper)
+        state, metrics = scheme_step(spec, transform, axes, state, batch, lr[0], seed, hyper)
         return state, jax.tree.map(lambda m: m[None], metrics)
 
     def body(state: State, inputs: tuple[Batch, Float[Array, ""]]) -> tuple[State, Metrics]:
         batch, lr = inputs
-        return scheme_step(recipe, transform, axes, state, batch, lr, seed, hyper)
+        return scheme_step(spec, transform, axes, state, batch, lr, seed, hyper)
 
     return jax.lax.scan(body, state, (batches, lr))
 
 
 @functools.lru_cache(maxsize=64)
 def programs(
-    recipe: Recipe,
+    spec: StepSpec,
     mesh: Mesh,
     steps: int,
     batch: tuple[tuple[str, tuple[int, ...], DTypeLike], ...],
@@ -401,10 +386,10 @@ def programs(
     runs: int = 1,
     shared: bool = False,
 ) -> Programs:
-    """Initialisation and `steps` train steps of a recipe, once for all runs of a shape; compiled at their first call.
+    """Initialisation and `steps` train steps of a spec, once for all runs of a shape; compiled at their first call.
 
     Args:
-      recipe: what is compiled.
+      spec: what is compiled.
       mesh: where the state and the batches lie.
       steps: optimizer steps a call.
       batch: (name, shape [batch, ...], dtype) of each array of a batch.
@@ -413,7 +398,7 @@ def programs(
         [runs] in front.
       shared: the runs of a call see the same batches, without that axis.
     """
-    one = _initialisation(recipe, mesh, names)
+    one = _initialisation(spec, mesh, names)
     axes, ahead = states.axes(one.variables), () if runs == 1 else ("run",)
 
     def packed(tree: PyTree[jax.ShapeDtypeStruct]) -> PyTree[jax.ShapeDtypeStruct]:
@@ -437,7 +422,7 @@ def programs(
     batches = batches if shared else packed(batches)
     lr, seed = packed(placed((steps,), jnp.float32)), packed(placed((), jnp.int32))
     hyper = packed({name: placed((), jnp.float32) for name in names})
-    function = functools.partial(train_steps, recipe, _transform(recipe, axes, one.variables), axes)
+    function = functools.partial(train_steps, spec, _transform(spec, axes, one.variables), axes)
     if runs > 1:
         function = jax.vmap(function, (0, None if shared else 0, 0, 0, 0), spmd_axis_name="run")
     inputs = (state, batches, lr, seed, hyper)
@@ -446,41 +431,41 @@ def programs(
         in_shardings=jax.tree.map(lambda x: x.sharding, inputs),
         out_shardings=(jax.tree.map(lambda x: x.sharding, state), NamedSharding(mesh, PartitionSpec(*ahead))),
         donate_argnums=0,
-        compiler_options=_options(recipe, mesh),
+        compiler_options=_options(spec, mesh),
     )
-    return one._replace(train=Jitted(train, inputs, mesh, recipe.matmul, _options(recipe, mesh)))
+    return one._replace(train=Jitted(train, inputs, mesh, spec.matmul, _options(spec, mesh)))
 
 
 @functools.lru_cache(maxsize=64)
-def _initialisation(recipe: Recipe, mesh: Mesh, names: tuple[str, ...]) -> Programs:
+def _initialisation(spec: StepSpec, mesh: Mesh, names: tuple[str, ...]) -> Programs:
     """What does not depend on how many steps a call takes, or for how many runs: initial values and where they lie."""
     hyper = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in names}
     scalar = jax.ShapeDtypeStruct((), jnp.int32)
-    variables = states.boxed(recipe.model, hyper)
+    variables = states.boxed(spec.model, hyper)
     axes = states.axes(variables)
-    transform = _transform(recipe, axes, variables)
-    masks = functools.partial(transforms.masks, recipe.transforms, axes)
+    transform = _transform(spec, axes, variables)
+    masks = functools.partial(transforms.masks, spec.transforms, axes)
 
     def initial_state(seed: Int[Array, ""], hyper: Scalars, boxed: bool = False) -> State:
         options = (lambda params: None, lambda variables: variables) if boxed else (masks, nn.meta.unbox)
-        guard = spike_guard.initial(recipe.guard_window)
-        scaling = None if boxed else recipe.scaling
+        guard = spike_guard.initial(spec.guard_window)
+        scaling = None if boxed else spec.scaling
         scaled = functools.partial(parametrization.initial, scaling, axes=axes)
-        state = states.init(recipe.model, transform, recipe.ema, seed, hyper, *options, guard, scaled)
-        state = state.replace(noise=gradient_noise.initial(recipe.noise_span))
-        state = state if recipe.replicas is None else replicas.initial(recipe.replicas, state)
-        return state if recipe.workers[0] == 1 else async_sgd.initial(recipe.workers[0], state)
+        state = states.init(spec.model, transform, spec.ema, seed, hyper, *options, guard, scaled)
+        state = state.replace(noise=gradient_noise.initial(spec.noise_span))
+        state = state if spec.replicas is None else replicas.initial(spec.replicas, state)
+        return state if spec.workers[0] == 1 else async_sgd.initial(spec.workers[0], state)
 
     abstract = jax.eval_shape(initial_state, scalar, hyper)
-    if optimizers.TABLE[recipe.optimizer].averages and jax.tree.leaves(abstract.stats):
+    if optimizers.TABLE[spec.optimizer].averages and jax.tree.leaves(abstract.stats):
         raise BadInput(
-            f"optimizer.name: {recipe.optimizer} evaluates parameters that no batch was seen at, and the model keeps "
+            f"optimizer.name: {spec.optimizer} evaluates parameters that no batch was seen at, and the model keeps "
             "running statistics of batches"
         )
     boxed = jax.eval_shape(functools.partial(initial_state, boxed=True), scalar, hyper)
     placed = states.shardings(abstract, boxed, variables, mesh)
-    function = jax.jit(initial_state, out_shardings=placed, compiler_options=_options(recipe, mesh))
-    init = Jitted(function, (scalar, hyper), mesh, recipe.matmul, _options(recipe, mesh))
+    function = jax.jit(initial_state, out_shardings=placed, compiler_options=_options(spec, mesh))
+    init = Jitted(function, (scalar, hyper), mesh, spec.matmul, _options(spec, mesh))
     return Programs(init, init, placed, abstract, variables)
 
 
@@ -490,22 +475,22 @@ def _settings(matmul: str, mesh: Mesh) -> Iterator[None]:
         yield
 
 
-def _options(recipe: Recipe, mesh: Mesh) -> dict[str, str | bool] | None:
-    return compiler_options.of(mesh, recipe.compiler_options, recipe.deterministic)
+def _options(spec: StepSpec, mesh: Mesh) -> dict[str, str | bool] | None:
+    return compiler_options.of(mesh, spec.compiler_options, spec.deterministic)
 
 
-def _transform(recipe: Recipe, axes: PyTree[Axes], variables: Variables) -> optax.GradientTransformation:
+def _transform(spec: StepSpec, axes: PyTree[Axes], variables: Variables) -> optax.GradientTransformation:
     """The optimizer's transformation; parameters that are frozen beside low-rank factors have no moments."""
-    if not isinstance(recipe.model, lora.Lora):
-        transform = optimizers.build(recipe.optimizer, axes, **dict(recipe.options))
-        if recipe.scaling is None or not parametrization.has_epsilon(recipe.optimizer):
+    if not isinstance(spec.model, lora.Lora):
+        transform = optimizers.build(spec.optimizer, axes, **dict(spec.options))
+        if spec.scaling is None or not parametrization.has_epsilon(spec.optimizer):
             return transform
         params = nn.meta.unbox(variables["params"])
-        return parametrization.with_epsilon(transform, parametrization.tree(recipe.scaling, params, axes).eps)
-    factors = transfer.lr_multipliers(nn.meta.unbox(variables["params"]), recipe.lr_multipliers)
+        return parametrization.with_epsilon(transform, parametrization.tree(spec.scaling, params, axes).eps)
+    factors = transfer.lr_multipliers(nn.meta.unbox(variables["params"]), spec.lr_multipliers)
     trained = jax.tree.map(lambda factor: bool(factor.any()), factors)
     axes = jax.tree.map(lambda is_trained, axis: axis if is_trained else optax.MaskedNode(), trained, axes)
-    return optax.masked(optimizers.build(recipe.optimizer, axes, **dict(recipe.options)), trained)
+    return optax.masked(optimizers.build(spec.optimizer, axes, **dict(spec.options)), trained)
 
 
 def strides(total: int, stride: int) -> tuple[int, ...]:

@@ -53,7 +53,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         load,
         mesh as meshes,
         state as states,
-        step as steps,
+        step_spec,
     )
     from training.task import resolve as family_of
 
@@ -77,7 +77,7 @@ def run(flags: absl_flags.FlagValues, args: list[str]) -> Output:
         if flags[flag].value and not hasattr(task, flag):
             raise BadInput(f"--{flag}: {config.task} has none")
     stats = checkpoint.load_part(folder, "stats", flags.step, mesh)
-    variables = states.boxed(task.model, steps.hyper(config, task))
+    variables = states.boxed(task.model, step_spec.hyper(config, task))
     averaged: list[int] = []
     if flags.average:
         params, averaged = load.average(folder, config, variables, flags.average, flags.step, mesh)

@@ -56,7 +56,8 @@ def _made(frame: Frame, column: str) -> float | None:
     """The sum of a column that counts all steps of a run's way, without those that a branch has of its trunk."""
     if "fork_step" not in frame or "steps" not in frame or column not in frame:
         return _sum(frame, column)
-    forked, steps, numbers = (pd.to_numeric(frame[name], errors="coerce") for name in ("fork_step", "steps", column))
+    columns: list[Any] = [pd.to_numeric(frame[name], errors="coerce") for name in ("fork_step", "steps", column)]
+    forked, steps, numbers = columns
     return float((numbers * (1 - forked.fillna(0) / steps)).sum())
 
 

@@ -19,7 +19,7 @@ from tiers import tiered
 from isoflop import cli
 from isoflop.commands.export import LOADING
 from lm import objectives
-from training import checkpoint, config as configs, load, state as states, step as steps
+from training import checkpoint, config as configs, load, state as states, step_spec
 from training.files import write_json
 from training.nets.block_config import clone
 from training.task import resolve as family_of
@@ -242,7 +242,7 @@ def test_what_is_exported_is_what_the_model_computes_with(tmp_path, capsys):
     run = made(tmp_path / "run", config)
     said(capsys, "export", run, f"--out={tmp_path / 'out'}", "--platforms=cpu")
     full, (model, _) = load.config_of(run), network(run)
-    variables = states.boxed(family_of("lm").build(full).model, steps.hyper(full, family_of("lm").build(full)))
+    variables = states.boxed(family_of("lm").build(full).model, step_spec.hyper(full, family_of("lm").build(full)))
     params = load.parameters(run, full, variables)
     tokens = drawn(2, 8)
     expected = jax.jit(clone(model, attention="xla"))(params, tokens)

@@ -14,7 +14,7 @@ from lm import task as family
 from lm.decoder import Decoder
 from lm.encoder import Encoder
 from lm.loss import cross_entropy, divergence
-from training import config as configs, data, loop, mesh as meshes, schedule, step as steps
+from training import config as configs, data, loop, mesh as meshes, schedule, step as steps, step_spec
 from training.errors import BadInput
 from training.nets.block_config import clone, compose
 
@@ -127,8 +127,8 @@ def trained(config):
     config = configs.resolve(config)
     task, mesh = family.build(config), meshes.build(config.mesh)
     data.check_divisible(config, mesh)
-    hyper, shapes = steps.hyper(config, task), data.shapes(task, config.batch_size)
-    programs = steps.programs(steps.recipe(task.model, config), mesh, 1, shapes, tuple(hyper))
+    hyper, shapes = step_spec.hyper(config, task), data.shapes(task, config.batch_size)
+    programs = steps.programs(step_spec.of(task.model, config), mesh, 1, shapes, tuple(hyper))
     seed, lr = np.int32(config.seed), 0.01 * schedule.values(config.schedule, 3, 0)
     state, losses = programs.init(seed, hyper), []
     for k in range(3):

@@ -13,7 +13,7 @@ import pytest
 import toy
 from tiers import tiered
 
-from training import checkpoint, load, loop, state as states, step as steps
+from training import checkpoint, load, loop, state as states, step_spec
 from training.config import resolve
 from training.errors import BadInput
 
@@ -225,7 +225,7 @@ def test_the_average_of_the_last_checkpoints(tmp_path):
     )
     loop.run(config, tmp_path)
     task = toy.build(config)
-    variables = states.boxed(task.model, steps.hyper(config, task))
+    variables = states.boxed(task.model, step_spec.hyper(config, task))
     average, used = load.average(tmp_path, config, variables, 2)
     assert used == [16, 24] and load.average(tmp_path, config, variables, 2, step=17)[1] == [8, 16]
     parts = [checkpoint.load_params(tmp_path, step) for step in used]

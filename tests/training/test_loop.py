@@ -32,6 +32,7 @@ from training import (
     run_session,
     signals,
     step,
+    step_spec,
 )
 from training.config import resolve
 from training.cores import compute_threads
@@ -420,8 +421,8 @@ def test_the_running_mean_is_what_is_kept_and_evaluated(tmp_path):
 def compiled(config):
     resolved = resolve(config)
     task, grid = toy.build(resolved), mesh.build(resolved.mesh)
-    hyper, shapes = step.hyper(resolved, task), data.shapes(task, resolved.batch_size)
-    program = step.programs(step.recipe(task.model, resolved), grid, 1, shapes, tuple(hyper))
+    hyper, shapes = step_spec.hyper(resolved, task), data.shapes(task, resolved.batch_size)
+    program = step.programs(step_spec.of(task.model, resolved), grid, 1, shapes, tuple(hyper))
     return program, hyper, data.batches(task, shapes, grid, 0, 1)
 
 

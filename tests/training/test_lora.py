@@ -8,7 +8,7 @@ import pytest
 import toy
 from tiers import tiered
 
-from training import checkpoint, load, loop, state as states, step as steps
+from training import checkpoint, load, loop, state as states, step as steps, step_spec
 from training.config import resolve
 from training.errors import BadInput
 from training.identity import run_id
@@ -109,9 +109,9 @@ def test_what_stands_still_has_no_moments_and_a_cut_run_goes_on(parent, tmp_path
     changes = {"optimizer.name": optimizer, "optimizer.lr_multipliers": (("last", 1.0),), "checkpoint.every_steps": 5}
     full = resolve(adapted(parent[0], **changes))
     task = family_of("toy").build(full)
-    recipe = steps.recipe(task.model, full)
-    variables = states.boxed(recipe.model, steps.hyper(full, task))
-    transform = steps._transform(recipe, states.axes(variables), variables)
+    spec = step_spec.of(task.model, full)
+    variables = states.boxed(spec.model, step_spec.hyper(full, task))
+    transform = steps._transform(spec, states.axes(variables), variables)
     moments = jax.eval_shape(transform.init, nn.meta.unbox(variables["params"]))
     sizes = {leaf.size for leaf in jax.tree.leaves(moments)}
     assert toy.FEATURES * WIDTH not in sizes and 2 * WIDTH in sizes
@@ -135,8 +135,10 @@ def test_a_run_without_factors_keeps_its_name_and_alpha_compiles_nothing_anew(pa
     one, two = (resolve(adapted(parent[0], **{"lora.alpha": alpha})) for alpha in (4.0, 8.0))
     assert run_id(one) != run_id(two)
     task = family_of("toy").build(one)
-    assert steps.recipe(task.model, one) == steps.recipe(task.model, two)
-    assert steps.hyper(one, task)["lora_alpha"] == 4 and "lora_alpha" not in steps.hyper(resolve(config()), task)
+    assert step_spec.of(task.model, one) == step_spec.of(task.model, two)
+    assert step_spec.hyper(one, task)["lora_alpha"] == 4 and "lora_alpha" not in step_spec.hyper(
+        resolve(config()), task
+    )
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import toy
 from jax.sharding import PartitionSpec as P
 
-from training import mesh, per_device, state, step
+from training import mesh, per_device, state, step, step_spec
 from training.config import resolve
 from training.errors import BadInput
 
@@ -66,21 +66,21 @@ def test_a_state_is_split_with_its_moments():
         ("weight", (16,), np.dtype("float32")),
     )
     grid = mesh.build({"data": 2, "fsdp": 2, "tensor": 2})
-    program = step.programs(step.recipe(task.model, config), grid, 1, shapes, tuple(step.hyper(config, task)))
-    drawn = program.init(np.int32(0), step.hyper(config, task))
+    program = step.programs(step_spec.of(task.model, config), grid, 1, shapes, tuple(step_spec.hyper(config, task)))
+    drawn = program.init(np.int32(0), step_spec.hyper(config, task))
     assert isinstance(drawn, state.State)
     for tree in (drawn.params, drawn.moments.mu, drawn.moments.nu, drawn.ema):
         assert tree["kernel"].sharding.spec == P(("fsdp", "context"), "tensor")
         assert tree["kernel"].addressable_shards[0].data.shape == (2, 4)
     alone = step.programs(
-        step.recipe(task.model, config),
+        step_spec.of(task.model, config),
         mesh.build({"data": 1, "fsdp": 1, "tensor": 1}),
         1,
         shapes,
-        tuple(step.hyper(config, task)),
+        tuple(step_spec.hyper(config, task)),
     )
     np.testing.assert_array_equal(
-        alone.init(np.int32(0), step.hyper(config, task)).params["kernel"], drawn.params["kernel"]
+        alone.init(np.int32(0), step_spec.hyper(config, task)).params["kernel"], drawn.params["kernel"]
     )
 
 

@@ -24,6 +24,7 @@ from training import (
     parametrization,
     state as states,
     step as steps,
+    step_spec,
 )
 from training.errors import BadInput
 from training.nets import initial, stack
@@ -140,8 +141,8 @@ def trained(name, width, depth, optimizer="adamw", lr=0.003, model=(), count=4):
     """The network, the parameters before and after a few steps on one batch, and its tokens."""
     made = config(name, width, depth, lr, optimizer, model)
     task, mesh = family_of("lm").build(made), meshes.build(made.mesh)
-    hyper, shapes = steps.hyper(made, task), data.shapes(task, made.batch_size)
-    programs = steps.programs(steps.recipe(task.model, made), mesh, count, shapes, tuple(hyper))
+    hyper, shapes = step_spec.hyper(made, task), data.shapes(task, made.batch_size)
+    programs = steps.programs(step_spec.of(task.model, made), mesh, count, shapes, tuple(hyper))
     before = programs.init(np.int32(0), hyper)
     start = jax.tree.map(np.array, before.params)
     batch = {key: np.repeat(value, count, 0) for key, value in data.batches(task, shapes, mesh, 0, 1).items()}
@@ -223,7 +224,7 @@ def test_every_parameter_of_experts_and_grouped_queries_has_its_role():
     model = {"name": "moe", "experts": 4, "kv_heads": 2, "qk_norm": True, "bias": True, "norm": "layer", "tied": False}
     made = config("completep", width=128, depth=4, model=tuple((model | {"scan": True}).items()))
     task = family_of("lm").build(made)
-    variables = states.boxed(task.model, steps.hyper(made, task))
+    variables = states.boxed(task.model, step_spec.hyper(made, task))
     axes, params = states.axes(variables), nn.meta.unbox(variables["params"])
     names = jax.tree_util.tree_flatten_with_path(params)[0]
     leaves = jax.tree.leaves(axes, is_leaf=lambda x: isinstance(x, optimizer.Axes))
@@ -238,7 +239,7 @@ def test_every_parameter_of_experts_and_grouped_queries_has_its_role():
     assert roles["blocks/mlp/router/kernel"] == "router" and roles["head/embedding"] == "output"
     assert roles["blocks/attention/key_norm/scale"] == "shared" and roles["blocks/mlp/up/bias"] == "vector"
     assert roles["final_norm/scale"] == roles["final_norm/bias"] == "outer"
-    factors = parametrization.tree(steps.recipe(task.model, made).scaling, params, axes)
+    factors = parametrization.tree(step_spec.of(task.model, made).scaling, params, axes)
     for tree in factors:
         jax.tree.map(lambda p, f: np.broadcast_shapes(p.shape, f.shape), params, tree)
     assert factors.lr["blocks"]["mlp"]["down"]["kernel"].item() == 0.5
@@ -289,8 +290,8 @@ def test_the_first_step_of_each_parameter_has_its_rate_epsilon_and_decay():
     """Against Adam and decoupled decay in float64, from the gradient that the standard model's loss has."""
     made = config("mup", width=128, **{"optimizer.clip": 0.0, "optimizer.eps": 1e-3})
     task, mesh = family_of("lm").build(made), meshes.build(made.mesh)
-    hyper, shapes = steps.hyper(made, task), data.shapes(task, made.batch_size)
-    programs = steps.programs(steps.recipe(task.model, made), mesh, 1, shapes, tuple(hyper))
+    hyper, shapes = step_spec.hyper(made, task), data.shapes(task, made.batch_size)
+    programs = steps.programs(step_spec.of(task.model, made), mesh, 1, shapes, tuple(hyper))
     state, batch = programs.init(np.int32(0), hyper), data.batches(task, shapes, mesh, 0, 1)
     before = jax.tree.map(lambda x: np.array(x, np.float64), state.params)
 

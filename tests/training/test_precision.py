@@ -9,7 +9,7 @@ import pytest
 from every_run import every_run, resolved, write_texts
 from tiers import tiered
 
-from training import loop, mesh, rng, step
+from training import loop, mesh, rng, step_spec
 from training.task import resolve as family_of
 
 RUNS = {name: (task, model, data) for name, task, model, data in every_run() if name not in ("toy", "lm size")}
@@ -41,7 +41,7 @@ def differentiated(name, compute, initial=jax.jit):
     """The gradient of the loss of a batch as a function of parameters, and parameters, which `initial` evaluates."""
     of_run = config(name, compute)
     task = family_of(of_run.task).build(of_run)
-    hyper = step.hyper(of_run, task)
+    hyper = step_spec.hyper(of_run, task)
     variables = jax.tree.map(
         lambda leaf: leaf.value if hasattr(leaf, "value") else leaf,
         dict(initial(lambda: dict(task.model.init(rng.key(0, "init"), hyper)))()),

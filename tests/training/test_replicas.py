@@ -21,6 +21,7 @@ from training import (
     rng,
     schedule,
     step,
+    step_spec,
 )
 from training.config import resolve
 from training.errors import BadInput
@@ -105,8 +106,8 @@ def initial(config):
 def initial_state(config):
     """As a run begins with it."""
     task, grid = toy.build(config), mesh.build(config.mesh)
-    scalars, shapes = step.hyper(config, task), data.shapes(task, config.batch_size)
-    programs = step.programs(step.recipe(task.model, config), grid, 1, shapes, tuple(scalars))
+    scalars, shapes = step_spec.hyper(config, task), data.shapes(task, config.batch_size)
+    programs = step.programs(step_spec.of(task.model, config), grid, 1, shapes, tuple(scalars))
     return programs.init(np.int32(config.seed), scalars)
 
 

@@ -13,7 +13,7 @@ import toy
 from ml_collections import ConfigDict
 from tiers import tiered
 
-from training import checkpoint, data, evaluation, loop, mesh as meshes, optimizer, step as train_steps
+from training import checkpoint, data, evaluation, loop, mesh as meshes, optimizer, step as train_steps, step_spec
 from training.config import complete, resolve
 from training.errors import BadInput
 from training.lines import read_metrics
@@ -431,9 +431,9 @@ def test_moments_of_a_decoder_lie_as_its_parameters_do(name):
     }
     config = resolve(complete(ConfigDict(partial)))
     task, mesh = family_of("lm").build(config), meshes.build(config.mesh)
-    hyper = train_steps.hyper(config, task)
+    hyper = step_spec.hyper(config, task)
     programs = train_steps.programs(
-        train_steps.recipe(task.model, config), mesh, 1, data.shapes(task, config.batch_size), tuple(hyper)
+        step_spec.of(task.model, config), mesh, 1, data.shapes(task, config.batch_size), tuple(hyper)
     )
     placed = [
         [

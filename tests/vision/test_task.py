@@ -15,6 +15,7 @@ from training import (
     loop,
     mesh as meshes,
     step as steps,
+    step_spec,
 )
 from training.config import complete, resolve
 from training.errors import BadInput
@@ -95,11 +96,11 @@ def test_replicas_share_their_statistics_when_they_synchronise(tmp_path):
 def test_accumulation_averages_the_statistics_of_micro_batches():
     run = resolve(config(**{"mesh.data": 1}))
     task, mesh = family_of("vision").build(run), meshes.build(run.mesh)
-    shapes, hyper = batches.shapes(task, 32), steps.hyper(run, task)
+    shapes, hyper = batches.shapes(task, 32), step_spec.hyper(run, task)
     after = {}
     for parts in (1, 4):
-        recipe = steps.recipe(task.model, run)._replace(gradient_accumulation_steps=parts)
-        program = steps.programs(recipe, mesh, 1, shapes, tuple(hyper))
+        spec = step_spec.of(task.model, run)._replace(gradient_accumulation_steps=parts)
+        program = steps.programs(spec, mesh, 1, shapes, tuple(hyper))
         state = program.init(np.int32(0), hyper)
         batch = batches.batches(task, shapes, mesh, 0, 1)
         state, _ = program.train(state, batch, np.zeros(1, np.float32), np.int32(0), hyper)
