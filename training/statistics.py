@@ -71,14 +71,6 @@ def due(every: int, step: Int[Array, ""]) -> Bool[Array, ""]:
     return (step + 1) % every == 0
 
 
-def take(sums: Metrics) -> tuple[Metrics, Metrics]:
-    """What blocks reported, and the other sums."""
-    names = {probes.SQUARE, *probes.MAXIMA}
-    return {name: sums[name] for name in sums.keys() & names}, {
-        name: value for name, value in sums.items() if name not in names
-    }
-
-
 def of_step(
     flag: Bool[Array, ""],
     reported: Metrics,

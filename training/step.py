@@ -184,7 +184,7 @@ def _gradient(
     else:
         sums, stats, grads = _accumulated(differentiate, parts, grad_params, collections, batch, key, hyper)
     weight = sums.pop("weight")
-    reported, sums = statistics.take(sums)
+    reported = {name: sums.pop(name) for name in (probes.SQUARE, *probes.MAXIMA) if name in sums}
     grads = jax.tree.map(lambda g: (g / weight).astype(g.dtype), grads)
     noise, noise_metrics = None, {}
     if state.noise is not None:
