@@ -92,7 +92,8 @@ def _completedp_others(target: Target, batch: float, reference: Reference) -> di
     """AdamW discretises one stochastic differential equation at every number of steps: with the ratio s of steps to the
     reference's, 1 - beta1 and 1 - beta2 go as 1 / s, epsilon as s^(1/2), weight decay as s^(-1/2), and the rate as it.
 
-    Source: Mlodozeniec et al. 2025, arXiv 2512.22382, table 1, after Malladi et al. 2022, arXiv 2205.10287.
+    Source: Mlodozeniec et al. 2025, arXiv 2512.22382, after Malladi et al. 2022, arXiv 2205.10287; read in a text that
+    names them, not in the papers (`docs/recipes.md`).
     """
     steps, options = step_ratio(target.d, batch, reference), target.options
     if steps == 1:
@@ -140,19 +141,19 @@ TABLE: dict[str, Recipe] = {
             * step_ratio(target.d, batch, reference) ** -0.5
         ),
         batch=lambda target, reference: _default_batch(target.d),
-        source=f"{parametrization.TABLE['completedp'].source}, table 1, alpha = 1; {OURS}",
+        source=f"{parametrization.TABLE['completedp'].source}, by a secondary text, alpha = 1; {OURS}",
         reference={**SHAPE, "depth": parametrization.DEPTH, "tokens": 4e6, "batch_size": 2048.0},
         others=_completedp_others,
     ),
     "deepseek": Recipe(
         lr=lambda target, batch, reference: 0.3118 * _deepseek_flops(target) ** -0.1250,
         batch=lambda target, reference: 0.2920 * _deepseek_flops(target) ** 0.3271,
-        source="Bi et al. 2024, arXiv 2401.02954; C from non-embedding FLOPs; the warmup is ours",
+        source="Bi et al. 2024, arXiv 2401.02954, by a secondary text; C from non-embedding FLOPs; the warmup is ours",
     ),
     "step_law": Recipe(
         lr=lambda target, batch, reference: 1.79 * target.non_embedding**-0.713 * target.d**0.307,
         batch=lambda target, reference: 0.58 * target.d**0.571,
-        source="Li et al. 2025, arXiv 2503.04715; N without embeddings; the warmup is ours",
+        source="Li et al. 2025, arXiv 2503.04715, by a secondary text; N without embeddings; the warmup is ours",
     ),
 }
 
